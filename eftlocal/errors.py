@@ -1,0 +1,52 @@
+"""The one family of errors. Each message is one line: what is wrong, where, what to do.
+
+The command line prints the message and leaves with `exit_code`; the Python API raises.
+"""
+
+
+class EftlocalError(Exception):
+    """Anything eftlocal refuses or fails at. Catch this to catch them all."""
+
+    exit_code = 1
+
+
+class UsageError(EftlocalError, ValueError):
+    """The caller's mistake: an option, a setting, a recipe, a preset's name."""
+
+    exit_code = 2
+
+
+class ModelFileError(EftlocalError):
+    """A model file is missing, torn, not a GGUF, or not usable in its role."""
+
+    exit_code = 3
+
+
+class VocabularyError(EftlocalError):
+    """The roles of an ensemble do not share one vocabulary."""
+
+    exit_code = 4
+
+
+class DownloadError(EftlocalError):
+    """A file could not be fetched from the hub, or is not what was promised."""
+
+    exit_code = 5
+
+
+class DoesNotFitError(EftlocalError):
+    """The models need more memory than there is; nothing was loaded."""
+
+    exit_code = 6
+
+
+class PromptError(EftlocalError, ValueError):
+    """A prompt that cannot be run: empty, longer than the context, or its template fails."""
+
+    exit_code = 7
+
+
+class EngineError(EftlocalError):
+    """llama.cpp reported a failure."""
+
+    exit_code = 8
