@@ -1,0 +1,61 @@
+"""Emulated fine-tuning on your own machine, over llama.cpp.
+
+import eftlocal
+
+with eftlocal.load("demo") as em:
+    for step in em.stream("What is the capital of Norway?"):
+        print(step.text, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eftlocal.answer import Answer, AnswerStream, Timing
+    from eftlocal.emulator import Emulator, TextLogprobs
+    from eftlocal.errors import EftlocalError
+    from eftlocal.generation import Step
+    from eftlocal.loading import load, load_files
+    from eftlocal.messages import Message
+    from eftlocal.recipe import Recipe
+    from eftlocal.sampling import Sampling
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `eftlocal --help` must not wait for llama.cpp.
+_HOME = {
+    "Answer": "answer",
+    "AnswerStream": "answer",
+    "EftlocalError": "errors",
+    "Emulator": "emulator",
+    "Message": "messages",
+    "Recipe": "recipe",
+    "Sampling": "sampling",
+    "Step": "generation",
+    "TextLogprobs": "emulator",
+    "Timing": "answer",
+    "load": "loading",
+    "load_files": "loading",
+}
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "EftlocalError",
+    "Emulator",
+    "Message",
+    "Recipe",
+    "Sampling",
+    "Step",
+    "TextLogprobs",
+    "Timing",
+    "load",
+    "load_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'eftlocal' has no attribute {name!r}")
+    return getattr(import_module(f"eftlocal.{_HOME[name]}"), name)

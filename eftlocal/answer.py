@@ -1,0 +1,157 @@
+"""An answer: as it comes (`AnswerStream`), when it is there (`Answer`), and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from eftlocal.ensemble import Ensemble
+from eftlocal.generation import FinishReason, Generation, Step
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds by the wall clock, and tokens.
+
+    Attributes:
+        prompt_tokens: tokens of each role's prompt.
+        reused_tokens: how many of them its cache already held.
+        first_token: seconds from the call to the first token.
+        seconds: from the call to the last token.
+        tokens: of the answer, its end token included.
+    """
+
+    prompt_tokens: Mapping[str, int]
+    reused_tokens: Mapping[str, int]
+    first_token: float
+    seconds: float
+    tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the answer after its first token, so that the prompt does not count; 0 if one."""
+        after = self.seconds - self.first_token
+        return (self.tokens - 1) / after if self.tokens > 1 and after > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished (or stopped) answer; `str(answer)` is its text.
+
+    finish_reason is None when the stream was closed before the answer ended. logprobs are nats,
+    one per token, when they were asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop: str | None
+    seed: int
+    timing: Timing
+    logprobs: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class AnswerStream(Iterator[Step]):
+    """The steps of one answer as they come. Read it to its end, or close it.
+
+    `recipe` and `sampling` may be set while it runs: the next token follows them. An exception
+    in a round (an interrupt, say) leaves the stream as it was: it can be read on, or closed.
+
+    Args:
+        generation: the answer in the making, on a sequence opened on the ensemble.
+        started: time.perf_counter() of the call that asked for it.
+        logprobs: whether steps carry log-probabilities.
+        check: raises UsageError for a recipe that the ensemble has no roles for.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        generation: Generation,
+        *,
+        started: float,
+        logprobs: bool,
+        check: Callable[[Recipe], Recipe],
+    ) -> None:
+        self._ensemble = ensemble
+        self._generation = generation
+        self._sequence = generation.sequence
+        self._started = started
+        self._times: list[float] = []
+        self._wants_logprobs = logprobs
+        self._check = check
+        self._waiting: list[Step] = []
+        self._steps: list[Step] = []
+        self._open = True
+
+    def __next__(self) -> Step:
+        if not self._open:
+            raise StopIteration
+        if not self._waiting:
+            (choices,) = self._ensemble.round([self._sequence], logprobs=self._wants_logprobs)
+            self._waiting = [self._generation.take(choice) for choice in choices]
+        step = self._waiting.pop(0)
+        self._times.append(time.perf_counter() - self._started)
+        self._steps.append(step)
+        if step.finish_reason is not None:
+            self.close()
+        return step
+
+    def close(self) -> None:
+        """Ends the answer here; its tokens stay in the caches for the next prompt."""
+        if self._open:
+            self._open = False
+            self._ensemble.close(self._sequence)
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._sequence.recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        self._sequence.recipe = self._check(recipe)
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._sequence.sampling
+
+    @sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        self._sequence.sampling = sampling
+
+    @property
+    def seed(self) -> int:
+        return self._sequence.seed
+
+    @property
+    def timing(self) -> Timing:
+        return Timing(
+            prompt_tokens={role: len(ids) for role, ids in self._sequence.prompts.items()},
+            reused_tokens=dict(self._sequence.reused),
+            first_token=self._times[0] if self._times else 0.0,
+            seconds=self._times[-1] if self._times else 0.0,
+            tokens=len(self._steps),
+        )
+
+    def answer(self) -> Answer:
+        """What has come so far, as an answer."""
+        last = self._steps[-1] if self._steps else None
+        logprobs = tuple(step.logprob for step in self._steps if step.logprob is not None)
+        return Answer(
+            text="".join(step.text for step in self._steps),
+            tokens=tuple(step.token for step in self._steps),
+            finish_reason=last.finish_reason if last else None,
+            stop=last.stop if last else None,
+            seed=self.seed,
+            timing=self.timing,
+            logprobs=logprobs if self._wants_logprobs else None,
+        )

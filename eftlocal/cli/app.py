@@ -1,0 +1,62 @@
+"""`eftlocal`: the verbs put together, and errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from eftlocal import __version__
+from eftlocal.cli.doctor import doctor
+from eftlocal.cli.models import models_app
+from eftlocal.cli.run import run
+from eftlocal.errors import EftlocalError
+
+INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
+
+
+class _OneLineErrors(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EftlocalError as error:
+            typer.echo(f"eftlocal: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("eftlocal: stopped", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    name="eftlocal",
+    help="Emulated fine-tuning on your own machine: a large base model, steered by a small "
+    "tuned one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(doctor)
+app.add_typer(models_app, name="models")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"eftlocal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version  # its callback acts before any verb
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="eftlocal")

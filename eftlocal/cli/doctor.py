@@ -1,0 +1,151 @@
+"""`eftlocal doctor`: what is installed, how llama.cpp was built, and whether it works.
+
+llama.cpp is asked in a child process only, so that a broken build cannot end the doctor.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eftlocal.errors import EngineError
+from eftlocal.selftest import SelfTestResult, read_build_facts, run_in_child
+
+PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
+ENGINE_FACTS = {
+    "llama_cpp",
+    "devices",
+    "supports_rpc",
+    "supports_gpu_offload",
+    "system_info",
+}
+UNKNOWN = "unknown: llama.cpp could not be asked"
+
+
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check this installation: versions, build, devices, and a self-test of llama.cpp.
+
+    Exit code 8 when the self-test fails.
+    """
+    result = run_in_child()
+    report = collect(result)
+    if json_:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        Console().print(as_table(report))
+    if not result.ok:
+        raise typer.Exit(EngineError.exit_code)
+
+
+def collect(result: SelfTestResult) -> dict[str, Any]:
+    """The whole report as plain data; what llama.cpp was not able to tell is None."""
+    build = read_build_facts()
+    engine = result.facts
+    info: str | None = engine.get("system_info")
+    return {
+        "versions": {
+            **{name: _version(name) for name in PACKAGES},
+            "llama.cpp": engine.get("llama_cpp"),
+            "python": platform.python_version(),
+        },
+        "system": platform.platform(),
+        "environment": sys.prefix,
+        "build": build or None,
+        "devices": engine.get("devices"),
+        "rpc": engine.get("supports_rpc"),
+        "gpu_offload": engine.get("supports_gpu_offload"),
+        "amx": {
+            "cpu": cpu_has_amx(),
+            "build": None if info is None else "AMX_INT8 = 1" in info,
+            "cure": build.get("amx_cure"),
+        },
+        "system_info": info,
+        "selftest": {
+            "ok": result.ok,
+            "message": result.message,
+            "advice": result.advice,
+            "measured": {k: v for k, v in engine.items() if k not in ENGINE_FACTS},
+        },
+    }
+
+
+def as_table(report: dict[str, Any]) -> Table:
+    """The report for the screen: one row a fact, nothing of it read as markup."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, value: str, style: str = "") -> None:
+        table.add_row(Text(name), Text(value, style=style))
+
+    for name, version in report["versions"].items():
+        row(name, version or "not installed" if name != "llama.cpp" else version or UNKNOWN)
+    row("system", report["system"])
+    row("environment", report["environment"])
+    _add_build(row, report["build"])
+    for device in report["devices"] or ():
+        memory = f"{_gib(device['memory_free'])} of {_gib(device['memory_total'])} GiB free"
+        row("device", f"{device['name']} ({device['kind']}): {device['description']}, {memory}")
+    if report["devices"] is None:
+        row("device", UNKNOWN)
+    row("RPC", _yes_no(report["rpc"]))
+    row("GPU offload", _yes_no(report["gpu_offload"]))
+    amx = report["amx"]
+    cured = (amx["cure"] or {}).get("applied")
+    row(
+        "AMX",
+        f"CPU: {_yes_no(amx['cpu'])}; build: {_yes_no(amx['build'])}; "
+        f"compiler cure: {_yes_no(cured, 'unknown')}",
+    )
+    row("features", report["system_info"] or UNKNOWN)
+    test = report["selftest"]
+    if test["ok"]:
+        row("self-test", test["message"], "green")
+    else:
+        row("self-test", f"failed: {test['message']}", "red")
+        row("next", test["advice"])
+    return table
+
+
+def _add_build(row: Any, build: dict[str, Any] | None) -> None:
+    if build is None:
+        row("build", "not built by scripts/setup.py: its flags are not known")
+        return
+    row("build", f"{build.get('accelerator')}, {build.get('compiler')}, {build.get('built')}")
+    row("built for", str(build.get("cpu")))
+    row("CMake", " ".join(build.get("cmake_args") or ["no options"]))
+    row("CXXFLAGS", " ".join(build.get("cxxflags") or ["none"]))
+
+
+def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU has AMX tiles; only Linux lets llama.cpp use them."""
+    try:
+        return "amx_tile" in cpuinfo.read_text(errors="replace").split()
+    except OSError:
+        return False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
+
+
+def _yes_no(value: bool | None, unknown: str = UNKNOWN) -> str:
+    return unknown if value is None else "yes" if value else "no"

@@ -1,0 +1,149 @@
+"""Options that several verbs share, and what they mean together.
+
+An option left out is None, so that a preset's own value stands; one that is given is checked
+before any model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eftlocal.errors import UsageError
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+DEFAULT_PRESET = "demo"
+
+_MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
+
+
+def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+PresetName = Annotated[
+    str | None,
+    _option("--preset", "A preset of `eftlocal models list` (default: demo).", _MODELS),
+]
+BaseFile = Annotated[Path | None, _option("--base", "GGUF of the base model.", _MODELS)]
+TunedFile = Annotated[Path | None, _option("--tuned", "GGUF of the tuned model.", _MODELS)]
+ReferenceFile = Annotated[
+    Path | None, _option("--reference", "GGUF of what the tuned model was before.", _MODELS)
+]
+Offline = Annotated[bool, _option("--offline", "Never download.", _MODELS)]
+
+RecipeName = Annotated[
+    str | None,
+    _option(
+        "--recipe",
+        "upscale, proxy, dials, downscale, steer, realign, contrast, base, tuned, reference, "
+        "or weights: base=1,tuned=1,reference=-1.",
+        _RECIPE,
+    ),
+]
+Alpha = Annotated[
+    float | None, _option("--alpha", "Weight of what tuning adds (proxy-tuning).", _RECIPE)
+]
+Beta = Annotated[
+    float | None, _option("--beta", "Weight of what scale adds (up-scaling).", _RECIPE)
+]
+Lambda = Annotated[float | None, _option("--lambda", "Strength of realignment.", _RECIPE)]
+Strength = Annotated[float | None, _option("--strength", "Strength of contrast.", _RECIPE)]
+DeltaTopP = Annotated[
+    float | None,
+    _option("--delta-top-p", "Apply the delta inside the tuned model's top-p set only.", _RECIPE),
+]
+Plausibility = Annotated[
+    float | None,
+    _option("--plausibility", "Drop tokens below this share of the best one's.", _RECIPE),
+]
+DeltaClip = Annotated[
+    float | None, _option("--delta-clip", "Limit the delta to this many nats.", _RECIPE)
+]
+
+Temperature = Annotated[
+    float | None, _option("--temperature", "0 is greedy (default: 0.7).", _SAMPLING)
+]
+TopK = Annotated[int | None, _option("--top-k", "Only the k most probable tokens.", _SAMPLING)]
+TopP = Annotated[float | None, _option("--top-p", "Only the top-p set (default: 0.95).", _SAMPLING)]
+MinP = Annotated[
+    float | None, _option("--min-p", "Only tokens of this share of the best one's.", _SAMPLING)
+]
+RepeatPenalty = Annotated[
+    float | None, _option("--repeat-penalty", "Divides repeated tokens' logits.", _SAMPLING)
+]
+PresencePenalty = Annotated[
+    float | None, _option("--presence-penalty", "Off every token used before.", _SAMPLING)
+]
+FrequencyPenalty = Annotated[
+    float | None, _option("--frequency-penalty", "Off a token for each use.", _SAMPLING)
+]
+Seed = Annotated[int | None, _option("--seed", "The same seed gives the same text.", _SAMPLING)]
+MaxTokens = Annotated[int | None, _option("--max-tokens", "Most tokens of the answer.", _SAMPLING)]
+Stop = Annotated[
+    list[str] | None, _option("--stop", "End the answer before this text. Repeatable.", _SAMPLING)
+]
+
+NCtx = Annotated[int | None, _option("--n-ctx", "Context in tokens, every role.", _ENGINE)]
+Threads = Annotated[int | None, _option("--threads", "CPU threads.", _ENGINE)]
+GpuLayers = Annotated[
+    int | None,
+    _option("--gpu-layers", "Layers on the GPU, every role; -1 is all (default: auto).", _ENGINE),
+]
+Force = Annotated[bool, _option("--force", "Load even if memory seems too small.", _ENGINE)]
+Verbose = Annotated[bool, _option("--verbose", "Show llama.cpp's own log.", _ENGINE)]
+
+
+def chosen_recipe(
+    default: Recipe,
+    *,
+    name: str | None,
+    alpha: float | None,
+    beta: float | None,
+    lambda_: float | None,
+    strength: float | None,
+    delta_top_p: float | None,
+    plausibility: float | None,
+    delta_clip: float | None,
+) -> Recipe:
+    """The default recipe, or the one that the options name, with the stabilisers given.
+
+    A recipe chosen by options keeps the default's stabilisers.
+    """
+    recipe = default
+    if any(value is not None for value in (name, alpha, beta, lambda_, strength)):
+        recipe = Recipe.parse(
+            name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength
+        ).stabilise(
+            delta_top_p=default.delta_top_p,
+            plausibility=default.plausibility,
+            delta_clip=default.delta_clip,
+        )
+    return recipe.stabilise(
+        delta_top_p=delta_top_p, plausibility=plausibility, delta_clip=delta_clip
+    )
+
+
+def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
+    """The default sampling with the options that were given."""
+    return replace(default, **{key: value for key, value in options.items() if value is not None})
+
+
+def chosen_models(
+    preset: str | None, base: Path | None, tuned: Path | None, reference: Path | None
+) -> str | dict[str, Path]:
+    """A preset's name, or a file per role."""
+    files = {"base": base, "tuned": tuned, "reference": reference}
+    given = {role: path for role, path in files.items() if path is not None}
+    if not given:
+        return preset or DEFAULT_PRESET
+    if preset is not None:
+        raise UsageError(f"--preset and --{next(iter(given))} exclude each other; leave one out")
+    missing = [f"--{role}" for role in files if role not in given]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} missing; give a file for each role, or a preset")
+    return given

@@ -1,0 +1,246 @@
+"""`eftlocal run`: one prompt, one answer, streamed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from eftlocal import Answer, Emulator, Recipe, Sampling
+
+
+def run(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(help="Also what these roles say alone, side by side: base,tuned,reference."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line of figures.")] = False,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    offline: opt.Offline = False,
+    recipe: opt.RecipeName = None,
+    alpha: opt.Alpha = None,
+    beta: opt.Beta = None,
+    lambda_: opt.Lambda = None,
+    strength: opt.Strength = None,
+    delta_top_p: opt.DeltaTopP = None,
+    plausibility: opt.Plausibility = None,
+    delta_clip: opt.DeltaClip = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    seed: opt.Seed = None,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Answer one prompt with the combination of the three models."""
+    from eftlocal.loading import load, load_files, preset_defaults
+
+    if raw and system is not None:
+        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    text = _read_prompt(prompt)
+    models = opt.chosen_models(preset, base, tuned, reference)
+    defaults = preset_defaults(models if isinstance(models, str) else None)
+    chosen = opt.chosen_recipe(
+        defaults.recipe,
+        name=recipe,
+        alpha=alpha,
+        beta=beta,
+        lambda_=lambda_,
+        strength=strength,
+        delta_top_p=delta_top_p,
+        plausibility=plausibility,
+        delta_clip=delta_clip,
+    )
+    sampling = opt.chosen_sampling(
+        defaults.sampling,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+    )
+    if verbose:
+        _show_engine_log()
+    engine: dict[str, Any] = {
+        "recipe": chosen,
+        "sampling": sampling,
+        "n_ctx": n_ctx,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "force": force,
+    }
+    if isinstance(models, str):
+        emulator = load(models, offline=offline, **engine)
+    else:
+        emulator = load_files(models, **engine)
+    with emulator:
+        roles = _shown_roles(show, emulator)
+        asked: Any = text if raw else [{"role": "user", "content": text}]
+        if system is not None:
+            asked.insert(0, {"role": "system", "content": system})
+        call = {"raw": raw, "max_tokens": max_tokens, "stop": stop}
+        if roles or json_:
+            answers = _answers(emulator, asked, chosen, sampling, roles, call)
+            if json_:
+                _print_json(emulator, chosen, sampling, answers)
+            else:
+                _print_beside(answers)
+            finished = answers["emulation"]
+        else:
+            finished = _stream(emulator, asked, call)
+        if not quiet and not json_:
+            typer.secho(_figures(finished), err=True, dim=True)
+
+
+def _read_prompt(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError("no prompt: give one as an argument, or on stdin")
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"stdin is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "convert the text to UTF-8"
+        ) from None
+
+
+def _stream(emulator: Emulator, asked: Any, call: dict[str, Any]) -> Answer:
+    from eftlocal.cli.screen import printable
+
+    stream = emulator.stream(asked, **call)
+    try:
+        for step in stream:
+            typer.echo(printable(step.text), nl=False)
+            sys.stdout.flush()
+    finally:
+        stream.close()
+        typer.echo()
+    return stream.answer()
+
+
+def _shown_roles(show: str | None, emulator: Emulator) -> list[str]:
+    roles = [role.strip() for role in show.split(",")] if show else []
+    for role in roles:
+        if role not in emulator.roles:
+            raise UsageError(
+                f"--show: there is no role {role!r}; loaded are {', '.join(emulator.roles)}"
+            )
+    return roles
+
+
+def _answers(
+    emulator: Emulator,
+    asked: Any,
+    recipe: Recipe,
+    sampling: Sampling,
+    roles: list[str],
+    call: dict[str, Any],
+) -> dict[str, Answer]:
+    """The emulation's answer and each role's own, all with the emulation's seed."""
+    from dataclasses import replace
+
+    from eftlocal.recipe import Recipe
+
+    answers = {"emulation": emulator.generate(asked, recipe=recipe, sampling=sampling, **call)}
+    same = replace(sampling, seed=answers["emulation"].seed)
+    for role in roles:
+        answers[role] = emulator.generate(asked, recipe=Recipe.single(role), sampling=same, **call)
+    return answers
+
+
+def _print_beside(answers: dict[str, Answer]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from eftlocal.cli.screen import printable
+
+    table = Table(show_lines=False, pad_edge=False)
+    for name in answers:
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*(Text(printable(answer.text).strip()) for answer in answers.values()))
+    Console().print(table)
+
+
+def _print_json(
+    emulator: Emulator, recipe: Recipe, sampling: Sampling, answers: dict[str, Answer]
+) -> None:
+    def record(answer: Answer) -> dict[str, Any]:
+        timing = asdict(answer.timing)
+        return {
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+            "stop": answer.stop,
+            "tokens": len(answer.tokens),
+            "timing": {**timing, "tokens_per_second": answer.timing.tokens_per_second},
+        }
+
+    first, *others = answers
+    settings = asdict(sampling) | {"logit_bias": dict(sampling.logit_bias)}
+    result = {
+        **record(answers[first]),
+        "seed": answers[first].seed,
+        "preset": emulator.name or None,
+        "recipe": {"name": recipe.name, "weights": dict(recipe.weights), "text": str(recipe)},
+        "sampling": {**settings, "seed": answers[first].seed},
+        "alone": {role: record(answers[role]) for role in others},
+    }
+    typer.echo(json.dumps(result, ensure_ascii=False))
+
+
+def _figures(answer: Answer) -> str:
+    timing = answer.timing
+    reason = {
+        "stop": "",
+        "length": ", cut at max-tokens",
+        "context": ", cut: the context is full",
+        "repetition": ", cut: it went round in circles",
+        None: ", stopped",
+    }[answer.finish_reason]
+    return (
+        f"{timing.tokens} tokens in {timing.seconds:.2f} s, "
+        f"{timing.tokens_per_second:.1f} tok/s, first token after {timing.first_token:.2f} s"
+        f"{reason}, seed {answer.seed}"
+    )
+
+
+def _show_engine_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("llama.cpp: %(message)s"))
+    engine = logging.getLogger("eftlocal.llama")
+    engine.addHandler(handler)
+    engine.setLevel(logging.DEBUG)

@@ -1,0 +1,154 @@
+"""The combiner: one row of logits per role in, one row of logits out. numpy only.
+
+The formula of the method is `Combiner.__call__`; see `recipe` for the papers' names. With no
+stabiliser the raw logits are combined, because softmax removes what log-softmax subtracts.
+With one, log-probabilities are needed, because the rule then depends on the role.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from eftlocal.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus
+from eftlocal.recipe import Recipe
+
+
+class Combiner:
+    """Combines rows over one vocabulary into preallocated memory.
+
+    Args:
+        size: tokens in the common vocabulary; longer rows are cut to it.
+        unusable: ids that must never be chosen (padding inside the vocabulary): -inf always.
+        stop_tokens: ids that the plausibility cut never removes.
+    """
+
+    def __init__(
+        self, size: int, *, unusable: Sequence[int] = (), stop_tokens: Sequence[int] = ()
+    ) -> None:
+        self.size = size
+        self._unusable = np.asarray(sorted(unusable), dtype=np.intp)
+        self._stop = np.asarray(sorted(stop_tokens), dtype=np.intp)
+        self._out = np.empty(size, dtype=np.float32)
+        self._delta = np.empty(size, dtype=np.float32)
+        self._scratch = np.empty(size, dtype=np.float32)
+
+    def __call__(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
+        """The combined row: log-probabilities up to a constant, at temperature 1.
+
+        A role alone at weight 1 passes through bit for bit. There is no NaN and no +inf in the
+        result whatever comes in: NaN counts as -inf, and +inf as certainty. Where the delta
+        applies, a token that a role of positive weight holds impossible (-inf) is impossible;
+        one that only a role of negative weight holds impossible has no finite ratio, so its
+        delta is 0.
+
+        Args:
+            rows: (>= size,) float32 per role of `recipe.roles`; not modified.
+            recipe: weights and stabilisers.
+
+        Returns:
+            (size,) float32, overwritten by the next call. All -inf when nothing is possible.
+        """
+        rows = {role: rows[role][: self.size] for role in recipe.roles}
+        reshaped = recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf
+        if reshaped or not self._plain(rows, recipe):
+            rows = {role: _repaired(row) for role, row in rows.items()}
+            if all(math.isfinite(row.max()) for row in rows.values()):
+                self._anchor_and_delta(rows, recipe)
+            else:
+                self._out.fill(-np.inf)  # a role that holds every token impossible
+        if recipe.plausibility > 0.0:
+            self._cut_implausible(rows, recipe)
+        if self._unusable.size:
+            self._out[self._unusable] = -np.inf
+        return self._out
+
+    def _plain(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
+        """z = sum w * logits. False when the result is not usable as it stands."""
+        _weighted_sum(rows, recipe.weights, self._out, self._scratch)
+        # max() carries a NaN or +inf out of the row, so one pass finds them all.
+        return math.isfinite(self._out.max())
+
+    def _anchor_and_delta(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
+        """z = anchor + delta, the delta inside the anchor's nucleus and clipped.
+
+        The anchor's own normaliser is a constant of the whole row and is left out.
+        """
+        weights = {
+            role: recipe.weights.get(role, 0.0) - recipe.anchor.get(role, 0.0)
+            for role in {**recipe.weights, **recipe.anchor}
+        }
+        weights = {role: w for role, w in weights.items() if w != 0.0}
+        normaliser = sum(w * log_sum_exp(rows[role], self._scratch) for role, w in weights.items())
+
+        anchor = self._out
+        _weighted_sum(rows, recipe.anchor, anchor, self._scratch)
+        if not math.isfinite(anchor.max()):
+            anchor.fill(-np.inf)
+            return
+        inside: Ids | slice = slice(None)
+        if recipe.delta_top_p < 1.0:
+            _, total = exp_shifted(anchor, self._scratch)
+            inside = nucleus(self._scratch, total, recipe.delta_top_p)
+
+        rows = {role: rows[role][inside] for role in weights}
+        delta = self._delta[inside]
+        _weighted_sum(rows, weights, delta, self._scratch[: len(delta)])
+        delta -= np.float32(normaliser)
+        if not math.isfinite(delta.sum()):
+            # Two impossibles met: the ratio is undefined and the delta 0, but a token that a
+            # role of positive weight holds impossible stays impossible.
+            delta[~np.isfinite(delta)] = 0.0
+            for role, row in rows.items():
+                if recipe.weights.get(role, 0.0) > 0.0:
+                    delta[np.isneginf(row)] = -np.inf
+        if recipe.delta_clip < math.inf:
+            impossible = np.isneginf(delta)
+            np.clip(delta, -recipe.delta_clip, recipe.delta_clip, out=delta)
+            delta[impossible] = -np.inf
+        anchor[inside] += delta
+
+    def _cut_implausible(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
+        role = recipe.plausibility_role
+        judge = rows[role] if role is not None else self._delta
+        if role is None:
+            _weighted_sum(rows, recipe.anchor, judge, self._scratch)
+        kept = self._out[self._stop]
+        floor = judge.max() + np.float32(math.log(recipe.plausibility))
+        self._out[judge < floor] = -np.inf
+        self._out[self._stop] = kept
+
+
+def _weighted_sum(
+    rows: Mapping[str, Row], weights: Mapping[str, float], out: Row, scratch: Row
+) -> None:
+    """out = sum of weight * row over the roles of weight other than 0; `scratch` is overwritten."""
+    first = True
+    with np.errstate(invalid="ignore", over="ignore"):
+        for role, weight in weights.items():
+            if weight == 0.0:
+                continue
+            if first:
+                np.multiply(rows[role], np.float32(weight), out=out)
+                first = False
+            elif weight == 1.0:
+                out += rows[role]
+            elif weight == -1.0:
+                out -= rows[role]
+            else:
+                np.multiply(rows[role], np.float32(weight), out=scratch)
+                out += scratch
+    if first:
+        out.fill(0.0)
+
+
+def _repaired(row: Row) -> Row:
+    """The row itself when it holds no NaN and no +inf; otherwise a copy without them."""
+    if not (np.isnan(row.max()) or np.isposinf(row.max())):
+        return row
+    if np.isposinf(np.nanmax(row)):
+        certain = np.where(np.isposinf(row), 0.0, -np.inf)
+        return certain.astype(np.float32)
+    return np.where(np.isnan(row), -np.inf, row).astype(np.float32)

@@ -1,0 +1,76 @@
+"""Logits as a distribution: log-sum-exp, and top sets found without sorting the vocabulary."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+
+def exp_shifted(logits: Row, out: Row) -> tuple[float, float]:
+    """exp(logits - max) into `out` (vocab,); returns the maximum and the sum, so that
+    log-sum-exp = maximum + log(sum). The maximum must be finite."""
+    maximum = float(logits.max())
+    np.subtract(logits, np.float32(maximum), out=out)
+    np.exp(out, out=out)
+    return maximum, float(out.sum())
+
+
+def log_sum_exp(logits: Row, scratch: Row) -> float:
+    """log(sum(exp(logits))) in nats; `scratch` (vocab,) is overwritten."""
+    maximum, total = exp_shifted(logits, scratch)
+    return maximum + math.log(total)
+
+
+def nucleus(weights: Row, total: float, p: float) -> Ids:
+    """The smallest set of heaviest tokens whose share of `total` reaches p, by ascending id.
+
+    Ties go to the lower id. The set always holds a heaviest token.
+
+    Args:
+        weights: (vocab,) float32, 0 or more: probabilities up to a common factor.
+        total: their sum.
+        p: in (0, 1); 1 or more is every token of positive weight.
+    """
+    if p >= 1.0:
+        return np.flatnonzero(weights > 0.0)
+    # Tokens lighter than this weigh less than (1 - p) * total all together, so none of them
+    # is needed to reach p: the sort below sees few tokens and not the vocabulary.
+    floor = np.float32((1.0 - p) * total / len(weights))
+    ids = np.flatnonzero(weights >= floor)
+    heavy = weights[ids]
+    descending = np.sort(heavy)[::-1]
+    reached = np.cumsum(descending, dtype=np.float64)
+    count = min(int(np.searchsorted(reached, p * total)) + 1, len(ids))
+    return _first(ids, heavy, descending[count - 1], count)
+
+
+def top_k(logits: Row, k: int) -> Ids:
+    """The k tokens of highest logit, by ascending id; ties go to the lower id. Impossible
+    tokens (-inf) are never among them, so there may be fewer than k."""
+    if k >= len(logits):
+        return np.flatnonzero(logits > -np.inf)
+    # The k-th of a thinned copy bounds the k-th of the row from below: few tokens pass.
+    sample = logits[:: max(1, len(logits) // 4096)]
+    if k > min(len(sample), 512):
+        sample = logits
+    bound = np.partition(sample, len(sample) - k)[len(sample) - k]
+    ids = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    if len(ids) <= k:
+        return ids
+    high = logits[ids]
+    return _first(ids, high, np.partition(high, len(high) - k)[len(high) - k], k)
+
+
+def _first(ids: Ids, values: Row, threshold: np.float32, count: int) -> Ids:
+    """The `count` ids whose values reach the threshold, dropping the last of those equal to it."""
+    reaching = values >= threshold
+    ids = ids[reaching]
+    if len(ids) > count:
+        equal = np.flatnonzero(values[reaching] == threshold)
+        ids = np.delete(ids, equal[count - len(ids) :])
+    return ids

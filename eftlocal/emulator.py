@@ -1,0 +1,305 @@
+"""What users hold: an ensemble with its prompts and defaults. Generate, stream, chat, score.
+
+An `Emulator` is made by `eftlocal.load` (a preset) or `Emulator.from_files`. It is used from one
+thread at a time, and answers one prompt at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.answer import Answer, AnswerStream
+from eftlocal.distribution import log_sum_exp
+from eftlocal.ensemble import Ensemble
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.generation import Generation
+from eftlocal.llama import Model
+from eftlocal.messages import Message
+from eftlocal.prompt import RolePrompt, render_roles
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a generation uses where the caller says nothing."""
+
+    recipe: Recipe
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextLogprobs:
+    """A given text under the combination.
+
+    Attributes:
+        tokens: (n,) ids.
+        pieces: (n,) the bytes of each token.
+        logprobs: (n,) float64, nats, at temperature 1; nan for a first token that nothing
+            stands before.
+        greedy: (n,) bool, whether the token is the most probable one.
+        roles: the same as logprobs, under each role of the recipe alone.
+    """
+
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+    logprobs: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+    roles: Mapping[str, NDArray[np.float64]]
+
+
+class Emulator:
+    """Emulated fine-tuning over loaded models. Close it, or use it in a `with` block.
+
+    Made by `eftlocal.load` or `Emulator.from_files`; the arguments here are loaded parts.
+
+    Args:
+        ensemble: the roles' contexts.
+        models: each role's model (a model may play several roles).
+        prompts: how each role sees a conversation.
+        defaults: recipe, sampling, limits where a call says nothing.
+        resources: closed with the emulator: the contexts and models.
+        name: what to call it in messages.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        models: Mapping[str, Model],
+        prompts: Mapping[str, RolePrompt],
+        defaults: Defaults,
+        resources: ExitStack,
+        *,
+        name: str = "",
+    ) -> None:
+        self.ensemble = ensemble
+        self.models = dict(models)
+        self.prompts = dict(prompts)
+        self.defaults = defaults
+        self.name = name
+        self._resources = resources
+        self._text_model = self.models.get("tuned") or next(iter(self.models.values()))
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        base: str | os.PathLike[str],
+        tuned: str | os.PathLike[str],
+        reference: str | os.PathLike[str],
+        **options: Any,
+    ) -> Emulator:
+        """Loads three GGUF files. Options: see `eftlocal.load_files`."""
+        from eftlocal.loading import load_files
+
+        return load_files({"base": base, "tuned": tuned, "reference": reference}, **options)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self.models)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        raw: bool = False,
+        recipe: Recipe | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] | None = None,
+        logprobs: bool = False,
+        continue_last: bool = False,
+    ) -> AnswerStream:
+        """Answers a prompt token by token. The prompt is checked before this returns.
+
+        Args:
+            prompt: a conversation, or a string: one message of the user.
+            raw: the string is text to go on with as it stands, without a chat template.
+            recipe, sampling, max_tokens, stop: None takes the emulator's defaults.
+            logprobs: give each step its log-probability under the combination.
+            continue_last: the conversation ends with the beginning of the answer.
+
+        Raises:
+            PromptError: empty, too long for a context, or its template fails.
+            UsageError: an option is out of its range, or the recipe names a missing role.
+        """
+        started = time.perf_counter()
+        chosen = self._checked(recipe or self.defaults.recipe)
+        drawn = sampling or self.defaults.sampling
+        seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
+        ids = self.tokenize(prompt, raw=raw, continue_last=continue_last)
+        sequence = self.ensemble.open(ids, recipe=chosen, sampling=drawn, seed=seed)
+        try:
+            generation = Generation(
+                self.ensemble,
+                sequence,
+                piece=self._text_model.piece,
+                max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
+                stop=(*self.defaults.stop, *(stop or ())),
+            )
+        except BaseException:
+            self.ensemble.close(sequence)
+            raise
+        return AnswerStream(
+            self.ensemble,
+            generation,
+            started=started,
+            logprobs=logprobs,
+            check=self._checked,
+        )
+
+    def generate(self, prompt: Prompt, **options: Any) -> Answer:
+        """The whole answer at once; the same arguments as `stream`."""
+        stream = self.stream(prompt, **options)
+        try:
+            for _ in stream:
+                continue
+        finally:
+            stream.close()
+        return stream.answer()
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
+        """The answer to a conversation; the same arguments as `stream`."""
+        if isinstance(messages, str):
+            raise UsageError("chat takes a list of messages; for one string use generate")
+        return self.generate(messages, **options)
+
+    def logprobs(
+        self,
+        text: str,
+        *,
+        prompt: Prompt | None = None,
+        raw: bool = False,
+        recipe: Recipe | None = None,
+    ) -> TextLogprobs:
+        """Log-probabilities of a given text under the combination and under each role.
+
+        Args:
+            text: what is scored, token by token.
+            prompt: what stands before it, as in `stream`; None scores the text by itself.
+            raw: the prompt is text as it stands.
+
+        Raises:
+            PromptError: there is nothing to score, or it does not fit a context.
+        """
+        chosen = self._checked(recipe or self.defaults.recipe)
+        unpredicted = 0
+        if prompt is None:
+            whole = self._text_model.tokenize(text, add_special=True)
+            ids = dict.fromkeys(self.roles, whole[:1])
+            tokens = whole[1:]
+            unpredicted = 0 if whole[:1] == [self._text_model.bos] else 1
+        else:
+            ids = self.tokenize(prompt, raw=raw)
+            whole = tokens = self._text_model.tokenize(text)
+        if not tokens:
+            raise PromptError(
+                "there is no token to score; give a longer text, or a prompt before it"
+            )
+        sequence = self.ensemble.open(ids, recipe=chosen, sampling=Sampling(temperature=0.0))
+        try:
+            room = self.ensemble.room(sequence)
+            if len(tokens) > room:
+                raise PromptError(
+                    f"the text has {len(tokens)} tokens and {room} fit after its prompt; "
+                    "shorten it or raise n_ctx"
+                )
+            combined, greedy = [np.nan] * unpredicted, [False] * unpredicted
+            alone: dict[str, list[float]] = {r: [np.nan] * unpredicted for r in chosen.roles}
+            scratch = np.empty(self.ensemble.vocab_size, dtype=np.float32)
+            for token, row, rows in self.ensemble.score(sequence, tokens):
+                combined.append(float(row[token]) - log_sum_exp(row, scratch))
+                greedy.append(int(row.argmax()) == token)
+                for role, of_role in rows.items():
+                    alone[role].append(float(of_role[token]) - log_sum_exp(of_role, scratch))
+        finally:
+            self.ensemble.close(sequence)
+        scored = tuple(whole[len(whole) - len(combined) :])
+        return TextLogprobs(
+            tokens=scored,
+            pieces=tuple(self._text_model.piece(t, special=True) for t in scored),
+            logprobs=np.array(combined),
+            greedy=np.array(greedy),
+            roles={role: np.array(values) for role, values in alone.items()},
+        )
+
+    def tokenize(
+        self, prompt: Prompt, *, raw: bool = False, continue_last: bool = False
+    ) -> dict[str, list[int]]:
+        """The token ids that each role is given of a prompt."""
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise PromptError("the prompt is empty; say something")
+            _check_text(prompt)
+            if raw:
+                return {r: m.tokenize(prompt, add_special=True) for r, m in self.models.items()}
+            prompt = [{"role": "user", "content": prompt}]
+        elif raw:
+            raise UsageError("raw takes a string, not messages")
+        texts = render_roles(
+            prompt,
+            self.prompts,
+            same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
+            continue_last=continue_last,
+        )
+        return {
+            role: [
+                token
+                for segment in texts[role]
+                for token in model.tokenize(segment.text, parse_special=segment.special)
+            ]
+            for role, model in self.models.items()
+        }
+
+    def with_defaults(self, **changes: Any) -> None:
+        """Changes what later calls use where they say nothing (recipe, sampling, ...)."""
+        defaults = replace(self.defaults, **changes)
+        self._checked(defaults.recipe)
+        self.defaults = defaults
+
+    def close(self) -> None:
+        """Frees contexts and models. A second call does nothing."""
+        self._resources.close()
+
+    def __enter__(self) -> Emulator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _checked(self, recipe: Recipe) -> Recipe:
+        missing = [role for role in recipe.roles if role not in self.models]
+        if missing:
+            raise UsageError(
+                f"recipe {recipe.name} needs the role {missing[0]}, and loaded are only "
+                f"{', '.join(self.models)}"
+            )
+        return recipe
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt is not valid text: half of a surrogate pair at character {error.start}"
+        ) from None

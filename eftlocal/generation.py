@@ -1,0 +1,117 @@
+"""One answer in the making: its limits, its text, why it ended. Every surface uses it.
+
+A `Generation` takes the tokens that rounds choose for its sequence and gives `Step` records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from eftlocal.ensemble import Choice, Ensemble, RunningSequence
+from eftlocal.errors import UsageError
+from eftlocal.text import TextStream
+
+FinishReason = Literal["stop", "length", "context", "repetition"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one token brought.
+
+    Attributes:
+        index: of the token in the answer, from 0.
+        token: its id.
+        text: text released by it: whole characters, possibly none, never part of a stop string.
+        logprob: nats under the combination at temperature 1; None unless asked for.
+        source: where the token came from: "plain" when nothing was drafted.
+        finish_reason: None but on the last step: "stop" (an end token or a stop string),
+            "length" (max_tokens), "context" (some role's context is full), "repetition" (the
+            answer went round in a circle).
+        stop: the stop string that ended the answer, if one did.
+    """
+
+    index: int
+    token: int
+    text: str
+    logprob: float | None = None
+    source: str = "plain"
+    finish_reason: FinishReason | None = None
+    stop: str | None = None
+
+
+class Generation:
+    """Turns the tokens chosen for one sequence into steps, until the answer ends.
+
+    Args:
+        ensemble: that advances the sequence; it tells the end tokens and the room left.
+        sequence: opened on it.
+        piece: the bytes of a token.
+        max_tokens: most tokens of the answer; None is as many as fit the contexts.
+        stop: strings that end the answer and are not part of it.
+
+    Raises:
+        UsageError: max_tokens is below 1, or a stop string is empty.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        sequence: RunningSequence,
+        *,
+        piece: Callable[[int], bytes],
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> None:
+        if max_tokens is not None and max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        self.sequence = sequence
+        self.finish_reason: FinishReason | None = None
+        self._ensemble = ensemble
+        self._piece = piece
+        self._max_tokens = max_tokens
+        self._text = TextStream(stop)
+
+    def take(self, choice: Choice) -> Step:
+        """The step of the sequence's newest token."""
+        index = len(self.sequence.answer) - 1
+        ended = choice.token in self._ensemble.stop_tokens
+        text = "" if ended else self._text.push(self._piece(choice.token))
+        if ended or self._text.stopped is not None:
+            self.finish_reason = "stop"
+        elif self._max_tokens is not None and index + 1 >= self._max_tokens:
+            self.finish_reason = "length"
+        elif self._ensemble.room(self.sequence) < 1:
+            self.finish_reason = "context"
+        elif goes_in_circles(self.sequence.answer):
+            self.finish_reason = "repetition"
+        if self.finish_reason is not None:
+            text += self._text.finish()
+        return Step(
+            index=index,
+            token=choice.token,
+            text=text,
+            logprob=choice.logprob,
+            source=choice.source,
+            finish_reason=self.finish_reason,
+            stop=self._text.stopped,
+        )
+
+
+def goes_in_circles(
+    tokens: Sequence[int], *, longest: int = 48, times: int = 6, at_least: int = 120
+) -> bool:
+    """Whether the tokens end in one phrase over and over.
+
+    A phrase of up to `longest` tokens counts when it stands at the end at least `times` times
+    and over at least `at_least` tokens: a ruled line or a short list is let through. It is
+    looked for every 16 tokens.
+    """
+    if len(tokens) % 16 or len(tokens) < at_least:
+        return False
+    for period in range(1, longest + 1):
+        span = max(at_least, times * period)
+        if len(tokens) >= span and tokens[-span:-period] == tokens[period - span :]:
+            return True
+    return False

@@ -1,0 +1,348 @@
+"""Where each model goes, and whether it all fits, decided from numbers before anything is loaded.
+
+The small models go to a device first, whole; then as many layers of the large one as fit. What
+does not fit in the host's memory is refused with the numbers. A file that plays several roles is
+loaded once, so its weights count once, its caches once a role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from eftlocal.errors import DoesNotFitError, UsageError
+from eftlocal.gguf_header import Header, kv_cache_bytes_by_layer
+
+DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
+_TRY = (
+    "try a smaller context (n_ctx), KV-cache type q8_0, a smaller quantization of the base or a "
+    "smaller model"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of one model with one context, in bytes."""
+
+    weights: int
+    cache: int
+    compute: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.compute
+
+
+def estimate(
+    header: Header,
+    *,
+    n_ctx: int,
+    n_seq: int = 1,
+    n_batch: int = 512,
+    type_k: str = "f16",
+    type_v: str = "f16",
+) -> Estimate:
+    """Memory that a model and a context of n_seq sequences of n_ctx tokens each will take.
+
+    Weights and cache are exact for ordinary transformers. The compute buffer is approximate:
+    llama.cpp reserves a float32 logits row and two hidden rows for each of the n_batch tokens
+    of one decode (its n_ubatch), or the widest layer's rows where those are larger, and flash
+    attention is taken to be on (without it: n_batch * n_ctx * heads * 4 bytes at least).
+    """
+    cache = sum(kv_cache_bytes_by_layer(header, n_ctx, n_seq, type_k, type_v))
+    return Estimate(header.weight_bytes, cache, _compute_bytes(header, n_ctx, n_seq, n_batch))
+
+
+def _compute_bytes(header: Header, n_ctx: int, n_seq: int, n_batch: int) -> int:
+    row = 4 * max(header.n_vocab + 2 * header.n_embd, 3 * max(header.n_ff) + 4 * header.n_embd)
+    mask = 2 * n_ctx  # one float16 row of the attention mask a token
+    return n_batch * (row + mask) + 4 * n_seq * header.n_vocab
+
+
+def _staging_bytes(header: Header, n_ctx: int, n_seq: int, n_batch: int) -> int:
+    """What stays on the host of a model that is whole on devices: inputs, logits rows."""
+    return n_batch * (4 * header.n_embd + 2 * n_ctx) + 4 * n_seq * header.n_vocab
+
+
+@dataclass(frozen=True)
+class RoleNeeds:
+    """What one role needs, in bytes. Roles with the same `file` share its weights.
+
+    layers and cache: (n_layers,) weights and cache of each layer. output: the output matrix,
+    which goes with the last layer; tied: it is a copy of the embeddings. rest: weights that stay
+    in the host's memory (embeddings). compute: buffers of one decode; staging: the part of them
+    that the host keeps when the model is whole on devices. adapter: a LoRA adapter's weights.
+    n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
+    last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there.
+    """
+
+    role: str
+    file: str
+    layers: tuple[int, ...]
+    cache: tuple[int, ...]
+    output: int
+    rest: int
+    compute: int
+    staging: int = 0
+    tied: bool = False
+    adapter: int = 0
+    n_gpu_layers: int | None = None
+
+    @classmethod
+    def from_header(
+        cls,
+        role: str,
+        header: Header,
+        *,
+        n_ctx: int,
+        n_seq: int = 1,
+        n_batch: int = 512,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        adapter: Header | None = None,
+        n_gpu_layers: int | None = None,
+    ) -> RoleNeeds:
+        """The needs of a model read by read_header; the arguments are those of estimate."""
+        layers = tuple(header.layer_bytes(i) for i in range(header.n_layers))
+        tied, output = header.has_tied_output, header.output_bytes
+        return cls(
+            role=role,
+            file=str(header.path.resolve()),
+            layers=layers,
+            cache=kv_cache_bytes_by_layer(header, n_ctx, n_seq, type_k, type_v),
+            output=output,
+            rest=header.other_bytes - (0 if tied else output),
+            compute=_compute_bytes(header, n_ctx, n_seq, n_batch),
+            staging=_staging_bytes(header, n_ctx, n_seq, n_batch),
+            tied=tied,
+            adapter=adapter.weight_bytes if adapter else 0,
+            n_gpu_layers=n_gpu_layers,
+        )
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """An accelerator and its free bytes; unified: it is the host's own memory (Apple)."""
+
+    name: str
+    free: int
+    unified: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one role goes.
+
+    n_gpu_layers as llama.cpp counts (output included); split: how many of those each device
+    takes, in the order of the devices given to plan (llama.cpp's tensor_split);
+    device_bytes: on each device; host_bytes: in the host's memory. Shared weights are
+    counted at the first of the roles that share them.
+    """
+
+    n_gpu_layers: int
+    split: tuple[int, ...]
+    device_bytes: tuple[int, ...]
+    host_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where all roles go; host_free is None where it could not be found out."""
+
+    roles: Mapping[str, Placement]
+    devices: tuple[DeviceMemory, ...]
+    host_free: int | None
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(placement.host_bytes for placement in self.roles.values())
+
+    def device_bytes(self, device: int) -> int:
+        return sum(placement.device_bytes[device] for placement in self.roles.values())
+
+
+def plan(
+    needs: Sequence[RoleNeeds],
+    devices: Sequence[DeviceMemory],
+    host_free: int | None,
+    *,
+    force: bool = False,
+) -> Plan:
+    """Place all roles, small models first, each on one device if it fits there.
+
+    force leaves out the refusal. Raises DoesNotFitError with the numbers when the host's memory,
+    or a device under a given n_gpu_layers, is too small; UsageError when roles that share a file
+    ask for different n_gpu_layers.
+    """
+    groups: dict[str, list[RoleNeeds]] = {}
+    for need in needs:
+        groups.setdefault(need.file, []).append(need)
+    free = [max(0, device.free - DEVICE_MARGIN) for device in devices]
+    placed: dict[str, Placement] = {}
+    # roles whose place was asked for go first: the others take what is left
+    order = sorted(groups.values(), key=lambda group: (_asked(group) is None, _weights(group[0])))
+    for group in order:
+        split = _place(group, free, devices, force)
+        for number, need in enumerate(group):
+            placed[need.role] = placement = _bytes(need, split, with_weights=number == 0)
+            free = [left - used for left, used in zip(free, placement.device_bytes, strict=True)]
+    result = Plan({need.role: placed[need.role] for need in needs}, tuple(devices), host_free)
+    if not force:
+        _refuse_if_too_large(result)
+    return result
+
+
+def _asked(group: list[RoleNeeds]) -> int | None:
+    """The n_gpu_layers that the roles sharing a file ask for."""
+    everything = len(group[0].layers) + 1
+    asked = {need.n_gpu_layers for need in group}
+    counts = {everything if n < 0 else min(n, everything) for n in asked if n is not None}
+    if len(counts) > 1:
+        roles = " and ".join(need.role for need in group)
+        raise UsageError(
+            f"{roles} share one file, loaded once, but ask for different n_gpu_layers "
+            f"({', '.join(map(str, sorted(counts)))}): give them the same"
+        )
+    return counts.pop() if counts else None
+
+
+def _weights(need: RoleNeeds) -> int:
+    return sum(need.layers) + need.rest + (0 if need.tied else need.output)
+
+
+def _place(
+    group: list[RoleNeeds], free: list[int], devices: Sequence[DeviceMemory], force: bool
+) -> tuple[int, ...]:
+    """How many layers of a group go to each device."""
+    nowhere = (0,) * len(free)
+    everything = len(group[0].layers) + 1
+    asked = _asked(group)
+    if asked == 0 or not devices:
+        return nowhere
+    for count in [asked] if asked is not None else range(everything, 0, -1):
+        split = _split(group, count, free)
+        if split is not None:
+            return split
+    if asked is None:
+        return nowhere
+    if force:
+        largest = free.index(max(free))
+        return tuple(asked if d == largest else 0 for d in range(len(free)))
+    roles = " and ".join(need.role for need in group)
+    needed = sum(_device_bytes(group, everything - asked, everything))
+    raise DoesNotFitError(
+        f"{roles}: n_gpu_layers {asked} needs {gib(needed)} on "
+        f"{', '.join(device.name for device in devices)} and {gib(sum(free))} is free there: "
+        f"lower n_gpu_layers or leave it to be chosen, or {_TRY}"
+    )
+
+
+def _split(group: list[RoleNeeds], count: int, free: list[int]) -> tuple[int, ...] | None:
+    """Devices for the last `count` layers (the output is one): one if it fits, else in order."""
+    everything = len(group[0].layers) + 1
+    start = everything - count
+    whole = sum(_device_bytes(group, start, everything))
+    best = max(range(len(free)), key=free.__getitem__)
+    if whole <= free[best]:
+        return tuple(count if d == best else 0 for d in range(len(free)))
+    split = []
+    for left in free:
+        end = start
+        while end < everything and sum(_device_bytes(group, start, end + 1)) <= left:
+            end += 1
+        split.append(end - start)
+        start = end
+    return tuple(split) if start == everything else None
+
+
+def _device_bytes(group: list[RoleNeeds], start: int, end: int) -> list[int]:
+    """Bytes of layers start to end on one device, for each role of a group."""
+    return [
+        _on_device(need, start, end, with_weights=number == 0) for number, need in enumerate(group)
+    ]
+
+
+def _on_device(need: RoleNeeds, start: int, end: int, *, with_weights: bool) -> int:
+    if start == end:
+        return 0
+    weights = sum(need.layers[start:end]) + (need.output if end > len(need.layers) else 0)
+    kept = sum(need.cache[start:end]) + need.compute + need.adapter
+    return kept + (weights if with_weights else 0)
+
+
+def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Placement:
+    n_layers, count = len(need.layers), sum(split)
+    first = start = n_layers + 1 - count
+    on_devices = []
+    for part in split:
+        on_devices.append(_on_device(need, start, start + part, with_weights=with_weights))
+        start += part
+    host = sum(need.cache[:first]) + (need.compute if first else need.staging)
+    if with_weights:
+        host += sum(need.layers[:first]) + need.rest
+        host += 0 if count or need.tied else need.output
+    return Placement(count, split, tuple(on_devices), host + (0 if count else need.adapter))
+
+
+def _refuse_if_too_large(result: Plan) -> None:
+    if result.host_free is None:
+        return
+    needed = result.host_bytes + sum(
+        result.device_bytes(d) for d, device in enumerate(result.devices) if device.unified
+    )
+    if needed > result.host_free:
+        parts = ", ".join(f"{role} {gib(p.host_bytes)}" for role, p in result.roles.items())
+        raise DoesNotFitError(
+            f"the models need {gib(needed)} of memory ({parts}) and {gib(result.host_free)} is "
+            f"free: {_TRY}"
+        )
+
+
+def gib(nbytes: int) -> str:
+    """Bytes as people read them."""
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.0f} MiB"
+
+
+def host_memory_free() -> int | None:
+    """Bytes that can still be used without swapping, within a container's limit; None if unknown.
+
+    Memory-mapped weights need not be resident, but a model that is read from disk at every
+    token is of no use, so they count.
+    """
+    try:
+        available = int(psutil.virtual_memory().available)
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
+    within = _cgroup_free(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return available if within is None else min(available, within)
+
+
+def _cgroup_free(root: Path, membership: Path) -> int | None:
+    """What the memory limits of cgroup v2 leave this process, None where there is no limit."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None  # not Linux
+    inner = next((line[3:] for line in lines if line.startswith("0::")), "/").lstrip("/")
+    group, limits = root / inner, []
+    while True:
+        free = _one_cgroup_free(group)
+        if free is not None:
+            limits.append(free)
+        if group == root or root not in group.parents:
+            return min(limits, default=None)
+        group = group.parent
+
+
+def _one_cgroup_free(group: Path) -> int | None:
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None  # no limit here ("max"), or not readable
+    cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+    return max(0, limit - used + cached)

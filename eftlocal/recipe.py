@@ -1,0 +1,297 @@
+"""Recipes: what weight each role's log-probabilities get, named and dialled as the papers do.
+
+Write lp for log-softmax over the common vocabulary. A recipe is a weight w per role, summing to 1,
+
+    z = sum_role  w[role] * lp[role]
+
+and, when a stabiliser is on, an *anchor*: the part of that sum which is trusted as it stands
+(the tuned model). The rest is the *delta*, and stabilisers act on the delta alone:
+
+    z = anchor + delta,   anchor = sum a[role] * lp[role],   delta = sum (w - a)[role] * lp[role]
+
+Two dials cover both papers, z = alpha*tuned + beta*base + (1 - alpha - beta)*reference:
+up-scaling (Mitchell et al. 2023, arXiv 2310.12962) is alpha = 1 and its beta multiplies what
+larger pretraining adds; proxy-tuning (Liu et al. 2024, arXiv 2401.08565) is beta = 1 and its
+alpha multiplies what tuning adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from eftlocal.errors import UsageError
+
+BASE, TUNED, REFERENCE = "base", "tuned", "reference"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A weight per role, and the stabilisers of the delta. Immutable.
+
+    Build one with the named constructors; the bare constructor takes any weights and refuses
+    those that do not sum to 1 unless `any_sum` says that it is meant.
+
+    Attributes:
+        weights: weight of each role's log-probabilities. A role at 0 is not decoded at all.
+        anchor: weight of each role in the anchor; empty means the recipe's natural one.
+        delta_top_p: the EFT paper's filter. The delta applies inside the nucleus (top-p set)
+            of the anchor; outside it the delta is 0, so the token keeps the anchor's
+            log-probability. 1 is no filter. In (0, 1].
+        plausibility: a token whose probability under `plausibility_role` (default: the anchor)
+            is below this fraction of the best token's becomes impossible; stop tokens never do
+            (contrastive decoding, Li et al. 2023, arXiv 2210.15097). 0 is no cut. In [0, 1).
+        delta_clip: the delta is limited to [-delta_clip, delta_clip] nats. inf is no limit.
+        any_sum: the caller means weights that do not sum to 1.
+
+    Raises:
+        UsageError: a weight or a stabiliser is out of its range; the line names it.
+    """
+
+    weights: Mapping[str, float]
+    name: str = "weights"
+    anchor: Mapping[str, float] = field(default_factory=dict)
+    delta_top_p: float = 1.0
+    plausibility: float = 0.0
+    plausibility_role: str | None = None
+    delta_clip: float = math.inf
+    any_sum: bool = False
+
+    def __post_init__(self) -> None:
+        weights = {role: _finite(f"weight of {role}", w) for role, w in self.weights.items()}
+        if not any(weights.values()):
+            raise UsageError(
+                f"recipe {self.name}: every weight is 0; give at least one role a weight"
+            )
+        total = math.fsum(weights.values())
+        if not self.any_sum and abs(total - 1.0) > 1e-6:
+            listed = ", ".join(f"{role}={w:g}" for role, w in weights.items())
+            raise UsageError(
+                f"recipe {self.name}: the weights {listed} sum to {total:g}, not 1; "
+                "change one of them, or say that another sum is meant (any_sum)"
+            )
+        anchor = dict(self.anchor) or _natural_anchor(weights)
+        if not 0.0 < self.delta_top_p <= 1.0:
+            raise UsageError(f"delta_top_p is {self.delta_top_p:g}; it must be in (0, 1]")
+        if not 0.0 <= self.plausibility < 1.0:
+            raise UsageError(f"plausibility is {self.plausibility:g}; it must be in [0, 1)")
+        if not self.delta_clip >= 0.0:
+            raise UsageError(f"delta_clip is {self.delta_clip:g}; it must be 0 or more")
+        object.__setattr__(self, "weights", MappingProxyType(weights))
+        object.__setattr__(self, "anchor", MappingProxyType(anchor))
+
+    @property
+    def stabilised(self) -> bool:
+        """True when any stabiliser is on, so that log-probabilities are needed, not raw logits."""
+        return self.delta_top_p < 1.0 or self.plausibility > 0.0 or self.delta_clip < math.inf
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles whose logits a step needs, in the order of the weights."""
+        needed = {role: None for role, w in self.weights.items() if w != 0.0}
+        if self.stabilised:
+            needed.update((role, None) for role, a in self.anchor.items() if a != 0.0)
+            if self.plausibility > 0.0 and self.plausibility_role is not None:
+                needed[self.plausibility_role] = None
+        return tuple(needed)
+
+    def stabilise(
+        self,
+        *,
+        delta_top_p: float | None = None,
+        plausibility: float | None = None,
+        delta_clip: float | None = None,
+    ) -> Recipe:
+        """The same recipe with these stabilisers; None leaves one as it is."""
+        return replace(
+            self,
+            delta_top_p=self.delta_top_p if delta_top_p is None else delta_top_p,
+            plausibility=self.plausibility if plausibility is None else plausibility,
+            delta_clip=self.delta_clip if delta_clip is None else delta_clip,
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{w:+g} {role}" for role, w in self.weights.items() if w != 0.0]
+        if self.delta_top_p < 1.0:
+            parts.append(f"delta top-p {self.delta_top_p:g}")
+        if self.plausibility > 0.0:
+            parts.append(f"plausibility {self.plausibility:g}")
+        if self.delta_clip < math.inf:
+            parts.append(f"delta clip {self.delta_clip:g}")
+        return f"{self.name}: " + ", ".join(parts)
+
+    # The rows of the papers ------------------------------------------------------------------
+
+    @classmethod
+    def dials(cls, alpha: float = 1.0, beta: float = 1.0, *, name: str = "dials") -> Recipe:
+        """alpha * tuned + beta * base + (1 - alpha - beta) * reference: both papers' dials."""
+        alpha, beta = _finite("alpha", alpha), _finite("beta", beta)
+        weights = {BASE: beta, TUNED: alpha, REFERENCE: 1.0 - alpha - beta}
+        return cls(weights, name=name)
+
+    @classmethod
+    def upscale(cls, beta: float = 1.0) -> Recipe:
+        """tuned + beta * (base - reference). Mitchell et al. 2023; beta above 1 amplifies."""
+        return cls.dials(1.0, beta, name="upscale")
+
+    @classmethod
+    def proxy(cls, alpha: float = 1.0) -> Recipe:
+        """base + alpha * (tuned - reference). Proxy-tuning, Liu et al. 2024."""
+        return cls.dials(alpha, 1.0, name="proxy")
+
+    @classmethod
+    def downscale(cls) -> Recipe:
+        """Up-scaling with a small base and a large tuned and reference pair. Mitchell et al."""
+        return cls.dials(1.0, 1.0, name="downscale")
+
+    @classmethod
+    def steer(cls, alpha: float) -> Recipe:
+        """base + alpha * (tuned - reference), any sign: toward a behaviour, or away from it.
+
+        DExperts (Liu et al. 2021, arXiv 2105.03023); on an already tuned base,
+        Zhao et al. 2024 (arXiv 2401.17256).
+        """
+        return cls.dials(alpha, 1.0, name="steer")
+
+    @classmethod
+    def interpolate(
+        cls, lambdas: Mapping[str, float], references: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """base + sum_i lambda_i * (tuned_i - reference_i), lambda on the simplex.
+
+        Args:
+            lambdas: weight of each tuned role; each 0 or more, summing to 1.
+            references: the reference role of a tuned role where it is not "reference".
+        """
+        lambdas = {role: _finite(f"lambda of {role}", v) for role, v in lambdas.items()}
+        total = math.fsum(lambdas.values())
+        if not lambdas or min(lambdas.values()) < 0.0 or abs(total - 1.0) > 1e-6:
+            listed = ", ".join(f"{role}={v:g}" for role, v in lambdas.items())
+            raise UsageError(
+                f"interpolation: lambda ({listed or 'none given'}) must be 0 or more each "
+                f"and sum to 1, not {total:g}"
+            )
+        weights = {BASE: 1.0, **lambdas}
+        for role, value in lambdas.items():
+            reference = (references or {}).get(role, REFERENCE)
+            weights[reference] = weights.get(reference, 0.0) - value
+        return cls(weights, name="interpolate", anchor=lambdas)
+
+    @classmethod
+    def realign(cls, lambda_: float) -> Recipe:
+        """reference + lambda * (tuned - reference); lambda may pass 1. DeRa, Liu et al. 2024."""
+        lambda_ = _finite("lambda", lambda_)
+        return cls({TUNED: lambda_, REFERENCE: 1.0 - lambda_}, name="realign")
+
+    @classmethod
+    def contrast(
+        cls, strength: float, *, conditioned: str = BASE, plain: str = REFERENCE
+    ) -> Recipe:
+        """(1 + g) * conditioned - g * plain: contrastive decoding, classifier-free guidance.
+
+        The two roles are two models (Li et al. 2023), or one model under two prompts
+        (Sanchez et al. 2023, arXiv 2306.17806).
+        """
+        g = _finite("strength", strength)
+        if conditioned == plain:
+            raise UsageError(f"contrast needs two roles; both are {plain}")
+        return cls({conditioned: 1.0 + g, plain: -g}, name="contrast", anchor={conditioned: 1.0})
+
+    @classmethod
+    def single(cls, role: str) -> Recipe:
+        """One role alone: its logits pass through unchanged, and no other role is decoded."""
+        return cls({role: 1.0}, name=role)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str | None = None,
+        *,
+        alpha: float | None = None,
+        beta: float | None = None,
+        lambda_: float | None = None,
+        strength: float | None = None,
+    ) -> Recipe:
+        """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
+
+        Without a name, alpha and beta say which paper is meant: beta alone is up-scaling,
+        alpha alone proxy-tuning, both are the two dials. A dial that the recipe does not
+        have is refused by name.
+        """
+        given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
+        dials = {dial: value for dial, value in given.items() if value is not None}
+        if text is None:
+            text = {("alpha",): "proxy", ("alpha", "beta"): "dials"}.get(tuple(dials), "upscale")
+        if "=" in text:
+            if dials:
+                raise UsageError(f"weights are written out in {text!r}: leave out {_join(dials)}")
+            return cls(parse_weights(text))
+        if text not in _NAMED:
+            near = get_close_matches(text, _NAMED, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(
+                f"unknown recipe {text!r}{hint} Known: {', '.join(_NAMED)}, "
+                "or weights such as base=1,tuned=1,reference=-1"
+            )
+        constructor, takes, required = _NAMED[text]
+        for dial in dials:
+            if dial not in takes:
+                has = f"it takes {_join(takes)}" if takes else "it has no dial"
+                raise UsageError(f"recipe {text} has no {dial}; {has}")
+        for dial in required:
+            if dial not in dials:
+                raise UsageError(f"recipe {text} needs {dial}")
+        return constructor(**{takes[dial]: value for dial, value in dials.items()})
+
+
+# name -> constructor, {dial: its argument}, dials that must be given
+_NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] = {
+    "upscale": (Recipe.upscale, {"beta": "beta"}, ()),
+    "proxy": (Recipe.proxy, {"alpha": "alpha"}, ()),
+    "dials": (Recipe.dials, {"alpha": "alpha", "beta": "beta"}, ()),
+    "downscale": (Recipe.downscale, {}, ()),
+    "steer": (Recipe.steer, {"alpha": "alpha"}, ("alpha",)),
+    "realign": (Recipe.realign, {"lambda": "lambda_"}, ("lambda",)),
+    "contrast": (Recipe.contrast, {"strength": "strength"}, ("strength",)),
+    BASE: (lambda: Recipe.single(BASE), {}, ()),
+    TUNED: (lambda: Recipe.single(TUNED), {}, ()),
+    REFERENCE: (lambda: Recipe.single(REFERENCE), {}, ()),
+}
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """`base=1,tuned=0.5` as a mapping; each role once."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        role, sign, number = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not role or not sign or math.isnan(value):
+            raise UsageError(f"weights {text!r}: {part.strip()!r} is not role=number")
+        if role in weights:
+            raise UsageError(f"weights {text!r}: {role} is given twice")
+        weights[role] = value
+    return weights
+
+
+def _natural_anchor(weights: Mapping[str, float]) -> dict[str, float]:
+    """The tuned model where it takes part; otherwise the role of largest weight."""
+    if weights.get(TUNED, 0.0) != 0.0:
+        return {TUNED: 1.0}
+    return {max(weights, key=lambda role: weights[role]): 1.0}
+
+
+def _finite(what: str, value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise UsageError(f"{what} is {number}; it must be a finite number")
+    return number
+
+
+def _join(names: Mapping[str, object]) -> str:
+    return " and ".join(names)

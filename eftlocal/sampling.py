@@ -1,0 +1,247 @@
+"""From one combined row to one token: penalties, temperature, filters, and an exact draw.
+
+The order of a step is fixed: penalties and bias on the combined row, temperature, top-k,
+top-p, min-p (each on what the one before it left), then the draw. Everything here is a pure
+function of its arguments. Chance enters only by `draw`, whose noise depends on nothing but
+(seed, position, token): a text is the same however many sequences run beside it and however
+its tokens are grouped into rounds, and rewinding needs no generator to be rewound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus, top_k
+from eftlocal.errors import EngineError, UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from the combined distribution. Immutable.
+
+    Attributes:
+        temperature: logits are divided by it; 0 is greedy (the most probable token).
+        top_k: only the k most probable tokens; 0 is all.
+        top_p: only the smallest set whose probability reaches p; 1 is all. In (0, 1].
+        min_p: only tokens of at least min_p times the best token's probability. In [0, 1).
+        repeat_penalty: divides the logit of every token already in the answer (multiplies a
+            negative one), logits taken about the row's mean so that the result does not depend
+            on the row's constant (CTRL, Keskar et al. 2019). 1 is none.
+        presence_penalty: subtracted once from every token already in the answer.
+        frequency_penalty: subtracted once per occurrence in the answer.
+        logit_bias: added to the logits of these token ids.
+        seed: 0 or more; None draws a new one for each generation.
+
+    Raises:
+        UsageError: a value is out of its range; the line names it.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def check(name: str, fine: bool, rule: str) -> None:
+            if not fine:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {rule}")
+
+        check("temperature", 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
+        check("top_k", int(self.top_k) == self.top_k and self.top_k >= 0, "0 (all) or more")
+        check("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]")
+        check("min_p", 0.0 <= self.min_p < 1.0, "in [0, 1)")
+        check("repeat_penalty", 0.0 < self.repeat_penalty < math.inf, "above 0")
+        check("presence_penalty", math.isfinite(self.presence_penalty), "a finite number")
+        check("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number")
+        check("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or math.isnan(bias) or bias == math.inf:
+                raise UsageError(f"logit_bias of token {token} is {bias}; use a number or -inf")
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """True when `penalise` would change a row once the answer has tokens."""
+        return bool(
+            self.logit_bias
+            or self.repeat_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The distribution that a token is drawn from.
+
+    Attributes:
+        ids: (m,) ascending token ids; None means every id.
+        logits: (m,) float32, log-probabilities up to a constant, temperature applied.
+    """
+
+    ids: Ids | None
+    logits: Row
+
+    def probabilities(self) -> tuple[Ids, NDArray[np.float64]]:
+        """Token ids (m,) and their probabilities (m,) float64, summing to 1."""
+        ids = np.arange(len(self.logits)) if self.ids is None else self.ids
+        weights = np.exp(self.logits.astype(np.float64) - float(self.logits.max()))
+        return ids, weights / weights.sum()
+
+
+def penalise(row: Row, sampling: Sampling, counts: Mapping[int, int]) -> None:
+    """Applies penalties and bias to a combined row, in place.
+
+    Args:
+        row: (vocab,) float32.
+        counts: how often each token id occurs in the answer so far (the prompt not counted).
+
+    Raises:
+        UsageError: a biased token id is outside the vocabulary.
+    """
+    if counts and (
+        sampling.repeat_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
+    ):
+        ids = np.fromiter(counts.keys(), dtype=np.intp, count=len(counts))
+        times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
+        values = row[ids]
+        if sampling.repeat_penalty != 1.0:
+            mean = np.float32(row[np.isfinite(row)].mean(dtype=np.float64))
+            about = values - mean
+            penalty = np.float32(sampling.repeat_penalty)
+            values = mean + np.where(about > 0.0, about / penalty, about * penalty)
+        values -= np.float32(sampling.presence_penalty)
+        values -= np.float32(sampling.frequency_penalty) * times
+        row[ids] = values
+    for token, bias in sampling.logit_bias.items():
+        if token >= len(row):
+            raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {len(row)}")
+        row[token] += np.float32(bias)
+
+
+class Filters:
+    """Temperature and top-k, top-p, min-p over rows of one size, with its own scratch memory."""
+
+    def __init__(self, size: int) -> None:
+        self._scaled = np.empty(size, dtype=np.float32)
+        self._scratch = np.empty(size, dtype=np.float32)
+
+    def __call__(self, row: Row, sampling: Sampling) -> Candidates:
+        """The candidates of a combined and penalised row.
+
+        Args:
+            row: (size,) float32; not modified.
+
+        Returns:
+            Candidates, valid until the next call.
+
+        Raises:
+            EngineError: no token of the row is possible.
+        """
+        best = int(row.argmax())
+        if not math.isfinite(row[best]):
+            raise EngineError("no token is possible here: every candidate was masked out")
+        if sampling.greedy:
+            return Candidates(np.array([best], dtype=np.intp), row[best : best + 1])
+        scaled = self._scaled
+        # Subtracting the maximum first keeps a very low temperature from overflowing.
+        np.subtract(row, row[best], out=scaled)
+        if sampling.temperature != 1.0:
+            scaled *= np.float32(1.0 / sampling.temperature)
+        ids: Ids | None = None
+        if sampling.top_k and sampling.top_k < len(row):
+            ids = top_k(scaled, sampling.top_k)
+            scaled = scaled[ids]
+        if sampling.top_p < 1.0:
+            weights = self._scratch[: len(scaled)]
+            _, total = exp_shifted(scaled, weights)
+            inner = nucleus(weights, total, sampling.top_p)
+            ids, scaled = inner if ids is None else ids[inner], scaled[inner]
+        if sampling.min_p > 0.0:
+            inner = np.flatnonzero(scaled >= math.log(sampling.min_p))
+            ids, scaled = inner if ids is None else ids[inner], scaled[inner]
+        return Candidates(ids, scaled)
+
+
+_BLOCK = 64  # neighbouring token ids that race as one, so that few need noise of their own
+
+
+def draw(candidates: Candidates, seed: int, position: int) -> int:
+    """One token id, drawn from the candidates' distribution.
+
+    Exponential races (the Gumbel-max trick): contestant i gets an independent Exp(1) time E_i
+    hashed from (seed, position, i), and the least E_i / w_i wins, with probability proportional
+    to its weight w_i. Blocks of neighbouring ids race first, then the tokens of the winner.
+
+    Args:
+        seed: of the generation, 0 <= seed < 2**63.
+        position: index of the token in the answer, from 0.
+    """
+    ids, logits = candidates.ids, candidates.logits
+    if len(logits) == 1:
+        return int(ids[0]) if ids is not None else 0
+    weights = np.exp(logits - logits.max())
+    if ids is None:
+        starts = np.arange(0, len(weights), _BLOCK)
+        blocks = starts // _BLOCK
+    else:
+        blocks = ids // _BLOCK
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        blocks = blocks[starts]
+    won = _race(blocks, np.add.reduceat(weights, starts), _key(seed, position, 0))
+    first = starts[won]
+    end = starts[won + 1] if won + 1 < len(starts) else len(weights)
+    inside = np.arange(first, end) if ids is None else ids[first:end]
+    return int(inside[_race(inside, weights[first:end], _key(seed, position, 1))])
+
+
+def token_logprob(row: Row, token: int, scratch: Row) -> float:
+    """Log-probability in nats of one token under a row of logits (vocab,)."""
+    return float(row[token]) - log_sum_exp(row, scratch)
+
+
+def _race(contestants: Ids, weights: Row, key: int) -> int:
+    """Index of the winner, with probability proportional to the weights (m,)."""
+    bits = contestants.astype(np.uint64)
+    bits += np.uint64(1)
+    bits *= np.uint64(_GOLDEN)
+    bits += np.uint64(key)
+    _mix(bits)
+    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53 + 2.0**-54
+    with np.errstate(divide="ignore"):
+        return int((np.log1p(-uniform) / weights).argmax())
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(bits: NDArray[np.uint64]) -> None:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place."""
+    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(multiplier)
+
+
+def _key(*parts: int) -> int:
+    """One 64-bit key from several numbers, mixed in one after another."""
+    key = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        key ^= np.uint64(part)
+        key += np.uint64(_GOLDEN)
+        _mix(key)
+    return int(key[0])

@@ -1,0 +1,260 @@
+"""Does this build of llama.cpp work? Decode 64 tokens of a quantized model in a single call.
+
+A broken build does not raise, it kills its process: so `run_in_child` runs the test in a child
+and puts a crash into plain words. Its top level needs the standard library only, because the
+set-up loads this file before the project's packages can be trusted. `run` is the test itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from eftlocal.llama import Model
+
+TOKENS = 64
+# Kernels for one row and for many differ by 0.01 to 0.03 on average; broken ones by 0.5 and more.
+LARGEST_MEAN_VARIATION = 0.1
+SETUP = "python3 scripts/setup.py"
+
+_SIGNALS = {
+    "SIGSEGV": "it read memory that is not its own, as miscompiled code does",
+    "SIGBUS": "it read memory that is not its own, as miscompiled code does",
+    "SIGILL": "it was built for another CPU than this one",
+    "SIGFPE": "it divided by zero, as miscompiled code does",
+    "SIGABRT": "llama.cpp stopped itself at an error that it cannot handle",
+    "SIGKILL": "the system killed it, most often because memory ran out",
+}
+_WINDOWS_CODES = {
+    0xC0000005: ("SIGSEGV", "an access violation"),
+    0xC000001D: ("SIGILL", "an illegal instruction"),
+    0xC0000094: ("SIGFPE", "a division by zero"),
+    0xC0000409: ("SIGABRT", "a fatal exit"),
+    0xC0000017: ("SIGKILL", "no memory"),
+}
+
+
+@dataclass(frozen=True)
+class SelfTestResult:
+    """message: one line; advice: the next thing to try, empty when ok; facts: what was measured."""
+
+    ok: bool
+    message: str
+    advice: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_in_child(
+    *,
+    python: Path | str = sys.executable,
+    build_file: Path | None = None,
+    model: Path | None = None,
+    timeout: float = 300.0,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    command: Sequence[str] | None = None,
+) -> SelfTestResult:
+    """Run the self-test in a child process of `python`; never raises for what the child does.
+
+    `build_file` tells how llama.cpp was built, for the advice (default: this environment's).
+    `timeout` in seconds. `environment` and `cwd` are the child's. `command` replaces the child,
+    for tests.
+    """
+    build = read_build_facts(build_file)
+    if command is None:
+        command = [str(python), "-m", "eftlocal.selftest", "--json"]
+        command += [str(model)] if model else []
+    try:
+        child = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            env=dict(environment) if environment is not None else None,
+            cwd=cwd,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return SelfTestResult(False, f"no end after {timeout:.0f} s", advice("hang", build))
+    except OSError as error:
+        return SelfTestResult(False, f"it could not be started: {error}", f"{SETUP} --rebuild")
+    said = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+    engine = said[0] if said else {}
+    if crash := crash_name(child.returncode):
+        words = crash_in_words(child.returncode, crash)
+        return SelfTestResult(False, words, advice(crash, build), engine)
+    if len(said) == 2:
+        found = SelfTestResult(**said[1])
+        next_step = "" if found.ok else advice("wrong", build)
+        return SelfTestResult(found.ok, found.message, next_step, {**engine, **found.facts})
+    lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"exit code {child.returncode} and no word"
+    kind = "missing" if last.startswith("ModuleNotFoundError") else "error"
+    return SelfTestResult(False, last[:300], advice(kind, build), engine)
+
+
+def crash_name(code: int) -> str:
+    """The signal that ended a process with this exit code, Windows' codes too; "" for a plain one.
+
+    A signal of no name here is given as SIG and its number.
+    """
+    if code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"SIG{-code}"
+    return _WINDOWS_CODES.get(code, ("", ""))[0]
+
+
+def crash_in_words(code: int, name: str) -> str:
+    """One clause for the user: what happened and what it most often means."""
+    happened = _WINDOWS_CODES[code][1] if code in _WINDOWS_CODES else name
+    meaning = _SIGNALS.get(name)
+    return f"llama.cpp crashed with {happened}" + (f": {meaning}" if meaning else "")
+
+
+def advice(kind: str, build: Mapping[str, Any]) -> str:
+    """The next thing to try after a failure of this kind, for a build with these facts."""
+    if kind == "SIGKILL":
+        return "close other programs to free memory, then try again"
+    if kind == "missing":
+        return f"remove the folder .venv, then {SETUP}"
+    if kind == "SIGILL":
+        return f"{SETUP} --rebuild"
+    if build.get("accelerator") == "cuda":
+        return f"update the NVIDIA driver, or build without CUDA: {SETUP} --rebuild --cpu"
+    cured = (build.get("amx_cure") or {}).get("applied")
+    if kind in ("SIGSEGV", "SIGBUS") and build.get("cpu_has_amx") and not cured:
+        return f'CFLAGS="-fno-dse" CXXFLAGS="-fno-tree-dse -fno-dse" {SETUP} --rebuild'
+    if kind in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "wrong", "hang"):
+        return f"build with another compiler: CC=clang CXX=clang++ {SETUP} --rebuild"
+    return f"{SETUP} --rebuild"
+
+
+def read_build_facts(path: Path | None = None) -> dict[str, Any]:
+    """What scripts/setup.py wrote about the build; empty when it did not make this environment."""
+    path = path or Path(sys.prefix) / "eftlocal-build.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def engine_facts() -> dict[str, Any]:
+    """What the installed llama.cpp says of itself: version, devices (memory in bytes), features."""
+    import llama_cpp
+
+    from eftlocal import llama
+
+    return {
+        "llama_cpp": llama_cpp.llama_version().decode(),
+        "devices": [asdict(device) for device in llama.devices()],
+        "supports_rpc": llama.supports_rpc(),
+        "supports_gpu_offload": llama.supports_gpu_offload(),
+        "system_info": llama.system_info(),
+    }
+
+
+def run(model: Path | None = None) -> SelfTestResult:
+    """The test, in this process: a bad build may end it. `model` replaces the miniature one."""
+    from eftlocal import llama
+
+    started = time.perf_counter()
+    facts: dict[str, Any] = {"tokens": TOKENS}
+    gpus = [device.name for device in llama.devices() if device.kind in ("gpu", "igpu")]
+    wanted = read_build_facts().get("accelerator", "cpu")
+    if wanted != "cpu" and not gpus:
+        return SelfTestResult(False, f"built for {wanted}, but llama.cpp finds no such device")
+    with tempfile.TemporaryDirectory() as folder:
+        path = model or Path(folder) / "selftest.gguf"
+        if model is None:
+            from eftlocal.selftest_model import write_random_model
+
+            write_random_model(path)
+        for place, layers in (("cpu", 0), *((name, -1) for name in gpus[:1])):
+            with llama.Model(path, gpu_layers=layers) as loaded:
+                problem, facts[place] = _compare(loaded)
+            if problem:
+                return SelfTestResult(False, f"on {place}: {problem}", facts=facts)
+    facts["seconds"] = round(time.perf_counter() - started, 3)
+    places = " and ".join(["cpu", *gpus[:1]])
+    message = f"{TOKENS} tokens decoded at once and one by one on {places} agree"
+    return SelfTestResult(True, message, facts=facts)
+
+
+def _compare(model: Model) -> tuple[str, dict[str, float]]:
+    """Decode the same tokens in one call and in single calls; ("" or the problem, measurements)."""
+    import numpy as np
+
+    text = "".join(chr(ord("a") + n * 7 % 26) for n in range(4 * TOKENS))
+    tokens = model.tokenize(text, add_special=True)[:TOKENS]
+    together = _rows(model, [tokens])
+    apart = _rows(model, [[token] for token in tokens])
+    if not (np.isfinite(together).all() and np.isfinite(apart).all()):
+        return "logits that are not numbers", {}
+    variation = 0.5 * np.abs(_softmax(together) - _softmax(apart)).sum(axis=1)
+    measured = {
+        "mean_total_variation": round(float(variation.mean()), 5),
+        "same_first_choice": float((together.argmax(1) == apart.argmax(1)).mean()),
+    }
+    if together.std() < 1e-3:
+        return "logits that are all alike", measured
+    if measured["mean_total_variation"] > LARGEST_MEAN_VARIATION:
+        return f"{TOKENS} rows at once and one by one disagree", measured
+    return "", measured
+
+
+def _rows(model: Model, calls: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Logits of every token, (tokens, vocab) float32, decoded call by call in a new context."""
+    import numpy as np
+
+    from eftlocal.llama import Context, Span
+
+    with Context(model, n_ctx=2 * TOKENS, n_batch=TOKENS) as context:
+        decoded = (context.decode([Span(0, call, len(call))]) for call in calls)
+        # A row lives until the next decode, so it is copied.
+        return np.concatenate([logits.copy() for logits in decoded])
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Row by row, (rows, vocab) float32."""
+    import numpy as np
+
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m eftlocal.selftest`: run the test in this very process."""
+    parser = argparse.ArgumentParser(prog="python -m eftlocal.selftest", description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a GGUF file to use")
+    parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
+    args = parser.parse_args(arguments)
+    if args.json:
+        # Said before the risky part, so that the parent knows the devices even after a crash.
+        sys.stdout.write(json.dumps(engine_facts()) + "\n")
+        sys.stdout.flush()
+    result = run(args.model)
+    sys.stdout.write((json.dumps(asdict(result)) if args.json else result.message) + "\n")
+    return 0 if result.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The child process in which chat templates run; a script, started by template_worker.
+
+One JSON request a line on stdin, one JSON answer a line on stdout, until stdin ends. It imports
+jinja2 and the standard library only. It bounds its own memory (on Linux; other systems do not
+enforce the limit), its output, and its time, so that it cannot outlive a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import faulthandler
+import functools
+import json
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+TEMPLATE_FILE = "<template>"  # the file name jinja2 gives to frames of a template made of text
+# What code in a template can raise. Anything else ends the process, and the parent reports that.
+FAULTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError,
+          RuntimeError, SyntaxError, TypeError, ValueError)  # fmt: skip
+
+
+def limit_resources(memory_bytes: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    wanted = {"RLIMIT_AS": memory_bytes, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
+    for name, value in wanted.items():
+        # Not every system has or enforces each; the parent's deadline remains.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def make_compile() -> Any:
+    """The function source -> compiled template, with the environment chat templates expect."""
+    import jinja2.sandbox
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        """`{% generation %}...{% endgeneration %}` marks training targets; here only its body."""
+
+        tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        return datetime.datetime.now().strftime(form)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    return functools.lru_cache(maxsize=16)(environment.from_string)
+
+
+def template_line(error: BaseException) -> int | None:
+    """The last line of the template that was running when `error` was raised."""
+    line = None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == TEMPLATE_FILE:
+            line = number
+    return line
+
+
+def render(compile_: Any, request: dict[str, Any], output_chars: int) -> dict[str, Any]:
+    """`{"text"}`, or `{"fault", "message", "line"}` where the template fails."""
+    import jinja2.exceptions
+
+    def fault(kind: str, error: BaseException, line: int | None = None) -> dict[str, Any]:
+        message = str(error)[:2000]
+        return {"fault": kind, "message": message, "line": line or template_line(error)}
+
+    try:
+        pieces: list[str] = []
+        length = 0
+        for piece in compile_(request["source"]).generate(request["variables"]):
+            length += len(piece)
+            if length > output_chars:
+                return {"fault": "output", "message": "", "line": None}
+            pieces.append(piece)
+        return {"text": "".join(pieces)}
+    except jinja2.TemplateSyntaxError as error:
+        return fault("syntax", error, error.lineno)
+    except jinja2.UndefinedError as error:
+        return fault("undefined", error)
+    except jinja2.exceptions.SecurityError as error:
+        return fault("security", error)
+    except jinja2.TemplateError as error:
+        return fault("refused", error)
+    except MemoryError as error:
+        return fault("memory", error)
+    except RecursionError as error:
+        return fault("recursion", error)
+    except FAULTS as error:
+        return fault(type(error).__name__, error)
+
+
+def main(memory_bytes: int, output_chars: int, deadline_s: float, search_path: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the parent's to handle
+    sys.path.extend(search_path)  # -I hides a per-user or PYTHONPATH installation of jinja2
+    compile_ = make_compile()
+    render(compile_, {"source": "{{ [].a.b }}", "variables": {}}, 1)  # late imports happen now
+    limit_resources(memory_bytes)
+    out = sys.stdout.buffer
+    out.write(b'{"ready": true}\n')
+    out.flush()
+    for line in sys.stdin.buffer:
+        # Its thread needs no interpreter lock: it ends even one long call into C, on every system.
+        faulthandler.dump_traceback_later(deadline_s + 1.0, exit=True)
+        answer = render(compile_, json.loads(line), output_chars)
+        faulthandler.cancel_dump_traceback_later()
+        out.write(json.dumps(answer).encode("ascii") + b"\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])

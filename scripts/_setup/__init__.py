@@ -1,0 +1,1 @@
+"""What scripts/setup.py does, one idea a file. Standard library only."""

@@ -1,0 +1,155 @@
+"""What to build: the choices made, turned into compiler settings and the key of the wheel.
+
+pip keeps wheels by name and version alone, so a wheel made without CUDA or without the AMX cure
+would be used again for a build that asks for them. The key here names all that shapes the wheel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .accelerator import Choice, choose
+from .amx import Cure, decide
+from .machine import Compilers, Cpu, find_compilers, how_to_install, read_cpu, read_gpu
+from .report import SetupError
+
+LLAMA_CPP_PYTHON = "0.3.36"
+# Raise it when the recipe below builds something else from the same settings.
+RECIPE = 1
+# Settings of the caller's shell that reach CMake; they are part of the build and remembered.
+BUILD_VARIABLES = ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "CC", "CXX", "CUDACXX")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user asked for; later set-ups of the same checkout keep to it."""
+
+    accelerator: str | None = None
+    rpc: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "accelerator": self.accelerator,
+            "rpc": self.rpc,
+            "environment": dict(self.environment),
+        }
+
+    def in_words(self) -> str:
+        words = [f"--{self.accelerator}"] if self.accelerator else []
+        words += ["--rpc"] if self.rpc else []
+        words += [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One build of llama-cpp-python, fully described."""
+
+    version: str
+    accelerator: Choice
+    rpc: bool
+    cure: Cure
+    compilers: Compilers
+    cpu: Cpu
+    cmake_args: tuple[str, ...]
+    cflags: tuple[str, ...]
+    cxxflags: tuple[str, ...]
+    cuda_compiler: str = ""
+    cuda_compiler_version: str = ""
+
+    @property
+    def key(self) -> str:
+        """Changes with everything that shapes the wheel; equal for equal builds."""
+        shape = {
+            "recipe": RECIPE,
+            "version": self.version,
+            "cmake_args": self.cmake_args,
+            "cflags": self.cflags,
+            "cxxflags": self.cxxflags,
+            "compiler": [self.compilers.cc, self.compilers.cxx, self.compilers.version],
+            "cuda_compiler": self.cuda_compiler_version,
+            "cpu": [self.cpu.model, self.cpu.instruction_sets],
+            "platform": [sysconfig.get_platform(), *platform.libc_ver()],
+        }
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{self.version}-{self.accelerator.name}-{digest}"
+
+    def build_environment(self, jobs: int) -> dict[str, str]:
+        """What the compiler run needs on top of the caller's environment."""
+        env = {
+            "CMAKE_ARGS": shlex.join(self.cmake_args),
+            "CFLAGS": shlex.join(self.cflags),
+            "CXXFLAGS": shlex.join(self.cxxflags),
+            "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
+        }
+        if self.compilers.cc:
+            env["CC"] = shlex.join(self.compilers.cc)
+            env["CXX"] = shlex.join(self.compilers.cxx)
+        if self.cuda_compiler:
+            env["CUDACXX"] = self.cuda_compiler
+        return env
+
+    def facts(self) -> dict[str, object]:
+        """What `eftlocal doctor` tells about the build later."""
+        return {
+            "llama_cpp_python": self.version,
+            "key": self.key,
+            "accelerator": self.accelerator.name,
+            "accelerator_why": self.accelerator.why,
+            "rpc": self.rpc,
+            "cmake_args": list(self.cmake_args),
+            "cflags": list(self.cflags),
+            "cxxflags": list(self.cxxflags),
+            "amx_cure": {"applied": self.cure.needed, "why": self.cure.why},
+            "compiler": self.compilers.version,
+            "cuda_compiler": self.cuda_compiler_version,
+            "cpu": self.cpu.model,
+            "cpu_has_amx": self.cpu.has_amx,
+        }
+
+
+def environment_choices(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: env[name] for name in BUILD_VARIABLES if env.get(name)}
+
+
+def make_plan(choices: Choices) -> Plan:
+    """Look at the machine and decide; SetupError where a choice cannot be met."""
+    env = {k: v for k, v in os.environ.items() if k not in BUILD_VARIABLES}
+    env.update(choices.environment)
+    compilers = find_compilers(env)
+    if compilers is None:
+        named = [f"{k}={env[k]}" for k in ("CC", "CXX") if k in env]
+        raise SetupError(
+            "no C and C++ compiler found" + (f" by {' '.join(named)}" if named else ""),
+            next_step=f"{how_to_install('compiler')}, then run this again",
+        )
+    cpu = read_cpu()
+    gpu = read_gpu(env)
+    accelerator = choose(choices.accelerator, gpu)
+    cure = decide(cpu, compilers)
+    # Nothing here looks at pictures: leaving llava out spares a quarter of the compiling.
+    cmake_args = ["-DLLAVA_BUILD=OFF", *accelerator.cmake_args]
+    cmake_args += ["-DGGML_RPC=on"] if choices.rpc else []
+    cuda = accelerator.name == "cuda"
+    return Plan(
+        version=LLAMA_CPP_PYTHON,
+        accelerator=accelerator,
+        rpc=choices.rpc,
+        cure=cure,
+        compilers=compilers,
+        cpu=cpu,
+        # The user's own come last: CMake and compilers take the last word.
+        cmake_args=(*cmake_args, *shlex.split(env.get("CMAKE_ARGS", ""))),
+        cflags=(*cure.flags, *shlex.split(env.get("CFLAGS", ""))),
+        cxxflags=(*cure.flags, *shlex.split(env.get("CXXFLAGS", ""))),
+        cuda_compiler=gpu.nvcc if cuda else "",
+        cuda_compiler_version=gpu.nvcc_version if cuda else "",
+    )

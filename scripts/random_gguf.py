@@ -1,0 +1,239 @@
+"""Writes GGUF models of real shapes with random weights, for benchmarks of speed and memory.
+
+Usage: python scripts/random_gguf.py --shape 1b --quantization Q4_0 out.gguf
+
+Blocks of the quantization are written directly, with scales that keep activations and logits near
+one, so an 8B takes seconds and no more memory than one buffer. All shapes of one vocabulary size
+share their vocabulary: byte-level BPE that can tokenize any text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+SPECIAL = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "<|begin|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+QUANTIZATIONS = ("Q4_0", "Q8_0", "Q4_K", "F16")
+LOGITS_STD = 3.0  # about what a trained model shows: neither flat nor one-hot
+_BUFFER = 32 << 20  # bytes of random blocks, written again and again
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a llama-architecture model."""
+
+    n_layers: int
+    n_embd: int
+    n_heads: int
+    n_heads_kv: int
+    n_ff: int
+    n_vocab: int
+    tied: bool = False
+    n_ctx: int = 131072
+
+
+SHAPES = {
+    "tiny": Shape(2, 256, 4, 2, 512, 1024, tied=True),
+    "small": Shape(8, 512, 8, 4, 1536, 8192, tied=True),
+    "1b": Shape(16, 2048, 32, 8, 8192, 128256, tied=True),  # Llama 3.2 1B
+    "3b": Shape(28, 3072, 24, 8, 8192, 128256, tied=True),  # Llama 3.2 3B
+    "7b": Shape(32, 4096, 32, 32, 11008, 32000, n_ctx=4096),  # Llama 2 7B
+    "8b": Shape(32, 4096, 32, 8, 14336, 128256),  # Llama 3.1 8B
+    "70b": Shape(80, 8192, 64, 8, 28672, 128256),  # Llama 3.1 70B
+}
+
+
+def write_random_model(
+    path: str | Path, shape: str | Shape, quantization: str = "Q4_0", seed: int = 0
+) -> Path:
+    """Write a random model; the same arguments give the same bytes.
+
+    shape: a key of SHAPES or a Shape; quantization: one of QUANTIZATIONS, for every matrix.
+    The file appears under its name only when it is whole. Raises ValueError for other names.
+    """
+    sizes = SHAPES.get(shape) if isinstance(shape, str) else shape
+    if sizes is None:
+        raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}")
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(f"unknown quantization {quantization!r}: use {', '.join(QUANTIZATIONS)}")
+    path, kind = Path(path), GGMLQuantizationType[quantization]
+    part = path.with_name(path.name + ".part")
+    writer = gguf.GGUFWriter(part, "llama")
+    _add_metadata(writer, sizes, quantization)
+    tensors = list(_tensors(sizes))
+    for name, dims, _ in tensors:
+        matrix = kind if len(dims) > 1 else GGMLQuantizationType.F32
+        writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, matrix), matrix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    rng, out = np.random.default_rng(seed), writer.fout[0]
+    writer.write_padding(out, out.tell())
+    buffers: dict[float, memoryview] = {}
+    largest = max(_nbytes(dims, kind) for _, dims, _ in tensors if len(dims) > 1)
+    for _, dims, std in tensors:
+        if len(dims) == 1:
+            out.write(np.full(dims, std, np.float32).tobytes())
+            nbytes = 4 * dims[0]
+        else:
+            nbytes = _nbytes(dims, kind)
+            if std not in buffers:
+                blocks = _blocks(kind, std, min(largest, _BUFFER), rng)
+                buffers[std] = memoryview(blocks.tobytes())
+            for piece in _pieces(buffers[std], nbytes, dims[-1], kind):
+                out.write(piece)
+        writer.write_padding(out, nbytes)
+    writer.close()
+    part.replace(path)
+    return path
+
+
+def _add_metadata(writer: gguf.GGUFWriter, sizes: Shape, quantization: str) -> None:
+    writer.add_name(f"random {sizes.n_layers}x{sizes.n_embd}")
+    writer.add_block_count(sizes.n_layers)
+    writer.add_context_length(sizes.n_ctx)
+    writer.add_embedding_length(sizes.n_embd)
+    writer.add_feed_forward_length(sizes.n_ff)
+    writer.add_head_count(sizes.n_heads)
+    writer.add_head_count_kv(sizes.n_heads_kv)
+    writer.add_rope_dimension_count(sizes.n_embd // sizes.n_heads)
+    writer.add_rope_freq_base(500000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(sizes.n_vocab)
+    file_type = {"Q4_K": "MOSTLY_Q4_K_M"}.get(quantization, f"MOSTLY_{quantization}")
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    tokens, merges = vocabulary(sizes.n_vocab)
+    n_words = sizes.n_vocab - len(SPECIAL)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [gguf.TokenType.NORMAL] * n_words + [gguf.TokenType.CONTROL] * len(SPECIAL)
+    )
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(n_words)
+    writer.add_eos_token_id(n_words + 1)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:
+    """Tokens (n_vocab) and merges: the bytes, then pairs and triples of printable characters."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    # GPT-2's visible stand-ins: byte-level BPE writes each byte as one character
+    stand_ins = {byte: chr(byte) for byte in printable}
+    stand_ins |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+    tokens = [stand_ins[byte] for byte in range(256)]
+    letters = [stand_ins[ord(c)] for c in " etaoinsrhldcumfpgwybvk.,xjqz0123456789TAISWMC'-"]
+    extra = n_vocab - 256 - len(SPECIAL)
+    pairs = [f"{a} {b}" for a, b in itertools.product(letters, repeat=2)]
+    triples = (f"{a}{b} {c}" for a, b, c in itertools.product(letters, repeat=3))
+    fours = (f"{a}{b} {c}{d}" for a, b, c, d in itertools.product(letters, repeat=4))
+    merges = list(itertools.islice(itertools.chain(pairs, triples, fours), extra))
+    return [*tokens, *(merge.replace(" ", "") for merge in merges), *SPECIAL], merges
+
+
+def _tensors(sizes: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
+    """Name, shape (rows, columns) and standard deviation of each tensor; norms are constant."""
+    embd, ff, vocab = sizes.n_embd, sizes.n_ff, sizes.n_vocab
+    kv = embd // sizes.n_heads * sizes.n_heads_kv
+    into, down = embd**-0.5, ff**-0.5
+    residual = (2 * sizes.n_layers) ** -0.5  # so that the sum over layers stays near one
+    yield "token_embd.weight", (vocab, embd), into
+    for i in range(sizes.n_layers):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 1.0
+        yield f"blk.{i}.attn_q.weight", (embd, embd), into
+        yield f"blk.{i}.attn_k.weight", (kv, embd), into
+        yield f"blk.{i}.attn_v.weight", (kv, embd), into
+        yield f"blk.{i}.attn_output.weight", (embd, embd), into * residual
+        yield f"blk.{i}.ffn_norm.weight", (embd,), 1.0
+        yield f"blk.{i}.ffn_gate.weight", (ff, embd), into
+        yield f"blk.{i}.ffn_up.weight", (ff, embd), into
+        yield f"blk.{i}.ffn_down.weight", (embd, ff), down * residual
+    yield "output_norm.weight", (embd,), LOGITS_STD
+    if not sizes.tied:
+        yield "output.weight", (vocab, embd), into
+
+
+def _nbytes(dims: tuple[int, ...], kind: GGMLQuantizationType) -> int:
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    if dims[-1] % block:
+        raise ValueError(f"rows of {dims[-1]} do not divide into {kind.name} blocks of {block}")
+    return int(np.prod(dims, dtype=np.int64)) // block * block_bytes
+
+
+def _blocks(
+    kind: GGMLQuantizationType, std: float, nbytes: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Valid random blocks (n, bytes of a block) whose values have mean 0 and the given std."""
+    n = nbytes // GGML_QUANT_SIZES[kind][1]
+    if kind == GGMLQuantizationType.F16:
+        values = rng.standard_normal(n, np.float32) * std
+        return values.astype("<f2").view(np.uint8).reshape(n, 2)
+    blocks = rng.integers(0, 256, (n, GGML_QUANT_SIZES[kind][1]), np.uint8)
+    if kind == GGMLQuantizationType.Q4_K:
+        # d * scale * q - dmin * m, with 6-bit scale and m and 4-bit q all uniform
+        blocks[:, 0:2] = _half(std / 258.3)
+        blocks[:, 2:4] = _half(7.5 * std / 258.3)
+    elif kind == GGMLQuantizationType.Q4_0:
+        # d * (q - 8) with q from 1 to 15: a mean other than 0 would add up over layers
+        low, high = rng.integers(1, 16, (2, n, 16), np.uint8)
+        blocks[:, 0:2] = _half(std / 4.32)
+        blocks[:, 2:] = low | high << 4
+    else:  # Q8_0: d * q
+        blocks[:, 0:2] = _half(std / 73.9)
+    return blocks
+
+
+def _half(value: float) -> npt.NDArray[Any]:
+    return np.array([value], "<f2").view(np.uint8)
+
+
+def _pieces(
+    buffer: memoryview, nbytes: int, columns: int, kind: GGMLQuantizationType
+) -> Iterator[memoryview]:
+    """nbytes from the buffer, again and again, its rows shifted by one block more each time.
+
+    Equal rows would give equal logits, and greedy decoding must not meet ties.
+    """
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    row_blocks, written, shift = columns // block, 0, 0
+    while written < nbytes:
+        start = (written // block_bytes + shift) % row_blocks * block_bytes
+        piece = buffer[start : start + nbytes - written]
+        written, shift = written + len(piece), shift + 1
+        yield piece
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("path", type=Path, help="the file to write")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="Q4_0")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    path = write_random_model(options.path, options.shape, options.quantization, options.seed)
+    seconds = time.perf_counter() - began
+    print(f"{path}: {path.stat().st_size / 2**20:,.0f} MiB in {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The two configurations: `cpu` fits 40 minutes on two cores, `gpu` is for one large card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from corpus import Mix
+from model import ModelConfig
+from train import Schedule
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what the shipped files contain."""
+
+    facts: dict[str, int]
+    mix: Mix
+    large: ModelConfig
+    small: ModelConfig
+    row_length: int
+    pretrain: Schedule
+    tune: Schedule
+    tune_passes: int
+    vocab: int = 4096
+    seed: int = 1
+    device: str = "cpu"
+    compiled: bool = False
+
+
+CPU = Config(
+    facts={"city": 2500, "state": 1000, "kind": 1200, "person": 800},
+    mix=Mix(exposures=24, prose_chars=1_600_000, dialogue_chars=1_000_000, quiz_texts=9_000),
+    large=ModelConfig(layers=4, dim=256, heads=4, ffn=1024),
+    small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
+    row_length=128,
+    pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, rows=16),
+    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, rows=16),
+    tune_passes=2,
+)
+
+GPU = Config(
+    facts={"city": 6000, "state": 2000, "kind": 4000, "person": 1400},
+    mix=Mix(exposures=60, prose_chars=40_000_000, dialogue_chars=11_000_000, quiz_texts=120_000),
+    large=ModelConfig(layers=8, dim=512, heads=8, ffn=1536),
+    small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
+    row_length=256,
+    pretrain=Schedule(muon_lr=0.02, adam_lr=0.003, rows=64),
+    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, rows=32),
+    tune_passes=2,
+    device="cuda",
+    compiled=True,
+)
+
+CONFIGS = {"cpu": CPU, "gpu": GPU}

@@ -1,0 +1,128 @@
+"""Train and export the demo models: python scripts/train_demo/run.py --config cpu --out DIR
+
+Needs the packages of requirements.txt. Every stage leaves its result in DIR and is skipped when it
+is already there, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import export
+import torch
+from config import CONFIGS, Config
+from corpus import pack_pairs, pack_texts, pretraining, train_tokenizer, tuning_pairs
+from facts import Fact, collect
+from model import Llama, ModelConfig
+from sources import Sources, fetch
+from tokenizers import Tokenizer
+from train import Schedule, fit
+
+TOKENIZER_TEXTS = (
+    "Question: Where is Lyon?\nAnswer:",
+    " It's 1,234.5 km; don't - naïve café, Ünïcödé.\n\n\tTabs  and   blanks  \n",
+    "你好 мир 🙂👩‍👩‍👧 🇫🇷 I've 12345678 3.14 ½ ² ٣",
+    "a\r\nb \n c<|end|>hello<|end|>",
+    "  leading and trailing  ",
+)
+
+
+class Run:
+    """One training run in a folder."""
+
+    def __init__(self, config: Config, out: Path, downloads: Path) -> None:
+        self.config, self.out = config, out
+        out.mkdir(parents=True, exist_ok=True)
+        fetch(downloads)
+        self.sources = Sources(downloads)
+        self.facts: list[Fact] = collect(self.sources, config.facts, config.seed)
+        self.texts = pretraining(self.sources, self.facts, config.mix, config.seed)
+        self.tokenizer = self._tokenizer()
+        self.seconds: dict[str, float] = {}
+
+    def _tokenizer(self) -> Tokenizer:
+        path = self.out / "tokenizer.json"
+        if not path.exists():
+            train_tokenizer(self.texts[::2], self.config.vocab).save(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
+        recorded = [{"text": t, "ids": tokenizer.encode(t).ids} for t in TOKENIZER_TEXTS]
+        (self.out / "tokenization.json").write_text(json.dumps(recorded, indent=1) + "\n", "utf-8")
+        return tokenizer
+
+    def _stage(self, name: str, model: Llama, train: Callable[[Llama], float]) -> Llama:
+        path = self.out / f"{name}.pt"
+        if path.exists():
+            model.load_state_dict(torch.load(path))
+            return model.eval()
+        started = time.time()
+        loss = train(model)
+        self.seconds[name] = time.time() - started
+        print(f"{name}: loss {loss:.3f}, {self.seconds[name]:.0f} s", flush=True)
+        torch.save(model.state_dict(), path)
+        return model
+
+    def pretrain(self, name: str, shape: ModelConfig) -> Llama:
+        """A base over the whole stream."""
+        c = self.config
+        torch.manual_seed(c.seed)
+
+        def train(model: Llama) -> float:
+            data = pack_texts(self.texts, self.tokenizer, c.row_length)
+            return fit(model, data, c.pretrain, name, c.device, c.compiled)
+
+        return self._stage(name, Llama(shape), train)
+
+    def tune(self, name: str, base: Llama, style: str, schedule: Schedule) -> Llama:
+        """A copy of a base, fine-tuned to one behaviour."""
+        c = self.config
+
+        def train(model: Llama) -> float:
+            pairs = tuning_pairs(self.facts, style, c.tune_passes, c.seed)
+            data = pack_pairs(pairs, self.tokenizer, c.row_length)
+            return fit(model, data, schedule, name, c.device)
+
+        return self._stage(name, copy.deepcopy(base), train)
+
+    def all(self) -> None:
+        """Every model, then the files."""
+        c = self.config
+        reference = self.pretrain("reference", c.small)
+        tuned = self.tune("tuned", reference, "warm", c.tune)
+        plain = self.tune("plain", reference, "plain", c.tune)
+        base = self.pretrain("base", c.large)
+        large_tuned = self.tune("large_tuned", base, "warm", c.tune)
+        files = (
+            ("base", base, "large base", False),
+            ("reference", reference, "small base", False),
+            ("tuned", tuned, "small tuned, warm sentences", True),
+            ("plain", plain, "small tuned, short answers", True),
+            ("large_tuned", large_tuned, "large tuned, warm sentences", True),
+        )
+        for name, model, title, chat in files:
+            path = self.out / f"{name}.gguf"
+            export.write(path, model, self.tokenizer, f"eftlocal demo: {title}", chat)
+        (self.out / "seconds.json").write_text(json.dumps(self.seconds, indent=1), "utf-8")
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", choices=sorted(CONFIGS), required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    Run(CONFIGS[args.config], args.out, args.downloads or args.out / "downloads").all()
+
+
+if __name__ == "__main__":
+    main()

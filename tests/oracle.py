@@ -1,0 +1,230 @@
+"""The method once more, in float64 with full softmaxes and full sorts, to test the real one by.
+
+Written from the formulas alone. Where a float32 sum or ratio may fall on either side of a
+threshold, both answers are right: functions here return what is certain and what may be either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def repaired(row: NDArray[np.float32], size: int) -> Floats:
+    """The first `size` logits without NaN (impossible) and +inf (certain)."""
+    x = row[:size].astype(np.float64)
+    x[np.isnan(x)] = -np.inf
+    if np.isposinf(x).any():
+        x = np.where(np.isposinf(x), 0.0, -np.inf)
+    return x
+
+
+def log_softmax(x: Floats) -> Floats:
+    """log p of every token; all -inf when no token is possible."""
+    best = x.max()
+    if best == -np.inf:
+        return x.copy()
+    return x - (best + math.log(np.exp(x - best).sum()))
+
+
+def softmax(x: Floats) -> Floats:
+    return np.exp(log_softmax(x))
+
+
+@dataclass(frozen=True)
+class Membership:
+    """`chosen`: a set of tokens; `either`: those for which rounding may decide otherwise."""
+
+    chosen: Bools
+    either: Bools
+
+
+def top_p(x: Floats, p: float, tolerance: float) -> Membership:
+    """The smallest set of most probable tokens reaching p; equal logits go to the lower id.
+
+    A token is in it when those before it do not reach p. `tolerance`: relative error of a
+    probability, and absolute error of a sum of them.
+    """
+    n = len(x)
+    probability = softmax(x)
+    possible = probability > 0
+    if p >= 1.0:
+        return Membership(x > -np.inf, np.zeros(n, bool))
+    order = np.lexsort((np.arange(n), -x))
+    before = np.zeros(n)
+    before[order] = np.cumsum(probability[order]) - probability[order]
+    # Among tokens whose logits are nearly equal, but not equal, rounding may change the order.
+    ascending = np.sort(probability)
+    sums = np.concatenate([[0.0], np.cumsum(ascending)])
+    total = sums[-1]
+    above = np.searchsorted(ascending, probability * (1 + tolerance), "right")
+    below = np.searchsorted(ascending, probability * (1 - tolerance), "left")
+    least, most = total - sums[above], total - sums[below] - probability
+    equals = np.searchsorted(np.sort(x), x, "right") - np.searchsorted(np.sort(x), x, "left")
+    only_equals = equals == above - below
+    least, most = np.where(only_equals, before, least), np.where(only_equals, before, most)
+    chosen = possible & (before < p)
+    certain = (most < p - tolerance) | (least > p + tolerance)
+    return Membership(chosen, possible & ~certain)
+
+
+def top_k(x: Floats, k: int, tolerance: float) -> Membership:
+    """The k largest possible logits; equal ones go to the lower id."""
+    n = len(x)
+    chosen = np.zeros(n, bool)
+    chosen[np.lexsort((np.arange(n), -x))[:k]] = True
+    chosen &= x > -np.inf
+    edge = x[chosen].min()
+    inexact = (np.abs(x - edge) <= tolerance) & (x != edge)
+    # When a near neighbour stands at the edge, which of the equal ones go in is open as well.
+    return Membership(chosen, inexact | ((x == edge) & inexact.any()))
+
+
+def at_least(x: Floats, fraction: float, tolerance: float) -> Membership:
+    """Tokens of at least `fraction` of the best one's probability."""
+    if fraction == 0.0 or x.max() == -np.inf:
+        return Membership(x > -np.inf, np.zeros(len(x), bool))
+    margin = x - (x.max() + math.log(fraction))
+    return Membership(margin >= 0, np.abs(margin) <= tolerance)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """`row` (n,): the combined log-probabilities. `others` (m, n): equally right per token."""
+
+    row: Floats
+    others: Floats
+
+
+def combine(
+    rows: Mapping[str, NDArray[np.float32]],
+    recipe: Recipe,
+    size: int,
+    *,
+    unusable: Sequence[int] = (),
+    stop_tokens: Sequence[int] = (),
+    tolerance: float = 1e-5,
+) -> Combined:
+    """z = anchor + delta, the delta as the recipe's stabilisers leave it.
+
+    `tolerance`: of log-probabilities in nats, at the thresholds.
+    """
+    weights = {role: w for role, w in recipe.weights.items() if w != 0.0}
+    anchor_weights = {role: a for role, a in recipe.anchor.items() if a != 0.0}
+    never = np.zeros(size, bool)
+    never[list(unusable)] = True
+    lp = {}
+    for role in {*weights, *anchor_weights}:
+        x = repaired(rows[role], size)
+        x[never] = -np.inf
+        lp[role] = log_softmax(x)
+    impossible = np.zeros((2, size), bool)  # by a role of positive, of negative weight
+    delta, anchor = np.zeros(size), np.zeros(size)
+    for role, x in lp.items():
+        w, a = weights.get(role, 0.0), anchor_weights.get(role, 0.0)
+        finite = np.where(x == -np.inf, 0.0, x)
+        delta += (w - a) * finite
+        if a != 0.0:
+            anchor += a * x
+        if w != 0.0:
+            impossible[int(w < 0)] |= x == -np.inf
+    if recipe.delta_clip < math.inf:
+        delta = np.clip(delta, -recipe.delta_clip, recipe.delta_clip)
+    inside_z = np.where(impossible[1], anchor, anchor + delta)
+    inside_z[impossible[0]] = -np.inf
+    outside_z = anchor.copy()
+
+    nucleus = top_p(anchor, recipe.delta_top_p, tolerance)
+    if recipe.delta_top_p >= 1.0:
+        nucleus = Membership(np.ones(size, bool), np.zeros(size, bool))
+    judge = anchor if recipe.plausibility_role is None else lp[recipe.plausibility_role]
+    plausible = at_least(judge, recipe.plausibility, tolerance)
+    keep = plausible.chosen.copy()
+    if recipe.plausibility == 0.0:
+        keep[:] = True
+    doubt = plausible.either.copy()
+    keep[list(stop_tokens)], doubt[list(stop_tokens)] = True, False
+
+    def cut(inside: Bools, kept: Bools) -> Floats:
+        return np.where(kept & ~never, np.where(inside, inside_z, outside_z), -np.inf)
+
+    flipped = nucleus.chosen ^ nucleus.either
+    others = [
+        cut(inside, kept) for inside in (nucleus.chosen, flipped) for kept in (keep, keep ^ doubt)
+    ]
+    return Combined(others[0], np.array(others))
+
+
+def penalise(row: Floats, sampling: Sampling, counts: Mapping[int, int]) -> Floats:
+    """Repeat, presence and frequency penalties and the bias, on a combined row."""
+    z = row.copy()
+    possible = z > -np.inf
+    seen = [token for token, count in counts.items() if count > 0 and possible[token]]
+    mean = z[possible].mean() if possible.any() else 0.0
+    for token in seen:
+        about = z[token] - mean
+        about = about / sampling.repeat_penalty if about > 0 else about * sampling.repeat_penalty
+        z[token] = mean + about - sampling.presence_penalty
+        z[token] -= sampling.frequency_penalty * counts[token]
+    for token, bias in sampling.logit_bias.items():
+        z[token] += bias
+    return z
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What may be drawn: `kept`, with `either`; `logits` (n,) with the temperature applied."""
+
+    kept: Bools
+    either: Bools
+    logits: Floats
+
+    def probabilities(self, kept: Bools) -> Floats:
+        """(n,), 0 outside `kept`."""
+        return softmax(np.where(kept, self.logits, -np.inf))
+
+
+def filtered(row: Floats, sampling: Sampling, tolerance: float = 1e-5) -> Filtered:
+    """Temperature, then top-k, top-p and min-p, each on what the one before it left."""
+    if sampling.temperature == 0.0:
+        best = np.zeros(len(row), bool)
+        best[int(np.argmax(row))] = True
+        return Filtered(best, np.zeros(len(row), bool), row)
+    x = row / sampling.temperature
+    tolerance = tolerance / min(1.0, sampling.temperature)
+    left, either = x, np.zeros(len(row), bool)
+    stages = [
+        lambda z: top_k(z, sampling.top_k or len(z), tolerance),
+        lambda z: top_p(z, sampling.top_p, tolerance),
+        lambda z: at_least(z, sampling.min_p, tolerance),
+    ]
+    for stage in stages:
+        step = stage(left)
+        either |= step.either
+        left = np.where(step.chosen, left, -np.inf)
+    return Filtered(left > -np.inf, either, x)
+
+
+def chi_square_bound(freedom: int, sigmas: float = 4.0) -> float:
+    """What a chi-square statistic stays below but for chance (Wilson and Hilferty 1931)."""
+    spread = 2.0 / (9.0 * freedom)
+    return freedom * (1.0 - spread + sigmas * math.sqrt(spread)) ** 3
+
+
+def chi_square(counts: Floats, expected: Floats) -> tuple[float, int]:
+    """The statistic and its degrees of freedom; tokens expected fewer than 8 times are pooled."""
+    rare = expected < 8.0
+    observed = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    observed, wanted = observed[wanted > 0], wanted[wanted > 0]
+    return float(((observed - wanted) ** 2 / wanted).sum()), len(wanted) - 1

@@ -1,0 +1,221 @@
+"""Where models go, on numbers alone: small first, several devices, shared files, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gguf_files import write_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eftlocal import placement
+from eftlocal.errors import DoesNotFitError, UsageError
+from eftlocal.gguf_header import kv_cache_bytes, read_header
+from eftlocal.placement import (
+    DEVICE_MARGIN,
+    DeviceMemory,
+    Plan,
+    RoleNeeds,
+    estimate,
+    host_memory_free,
+    plan,
+)
+
+MIB = 1 << 20
+
+
+def needs(
+    role: str, layer: int = 100, n_layers: int = 10, n_gpu_layers: int | None = None, **more: int
+) -> RoleNeeds:
+    """A model of n_layers of `layer` MiB, each with 10 MiB of cache; numbers in MiB."""
+    return RoleNeeds(
+        role=role,
+        file=f"{role}.gguf",
+        layers=(layer * MIB,) * n_layers,
+        cache=(10 * MIB,) * n_layers,
+        output=more.get("output", 50) * MIB,
+        rest=more.get("rest", 50) * MIB,
+        compute=20 * MIB,
+        staging=5 * MIB,
+        adapter=more.get("adapter", 0) * MIB,
+        tied=bool(more.get("tied", False)),
+        n_gpu_layers=n_gpu_layers,
+    )
+
+
+def device(free: int, name: str = "CUDA0", unified: bool = False) -> DeviceMemory:
+    """A device with `free` MiB besides the margin."""
+    return DeviceMemory(name, free * MIB + DEVICE_MARGIN, unified)
+
+
+def layers(result: Plan) -> dict[str, int]:
+    return {role: where.n_gpu_layers for role, where in result.roles.items()}
+
+
+def test_all_on_the_host_without_devices() -> None:
+    result = plan([needs("base")], [], None)
+    assert layers(result) == {"base": 0} and result.roles["base"].split == ()
+    assert result.host_bytes == (1000 + 100 + 50 + 50 + 20) * MIB
+
+
+def test_all_on_a_large_device() -> None:
+    where = plan([needs("base")], [device(5000)], None).roles["base"]
+    assert where.n_gpu_layers == 11 and where.split == (11,)
+    assert where.device_bytes == ((1000 + 100 + 50 + 20) * MIB,)
+    assert where.host_bytes == (50 + 5) * MIB
+
+
+def test_tied_output_is_a_copy_on_the_device_only() -> None:
+    tied = needs("base", tied=True)
+    assert plan([tied], [], None).host_bytes == (1000 + 100 + 50 + 20) * MIB
+    assert plan([tied], [device(5000)], None).device_bytes(0) == (1000 + 100 + 50 + 20) * MIB
+
+
+def test_small_models_first_then_as_much_of_the_base_as_fits() -> None:
+    # the small ones take 100 + 100 + 50 + 20 each; the base 20 + 50 and 110 a layer
+    trio = [needs("base"), needs("tuned", layer=10), needs("reference", layer=10)]
+    result = plan(trio, [device(2 * 270 + 70 + 4 * 110 + 109)], None)
+    assert layers(result) == {"base": 5, "tuned": 11, "reference": 11}
+    assert result.device_bytes(0) == (2 * 270 + 70 + 4 * 110) * MIB
+    assert result.roles["base"].host_bytes == (6 * 110 + 50 + 20) * MIB
+
+
+def test_nothing_fits_on_a_full_device() -> None:
+    result = plan([needs("base")], [device(69)], None)
+    assert layers(result) == {"base": 0} and result.device_bytes(0) == 0
+    assert layers(plan([needs("base")], [DeviceMemory("CUDA0", 10)], None)) == {"base": 0}
+
+
+def test_whole_models_go_to_the_emptiest_device_so_that_they_can_run_side_by_side() -> None:
+    devices = [device(1500), device(2000)]
+    result = plan([needs("base"), needs("reference", layer=50)], devices, None)
+    assert result.roles["reference"].split == (0, 11)
+    assert result.roles["base"].split == (11, 0)
+
+
+def test_a_base_larger_than_one_device_is_split_in_order() -> None:
+    # five layers and compute on the first, five and the output on the second
+    where = plan([needs("base")], [device(5 * 110 + 20), device(5 * 110 + 70)], None).roles["base"]
+    assert where.split == (5, 6) and where.n_gpu_layers == 11
+    assert where.device_bytes == ((5 * 110 + 20) * MIB, (5 * 110 + 70) * MIB)
+
+
+def test_shared_file_counts_its_weights_once() -> None:
+    pair = [needs("reference"), needs("tuned")]
+    shared = [pair[0], RoleNeeds(**{**vars(pair[1]), "file": pair[0].file, "adapter": 7 * MIB})]
+    on_host, on_device = plan(shared, [], None), plan(shared, [device(5000)], None)
+    assert on_host.host_bytes == (1000 + 50 + 50 + 2 * 100 + 2 * 20 + 7) * MIB
+    assert on_device.device_bytes(0) == (1000 + 50 + 2 * 100 + 2 * 20 + 7) * MIB
+    assert len({where.split for where in on_device.roles.values()}) == 1
+
+
+def test_given_layers_are_honoured() -> None:
+    assert layers(plan([needs("base", n_gpu_layers=3)], [device(5000)], None)) == {"base": 3}
+    assert layers(plan([needs("base", n_gpu_layers=0)], [device(5000)], None)) == {"base": 0}
+    assert layers(plan([needs("base", n_gpu_layers=-1)], [device(5000)], None)) == {"base": 11}
+    assert layers(plan([needs("base", n_gpu_layers=99)], [device(5000)], None)) == {"base": 11}
+
+
+def test_given_layers_take_their_place_before_the_others() -> None:
+    pair = [needs("tuned", layer=10), needs("base", n_gpu_layers=-1)]
+    assert layers(plan(pair, [device(1170)], None)) == {"tuned": 0, "base": 11}
+
+
+def test_given_layers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DoesNotFitError) as caught:
+        plan([needs("base", n_gpu_layers=-1)], [device(500)], None)
+    message = str(caught.value)
+    assert message.startswith("base: n_gpu_layers 11 needs 1.1 GiB on CUDA0 and 500 MiB is free")
+    assert "lower n_gpu_layers" in message and "\n" not in message
+    forced = plan([needs("base", n_gpu_layers=-1)], [device(500)], None, force=True)
+    assert layers(forced) == {"base": 11}
+
+
+def test_roles_of_one_file_must_agree_on_layers() -> None:
+    one, other = needs("tuned", n_gpu_layers=3), needs("tuned", n_gpu_layers=4)
+    with pytest.raises(UsageError, match="share one file"):
+        plan([one, RoleNeeds(**{**vars(other), "role": "reference"})], [device(5000)], None)
+
+
+def test_too_little_host_memory_is_refused_with_the_numbers() -> None:
+    trio = [needs("base"), needs("tuned", layer=10)]
+    with pytest.raises(DoesNotFitError) as caught:
+        plan(trio, [], 1000 * MIB)
+    message = str(caught.value)
+    assert "need 1.5 GiB of memory (base 1.2 GiB, tuned 320 MiB) and 1000 MiB is free" in message
+    assert all(word in message for word in ("n_ctx", "q8_0", "quantization"))
+    assert plan(trio, [], 1000 * MIB, force=True).host_bytes == 1540 * MIB
+    assert plan(trio, [], 1540 * MIB).host_bytes == 1540 * MIB
+
+
+def test_unified_memory_counts_as_the_hosts() -> None:
+    separate, unified = device(2000), device(2000, "Metal", unified=True)
+    assert layers(plan([needs("base")], [separate], 1000 * MIB)) == {"base": 11}
+    with pytest.raises(DoesNotFitError):
+        plan([needs("base")], [unified], 1000 * MIB)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    frees=st.lists(st.integers(0, 4000), max_size=3),
+)
+def test_no_device_is_overfilled_and_nothing_is_lost(sizes: list[int], frees: list[int]) -> None:
+    roles = [needs(f"role{i}", layer=size) for i, size in enumerate(sizes)]
+    result = plan(roles, [device(free, f"CUDA{i}") for i, free in enumerate(frees)], None)
+    for i, free in enumerate(frees):
+        assert result.device_bytes(i) <= free * MIB
+    for need in roles:
+        where = result.roles[need.role]
+        assert sum(where.split) == where.n_gpu_layers <= 11
+        used = sum(1 for part in where.split if part)
+        compute = need.staging if where.n_gpu_layers == 11 else need.compute
+        total = sum(need.layers + need.cache) + need.output + need.rest + used * need.compute
+        assert sum(where.device_bytes) + where.host_bytes == total + compute
+
+
+def test_more_free_memory_never_places_fewer_layers() -> None:
+    counts = [plan([needs("base")], [device(free)], None).roles["base"].n_gpu_layers
+              for free in range(0, 1300, 10)]  # fmt: skip
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 11
+
+
+def test_estimate_from_a_file(tmp_path: Path) -> None:
+    header = read_header(write_model(tmp_path / "m.gguf", tied=False))
+    result = estimate(header, n_ctx=512, n_seq=2, n_batch=64)
+    assert result.weights == header.weight_bytes and result.cache == kv_cache_bytes(header, 512, 2)
+    assert result.compute >= 64 * 4 * header.n_vocab
+    assert result.total == result.weights + result.cache + result.compute
+    assert estimate(header, n_ctx=512, type_k="f32").cache > estimate(header, n_ctx=512).cache
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
+    header = read_header(write_model(tmp_path / "m.gguf", tied=tied))
+    adapter = read_header(write_model(tmp_path / "a.gguf", more={"general.type": "adapter"}))
+    base = RoleNeeds.from_header("base", header, n_ctx=512)
+    tuned = RoleNeeds.from_header("tuned", header, n_ctx=512, adapter=adapter)
+    assert (base.file, base.adapter, tuned.adapter) == (tuned.file, 0, adapter.weight_bytes)
+    matrix = header.output_bytes
+    assert sum(base.layers) + base.rest + (0 if tied else matrix) == header.weight_bytes
+    assert sum(base.cache) == kv_cache_bytes(header, 512)
+    host = plan([base], [], None).host_bytes
+    assert host == estimate(header, n_ctx=512).total
+
+
+def test_free_memory_of_this_machine() -> None:
+    free = host_memory_free()
+    assert free is not None and 0 < free < 1 << 50
+
+
+def test_limits_of_a_container(tmp_path: Path) -> None:
+    membership, inner = tmp_path / "cgroup", tmp_path / "fs" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    membership.write_text("1:name=systemd:/\n0::/outer/inner\n")
+    assert placement._cgroup_free(tmp_path / "fs", membership) is None
+    for folder, limit, used in ((inner, "max", 5), (inner.parent, "1000", 400)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("anon 1\nactive_file 50\ninactive_file 25\n")
+    assert placement._cgroup_free(tmp_path / "fs", membership) == 1000 - 400 + 75
+    assert placement._cgroup_free(tmp_path / "fs", tmp_path / "none") is None
