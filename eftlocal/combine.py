@@ -42,7 +42,7 @@ class Combiner:
         result whatever comes in: NaN counts as -inf, and +inf as certainty. Where the delta
         applies, a token that a role of positive weight holds impossible (-inf) is impossible;
         one that only a role of negative weight holds impossible has no finite ratio, so its
-        delta is 0.
+        delta is 0. A role that holds every token impossible leaves nothing possible.
 
         Args:
             rows: (>= size,) float32 per role of `recipe.roles`; not modified.
@@ -52,15 +52,17 @@ class Combiner:
             (size,) float32, overwritten by the next call. All -inf when nothing is possible.
         """
         rows = {role: rows[role][: self.size] for role in recipe.roles}
-        reshaped = recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf
-        if reshaped or not self._plain(rows, recipe):
-            rows = {role: _repaired(row) for role, row in rows.items()}
-            if all(math.isfinite(row.max()) for row in rows.values()):
-                self._anchor_and_delta(rows, recipe)
-            else:
-                self._out.fill(-np.inf)  # a role that holds every token impossible
-        if recipe.plausibility > 0.0:
-            self._cut_implausible(rows, recipe)
+        with np.errstate(invalid="ignore", over="ignore"):
+            if recipe.stabilised or not self._plain(rows, recipe):
+                rows = {role: self._usable(row) for role, row in rows.items()}
+                if not all(math.isfinite(row.max()) for row in rows.values()):
+                    self._out.fill(-np.inf)
+                elif recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf:
+                    self._anchor_and_delta(rows, recipe)
+                elif not self._plain(rows, recipe):
+                    self._anchor_and_delta(rows, recipe)
+                if recipe.plausibility > 0.0:
+                    self._cut_implausible(rows, recipe)
         if self._unusable.size:
             self._out[self._unusable] = -np.inf
         return self._out
@@ -71,8 +73,19 @@ class Combiner:
         # max() carries a NaN or +inf out of the row, so one pass finds them all.
         return math.isfinite(self._out.max())
 
+    def _usable(self, row: Row) -> Row:
+        """The row without NaN, +inf and unusable tokens; itself when it has none of them."""
+        best = row.max()
+        if self._unusable.size or math.isnan(best) or best == math.inf:
+            row = row.copy()
+            row[self._unusable] = -np.inf
+            row[np.isnan(row)] = -np.inf
+            if row.max() == math.inf:
+                row = np.where(np.isposinf(row), np.float32(0.0), np.float32(-np.inf))
+        return row
+
     def _anchor_and_delta(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
-        """z = anchor + delta, the delta inside the anchor's nucleus and clipped.
+        """z = anchor + delta, the delta inside the judge's nucleus and clipped.
 
         The anchor's own normaliser is a constant of the whole row and is left out.
         """
@@ -90,7 +103,8 @@ class Combiner:
             return
         inside: Ids | slice = slice(None)
         if recipe.delta_top_p < 1.0:
-            _, total = exp_shifted(anchor, self._scratch)
+            judge = self._judge(rows, recipe)
+            _, total = exp_shifted(judge, self._scratch)
             inside = nucleus(self._scratch, total, recipe.delta_top_p)
 
         rows = {role: rows[role][inside] for role in weights}
@@ -111,14 +125,15 @@ class Combiner:
         anchor[inside] += delta
 
     def _cut_implausible(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
-        role = recipe.plausibility_role
-        judge = rows[role] if role is not None else self._delta
-        if role is None:
-            _weighted_sum(rows, recipe.anchor, judge, self._scratch)
+        judge = self._judge(rows, recipe)
         kept = self._out[self._stop]
-        floor = judge.max() + np.float32(math.log(recipe.plausibility))
-        self._out[judge < floor] = -np.inf
+        self._out[judge < judge.max() + np.float32(math.log(recipe.plausibility))] = -np.inf
         self._out[self._stop] = kept
+
+    def _judge(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
+        """The judge's logits (size,), in the memory of the delta; the scratch is overwritten."""
+        _weighted_sum(rows, recipe.judge, self._delta, self._scratch)
+        return self._delta
 
 
 def _weighted_sum(
@@ -126,29 +141,19 @@ def _weighted_sum(
 ) -> None:
     """out = sum of weight * row over the roles of weight other than 0; `scratch` is overwritten."""
     first = True
-    with np.errstate(invalid="ignore", over="ignore"):
-        for role, weight in weights.items():
-            if weight == 0.0:
-                continue
-            if first:
-                np.multiply(rows[role], np.float32(weight), out=out)
-                first = False
-            elif weight == 1.0:
-                out += rows[role]
-            elif weight == -1.0:
-                out -= rows[role]
-            else:
-                np.multiply(rows[role], np.float32(weight), out=scratch)
-                out += scratch
+    for role, weight in weights.items():
+        if weight == 0.0:
+            continue
+        if first:
+            np.multiply(rows[role], np.float32(weight), out=out)
+            first = False
+        elif weight == 1.0:
+            out += rows[role]
+        elif weight == -1.0:
+            out -= rows[role]
+        else:
+            np.multiply(rows[role], np.float32(weight), out=scratch)
+            out += scratch
     if first:
         out.fill(0.0)
 
-
-def _repaired(row: Row) -> Row:
-    """The row itself when it holds no NaN and no +inf; otherwise a copy without them."""
-    if not (np.isnan(row.max()) or np.isposinf(row.max())):
-        return row
-    if np.isposinf(np.nanmax(row)):
-        certain = np.where(np.isposinf(row), 0.0, -np.inf)
-        return certain.astype(np.float32)
-    return np.where(np.isnan(row), -np.inf, row).astype(np.float32)

@@ -4,10 +4,13 @@ Write lp for log-softmax over the common vocabulary. A recipe is a weight w per 
 
     z = sum_role  w[role] * lp[role]
 
-and, when a stabiliser is on, an *anchor*: the part of that sum which is trusted as it stands
-(the tuned model). The rest is the *delta*, and stabilisers act on the delta alone:
+and, when a stabiliser is on, an *anchor*: the part of that sum which is trusted as it stands.
+The rest is the *delta*, which is what a stabiliser limits:
 
     z = anchor + delta,   anchor = sum a[role] * lp[role],   delta = sum (w - a)[role] * lp[role]
+
+A *judge* says on which tokens the small models know what they are talking about. Up-scaling
+trusts the tuned model (anchor) and proxy-tuning the base; the tuned model judges both.
 
 Two dials cover both papers, z = alpha*tuned + beta*base + (1 - alpha - beta)*reference:
 up-scaling (Mitchell et al. 2023, arXiv 2310.12962) is alpha = 1 and its beta multiplies what
@@ -38,12 +41,13 @@ class Recipe:
     Attributes:
         weights: weight of each role's log-probabilities. A role at 0 is not decoded at all.
         anchor: weight of each role in the anchor; empty means the recipe's natural one.
+        judge: weight of each role in the judge; empty means the anchor.
         delta_top_p: the EFT paper's filter. The delta applies inside the nucleus (top-p set)
-            of the anchor; outside it the delta is 0, so the token keeps the anchor's
+            of the judge; outside it the delta is 0, so the token keeps the anchor's
             log-probability. 1 is no filter. In (0, 1].
-        plausibility: a token whose probability under `plausibility_role` (default: the anchor)
-            is below this fraction of the best token's becomes impossible; stop tokens never do
-            (contrastive decoding, Li et al. 2023, arXiv 2210.15097). 0 is no cut. In [0, 1).
+        plausibility: a token whose probability under the judge is below this fraction of the
+            best token's becomes impossible; stop tokens never do (contrastive decoding,
+            Li et al. 2023, arXiv 2210.15097). 0 is no cut. In [0, 1).
         delta_clip: the delta is limited to [-delta_clip, delta_clip] nats. inf is no limit.
         any_sum: the caller means weights that do not sum to 1.
 
@@ -54,9 +58,9 @@ class Recipe:
     weights: Mapping[str, float]
     name: str = "weights"
     anchor: Mapping[str, float] = field(default_factory=dict)
+    judge: Mapping[str, float] = field(default_factory=dict)
     delta_top_p: float = 1.0
     plausibility: float = 0.0
-    plausibility_role: str | None = None
     delta_clip: float = math.inf
     any_sum: bool = False
 
@@ -74,6 +78,7 @@ class Recipe:
                 "change one of them, or say that another sum is meant (any_sum)"
             )
         anchor = dict(self.anchor) or _natural_anchor(weights)
+        judge = dict(self.judge) or anchor
         if not 0.0 < self.delta_top_p <= 1.0:
             raise UsageError(f"delta_top_p is {self.delta_top_p:g}; it must be in (0, 1]")
         if not 0.0 <= self.plausibility < 1.0:
@@ -82,6 +87,7 @@ class Recipe:
             raise UsageError(f"delta_clip is {self.delta_clip:g}; it must be 0 or more")
         object.__setattr__(self, "weights", MappingProxyType(weights))
         object.__setattr__(self, "anchor", MappingProxyType(anchor))
+        object.__setattr__(self, "judge", MappingProxyType(judge))
 
     @property
     def stabilised(self) -> bool:
@@ -93,9 +99,8 @@ class Recipe:
         """The roles whose logits a step needs, in the order of the weights."""
         needed = {role: None for role, w in self.weights.items() if w != 0.0}
         if self.stabilised:
-            needed.update((role, None) for role, a in self.anchor.items() if a != 0.0)
-            if self.plausibility > 0.0 and self.plausibility_role is not None:
-                needed[self.plausibility_role] = None
+            for part in (self.anchor, self.judge):
+                needed.update((role, None) for role, a in part.items() if a != 0.0)
         return tuple(needed)
 
     def stabilise(
@@ -130,6 +135,10 @@ class Recipe:
         """alpha * tuned + beta * base + (1 - alpha - beta) * reference: both papers' dials."""
         alpha, beta = _finite("alpha", alpha), _finite("beta", beta)
         weights = {BASE: beta, TUNED: alpha, REFERENCE: 1.0 - alpha - beta}
+        if name in ("proxy", "steer"):
+            # With alpha 0 the tuned model takes no part, and must not judge either.
+            judge = {TUNED: 1.0} if alpha else {BASE: 1.0}
+            return cls(weights, name=name, anchor={BASE: 1.0}, judge=judge)
         return cls(weights, name=name)
 
     @classmethod

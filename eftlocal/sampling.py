@@ -159,10 +159,11 @@ class Filters:
         if sampling.greedy:
             return Candidates(np.array([best], dtype=np.intp), row[best : best + 1])
         scaled = self._scaled
-        # Subtracting the maximum first keeps a very low temperature from overflowing.
-        np.subtract(row, row[best], out=scaled)
-        if sampling.temperature != 1.0:
-            scaled *= np.float32(1.0 / sampling.temperature)
+        # Subtracting the maximum first leaves only tokens without a chance to overflow.
+        with np.errstate(over="ignore"):
+            np.subtract(row, row[best], out=scaled)
+            if sampling.temperature != 1.0:
+                scaled /= np.float32(sampling.temperature)
         ids: Ids | None = None
         if sampling.top_k and sampling.top_k < len(row):
             ids = top_k(scaled, sampling.top_k)

@@ -9,7 +9,7 @@ import sys
 OLDEST_PYTHON = (3, 10)
 
 
-def python_too_old(version):
+def python_too_old(version: "tuple[int, ...]") -> "str | None":
     """The one line for a Python that is too old, or None."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return None

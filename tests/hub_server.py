@@ -10,11 +10,36 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import huggingface_hub.constants
+import pytest
+
 COMMIT = "c0ffee" * 6 + "c0ff"
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let a test see none of this machine's models, presets, cache, token or proxy."""
+    constants = huggingface_hub.constants
+    monkeypatch.setenv("EFTLOCAL_MODELS", str(folder / "store"))
+    monkeypatch.setenv("EFTLOCAL_CONFIG", str(folder / "config"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    _forget_session()
+
+
+@cache
+def _forget_session() -> None:
+    """Once: a client made before NO_PROXY was set would ask this machine's proxy."""
+    huggingface_hub.close_session()
 
 
 @dataclass

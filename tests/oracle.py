@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def repaired(row: NDArray[np.float32], size: int) -> Floats:
+def repaired(row: NDArray[np.floating], size: int) -> Floats:
     """The first `size` logits without NaN (impossible) and +inf (certain)."""
     x = row[:size].astype(np.float64)
     x[np.isnan(x)] = -np.inf
@@ -121,13 +121,12 @@ def combine(
     """
     weights = {role: w for role, w in recipe.weights.items() if w != 0.0}
     anchor_weights = {role: a for role, a in recipe.anchor.items() if a != 0.0}
+    judge_weights = {role: j for role, j in recipe.judge.items() if j != 0.0}
     never = np.zeros(size, bool)
     never[list(unusable)] = True
     lp = {}
-    for role in {*weights, *anchor_weights}:
-        x = repaired(rows[role], size)
-        x[never] = -np.inf
-        lp[role] = log_softmax(x)
+    for role in {*weights, *anchor_weights, *(judge_weights if recipe.stabilised else ())}:
+        lp[role] = log_softmax(repaired(np.where(never, -np.inf, rows[role][:size]), size))
     impossible = np.zeros((2, size), bool)  # by a role of positive, of negative weight
     delta, anchor = np.zeros(size), np.zeros(size)
     for role, x in lp.items():
@@ -144,10 +143,12 @@ def combine(
     inside_z[impossible[0]] = -np.inf
     outside_z = anchor.copy()
 
-    nucleus = top_p(anchor, recipe.delta_top_p, tolerance)
+    judge = np.zeros(size)
+    for role, j in judge_weights.items() if recipe.stabilised else ():
+        judge += j * lp[role]
+    nucleus = top_p(judge, recipe.delta_top_p, tolerance)
     if recipe.delta_top_p >= 1.0:
         nucleus = Membership(np.ones(size, bool), np.zeros(size, bool))
-    judge = anchor if recipe.plausibility_role is None else lp[recipe.plausibility_role]
     plausible = at_least(judge, recipe.plausibility, tolerance)
     keep = plausible.chosen.copy()
     if recipe.plausibility == 0.0:

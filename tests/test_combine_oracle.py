@@ -78,8 +78,8 @@ def some_recipe(rng: Rng) -> Recipe:
         plausibility=float(rng.choice([0.0, 0.0, 0.01, 0.1, 0.5])),
         delta_clip=float(rng.choice([np.inf, np.inf, 0.5, 1.0, 5.0, 20.0])),
     )
-    if recipe.plausibility and rng.random() < 0.3:
-        recipe = dataclasses.replace(recipe, plausibility_role=str(rng.choice(recipe.roles)))
+    if recipe.stabilised and rng.random() < 0.3:
+        recipe = dataclasses.replace(recipe, judge={str(rng.choice(recipe.roles)): 1.0})
     return recipe
 
 
@@ -149,7 +149,7 @@ def some_cases(seed: int, count: int) -> Iterator[tuple[Rng, Case]]:
     for number in range(count):
         n = some_size(rng, number)
         recipe = some_recipe(rng)
-        roles = [*recipe.roles, *(role for role in recipe.anchor if role not in recipe.roles)]
+        roles = list(dict.fromkeys([*recipe.roles, *recipe.anchor]))
         rows = {role: some_row(rng, n + int(rng.integers(3))) for role in roles}
         case = Case(recipe, rows, n, some_ids(rng, n, 0.2), some_ids(rng, n, 0.5))
         usable = np.delete(np.arange(n), case.unusable)

@@ -13,31 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import huggingface_hub.constants
 import pytest
 from filelock import FileLock
-from hub_server import COMMIT, HubServer
+from hub_server import COMMIT, HubServer, isolate
+from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.presets import FileRef, RoleFile
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB
+CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 REF = FileRef(repo="owner/models", file="base.gguf")
 
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees this machine's models, cache, token or proxy."""
-    monkeypatch.setenv("EFTLOCAL_MODELS", str(tmp_path / "store"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
-    huggingface_hub.close_session()
+    isolate(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -157,7 +149,7 @@ def test_a_disabled_token_is_not_sent(
     server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.redirect = False
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     fetch()
     assert authorized(server) == {("hub", "HEAD", False), ("hub", "GET", False)}
 
@@ -166,12 +158,12 @@ def test_a_disabled_token_is_not_sent(
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(server: HubServer, fetch: Fetch) -> None:
-    server.get = [("break", 300_000), ("break", 300_000)]
+    server.get = [("break", 75_000), ("break", 75_000)]
     assert fetch().read_bytes() == CONTENT
     assert [r.headers.get("Range") for r in server.gets()] == [
         None,
-        "bytes=300000-",
-        "bytes=600000-",
+        "bytes=75000-",
+        "bytes=150000-",
     ]
     assert server.bytes_sent() == len(CONTENT)
     assert fetch.waits == [1, 1]  # each try had made progress
@@ -191,16 +183,16 @@ def test_a_server_without_ranges_starts_over_and_comes_to_an_end(
     server: HubServer, fetch: Fetch
 ) -> None:
     server.ranges = False
-    server.get = [("break", 300_000)]
+    server.get = [("break", 75_000)]
     assert fetch().read_bytes() == CONTENT
-    assert server.bytes_sent() == len(CONTENT) + 300_000
+    assert server.bytes_sent() == len(CONTENT) + 75_000
 
 
 def test_a_server_without_ranges_that_always_breaks_is_given_up(
     server: HubServer, fetch: Fetch
 ) -> None:
     server.ranges = False
-    server.get = [("break", 300_000)] * 99
+    server.get = [("break", 75_000)] * 99
     assert "gave up after 6 tries" in fetch.fails()
     assert len(server.gets()) == 7  # the first try made progress
 
@@ -253,20 +245,20 @@ def test_a_file_that_changes_on_the_way_is_fetched_anew(server: HubServer, fetch
         if number == 1:
             server.files["owner/models/base.gguf"] = newer
 
-    server.get, server.after_get = [("break", 500_000)], change
+    server.get, server.after_get = [("break", 125_000)], change
     assert fetch().read_bytes() == newer
     assert server.gets()[-1].headers.get("Range") is None
 
 
 def test_what_is_left_of_an_older_version_is_not_used(server: HubServer, fetch: Fetch) -> None:
-    server.get = [("break", 500_000)] + [("break", 0)] * 99
+    server.get = [("break", 125_000)] + [("break", 0)] * 99
     fetch.fails()
     server.get.clear()
     server.files["owner/models/base.gguf"] = newer = CONTENT[::-1]
     assert fetch().read_bytes() == newer
 
 
-@pytest.mark.parametrize("note", ["", '{"etag": "', "[]", '{"etag": "other", "size": 1048576}'])
+@pytest.mark.parametrize("note", ["", '{"etag": "', "[]", '{"etag": "other", "size": 262144}'])
 def test_bytes_of_unknown_origin_are_not_used(server: HubServer, fetch: Fetch, note: str) -> None:
     part().parent.mkdir(parents=True)
     part().write_bytes(b"\0" * 1000)
@@ -298,7 +290,7 @@ def test_wrong_bytes_are_not_kept(server: HubServer, fetch: Fetch) -> None:
 
 def test_more_bytes_than_promised_are_not_kept(server: HubServer, fetch: Fetch) -> None:
     server.get = [("bytes", CONTENT + b"!")]
-    assert "more than the 1048576 bytes" in fetch.fails()
+    assert "more than the 262144 bytes" in fetch.fails()
     assert not part().exists()
 
 
@@ -314,7 +306,7 @@ def test_a_pin_that_fits(fetch: Fetch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ref", "what"), [(pin(sha256="0" * 64), "SHA-256"), (pin(size=7), "size 1048576")]
+    ("ref", "what"), [(pin(sha256="0" * 64), "SHA-256"), (pin(size=7), "size 262144")]
 )
 def test_a_hub_that_has_another_file_than_the_pin_is_refused(
     server: HubServer, fetch: Fetch, ref: FileRef, what: str
@@ -411,7 +403,7 @@ def test_offline_names_the_file_and_how_to_get_it(server: HubServer, fetch: Fetc
 def test_the_hubs_own_offline_switch(
     server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in fetch.fails()
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
         hub.download([REF], endpoint=server.address())
@@ -435,20 +427,20 @@ def test_a_role_without_a_file_has_no_path() -> None:
 def test_too_little_space_is_refused_before_the_first_byte(
     server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage("/")._replace(free=1_000_000)
+    usage = shutil.disk_usage("/")._replace(free=200_000)
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)
     message = fetch.fails()
-    assert "1.05 MB to download and only 1 MB free" in message
+    assert "262 kB to download and only 200 kB free" in message
     assert server.gets() == []
 
 
 def test_what_is_already_there_needs_no_space(
     server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.get = [("break", 500_000)] + [("break", 0)] * 99
+    server.get = [("break", 125_000)] + [("break", 0)] * 99
     fetch.fails()
     server.get.clear()
-    usage = shutil.disk_usage("/")._replace(free=600_000)
+    usage = shutil.disk_usage("/")._replace(free=150_000)
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)
     assert fetch().read_bytes() == CONTENT
 
@@ -456,7 +448,7 @@ def test_what_is_already_there_needs_no_space(
 def test_a_disk_that_fills_keeps_what_it_took(
     server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = 400_000
+    room = 100_000
 
     def write_to_a_full_disk(file: Any, chunk: bytes) -> None:
         nonlocal room
@@ -468,10 +460,10 @@ def test_a_disk_that_fills_keeps_what_it_took(
     with monkeypatch.context() as full:
         full.setattr(hub, "write_all", write_to_a_full_disk)
         message = fetch.fails()
-    assert "the disk is full; the first 400 kB are kept, make room for 649 kB more" in message
-    assert part().read_bytes() == CONTENT[:400_000]
+    assert "the disk is full; the first 100 kB are kept, make room for 162 kB more" in message
+    assert part().read_bytes() == CONTENT[:100_000]
     assert fetch().read_bytes() == CONTENT
-    assert server.gets()[-1].headers["Range"] == "bytes=400000-"
+    assert server.gets()[-1].headers["Range"] == "bytes=100000-"
 
 
 FILL = """
@@ -498,14 +490,14 @@ def test_a_real_full_disk(server: HubServer, tmp_path: Path) -> None:
     if not can_mount():
         pytest.skip("no user namespaces here to mount a small disk in")
     (tmp_path / "store").mkdir()
-    mount = f'mount -t tmpfs -o size=512k tmpfs {tmp_path / "store"} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=128k tmpfs {tmp_path / "store"} && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", FILL]
     run = subprocess.run(
         [*command, server.address()], capture_output=True, text=True, env=child_environment()
     )
     assert run.stderr == ""
     size, message = run.stdout.split(maxsplit=1)
-    assert 400_000 < int(size) <= 512 * 1024
+    assert 90_000 < int(size) <= 128 * 1024
     assert "the disk is full" in message
 
 
@@ -527,13 +519,13 @@ def test_a_second_process_is_told_of_the_first(server: HubServer, fetch: Fetch) 
 
 def test_ctrl_c_keeps_the_part(server: HubServer, fetch: Fetch) -> None:
     def stop(file: str, done: int, total: int, /) -> None:
-        if done >= 200_000:
+        if done >= 50_000:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         hub.resolve(REF, endpoint=server.address(), progress=stop)
     kept = part().stat().st_size
-    assert 200_000 <= kept < len(CONTENT)
+    assert 50_000 <= kept < len(CONTENT)
     assert fetch().read_bytes() == CONTENT
     assert server.gets()[-1].headers["Range"] == f"bytes={kept}-"
 
@@ -555,7 +547,7 @@ def child_environment() -> dict[str, str]:
 
 
 def test_a_killed_process_loses_nothing(server: HubServer, fetch: Fetch) -> None:
-    server.get = [("stop", 600_000)]
+    server.get = [("stop", 150_000)]
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, server.address()],
         stdout=subprocess.PIPE,
@@ -564,16 +556,16 @@ def test_a_killed_process_loses_nothing(server: HubServer, fetch: Fetch) -> None
     )
     assert child.stdout is not None
     for line in child.stdout:
-        if int(line) == 600_000:
+        if int(line) == 150_000:
             break
     child.kill()
     child.wait()
     child.stdout.close()
     server.go_on.set()
-    assert part().stat().st_size == 600_000
+    assert part().stat().st_size == 150_000
     assert hub.locate(REF) is None
     assert fetch().read_bytes() == CONTENT
-    assert [r.headers.get("Range") for r in server.gets()] == [None, "bytes=600000-"]
+    assert [r.headers.get("Range") for r in server.gets()] == [None, "bytes=150000-"]
     assert server.bytes_sent() == len(CONTENT)
 
 
@@ -653,9 +645,9 @@ def test_removal_frees_the_file_and_leaves_its_neighbours(
 
 
 def test_removal_takes_an_unfinished_download_too(server: HubServer, fetch: Fetch) -> None:
-    server.get = [("break", 500_000)] + [("break", 0)] * 99
+    server.get = [("break", 125_000)] + [("break", 0)] * 99
     fetch.fails()
-    assert hub.remove(REF) >= 500_000
+    assert hub.remove(REF) >= 125_000
     assert not part().exists()
 
 

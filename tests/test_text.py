@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal.errors import UsageError
@@ -42,6 +42,7 @@ STOPS = st.lists(st.text("ab\né€😀", min_size=1, max_size=5), max_size=4)
 PLACES = st.lists(st.integers(0, 120), max_size=40)
 
 
+@settings(deadline=None)
 @given(TEXT, STOPS, PLACES)
 def test_any_cutting_gives_what_searching_the_whole_gives(
     text: str, stops: list[str], places: list[int]
@@ -49,11 +50,13 @@ def test_any_cutting_gives_what_searching_the_whole_gives(
     check(cut(text.encode(), places), stops)
 
 
+@settings(deadline=None)
 @given(TEXT, STOPS)
 def test_byte_by_byte(text: str, stops: list[str]) -> None:
     check([bytes([b]) for b in text.encode()], stops)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"a", b"\xf0", b"\x9f\x98", b"\x80", b"\xe2", b"\xff", "é".encode()]))
 )

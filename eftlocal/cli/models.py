@@ -143,7 +143,10 @@ def rm(
     preset = find(name)
     doomed: list[FileRef] = []
     kept: dict[str, str] = {}
-    for ref in preset.files().values():
+    for state in _states(preset):
+        ref = state.ref
+        if state.path is None and not (ref.repo and hub.stored_bytes(ref)):
+            continue  # not here at all
         reason = _why_keep(preset, ref)
         if reason is None:
             doomed.append(ref)
@@ -205,7 +208,7 @@ def _pull(preset: Preset) -> None:
         if ref.repo is None:
             hub.resolve(ref)  # says that the path is wrong
     if missing:
-        with _bars() as progress:
+        with download_bars() as progress:
             hub.download(missing, progress=progress)
 
 
@@ -371,10 +374,9 @@ def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     ]
     if users:
         return f"{' and '.join(users)} uses it too"
-    if hub.stored_bytes(ref):
-        return None
-    found = hub.locate(ref)
-    return f"it is in huggingface_hub's cache: {found}" if found else "it is not on this machine"
+    if not hub.stored_bytes(ref):
+        return f"it is huggingface_hub's: {hub.locate(ref)}"
+    return None
 
 
 def _states(preset: Preset) -> list[FileState]:
@@ -390,7 +392,7 @@ def _total(states: list[FileState]) -> int | None:
 
 
 @contextmanager
-def _bars() -> Iterator[hub.Progress]:
+def download_bars() -> Iterator[hub.Progress]:
     """Progress bars on stderr, one a file."""
     from rich.console import Console
     from rich.progress import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .child import clean_environment, work
+from .child import WINDOWS, clean_environment, work
 from .diagnose import diagnose, last_lines
 from .machine import default_jobs
 from .plan import Plan
@@ -35,6 +35,10 @@ def builder(plan: Plan, python: Path, jobs: int | None, log: Path) -> Callable[[
         ]
         log.unlink(missing_ok=True)
         env = clean_environment(plan.build_environment(count))
+        if not WINDOWS:  # where paths are too short for it
+            # pip leaves its folders behind when it is stopped: here they go with `folder`.
+            (folder / "tmp").mkdir()
+            env["TMPDIR"] = str(folder / "tmp")
         if work(command, log=log, label="building", env=env) == 0:
             return
         text = log.read_text(encoding="utf-8", errors="replace")

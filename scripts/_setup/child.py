@@ -102,14 +102,33 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 def kill_tree(child: subprocess.Popen[bytes]) -> None:
     """End a job together with everything it started."""
-    if WINDOWS:
+    if sys.platform == "win32":
         ask(["taskkill", "/F", "/T", "/PID", str(child.pid)])
-    else:
+        child.wait()
+        return
+    # Ninja runs each compiler in a group of its own and ends them when asked, but not when killed.
+    for how in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(child.pid, signal.SIGKILL)
+            os.killpg(child.pid, how)
         except ProcessLookupError:
-            return
+            break
+        if _group_ended(child, 10.0):
+            break
     child.wait()
+
+
+def _group_ended(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether every process of the child's group is gone, within so many seconds."""
+    assert sys.platform != "win32"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        child.poll()  # a dead leader counts as there until it is waited for
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def tail(log: Path, size: int = 65536) -> bytes:

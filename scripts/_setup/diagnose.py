@@ -11,7 +11,7 @@ AGAIN = "then run this again"
 _NETWORK = (
     r"Temporary failure in name resolution|NewConnectionError|Max retries exceeded|"
     r"Failed to establish a new connection|Read timed out|ConnectTimeout|ProxyError|SSLError|"
-    r"Network is unreachable|getaddrinfo failed|nodename nor servname"
+    r"Network is unreachable|Connection refused|getaddrinfo failed|nodename nor servname"
 )
 _COMPILER = (
     r"No CMAKE_C(XX)?_COMPILER could be found|CMAKE_C(XX)?_COMPILER not set|"

@@ -144,10 +144,9 @@ def default_jobs() -> int:
     """One compile job a core, but no more than memory bears: llama.cpp takes up to 1.5 GB each."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+    if sys.platform == "win32":
         return cores
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(cores, int(memory / 1.5e9)))
 
 

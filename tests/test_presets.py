@@ -1,0 +1,370 @@
+"""Presets: what models.toml may say, what is refused and how, and what comes with the program."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from eftlocal import presets
+from eftlocal.errors import UsageError
+from eftlocal.presets import FileRef, Preset, PromptTemplate, find, load_presets
+from eftlocal.recipe import Recipe
+
+TRIO = """
+[[preset]]
+name = "mine"
+title = "Mine"
+license = "MIT"
+{top}
+[preset.roles.base]
+file = "base.gguf"
+{base}
+[preset.roles.tuned]
+repo = "owner/models"
+file = "tuned.gguf"
+{tuned}
+[preset.roles.reference]
+repo = "owner/models"
+file = "reference.gguf"
+{reference}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFTLOCAL_CONFIG", str(tmp_path / "config"))
+
+
+def load(folder: Path, **parts: str) -> Preset:
+    file = folder / "presets.toml"
+    sections = dict.fromkeys(("top", "base", "tuned", "reference"), "") | parts
+    file.write_text(TRIO.format(**sections), encoding="utf-8")
+    return load_presets(file)["mine"]
+
+
+def refusal(folder: Path, **parts: str) -> str:
+    with pytest.raises(UsageError) as refused:
+        load(folder, **parts)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(str(folder / "presets.toml"))
+    return message.removeprefix(f"{folder / 'presets.toml'}: ")
+
+
+# What comes with the program ------------------------------------------------------------------
+
+
+def test_every_built_in_preset_is_valid() -> None:
+    found = load_presets(presets.builtin_path())
+    assert next(iter(found)) == "demo"
+    assert {"smollm2-1.7b", "olmo2-7b"} <= set(found)
+    for preset in found.values():
+        assert {"base", "tuned", "reference"} <= set(preset.roles)
+        assert preset.license
+        assert preset.title
+
+
+def test_built_in_small_roles_are_q8_and_bases_q4_or_q8() -> None:
+    for preset in load_presets(presets.builtin_path()).values():
+        if preset.name == "demo":
+            continue
+        for role in ("tuned", "reference"):
+            assert preset.roles[role].file.lower().endswith("q8_0.gguf")
+        assert preset.roles["base"].file.lower().endswith(("q4_k_m.gguf", "q8_0.gguf"))
+        assert all(source.evidence for source in preset.roles.values())
+        assert all(source.size or source.approx_size for source in preset.roles.values())
+
+
+def test_a_checksum_is_pinned_only_with_the_revision_it_belongs_to() -> None:
+    for preset in load_presets(presets.builtin_path()).values():
+        for source in preset.roles.values():
+            assert not source.sha256 or (source.revision and source.size)
+
+
+def test_the_demo_lies_in_the_package() -> None:
+    demo = find("demo")
+    assert Path(demo.weights("base").file) == Path(presets.__file__).parent / "demo" / "base.gguf"
+    assert demo.roles["tuned"].prompt == "chat"
+    assert demo.roles["base"].prompt == demo.roles["reference"].prompt == "same"
+
+
+# What a preset may say ------------------------------------------------------------------------
+
+
+def test_paths_are_relative_to_the_presets_file(tmp_path: Path) -> None:
+    assert Path(load(tmp_path).weights("base").file) == tmp_path / "base.gguf"
+
+
+def test_a_path_may_be_absolute_or_begin_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    file = tmp_path / "p.toml"
+    there = (tmp_path / "there.gguf").as_posix()
+    text = TRIO.format(top="", base="", tuned="", reference="")
+    file.write_text(text.replace("base.gguf", "~/models/base.gguf"), encoding="utf-8")
+    assert Path(load_presets(file)["mine"].weights("base").file) == tmp_path / "models/base.gguf"
+    file.write_text(text.replace("base.gguf", there), encoding="utf-8")
+    assert Path(load_presets(file)["mine"].weights("base").file) == Path(there)
+
+
+def test_everything_a_preset_may_hold(tmp_path: Path) -> None:
+    preset = load(
+        tmp_path,
+        top=(
+            'recipe = {name = "upscale", beta = 1, delta_top_p = 0.9}\n'
+            "sampling = {temperature = 0.5, top_k = 40, seed = 1, max_tokens = 64}\n"
+            'stop = ["###"]\nvocabulary_exceptions = [7]\ngated = true\nnotes = "n"\n'
+        ),
+        base='prompt = {template = "{{ x }}"}\nn_ctx = 2048\nn_batch = 256\nthreads = 4\n'
+        'gpu_layers = "auto"\ncache_type_k = "q8_0"\nflash_attention = true\nswa_full = true',
+        tuned='prompt = "chat"\nrevision = "main"\nsize = 5\nsha256 = "' + "0" * 64 + '"',
+        reference="gpu_layers = -1",
+    )
+    assert preset.recipe is not None
+    assert (preset.recipe.name, preset.recipe.beta, preset.recipe.delta_top_p) == (
+        "upscale",
+        1.0,
+        0.9,
+    )
+    assert (preset.sampling.temperature, preset.sampling.top_p) == (0.5, None)
+    assert (preset.stop, preset.vocabulary_exceptions, preset.gated) == (("###",), (7,), True)
+    base = preset.roles["base"]
+    assert base.prompt == PromptTemplate(template="{{ x }}")
+    assert (base.n_ctx, base.gpu_layers, base.cache_type_k) == (2048, "auto", "q8_0")
+    assert preset.roles["reference"].gpu_layers == -1
+    assert str(preset.weights("tuned")) == "owner/models/tuned.gguf@main"
+
+
+def test_a_preset_cannot_be_changed(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        load(tmp_path).name = "other"  # type: ignore[misc]
+
+
+def test_a_tuned_role_may_be_the_reference_with_an_adapter(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    text = TRIO.format(top="", base="", tuned="", reference="").replace(
+        'repo = "owner/models"\nfile = "tuned.gguf"',
+        'of = "reference"\nlora = {repo = "owner/lora", file = "lora.gguf"}',
+    )
+    file.write_text(text, encoding="utf-8")
+    preset = load_presets(file)["mine"]
+    assert preset.weights("tuned") == preset.roles["reference"]
+    assert {label: ref.file for label, ref in preset.files().items()} == {
+        "base": str(tmp_path / "base.gguf"),
+        "reference": "reference.gguf",
+        "tuned lora": "lora.gguf",
+    }
+
+
+def test_further_tuned_roles_and_files_that_play_two(tmp_path: Path) -> None:
+    warm = '[preset.roles.warm]\nkind = "tuned"\nrepo = "owner/models"\nfile = "tuned.gguf"'
+    preset = load(tmp_path, reference=warm)
+    assert preset.kind("warm") == "tuned"
+    assert preset.kind("base") == "base"
+    assert "warm" not in preset.files()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "roles"),
+    [
+        ('{name = "realign", lambda = 2.0}', ("tuned", "reference")),
+        ("{weights = {tuned = 1.5, reference = -0.5, base = 0}}", ("tuned", "reference")),
+        ('{name = "contrast", strength = 0.5}', ("base", "reference")),
+        ('{name = "tuned"}', ("tuned",)),
+    ],
+)
+def test_a_recipe_may_need_fewer_roles(tmp_path: Path, recipe: str, roles: tuple[str, ...]) -> None:
+    tables = [f'[preset.roles.{role}]\nfile = "{role}.gguf"' for role in roles]
+    file = tmp_path / "p.toml"
+    head = f'[[preset]]\nname = "mine"\nrecipe = {recipe}\n'
+    file.write_text(head + "\n".join(tables), encoding="utf-8")
+    assert set(load_presets(file)["mine"].roles) == set(roles)
+    file.write_text(head + "\n".join(tables[1:]) + "\n[preset.roles]\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=f'role "{roles[0]}" is missing'):
+        load_presets(file)
+
+
+@pytest.mark.parametrize("name", ["realign", "contrast", "base", "tuned", "reference"])
+def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
+    dial = {"realign": {"lambda_": 2.0}, "contrast": {"strength": 0.5}}.get(name, {})
+    assert set(presets._FEWER[name]) == set(Recipe.parse(name, **dial).roles)
+
+
+# What is refused, and how ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"top": "titel = 1"}, 'preset "mine": unknown key "titel"; did you mean "title"?'),
+        (
+            {"tuned": 'revison = "x"'},
+            'preset "mine": roles.tuned: unknown key "revison"; did you mean "revision"?',
+        ),
+        (
+            {"tuned": 'prompt = {tempalte = "x"}'},
+            'preset "mine": roles.tuned.prompt: unknown key "tempalte"; did you mean "template"?',
+        ),
+        (
+            {"top": "recipe = {lamda = 1.0}"},
+            'preset "mine": recipe: unknown key "lamda"; did you mean "lambda"?',
+        ),
+        (
+            {"top": "sampling = {zzz = 1}"},
+            'preset "mine": sampling: unknown key "zzz"; known: frequency_penalty, max_tokens, '
+            "min_p, presence_penalty, repeat_penalty, seed, temperature, top_k, top_p",
+        ),
+        (
+            {"tuned": 'prompt = "caht"'},
+            "preset \"mine\": roles.tuned.prompt: input should be 'chat', 'same' or 'plain', "
+            'not "caht"',
+        ),
+        (
+            {"base": "n_ctx = 0"},
+            'preset "mine": roles.base.n_ctx: input should be greater than or equal to 1, not 0',
+        ),
+        (
+            {"base": 'n_ctx = "4096"'},
+            'preset "mine": roles.base.n_ctx: input should be a valid integer, not "4096"',
+        ),
+        (
+            {"base": 'cache_type_v = "q3_k"'},
+            'preset "mine": roles.base.cache_type_v: "q3_k" is no KV-cache type; '
+            "one of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+        ),
+        ({"base": 'revision = "x"'}, "revision needs repo: a path has nothing to pin"),
+        ({"tuned": 'sha256 = "12"'}, "roles.tuned.sha256: string should match pattern"),
+        ({"base": 'of = "tuned"'}, "roles.base: needs either file"),
+        ({"base": 'kind = "tuned"'}, 'role "base" cannot be of kind "tuned"'),
+        (
+            {"reference": '[preset.roles.tunde]\nfile = "x.gguf"'},
+            'role "tunde" needs a kind: base, tuned or reference; did you mean the role "tuned"?',
+        ),
+        (
+            {"reference": '[preset.roles.warm]\nkind = "tuned"\nof = "nobody"'},
+            'role "warm" takes its weights from "nobody", which is not a role',
+        ),
+        ({"top": "sampling = {temperature = nan}"}, "input should be a finite number"),
+        ({"top": "vocabulary_exceptions = [1, -2]"}, "vocabulary_exceptions.1:"),
+        ({"top": "gated = 1"}, "gated: input should be a valid boolean, not 1"),
+    ],
+)
+def test_a_refusal_names_the_place_and_the_nearest_right_thing(
+    tmp_path: Path, parts: dict[str, str], message: str
+) -> None:
+    assert message in refusal(tmp_path, **parts)
+
+
+@pytest.mark.parametrize(
+    "repo", ["models", "a/b/c", "../models", "a/..", "owner/mo dels", "/models", "o/m.git", "o/-m"]
+)
+def test_a_repository_is_owner_slash_name(repo: str) -> None:
+    with pytest.raises(ValidationError, match="owner/name"):
+        FileRef(repo=repo, file="x.gguf")
+
+
+@pytest.mark.parametrize(
+    "file", ["../x.gguf", "/x.gguf", "a/../../x.gguf", "a\\x.gguf", "c:x.gguf", "a\n.gguf"]
+)
+def test_a_file_on_the_hub_cannot_leave_its_folder(file: str) -> None:
+    with pytest.raises(ValidationError, match="not a path inside a repository"):
+        FileRef(repo="owner/models", file=file)
+    with pytest.raises(ValidationError, match="not a path inside a repository"):
+        FileRef(repo="owner/models", file="x.gguf", revision=file)
+
+
+@pytest.mark.parametrize("pins", [{"sha256": "0" * 64}, {"size": 1}])
+def test_one_checksum_cannot_pin_many_shards(pins: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="pin revision instead"):
+        FileRef(repo="owner/models", file="x-00001-of-00002.gguf", **pins)
+
+
+def test_a_role_that_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text('[[preset]]\nname = "x"\n[preset.roles.base]\nfile = "b"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match='preset "x": role "tuned" is missing'):
+        load_presets(file)
+    file.write_text('[[preset]]\nname = "x"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match='preset "x": roles: is missing'):
+        load_presets(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[preset]]\nname =\n", r"\(at line 2, column 7\)"),
+        ("[presets]\n", r'unknown key "presets"; every preset is a \[\[preset\]\] table'),
+        ('[preset]\nname = "x"\n', r"\[preset\] must be \[\[preset\]\]"),
+        ("preset = [1]\n", "preset number 1: "),
+        ("[[preset]]\ntitle = 1\n", "preset number 1: "),
+    ],
+)
+def test_a_file_that_is_no_list_of_presets(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        load_presets(file)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.toml: cannot be read"):
+        load_presets(tmp_path / "gone.toml")
+    (tmp_path / "bytes.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        load_presets(tmp_path / "bytes.toml")
+
+
+def test_two_presets_of_one_name(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(TRIO.format(top="", base="", tuned="", reference="") * 2, encoding="utf-8")
+    with pytest.raises(UsageError, match='two presets are named "mine"'):
+        load_presets(file)
+
+
+# Finding one ----------------------------------------------------------------------------------
+
+
+def test_the_users_preset_replaces_the_built_in_one() -> None:
+    mine = TRIO.format(top="", base="", tuned="", reference="").replace('"mine"', '"demo"', 1)
+    presets.user_path().parent.mkdir(parents=True)
+    presets.user_path().write_text(mine, encoding="utf-8")
+    assert find("demo").title == "Mine"
+    assert find("olmo2-7b").license == "Apache-2.0"
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r'no preset "olmo2"; did you mean "olmo2-7b"\?'):
+        find("olmo2")
+    with pytest.raises(UsageError, match="`eftlocal models list` shows them all"):
+        find("zzzzzzzz")
+
+
+# Any text -------------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(
+    """name title roles recipe sampling stop gated vocabulary_exceptions base tuned reference file
+    repo of lora kind prompt template weights lambda n_ctx gpu_layers size sha256""".split()  # noqa: SIM905
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable, max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=5))
+def test_whatever_a_table_holds_is_a_preset_or_one_line(table: dict[str, Any]) -> None:
+    try:
+        preset = presets._validate(Path("p.toml"), 1, table, Path())
+    except UsageError as refused:
+        assert "\n" not in str(refused)
+    else:
+        assert preset.name == table["name"]
