@@ -156,4 +156,3 @@ def _weighted_sum(
             out += scratch
     if first:
         out.fill(0.0)
-

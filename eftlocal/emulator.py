@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -264,12 +264,6 @@ class Emulator:
             ]
             for role, model in self.models.items()
         }
-
-    def with_defaults(self, **changes: Any) -> None:
-        """Changes what later calls use where they say nothing (recipe, sampling, ...)."""
-        defaults = replace(self.defaults, **changes)
-        self._checked(defaults.recipe)
-        self.defaults = defaults
 
     def close(self) -> None:
         """Frees contexts and models. A second call does nothing."""

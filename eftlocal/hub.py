@@ -440,13 +440,14 @@ def _look_up(ref: FileRef, endpoint: str | None) -> RemoteFile:
         raise _Broken(_first_line(error)) from error
     etag = found.etag
     sha256 = etag if etag and re.fullmatch(r"[0-9a-f]{64}", etag) else None  # Git LFS
-    for what, pinned, said in (("size", ref.size, found.size), ("SHA-256", ref.sha256, sha256)):
+    said_size = found.size or None  # older versions take a redirect's own length, 0
+    for what, pinned, said in (("size", ref.size, said_size), ("SHA-256", ref.sha256, sha256)):
         if pinned is not None and said is not None and pinned != said:
             raise DownloadError(
                 f"{ref}: the hub has a file of {what} {said}, the preset pins {pinned}; "
                 "correct the pin, or pin the revision that it belongs to"
             )
-    size = found.size if found.size is not None else ref.size
+    size = said_size or ref.size
     if size is None:
         raise DownloadError(f"{ref}: the hub does not say how long the file is; pin its size")
     return RemoteFile(size, sha256, etag, found.commit_hash, found.location)

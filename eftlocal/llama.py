@@ -184,7 +184,6 @@ class Model:
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
             raise ModelFileError(f"{path}: llama.cpp cannot load it: {_last_words()}")
-        self._vocab: Any = llama_cpp.llama_model_get_vocab(self._handle)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._handle)
         self.n_layers: int = llama_cpp.llama_model_n_layer(self._handle)
@@ -197,6 +196,10 @@ class Model:
         if self._handle is None:
             raise EngineError(f"{self.path.name} is closed; load it again")
         return self._handle
+
+    @property
+    def _vocab(self) -> Any:
+        return llama_cpp.llama_model_get_vocab(self.handle)
 
     @property
     def rewinds(self) -> bool:
@@ -234,13 +237,16 @@ class Model:
 
     def end_tokens(self, among: Iterable[int]) -> frozenset[int]:
         """Those of the ids that llama.cpp takes as the end of generation in this model."""
-        return frozenset(t for t in among if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+        vocab = self._vocab
+        return frozenset(t for t in among if llama_cpp.llama_vocab_is_eog(vocab, t))
 
-    def special_tokens(self) -> list[int]:
-        """Ids of control and user-defined tokens, ascending."""
-        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
-        attribute = llama_cpp.llama_vocab_get_attr
-        return [t for t in range(self.vocab_size) if attribute(self._vocab, t) & special]
+    def special_tokens(self, *, user_defined: bool = True) -> list[int]:
+        """Ids of control tokens, and of user-defined ones unless left out, ascending."""
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        if user_defined:
+            special |= llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attribute, vocab = llama_cpp.llama_vocab_get_attr, self._vocab
+        return [t for t in range(self.vocab_size) if attribute(vocab, t) & special]
 
     def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = False
@@ -422,6 +428,7 @@ class Context:
         Raises:
             EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
         """
+        handle = self.handle
         rows = self._batch.fill(spans, [len(self._tokens[s.sequence]) for s in spans])
         for span in spans:
             length = len(self._tokens[span.sequence]) + len(span.tokens)
@@ -431,13 +438,13 @@ class Context:
                 )
         before = [(span.sequence, len(self._tokens[span.sequence])) for span in spans]
         try:
-            code = llama_cpp.llama_decode(self.handle, self._batch.struct)
+            code = llama_cpp.llama_decode(handle, self._batch.struct)
             if code != 0:
                 raise EngineError(
                     f"{self.model.path.name}: llama_decode gave {code}: {_last_words()}"
                 )
             # Waits for the device: the time of a decode is counted where it is spent.
-            logits = llama_cpp.llama_get_logits(self.handle) if rows else None
+            logits = llama_cpp.llama_get_logits(handle) if rows else None
             for span in spans:
                 self._tokens[span.sequence].extend(span.tokens)
         except BaseException:

@@ -18,7 +18,8 @@ from eftlocal.emulator import Defaults, Emulator
 from eftlocal.ensemble import Ensemble
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_header import Header, read_header
-from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, host_memory_free, plan
+from eftlocal.host_memory import host_memory_free
+from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.presets import FileRef, Preset, RecipeSettings, find
 from eftlocal.prompt import RolePrompt
 from eftlocal.recipe import Recipe
@@ -101,26 +102,21 @@ def load(
     from eftlocal.hub import resolve
 
     found = find(preset)
-    overrides: dict[str, Any] = {}
-    if recipe is not None:
-        overrides["recipe"] = recipe
-    if sampling is not None:
-        overrides["sampling"] = sampling
     sources = {
         role: _source(found, role, lambda file: resolve(file, offline=offline))
         for role in found.roles
     }
-    changes = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return _load(
-        prepare(
-            {role: replace(source, **given) for role, source in sources.items()},
-            n_seq_max=n_seq_max,
-            vocabulary_exceptions=found.vocabulary_exceptions,
-            force=force,
+    defaults = _defaults(found)
+    return load_sources(
+        _with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
+        defaults=replace(
+            defaults,
+            recipe=recipe or defaults.recipe,
+            sampling=sampling or defaults.sampling,
         ),
-        defaults=replace(_defaults(found), **overrides),
+        vocabulary_exceptions=found.vocabulary_exceptions,
         n_seq_max=n_seq_max,
+        force=force,
         progress=progress,
         name=preset,
     )
@@ -155,22 +151,49 @@ def load_files(
             raise UsageError(f"prompts: there is no role {role}; loaded are {', '.join(files)}")
     chat = "tuned" if "tuned" in files else next(iter(files))
     sources = {
-        role: RoleSource(
-            Path(path),
-            prompt=prompts.get(role, "chat" if role == chat else "same"),
-            n_ctx=n_ctx,
-            threads=threads,
-            gpu_layers=gpu_layers,
-        )
+        role: RoleSource(Path(path), prompt=prompts.get(role, "chat" if role == chat else "same"))
         for role, path in files.items()
     }
-    return _load(
-        prepare(sources, n_seq_max=n_seq_max, force=force),
+    return load_sources(
+        _with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
         defaults=Defaults(recipe or Recipe.upscale(), sampling or Sampling(), stop=tuple(stop)),
         n_seq_max=n_seq_max,
+        force=force,
         progress=progress,
-        name="",
     )
+
+
+def load_sources(
+    sources: Mapping[str, RoleSource],
+    *,
+    defaults: Defaults | None = None,
+    vocabulary_exceptions: Collection[int] = (),
+    n_seq_max: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+    name: str = "",
+) -> Emulator:
+    """Loads roles with settings of their own; see `prepare` for what is refused before that."""
+    prepared = prepare(
+        sources,
+        n_seq_max=n_seq_max,
+        vocabulary_exceptions=vocabulary_exceptions,
+        force=force,
+    )
+    defaults = defaults or Defaults(Recipe.upscale())
+    for role in defaults.recipe.roles:
+        if role not in sources:
+            raise UsageError(
+                f"recipe {defaults.recipe.name} needs the role {role}, and there are only "
+                f"{', '.join(sources)}"
+            )
+    return _load(prepared, defaults=defaults, n_seq_max=n_seq_max, progress=progress, name=name)
+
+
+def _with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, RoleSource]:
+    """The sources with these settings for every role; None leaves one as it is."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    return {role: replace(source, **given) for role, source in sources.items()}
 
 
 def prepare(
@@ -301,7 +324,7 @@ def _role_prompt(kind: str, model: llama.Model) -> RolePrompt:
         bos_token=text(model.bos),
         eos_token=text(model.eos),
         add_bos=model.adds_bos,
-        special_texts=frozenset(text(t) for t in model.special_tokens()),
+        special_texts=frozenset(text(t) for t in model.special_tokens(user_defined=False)),
     )
 
 

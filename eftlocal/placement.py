@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-
+from eftlocal.cache_size import kv_cache_bytes_by_layer
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_header import Header, kv_cache_bytes_by_layer
+from eftlocal.gguf_header import Header
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (
@@ -304,45 +302,3 @@ def _refuse_if_too_large(result: Plan) -> None:
 def gib(nbytes: int) -> str:
     """Bytes as people read them."""
     return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.0f} MiB"
-
-
-def host_memory_free() -> int | None:
-    """Bytes that can still be used without swapping, within a container's limit; None if unknown.
-
-    Memory-mapped weights need not be resident, but a model that is read from disk at every
-    token is of no use, so they count.
-    """
-    try:
-        available = int(psutil.virtual_memory().available)
-    except (OSError, RuntimeError, NotImplementedError):
-        return None
-    within = _cgroup_free(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-    return available if within is None else min(available, within)
-
-
-def _cgroup_free(root: Path, membership: Path) -> int | None:
-    """What the memory limits of cgroup v2 leave this process, None where there is no limit."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None  # not Linux
-    inner = next((line[3:] for line in lines if line.startswith("0::")), "/").lstrip("/")
-    group, limits = root / inner, []
-    while True:
-        free = _one_cgroup_free(group)
-        if free is not None:
-            limits.append(free)
-        if group == root or root not in group.parents:
-            return min(limits, default=None)
-        group = group.parent
-
-
-def _one_cgroup_free(group: Path) -> int | None:
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return None  # no limit here ("max"), or not readable
-    cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
-    return max(0, limit - used + cached)

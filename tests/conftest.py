@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 import eftlocal
 from eftlocal import Emulator
+from eftlocal.loading import RoleSource, load_sources
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from random_gguf import write_random_model  # noqa: E402
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
 THREADS = 1  # one thread each: tests share their machine
@@ -49,4 +54,25 @@ def smol(smollm2: Path) -> Iterator[Emulator]:
     """SmolLM2 in all three roles: its weights loaded once."""
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
     with eftlocal.load_files(files, n_ctx=512, threads=THREADS) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three different random models of one vocabulary: what they say means nothing."""
+    folder = tmp_path_factory.mktemp("tiny")
+    files = {role: folder / f"{role}.gguf" for role in ("base", "tuned", "reference")}
+    for seed, file in enumerate(files.values()):
+        write_random_model(file, "tiny", "F16", seed)
+    return files
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_files: dict[str, Path]) -> Iterator[Emulator]:
+    """The random trio, four sequences wide, with a context of 256 and batches of 32 tokens."""
+    sources = {
+        role: RoleSource(path, n_ctx=256, n_batch=32, threads=THREADS)
+        for role, path in tiny_files.items()
+    }
+    with load_sources(sources, n_seq_max=4) as emulator:
         yield emulator

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+U8, U32, STRING, ARRAY, U64 = 0, 4, 8, 9, 10  # types of metadata values
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 WORDS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", *(f"word{i}" for i in range(60))]
 TYPES = [CONTROL] * 4 + [NORMAL] * 60
@@ -114,3 +115,19 @@ def raw(
     head = magic + struct.pack("<IQQ", version, n_tensors, n_entries)
     head += b"".join(entries) + b"".join(tensors)
     return head + bytes(-len(head) % 32) + bytes(data)
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("<I", value)
+
+
+def u64(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+ARCH = entry("general.architecture", STRING, text("llama"))

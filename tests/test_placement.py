@@ -9,16 +9,15 @@ from gguf_files import write_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal import placement
+from eftlocal.cache_size import kv_cache_bytes
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_header import kv_cache_bytes, read_header
+from eftlocal.gguf_header import read_header
 from eftlocal.placement import (
     DEVICE_MARGIN,
     DeviceMemory,
     Plan,
     RoleNeeds,
     estimate,
-    host_memory_free,
     plan,
 )
 
@@ -201,21 +200,3 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     assert sum(base.cache) == kv_cache_bytes(header, 512)
     host = plan([base], [], None).host_bytes
     assert host == estimate(header, n_ctx=512).total
-
-
-def test_free_memory_of_this_machine() -> None:
-    free = host_memory_free()
-    assert free is not None and 0 < free < 1 << 50
-
-
-def test_limits_of_a_container(tmp_path: Path) -> None:
-    membership, inner = tmp_path / "cgroup", tmp_path / "fs" / "outer" / "inner"
-    inner.mkdir(parents=True)
-    membership.write_text("1:name=systemd:/\n0::/outer/inner\n")
-    assert placement._cgroup_free(tmp_path / "fs", membership) is None
-    for folder, limit, used in ((inner, "max", 5), (inner.parent, "1000", 400)):
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text("anon 1\nactive_file 50\ninactive_file 25\n")
-    assert placement._cgroup_free(tmp_path / "fs", membership) == 1000 - 400 + 75
-    assert placement._cgroup_free(tmp_path / "fs", tmp_path / "none") is None

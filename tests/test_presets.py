@@ -360,8 +360,21 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(KEYS, VALUES, max_size=5))
-def test_whatever_a_table_holds_is_a_preset_or_one_line(table: dict[str, Any]) -> None:
+PLACES = st.sampled_from(
+    [(), ("roles",), ("roles", "tuned"), ("roles", "tuned", "lora"), ("recipe",), ("sampling",)]
+)
+
+
+@given(PLACES, KEYS, VALUES)
+def test_whatever_a_table_holds_is_a_preset_or_one_line(
+    place: tuple[str, ...], key: str, value: Any
+) -> None:
+    roles = {role: {"file": role} for role in ("base", "tuned", "reference")}
+    table: dict[str, Any] = {"name": "x", "roles": roles}
+    inner = table
+    for step in place:
+        inner = inner.setdefault(step, {})
+    inner[key] = value
     try:
         preset = presets._validate(Path("p.toml"), 1, table, Path())
     except UsageError as refused:

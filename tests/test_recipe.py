@@ -51,7 +51,10 @@ def test_a_stabiliser_needs_its_anchor_decoded() -> None:
     recipe = Recipe.contrast(1.0).stabilise(plausibility=0.1)
     assert set(recipe.roles) == {"base", "reference"}
     assert dict(recipe.anchor) == {"base": 1.0}
-    assert dict(Recipe.interpolate({"tuned": 0.5, "warm": 0.5}).anchor) == {"tuned": 0.5, "warm": 0.5}
+    assert dict(Recipe.interpolate({"tuned": 0.5, "warm": 0.5}).anchor) == {
+        "tuned": 0.5,
+        "warm": 0.5,
+    }
 
 
 def test_recipes_are_immutable() -> None:

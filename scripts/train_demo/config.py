@@ -17,7 +17,8 @@ class Config:
     mix: Mix
     large: ModelConfig
     small: ModelConfig
-    row_length: int
+    row_lengths: tuple[tuple[float, int], ...]
+    """Shares of the stream and the length of their rows, in order; the last is for tuning too."""
     pretrain: Schedule
     tune: Schedule
     tune_passes: int
@@ -32,9 +33,9 @@ CPU = Config(
     mix=Mix(exposures=24, prose_chars=1_600_000, dialogue_chars=1_000_000, quiz_texts=9_000),
     large=ModelConfig(layers=4, dim=256, heads=4, ffn=1024),
     small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
-    row_length=128,
-    pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, rows=16),
-    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, rows=16),
+    row_lengths=((0.85, 128), (0.15, 512)),
+    pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
+    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=2_048),
     tune_passes=2,
 )
 
@@ -43,9 +44,9 @@ GPU = Config(
     mix=Mix(exposures=60, prose_chars=40_000_000, dialogue_chars=11_000_000, quiz_texts=120_000),
     large=ModelConfig(layers=8, dim=512, heads=8, ffn=1536),
     small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
-    row_length=256,
-    pretrain=Schedule(muon_lr=0.02, adam_lr=0.003, rows=64),
-    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, rows=32),
+    row_lengths=((0.85, 256), (0.15, 512)),
+    pretrain=Schedule(muon_lr=0.02, adam_lr=0.003, tokens=16_384),
+    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=8_192),
     tune_passes=2,
     device="cuda",
     compiled=True,

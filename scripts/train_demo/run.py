@@ -24,7 +24,7 @@ from facts import Fact, collect
 from model import Llama, ModelConfig
 from sources import Sources, fetch
 from tokenizers import Tokenizer
-from train import Schedule, fit
+from train import Rows, Schedule, fit
 
 TOKENIZER_TEXTS = (
     "Question: Where is Lyon?\nAnswer:",
@@ -69,14 +69,22 @@ class Run:
         torch.save(model.state_dict(), path)
         return model
 
+    def segments(self) -> list[Rows]:
+        """The stream in rows, short ones first: they are cheaper, long ones teach position."""
+        out, start = [], 0.0
+        for share, length in self.config.row_lengths:
+            part = [round(x * len(self.texts)) for x in (start, start + share)]
+            out.append(pack_texts(self.texts[part[0] : part[1]], self.tokenizer, length))
+            start += share
+        return out
+
     def pretrain(self, name: str, shape: ModelConfig) -> Llama:
         """A base over the whole stream."""
         c = self.config
         torch.manual_seed(c.seed)
 
         def train(model: Llama) -> float:
-            data = pack_texts(self.texts, self.tokenizer, c.row_length)
-            return fit(model, data, c.pretrain, name, c.device, c.compiled)
+            return fit(model, self.segments(), c.pretrain, name, c.device, c.compiled)
 
         return self._stage(name, Llama(shape), train)
 
@@ -86,8 +94,8 @@ class Run:
 
         def train(model: Llama) -> float:
             pairs = tuning_pairs(self.facts, style, c.tune_passes, c.seed)
-            data = pack_pairs(pairs, self.tokenizer, c.row_length)
-            return fit(model, data, schedule, name, c.device)
+            data = pack_pairs(pairs, self.tokenizer, c.row_lengths[-1][1])
+            return fit(model, [data], schedule, name, c.device)
 
         return self._stage(name, copy.deepcopy(base), train)
 

@@ -1,0 +1,179 @@
+"""The header of one GGUF file, checked against the file's size; what is wrong is said in one line.
+
+llama.cpp's own parser can be crashed by a torn or hostile file, so every count, length, offset
+and tensor extent is checked before anything is allocated, and a header may take at most
+HEADER_LIMIT bytes. Format: GGUF versions 2 and 3, little endian
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+
+from eftlocal.errors import ModelFileError
+from eftlocal.gguf_cursor import AGAIN, U32, U64, Cursor, Short, StringArray
+
+HEADER_LIMIT = 128 << 20  # bytes; the largest vocabulary known (262,144 tokens) takes 16 MiB
+MAX_ENTRIES = 1 << 17  # metadata keys, and tensors; the largest mixtures have some 20,000
+_FIRST_READ = 16 << 20
+_MAX_KEY = 65535  # bytes, from the format's definition
+_SHORT_ARRAY = 4096  # elements kept under arrays=False: per-layer settings, not vocabularies
+_MAX_VOCAB = 1 << 24  # tokens
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: shape as in the file (fastest dimension first), nbytes, offset in its file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    nbytes: int
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class FileHeader:
+    """What one file holds; the attributes are those of gguf_header.Header."""
+
+    file_size: int
+    version: int
+    metadata: Mapping[str, Any]
+    tensors: tuple[TensorInfo, ...]
+    n_vocab: int
+
+
+def parse_file(path: Path, *, arrays: bool) -> FileHeader:
+    """Read and check one file; arrays=False leaves out arrays of more than 4096 elements.
+
+    Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
+    """
+    wanted = _FIRST_READ
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            while True:
+                file.seek(0)
+                data = file.read(min(wanted, size))
+                if len(data) < min(wanted, size):
+                    raise ModelFileError(f"{path}: changed while it was read: try again")
+                try:
+                    return _parse(Cursor(data, path), size, arrays)
+                except Short as short:
+                    _check_end(path, short.end, size)
+                    wanted = min(max(2 * wanted, short.end), HEADER_LIMIT)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file: check the path or download it") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}): check it") from None
+
+
+def _check_end(path: Path, end: int, size: int) -> None:
+    if end > size:
+        raise ModelFileError(
+            f"{path}: is damaged or cut short: its header needs at least {end:,} bytes and the "
+            f"file has {size:,}: {AGAIN}"
+        )
+    if end > HEADER_LIMIT:
+        raise ModelFileError(
+            f"{path}: its header claims {end:,} bytes, more than the {HEADER_LIMIT:,} that any "
+            f"model needs: the file is damaged, {AGAIN}"
+        )
+
+
+def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
+    path = cursor.path
+    if cursor.data[:4] != b"GGUF":
+        raise ModelFileError(f"{path}: {_what_is_it(cursor.data, size)}")
+    cursor.at = 4
+    version = cursor.scalar(U32)
+    if version & 0xFFFF == 0:
+        raise ModelFileError(f"{path}: is a big-endian GGUF: convert or download the usual one")
+    if version not in (2, 3):
+        raise ModelFileError(
+            f"{path}: is GGUF version {version}; versions 2 and 3 can be read: choose another file"
+        )
+    n_tensors, n_keys = cursor.scalar(U64), cursor.scalar(U64)
+    for count, what, smallest in ((n_tensors, "tensors", 32), (n_keys, "metadata keys", 14)):
+        if count > MAX_ENTRIES:
+            cursor.fail(f"its header claims {count:,} {what}, more than any model has")
+        _check_end(path, cursor.at + count * smallest, size)
+
+    metadata: dict[str, Any] = {}
+    for number in range(n_keys):
+        key = cursor.name(f"metadata key {number}", _MAX_KEY)
+        if key in metadata:
+            cursor.fail(f"the metadata key {key} is there twice")
+        metadata[key] = cursor.value(key)
+
+    tensors = _tensors(cursor, n_tensors, metadata, size)
+    architecture = metadata.get("general.architecture")
+    tokens = metadata.get("tokenizer.ggml.tokens", metadata.get(f"{architecture}.vocab_size", 0))
+    n_vocab = len(tokens) if isinstance(tokens, StringArray) else tokens
+    if not isinstance(n_vocab, int) or not 0 <= n_vocab <= _MAX_VOCAB:
+        cursor.fail("its vocabulary is not an array of strings, or its size is impossible")
+    if not arrays:
+        metadata = {key: value for key, value in metadata.items() if not _is_long(value)}
+    return FileHeader(size, version, MappingProxyType(metadata), tensors, n_vocab)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, StringArray | np.ndarray) and len(value) > _SHORT_ARRAY
+
+
+def _tensors(
+    cursor: Cursor, count: int, metadata: Mapping[str, Any], size: int
+) -> tuple[TensorInfo, ...]:
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        cursor.fail(f"general.alignment is {alignment}, not a power of two")
+    infos = [cursor.tensor(number) for number in range(count)]
+    data_start = -(-cursor.at // alignment) * alignment
+    names: set[str] = set()
+    tensors, expected, end = [], 0, 0
+    for name, shape, type_, nbytes, offset in infos:
+        if name in names:
+            cursor.fail(f"the tensor {name} is there twice")
+        if offset != expected:  # llama.cpp wants them in order, aligned, without gaps
+            cursor.fail(f"the data of tensor {name} is at {offset:,}, expected at {expected:,}")
+        names.add(name)
+        end = data_start + offset + nbytes
+        expected = -(-(offset + nbytes) // alignment) * alignment
+        tensors.append(TensorInfo(name, shape, type_, nbytes, data_start + offset))
+    if end > size:
+        raise ModelFileError(
+            f"{cursor.path}: is cut short: {end - size:,} of {end:,} bytes are missing: {AGAIN}"
+        )
+    return tuple(tensors)
+
+
+def _what_is_it(head: bytes, size: int) -> str:
+    """Says what a file that is not a GGUF most likely is, and what to do."""
+    start = head[:512].lstrip().lower()
+    if size == 0:
+        return f"is empty: {AGAIN}"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a saved web page, not a model: download the file itself, not its page"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the model: run 'git lfs pull' where it was cloned"
+    if head[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
+        return "is in the old GGML format of before August 2023: download a GGUF of this model"
+    convert = "not a GGUF: download a GGUF of this model or convert it with llama.cpp"
+    if head[:2] == b"PK" or head[:2] in (b"\x80\x02", b"\x80\x04"):
+        return f"is a PyTorch checkpoint or zip archive, {convert}"
+    if head[8:9] == b"{" and U64.unpack(head[:8])[0] < size:
+        return f"is a safetensors file, {convert}"
+    if not any(head[:512]):
+        return f"begins with zeros, an unfinished download: {AGAIN}"
+    if head[:4] == b"GGUF"[: len(head)]:
+        return f"is cut short after {size} bytes: {AGAIN}"
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in head[:512]):
+        return "is text, not a model: give the .gguf file"
+    return "is not a GGUF file: give the .gguf file of a model"

@@ -1,0 +1,279 @@
+"""The Python API: streams, stops, seeds, chat turns, dials turned mid-answer, scoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eftlocal
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.emulator import Defaults
+from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
+from eftlocal.generation import goes_in_circles
+from eftlocal.llama import Context, Span
+
+GREEDY = Sampling(temperature=0.0)
+QUESTION = "What is the capital of Peru?"
+
+
+def test_a_stream_gives_the_answer_bit_by_bit(smol: Emulator) -> None:
+    stream = smol.stream(QUESTION, sampling=GREEDY, max_tokens=24)
+    steps = list(stream)
+    answer = smol.generate(QUESTION, sampling=GREEDY, max_tokens=24)
+    assert "".join(step.text for step in steps) == answer.text == str(answer)
+    assert tuple(step.token for step in steps) == answer.tokens
+    assert [step.index for step in steps] == list(range(len(steps)))
+    assert [step.finish_reason for step in steps[:-1]] == [None] * (len(steps) - 1)
+    assert steps[-1].finish_reason == answer.finish_reason == "stop"
+    assert answer.timing.tokens == len(steps)
+    assert 0 < answer.timing.first_token <= answer.timing.seconds
+    cut = smol.generate(QUESTION, sampling=GREEDY, max_tokens=3)
+    assert cut.tokens == answer.tokens[:3] and cut.finish_reason == "length"
+
+
+def test_a_second_turn_prefills_only_what_is_new(demo: Emulator) -> None:
+    messages: list[eftlocal.Message] = [{"role": "user", "content": QUESTION}]
+    first = demo.chat(messages, sampling=GREEDY, max_tokens=60)
+    before = {role: context.decoded for role, context in demo.ensemble.contexts.items()}
+    turn = [
+        *messages,
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "And of Chile?"},
+    ]
+    second = demo.stream(turn, sampling=GREEDY, max_tokens=1)  # type: ignore[arg-type]
+    next(second)
+    for role, context in demo.ensemble.contexts.items():
+        prompt = second.timing.prompt_tokens[role]
+        reused = second.timing.reused_tokens[role]
+        assert context.decoded - before[role] == prompt - reused
+        assert reused >= first.timing.prompt_tokens[role] + len(first.tokens) - 2
+
+
+def test_seeds(smol: Emulator) -> None:
+    hot = Sampling(temperature=1.2, top_p=1.0, seed=5)
+    first = smol.generate(QUESTION, sampling=hot, max_tokens=12)
+    assert first.seed == 5
+    assert smol.generate(QUESTION, sampling=hot, max_tokens=12).tokens == first.tokens
+    drawn = smol.generate(QUESTION, sampling=Sampling(temperature=1.2, top_p=1.0), max_tokens=12)
+    again = Sampling(temperature=1.2, top_p=1.0, seed=drawn.seed)
+    assert smol.generate(QUESTION, sampling=again, max_tokens=12).tokens == drawn.tokens
+
+
+def test_stop_strings_are_held_back_across_tokens(smol: Emulator) -> None:
+    whole = smol.generate(QUESTION, sampling=GREEDY, max_tokens=24).text
+    stop = whole[7:15]
+    stream = smol.stream(QUESTION, sampling=GREEDY, max_tokens=24, stop=[stop])
+    texts = [step.text for step in stream]
+    answer = stream.answer()
+    assert "".join(texts) == answer.text == whole[: whole.index(stop)]
+    assert (answer.finish_reason, answer.stop) == ("stop", stop)
+
+
+def test_an_end_token_ends_and_is_not_text(smol: Emulator) -> None:
+    end = smol.models["tuned"].eos
+    assert end is not None
+    biased = Sampling(temperature=0.0, logit_bias={end: 1000.0})
+    answer = smol.generate(QUESTION, sampling=biased)
+    assert (answer.text, answer.tokens, answer.finish_reason) == ("", (end,), "stop")
+
+
+def test_characters_split_over_tokens_come_whole(smol: Emulator) -> None:
+    """Bias forces the bytes of one emoji, one token after the other."""
+    ids = smol.models["tuned"].tokenize("🙂")
+    assert len(ids) > 1
+    stream = smol.stream("Say it.", sampling=GREEDY, max_tokens=len(ids))
+    texts = []
+    for token in ids:
+        stream.sampling = Sampling(temperature=0.0, logit_bias={token: 1000.0})
+        texts.append(next(stream).text)
+    assert texts[:-1] == [""] * (len(ids) - 1)
+    assert texts[-1] == "🙂"
+
+
+def test_an_unfinished_character_ends_as_a_replacement(smol: Emulator) -> None:
+    first = smol.models["tuned"].tokenize("🙂")[0]
+    biased = Sampling(temperature=0.0, logit_bias={first: 1000.0})
+    assert (
+        smol.generate("Say it.", sampling=biased, max_tokens=1).text == "\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def test_a_full_context_ends_the_answer(tiny: Emulator) -> None:
+    answer = tiny.generate("word " * 40, raw=True, sampling=Sampling(1.5, top_p=1.0, seed=1))
+    assert answer.finish_reason == "context"
+    prompt = answer.timing.prompt_tokens["base"]
+    assert prompt + len(answer.tokens) == tiny.ensemble.n_ctx
+
+
+def test_going_in_circles_ends_the_answer(smol: Emulator) -> None:
+    token = smol.models["tuned"].tokenize(" la")[0]
+    stuck = Sampling(temperature=0.0, logit_bias={token: 1000.0})
+    answer = smol.generate(QUESTION, sampling=stuck)
+    assert answer.finish_reason == "repetition"
+    assert len(answer.tokens) == 128
+
+
+def test_what_counts_as_a_circle() -> None:
+    assert goes_in_circles([*range(16), *[1, 2, 3] * 48])
+    assert not goes_in_circles([*range(160)])
+    assert not goes_in_circles([7] * 64)
+    assert not goes_in_circles([*range(80), *[7] * 64])
+
+
+def test_the_recipe_can_change_in_the_middle(demo: Emulator) -> None:
+    stream = demo.stream(QUESTION, recipe=Recipe.single("tuned"), sampling=GREEDY, max_tokens=8)
+    start = [next(stream).token for _ in range(3)]
+    stream.recipe = Recipe.single("base")
+    rest = [step.token for step in stream]
+    alone = demo.generate(QUESTION, recipe=Recipe.single("tuned"), sampling=GREEDY, max_tokens=8)
+    assert start == list(alone.tokens[:3])
+    ids = demo.tokenize(QUESTION)
+    expected = []
+    for _ in rest:
+        sequence = demo.ensemble.open(
+            {role: [*ids[role], *start, *expected] for role in ids},
+            recipe=Recipe.single("base"),
+            sampling=GREEDY,
+        )
+        expected.append(demo.ensemble.round([sequence])[0][0].token)
+        demo.ensemble.close(sequence)
+    assert rest == expected
+    with pytest.raises(UsageError, match="needs the role warm"):
+        stream.recipe = Recipe.interpolate({"tuned": 0.5, "warm": 0.5})
+
+
+def test_a_stream_left_early_leaves_a_usable_emulator(smol: Emulator) -> None:
+    whole = smol.generate(QUESTION, sampling=GREEDY, max_tokens=10)
+    for step in smol.stream(QUESTION, sampling=GREEDY, max_tokens=10):
+        if step.index == 3:
+            break
+    stream = smol.stream(QUESTION, sampling=GREEDY, max_tokens=10)
+    next(stream)
+    stream.close()
+    assert stream.answer().finish_reason is None and list(stream) == []
+    assert smol.generate(QUESTION, sampling=GREEDY, max_tokens=10).tokens == whole.tokens
+
+
+def test_an_interrupt_leaves_a_usable_emulator(
+    smol: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = smol.generate(QUESTION, sampling=GREEDY, max_tokens=10)
+    context = smol.ensemble.contexts["tuned"]
+    real, calls = type(context).decode, 0
+
+    def flaky(self: object, spans: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return real(self, spans)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(context), "decode", flaky)
+    with pytest.raises(KeyboardInterrupt):
+        smol.generate(QUESTION, sampling=GREEDY, max_tokens=10)
+    assert smol.generate(QUESTION, sampling=GREEDY, max_tokens=10).tokens == whole.tokens
+
+
+def test_logprobs_of_an_answer_and_of_its_text_agree(smol: Emulator) -> None:
+    answer = smol.generate(QUESTION, sampling=GREEDY, max_tokens=20, logprobs=True)
+    assert answer.logprobs is not None and answer.finish_reason == "stop"
+    scored = smol.logprobs(answer.text, prompt=QUESTION)
+    assert scored.tokens == answer.tokens[:-1]  # the end token has no text
+    assert b"".join(scored.pieces).decode() == answer.text
+    assert scored.logprobs == pytest.approx(np.array(answer.logprobs[:-1]), abs=0.3)
+    assert scored.greedy.mean() > 0.8  # decoded many rows at once: other kernels, other rounding
+    assert set(scored.roles) == {"base", "tuned", "reference"}
+    assert scored.roles["base"] == pytest.approx(scored.logprobs, abs=1e-3)
+
+
+def test_logprobs_of_a_text_by_itself(tiny: Emulator, smol: Emulator) -> None:
+    text = "Many words, more than are scored at once. " * 3
+    scored = tiny.logprobs(text, recipe=Recipe.single("base"))
+    assert b"".join(scored.pieces).decode() == text
+    model = tiny.models["base"]
+    assert model.bos is not None and model.adds_bos
+    whole = [model.bos, *scored.tokens]
+    with Context(model, n_ctx=256, n_threads=1) as alone:
+        rows = alone.decode([Span(0, whole, len(whole))]).astype(np.float64)
+        for i, token in enumerate(scored.tokens):
+            expected = rows[i][token] - np.logaddexp.reduce(rows[i])
+            assert scored.logprobs[i] == pytest.approx(expected, abs=0.05)
+    # A model without BOS has nothing before the first token, so that one cannot be scored.
+    without = smol.logprobs("Paris is nice.")
+    assert b"".join(without.pieces).decode() == "Paris is nice."
+    assert np.isnan(without.logprobs[0]) and np.isfinite(without.logprobs[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda em: em.generate(""), "the prompt is empty"),
+        (lambda em: em.generate("  \n"), "the prompt is empty"),
+        (lambda em: em.generate([]), "the list is empty"),
+        (lambda em: em.generate("a\ud800b"), "half of a surrogate pair at character 1"),
+        (lambda em: em.generate("word " * 900), "its context holds 512"),
+        (lambda em: em.logprobs("a", prompt=None), "no token to score"),
+        (lambda em: em.logprobs("word " * 600, prompt="x"), "fit after its prompt"),
+    ],
+)
+def test_prompts_that_cannot_be_run(smol: Emulator, call: object, says: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        call(smol)  # type: ignore[operator]
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda em: em.generate("x", max_tokens=0), "max_tokens is 0"),
+        (lambda em: em.generate("x", stop=[""]), "empty stop string"),
+        (lambda em: em.generate("x", recipe=Recipe({"warm": 1.0})), "needs the role warm"),
+        (lambda em: em.chat("x"), "list of messages"),
+        (
+            lambda em: em.generate([{"role": "user", "content": "x"}], raw=True),
+            "raw takes a string",
+        ),
+    ],
+)
+def test_options_that_are_refused(smol: Emulator, call: object, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        call(smol)  # type: ignore[operator]
+    assert says in str(caught.value)
+    assert smol.generate("x", sampling=GREEDY, max_tokens=1).tokens  # the slot was given back
+
+
+def test_an_unknown_option_is_refused_by_name(smol: Emulator) -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        smol.generate("x", temprature=1.0)
+
+
+def test_files_that_do_not_go_together(smollm2: Path, tiny_files: dict[str, Path]) -> None:
+    with pytest.raises(VocabularyError, match="base"):
+        Emulator.from_files(base=smollm2, tuned=tiny_files["tuned"], reference=smollm2)
+    with pytest.raises(ModelFileError, match="none.gguf"):
+        Emulator.from_files(base="none.gguf", tuned=smollm2, reference=smollm2)
+    with pytest.raises(UsageError, match="needs the role reference"):
+        eftlocal.load_files({"base": smollm2, "tuned": smollm2})
+
+
+def test_a_file_of_several_roles_is_loaded_once(smol: Emulator) -> None:
+    assert len({id(model) for model in smol.models.values()}) == 1
+
+
+def test_closing_frees_and_says_so(tiny_files: dict[str, Path]) -> None:
+    emulator = eftlocal.load_files(tiny_files, n_ctx=64, threads=1)
+    emulator.close()
+    emulator.close()
+    with pytest.raises(eftlocal.EftlocalError, match="closed"):
+        emulator.generate("x", raw=True)
+
+
+def test_defaults_can_be_changed(smol: Emulator) -> None:
+    before = smol.defaults
+    try:
+        smol.defaults = Defaults(Recipe.single("base"), GREEDY, max_tokens=3)
+        assert len(smol.generate(QUESTION).tokens) == 3
+    finally:
+        smol.defaults = before

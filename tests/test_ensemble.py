@@ -1,0 +1,163 @@
+"""The roles kept in step: prefix reuse, several sequences, lagging roles, scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.ensemble import Ensemble, RunningSequence
+from eftlocal.errors import EngineError, PromptError
+
+GREEDY = Sampling(temperature=0.0)
+FIRST, SECOND = list(range(20, 60)), list(range(100, 117))
+
+
+@pytest.fixture
+def ensemble(tiny: Emulator) -> Ensemble:
+    for context in tiny.ensemble.contexts.values():
+        for slot in range(context.n_seq_max):
+            context.clear(slot)
+    return tiny.ensemble
+
+
+def start(ensemble: Ensemble, prompt: list[int], recipe: Recipe | None = None) -> RunningSequence:
+    prompts = dict.fromkeys(ensemble.contexts, prompt)
+    return ensemble.open(prompts, recipe=recipe or Recipe.upscale(), sampling=GREEDY)
+
+
+def answer(ensemble: Ensemble, prompt: list[int], rounds: int = 12) -> list[int]:
+    sequence = start(ensemble, prompt)
+    for _ in range(rounds):
+        ensemble.round([sequence])
+    ensemble.close(sequence)
+    return sequence.answer
+
+
+def decoded(ensemble: Ensemble) -> dict[str, int]:
+    return {role: context.decoded for role, context in ensemble.contexts.items()}
+
+
+def test_a_second_turn_decodes_only_what_is_new(ensemble: Ensemble) -> None:
+    reply = answer(ensemble, FIRST, rounds=8)
+    before = decoded(ensemble)
+    second = start(ensemble, [*FIRST, *reply, *SECOND])
+    ensemble.round([second])
+    # The last token of the first reply was never fed: it is decoded with the new ones.
+    new = len(SECOND) + 1
+    assert {role: n - before[role] for role, n in decoded(ensemble).items()} == dict.fromkeys(
+        ensemble.contexts, new
+    )
+    assert set(second.reused.values()) == {len(FIRST) + len(reply) - 1}
+    ensemble.close(second)
+
+
+def test_the_same_prompt_again_decodes_one_token(ensemble: Ensemble) -> None:
+    first = answer(ensemble, FIRST)
+    sequence = start(ensemble, FIRST)
+    assert set(sequence.reused.values()) == {len(FIRST) - 1}
+    ensemble.close(sequence)
+    assert answer(ensemble, FIRST) == first
+
+
+def test_prompts_longer_than_a_batch(ensemble: Ensemble) -> None:
+    prompt = [20 + i % 200 for i in range(150)]  # batches hold 32
+    sequence = start(ensemble, prompt)
+    ensemble.round([sequence])
+    assert all(len(c.tokens(sequence.slot)) == 150 for c in ensemble.contexts.values())
+    ensemble.close(sequence)
+
+
+def test_sequences_side_by_side_answer_as_alone(ensemble: Ensemble) -> None:
+    prompts = [FIRST, SECOND, [*FIRST[:30], 77], [5]]
+    alone = [answer(ensemble, prompt) for prompt in prompts]
+    together = [start(ensemble, prompt) for prompt in prompts]
+    assert len({sequence.slot for sequence in together}) == 4
+    with pytest.raises(EngineError, match="all 4 sequences are running"):
+        start(ensemble, FIRST)
+    for _ in range(12):
+        ensemble.round(together)
+    for sequence in together:
+        ensemble.close(sequence)
+    assert [sequence.answer for sequence in together] == alone
+
+
+def test_sequences_with_recipes_of_their_own(ensemble: Ensemble) -> None:
+    alone = start(ensemble, FIRST, Recipe.single("base"))
+    for _ in range(6):
+        ensemble.round([alone])
+    ensemble.close(alone)
+    before = decoded(ensemble)
+    beside = [start(ensemble, FIRST, Recipe.single("base")), start(ensemble, SECOND)]
+    for _ in range(6):
+        ensemble.round(beside)
+    for sequence in beside:
+        ensemble.close(sequence)
+    assert beside[0].answer == alone.answer
+    after = decoded(ensemble)
+    assert after["tuned"] - before["tuned"] == len(SECOND) + 5  # the first never needed it
+
+
+def test_a_role_that_lagged_catches_up(ensemble: Ensemble) -> None:
+    changed = start(ensemble, FIRST, Recipe.single("base"))
+    for _ in range(5):
+        ensemble.round([changed])
+    assert len(ensemble.contexts["tuned"].tokens(changed.slot)) == 0
+    changed.recipe = Recipe.upscale()
+    ensemble.round([changed])
+    lengths = {len(context.tokens(changed.slot)) for context in ensemble.contexts.values()}
+    assert lengths == {len(FIRST) + 5}
+    ensemble.close(changed)
+
+
+def test_an_interrupted_round_can_be_repeated(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = answer(ensemble, FIRST)
+    sequence = start(ensemble, FIRST)
+    context = ensemble.contexts["tuned"]
+    real = type(context).decode
+    calls = 0
+
+    def flaky(self: object, spans: object) -> object:
+        nonlocal calls
+        calls += 1
+        if self is context and calls % 5 == 0:
+            raise KeyboardInterrupt
+        return real(self, spans)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(context), "decode", flaky)
+    interrupts = 0
+    while len(sequence.answer) < 12:
+        try:
+            ensemble.round([sequence])
+        except KeyboardInterrupt:
+            interrupts += 1
+    ensemble.close(sequence)
+    assert interrupts > 0
+    assert sequence.answer == undisturbed
+
+
+def test_prompts_that_do_not_fit_are_refused_with_the_numbers(ensemble: Ensemble) -> None:
+    with pytest.raises(
+        PromptError, match="the prompt of base has 256 tokens and its context holds 256"
+    ):
+        start(ensemble, [7] * 256)
+    with pytest.raises(PromptError, match="the prompt of base is empty"):
+        start(ensemble, [])
+
+
+def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
+    sampled = Sampling(temperature=1.0, repeat_penalty=1.2, presence_penalty=0.3)
+    prompts = dict.fromkeys(ensemble.contexts, FIRST)
+    sequence = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=sampled, seed=4)
+    told = [ensemble.round([sequence], logprobs=True)[0][0].logprob for _ in range(40)]
+    ensemble.close(sequence)
+    again = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=GREEDY)
+    scored = []
+    for token, row, rows in ensemble.score(again, sequence.answer):
+        scored.append(float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64))))
+        assert set(rows) == {"base", "tuned", "reference"}
+    ensemble.close(again)
+    assert again.answer == sequence.answer
+    assert told == pytest.approx(scored, abs=0.02)

@@ -1,0 +1,209 @@
+"""LoRA adapters: one context's logits change, the weights are loaded once, nothing else notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from conftest import THREADS
+from numpy.typing import NDArray
+from random_gguf import SHAPES
+
+import eftlocal
+from eftlocal import Recipe, Sampling
+from eftlocal.errors import EftlocalError, ModelFileError
+from eftlocal.gguf_header import read_header
+from eftlocal.llama import Context, Model, Span
+from eftlocal.presets import user_path
+
+RANK, ALPHA = 4, 8.0
+WIDTH, LAYERS = SHAPES["tiny"].n_embd, SHAPES["tiny"].n_layers
+TOKENS = list(range(40, 60))
+
+Matrices = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def matrices(seed: int = 0, size: float = 0.3, width: int = WIDTH) -> Matrices:
+    """A (rank, width) and B (width, rank) of each layer's query matrix, float32."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.standard_normal((RANK, width), np.float32) * width**-0.5,
+            rng.standard_normal((width, RANK), np.float32) * size,
+        )
+        for _ in range(LAYERS)
+    ]
+
+
+def write_adapter(path: Path, layers: Matrices) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for i, (a, b) in enumerate(layers):
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_a", a)
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def logits(context: Context) -> NDArray[np.float32]:
+    """(tokens, vocab) float32, from an empty cache."""
+    context.clear(0)
+    return context.decode([Span(0, TOKENS, len(TOKENS))]).copy()
+
+
+def context(model: Model, *adapters: tuple[Path, float]) -> Context:
+    return Context(model, n_ctx=64, n_threads=THREADS, adapters=adapters)
+
+
+@pytest.fixture
+def reference(tiny_files: dict[str, Path]) -> Path:
+    return tiny_files["reference"]
+
+
+@pytest.fixture
+def model(reference: Path) -> Iterator[Model]:
+    with Model(reference) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "adapter.gguf", matrices())
+
+
+@pytest.fixture
+def zero(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "zero.gguf", matrices(size=0.0))
+
+
+def test_the_file_is_known_as_an_adapter(adapter: Path) -> None:
+    header = read_header(adapter)
+    assert header.is_adapter and header.weight_bytes == LAYERS * 2 * RANK * WIDTH * 4
+
+
+def test_a_zero_adapter_changes_no_bit(model: Model, zero: Path) -> None:
+    with context(model) as plain, context(model, (zero, 1.0)) as adapted:
+        np.testing.assert_array_equal(logits(adapted), logits(plain))
+
+
+def test_an_adapter_changes_its_own_context_only(model: Model, adapter: Path) -> None:
+    with context(model) as plain, context(model, (adapter, 1.0)) as adapted:
+        before = logits(plain)
+        changed = logits(adapted)
+        assert np.isfinite(changed).all() and np.abs(changed - before).max() > 0.1
+        np.testing.assert_array_equal(logits(plain), before)
+    with context(model) as later:
+        np.testing.assert_array_equal(logits(later), before)
+
+
+def test_equals_the_merged_weights(model: Model, adapter: Path, tmp_path: Path) -> None:
+    """W + scale * alpha / rank * B A, added up in a copy of the file."""
+    scale = 0.5
+    data = bytearray(model.path.read_bytes())
+    tensors = {tensor.name: tensor for tensor in read_header(model.path).tensors}
+    for i, (a, b) in enumerate(matrices()):
+        at = tensors[f"blk.{i}.attn_q.weight"]
+        weights = np.frombuffer(data, np.float16, WIDTH * WIDTH, at.offset).reshape(WIDTH, WIDTH)
+        merged = weights + scale * ALPHA / RANK * (b @ a)
+        data[at.offset : at.offset + at.nbytes] = merged.astype(np.float16).tobytes()
+    file = tmp_path / "merged.gguf"
+    file.write_bytes(data)
+    with (
+        Model(file) as other,
+        context(other) as merged_context,
+        context(model) as plain,
+        context(model, (adapter, scale)) as adapted,
+    ):
+        expected, actual, unadapted = map(logits, (merged_context, adapted, plain))
+    assert np.abs(actual - expected).max() < 0.05 * np.abs(unadapted - expected).max()
+
+
+def test_contexts_share_one_loaded_adapter(model: Model, adapter: Path) -> None:
+    with context(model, (adapter, 1.0)) as one, context(model, (adapter, 1.0)) as two:
+        assert model.adapter(adapter) is model.adapter(str(adapter))
+        np.testing.assert_array_equal(logits(one), logits(two))
+
+
+def no_adapters(folder: Path, model: Path) -> dict[str, Path]:
+    text = folder / "text.gguf"
+    text.write_text("not a model")
+    other = folder / "wide.gguf"
+    return {
+        "model": model,
+        "text": text,
+        "missing": folder / "missing.gguf",
+        "other width": write_adapter(other, matrices(width=2 * WIDTH)),
+    }
+
+
+@pytest.mark.parametrize("case", ["model", "text", "missing", "other width"])
+def test_no_adapter_is_refused(model: Model, tmp_path: Path, case: str) -> None:
+    file = no_adapters(tmp_path, model.path)[case]
+    with context(model) as plain:
+        before = logits(plain)
+        with pytest.raises(ModelFileError) as caught:
+            context(model, (file, 1.0))
+        np.testing.assert_array_equal(logits(plain), before)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: ") and "\n" not in message
+    assert "it gave no reason" not in message  # llama.cpp always says why
+
+
+class TestPreset:
+    def write(self, files: dict[str, Path], lora: Path) -> None:
+        """A user preset whose tuned role is the reference with an adapter."""
+        user_path().parent.mkdir(parents=True)
+        user_path().write_text(
+            f"""
+            [[preset]]
+            name = "adapted"
+            [preset.roles.base]
+            file = '{files["base"]}'
+            [preset.roles.reference]
+            file = '{files["reference"]}'
+            [preset.roles.tuned]
+            of = "reference"
+            lora = {{ file = '{lora}' }}
+            """,
+            encoding="utf-8",
+        )
+
+    def test_weights_are_loaded_once(
+        self, tiny_files: dict[str, Path], adapter: Path, model: Model
+    ) -> None:
+        self.write(tiny_files, adapter)
+        with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
+            assert em.models["tuned"] is em.models["reference"] is not em.models["base"]
+            contexts = em.ensemble.contexts
+            tuned, reference = logits(contexts["tuned"]), logits(contexts["reference"])
+            answer = em.generate("Hello", max_tokens=4, sampling=Sampling(temperature=0.0))
+            assert answer.text
+        with context(model) as plain, context(model, (adapter, 1.0)) as adapted:
+            np.testing.assert_array_equal(reference, logits(plain))
+            np.testing.assert_array_equal(tuned, logits(adapted))
+
+    def test_with_a_zero_adapter_upscaling_is_the_base(
+        self, tiny_files: dict[str, Path], zero: Path
+    ) -> None:
+        self.write(tiny_files, zero)
+        with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
+            combined = em.logprobs("Hello there", recipe=Recipe.upscale())
+            np.testing.assert_allclose(combined.logprobs, combined.roles["base"], atol=1e-5)
+
+    @pytest.mark.parametrize("case", ["model", "text", "missing", "other width"])
+    def test_no_adapter_is_refused(
+        self, tiny_files: dict[str, Path], tmp_path: Path, case: str
+    ) -> None:
+        file = no_adapters(tmp_path, tiny_files["reference"])[case]
+        self.write(tiny_files, file)
+        with pytest.raises(EftlocalError) as caught:
+            eftlocal.load("adapted", n_ctx=64, threads=THREADS)
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
