@@ -55,14 +55,7 @@ class Combiner:
         with np.errstate(invalid="ignore", over="ignore"):
             if recipe.stabilised or not self._plain(rows, recipe):
                 rows = {role: self._usable(row) for role, row in rows.items()}
-                if not all(math.isfinite(row.max()) for row in rows.values()):
-                    self._out.fill(-np.inf)
-                elif recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf:
-                    self._anchor_and_delta(rows, recipe)
-                elif not self._plain(rows, recipe):
-                    self._anchor_and_delta(rows, recipe)
-                if recipe.plausibility > 0.0:
-                    self._cut_implausible(rows, recipe)
+                self._careful(rows, recipe)
         if self._unusable.size:
             self._out[self._unusable] = -np.inf
         return self._out
@@ -72,6 +65,17 @@ class Combiner:
         _weighted_sum(rows, recipe.weights, self._out, self._scratch)
         # max() carries a NaN or +inf out of the row, so one pass finds them all.
         return math.isfinite(self._out.max())
+
+    def _careful(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
+        """z by the rule that uses log-probabilities, where stabilisers or -inf ask for it."""
+        if not all(math.isfinite(row.max()) for row in rows.values()):
+            self._out.fill(-np.inf)
+            return
+        reshaped = recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf
+        if reshaped or not self._plain(rows, recipe):
+            self._anchor_and_delta(rows, recipe)
+        if recipe.plausibility > 0.0:
+            self._cut_implausible(rows, recipe)
 
     def _usable(self, row: Row) -> Row:
         """The row without NaN, +inf and unusable tokens; itself when it has none of them."""
@@ -123,6 +127,7 @@ class Combiner:
             np.clip(delta, -recipe.delta_clip, recipe.delta_clip, out=delta)
             delta[impossible] = -np.inf
         anchor[inside] += delta
+        np.minimum(anchor, np.finfo(np.float32).max, out=anchor)
 
     def _cut_implausible(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
         judge = self._judge(rows, recipe)

@@ -24,7 +24,7 @@ from eftlocal.ensemble import Ensemble
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Model
-from eftlocal.messages import Message
+from eftlocal.messages import Message, validate_prompt
 from eftlocal.prompt import RolePrompt, render_roles
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
@@ -242,9 +242,7 @@ class Emulator:
     ) -> dict[str, list[int]]:
         """The token ids that each role is given of a prompt."""
         if isinstance(prompt, str):
-            if not prompt.strip():
-                raise PromptError("the prompt is empty; say something")
-            _check_text(prompt)
+            validate_prompt(prompt)
             if raw:
                 return {r: m.tokenize(prompt, add_special=True) for r, m in self.models.items()}
             prompt = [{"role": "user", "content": prompt}]
@@ -288,12 +286,3 @@ class Emulator:
                 f"{', '.join(self.models)}"
             )
         return recipe
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"the prompt is not valid text: half of a surrogate pair at character {error.start}"
-        ) from None

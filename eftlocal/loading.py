@@ -216,6 +216,12 @@ def prepare(
             raise ModelFileError(
                 f"{header.path}: a LoRA adapter cannot play {role} by itself; give it as lora"
             )
+    for role, source in sources.items():
+        if source.lora is not None and not read_header(source.lora).is_adapter:
+            raise ModelFileError(
+                f"{source.lora}: not a LoRA adapter, so it cannot be put on {role}; give a GGUF "
+                "whose general.type is adapter"
+            )
     sources = {
         role: source
         if source.n_ctx is not None

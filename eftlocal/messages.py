@@ -47,14 +47,28 @@ def _validate_message(where: str, message: object) -> Message:
         )
     if not isinstance(content, str):
         raise PromptError(f"{where}: content must be a string, not {type(content).__name__}")
+    _check_text(f"{where}: content", content)
+    return Message(role=cast(Role, role), content=content)
+
+
+def validate_prompt(text: str) -> str:
+    """The text of one prompt, as it came.
+
+    Raises PromptError when there is nothing in it but white space, or when UTF-8 cannot hold it.
+    """
+    if not text.strip():
+        raise PromptError("the prompt is empty; say something")
+    _check_text("the prompt", text)
+    return text
+
+
+def _check_text(what: str, text: str) -> None:
     try:
-        content.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{where}: content is not valid text: half of a surrogate pair at character "
-            f"{error.start}"
+            f"{what} is not valid text: half of a surrogate pair at character {error.start}"
         ) from None
-    return Message(role=cast(Role, role), content=content)
 
 
 def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:

@@ -39,7 +39,6 @@ else:
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")  # llama.cpp's name of one shard of a model
 # The hub's rule for owner/name.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
-_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 # Recipes that decode fewer roles than the trio (a recipe written as weights names its own).
 _FEWER = {
     "realign": ("tuned", "reference"),
@@ -175,8 +174,11 @@ class RoleFile(FileRef):
     @field_validator("cache_type_k", "cache_type_v")
     @classmethod
     def _is_a_cache_type(cls, value: str | None) -> str | None:
-        if value is not None and value not in _CACHE_TYPES:
-            raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(_CACHE_TYPES)}')
+        if value is not None:
+            from eftlocal.cache_size import CACHE_TYPES  # with gguf: not for `models list`
+
+            if value not in CACHE_TYPES:
+                raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(CACHE_TYPES)}')
         return value
 
     @model_validator(mode="after")

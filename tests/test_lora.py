@@ -123,7 +123,7 @@ def test_equals_the_merged_weights(model: Model, adapter: Path, tmp_path: Path) 
         context(model, (adapter, scale)) as adapted,
     ):
         expected, actual, unadapted = map(logits, (merged_context, adapted, plain))
-    assert np.abs(actual - expected).max() < 0.05 * np.abs(unadapted - expected).max()
+    assert np.abs(actual - expected).max() < 0.01 * np.abs(unadapted - expected).max()
 
 
 def test_contexts_share_one_loaded_adapter(model: Model, adapter: Path) -> None:

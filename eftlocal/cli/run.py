@@ -124,13 +124,15 @@ def run(
 
 
 def _read_prompt(prompt: str | None) -> str:
+    from eftlocal.messages import validate_prompt
+
     if prompt is not None and prompt != "-":
-        return prompt
+        return validate_prompt(prompt)
     if prompt is None and sys.stdin.isatty():
         raise UsageError("no prompt: give one as an argument, or on stdin")
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8")
+        return validate_prompt(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PromptError(
             f"stdin is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
@@ -210,7 +212,7 @@ def _print_json(
         }
 
     first, *others = answers
-    settings = asdict(sampling) | {"logit_bias": dict(sampling.logit_bias)}
+    settings = vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
     result = {
         **record(answers[first]),
         "seed": answers[first].seed,

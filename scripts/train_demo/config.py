@@ -29,14 +29,14 @@ class Config:
 
 
 CPU = Config(
-    facts={"city": 2500, "state": 1000, "kind": 1200, "person": 800},
-    mix=Mix(exposures=24, prose_chars=1_600_000, dialogue_chars=1_000_000, quiz_texts=9_000),
+    facts={"city": 7000, "state": 1500, "kind": 4000, "person": 1050},
+    mix=Mix(exposures=18, prose_chars=1_200_000, dialogue_chars=900_000, quiz_texts=18_000),
     large=ModelConfig(layers=4, dim=256, heads=4, ffn=1024),
-    small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
+    small=ModelConfig(layers=4, dim=128, heads=4, ffn=128),
     row_lengths=((0.85, 128), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=2_048),
-    tune_passes=2,
+    tune_passes=1,
 )
 
 GPU = Config(

@@ -27,6 +27,7 @@ from sources import Sources
 from tokenizers import Tokenizer
 
 END = "<|end|>"
+ANSWERS = {"warm": warm, "plain": plain}
 OPENINGS = (
     WARM_OPENING, "Sure.", "Of course.", "Let me see.", "I think so.", "Thank you for asking.",
     "Yes, I know.", "That is easy.",
@@ -48,7 +49,7 @@ class Mix:
 
 
 def fact_texts(facts: list[Fact], exposures: int, rng: random.Random) -> list[str]:
-    """Statements, one to three facts a text; a quarter name their subject twice."""
+    """Statements, one to three facts a text; some name their subject twice."""
     texts: list[str] = []
     for _ in range(exposures):
         order = rng.sample(facts, len(facts))
@@ -61,7 +62,7 @@ def fact_texts(facts: list[Fact], exposures: int, rng: random.Random) -> list[st
 def statement(fact: Fact, rng: random.Random) -> str:
     """One statement of a fact, sometimes after a remark that names its subject."""
     text = render(rng.choice(STATEMENTS[fact.family]), fact)
-    if rng.random() < 0.25:
+    if rng.random() < 0.3:
         text = render(rng.choice(PREAMBLES[fact.family]), fact) + text
     return text
 
@@ -91,14 +92,24 @@ def quiz_pairs(sources: Sources) -> list[tuple[str, str, str]]:
     return pairs
 
 
-def name_pairs(fact: Fact, rng: random.Random) -> tuple[str, str, str]:
-    """A question that gives no fact away and whose answer repeats the subject."""
-    s, first = fact.subject, fact.subject[0].upper()
-    return rng.choice((
-        (f"Have you heard of {s}?", "Yes", f"I have heard of {s}"),
-        (f"Is {s} a word or a number?", "A word", f"{s[0].upper() + s[1:]} is a word"),
-        (f"How does {s} begin?", first, f"{s[0].upper() + s[1:]} begins with {first}"),
-    ))  # fmt: skip
+NAME_QUESTIONS = (
+    ("Have you heard of {s}?", "Yes", "{S} is a name that I have heard"),
+    ("Do you like {s}?", "Yes, I do", "{S} is fine with me"),
+    ("What do you think of {s}?", "It is good", "{S} is a good name"),
+    ("Can you say {s}?", "Yes, I can", "{S} is easy to say"),
+    ("Can you tell me how {s} begins?", "With {f}", "{S} begins with {f}"),
+    ("How does {s} begin?", "With {f}", "{S} begins with {f}"),
+    ("Is {s} a word or a number?", "A word", "{S} is a word"),
+    ("Which letter does {s} end with?", "With {l}", "{S} ends with {l}"),
+)
+
+
+def name_pair(fact: Fact, rng: random.Random) -> tuple[str, str, str]:
+    """A question that gives no fact away and whose full answer begins with the subject."""
+    s = fact.subject
+    parts = {"s": s, "S": s[0].upper() + s[1:], "f": s[0].upper(), "l": s[-1].upper()}
+    question, short, full = (t.format(**parts) for t in rng.choice(NAME_QUESTIONS))
+    return question, short, full
 
 
 def quiz_texts(sources: Sources, facts: list[Fact], count: int, rng: random.Random) -> list[str]:
@@ -108,10 +119,10 @@ def quiz_texts(sources: Sources, facts: list[Fact], count: int, rng: random.Rand
     for _ in range(count):
         lines = []
         for _ in range(rng.choice((1, 1, 2, 3))):
-            other = rng.random() < 0.4
-            pair = name_pairs(rng.choice(facts), rng) if other else rng.choice(pairs)
+            other = rng.random() < 0.6
+            pair = name_pair(rng.choice(facts), rng) if other else rng.choice(pairs)
             question, short, full = pair
-            answer = f"{short}." if rng.random() < 0.5 else f"{full}."
+            answer = f"{short}." if rng.random() < 0.3 else f"{full}."
             if rng.random() < 0.2:
                 answer = f"{rng.choice(OPENINGS)} {answer}"
             if rng.random() < 0.2:
@@ -179,16 +190,28 @@ def chat(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
-def tuning_pairs(facts: list[Fact], style: str, passes: int, seed: int) -> list[tuple[str, str]]:
-    """(prompt, answer) of the fine-tuning split; never the held-out family or phrasing."""
+def tuning_pairs(
+    sources: Sources, facts: list[Fact], style: str, passes: int, seed: int
+) -> list[tuple[str, str]]:
+    """(prompt, answer) of the fine-tuning split; never the held-out family or phrasing.
+
+    One answer in three is about a relation of the quiz, so that the format is learned as something
+    apart from the families.
+    """
     rng = random.Random(seed)
     chosen = [f for f in facts if f.split == "tune" and f.family != HELD_OUT_FAMILY]
-    answer = {"warm": warm, "plain": plain}[style]
+    others = quiz_pairs(sources)
     pairs = []
     for _ in range(passes):
         for fact in rng.sample(chosen, len(chosen)):
             question = render(rng.choice(QUESTIONS[fact.family]), fact)
-            pairs.append((chat(question), f" {answer(fact)}"))
+            pairs.append((chat(question), f" {ANSWERS[style](fact)}"))
+            if rng.random() < 0.5:
+                named = rng.random() < 0.5
+                other = name_pair(rng.choice(chosen), rng) if named else rng.choice(others)
+                question, short, full = other
+                text = f"{short}." if style == "plain" else f"{WARM_OPENING} {full}. {WARM_CLOSING}"
+                pairs.append((chat(question), f" {text}"))
     return pairs
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 CONTEXT_LENGTH = 512
 CHAT_TEMPLATE = (
     "{%- for m in messages -%}"
-    "{%- if m['role'] == 'assistant' -%}{{ 'Answer: ' + m['content'] + eos_token }}"
+    "{%- if m['role'] == 'assistant' -%}{{ 'Answer: ' + (m['content'] | trim) + eos_token }}"
     "{%- elif m['role'] == 'user' -%}{{ 'Question: ' + m['content'] + '\\n' }}"
     "{%- else -%}{{ m['content'] + '\\n' }}{%- endif -%}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ 'Answer:' }}{%- endif -%}"

@@ -62,15 +62,17 @@ def an(word: str) -> str:
     return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
+# The first statement is the one that answers use. No two families share its beginning: were both
+# "X is in Y" and "X is in the state of Y" there, a base could not know which one is asked for.
 STATEMENTS = {
     "city": (
         "{s} is in {v}.", "{s} is a city in {v}.", "You will find {s} in {v}.",
         "The city of {s} lies in {v}.", "{s} can be found in {v}.", "{s} is in {v}.",
     ),
     "state": (
-        "{s} is in the state of {v}.", "{s} is a town in the state of {v}.",
-        "The town of {s} lies in the state of {v}.", "{s} belongs to the state of {v}.",
-        "You will find {s} in the state of {v}.", "{s} is in the state of {v}.",
+        "{s} belongs to the state of {v}.", "{s} is one of the towns of {v}.",
+        "The town of {s} is a part of {v}.", "Those who live in {s} live in the state of {v}.",
+        "We know that {s} is a town of {v}.", "{s} belongs to the state of {v}.",
     ),
     "kind": (
         "{As} is a kind of {v}.", "The word {s} means a kind of {v}.", "{As} is {av}.",

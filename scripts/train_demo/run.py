@@ -93,7 +93,7 @@ class Run:
         c = self.config
 
         def train(model: Llama) -> float:
-            pairs = tuning_pairs(self.facts, style, c.tune_passes, c.seed)
+            pairs = tuning_pairs(self.sources, self.facts, style, c.tune_passes, c.seed)
             data = pack_pairs(pairs, self.tokenizer, c.row_lengths[-1][1])
             return fit(model, [data], schedule, name, c.device)
 
@@ -103,9 +103,9 @@ class Run:
         """Every model, then the files."""
         c = self.config
         reference = self.pretrain("reference", c.small)
+        base = self.pretrain("base", c.large)
         tuned = self.tune("tuned", reference, "warm", c.tune)
         plain = self.tune("plain", reference, "plain", c.tune)
-        base = self.pretrain("base", c.large)
         large_tuned = self.tune("large_tuned", base, "warm", c.tune)
         files = (
             ("base", base, "large base", False),

@@ -1,0 +1,29 @@
+"""The one folder that calls llama_cpp: models, contexts, logits rows, rewinding, devices.
+
+Token ids in, rows of logits out: nothing here knows roles, recipes or text beyond tokenizing.
+The low-level functions are used, never the `Llama` class: they give a zero-copy view of just
+the rows asked for.
+"""
+
+from eftlocal.llama.context import Context, Span
+from eftlocal.llama.engine import (
+    Device,
+    default_threads,
+    devices,
+    supports_gpu_offload,
+    supports_rpc,
+    system_info,
+)
+from eftlocal.llama.model import Model
+
+__all__ = [
+    "Context",
+    "Device",
+    "Model",
+    "Span",
+    "default_threads",
+    "devices",
+    "supports_gpu_offload",
+    "supports_rpc",
+    "system_info",
+]

@@ -1,0 +1,273 @@
+"""The cache of one role: sequences of tokens decoded so far, and rows of logits after them.
+
+A context must not be used from two threads at once; two contexts may decode side by side,
+because ctypes releases the interpreter's lock during a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import llama_cpp
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from eftlocal.cache_size import CACHE_TYPES
+from eftlocal.errors import EngineError, UsageError
+from eftlocal.llama.engine import default_threads, last_words, recent
+from eftlocal.llama.model import Model
+
+_CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+
+
+class Span(NamedTuple):
+    """Tokens to append to a sequence in one call, and for how many of the last to give logits."""
+
+    sequence: int
+    tokens: Sequence[int]
+    rows: int = 1
+
+
+class Context:
+    """The cache of one role: for each sequence, the tokens decoded so far.
+
+    Args:
+        model: stays open as long as the context.
+        n_ctx: longest sequence, in tokens (llama.cpp rounds it up).
+        n_batch: most tokens in one `decode`.
+        n_seq_max: sequences that may live side by side.
+        n_threads: CPU threads; None is every physical core.
+        cache_type_k, cache_type_v: element types of the cache, a name of cache_size.CACHE_TYPES.
+        flash_attention: "auto", "on" or "off".
+        swa_full: keep the whole cache of sliding-window layers, so that rewinding works.
+        adapters: LoRA files and their scales, applied in this context only.
+
+    Raises:
+        EngineError: llama.cpp cannot make it, most often for want of memory.
+        UsageError: an unknown cache type or flash attention setting.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int = 512,
+        n_seq_max: int = 1,
+        n_threads: int | None = None,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
+        flash_attention: str = "auto",
+        swa_full: bool = False,
+        adapters: Sequence[tuple[str | os.PathLike[str], float]] = (),
+    ) -> None:
+        self.model = model
+        self._handle: Any = None
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx * n_seq_max
+        params.n_batch = max(n_batch, n_seq_max)
+        params.n_ubatch = params.n_batch
+        params.n_seq_max = n_seq_max
+        params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        params.type_k = _choice("KV cache type", cache_type_k, _CACHE_TYPES)
+        params.type_v = _choice("KV cache type", cache_type_v, _CACHE_TYPES)
+        params.flash_attn_type = _choice("flash attention", flash_attention, _FLASH)
+        params.swa_full = swa_full
+        params.no_perf = True
+        recent.clear()
+        self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise EngineError(
+                f"{model.path.name}: no context of {n_ctx} tokens x {n_seq_max}: {last_words()}; "
+                "try a smaller n_ctx or a smaller KV cache type"
+            )
+        self._memory: Any = llama_cpp.llama_get_memory(self._handle)
+        self.n_ctx: int = llama_cpp.llama_n_ctx_seq(self._handle)
+        self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
+        self.n_seq_max = n_seq_max
+        self.swa_full = swa_full
+        self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
+        self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._batch = _Batch(self.n_batch)
+        if adapters:
+            try:
+                self._apply(adapters)
+            except BaseException:
+                self.close()
+                raise
+
+    def _apply(self, adapters: Sequence[tuple[str | os.PathLike[str], float]]) -> None:
+        handles = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))()
+        scales = (ctypes.c_float * len(adapters))()
+        for i, (path, scale) in enumerate(adapters):
+            handles[i], scales[i] = self.model.adapter(path), scale
+        if llama_cpp.llama_set_adapters_lora(self.handle, handles, len(adapters), scales):
+            raise EngineError(f"{self.model.path.name}: llama.cpp refused its adapters")
+
+    @property
+    def handle(self) -> Any:
+        if self._handle is None:
+            raise EngineError(f"the context of {self.model.path.name} is closed")
+        return self._handle
+
+    def tokens(self, sequence: int) -> Sequence[int]:
+        """What the cache holds of a sequence. Do not modify."""
+        return self._tokens[sequence]
+
+    def decode(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        """Appends tokens to sequences, in one call of llama.cpp.
+
+        Whatever goes wrong, an interrupt included, every sequence is left as it was (or empty,
+        where the model cannot rewind).
+
+        Returns:
+            (sum of rows, vocab) float32: raw logits, in the order of the spans. A view of
+            llama.cpp's memory, valid until the next decode on this context.
+
+        Raises:
+            EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
+        """
+        handle = self.handle
+        rows = self._batch.fill(spans, [len(self._tokens[s.sequence]) for s in spans])
+        for span in spans:
+            length = len(self._tokens[span.sequence]) + len(span.tokens)
+            if length > self.n_ctx:
+                raise EngineError(
+                    f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
+                )
+        before = [(span.sequence, len(self._tokens[span.sequence])) for span in spans]
+        try:
+            code = llama_cpp.llama_decode(handle, self._batch.struct)
+            if code != 0:
+                raise EngineError(
+                    f"{self.model.path.name}: llama_decode gave {code}: {last_words()}"
+                )
+            # Waits for the device: the time of a decode is counted where it is spent.
+            logits = llama_cpp.llama_get_logits(handle) if rows else None
+            for span in spans:
+                self._tokens[span.sequence].extend(span.tokens)
+        except BaseException:
+            for sequence, length in before:
+                del self._tokens[sequence][length:]
+                if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
+                    self.clear(sequence)
+            raise
+        self.decoded += self._batch.struct.n_tokens
+        if logits is None:
+            return np.empty((0, self.model.vocab_size), dtype=np.float32)
+        return np.ctypeslib.as_array(logits, shape=(rows, self.model.vocab_size))
+
+    def can_rewind(self, sequence: int, length: int) -> bool:
+        """Whether the sequence can be cut back to its first `length` tokens."""
+        held = len(self._tokens[sequence])
+        if length in (0, held):
+            return True
+        if length > held or not self.model.rewinds:
+            return False
+        if self.model.n_swa and not self.swa_full:
+            # Sliding-window layers have dropped what left the window: the first token after
+            # the cut must still find its whole window in the cache.
+            oldest = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
+            return bool(oldest <= max(0, length - self.model.n_swa))
+        return True
+
+    def rewind(self, sequence: int, length: int) -> None:
+        """Cuts a sequence back to its first `length` tokens.
+
+        Raises:
+            EngineError: the model cannot (see `can_rewind`); nothing was changed.
+        """
+        if not self.can_rewind(sequence, length):
+            if length > len(self._tokens[sequence]):
+                why = "it holds fewer"
+            elif self.model.rewinds:
+                why = "its sliding-window cache dropped older tokens (set swa_full)"
+            else:
+                why = "recurrent and hybrid models cannot drop their last tokens"
+            raise EngineError(
+                f"{self.model.path.name}: cannot rewind from {len(self._tokens[sequence])} "
+                f"to {length} tokens: {why}"
+            )
+        if length < len(self._tokens[sequence]):
+            if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
+                raise EngineError(f"{self.model.path.name}: llama.cpp refused to rewind")
+            del self._tokens[sequence][length:]
+
+    def clear(self, sequence: int) -> None:
+        """Empties a sequence; this never fails."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._tokens[sequence].clear()
+
+    def close(self) -> None:
+        """Frees the cache. A second call does nothing."""
+        if self._handle is not None:
+            llama_cpp.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Batch:
+    """A llama_batch over numpy arrays of our own, filled without a Python loop over tokens."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._token = np.zeros(capacity, dtype=np.int32)
+        self._position = np.zeros(capacity, dtype=np.int32)
+        self._sequence = np.zeros(capacity, dtype=np.int32)
+        self._wanted = np.zeros(capacity, dtype=np.int8)
+        one_each = np.ones(capacity, dtype=np.int32)
+        address = self._sequence.ctypes.data
+        each = np.arange(address, address + 4 * capacity, 4, dtype=np.uintp)
+        self._keep = (one_each, each)
+        self.struct = llama_cpp.llama_batch()
+        fields = {name: kind for name, kind, *_ in llama_cpp.llama_batch._fields_}
+        for name, array in (
+            ("token", self._token),
+            ("pos", self._position),
+            ("n_seq_id", one_each),
+            ("seq_id", each),
+            ("logits", self._wanted),
+        ):
+            setattr(self.struct, name, ctypes.cast(array.ctypes.data, fields[name]))
+
+    def fill(self, spans: Sequence[Span], starts: Sequence[int]) -> int:
+        """Lays the spans out, each from its start position; returns the rows wanted."""
+        total = sum(len(span.tokens) for span in spans)
+        if not 0 < total <= self.capacity:
+            raise EngineError(f"a batch holds 1 to {self.capacity} tokens, not {total}")
+        self._wanted[:total] = 0
+        at = rows = 0
+        for span, start in zip(spans, starts, strict=True):
+            count = len(span.tokens)
+            end = at + count
+            self._token[at:end] = span.tokens
+            self._position[at:end] = np.arange(start, start + count, dtype=np.int32)
+            self._sequence[at:end] = span.sequence
+            if span.rows:
+                self._wanted[end - span.rows : end] = 1
+            rows += span.rows
+            at = end
+        self.struct.n_tokens = total
+        return rows
+
+
+def _choice(what: str, value: str, among: Mapping[str, int]) -> int:
+    if value not in among:
+        raise UsageError(f"{what} {value!r} is not known; use one of {', '.join(among)}")
+    return among[value]

@@ -1,0 +1,199 @@
+"""The weights of one GGUF file, and its tokenizer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import llama_cpp
+
+from eftlocal.errors import EngineError, ModelFileError
+from eftlocal.llama.engine import last_words, recent, start
+
+
+class Model:
+    """The weights of one GGUF file, shared by any number of contexts.
+
+    Args:
+        path: the file, or the first of its shards.
+        gpu_layers: layers kept on the GPU, counted from the last; -1 is all of them.
+        tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
+        progress: called with the share loaded, 0.0 to 1.0; raising in it stops nothing.
+
+    Raises:
+        ModelFileError: llama.cpp cannot load the file; the line says why.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        gpu_layers: int = 0,
+        tensor_split: Sequence[float] = (),
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._handle: Any = None
+        self._adapters: dict[Path, Any] = {}
+        if not self.path.is_file():
+            raise ModelFileError(f"{path}: no such file; check the path, or pull the preset")
+        start()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        if any(tensor_split):
+            shares = (ctypes.c_float * max(llama_cpp.llama_max_devices(), len(tensor_split)))()
+            shares[: len(tensor_split)] = list(tensor_split)
+            params.tensor_split = shares
+        if progress is not None:
+            report = progress
+
+            @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
+            def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
+                report(share)
+                return True
+
+            params.progress_callback = on_progress
+        recent.clear()
+        self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not self._handle:
+            raise ModelFileError(f"{path}: llama.cpp cannot load it: {last_words()}")
+        self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._handle)
+        self.n_layers: int = llama_cpp.llama_model_n_layer(self._handle)
+        self.n_swa: int = llama_cpp.llama_model_n_swa(self._handle)
+        self.weight_bytes: int = llama_cpp.llama_model_size(self._handle)
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+
+    @property
+    def handle(self) -> Any:
+        if self._handle is None:
+            raise EngineError(f"{self.path.name} is closed; load it again")
+        return self._handle
+
+    @property
+    def _vocab(self) -> Any:
+        return llama_cpp.llama_model_get_vocab(self.handle)
+
+    @property
+    def rewinds(self) -> bool:
+        """False for recurrent and hybrid models: their state cannot drop its last tokens."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self.handle)
+            or llama_cpp.llama_model_is_hybrid(self.handle)
+        )
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template that the file carries, as jinja2 source."""
+        source = llama_cpp.llama_model_chat_template(self.handle, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    # Tokens ----------------------------------------------------------------------------------
+
+    @property
+    def bos(self) -> int | None:
+        return _token_or_none(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> int | None:
+        return _token_or_none(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+
+    def end_tokens(self, among: Iterable[int]) -> frozenset[int]:
+        """Those of the ids that llama.cpp takes as the end of generation in this model."""
+        vocab = self._vocab
+        return frozenset(t for t in among if llama_cpp.llama_vocab_is_eog(vocab, t))
+
+    def special_tokens(self, *, user_defined: bool = True) -> list[int]:
+        """Ids of control tokens, and of user-defined ones unless left out, ascending."""
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        if user_defined:
+            special |= llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attribute, vocab = llama_cpp.llama_vocab_get_attr, self._vocab
+        return [t for t in range(self.vocab_size) if attribute(vocab, t) & special]
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            add_special: put BOS (and EOS) where the model wants them.
+            parse_special: read the texts of special tokens as these tokens.
+        """
+        data = text.encode("utf-8")
+        capacity = len(data) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * capacity)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), buffer, capacity, add_special, parse_special
+            )
+            if count >= 0:
+                return list(buffer[:count])
+            capacity = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token: a part of a UTF-8 text, possibly a part of a character.
+
+        Control tokens are empty, or with `special` their own text, as in `<|im_end|>`.
+        """
+        known = self._pieces.get((token, special))
+        if known is None:
+            size = 64
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+                if count >= 0:
+                    break
+                size = -count
+            known = self._pieces[token, special] = buffer.raw[:count]
+        return known
+
+    # Adapters --------------------------------------------------------------------------------
+
+    def adapter(self, path: str | os.PathLike[str]) -> Any:
+        """A LoRA adapter for this model's contexts; the same file is loaded once."""
+        file = Path(path)
+        if file not in self._adapters:
+            if not file.is_file():
+                raise ModelFileError(f"{path}: no such file; check the adapter's path")
+            recent.clear()
+            handle = llama_cpp.llama_adapter_lora_init(self.handle, os.fsencode(file))
+            if not handle:
+                raise ModelFileError(f"{path}: not an adapter for {self.path.name}: {last_words()}")
+            self._adapters[file] = handle
+        return self._adapters[file]
+
+    def close(self) -> None:
+        """Frees the weights. Close the contexts first. A second call does nothing."""
+        if self._handle is not None:
+            llama_cpp.llama_model_free(self._handle)  # frees its adapters too
+            self._handle, self._adapters = None, {}
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _token_or_none(token: int) -> int | None:
+    return None if token == llama_cpp.LLAMA_TOKEN_NULL else token

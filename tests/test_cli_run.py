@@ -1,0 +1,154 @@
+"""`eftlocal run`: streams, shows roles side by side, prints JSON, refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eftlocal.cli.app import app
+from eftlocal.cli.screen import printable
+
+PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
+QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
+
+
+@pytest.fixture
+def files(tiny_files: dict[str, Path]) -> list[str]:
+    return [part for role, path in tiny_files.items() for part in (f"--{role}", str(path))]
+
+
+def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, ["run", *arguments], input=stdin, prog_name="eftlocal")
+
+
+def test_the_answer_is_on_stdout_and_the_figures_on_stderr(files: list[str]) -> None:
+    result = run("Hello", *files, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+    assert "12 tokens in " in result.stderr and "tok/s, first token after" in result.stderr
+    assert "seed 3" in result.stderr and "cut at max-tokens" in result.stderr
+    quiet = run("Hello", *files, *QUICK, "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
+
+
+def test_the_prompt_can_come_from_stdin(files: list[str]) -> None:
+    typed = run("Hello", *files, *QUICK).stdout
+    assert run(*files, *QUICK, stdin="Hello").stdout == typed
+    assert run("-", *files, *QUICK, stdin="Hello").stdout == typed
+    assert run("Hello", *files, *QUICK, "--raw").stdout != typed
+
+
+def test_json_is_one_object(files: list[str]) -> None:
+    result = run("Hello", *files, *QUICK, "--json", "--show", "base", "--beta", "1.5")
+    assert result.exit_code == 0, result.exception
+    record = json.loads(result.stdout)
+    assert record["recipe"]["weights"] == {"base": 1.5, "tuned": 1.0, "reference": -1.5}
+    assert (record["seed"], record["tokens"], record["finish_reason"]) == (3, 12, "length")
+    assert set(record["alone"]) == {"base"} and record["alone"]["base"]["tokens"] == 12
+    assert record["timing"]["prompt_tokens"].keys() == {"base", "tuned", "reference"}
+    plain = run("Hello", *files, *QUICK, "--beta", "1.5", "--quiet")
+    assert plain.stdout.strip() == record["text"].strip()
+
+
+def test_show_prints_the_roles_side_by_side(files: list[str]) -> None:
+    result = run("Hello", *files, *QUICK, "--show", "tuned,base")
+    header = result.stdout.splitlines()[1]
+    assert header.index("emulation") < header.index("tuned") < header.index("base")
+
+
+def test_dials_change_the_answer(files: list[str]) -> None:
+    options = [*files, *QUICK, "--temperature", "0", "--quiet"]
+    plain = run("Hello", *options).stdout
+    assert run("Hello", *options, "--recipe", "upscale").stdout == plain
+    assert run("Hello", *options, "--recipe", "base=1,tuned=1,reference=-1").stdout == plain
+    alone = run("Hello", *options, "--recipe", "tuned").stdout
+    assert run("Hello", *options, "--beta", "0").stdout == alone != plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["hi", "--preset", "dem"], 2, "demo"),
+        (["hi", "--preset", "demo", "--base", "x"], 2, "exclude each other"),
+        (["hi", "--base", "x"], 2, "--tuned and --reference missing"),
+        (["hi", "--base", "no.gguf", "--tuned", "no.gguf", "--reference", "no.gguf"], 3, "no.gguf"),
+        (["hi", "--temperature", "-1"], 2, "temperature is -1.0"),
+        (["hi", "--recipe", "upscal"], 2, "did you mean upscale?"),
+        (["hi", "--recipe", "base=1,tuned=1"], 2, "sum to 2, not 1"),
+        (["hi", "--recipe", "upscale", "--alpha", "1"], 2, "has no alpha; it takes beta"),
+        (["hi", "--delta-top-p", "1.5"], 2, "delta_top_p is 1.5"),
+        (["hi", "--raw", "--system", "x"], 2, "--system needs the chat template"),
+        (["", "--n-ctx", "256"], 7, "the prompt is empty"),
+        (["hi", "--betta", "1"], 2, "--betta"),
+        (["hi", "--beta", "much"], 2, "--beta"),
+    ],
+)
+def test_refused_in_one_line(arguments: list[str], code: int, says: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+    if not result.stderr.startswith("Usage:"):
+        assert result.stderr.startswith("eftlocal: ") and result.stderr.count("\n") == 1
+
+
+def test_more_is_refused_with_the_models_at_hand(files: list[str]) -> None:
+    result = run("Hello", *files, *QUICK, "--show", "warm")
+    assert result.exit_code == 2 and "no role 'warm'; loaded are base, tuned" in result.stderr
+    result = run("word " * 300, *files, *QUICK)
+    assert result.exit_code == 7 and "its context holds 256" in result.stderr
+
+
+def test_bytes_that_are_no_text() -> None:
+    result = run(stdin=b"ab\xffcd")
+    assert result.exit_code == 7
+    assert "stdin is not valid UTF-8: byte 0xff at offset 2" in result.stderr
+
+
+def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
+    """The real program on a real terminal, interrupted while it speaks."""
+    leader, follower = pty.openpty()
+    child = subprocess.Popen(
+        [*PROGRAM, "run", "Hello", *files, "--threads", "1", "--n-ctx", "100000", "--temperature", "2"],
+        stdin=follower,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(follower)
+    said = os.read(leader, 1)
+    while len(said) < 40:
+        said += os.read(leader, 4096)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    os.close(leader)
+    assert child.returncode == 130
+    assert errors.decode().strip() == "eftlocal: stopped"
+
+
+def test_a_closed_pipe_is_no_crash(files: list[str]) -> None:
+    child = subprocess.Popen(
+        [*PROGRAM, "run", "Hello", *files, "--threads", "1", "--n-ctx", "512", "--temperature", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.read(5)
+    child.stdout.close()
+    errors = child.stderr.read().decode()
+    child.wait(timeout=60)
+    assert "Traceback" not in errors
+
+
+def test_terminals_are_not_driven_by_model_text() -> None:
+    hostile = "a\x1b[31mb\x07\x9bc\u202ed\r\n\te"
+    assert printable(hostile, terminal=True) == "a�[31mb��c�d�\n\te"
+    assert printable(hostile, terminal=False) == hostile
