@@ -17,10 +17,12 @@ from eftlocal import llama
 from eftlocal.emulator import Defaults, Emulator
 from eftlocal.ensemble import Ensemble
 from eftlocal.errors import ModelFileError, UsageError
+from eftlocal.file_ref import FileRef
 from eftlocal.gguf_header import Header, read_header
 from eftlocal.host_memory import host_memory_free
 from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
-from eftlocal.presets import FileRef, Preset, RecipeSettings, find
+from eftlocal.preset_schema import Preset, RecipeSettings
+from eftlocal.presets import find
 from eftlocal.prompt import RolePrompt
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling

@@ -74,11 +74,12 @@ def _check_text(what: str, text: str) -> None:
 def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
     """A conversation as plain text, for bases in which chat markers are untrained.
 
-    The system's text and an empty line, then `User: ...` and `Assistant:...` on lines of their
-    own; a single question is `User: {content}\\nAssistant:`. An answer follows its colon exactly
-    as it was generated there, so that a second turn begins with the text of the first.
+    The system's text, then `User: ...` and, on a line of its own, `Assistant:`, under which the
+    answer begins: the answer's tokens are shared with chat formats, where it begins a line too,
+    and so without a space. An answer stands exactly as it was generated, so that a second turn
+    begins with the text of the first.
     """
-    before = {"system": "", "user": "User: ", "assistant": "Assistant:"}
+    before = {"system": "", "user": "User: ", "assistant": "Assistant:\n"}
     after = {"system": "\n\n", "user": "\n", "assistant": "\n"}
     text = "".join(before[m["role"]] + m["content"] + after[m["role"]] for m in messages)
     return text + before["assistant"] if add_generation_prompt else text

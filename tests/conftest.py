@@ -14,7 +14,7 @@ from eftlocal import Emulator
 from eftlocal.loading import RoleSource, load_sources
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from random_gguf import write_random_model  # noqa: E402
+from random_gguf import write_random_model
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
 THREADS = 1  # one thread each: tests share their machine

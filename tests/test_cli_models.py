@@ -23,7 +23,8 @@ from eftlocal.errors import (
     UsageError,
     VocabularyError,
 )
-from eftlocal.presets import FileRef, user_path
+from eftlocal.file_ref import FileRef
+from eftlocal.presets import user_path
 from eftlocal.selftest_model import write_random_model
 
 PRESET = """

@@ -18,6 +18,7 @@ from eftlocal.cli.screen import printable
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
+ENDLESS = ["--threads", "1", "--temperature", "2"]
 
 
 @pytest.fixture
@@ -117,7 +118,18 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
     """The real program on a real terminal, interrupted while it speaks."""
     leader, follower = pty.openpty()
     child = subprocess.Popen(
-        [*PROGRAM, "run", "Hello", *files, "--threads", "1", "--n-ctx", "100000", "--temperature", "2"],
+        [
+            *PROGRAM,
+            "run",
+            "Hello",
+            *files,
+            "--threads",
+            "1",
+            "--n-ctx",
+            "100000",
+            "--temperature",
+            "2",
+        ],
         stdin=follower,
         stdout=follower,
         stderr=subprocess.PIPE,
@@ -136,7 +148,18 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
 
 def test_a_closed_pipe_is_no_crash(files: list[str]) -> None:
     child = subprocess.Popen(
-        [*PROGRAM, "run", "Hello", *files, "--threads", "1", "--n-ctx", "512", "--temperature", "2"],
+        [
+            *PROGRAM,
+            "run",
+            "Hello",
+            *files,
+            "--threads",
+            "1",
+            "--n-ctx",
+            "512",
+            "--temperature",
+            "2",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -252,7 +252,7 @@ def test_an_unknown_option_is_refused_by_name(smol: Emulator) -> None:
 def test_files_that_do_not_go_together(smollm2: Path, tiny_files: dict[str, Path]) -> None:
     with pytest.raises(VocabularyError, match="base"):
         Emulator.from_files(base=smollm2, tuned=tiny_files["tuned"], reference=smollm2)
-    with pytest.raises(ModelFileError, match="none.gguf"):
+    with pytest.raises(ModelFileError, match=r"none\.gguf"):
         Emulator.from_files(base="none.gguf", tuned=smollm2, reference=smollm2)
     with pytest.raises(UsageError, match="needs the role reference"):
         eftlocal.load_files({"base": smollm2, "tuned": smollm2})

@@ -179,4 +179,4 @@ def test_devices_and_build() -> None:
     cpu = [device for device in llama.devices() if device.kind == "cpu"]
     assert len(cpu) == 1 and cpu[0].memory_total > 0
     assert "CPU" in llama.system_info()
-    assert 1 <= llama.default_threads()
+    assert llama.default_threads() >= 1

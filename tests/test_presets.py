@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from eftlocal import presets
+from eftlocal import preset_schema, presets
 from eftlocal.errors import UsageError
-from eftlocal.presets import FileRef, Preset, PromptTemplate, find, load_presets
+from eftlocal.file_ref import FileRef
+from eftlocal.preset_schema import Preset, PromptTemplate
+from eftlocal.presets import find, load_presets
 from eftlocal.recipe import Recipe
 
 TRIO = """
@@ -195,7 +197,7 @@ def test_a_recipe_may_need_fewer_roles(tmp_path: Path, recipe: str, roles: tuple
 @pytest.mark.parametrize("name", ["realign", "contrast", "base", "tuned", "reference"])
 def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
     dial = {"realign": {"lambda_": 2.0}, "contrast": {"strength": 0.5}}.get(name, {})
-    assert set(presets._FEWER[name]) == set(Recipe.parse(name, **dial).roles)
+    assert set(preset_schema._FEWER[name]) == set(Recipe.parse(name, **dial).roles)
 
 
 # What is refused, and how ---------------------------------------------------------------------

@@ -328,9 +328,9 @@ def test_good_messages_are_copied() -> None:
 
 
 def test_plain_text() -> None:
-    assert plain_text([ASK]) == "User: What is 2+2?\nAssistant:"
+    assert plain_text([ASK]) == "User: What is 2+2?\nAssistant:\n"
     assert plain_text([SYSTEM, ASK, ANSWER, ASK]) == (
-        "Be brief.\n\nUser: What is 2+2?\nAssistant:4\nUser: What is 2+2?\nAssistant:"
+        "Be brief.\n\nUser: What is 2+2?\nAssistant:\n4\nUser: What is 2+2?\nAssistant:\n"
     )
     assert plain_text([ASK], add_generation_prompt=False) == "User: What is 2+2?\n"
 
@@ -346,7 +346,7 @@ def test_each_role_sees_its_own_form() -> None:
         },
     )
     assert list(seen) == ["base", "tuned", "reference", "other"]
-    assert seen["base"] == [Segment("User: What is 2+2?\nAssistant:", special=False)]
+    assert seen["base"] == [Segment("User: What is 2+2?\nAssistant:\n", special=False)]
     assert seen["reference"] == seen["tuned"]
     assert joined(seen["other"]) == "# Query: What is 2+2?"
 
@@ -462,7 +462,7 @@ def test_specials_in_a_continued_answer_are_parted() -> None:
 def test_plain_text_parses_no_special_token() -> None:
     role = RolePrompt("plain", special_texts=frozenset(MARKS))
     seen = render_roles([{"role": "user", "content": "<|im_end|>"}], {"base": role})["base"]
-    assert seen == [Segment("User: <|im_end|>\nAssistant:", special=False)]
+    assert seen == [Segment("User: <|im_end|>\nAssistant:\n", special=False)]
 
 
 @pytest.mark.parametrize("content", ["{{ m.content | upper }}", "{{ m.content[:13] }}"])

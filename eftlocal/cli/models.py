@@ -13,7 +13,9 @@ import typer
 
 from eftlocal import hub
 from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, UsageError
-from eftlocal.presets import FileRef, Preset, RoleFile, find, load_presets, user_path
+from eftlocal.file_ref import FileRef
+from eftlocal.preset_schema import Preset, RoleFile
+from eftlocal.presets import find, load_presets, user_path
 
 if TYPE_CHECKING:
     from eftlocal.loading import Prepared, RoleSource

@@ -1,0 +1,71 @@
+"""Which file is meant: a path, or a file of a repository on the hub, perhaps pinned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from eftlocal.strict_table import StrictTable
+
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")  # llama.cpp's name of one shard of a model
+# The hub's rule for owner/name.
+_REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
+
+
+class FileRef(StrictTable):
+    """One file: a path, or a file of a repository on the hub.
+
+    Attributes:
+        repo: owner/name on the hub; without it `file` is a path.
+        file: path on this machine (relative to the presets file), or inside the repository. A
+            file named ...-00001-of-0000N.gguf stands for all N shards.
+        revision: commit, tag or branch; None is the main branch.
+        sha256: 64 hexadecimal digits the file must have, whatever the hub says.
+        size: bytes the file must have, whatever the hub says.
+    """
+
+    repo: str | None = None
+    file: str = Field(min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    size: int | None = Field(default=None, gt=0)
+
+    @field_validator("repo")
+    @classmethod
+    def _is_a_repo(cls, repo: str | None) -> str | None:
+        if repo is not None and not _REPO.fullmatch(repo):
+            raise ValueError(f'"{repo}" is not of the form owner/name')
+        return repo
+
+    @field_validator("file", "revision")
+    @classmethod
+    def _stays_inside(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A hub file's path becomes a path in the store: it may not point out of it."""
+        if value and info.data.get("repo"):
+            parts = PurePosixPath(value).parts
+            if value.startswith("/") or ".." in parts or re.search(r'[\\:*?"<>|\x00-\x1f]', value):
+                raise ValueError(f'"{value}" is not a path inside a repository')
+        elif value and info.field_name == "file" and info.context:
+            return str(Path(info.context["root"]) / Path(value).expanduser())
+        return value
+
+    @model_validator(mode="after")
+    def _pins_have_a_hub(self) -> FileRef:
+        pins = [key for key in ("revision", "sha256", "size") if getattr(self, key) is not None]
+        if pins and not self.repo:
+            raise ValueError(f"{pins[0]} needs repo: a path has nothing to pin")
+        if self.sha256 and SPLIT.search(self.file):
+            raise ValueError("sha256 cannot pin a model split into shards; pin revision instead")
+        if self.size and SPLIT.search(self.file):
+            raise ValueError("size cannot pin a model split into shards; pin revision instead")
+        return self
+
+    def __str__(self) -> str:
+        if self.repo is None:
+            return self.file
+        return f"{self.repo}/{self.file}" + (f"@{self.revision}" if self.revision else "")
+
+    def is_same_file(self, other: FileRef) -> bool:
+        return (self.repo, self.file, self.revision) == (other.repo, other.file, other.revision)

@@ -1,0 +1,110 @@
+"""Model files: found where they lie, else fetched from the hub, resumed, checked and kept.
+
+A download grows in FILE.part beside its place; FILE.part.json says of which version it is a
+prefix. Whatever ends the process, the next run goes on from there. FILE appears only whole: its
+length and SHA-256 checked, flushed to the disk, then renamed. huggingface_hub finds the file's
+address, size and checksum; the transfer is our own, because it starts again in every process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from eftlocal.errors import DownloadError, ModelFileError, UsageError
+from eftlocal.file_ref import FileRef
+from eftlocal.hub.disk import readable
+from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
+from eftlocal.hub.remote import RemoteFile, ask, offline_by_environment
+from eftlocal.hub.retry import Sleep, patiently
+from eftlocal.hub.transfer import Download, Progress, check_space
+
+__all__ = [
+    "Progress",
+    "RemoteFile",
+    "download",
+    "locate",
+    "look_up",
+    "readable",
+    "remove",
+    "resolve",
+    "shards",
+    "store",
+    "stored_bytes",
+    "stored_path",
+]
+
+
+def resolve(
+    ref: FileRef,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
+    sleep: Sleep = time.sleep,
+) -> Path:
+    """The path of `ref` on this machine, downloading it if need be (all shards; the first's path).
+
+    Raises:
+        ModelFileError: a path with no file.
+        DownloadError: not here and offline, or `download` failed.
+    """
+    if not ref.file:
+        raise UsageError("this role has no file of its own; take Preset.weights(role)")
+    found = locate(ref)
+    if found is not None:
+        return found
+    if ref.repo is None:
+        raise ModelFileError(f"{ref.file}: no such file; correct the path")
+    if offline or offline_by_environment():
+        raise DownloadError(
+            f"{ref} is not on this machine and the program is offline: run "
+            f"`eftlocal models pull` when online, or put the file at {stored_path(shards(ref)[0])}"
+        )
+    return download([ref], progress=progress, endpoint=endpoint, sleep=sleep)[0]
+
+
+def download(
+    refs: Sequence[FileRef],
+    *,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
+    sleep: Sleep = time.sleep,
+) -> list[Path]:
+    """Fetch what the store lacks of `refs`; their paths (of a split model, its first shard's).
+
+    Everything is looked up, and the free space checked for all of it, before the first byte.
+
+    Args:
+        refs: files of the hub.
+        endpoint: the hub's address; None is HF_ENDPOINT or the public hub.
+        sleep: called with the seconds to wait before a try is repeated.
+
+    Raises:
+        DownloadError: no such file, no access, no space, no network, not what was promised. What
+            has arrived stays in the .part file, unless it was wrong.
+    """
+    missing = {
+        stored_path(shard): shard
+        for ref in refs
+        for shard in shards(ref)
+        if in_store(shard) is None
+    }
+    jobs = [
+        Download(shard, look_up(shard, endpoint=endpoint, sleep=sleep), progress, endpoint, sleep)
+        for shard in missing.values()
+    ]
+    check_space(jobs)
+    for job in jobs:
+        job.run()
+    return [stored_path(shards(ref)[0]) for ref in refs]
+
+
+def look_up(ref: FileRef, *, endpoint: str | None = None, sleep: Sleep = time.sleep) -> RemoteFile:
+    """What the hub says of one file, its pins compared.
+
+    Raises:
+        DownloadError: as for `download`; for a wrong name the line has the nearest right ones.
+    """
+    return patiently(lambda: ask(ref, endpoint), ref, sleep, tries=3)

@@ -1,0 +1,92 @@
+"""The disk: its failures in one line, locks, checksums, small records, readable sizes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from eftlocal.errors import DownloadError
+from eftlocal.file_ref import FileRef
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def disk_errors(path: Path, total: int = 0) -> Iterator[None]:
+    """Turn a failure of the disk into one line; `total` is the size of the file in the making."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            done = path.stat().st_size if path.is_file() else 0
+            raise DownloadError(
+                f"{path}: the disk is full; the first {readable(done)} are kept, make room for "
+                f"{readable(max(0, total - done))} more and run it again"
+            ) from error
+        raise DownloadError(f"{path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(path: Path, ref: FileRef) -> Iterator[None]:
+    """Keep other processes from this file; one that has it is named at once, not waited for."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(beside(path, ".lock"))
+    with disk_errors(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DownloadError(f"{ref}: another process is downloading it; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def part_files(path: Path) -> tuple[Path, Path]:
+    return beside(path, ".part"), beside(path, ".part.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small record; empty where there is none or a crash tore it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def hash_rest(file: IO[bytes]) -> Hash:
+    """The hash of a file from where it stands to its end, ready to go on."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest
+
+
+def write_all(file: IO[bytes], chunk: bytes) -> None:
+    """Write every byte of `chunk` to an unbuffered file; a nearly full disk takes a part of it."""
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
+
+
+def readable(size: float) -> str:
+    """Bytes as people read them: 1.32 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,87 @@
+"""FILE.part: a file on its way. It grows, outlives its process, and becomes FILE when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import IO
+
+from eftlocal.hub.disk import (
+    beside,
+    disk_errors,
+    hash_rest,
+    part_files,
+    read_json,
+    write_all,
+)
+from eftlocal.hub.remote import RemoteFile
+
+
+class Part:
+    """FILE.part: a prefix of the file to be, and the SHA-256 of what it holds so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part, self.note = part_files(path)
+        with disk_errors(self.part):
+            self.part.touch()
+            # Unbuffered, so that an error is met where it happens and nothing is left to flush.
+            self._file: IO[bytes] = self.part.open("r+b", buffering=0)
+            self._hash = hash_rest(self._file)
+            self.size = self._file.tell()
+        self.total = 0
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def become(self, remote: RemoteFile) -> None:
+        """Go on towards this version of the file; start again if the bytes are another's."""
+        identity = {"etag": remote.etag, "size": remote.size, "commit": remote.commit}
+        note = read_json(self.note)
+        same = remote.etag is not None and note.get("etag") == remote.etag
+        if not same or note.get("size") != remote.size or self.size > remote.size:
+            self.restart()
+        self.total = remote.size
+        with disk_errors(self.part):
+            self.note.write_text(json.dumps(identity), encoding="utf-8")
+
+    def restart(self) -> None:
+        with disk_errors(self.part):
+            self._file.seek(0)
+            self._file.truncate()
+        self._hash, self.size = hashlib.sha256(), 0
+
+    def write(self, chunk: bytes) -> None:
+        with disk_errors(self.part, self.total):
+            write_all(self._file, chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def discard(self) -> None:
+        with disk_errors(self.part):
+            self._file.close()
+            self.part.unlink()
+            self.note.unlink(missing_ok=True)
+
+    def keep(self, remote: RemoteFile) -> None:
+        """Make the part the file. Its record is there before it is, so a file has a record."""
+        record = {"sha256": self.sha256, "size": self.size, "commit": remote.commit}
+        with disk_errors(self.part, self.total):
+            os.fsync(self._file.fileno())
+            self._file.close()
+            beside(self.path, ".json").write_text(json.dumps(record), encoding="utf-8")
+            self.part.replace(self.path)
+            self.note.unlink(missing_ok=True)
+            if os.name == "posix":  # elsewhere a folder cannot be opened to flush the rename
+                folder = os.open(self.path.parent, os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)

@@ -1,0 +1,118 @@
+"""Where files lie: in our store, in huggingface_hub's own cache, or at a path."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import platformdirs
+
+from eftlocal.errors import UsageError
+from eftlocal.file_ref import SPLIT, FileRef
+from eftlocal.hub.disk import beside, disk_errors, hash_rest, locked, part_files, read_json
+
+
+def store() -> Path:
+    """The folder of downloaded models. EFTLOCAL_MODELS overrides it."""
+    folder = os.environ.get("EFTLOCAL_MODELS")
+    return Path(folder) if folder else platformdirs.user_cache_path("eftlocal") / "models"
+
+
+def stored_path(ref: FileRef) -> Path:
+    """Where `ref`, a file of the hub, is or would be kept: <store>/<repo>/<revision>/<file>."""
+    if ref.repo is None:
+        raise UsageError(f"{ref.file} is a path, not a file of the hub")
+    return store() / ref.repo / (ref.revision or "main") / ref.file
+
+
+def shards(ref: FileRef) -> list[FileRef]:
+    """The files that `ref` stands for: itself, or all shards of a split model, in order."""
+    split = SPLIT.search(ref.file)
+    if split is None:
+        return [ref]
+    stem, count = ref.file[: split.start()], int(split[2])
+    return [
+        FileRef(repo=ref.repo, revision=ref.revision, file=f"{stem}-{i:05}-of-{count:05}.gguf")
+        for i in range(1, count + 1)
+    ]
+
+
+def locate(ref: FileRef) -> Path | None:
+    """The file on this machine (the first shard of a split model), or None if it is not whole.
+
+    Looks at the path, or in the store and then in huggingface_hub's own cache. A file that is
+    not what a pin or its own record says counts as not there.
+    """
+    if ref.repo is None:
+        return Path(ref.file) if Path(ref.file).is_file() else None
+    for place in (in_store, _in_hub_cache):  # llama.cpp looks for shards in one folder
+        paths = [place(shard) for shard in shards(ref)]
+        if None not in paths:
+            return paths[0]
+    return None
+
+
+def stored_bytes(ref: FileRef) -> int:
+    """Bytes that `ref` takes in the store, unfinished downloads included."""
+    return sum(file.stat().st_size for shard in shards(ref) for file in _belongings(shard))
+
+
+def remove(ref: FileRef) -> int:
+    """Delete `ref` and what belongs to it from the store. Returns the bytes freed."""
+    freed = 0
+    for shard in shards(ref):
+        path = stored_path(shard)
+        if not path.parent.is_dir():
+            continue
+        with locked(path, shard), disk_errors(path):
+            for file in _belongings(shard):
+                freed += file.stat().st_size
+                file.unlink()
+        with disk_errors(path):
+            beside(path, ".lock").unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == store() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+    return freed
+
+
+def in_store(ref: FileRef) -> Path | None:
+    """The one file, no shards, if the store has it whole and as pinned."""
+    path = stored_path(ref)
+    if not path.is_file():
+        return None
+    record = read_json(beside(path, ".json"))
+    size = path.stat().st_size
+    if any(size != claim for claim in (ref.size, record.get("size")) if claim is not None):
+        return None
+    if ref.sha256 is not None:
+        if "sha256" not in record:  # put there by hand: look at it once
+            with disk_errors(path), path.open("rb") as file:
+                record = {"size": size, "sha256": hash_rest(file).hexdigest()}
+                beside(path, ".json").write_text(json.dumps(record), encoding="utf-8")
+        if record["sha256"] != ref.sha256:
+            return None
+    return path
+
+
+def _in_hub_cache(ref: FileRef) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    assert ref.repo is not None
+    cached = try_to_load_from_cache(ref.repo, ref.file, revision=ref.revision)
+    if not isinstance(cached, str):
+        return None
+    path = Path(cached)
+    if ref.size is not None and path.stat().st_size != ref.size:
+        return None
+    # The cache names a blob by its checksum; where it cannot link to blobs, nothing tells it.
+    if ref.sha256 is not None and path.resolve().name != ref.sha256:
+        return None
+    return path
+
+
+def _belongings(ref: FileRef) -> list[Path]:
+    path = stored_path(ref)
+    return [file for file in (path, beside(path, ".json"), *part_files(path)) if file.is_file()]

@@ -1,0 +1,202 @@
+"""What a preset may say: the tables of a presets file, each key typed and each range checked."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from eftlocal.file_ref import FileRef
+from eftlocal.strict_table import StrictTable
+
+# Recipes that decode fewer roles than the trio (a recipe written as weights names its own).
+_FEWER = {
+    "realign": ("tuned", "reference"),
+    "contrast": ("base", "reference"),
+    "base": ("base",),
+    "tuned": ("tuned",),
+    "reference": ("reference",),
+}
+
+
+class PromptTemplate(StrictTable):
+    """A role's own chat template, in the place of the one in its file."""
+
+    template: str = Field(min_length=1)
+
+
+def _prompt_kind(value: Any) -> str:
+    return "table" if isinstance(value, (dict, PromptTemplate)) else "name"
+
+
+Prompt = Annotated[
+    Annotated[Literal["chat", "same", "plain"], Tag("name")]
+    | Annotated[PromptTemplate, Tag("table")],
+    Discriminator(_prompt_kind),
+]
+
+
+class RoleFile(FileRef):
+    """What plays a role: a file, or another role's weights, with or without an adapter.
+
+    Attributes:
+        of: take the weights of this other role (loaded once) instead of a file of its own.
+        lora: a GGUF LoRA adapter put on the weights, in this role only.
+        kind: what a role of another name is; the roles base, tuned and reference are themselves.
+        prompt: "chat" is the chat template of the role's own file, "same" the text that the tuned
+            role sees, "plain" the conversation as plain text; or a table with a template.
+        evidence: how we know that the file exists and is what it says.
+        approx_size: bytes, to tell what a download costs; never checked, unlike size.
+        gpu_layers: "auto" as many as fit, -1 all.
+
+    The rest are settings of llama.cpp for this role; None leaves one to the program.
+    """
+
+    file: str = ""
+    of: str | None = None
+    lora: FileRef | None = None
+    kind: Literal["base", "tuned", "reference"] | None = None
+    prompt: Prompt | None = None
+    evidence: str = ""
+    approx_size: int | None = Field(default=None, gt=0)
+    n_ctx: int | None = Field(default=None, ge=1)
+    n_batch: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    gpu_layers: Annotated[int, Field(ge=-1)] | Literal["auto"] | None = None
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+    flash_attention: bool | None = None
+    swa_full: bool | None = None
+
+    @field_validator("cache_type_k", "cache_type_v")
+    @classmethod
+    def _is_a_cache_type(cls, value: str | None) -> str | None:
+        if value is not None:
+            from eftlocal.cache_size import CACHE_TYPES  # with gguf: not for `models list`
+
+            if value not in CACHE_TYPES:
+                raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(CACHE_TYPES)}')
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RoleFile:
+        if bool(self.file) == bool(self.of):
+            raise ValueError(
+                "needs either file (with repo, when it is on the hub) or of = another role"
+            )
+        return self
+
+
+class RecipeSettings(StrictTable):
+    """The preset's recipe, as numbers; what they mean is recipe.py's business.
+
+    Attributes: name, a recipe's name, or None with weights; alpha, beta, lambda and strength, its
+    dials; weights, one per role; delta_top_p, plausibility and delta_clip, its stabilisers.
+    """
+
+    name: str | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    lambda_: float | None = Field(default=None, alias="lambda")
+    strength: float | None = None
+    weights: dict[str, float] | None = Field(default=None, min_length=1)
+    delta_top_p: float | None = Field(default=None, gt=0, le=1)
+    plausibility: float | None = Field(default=None, ge=0, lt=1)
+    delta_clip: float | None = Field(default=None, ge=0)
+
+
+class SamplingSettings(StrictTable):
+    """The preset's sampling defaults; None leaves a setting to the program."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, lt=1)
+    repeat_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
+class Preset(StrictTable):
+    """A named set of roles and the defaults that go with it. Immutable.
+
+    Attributes:
+        roles: what plays each role. base, tuned and reference, unless the recipe needs fewer;
+            further roles ("warm", a second tuned model) say their kind.
+        recipe: the default recipe; None is the program's own.
+        sampling: the default sampling settings.
+        stop: texts that end an answer, beside the models' end tokens.
+        vocabulary_exceptions: token ids whose text may differ between the roles.
+        gated: the hub asks for an accepted licence and a login before it serves a file.
+    """
+
+    name: str = Field(pattern=r"^[\w][\w.+-]*$")
+    title: str = ""
+    license: str = ""
+    gated: bool = False
+    evidence: str = ""
+    notes: str = ""
+    roles: dict[str, RoleFile]
+    recipe: RecipeSettings | None = None
+    sampling: SamplingSettings = SamplingSettings()
+    stop: tuple[str, ...] = ()
+    vocabulary_exceptions: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    @field_validator("stop", "vocabulary_exceptions", mode="before")
+    @classmethod
+    def _array(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _roles_fit_together(self) -> Preset:
+        for role, source in self.roles.items():
+            if role in ("base", "tuned", "reference"):
+                if source.kind not in (None, role):
+                    raise ValueError(f'role "{role}" cannot be of kind "{source.kind}"')
+            elif source.kind is None:
+                near = get_close_matches(role, ("base", "tuned", "reference"), 1)
+                meant = f'; did you mean the role "{near[0]}"?' if near else ""
+                raise ValueError(f'role "{role}" needs a kind: base, tuned or reference{meant}')
+            if source.of is not None:
+                other = self.roles.get(source.of)
+                if other is None or other.of is not None:
+                    raise ValueError(
+                        f'role "{role}" takes its weights from "{source.of}", '
+                        "which is not a role with a file of its own"
+                    )
+        for role in self._needed():
+            if role not in self.roles:
+                raise ValueError(f'role "{role}" is missing')
+        return self
+
+    def _needed(self) -> tuple[str, ...]:
+        trio = ("base", "tuned", "reference")
+        if self.recipe is None:
+            return trio
+        if self.recipe.weights is not None:
+            return tuple(role for role, weight in self.recipe.weights.items() if weight)
+        return _FEWER.get(self.recipe.name or "", trio)
+
+    def kind(self, role: str) -> str:
+        """base, tuned or reference: what `role` is in the formula."""
+        return self.roles[role].kind or role
+
+    def weights(self, role: str) -> FileRef:
+        """The file of a role's weights, of the other role where it has `of`."""
+        source = self.roles[role]
+        return self.roles[source.of] if source.of is not None else source
+
+    def files(self) -> dict[str, FileRef]:
+        """Every distinct file of the preset, labelled by role ("tuned lora" for an adapter)."""
+        found: dict[str, FileRef] = {}
+        for role, source in self.roles.items():
+            if source.file and not any(seen.is_same_file(source) for seen in found.values()):
+                found[role] = source
+            if source.lora is not None and not any(
+                f.is_same_file(source.lora) for f in found.values()
+            ):
+                found[f"{role} lora"] = source.lora
+        return found

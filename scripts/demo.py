@@ -1,0 +1,39 @@
+"""Set the checkout up, then show the main job: one question, three models, one answer.
+
+Standard library only. Each question is answered by the emulation, by the small tuned model alone
+and by the large base alone, side by side, on the miniature trio that comes with the project.
+Arguments are handed to `eftlocal run` in the place of the questions below.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BINARIES = ROOT / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
+QUESTIONS = (
+    "What is the capital of Norway?",
+    "Which country is Arequipa in?",
+    "Where is Kumasi?",
+)
+OPTIONS = ("--show", "tuned,base", "--temperature", "0", "--max-tokens", "40")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if code := subprocess.run([sys.executable, str(ROOT / "scripts" / "setup.py")]).returncode:
+        return code
+    for asked in [list(arguments)] if arguments else [[question] for question in QUESTIONS]:
+        command = ["eftlocal", "run", *asked, *OPTIONS]
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        if code := subprocess.run([str(BINARIES / command[0]), *command[1:]]).returncode:
+            return code
+    print("\nTalk to it yourself: .venv/bin/eftlocal run --help")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

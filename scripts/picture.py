@@ -1,0 +1,37 @@
+"""Draw the README's picture: a real `eftlocal run` on the demo trio, as an SVG of a terminal.
+
+Usage: .venv/bin/python scripts/picture.py [docs/demo.svg]
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTION = "What is the capital of Norway?"
+COMMAND = ["run", QUESTION, "--show", "tuned,base", "--temperature", "0", "--max-tokens", "40"]
+WIDTH = 100
+
+
+def main(target: Path) -> None:
+    program = Path(sys.executable).with_name("eftlocal")
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "FORCE_COLOR": "1"}
+    shown = subprocess.run(
+        [str(program), *COMMAND], capture_output=True, text=True, check=True, env=environment
+    )
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
+        console.print(f'$ eftlocal run "{QUESTION}" --show tuned,base', highlight=False)
+        console.print(Text.from_ansi(shown.stdout.rstrip()))
+        console.print(Text.from_ansi(shown.stderr.rstrip()), style="dim")
+        console.save_svg(str(target), title="eftlocal")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "demo.svg")

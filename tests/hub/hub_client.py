@@ -1,0 +1,58 @@
+"""What the tests of downloads share: one small file, and a user who fetches it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import HubServer
+
+from eftlocal import hub
+from eftlocal.errors import DownloadError
+from eftlocal.file_ref import FileRef
+
+CONTENT = bytes(range(256)) * 1024  # 256 KiB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+REF = FileRef(repo="owner/models", file="base.gguf")
+
+
+class Fetch:
+    """`hub.resolve` against the test's hub; keeps the waits and the progress."""
+
+    def __init__(self, server: HubServer) -> None:
+        self.server = server
+        self.waits: list[float] = []
+        self.progress: list[tuple[str, int, int]] = []
+
+    def __call__(self, ref: FileRef = REF, **options: Any) -> Path:
+        return hub.resolve(
+            ref,
+            endpoint=self.server.address(),
+            sleep=self.waits.append,
+            progress=lambda *seen: self.progress.append(seen),
+            **options,
+        )
+
+    def fails(self, ref: FileRef = REF, **options: Any) -> str:
+        with pytest.raises(DownloadError) as refused:
+            self(ref, **options)
+        message = str(refused.value)
+        assert "\n" not in message
+        return message
+
+
+def part() -> Path:
+    path = hub.stored_path(REF)
+    return path.with_name(path.name + ".part")
+
+
+def pin(**pins: Any) -> FileRef:
+    return FileRef(repo="owner/models", file="base.gguf", **pins)
+
+
+def child_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,0 +1,182 @@
+"""What a download leaves, what is found without one, and what removal takes away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hub_client import CONTENT, REF, SHA256, Fetch, part, pin
+from hub_server import COMMIT, HubServer
+from huggingface_hub import constants
+
+from eftlocal import hub
+from eftlocal.errors import DownloadError, ModelFileError, UsageError
+from eftlocal.file_ref import FileRef
+from eftlocal.preset_schema import RoleFile
+
+# What a download leaves ---------------------------------------------------------------------
+
+
+def test_a_file_is_kept_whole_under_repo_and_revision(fetch: Fetch, tmp_path: Path) -> None:
+    path = fetch()
+    assert path == tmp_path / "store" / "owner" / "models" / "main" / "base.gguf"
+    assert path.read_bytes() == CONTENT
+    assert sorted(p.name for p in path.parent.iterdir() if not p.name.endswith(".lock")) == [
+        "base.gguf",
+        "base.gguf.json",
+    ]
+    record = json.loads((path.parent / "base.gguf.json").read_text())
+    assert record == {"sha256": SHA256, "size": len(CONTENT), "commit": COMMIT}
+
+
+def test_a_file_that_is_here_is_not_asked_for_again(server: HubServer, fetch: Fetch) -> None:
+    first = fetch()
+    server.requests.clear()
+    assert fetch() == first
+    assert server.requests == []
+
+
+def test_progress_goes_from_the_start_to_the_whole(fetch: Fetch) -> None:
+    fetch()
+    done = [seen[1] for seen in fetch.progress]
+    assert done[0] == 0
+    assert done[-1] == len(CONTENT)
+    assert done == sorted(done)
+    assert {(name, total) for name, _, total in fetch.progress} == {("base.gguf", len(CONTENT))}
+
+
+def test_a_revision_is_a_folder_of_its_own(fetch: Fetch) -> None:
+    pinned = FileRef(repo="owner/models", file="base.gguf", revision=COMMIT)
+    assert fetch(pinned).parent.name == COMMIT
+    assert hub.locate(REF) is None
+
+
+def test_a_file_in_a_folder_of_the_repository(server: HubServer, fetch: Fetch) -> None:
+    server.files["owner/models/Q8 0/small.gguf"] = b"small"
+    path = fetch(FileRef(repo="owner/models", file="Q8 0/small.gguf"))
+    assert path.read_bytes() == b"small"
+    assert path.parent.name == "Q8 0"
+
+
+# Offline ------------------------------------------------------------------------------------
+
+
+def test_offline_names_the_file_and_how_to_get_it(server: HubServer, fetch: Fetch) -> None:
+    message = fetch.fails(offline=True)
+    assert "owner/models/base.gguf is not on this machine" in message
+    assert "`eftlocal models pull`" in message
+    assert str(hub.stored_path(REF)) in message
+    assert server.requests == []
+
+
+def test_the_hubs_own_offline_switch(
+    server: HubServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "offline" in fetch.fails()
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        hub.download([REF], endpoint=server.address())
+
+
+def test_a_path_is_a_file_or_an_error(tmp_path: Path) -> None:
+    (tmp_path / "here.gguf").write_bytes(b"x")
+    assert hub.resolve(FileRef(file=str(tmp_path / "here.gguf"))) == tmp_path / "here.gguf"
+    with pytest.raises(ModelFileError, match=r"gone\.gguf: no such file"):
+        hub.resolve(FileRef(file=str(tmp_path / "gone.gguf")))
+
+
+def test_a_role_without_a_file_has_no_path() -> None:
+    with pytest.raises(UsageError, match="no file of its own"):
+        hub.resolve(RoleFile(of="reference"))
+
+
+# Models in shards, the hub's own cache, removal ---------------------------------------------
+
+
+SPLIT = FileRef(repo="owner/models", file="big-00001-of-00003.gguf")
+
+
+def test_all_shards_are_fetched_and_the_first_is_given(server: HubServer, fetch: Fetch) -> None:
+    for i in (1, 2, 3):
+        server.files[f"owner/models/big-0000{i}-of-00003.gguf"] = CONTENT[: 1000 * i]
+    path = fetch(SPLIT)
+    assert path.name == "big-00001-of-00003.gguf"
+    assert [len((path.parent / s.file).read_bytes()) for s in hub.shards(SPLIT)] == [
+        1000,
+        2000,
+        3000,
+    ]
+    (path.parent / "big-00002-of-00003.gguf").unlink()
+    assert hub.locate(SPLIT) is None
+    server.requests.clear()
+    assert fetch(SPLIT) == path
+    assert [Path(r.path).name for r in server.gets()] == ["big-00002-of-00003.gguf"]
+
+
+def test_a_missing_shard_is_found_out_before_the_first_byte(
+    server: HubServer, fetch: Fetch
+) -> None:
+    server.files["owner/models/big-00001-of-00003.gguf"] = CONTENT
+    assert "big-00002-of-00003.gguf: no such file" in fetch.fails(SPLIT)
+    assert server.gets() == []
+
+
+def in_the_hubs_cache(root: Path, content: bytes) -> Path:
+    """As huggingface_hub lays it out: a blob named by its SHA-256 and a link to it."""
+    repo = root / "hf" / "models--owner--models"
+    blob = repo / "blobs" / hashlib.sha256(content).hexdigest()
+    link = repo / "snapshots" / COMMIT / "base.gguf"
+    for folder in (blob.parent, link.parent, repo / "refs"):
+        folder.mkdir(parents=True)
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    (repo / "refs" / "main").write_text(COMMIT)
+    return link
+
+
+def test_a_file_in_the_hubs_own_cache_is_used(
+    server: HubServer, fetch: Fetch, tmp_path: Path
+) -> None:
+    link = in_the_hubs_cache(tmp_path, CONTENT)
+    assert fetch() == link
+    assert fetch(pin(revision=COMMIT, sha256=SHA256, size=len(CONTENT))) == link
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("ref", [pin(sha256=SHA256), pin(size=len(CONTENT))])
+def test_a_cached_file_that_is_not_the_pinned_one_is_not_used(
+    fetch: Fetch, tmp_path: Path, ref: FileRef
+) -> None:
+    in_the_hubs_cache(tmp_path, b"something else")
+    assert fetch(ref) == hub.stored_path(ref)
+
+
+def test_removal_frees_the_file_and_leaves_its_neighbours(
+    server: HubServer, fetch: Fetch, tmp_path: Path
+) -> None:
+    server.files["owner/models/other.gguf"] = b"other"
+    other = fetch(FileRef(repo="owner/models", file="other.gguf"))
+    fetch()
+    assert hub.remove(REF) >= len(CONTENT)
+    assert hub.locate(REF) is None
+    assert other.read_bytes() == b"other"
+    assert hub.remove(FileRef(repo="owner/models", file="other.gguf")) >= 5
+    assert list((tmp_path / "store").iterdir()) == []
+    assert hub.remove(REF) == 0
+
+
+def test_removal_takes_an_unfinished_download_too(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 125_000)] + [("break", 0)] * 99
+    fetch.fails()
+    assert hub.remove(REF) >= 125_000
+    assert not part().exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_320_000_000, "1.32 GB"), (2e12, "2 TB")],
+)
+def test_sizes_are_readable(size: float, text: str) -> None:
+    assert hub.readable(size) == text

@@ -1,0 +1,206 @@
+"""Transfers that break, bytes that are wrong, processes that end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_client import CONTENT, REF, SHA256, Fetch, child_environment, part
+from hub_server import HubServer
+
+from eftlocal import hub
+from eftlocal.errors import DownloadError
+
+# Connections that break ---------------------------------------------------------------------
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 75_000), ("break", 75_000)]
+    assert fetch().read_bytes() == CONTENT
+    assert [r.headers.get("Range") for r in server.gets()] == [
+        None,
+        "bytes=75000-",
+        "bytes=150000-",
+    ]
+    assert server.bytes_sent() == len(CONTENT)
+    assert fetch.waits == [1, 1]  # each try had made progress
+
+
+def test_a_connection_that_never_gives_a_byte_is_given_up(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 1000)] + [("break", 0)] * 99
+    message = fetch.fails()
+    assert "1 kB are kept, run it again" in message
+    assert fetch.waits == [1, 1, 2, 4, 8, 16]
+    server.get.clear()
+    assert fetch().read_bytes() == CONTENT
+    assert server.gets()[-1].headers["Range"] == "bytes=1000-"
+
+
+def test_a_server_without_ranges_starts_over_and_comes_to_an_end(
+    server: HubServer, fetch: Fetch
+) -> None:
+    server.ranges = False
+    server.get = [("break", 75_000)]
+    assert fetch().read_bytes() == CONTENT
+    assert server.bytes_sent() == len(CONTENT) + 75_000
+
+
+def test_a_server_without_ranges_that_always_breaks_is_given_up(
+    server: HubServer, fetch: Fetch
+) -> None:
+    server.ranges = False
+    server.get = [("break", 75_000)] * 99
+    assert "gave up after 6 tries" in fetch.fails()
+    assert len(server.gets()) == 7  # the first try made progress
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_passing_trouble_is_waited_for(server: HubServer, fetch: Fetch, status: int) -> None:
+    server.head = [status]
+    server.get = [status]
+    assert fetch().read_bytes() == CONTENT
+    assert fetch.waits == [1, 1]
+
+
+def test_the_server_says_how_long_to_wait(server: HubServer, fetch: Fetch) -> None:
+    server.get, server.retry_after = [429], "7"
+    fetch()
+    assert fetch.waits == [7]
+
+
+def test_no_server_makes_us_wait_for_an_hour(server: HubServer, fetch: Fetch) -> None:
+    server.get, server.retry_after = [429], "3600"
+    fetch()
+    assert fetch.waits == [60]
+
+
+def test_an_expired_address_is_asked_for_again(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 1000), 403]
+    assert fetch().read_bytes() == CONTENT
+    assert server.count("HEAD") == 3
+
+
+def test_a_range_the_server_lost_starts_over(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 1000), 416]
+    assert fetch().read_bytes() == CONTENT
+    assert server.gets()[-1].headers.get("Range") is None
+
+
+def test_no_server_at_all(fetch: Fetch) -> None:
+    with pytest.raises(DownloadError, match="gave up after 3 tries"):
+        hub.resolve(REF, endpoint="http://127.0.0.1:9", sleep=fetch.waits.append)
+    assert fetch.waits == [1, 2]
+
+
+# The file is another ------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_on_the_way_is_fetched_anew(server: HubServer, fetch: Fetch) -> None:
+    newer = CONTENT[::-1]
+
+    def change(number: int) -> None:
+        if number == 1:
+            server.files["owner/models/base.gguf"] = newer
+
+    server.get, server.after_get = [("break", 125_000)], change
+    assert fetch().read_bytes() == newer
+    assert server.gets()[-1].headers.get("Range") is None
+
+
+def test_what_is_left_of_an_older_version_is_not_used(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("break", 125_000)] + [("break", 0)] * 99
+    fetch.fails()
+    server.get.clear()
+    server.files["owner/models/base.gguf"] = newer = CONTENT[::-1]
+    assert fetch().read_bytes() == newer
+
+
+@pytest.mark.parametrize("note", ["", '{"etag": "', "[]", '{"etag": "other", "size": 262144}'])
+def test_bytes_of_unknown_origin_are_not_used(server: HubServer, fetch: Fetch, note: str) -> None:
+    part().parent.mkdir(parents=True)
+    part().write_bytes(b"\0" * 1000)
+    Path(f"{part()}.json").write_text(note)
+    assert fetch().read_bytes() == CONTENT
+    assert server.bytes_sent() == len(CONTENT)
+
+
+@pytest.mark.parametrize("left", [b"\0" * 1000, b"\0" * len(CONTENT), b"\0" * (len(CONTENT) + 1)])
+def test_bytes_torn_by_a_power_failure_are_fetched_again(
+    server: HubServer, fetch: Fetch, left: bytes
+) -> None:
+    part().parent.mkdir(parents=True)
+    part().write_bytes(left)
+    Path(f"{part()}.json").write_text(json.dumps({"etag": SHA256, "size": len(CONTENT)}))
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_wrong_bytes_are_not_kept(server: HubServer, fetch: Fetch) -> None:
+    wrong = CONTENT[:-1] + b"\0"
+    server.get = [("bytes", wrong)]
+    message = fetch.fails()
+    assert SHA256 in message
+    assert hashlib.sha256(wrong).hexdigest() in message
+    assert not hub.stored_path(REF).exists()
+    assert not part().exists()
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_more_bytes_than_promised_are_not_kept(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("bytes", CONTENT + b"!")]
+    assert "more than the 262144 bytes" in fetch.fails()
+    assert not part().exists()
+
+
+# Interrupted --------------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_the_part(server: HubServer, fetch: Fetch) -> None:
+    def stop(file: str, done: int, total: int, /) -> None:
+        if done >= 50_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.resolve(REF, endpoint=server.address(), progress=stop)
+    kept = part().stat().st_size
+    assert 50_000 <= kept < len(CONTENT)
+    assert fetch().read_bytes() == CONTENT
+    assert server.gets()[-1].headers["Range"] == f"bytes={kept}-"
+
+
+CHILD = """
+import sys
+from eftlocal import hub
+from eftlocal.file_ref import FileRef
+hub.resolve(
+    FileRef(repo="owner/models", file="base.gguf"),
+    endpoint=sys.argv[1],
+    progress=lambda file, done, total: print(done, flush=True),
+)
+"""
+
+
+def test_a_killed_process_loses_nothing(server: HubServer, fetch: Fetch) -> None:
+    server.get = [("stop", 150_000)]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, server.address()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) == 150_000:
+            break
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    server.go_on.set()
+    assert part().stat().st_size == 150_000
+    assert hub.locate(REF) is None
+    assert fetch().read_bytes() == CONTENT
+    assert [r.headers.get("Range") for r in server.gets()] == [None, "bytes=150000-"]
+    assert server.bytes_sent() == len(CONTENT)
