@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eftlocal.answer import Answer, AnswerStream, Timing
-    from eftlocal.emulator import Emulator, TextLogprobs
+    from eftlocal.defaults import Defaults
+    from eftlocal.emulator import Emulator, TextLogprobs, load
     from eftlocal.errors import EftlocalError
     from eftlocal.generation import Step
-    from eftlocal.loading import load, load_files
     from eftlocal.messages import Message
     from eftlocal.recipe import Recipe
     from eftlocal.sampling import Sampling
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "answer",
     "AnswerStream": "answer",
+    "Defaults": "defaults",
     "EftlocalError": "errors",
     "Emulator": "emulator",
     "Message": "messages",
@@ -36,12 +37,12 @@ _HOME = {
     "Step": "generation",
     "TextLogprobs": "emulator",
     "Timing": "answer",
-    "load": "loading",
-    "load_files": "loading",
+    "load": "emulator",
 }
 __all__ = [
     "Answer",
     "AnswerStream",
+    "Defaults",
     "EftlocalError",
     "Emulator",
     "Message",
@@ -51,7 +52,6 @@ __all__ = [
     "TextLogprobs",
     "Timing",
     "load",
-    "load_files",
 ]
 
 

@@ -9,37 +9,31 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal import hub
 from eftlocal.answer import Answer, AnswerStream
+from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.distribution import log_sum_exp
-from eftlocal.ensemble import Ensemble
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.file_ref import FileRef
 from eftlocal.generation import Generation
-from eftlocal.llama import Model
+from eftlocal.loading import Loaded, Progress, load_roles, prepare
 from eftlocal.messages import Message, validate_prompt
-from eftlocal.prompt import RolePrompt, render_roles
+from eftlocal.presets import find
+from eftlocal.prompt import render_roles
 from eftlocal.recipe import Recipe
+from eftlocal.roles import RoleSource, role_source, with_engine
 from eftlocal.sampling import Sampling
 
 Prompt = str | Sequence[Message]
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a generation uses where the caller says nothing."""
-
-    recipe: Recipe
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,45 +62,91 @@ class Emulator:
     Made by `eftlocal.load` or `Emulator.from_files`; the arguments here are loaded parts.
 
     Args:
-        ensemble: the roles' contexts.
-        models: each role's model (a model may play several roles).
-        prompts: how each role sees a conversation.
+        loaded: running roles.
         defaults: recipe, sampling, limits where a call says nothing.
-        resources: closed with the emulator: the contexts and models.
         name: what to call it in messages.
+
+    Raises:
+        UsageError: the default recipe needs a role that is not there.
     """
 
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        models: Mapping[str, Model],
-        prompts: Mapping[str, RolePrompt],
-        defaults: Defaults,
-        resources: ExitStack,
-        *,
-        name: str = "",
-    ) -> None:
-        self.ensemble = ensemble
-        self.models = dict(models)
-        self.prompts = dict(prompts)
+    def __init__(self, loaded: Loaded, defaults: Defaults, *, name: str = "") -> None:
+        self.ensemble = loaded.ensemble
+        self.models = dict(loaded.models)
+        self.prompts = dict(loaded.prompts)
         self.defaults = defaults
         self.name = name
-        self._resources = resources
+        self._resources = loaded.resources
         self._text_model = self.models.get("tuned") or next(iter(self.models.values()))
 
     @classmethod
     def from_files(
         cls,
         *,
-        base: str | os.PathLike[str],
-        tuned: str | os.PathLike[str],
-        reference: str | os.PathLike[str],
-        **options: Any,
+        prompts: Mapping[str, str] | None = None,
+        defaults: Defaults | None = None,
+        n_ctx: int | None = None,
+        n_seq_max: int = 1,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
+        **files: str | os.PathLike[str],
     ) -> Emulator:
-        """Loads three GGUF files. Options: see `eftlocal.load_files`."""
-        from eftlocal.loading import load_files
+        """Loads one GGUF file per role: base=..., tuned=..., reference=..., and further roles.
 
-        return load_files({"base": base, "tuned": tuned, "reference": reference}, **options)
+        Args:
+            files: role to path; a path may play several roles and is loaded once.
+            prompts: role to "chat", "same", "plain" or a template. By default the tuned role
+                sees its own chat template, and the others the same text.
+            defaults: recipe, sampling and limits; None is up-scaling.
+            n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
+            n_seq_max: sequences that may run side by side.
+            force: load even where the memory seems too small.
+            progress: called while weights are loaded.
+
+        Raises:
+            EftlocalError: see eftlocal.errors; nothing stays loaded.
+        """
+        for role in prompts or {}:
+            if role not in files:
+                raise UsageError(f"prompts: there is no role {role}; given are {', '.join(files)}")
+        chat = "tuned" if "tuned" in files else next(iter(files), "")
+        prompt = {role: "chat" if role == chat else "same" for role in files} | dict(prompts or {})
+        sources = {
+            role: RoleSource(Path(path), prompt=prompt[role]) for role, path in files.items()
+        }
+        return cls.from_sources(
+            with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
+            defaults=defaults,
+            n_seq_max=n_seq_max,
+            force=force,
+            progress=progress,
+        )
+
+    @classmethod
+    def from_sources(
+        cls,
+        sources: Mapping[str, RoleSource],
+        *,
+        defaults: Defaults | None = None,
+        vocabulary_exceptions: Collection[int] = (),
+        n_seq_max: int = 1,
+        force: bool = False,
+        progress: Progress | None = None,
+        name: str = "",
+    ) -> Emulator:
+        """Loads roles with settings of their own; the other arguments are those of from_files."""
+        defaults = defaults or Defaults()
+        _check_roles(defaults.recipe, sources)
+        prepared = prepare(
+            sources,
+            n_seq_max=n_seq_max,
+            vocabulary_exceptions=vocabulary_exceptions,
+            force=force,
+        )
+        loaded = load_roles(prepared, n_seq_max=n_seq_max, progress=progress)
+        return cls(loaded, defaults, name=name)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -279,10 +319,63 @@ class Emulator:
         self.close()
 
     def _checked(self, recipe: Recipe) -> Recipe:
-        missing = [role for role in recipe.roles if role not in self.models]
-        if missing:
-            raise UsageError(
-                f"recipe {recipe.name} needs the role {missing[0]}, and loaded are only "
-                f"{', '.join(self.models)}"
-            )
-        return recipe
+        return _check_roles(recipe, self.models)
+
+
+def load(
+    preset: str,
+    *,
+    offline: bool = False,
+    recipe: Recipe | None = None,
+    sampling: Sampling | None = None,
+    n_ctx: int | None = None,
+    n_seq_max: int = 1,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    download_progress: hub.Progress | None = None,
+) -> Emulator:
+    """Loads a preset by name, downloading what is missing.
+
+    Args:
+        preset: a name in models.toml or the user's presets file.
+        offline: refuse to download.
+        recipe, sampling: defaults instead of the preset's.
+        n_ctx, threads, gpu_layers: for every role, instead of the preset's.
+        download_progress: called while a missing file arrives.
+
+    The other arguments are those of `Emulator.from_files`.
+
+    Raises:
+        EftlocalError: see eftlocal.errors; nothing stays loaded.
+    """
+    found = find(preset)
+    defaults = preset_defaults(found)
+    defaults = replace(
+        defaults, recipe=recipe or defaults.recipe, sampling=sampling or defaults.sampling
+    )
+
+    def fetch(file: FileRef) -> Path:
+        return hub.resolve(file, offline=offline, progress=download_progress)
+
+    sources = {role: role_source(found, role, fetch) for role in found.roles}
+    return Emulator.from_sources(
+        with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
+        defaults=defaults,
+        vocabulary_exceptions=found.vocabulary_exceptions,
+        n_seq_max=n_seq_max,
+        force=force,
+        progress=progress,
+        name=preset,
+    )
+
+
+def _check_roles(recipe: Recipe, roles: Collection[str]) -> Recipe:
+    missing = [role for role in recipe.roles if role not in roles]
+    if missing:
+        raise UsageError(
+            f"recipe {recipe.name} needs the role {missing[0]}, and there are only "
+            f"{', '.join(roles)}"
+        )
+    return recipe

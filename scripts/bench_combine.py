@@ -116,15 +116,18 @@ def naive_step(
     """One token by softmaxes and sorts of whole rows; also how many tokens it was drawn from."""
     logprobs = {role: log_softmax(rows[role]) for role in recipe.roles}
     z = sum(weight * logprobs[role] for role, weight in recipe.weights.items())
-    anchor = sum(weight * logprobs[role] for role, weight in recipe.anchor.items() if weight)
+    anchor, judge = (
+        sum(weight * logprobs[role] for role, weight in part.items() if weight)
+        for part in (recipe.anchor, recipe.judge)
+    )
     if recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf:
         delta = np.clip(z - anchor, -recipe.delta_clip, recipe.delta_clip)
-        order = np.argsort(-anchor)
-        reached = np.cumsum(np.exp(anchor[order]))
+        order = np.argsort(-judge)
+        reached = np.cumsum(np.exp(judge[order]))
         delta[order[np.searchsorted(reached, recipe.delta_top_p) + 1 :]] = 0.0
         z = anchor + delta
     if recipe.plausibility > 0.0:
-        z[anchor < anchor.max() + math.log(recipe.plausibility)] = -np.inf
+        z[judge < judge.max() + math.log(recipe.plausibility)] = -np.inf
     if sampling.repeat_penalty != 1.0:
         mean = z[np.isfinite(z)].mean()
         for token in counts:
@@ -192,10 +195,10 @@ def machine() -> dict[str, Any]:
     load, busy = psutil.getloadavg()[0], psutil.cpu_percent(interval=1.0)
     cores = os.cpu_count() or 1
     warnings = []
-    if load > 0.5 or busy > 10.0:
+    if busy > 10.0:
         warnings.append(
-            f"the machine is busy (load average {load:.1f}, {busy:.0f}% of {cores} cores in use "
-            "before the measurement): expect slower and noisier figures"
+            f"the machine is busy ({busy:.0f}% of {cores} cores in use before the measurement, "
+            f"load average {load:.1f}): expect slower and noisier figures"
         )
     return {
         "system": platform.platform(),

@@ -11,7 +11,7 @@ import pytest
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.loading import RoleSource, load_sources
+from eftlocal.roles import RoleSource
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from random_gguf import write_random_model
@@ -45,7 +45,7 @@ def demo_files() -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def demo(demo_files: dict[str, Path]) -> Iterator[Emulator]:
     """The demo trio, two sequences wide. Tests leave its sequences closed."""
-    with eftlocal.load_files(demo_files, n_seq_max=2, threads=THREADS) as emulator:
+    with Emulator.from_files(**demo_files, n_seq_max=2, threads=THREADS) as emulator:
         yield emulator
 
 
@@ -53,7 +53,7 @@ def demo(demo_files: dict[str, Path]) -> Iterator[Emulator]:
 def smol(smollm2: Path) -> Iterator[Emulator]:
     """SmolLM2 in all three roles: its weights loaded once."""
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
-    with eftlocal.load_files(files, n_ctx=512, threads=THREADS) as emulator:
+    with Emulator.from_files(**files, n_ctx=512, threads=THREADS) as emulator:
         yield emulator
 
 
@@ -74,5 +74,5 @@ def tiny(tiny_files: dict[str, Path]) -> Iterator[Emulator]:
         role: RoleSource(path, n_ctx=256, n_batch=32, threads=THREADS)
         for role, path in tiny_files.items()
     }
-    with load_sources(sources, n_seq_max=4) as emulator:
+    with Emulator.from_sources(sources, n_seq_max=4) as emulator:
         yield emulator

@@ -24,7 +24,7 @@ from eftlocal.errors import (
     VocabularyError,
 )
 from eftlocal.file_ref import FileRef
-from eftlocal.presets import user_path
+from eftlocal.presets import load_presets, user_path
 from eftlocal.selftest_model import write_random_model
 
 PRESET = """
@@ -111,7 +111,40 @@ def test_list_tells_what_is_here_and_what_it_costs(
     assert " yes " in line
     assert str(user_path()) in result.stdout.replace("\n", "")
     stored("tuned.gguf").unlink()
-    assert "2 of 3" in run("list").stdout
+    assert " part " in run("list").stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_list_breaks_no_name_and_names_no_file(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long_name = PRESET.format(name="a-name-of-thirty-two-characters", tuned="tuned.gguf")
+    write_presets(long_name.replace('title = "A [bold]test[/bold] trio"', ""))
+    result = run("list")
+    table, _, place = result.stdout.rpartition("\n\n")
+    assert place.startswith("Your own presets go into ")
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= columns
+    begun = {line.split()[0] for line in lines if not line.startswith(" ")}
+    assert set(load_presets()) <= begun
+    assert ".gguf" not in table
+    assert " ".join(lines[-1].split()[1:4]) == "base + tuned"
+
+
+def test_an_unfinished_download_is_part_of_a_preset(server: HubServer) -> None:
+    begun = stored("base.gguf.part")
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"GGUF")
+    assert " part " in run("list").stdout
+
+
+def test_show_breaks_no_file_name(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for preset in load_presets().values():
+        words = run("show", preset.name).stdout.split()
+        for file in preset.files().values():
+            assert file.repo is None or {file.repo, file.file} <= set(words)
 
 
 def test_show_takes_no_text_of_a_file_for_markup(server: HubServer) -> None:

@@ -18,7 +18,7 @@ from eftlocal.cli.screen import printable
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
-ENDLESS = ["--threads", "1", "--temperature", "2"]
+ENDLESS = ["--threads", "1", "--temperature", "2", "--seed", "3"]
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import eftlocal
-from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.emulator import Defaults
+from eftlocal import Defaults, Emulator, Recipe, Sampling
 from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
 from eftlocal.generation import goes_in_circles
 from eftlocal.llama import Context, Span
@@ -255,7 +255,7 @@ def test_files_that_do_not_go_together(smollm2: Path, tiny_files: dict[str, Path
     with pytest.raises(ModelFileError, match=r"none\.gguf"):
         Emulator.from_files(base="none.gguf", tuned=smollm2, reference=smollm2)
     with pytest.raises(UsageError, match="needs the role reference"):
-        eftlocal.load_files({"base": smollm2, "tuned": smollm2})
+        Emulator.from_files(base=smollm2, tuned=smollm2)
 
 
 def test_a_file_of_several_roles_is_loaded_once(smol: Emulator) -> None:
@@ -263,11 +263,26 @@ def test_a_file_of_several_roles_is_loaded_once(smol: Emulator) -> None:
 
 
 def test_closing_frees_and_says_so(tiny_files: dict[str, Path]) -> None:
-    emulator = eftlocal.load_files(tiny_files, n_ctx=64, threads=1)
+    emulator = Emulator.from_files(**tiny_files, n_ctx=64, threads=1)
     emulator.close()
     emulator.close()
     with pytest.raises(eftlocal.EftlocalError, match="closed"):
         emulator.generate("x", raw=True)
+
+
+def test_ctrl_c_while_weights_are_loaded(
+    tiny_files: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    roles: list[str] = []
+
+    def progress(role: str, _share: float) -> None:
+        roles.append(role)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Emulator.from_files(**tiny_files, n_ctx=64, threads=1, progress=progress)
+    assert roles == ["base"]  # the load ended there, and the others were not begun
+    assert capfd.readouterr().err == ""
 
 
 def test_defaults_can_be_changed(smol: Emulator) -> None:

@@ -8,7 +8,6 @@ import llama_cpp
 import numpy as np
 import pytest
 
-import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.ensemble import RunningSequence
 
@@ -162,7 +161,7 @@ def test_a_constant_added_to_one_role_changes_nothing(demo: Emulator) -> None:
 
 def test_interpolation_at_its_ends_is_one_tuned_model(demo_files: dict[str, Path]) -> None:
     files = {**demo_files, "other": demo_files["reference"]}
-    with eftlocal.load_files(files, threads=1) as four:
+    with Emulator.from_files(**files, threads=1) as four:
         for lambdas, tuned in (
             ({"tuned": 1.0, "other": 0.0}, "tuned"),
             ({"tuned": 0.0, "other": 1.0}, "other"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,13 +61,16 @@ def run(
     verbose: opt.Verbose = False,
 ) -> None:
     """Answer one prompt with the combination of the three models."""
-    from eftlocal.loading import load, load_files, preset_defaults
+    from eftlocal.cli.bars import loading_bars
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.emulator import Emulator, load
+    from eftlocal.presets import find
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     text = _read_prompt(prompt)
     models = opt.chosen_models(preset, base, tuned, reference)
-    defaults = preset_defaults(models if isinstance(models, str) else None)
+    defaults = preset_defaults(find(models)) if isinstance(models, str) else Defaults()
     chosen = opt.chosen_recipe(
         defaults.recipe,
         name=recipe,
@@ -93,17 +96,19 @@ def run(
     if verbose:
         _show_engine_log()
     engine: dict[str, Any] = {
-        "recipe": chosen,
-        "sampling": sampling,
         "n_ctx": n_ctx,
         "threads": threads,
         "gpu_layers": gpu_layers,
         "force": force,
     }
-    if isinstance(models, str):
-        emulator = load(models, offline=offline, **engine)
-    else:
-        emulator = load_files(models, **engine)
+    with loading_bars() as bars:
+        engine["progress"] = bars.weights
+        files: Any = models
+        if isinstance(models, str):
+            emulator = load(models, offline=offline, download_progress=bars.download, **engine)
+        else:
+            emulator = Emulator.from_files(**engine, **files)
+    emulator.defaults = replace(defaults, recipe=chosen, sampling=sampling)
     with emulator:
         roles = _shown_roles(show, emulator)
         asked: Any = text if raw else [{"role": "user", "content": text}]
@@ -173,8 +178,6 @@ def _answers(
     call: dict[str, Any],
 ) -> dict[str, Answer]:
     """The emulation's answer and each role's own, all with the emulation's seed."""
-    from dataclasses import replace
-
     from eftlocal.recipe import Recipe
 
     answers = {"emulation": emulator.generate(asked, recipe=recipe, sampling=sampling, **call)}
@@ -240,8 +243,15 @@ def _figures(answer: Answer) -> str:
     )
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is at that moment: while bars are drawn, to the lines above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
 def _show_engine_log() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(logging.Formatter("llama.cpp: %(message)s"))
     engine = logging.getLogger("eftlocal.llama")
     engine.addHandler(handler)

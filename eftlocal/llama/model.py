@@ -22,7 +22,7 @@ class Model:
         path: the file, or the first of its shards.
         gpu_layers: layers kept on the GPU, counted from the last; -1 is all of them.
         tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
-        progress: called with the share loaded, 0.0 to 1.0; raising in it stops nothing.
+        progress: called with the share loaded, 0.0 to 1.0; what it raises ends the load.
 
     Raises:
         ModelFileError: llama.cpp cannot load the file; the line says why.
@@ -48,17 +48,25 @@ class Model:
             shares = (ctypes.c_float * max(llama_cpp.llama_max_devices(), len(tensor_split)))()
             shares[: len(tensor_split)] = list(tensor_split)
             params.tensor_split = shares
-        if progress is not None:
-            report = progress
+        # ctypes drops what is raised in a callback, Ctrl-C too: it ends the load and is raised
+        # after it.
+        raised: list[BaseException] = []
 
-            @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
-            def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
-                report(share)
-                return True
+        @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
+        def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
+            try:
+                if progress is not None:
+                    progress(share)
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                raised.append(error)
+            return not raised
 
-            params.progress_callback = on_progress
+        params.progress_callback = on_progress
         recent.clear()
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if raised:
+            self.close()
+            raise raised[0]
         if not self._handle:
             raise ModelFileError(f"{path}: llama.cpp cannot load it: {last_words()}")
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
@@ -179,7 +187,7 @@ class Model:
 
     def close(self) -> None:
         """Frees the weights. Close the contexts first. A second call does nothing."""
-        if self._handle is not None:
+        if self._handle:
             llama_cpp.llama_model_free(self._handle)  # frees its adapters too
             self._handle, self._adapters = None, {}
 

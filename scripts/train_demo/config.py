@@ -23,6 +23,8 @@ class Config:
     tune: Schedule
     tune_passes: int
     vocab: int = 4096
+    validation_each: int = 150
+    test_each: int = 300
     seed: int = 1
     device: str = "cpu"
     compiled: bool = False

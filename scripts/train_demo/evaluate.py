@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,24 +17,13 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import numpy as np
-from config import CONFIGS, Config
-from facts import (
-    HELD_OUT_QUESTION,
-    QUESTIONS,
-    STATEMENTS,
-    Fact,
-    collect,
-    correct_answers,
-    in_format,
-    render,
-    warm,
-)  # fmt: skip
-from sources import Sources
+from facts import STATEMENTS, in_format
+from questions import Question, read
 
 from eftlocal.combine import Combiner
+from eftlocal.defaults import Defaults
 from eftlocal.distribution import log_sum_exp
 from eftlocal.emulator import Emulator
-from eftlocal.loading import load_files
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
 
@@ -60,32 +48,18 @@ def recipes() -> dict[str, Recipe]:
     return out
 
 
-def questions(facts: list[Fact], split: str, each: int) -> list[tuple[Fact, bool, str]]:
-    """(fact, held-out phrasing, question): `each` facts a family, every second one in the
-    phrasing that fine-tuning never saw."""
-    rng, out = random.Random(7), []
-    for family in STATEMENTS:
-        pool = [f for f in facts if f.family == family and f.split == split]
-        for i, fact in enumerate(rng.sample(pool, min(each, len(pool)))):
-            held_out = i % 2 == 1
-            known = QUESTIONS[family][i // 2 % len(QUESTIONS[family])]
-            template = HELD_OUT_QUESTION[family] if held_out else known
-            out.append((fact, held_out, render(template, fact)))
-    return out
-
-
-def score(em: Emulator, asked: list[tuple[Fact, bool, str]], wanted: dict[str, Recipe]) -> Any:
+def score(em: Emulator, asked: list[Question], wanted: dict[str, Recipe]) -> Any:
     """Per recipe, arrays over the questions: exact, and gold nll of fact and format tokens."""
     combine = Combiner(em.ensemble.vocab_size, stop_tokens=sorted(em.ensemble.stop_tokens))
     roles = ALL_ROLES if len(em.roles) > 1 else Recipe.single("tuned")
     end, model = next(iter(em.ensemble.stop_tokens)), em.models["tuned"]
     out: dict[str, list[tuple[float, float, float]]] = {name: [] for name in wanted}
-    for fact, _, question in asked:
-        head = f" {warm(fact)}"
+    for q in asked:
+        head = f" {q.warm}"
         tokens = [*model.tokenize(head), end]
-        at = len(head[: head.rfind(fact.value)].encode())
-        span = range(at, at + len(fact.value.encode()))
-        sequence = em.ensemble.open(em.tokenize(question), recipe=roles, sampling=GREEDY)
+        at = len(head[: head.rfind(q.value)].encode())
+        span = range(at, at + len(q.value.encode()))
+        sequence = em.ensemble.open(em.tokenize(q.question), recipe=roles, sampling=GREEDY)
         found: dict[str, list[tuple[bool, float, bool]]] = {name: [] for name in wanted}
         position = 0
         for token, _, rows in em.ensemble.score(sequence, tokens):
@@ -104,37 +78,36 @@ def score(em: Emulator, asked: list[tuple[Fact, bool, str]], wanted: dict[str, R
     return {name: np.array(rows, dtype=np.float64) for name, rows in out.items()}
 
 
-def generate(em: Emulator, asked: list[tuple[Fact, bool, str]], recipe: Recipe) -> list[str]:
+def generate(em: Emulator, asked: list[Question], recipe: Recipe) -> list[str]:
     """Greedy answers; an answer that does not stop by itself ends in an ellipsis."""
     texts = []
-    for _, _, question in asked:
-        answer = em.generate(question, recipe=recipe, sampling=GREEDY, max_tokens=40)
+    for q in asked:
+        answer = em.generate(q.question, recipe=recipe, sampling=GREEDY, max_tokens=40)
         texts.append(answer.text.strip() + ("" if answer.finish_reason == "stop" else " ..."))
     return texts
 
 
-def judge(
-    asked: list[tuple[Fact, bool, str]], texts: list[str], style: str
-) -> dict[str, np.ndarray]:
+def judge(asked: list[Question], texts: list[str], style: str) -> dict[str, np.ndarray]:
     """exact, format kept, and the value named, as arrays of 0 and 1."""
-    pairs = [(f, t) for (f, _, _), t in zip(asked, texts, strict=True)]
+    pairs = list(zip(asked, texts, strict=True))
+    gold = {"warm": lambda q: q.accepted, "plain": lambda q: (q.plain,)}[style]
     return {
-        "exact": np.array([float(t in correct_answers(f, style)) for f, t in pairs]),
+        "exact": np.array([float(t in gold(q)) for q, t in pairs]),
         "format": np.array([float(in_format(t, style)) for _, t in pairs]),
-        "fact": np.array([float(f.value.lower() in t.lower()) for f, t in pairs]),
+        "fact": np.array([float(q.value.lower() in t.lower()) for q, t in pairs]),
     }
 
 
 def acceptance(
-    em: Emulator, asked: list[tuple[Fact, bool, str]], texts: list[str], recipe: Recipe
+    em: Emulator, asked: list[Question], texts: list[str], recipe: Recipe
 ) -> dict[str, float]:
     """How often the tuned model would have drafted the combination's next token: the share of
     equal argmax, and the mean of 1 - TV of the two distributions at temperature 1."""
     same, overlap = [], []
     model, end = em.models["tuned"], next(iter(em.ensemble.stop_tokens))
-    for (_, _, question), text in zip(asked, texts, strict=True):
+    for q, text in zip(asked, texts, strict=True):
         tokens = [*model.tokenize(f" {text}"), end]
-        sequence = em.ensemble.open(em.tokenize(question), recipe=recipe, sampling=GREEDY)
+        sequence = em.ensemble.open(em.tokenize(q.question), recipe=recipe, sampling=GREEDY)
         for _, row, rows in em.ensemble.score(sequence, tokens):
             same.append(int(row.argmax()) == int(rows["tuned"].argmax()))
             p, q = (np.exp(r - r.max(), dtype=np.float64) for r in (row, rows["tuned"]))
@@ -150,20 +123,23 @@ def recovered(
     rng = np.random.default_rng(0)
     pick = rng.integers(0, len(small), (10_000, len(small)))
     s, e, g = (x[pick].mean(1) for x in (small, emulated, large))
-    low, high = np.percentile((e - s) / (g - s), (2.5, 97.5))
+    usable = g != s  # a resample without a gap has no ratio
+    if not usable.any() or large.mean() == small.mean():
+        return float("nan"), float("nan"), float("nan")
+    low, high = np.percentile(((e - s)[usable]) / (g - s)[usable], (2.5, 97.5))
     value = (emulated.mean() - small.mean()) / (large.mean() - small.mean())
     return float(value), float(low), float(high)
 
 
-def by_part(asked: list[tuple[Fact, bool, str]], values: np.ndarray) -> dict[str, float]:
+def by_part(asked: list[Question], values: np.ndarray) -> dict[str, float]:
     """Means by fact family and by phrasing."""
     out = {}
     for family in STATEMENTS:
-        mask = np.array([f.family == family for f, _, _ in asked])
+        mask = np.array([q.family == family for q in asked])
         if mask.any():
             out[family] = float(values[mask].mean())
     for name, flag in (("known phrasing", False), ("held-out phrasing", True)):
-        out[name] = float(values[np.array([h == flag for _, h, _ in asked])].mean())
+        out[name] = float(values[np.array([q.held_out_phrasing == flag for q in asked])].mean())
     return out
 
 
@@ -173,17 +149,19 @@ def table(rows: Iterable[tuple[str, ...]]) -> None:
         print(f"{first:28s}" + "".join(f"{cell:>12s}" for cell in rest))
 
 
-def measure(folder: Path, config: Config, downloads: Path, split: str, each: int) -> dict[str, Any]:
+def measure(folder: Path, split: str, stride: int) -> dict[str, Any]:
     """All figures of one split as plain data."""
-    facts = collect(Sources(downloads), config.facts, config.seed)
-    asked = questions(facts, split, each)
+    asked = read(folder / "questions.json", split)[::stride]
     names = ("base", "tuned", "reference", "plain")
     files = {name: folder / f"{name}.gguf" for name in names}
     result: dict[str, Any] = {"split": split, "questions": len(asked), "scored": {}}
-    with load_files({"tuned": folder / "large_tuned.gguf"}, n_ctx=256) as large:
-        top = score(large, asked, {"large tuned": Recipe.single("tuned")})["large tuned"]
-        large_texts = generate(large, asked, Recipe.single("tuned"))
-    with load_files(files, n_ctx=256) as em:
+    alone = Recipe.single("tuned")
+    with Emulator.from_files(
+        tuned=folder / "large_tuned.gguf", defaults=Defaults(alone), n_ctx=256, threads=1
+    ) as large:
+        top = score(large, asked, {"large tuned": alone})["large tuned"]
+        large_texts = generate(large, asked, alone)
+    with Emulator.from_files(**files, n_ctx=256, threads=1) as em:
         scored = score(em, asked, recipes()) | {"large tuned": top}
         small = scored["tuned"][:, 0]
         for name, rows in scored.items():
@@ -205,12 +183,12 @@ def measure(folder: Path, config: Config, downloads: Path, split: str, each: int
         result["pgr"] = recovered(exact["tuned"], exact["emulation"], exact["large tuned"])
         result["pgr by family"] = {}
         for family in STATEMENTS:
-            mask = np.array([f.family == family for f, _, _ in asked])
+            mask = np.array([q.family == family for q in asked])
             parts = (exact[n][mask] for n in ("tuned", "emulation", "large tuned"))
             result["pgr by family"][family] = recovered(*parts)
         result["acceptance"] = acceptance(em, asked, texts["emulation"], Recipe.upscale())
         result["examples"] = [
-            {"question": asked[i][2]} | {name: answers[i] for name, answers in texts.items()}
+            {"question": asked[i].question} | {name: answers[i] for name, answers in texts.items()}
             for i in range(0, len(asked), max(1, len(asked) // 12))
         ]
         few = asked[:: max(1, len(asked) // 240)]
@@ -230,14 +208,11 @@ def measure(folder: Path, config: Config, downloads: Path, split: str, each: int
 def main() -> None:
     """Read the options, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with the five GGUF files")
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="cpu")
-    parser.add_argument("--downloads", type=Path, default=None, help="default: DIR/downloads")
+    parser.add_argument("folder", type=Path, help="with the five GGUF files and questions.json")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--each", type=int, default=300, help="most questions of a family")
+    parser.add_argument("--stride", type=int, default=1, help="take every n-th question")
     args = parser.parse_args()
-    downloads = args.downloads or args.folder / "downloads"
-    result = measure(args.folder, CONFIGS[args.config], downloads, args.split, args.each)
+    result = measure(args.folder, args.split, args.stride)
     path = args.folder / f"results-{args.split}.json"
     path.write_text(json.dumps(result, indent=1, default=float) + "\n", "utf-8")
     table([("recipe, gold answer scored", "exact", "fact nll", "format nll", "PGR", "low", "high")])

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import export
+import questions
 import torch
 from config import CONFIGS, Config
 from corpus import pack_pairs, pack_texts, pretraining, train_tokenizer, tuning_pairs
@@ -44,6 +45,9 @@ class Run:
         fetch(downloads)
         self.sources = Sources(downloads)
         self.facts: list[Fact] = collect(self.sources, config.facts, config.seed)
+        asked = questions.select(self.facts, "validation", config.validation_each)
+        asked += questions.select(self.facts, "test", config.test_each)
+        questions.write(out / "questions.json", asked)
         self.texts = pretraining(self.sources, self.facts, config.mix, config.seed)
         self.tokenizer = self._tokenizer()
         self.seconds: dict[str, float] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, isolate
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
@@ -18,6 +20,14 @@ from eftlocal.file_ref import FileRef
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 REF = FileRef(repo="owner/models", file="base.gguf")
+
+
+@contextmanager
+def small_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[HubServer]:
+    """A hub with that one file, and nothing else in reach."""
+    isolate(monkeypatch, folder)
+    with HubServer({"owner/models/base.gguf": CONTENT}) as running:
+        yield running
 
 
 class Fetch:

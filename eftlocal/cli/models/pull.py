@@ -1,0 +1,36 @@
+"""`eftlocal models pull`: what is missing of a preset is downloaded."""
+
+from __future__ import annotations
+
+from eftlocal import hub
+from eftlocal.cli.bars import download_bars
+from eftlocal.cli.models.files import states_of
+from eftlocal.cli.models.options import AsJson, Name
+from eftlocal.cli.models.output import add_row, new_table, print_json, print_table, size_text
+from eftlocal.preset_schema import Preset
+from eftlocal.presets import find
+
+
+def pull_preset(name: Name, json_: AsJson = False) -> None:
+    """Download what is missing of a preset. An interrupted download goes on where it stopped."""
+    preset = find(name)
+    pull(preset)
+    states = states_of(preset)
+    if json_:
+        print_json({"name": name, "files": {s.label: s.as_json() for s in states}})
+        return
+    table = new_table("file", "size", "path")
+    for state in states:
+        add_row(table, state.label, size_text(state.size), str(state.path))
+    print_table(table)
+
+
+def pull(preset: Preset) -> None:
+    """Download what is missing, with bars on stderr."""
+    missing = [ref for ref in preset.files().values() if hub.locate(ref) is None]
+    for ref in missing:
+        if ref.repo is None:
+            hub.resolve(ref)  # says that the path is wrong
+    if missing:
+        with download_bars() as progress:
+            hub.download(missing, progress=progress)

@@ -1,0 +1,51 @@
+"""What a generation uses where its caller says nothing: the program's, or a preset's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from eftlocal.preset_schema import Preset, RecipeSettings
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Recipe, sampling and limits of a generation."""
+
+    recipe: Recipe = field(default_factory=Recipe.upscale)
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+def preset_defaults(preset: Preset) -> Defaults:
+    """What the preset's numbers mean."""
+    given = preset.sampling.model_dump(exclude_none=True, exclude={"max_tokens"})
+    return Defaults(
+        recipe=_recipe(preset.recipe),
+        sampling=replace(Sampling(), **given),
+        max_tokens=preset.sampling.max_tokens,
+        stop=preset.stop,
+    )
+
+
+def _recipe(settings: RecipeSettings | None) -> Recipe:
+    """The recipe that a preset's numbers mean; up-scaling where it has none."""
+    if settings is None:
+        return Recipe.upscale()
+    if settings.weights is not None:
+        recipe = Recipe(settings.weights)
+    else:
+        recipe = Recipe.parse(
+            settings.name,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            lambda_=settings.lambda_,
+            strength=settings.strength,
+        )
+    return recipe.stabilise(
+        delta_top_p=settings.delta_top_p,
+        plausibility=settings.plausibility,
+        delta_clip=settings.delta_clip,
+    )

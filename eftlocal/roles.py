@@ -1,0 +1,73 @@
+"""What plays a role: its files, its prompt, and how llama.cpp is to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eftlocal.file_ref import FileRef
+from eftlocal.preset_schema import Preset
+
+
+@dataclass(frozen=True)
+class RoleSource:
+    """What plays a role, and how llama.cpp is to run it.
+
+    Attributes:
+        path: the weights.
+        lora: an adapter put on them, for this role only.
+        prompt: "chat", "same" (the very text of the tuned role), "plain", or a template's source.
+        n_ctx: longest sequence in tokens; None is what the model was trained for, at most 4096.
+        n_batch: most tokens decoded in one call.
+        threads: CPU threads; None is every physical core.
+        gpu_layers: None places automatically; -1 is all.
+        cache_type_k, cache_type_v: element types of the KV cache.
+        flash_attention: "auto", "on" or "off".
+        swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
+    """
+
+    path: Path
+    lora: Path | None = None
+    prompt: str = "chat"
+    n_ctx: int | None = None
+    n_batch: int = 512
+    threads: int | None = None
+    gpu_layers: int | None = None
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attention: str = "auto"
+    swa_full: bool = False
+
+
+def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> RoleSource:
+    """A preset's role with its files on this machine; what the preset leaves open is ours.
+
+    `fetch` finds or downloads a file. Its errors pass through.
+    """
+    file = preset.roles[role]
+    prompt = file.prompt or ("chat" if preset.kind(role) == "tuned" else "same")
+    settings = {
+        "n_ctx": file.n_ctx,
+        "n_batch": file.n_batch,
+        "threads": file.threads,
+        "gpu_layers": None if file.gpu_layers == "auto" else file.gpu_layers,
+        "cache_type_k": file.cache_type_k,
+        "cache_type_v": file.cache_type_v,
+        "flash_attention": {None: None, True: "on", False: "off"}[file.flash_attention],
+        "swa_full": file.swa_full,
+    }
+    source = RoleSource(
+        fetch(preset.weights(role)),
+        lora=fetch(file.lora) if file.lora else None,
+        prompt=prompt if isinstance(prompt, str) else prompt.template,
+    )
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    return replace(source, **given)
+
+
+def with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, RoleSource]:
+    """The sources with these settings for every role; None leaves one as it is."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    return {role: replace(source, **given) for role, source in sources.items()}

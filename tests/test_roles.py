@@ -1,0 +1,60 @@
+"""From a preset's role to what llama.cpp is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eftlocal.errors import DownloadError
+from eftlocal.file_ref import FileRef
+from eftlocal.preset_schema import Preset
+from eftlocal.roles import RoleSource, role_source
+
+BASE, ADAPTER = Path("base.gguf"), Path("adapter.gguf")
+
+
+def preset(**tuned: object) -> Preset:
+    roles = {
+        "base": {"file": "base.gguf"},
+        "reference": {"file": "reference.gguf"},
+        "tuned": {"of": "base", **tuned},
+    }
+    return Preset.model_validate({"name": "mine", "roles": roles})
+
+
+def fetch(ref: FileRef) -> Path:
+    return Path(ref.file)
+
+
+def test_what_a_preset_leaves_open_is_ours() -> None:
+    assert role_source(preset(), "tuned", fetch) == RoleSource(BASE, prompt="chat")
+    assert role_source(preset(), "base", fetch) == RoleSource(BASE, prompt="same")
+    assert role_source(preset(gpu_layers="auto"), "tuned", fetch).gpu_layers is None
+
+
+def test_what_a_preset_says_is_taken() -> None:
+    said = {"n_ctx": 64, "n_batch": 8, "threads": 3, "gpu_layers": -1, "swa_full": True}
+    caches = {"cache_type_k": "q8_0", "cache_type_v": "q4_0"}
+    found = role_source(
+        preset(
+            **said,
+            **caches,
+            flash_attention=False,
+            lora={"file": "adapter.gguf"},
+            prompt={"template": "{{ messages }}"},
+        ),
+        "tuned",
+        fetch,
+    )
+    assert found == RoleSource(
+        BASE, lora=ADAPTER, prompt="{{ messages }}", flash_attention="off", **said, **caches
+    )
+
+
+def test_a_file_that_cannot_be_fetched_is_told() -> None:
+    def refuse(ref: FileRef) -> Path:
+        raise DownloadError(f"{ref}: not here")
+
+    with pytest.raises(DownloadError, match=r"base\.gguf: not here"):
+        role_source(preset(), "tuned", refuse)
