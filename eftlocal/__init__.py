@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eftlocal.emulator import Emulator, TextLogprobs, load
     from eftlocal.errors import EftlocalError
     from eftlocal.generation import Step
-    from eftlocal.messages import Message
+    from eftlocal.prompt.messages import Message
     from eftlocal.recipe import Recipe
     from eftlocal.sampling import Sampling
 
@@ -31,7 +31,7 @@ _HOME = {
     "Defaults": "defaults",
     "EftlocalError": "errors",
     "Emulator": "emulator",
-    "Message": "messages",
+    "Message": "prompt.messages",
     "Recipe": "recipe",
     "Sampling": "sampling",
     "Step": "generation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from eftlocal.preset_schema import Preset, RecipeSettings
+from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
 

@@ -23,12 +23,12 @@ from eftlocal.answer import Answer, AnswerStream
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.distribution import log_sum_exp
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.file_ref import FileRef
 from eftlocal.generation import Generation
 from eftlocal.loading import Loaded, Progress, load_roles, prepare
-from eftlocal.messages import Message, validate_prompt
-from eftlocal.presets import find
-from eftlocal.prompt import render_roles
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.reading import find
+from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.prompt.render import render_roles
 from eftlocal.recipe import Recipe
 from eftlocal.roles import RoleSource, role_source, with_engine
 from eftlocal.sampling import Sampling

@@ -14,10 +14,10 @@ from pathlib import Path
 from eftlocal import llama
 from eftlocal.ensemble import Ensemble
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_header import Header, read_header
+from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.host_memory import host_memory_free
 from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
-from eftlocal.prompt import RolePrompt
+from eftlocal.prompt.render import RolePrompt
 from eftlocal.roles import RoleSource
 from eftlocal.vocabulary import Vocabulary, require
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eftlocal.cache_size import kv_cache_bytes_by_layer
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_header import Header
+from eftlocal.gguf_file.cache_size import kv_cache_bytes_by_layer
+from eftlocal.gguf_file.header import Header
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import Preset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from hub_server import HubServer, isolate
 
 from eftlocal.cli.bars import A_MOMENT, loading_bars
-from eftlocal.presets import user_path
+from eftlocal.presets.reading import user_path
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 ERASE_LINE, SHOW_CURSOR = "\x1b[2K", "\x1b[?25h"

@@ -15,8 +15,7 @@ import pytest
 from bench_step import Pair
 
 import eftlocal
-from eftlocal import Recipe, Sampling
-from eftlocal.loading import load_files
+from eftlocal import Emulator, Recipe, Sampling
 
 ROOT = Path(eftlocal.__file__).parents[1]
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -44,7 +43,7 @@ def check_combine(found: dict[str, Any]) -> None:
     lines = {(line["recipe"], line["sampling"]): line for line in found["results"]}
     assert len(lines) == len(found["results"]) == 24
     for (_, sampling), line in lines.items():
-        for figures in (line["ours_us"], line["naive_us"]):
+        for figures in (line["alone_us"], line["ours_us"], line["naive_us"]):
             assert 0 < figures["median"] <= figures["p90"]
         assert line["naive_over_ours"] > 0
         # Both versions draw from the same set, up to a token at the edge of a nucleus.
@@ -102,7 +101,7 @@ def test_step_on_random_models(tmp_path: Path) -> None:
 
 
 def test_step_and_bare_decodes_do_the_same_work(demo_files: dict[str, Path]) -> None:
-    with load_files(demo_files, n_ctx=64, threads=1) as emulator:
+    with Emulator.from_files(**demo_files, n_ctx=64, threads=1) as emulator:
         prompts = {role: [5, 6, 7, 8] for role in demo_files}
         ensemble = emulator.ensemble
         sequence = ensemble.open(prompts, recipe=Recipe.upscale(), sampling=Sampling())

@@ -23,8 +23,8 @@ from eftlocal.errors import (
     UsageError,
     VocabularyError,
 )
-from eftlocal.file_ref import FileRef
-from eftlocal.presets import load_presets, user_path
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.selftest_model import write_random_model
 
 PRESET = """

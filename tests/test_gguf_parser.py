@@ -26,10 +26,10 @@ from gguf_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal import gguf_parser
-from eftlocal.cache_size import kv_cache_bytes
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_header import read_header
+from eftlocal.gguf_file import parser as gguf_parser
+from eftlocal.gguf_file.cache_size import kv_cache_bytes
+from eftlocal.gguf_file.header import read_header
 
 
 def refusal(path: Path, data: bytes) -> str:

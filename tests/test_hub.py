@@ -14,8 +14,8 @@ from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import RoleFile
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import RoleFile
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from random_gguf import SHAPES
 import eftlocal
 from eftlocal import Recipe, Sampling
 from eftlocal.errors import EftlocalError, ModelFileError
-from eftlocal.gguf_header import read_header
+from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span
-from eftlocal.presets import user_path
+from eftlocal.presets.reading import user_path
 
 RANK, ALPHA = 4, 8.0
 WIDTH, LAYERS = SHAPES["tiny"].n_embd, SHAPES["tiny"].n_layers

@@ -9,9 +9,9 @@ from gguf_files import write_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.cache_size import kv_cache_bytes
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_header import read_header
+from eftlocal.gguf_file.cache_size import kv_cache_bytes
+from eftlocal.gguf_file.header import read_header
 from eftlocal.placement import (
     DEVICE_MARGIN,
     DeviceMemory,

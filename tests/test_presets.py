@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from eftlocal import preset_schema, presets
 from eftlocal.errors import UsageError
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset, PromptTemplate
-from eftlocal.presets import find, load_presets
+from eftlocal.presets import reading as presets
+from eftlocal.presets import schema as preset_schema
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.reading import find, load_presets
+from eftlocal.presets.schema import Preset, PromptTemplate
 from eftlocal.recipe import Recipe
 
 TRIO = """
@@ -91,7 +92,9 @@ def test_a_checksum_is_pinned_only_with_the_revision_it_belongs_to() -> None:
 
 def test_the_demo_lies_in_the_package() -> None:
     demo = find("demo")
-    assert Path(demo.weights("base").file) == Path(presets.__file__).parent / "demo" / "base.gguf"
+    assert (
+        Path(demo.weights("base").file) == Path(presets.__file__).parents[1] / "demo" / "base.gguf"
+    )
     assert demo.roles["tuned"].prompt == "chat"
     assert demo.roles["base"].prompt == demo.roles["reference"].prompt == "same"
 

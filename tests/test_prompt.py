@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eftlocal import template_child
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.gguf_header import read_header
+from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Model
-from eftlocal.prompt import (
+from eftlocal.prompt import child as template_child
+from eftlocal.prompt.render import (
     ChatTemplate,
     Message,
     RolePrompt,
@@ -28,7 +28,7 @@ from eftlocal.prompt import (
     render_roles,
     validate_messages,
 )
-from eftlocal.template_worker import TemplateWorker
+from eftlocal.prompt.worker import TemplateWorker
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 ASK: Message = {"role": "user", "content": "What is 2+2?"}

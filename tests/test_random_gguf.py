@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, write_random_model
 
-from eftlocal.gguf_header import read_header
+from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span
 
 TEXT = "Any text at all, Größe 42 🙂\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eftlocal.errors import DownloadError
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import Preset
 from eftlocal.roles import RoleSource, role_source
 
 BASE, ADAPTER = Path("base.gguf"), Path("adapter.gguf")

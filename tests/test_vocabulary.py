@@ -26,7 +26,7 @@ from gguf_files import (
 )
 
 from eftlocal.errors import ModelFileError, UsageError, VocabularyError
-from eftlocal.gguf_header import Header, read_header
+from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.vocabulary import VocabularyReport, compare, require
 
 SOURCE = "llama-cpp-python==0.3.36"

@@ -64,7 +64,7 @@ def run(
     from eftlocal.cli.bars import loading_bars
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.emulator import Emulator, load
-    from eftlocal.presets import find
+    from eftlocal.presets.reading import find
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
@@ -129,7 +129,7 @@ def run(
 
 
 def _read_prompt(prompt: str | None) -> str:
-    from eftlocal.messages import validate_prompt
+    from eftlocal.prompt.messages import validate_prompt
 
     if prompt is not None and prompt != "-":
         return validate_prompt(prompt)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.file_ref import FileRef
 from eftlocal.hub.disk import readable
 from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
 from eftlocal.hub.remote import RemoteFile, ask, offline_by_environment
 from eftlocal.hub.retry import Sleep, patiently
 from eftlocal.hub.transfer import Download, Progress, check_space
+from eftlocal.presets.file_ref import FileRef
 
 __all__ = [
     "Progress",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from eftlocal.errors import DownloadError
-from eftlocal.file_ref import FileRef
+from eftlocal.presets.file_ref import FileRef
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash

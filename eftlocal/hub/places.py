@@ -9,8 +9,8 @@ from pathlib import Path
 import platformdirs
 
 from eftlocal.errors import UsageError
-from eftlocal.file_ref import SPLIT, FileRef
 from eftlocal.hub.disk import beside, disk_errors, hash_rest, locked, part_files, read_json
+from eftlocal.presets.file_ref import SPLIT, FileRef
 
 
 def store() -> Path:

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from eftlocal.errors import DownloadError
-from eftlocal.file_ref import FileRef
 from eftlocal.hub.retry import Broken
+from eftlocal.presets.file_ref import FileRef
 
 _RETRY = frozenset((408, 429, 500, 502, 503, 504))
 

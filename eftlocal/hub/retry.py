@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from eftlocal.errors import DownloadError
-from eftlocal.file_ref import FileRef
 from eftlocal.hub.disk import readable
+from eftlocal.presets.file_ref import FileRef
 
 T = TypeVar("T")
 Sleep = Callable[[float], object]

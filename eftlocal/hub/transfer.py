@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eftlocal.errors import DownloadError
-from eftlocal.file_ref import FileRef
 from eftlocal.hub.disk import disk_errors, locked, part_files, readable
 from eftlocal.hub.part import Part
 from eftlocal.hub.places import in_store, store, stored_path
 from eftlocal.hub.remote import RemoteFile, ask, open_from, refuse, same_host
 from eftlocal.hub.retry import TRIES, Broken, Sleep, patiently
+from eftlocal.presets.file_ref import FileRef
 
 
 class Progress(Protocol):

@@ -17,8 +17,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from eftlocal.cache_size import CACHE_TYPES
 from eftlocal.errors import EngineError, UsageError
+from eftlocal.gguf_file.cache_size import CACHE_TYPES
 from eftlocal.llama.engine import default_threads, last_words, recent
 from eftlocal.llama.model import Model
 

@@ -21,8 +21,8 @@ from eftlocal.cli.models.output import (
 )
 from eftlocal.cli.models.pull import pull
 from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, UsageError
-from eftlocal.preset_schema import Preset
-from eftlocal.presets import find
+from eftlocal.presets.reading import find
+from eftlocal.presets.schema import Preset
 
 if TYPE_CHECKING:
     from eftlocal.loading import Prepared
@@ -114,7 +114,7 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
 def _check_files(
     sources: dict[str, RoleSource], exceptions: tuple[int, ...], n_ctx: int | None, json_: bool
 ) -> None:
-    from eftlocal.gguf_header import read_header
+    from eftlocal.gguf_file.header import read_header
     from eftlocal.loading import prepare
     from eftlocal.vocabulary import compare, require
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eftlocal import hub
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset, RoleFile
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import Preset, RoleFile
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from eftlocal.cli.models.output import (
     screen_width,
     size_text,
 )
-from eftlocal.preset_schema import Preset
-from eftlocal.presets import load_presets, user_path
+from eftlocal.presets.reading import load_presets, user_path
+from eftlocal.presets.schema import Preset
 
 
 def list_presets(json_: AsJson = False) -> None:

@@ -7,8 +7,8 @@ from eftlocal.cli.bars import download_bars
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson, Name
 from eftlocal.cli.models.output import add_row, new_table, print_json, print_table, size_text
-from eftlocal.preset_schema import Preset
-from eftlocal.presets import find
+from eftlocal.presets.reading import find
+from eftlocal.presets.schema import Preset
 
 
 def pull_preset(name: Name, json_: AsJson = False) -> None:

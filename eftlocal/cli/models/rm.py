@@ -10,9 +10,9 @@ from eftlocal import hub
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson, Name
 from eftlocal.cli.models.output import print_json
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset
-from eftlocal.presets import find, load_presets
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.reading import find, load_presets
+from eftlocal.presets.schema import Preset
 
 
 def remove_preset(

@@ -14,9 +14,9 @@ from eftlocal.cli.models.output import (
     print_table,
     size_text,
 )
-from eftlocal.file_ref import FileRef
-from eftlocal.preset_schema import Preset
-from eftlocal.presets import find
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.reading import find
+from eftlocal.presets.schema import Preset
 
 _OF_THE_PRESET = ("recipe", "sampling", "stop", "vocabulary_exceptions", "evidence", "notes")
 _NOT_A_SETTING = {*FileRef.model_fields, "lora", "approx_size", "evidence"}

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from eftlocal.strict_table import StrictTable
+from eftlocal.presets.strict_table import StrictTable
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")  # llama.cpp's name of one shard of a model
 # The hub's rule for owner/name.

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from eftlocal.file_ref import FileRef
-from eftlocal.strict_table import StrictTable
+from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.strict_table import StrictTable
 
 # Recipes that decode fewer roles than the trio (a recipe written as weights names its own).
 _FEWER = {
@@ -73,7 +73,9 @@ class RoleFile(FileRef):
     @classmethod
     def _is_a_cache_type(cls, value: str | None) -> str | None:
         if value is not None:
-            from eftlocal.cache_size import CACHE_TYPES  # with gguf: not for `models list`
+            from eftlocal.gguf_file.cache_size import (
+                CACHE_TYPES,  # with gguf: not for `models list`
+            )
 
             if value not in CACHE_TYPES:
                 raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(CACHE_TYPES)}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from eftlocal.errors import UsageError
-from eftlocal.gguf_header import MAX_LAYERS, RECURRENT, Header
+from eftlocal.gguf_file.header import MAX_LAYERS, RECURRENT, Header
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 

@@ -1,4 +1,4 @@
-"""The child process in which chat templates run; a script, started by template_worker.
+"""The child process in which chat templates run; a script, started by `worker`.
 
 One JSON request a line on stdin, one JSON answer a line on stdout, until stdin ends. It imports
 jinja2 and the standard library only. It bounds its own memory (on Linux; other systems do not

@@ -17,8 +17,8 @@ import numpy as np
 from gguf.constants import LlamaFileType
 
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_cursor import AGAIN
-from eftlocal.gguf_parser import TensorInfo, parse_file
+from eftlocal.gguf_file.cursor import AGAIN
+from eftlocal.gguf_file.parser import TensorInfo, parse_file
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _T = TypeVar("_T")

@@ -23,7 +23,7 @@ from eftlocal.errors import EngineError, PromptError, UsageError
 
 MIB = 1 << 20
 _STARTUP_S = 60.0  # an import, on a machine that may be busy loading models
-_CHILD = Path(__file__).with_name("template_child.py")
+_CHILD = Path(__file__).with_name("child.py")
 _WORDS = {
     "syntax": "is not valid",
     "undefined": "uses what is not there",

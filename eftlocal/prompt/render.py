@@ -1,6 +1,6 @@
 """Conversations into the text each role reads, special tokens kept apart from what users wrote.
 
-A chat template comes from a model file and is not trusted: it is rendered by template_worker.
+A chat template comes from a model file and is not trusted: it is rendered by `worker`.
 The text is returned as segments to be tokenized one after the other with add_special off and
 parse_special as the segment says; BOS is part of the text, exactly once where it is wanted.
 """
@@ -13,18 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.messages import Message, plain_text, validate_messages
-from eftlocal.template_worker import TemplateWorker, one_line
-
-__all__ = [
-    "ChatTemplate",
-    "Message",
-    "RolePrompt",
-    "Segment",
-    "plain_text",
-    "render_roles",
-    "validate_messages",
-]
+from eftlocal.prompt.messages import Message, plain_text, validate_messages
+from eftlocal.prompt.worker import TemplateWorker, one_line
 
 FORMATS = ("chat", "same", "plain")
 # Variables of a template that are ours to set; `tools` and `documents` exist as None because

@@ -18,7 +18,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_cursor import AGAIN, U32, U64, Cursor, Short, StringArray
+from eftlocal.gguf_file.cursor import AGAIN, U32, U64, Cursor, Short, StringArray
 
 HEADER_LIMIT = 128 << 20  # bytes; the largest vocabulary known (262,144 tokens) takes 16 MiB
 MAX_ENTRIES = 1 << 17  # metadata keys, and tensors; the largest mixtures have some 20,000

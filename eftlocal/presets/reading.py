@@ -19,7 +19,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from eftlocal.errors import UsageError
-from eftlocal.preset_schema import Preset
+from eftlocal.presets.schema import Preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +29,7 @@ else:
 
 def builtin_path() -> Path:
     """The presets that come with the program: beside this file when installed, else above it."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     installed = here / "models.toml"
     return installed if installed.is_file() else here.parent / "models.toml"
 
@@ -86,7 +86,7 @@ def _load(path: Path) -> dict[str, Preset]:
     if not isinstance(tables, list):
         raise UsageError(f"{path}: [preset] must be [[preset]], one such table per preset")
     # Paths of the built-in file are relative to the package, wherever the file itself lies.
-    root = Path(__file__).parent if path == builtin_path() else path.absolute().parent
+    root = Path(__file__).parents[1] if path == builtin_path() else path.absolute().parent
     presets: dict[str, Preset] = {}
     for number, table in enumerate(tables, 1):
         preset = _validate(path, number, table, root)

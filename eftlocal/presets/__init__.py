@@ -1,0 +1,1 @@
+"""Presets: which files play which role, as models.toml says it."""

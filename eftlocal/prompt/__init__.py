@@ -1,0 +1,1 @@
+"""From a conversation to the text each role reads: messages, chat templates, their sandbox."""
