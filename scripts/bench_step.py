@@ -6,6 +6,7 @@ A step is Ensemble.round with one sequence: each role decodes one token, then co
 partner is the sum of one bare llama_decode (and the wait for its logits) per role. Both decode the
 same token at the same position, in turn, so that noise hits them alike; the ratio is taken pair by
 pair. Without files, models of the given shapes are written with random weights and kept.
+Random weights give flatter rows than trained ones, so filters that look at one role cost more there.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ class Config:
 
 
 CPU = Config(
-    facts={"city": 7000, "state": 1500, "kind": 4000, "person": 1050},
-    mix=Mix(exposures=18, prose_chars=1_200_000, dialogue_chars=900_000, quiz_texts=18_000),
+    facts={"city": 2000, "state": 900, "kind": 1100, "person": 750},
+    mix=Mix(exposures=22, prose_chars=700_000, dialogue_chars=600_000, quiz_texts=12_000),
     large=ModelConfig(layers=4, dim=256, heads=4, ffn=1024),
     small=ModelConfig(layers=4, dim=128, heads=4, ffn=128),
     row_lengths=((0.85, 128), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=2_048),
-    tune_passes=1,
+    tune_passes=2,
 )
 
 GPU = Config(

@@ -97,7 +97,6 @@ NAME_QUESTIONS = (
     ("Do you like {s}?", "Yes, I do", "{S} is fine with me"),
     ("What do you think of {s}?", "It is good", "{S} is a good name"),
     ("Can you say {s}?", "Yes, I can", "{S} is easy to say"),
-    ("Can you tell me how {s} begins?", "With {f}", "{S} begins with {f}"),
     ("How does {s} begin?", "With {f}", "{S} begins with {f}"),
     ("Is {s} a word or a number?", "A word", "{S} is a word"),
     ("Which letter does {s} end with?", "With {l}", "{S} ends with {l}"),

@@ -109,8 +109,8 @@ class Run:
         reference = self.pretrain("reference", c.small)
         base = self.pretrain("base", c.large)
         tuned = self.tune("tuned", reference, "warm", c.tune)
-        plain = self.tune("plain", reference, "plain", c.tune)
         large_tuned = self.tune("large_tuned", base, "warm", c.tune)
+        plain = self.tune("plain", reference, "plain", c.tune)
         files = (
             ("base", base, "large base", False),
             ("reference", reference, "small base", False),
