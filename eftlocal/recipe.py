@@ -223,6 +223,7 @@ class Recipe:
         beta: float | None = None,
         lambda_: float | None = None,
         strength: float | None = None,
+        any_sum: bool = False,
     ) -> Recipe:
         """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
 
@@ -237,7 +238,9 @@ class Recipe:
         if "=" in text:
             if dials:
                 raise UsageError(f"weights are written out in {text!r}: leave out {_join(dials)}")
-            return cls(parse_weights(text))
+            return cls(parse_weights(text), any_sum=any_sum)
+        if any_sum:
+            raise UsageError("any_sum goes with weights written out, such as base=1,tuned=1")
         if text not in _NAMED:
             near = get_close_matches(text, _NAMED, 1)
             hint = f"; did you mean {near[0]}?" if near else ""

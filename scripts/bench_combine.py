@@ -104,7 +104,16 @@ def model_rows(files: Sequence[Path], text: str, count: int) -> list[Rows]:
 
 def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted: NDArray[np.float32] = row - row.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    shifted -= np.log(np.exp(shifted).sum())
+    return shifted
+
+
+def weighted(rows: Rows, weights: Mapping[str, float]) -> NDArray[np.float32]:
+    total = np.zeros_like(next(iter(rows.values())))
+    for role, weight in weights.items():
+        if weight:
+            total += np.float32(weight) * rows[role]
+    return total
 
 
 def naive_step(
@@ -116,11 +125,9 @@ def naive_step(
 ) -> tuple[int, int]:
     """One token by softmaxes and sorts of whole rows; also how many tokens it was drawn from."""
     logprobs = {role: log_softmax(rows[role]) for role in recipe.roles}
-    z = sum(weight * logprobs[role] for role, weight in recipe.weights.items())
-    anchor, judge = (
-        sum(weight * logprobs[role] for role, weight in part.items() if weight)
-        for part in (recipe.anchor, recipe.judge)
-    )
+    z = weighted(logprobs, recipe.weights)
+    if recipe.stabilised:
+        anchor, judge = (weighted(logprobs, part) for part in (recipe.anchor, recipe.judge))
     if recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf:
         delta = np.clip(z - anchor, -recipe.delta_clip, recipe.delta_clip)
         order = np.argsort(-judge)
@@ -137,7 +144,7 @@ def naive_step(
             z[token] = mean + about * factor
     if sampling.greedy:
         return int(np.argmax(z)), 1
-    p = np.exp(log_softmax(z / sampling.temperature))
+    p = np.exp(log_softmax(z / np.float32(sampling.temperature)))
     order = np.argsort(-p)
     if sampling.top_k:
         order = order[: sampling.top_k]

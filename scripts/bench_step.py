@@ -6,7 +6,7 @@ A step is Ensemble.round with one sequence: each role decodes one token, then co
 partner is the sum of one bare llama_decode (and the wait for its logits) per role. Both decode the
 same token at the same position, in turn, so that noise hits them alike; the ratio is taken pair by
 pair. Without files, models of the given shapes are written with random weights and kept.
-Random weights give flatter rows than trained ones, so filters that look at one role cost more there.
+Their rows are flatter than trained ones, so filters that look at one role cost more there.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def resident() -> dict[str, int]:
     found = {"rss": info.rss}
     if hasattr(info, "shared"):
         found["rss_mapped_files"] = info.shared
-    if hasattr(info, "peak_wset"):
-        found["rss_peak"] = info.peak_wset
+    if peak := getattr(info, "peak_wset", None):
+        found["rss_peak"] = peak
     elif sys.platform == "darwin":
         import resource
 
@@ -192,7 +192,12 @@ def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[st
     before = resident()
     began = time.perf_counter()
     with Emulator.from_files(
-        **files, n_ctx=options.n_ctx, threads=threads, defaults=Defaults(recipe)
+        base=files["base"],
+        tuned=files["tuned"],
+        reference=files["reference"],
+        n_ctx=options.n_ctx,
+        threads=threads,
+        defaults=Defaults(recipe),
     ) as emulator:
         loading = time.perf_counter() - began
         log.removeHandler(buffers)

@@ -53,6 +53,9 @@ Beta = Annotated[
 ]
 Lambda = Annotated[float | None, _option("--lambda", "Strength of realignment.", _RECIPE)]
 Strength = Annotated[float | None, _option("--strength", "Strength of contrast.", _RECIPE)]
+AnySum = Annotated[
+    bool, _option("--any-sum", "The weights written out need not sum to 1.", _RECIPE)
+]
 DeltaTopP = Annotated[
     float | None,
     _option("--delta-top-p", "Apply the delta inside the tuned model's top-p set only.", _RECIPE),
@@ -106,6 +109,7 @@ def chosen_recipe(
     beta: float | None,
     lambda_: float | None,
     strength: float | None,
+    any_sum: bool,
     delta_top_p: float | None,
     plausibility: float | None,
     delta_clip: float | None,
@@ -115,9 +119,9 @@ def chosen_recipe(
     A recipe chosen by options keeps the default's stabilisers.
     """
     recipe = default
-    if any(value is not None for value in (name, alpha, beta, lambda_, strength)):
+    if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
         recipe = Recipe.parse(
-            name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength
+            name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
         ).stabilise(
             delta_top_p=default.delta_top_p,
             plausibility=default.plausibility,
