@@ -127,7 +127,8 @@ class Combiner:
             np.clip(delta, -recipe.delta_clip, recipe.delta_clip, out=delta)
             delta[impossible] = -np.inf
         anchor[inside] += delta
-        np.minimum(anchor, np.finfo(np.float32).max, out=anchor)
+        if anchor.max() == np.inf:
+            np.minimum(anchor, np.finfo(np.float32).max, out=anchor)
 
     def _cut_implausible(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
         judge = self._judge(rows, recipe)
@@ -136,7 +137,10 @@ class Combiner:
         self._out[self._stop] = kept
 
     def _judge(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
-        """The judge's logits (size,), in the memory of the delta; the scratch is overwritten."""
+        """The judge's logits (size,): a role's own row, or in the memory of the delta."""
+        parts = {role: weight for role, weight in recipe.judge.items() if weight != 0.0}
+        if list(parts.values()) == [1.0]:
+            return rows[next(iter(parts))]
         _weighted_sum(rows, recipe.judge, self._delta, self._scratch)
         return self._delta
 
@@ -145,19 +149,21 @@ def _weighted_sum(
     rows: Mapping[str, Row], weights: Mapping[str, float], out: Row, scratch: Row
 ) -> None:
     """out = sum of weight * row over the roles of weight other than 0; `scratch` is overwritten."""
-    first = True
-    for role, weight in weights.items():
-        if weight == 0.0:
-            continue
-        if first:
-            np.multiply(rows[role], np.float32(weight), out=out)
-            first = False
-        elif weight == 1.0:
-            out += rows[role]
-        elif weight == -1.0:
-            out -= rows[role]
-        else:
-            np.multiply(rows[role], np.float32(weight), out=scratch)
-            out += scratch
-    if first:
+    parts = [(rows[role], weight) for role, weight in weights.items() if weight != 0.0]
+    if not parts:
         out.fill(0.0)
+        return
+    (row, weight), *rest = parts
+    if weight == 1.0 and rest and abs(rest[0][1]) == 1.0:  # one pass less for most recipes
+        (other, sign), *rest = rest
+        (np.add if sign == 1.0 else np.subtract)(row, other, out=out)
+    else:
+        np.multiply(row, np.float32(weight), out=out)
+    for row, weight in rest:
+        if weight == 1.0:
+            out += row
+        elif weight == -1.0:
+            out -= row
+        else:
+            np.multiply(row, np.float32(weight), out=scratch)
+            out += scratch

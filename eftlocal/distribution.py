@@ -38,11 +38,14 @@ def nucleus(weights: Row, total: float, p: float) -> Ids:
     """
     if p >= 1.0:
         return np.flatnonzero(weights > 0.0)
-    # Tokens lighter than this weigh less than (1 - p) * total all together, so none of them
-    # is needed to reach p: the sort below sees few tokens and not the vocabulary.
-    floor = np.float32((1.0 - p) * total / len(weights))
-    ids = np.flatnonzero(weights >= floor)
-    heavy = weights[ids]
+    # Tokens lighter than the floor weigh less than (1 - p) * total all together, so none of
+    # them is needed to reach p, and the sort sees few tokens. Most rows do with fewer still.
+    floor = (1.0 - p) * total / len(weights)
+    for lift in (64.0, 8.0, 1.0):
+        ids = np.flatnonzero(weights >= np.float32(floor * lift))
+        heavy = weights[ids]
+        if heavy.sum(dtype=np.float64) >= p * total:
+            break
     descending = np.sort(heavy)[::-1]
     reached = np.cumsum(descending, dtype=np.float64)
     count = min(int(np.searchsorted(reached, p * total)) + 1, len(ids))

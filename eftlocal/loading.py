@@ -125,6 +125,7 @@ def load_roles(
                         file,
                         gpu_layers=placement.n_gpu_layers,
                         tensor_split=placement.split,
+                        mapped=placement.n_gpu_layers != 0 or not _repacked(prepared.headers[role]),
                         progress=_of_role(progress, role),
                     )
                 )
@@ -148,6 +149,13 @@ def load_roles(
     except BaseException:
         resources.close()
         raise
+
+
+def _repacked(header: Header) -> bool:
+    """Whether most of the weights would be copied when they are decoded on the CPU."""
+    types = llama.repacked_types()
+    copied = sum(tensor.nbytes for tensor in header.tensors if tensor.type.name in types)
+    return copied > header.weight_bytes / 2
 
 
 def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Context:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus, top_k
+from eftlocal.distribution import Ids, Row, log_sum_exp, nucleus, top_k
 from eftlocal.errors import EngineError, UsageError
 
 
@@ -158,20 +158,19 @@ class Filters:
             raise EngineError("no token is possible here: every candidate was masked out")
         if sampling.greedy:
             return Candidates(np.array([best], dtype=np.intp), row[best : best + 1])
-        scaled = self._scaled
-        # Subtracting the maximum first leaves only tokens without a chance to overflow.
-        with np.errstate(over="ignore"):
-            np.subtract(row, row[best], out=scaled)
-            if sampling.temperature != 1.0:
-                scaled /= np.float32(sampling.temperature)
         ids: Ids | None = None
         if sampling.top_k and sampling.top_k < len(row):
-            ids = top_k(scaled, sampling.top_k)
-            scaled = scaled[ids]
+            ids = top_k(row, sampling.top_k)
+        chosen = row if ids is None else row[ids]
+        scaled = self._scaled[: len(chosen)]
+        # About the maximum, so that only tokens without a chance can overflow.
+        with np.errstate(over="ignore"):
+            np.subtract(chosen, row[best], out=scaled)
+            if sampling.temperature != 1.0:
+                scaled /= np.float32(sampling.temperature)
         if sampling.top_p < 1.0:
-            weights = self._scratch[: len(scaled)]
-            _, total = exp_shifted(scaled, weights)
-            inner = nucleus(weights, total, sampling.top_p)
+            weights = np.exp(scaled, out=self._scratch[: len(scaled)])
+            inner = nucleus(weights, float(weights.sum()), sampling.top_p)
             ids, scaled = inner if ids is None else ids[inner], scaled[inner]
         if sampling.min_p > 0.0:
             inner = np.flatnonzero(scaled >= math.log(sampling.min_p))
@@ -229,20 +228,22 @@ def _race(contestants: Ids, weights: Row, key: int) -> int:
 
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 def _mix(bits: NDArray[np.uint64]) -> None:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place."""
-    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+    for shift, multiplier in _MIX:
         bits ^= bits >> np.uint64(shift)
-        bits *= np.uint64(multiplier)
+        if multiplier != 1:
+            bits *= np.uint64(multiplier)
 
 
 def _key(*parts: int) -> int:
-    """One 64-bit key from several numbers, mixed in one after another."""
-    key = np.zeros(1, dtype=np.uint64)
+    """One 64-bit key from several numbers, each mixed in by a step of SplitMix64."""
+    key = 0
     for part in parts:
-        key ^= np.uint64(part)
-        key += np.uint64(_GOLDEN)
-        _mix(key)
-    return int(key[0])
+        key = ((key ^ part) + _GOLDEN) & 0xFFFFFFFFFFFFFFFF
+        for shift, multiplier in _MIX:
+            key = ((key ^ (key >> shift)) * multiplier) & 0xFFFFFFFFFFFFFFFF
+    return key

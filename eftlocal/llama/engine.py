@@ -104,6 +104,19 @@ def system_info() -> str:
     return (llama_cpp.llama_print_system_info() or b"").decode("utf-8", "replace").strip()
 
 
+def repacked_types() -> frozenset[str]:
+    """Names of the tensor types that this build, on the CPU, copies into a layout of its own.
+
+    Measured with llama.cpp 0.5.0-dev on x86-64 with AVX-512; AMX's are those of its source.
+    """
+    info, types = system_info(), set[str]()
+    if "REPACK = 1" in info:
+        types |= {"Q4_0", "Q4_K"}
+    if "AMX_INT8 = 1" in info:
+        types |= {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
+    return frozenset(types)
+
+
 def supports_gpu_offload() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 

@@ -22,6 +22,8 @@ class Model:
         path: the file, or the first of its shards.
         gpu_layers: layers kept on the GPU, counted from the last; -1 is all of them.
         tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
+        mapped: map the file into memory; False reads it, which keeps a model whose weights are
+            repacked from standing in memory twice.
         progress: called with the share loaded, 0.0 to 1.0; what it raises ends the load.
 
     Raises:
@@ -34,6 +36,7 @@ class Model:
         *,
         gpu_layers: int = 0,
         tensor_split: Sequence[float] = (),
+        mapped: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -44,6 +47,8 @@ class Model:
         start()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        if not mapped:
+            params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         if any(tensor_split):
             shares = (ctypes.c_float * max(llama_cpp.llama_max_devices(), len(tensor_split)))()
             shares[: len(tensor_split)] = list(tensor_split)
