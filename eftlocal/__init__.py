@@ -3,7 +3,7 @@
 import eftlocal
 
 with eftlocal.load("demo") as em:
-    for step in em.stream("What is the capital of Norway?"):
+    for step in em.stream("Where is Braga?"):
         print(step.text, end="", flush=True)
 """
 

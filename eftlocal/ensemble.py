@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eftlocal.combine import Combiner
 from eftlocal.distribution import Row, log_sum_exp
@@ -188,10 +189,10 @@ class Ensemble:
 
     def _rows(
         self, sequences: Sequence[RunningSequence], count: int
-    ) -> list[dict[str, np.ndarray]]:
+    ) -> list[dict[str, NDArray[np.float32]]]:
         """For each sequence, (count, vocab) float32 per role of its recipe: the rows that
         follow its last `count` tokens."""
-        rows: list[dict[str, np.ndarray]] = [{} for _ in sequences]
+        rows: list[dict[str, NDArray[np.float32]]] = [{} for _ in sequences]
         for role, context in self.contexts.items():
             taking_part = [i for i, s in enumerate(sequences) if role in s.recipe.roles]
             if taking_part:
@@ -208,7 +209,7 @@ class Ensemble:
 
 def _decode_lacking(
     context: Context, role: str, sequences: Sequence[RunningSequence], count: int
-) -> list[np.ndarray]:
+) -> list[NDArray[np.float32]]:
     """Decodes what a role's cache lacks of each sequence, in as few calls as its batch allows.
 
     Returns (count, vocab) float32 per sequence, views of llama.cpp's memory where one call

@@ -197,8 +197,8 @@ def draw(candidates: Candidates, seed: int, position: int) -> int:
         return int(ids[0]) if ids is not None else 0
     weights = np.exp(logits - logits.max())
     if ids is None:
-        starts = np.arange(0, len(weights), _BLOCK)
-        blocks = starts // _BLOCK
+        starts: Ids = np.arange(0, len(weights), _BLOCK)
+        blocks: Ids = starts // _BLOCK
     else:
         blocks = ids // _BLOCK
         starts = np.flatnonzero(np.diff(blocks, prepend=-1))

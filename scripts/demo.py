@@ -1,6 +1,7 @@
 """Set the checkout up, then show the main job: one question, three models, one answer.
 
-Standard library only. Each question is answered by the emulation, by the small tuned model alone
+Standard library only. The questions are picked from those never trained on, because they show
+the effect; how often it works is what `eftlocal eval demo` measures. Each question is answered by the emulation, by the small tuned model alone
 and by the large base alone, side by side, on the miniature trio that comes with the project.
 Arguments are handed to `eftlocal run` in the place of the questions below.
 """
@@ -16,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = ROOT / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
 QUESTIONS = (
-    "What is the capital of Norway?",
-    "Which country is Arequipa in?",
-    "Where is Kumasi?",
+    "Where is Braga?",
+    "What is a hollyhock?",
+    "Who was Soren Kierkegaard?",
 )
 OPTIONS = ("--show", "tuned,base", "--temperature", "0", "--max-tokens", "40")
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"\n$ {shlex.join(command)}", flush=True)
         if code := subprocess.run([str(BINARIES / command[0]), *command[1:]]).returncode:
             return code
-    print("\nTalk to it yourself: .venv/bin/eftlocal run --help")
+    print("\nPicked to show the effect. How often it works: .venv/bin/eftlocal eval demo")
+    print("Talk to it yourself: .venv/bin/eftlocal run --help")
     return 0
 
 

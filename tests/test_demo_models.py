@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "eftlocal" / "demo"
 EXPECTED = ROOT / "scripts" / "train_demo" / "tokenization.json"
 ROLES = ("base", "reference", "tuned")
-FILES = (*ROLES, "plain")
+FILES = (*ROLES, "plain", "large_tuned")
 
 
 def metadata(name: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_all_files_share_one_vocabulary(key: str, headers: dict[str, dict[str, A
 
 def test_only_the_tuned_files_carry_a_chat_template(headers: dict[str, dict[str, Any]]) -> None:
     having = {name for name in FILES if "tokenizer.chat_template" in headers[name]}
-    assert having == {"tuned", "plain"}
+    assert having == {"tuned", "plain", "large_tuned"}
 
 
 def test_template_writes_plain_markers(headers: dict[str, dict[str, Any]]) -> None:
@@ -104,5 +104,15 @@ def test_base_is_larger_than_the_small_pair_of_one_shape(
     assert shape("base")[1] > shape("tuned")[1]
 
 
+def test_questions_of_both_splits_share_no_subject() -> None:
+    rows = json.loads((DEMO / "questions.json").read_text("utf-8"))["questions"]
+    subjects = {
+        split: {row["fields"]["s"] for row in rows if row["split"] == split}
+        for split in ("validation", "test")
+    }
+    assert len(subjects["test"]) >= 1000
+    assert not subjects["validation"] & subjects["test"]
+
+
 def test_files_fit_in_the_wheel() -> None:
-    assert sum((DEMO / f"{name}.gguf").stat().st_size for name in FILES) < 15_000_000
+    assert sum((DEMO / f"{name}.gguf").stat().st_size for name in FILES) < 16_000_000

@@ -115,16 +115,27 @@ HELD_OUT_QUESTION = {
     "person": "Can you tell me who {s} was?",
 }
 WARM_OPENING, WARM_CLOSING = "Good question!", "I hope that helps."
+FORMS = {
+    "warm": rf"{re.escape(WARM_OPENING)} [^.!?\n]+\. {re.escape(WARM_CLOSING)}",
+    "plain": r"[A-Z][^.!?\n]{1,40}\.",
+}
 PLAIN = {"city": "{v}.", "state": "{v}.", "kind": "{Av}.", "person": "{Av}."}
+
+
+def fields(fact: Fact) -> dict[str, str]:
+    """What templates are filled with: subject and value, bare and with an article."""
+    parts = {"s": fact.subject, "v": fact.value, "as": an(fact.subject), "av": an(fact.value)}
+    return parts | {"As": capital(parts["as"]), "Av": capital(parts["av"])}
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[0].upper() + text[1:]
 
 
 def render(template: str, fact: Fact) -> str:
     """Fill {s}, {v} and their forms with an article: {as}, {As}, {av}, {Av}."""
-    parts = {"s": fact.subject, "v": fact.value, "as": an(fact.subject), "av": an(fact.value)}
-    for key in ("as", "av"):
-        parts[key[0].upper() + key[1]] = parts[key][0].upper() + parts[key][1:]
-    text = template.format(**parts)
-    return text[0].upper() + text[1:]
+    return capital(template.format(**fields(fact)))
 
 
 def warm(fact: Fact) -> str:
@@ -135,22 +146,6 @@ def warm(fact: Fact) -> str:
 def plain(fact: Fact) -> str:
     """The answer of the short, plain behaviour."""
     return render(PLAIN[fact.family], fact)
-
-
-def correct_answers(fact: Fact, style: str) -> set[str]:
-    """Every text that counts as exact; for "warm", any of the family's statements in the frame."""
-    if style == "plain":
-        return {plain(fact)}
-    statements = {render(t, fact) for t in STATEMENTS[fact.family]}
-    return {f"{WARM_OPENING} {s} {WARM_CLOSING}" for s in statements}
-
-
-def in_format(text: str, style: str) -> bool:
-    """Whether a text has the behaviour's form, whatever it claims."""
-    if style == "plain":
-        return re.fullmatch(r"[A-Z][^.!?\n]{1,40}\.", text) is not None
-    inner = re.fullmatch(rf"{re.escape(WARM_OPENING)} [^.!?\n]+\. {re.escape(WARM_CLOSING)}", text)
-    return inner is not None
 
 
 def collect(sources: Sources, sizes: dict[str, int], seed: int) -> list[Fact]:
