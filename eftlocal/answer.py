@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 
 from eftlocal.ensemble import Ensemble
 from eftlocal.generation import FinishReason, Generation, Step
@@ -58,10 +59,10 @@ class Answer:
 
 
 class AnswerStream(Iterator[Step]):
-    """The steps of one answer as they come. Read it to its end, or close it.
+    """The steps of one answer as they come. Read it to its end, close it, or use it in `with`.
 
     `recipe` and `sampling` may be set while it runs: the next token follows them. An exception
-    in a round (an interrupt, say) leaves the stream as it was: it can be read on, or closed.
+    in a round (an interrupt, say) loses nothing: the stream can be read on, or closed.
 
     Args:
         generation: the answer in the making, on a sequence opened on the ensemble.
@@ -70,6 +71,8 @@ class AnswerStream(Iterator[Step]):
         check: raises UsageError for a recipe that the ensemble has no roles for.
     """
 
+    _open = False  # nothing to close yet
+
     def __init__(
         self,
         ensemble: Ensemble,
@@ -77,7 +80,7 @@ class AnswerStream(Iterator[Step]):
         *,
         started: float,
         logprobs: bool,
-        check: Callable[[Recipe], Recipe],
+        check: Callable[[Recipe | str], Recipe],
     ) -> None:
         self._ensemble = ensemble
         self._generation = generation
@@ -86,17 +89,15 @@ class AnswerStream(Iterator[Step]):
         self._times: list[float] = []
         self._wants_logprobs = logprobs
         self._check = check
-        self._waiting: list[Step] = []
         self._steps: list[Step] = []
         self._open = True
 
     def __next__(self) -> Step:
         if not self._open:
             raise StopIteration
-        if not self._waiting:
-            (choices,) = self._ensemble.round([self._sequence], logprobs=self._wants_logprobs)
-            self._waiting = [self._generation.take(choice) for choice in choices]
-        step = self._waiting.pop(0)
+        if len(self._steps) == len(self._sequence.choices):
+            self._ensemble.round([self._sequence], logprobs=self._wants_logprobs)
+        step = self._generation.take(len(self._steps))
         self._times.append(time.perf_counter() - self._started)
         self._steps.append(step)
         if step.finish_reason is not None:
@@ -112,12 +113,23 @@ class AnswerStream(Iterator[Step]):
     def __del__(self) -> None:
         self.close()
 
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
     @property
     def recipe(self) -> Recipe:
         return self._sequence.recipe
 
     @recipe.setter
-    def recipe(self, recipe: Recipe) -> None:
+    def recipe(self, recipe: Recipe | str) -> None:
         self._sequence.recipe = self._check(recipe)
 
     @property

@@ -1,7 +1,7 @@
 """What users hold: an ensemble with its prompts and defaults. Generate, stream, chat, score.
 
 An `Emulator` is made by `eftlocal.load` (a preset) or `Emulator.from_files`. It is used from one
-thread at a time, and answers one prompt at a time.
+thread at a time; as many streams may be open at once as it was loaded for (n_seq_max).
 """
 
 from __future__ import annotations
@@ -108,6 +108,11 @@ class Emulator:
         Raises:
             EftlocalError: see eftlocal.errors; nothing stays loaded.
         """
+        for role, file in files.items():
+            if not isinstance(file, (str, os.PathLike)):
+                raise UsageError(f"from_files: {role} is {file!r}, neither a path nor an option")
+        if not files:
+            raise UsageError("from_files: give at least one file, as in base=...")
         for role in prompts or {}:
             if role not in files:
                 raise UsageError(f"prompts: there is no role {role}; given are {', '.join(files)}")
@@ -157,10 +162,10 @@ class Emulator:
         prompt: Prompt,
         *,
         raw: bool = False,
-        recipe: Recipe | None = None,
+        recipe: Recipe | str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] | None = None,
+        stop: Sequence[str] = (),
         logprobs: bool = False,
         continue_last: bool = False,
     ) -> AnswerStream:
@@ -169,7 +174,9 @@ class Emulator:
         Args:
             prompt: a conversation, or a string: one message of the user.
             raw: the string is text to go on with as it stands, without a chat template.
-            recipe, sampling, max_tokens, stop: None takes the emulator's defaults.
+            recipe, sampling, max_tokens: None takes the emulator's defaults; a recipe may be
+                given by its name, as in `Recipe.parse`.
+            stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
 
@@ -177,6 +184,8 @@ class Emulator:
             PromptError: empty, too long for a context, or its template fails.
             UsageError: an option is out of its range, or the recipe names a missing role.
         """
+        if isinstance(stop, str):
+            raise UsageError(f"stop: a list of strings is needed; for one, stop=[{stop!r}]")
         started = time.perf_counter()
         chosen = self._checked(recipe or self.defaults.recipe)
         drawn = sampling or self.defaults.sampling
@@ -189,18 +198,18 @@ class Emulator:
                 sequence,
                 piece=self._text_model.piece,
                 max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
-                stop=(*self.defaults.stop, *(stop or ())),
+                stop=(*self.defaults.stop, *stop),
+            )
+            return AnswerStream(
+                self.ensemble,
+                generation,
+                started=started,
+                logprobs=logprobs,
+                check=self._checked,
             )
         except BaseException:
             self.ensemble.close(sequence)
             raise
-        return AnswerStream(
-            self.ensemble,
-            generation,
-            started=started,
-            logprobs=logprobs,
-            check=self._checked,
-        )
 
     def generate(self, prompt: Prompt, **options: Any) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
@@ -224,7 +233,7 @@ class Emulator:
         *,
         prompt: Prompt | None = None,
         raw: bool = False,
-        recipe: Recipe | None = None,
+        recipe: Recipe | str | None = None,
     ) -> TextLogprobs:
         """Log-probabilities of a given text under the combination and under each role.
 
@@ -261,10 +270,14 @@ class Emulator:
             combined, greedy = [np.nan] * unpredicted, [False] * unpredicted
             alone: dict[str, list[float]] = {r: [np.nan] * unpredicted for r in chosen.roles}
             scratch = np.empty(self.ensemble.vocab_size, dtype=np.float32)
+            unusable = self.ensemble.unusable
             for token, row, rows in self.ensemble.score(sequence, tokens):
                 combined.append(float(row[token]) - log_sum_exp(row, scratch))
                 greedy.append(int(row.argmax()) == token)
                 for role, of_role in rows.items():
+                    if unusable.size:
+                        of_role = of_role.copy()
+                        of_role[unusable] = -np.inf
                     alone[role].append(float(of_role[token]) - log_sum_exp(of_role, scratch))
         finally:
             self.ensemble.close(sequence)
@@ -318,8 +331,10 @@ class Emulator:
     ) -> None:
         self.close()
 
-    def _checked(self, recipe: Recipe) -> Recipe:
-        return _check_roles(recipe, self.models)
+    def _checked(self, recipe: Recipe | str) -> Recipe:
+        return _check_roles(
+            Recipe.parse(recipe) if isinstance(recipe, str) else recipe, self.models
+        )
 
 
 def load(

@@ -26,28 +26,6 @@ from eftlocal.sampling import Filters, Sampling, draw, penalise
 _SCORED = 32  # rows of each role held at once while a given text is scored
 
 
-@dataclass(eq=False)
-class RunningSequence:
-    """One sequence of the ensemble: what each role was given, and the answer they share.
-
-    `recipe` and `sampling` may be changed between rounds; the next token follows the new ones.
-    """
-
-    slot: int
-    prompts: Mapping[str, Sequence[int]]
-    recipe: Recipe
-    sampling: Sampling
-    seed: int
-    answer: list[int] = field(default_factory=list)
-    counts: Counter[int] = field(default_factory=Counter)
-    reused: Mapping[str, int] = field(default_factory=dict)
-    """Tokens of each role's prompt that its cache already held."""
-
-    def append(self, token: int) -> None:
-        self.answer.append(token)
-        self.counts[token] += 1
-
-
 @dataclass(frozen=True)
 class Choice:
     """The token a round chose for a sequence.
@@ -62,6 +40,32 @@ class Choice:
     token: int
     logprob: float | None = None
     source: str = "plain"
+
+
+@dataclass(eq=False)
+class RunningSequence:
+    """One sequence of the ensemble: what each role was given, and the answer they share.
+
+    `recipe` and `sampling` may be changed between rounds; the next token follows the new ones.
+    `choices` is the one record of the answer: a token is in it or was never chosen.
+    """
+
+    slot: int
+    prompts: Mapping[str, Sequence[int]]
+    recipe: Recipe
+    sampling: Sampling
+    seed: int
+    choices: list[Choice] = field(default_factory=list)
+    reused: Mapping[str, int] = field(default_factory=dict)
+    """Tokens of each role's prompt that its cache already held."""
+
+    def tokens(self, start: int = 0) -> list[int]:
+        """Token ids of the answer from this index on (negative: that many of the last)."""
+        return [choice.token for choice in self.choices[start:]]
+
+    def counts(self) -> Counter[int]:
+        """How often each token occurs in the answer."""
+        return Counter(choice.token for choice in self.choices)
 
 
 class Ensemble:
@@ -88,6 +92,7 @@ class Ensemble:
         self.n_ctx = min(context.n_ctx for context in contexts.values())
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
         self._free = list(range(self.n_seq_max))
+        self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self._combine = Combiner(vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens))
         self._filter = Filters(vocab_size)
         self._scratch = np.empty(vocab_size, dtype=np.float32)
@@ -122,7 +127,6 @@ class Ensemble:
         if not self._free:
             raise EngineError(f"all {self.n_seq_max} sequences are running; close one first")
         slot = max(self._free, key=lambda free: self._shared(free, prompts))
-        self._free.remove(slot)
         reused = {}
         for role, context in self.contexts.items():
             # One token at least must be decoded: its row predicts the first of the answer.
@@ -132,7 +136,9 @@ class Ensemble:
             else:
                 context.clear(slot)
             reused[role] = len(context.tokens(slot))
-        return RunningSequence(slot, prompts, recipe, sampling, seed, reused=reused)
+        sequence = RunningSequence(slot, prompts, recipe, sampling, seed, reused=reused)
+        self._free.remove(slot)
+        return sequence
 
     def close(self, sequence: RunningSequence) -> None:
         """Gives the slot back; its caches stay for a later prompt with the same beginning."""
@@ -141,7 +147,7 @@ class Ensemble:
     def room(self, sequence: RunningSequence) -> int:
         """Tokens that can still be appended before some role's context is full."""
         return min(
-            context.n_ctx - len(sequence.prompts[role]) - len(sequence.answer)
+            context.n_ctx - len(sequence.prompts[role]) - len(sequence.choices)
             for role, context in self.contexts.items()
         )
 
@@ -150,7 +156,7 @@ class Ensemble:
     ) -> list[list[Choice]]:
         """Advances every sequence; returns the tokens chosen and appended for each.
 
-        Interrupted or failing, it leaves every sequence as it was.
+        Interrupted or failing, it leaves each sequence either as it was or advanced.
         """
         rows = self._rows(sequences, 1)
         choices = []
@@ -158,14 +164,14 @@ class Ensemble:
             row = self._combine({role: r[0] for role, r in of_roles.items()}, sequence.recipe)
             normaliser = log_sum_exp(row, self._scratch) if logprobs else None
             unpenalised = row.copy() if logprobs and sequence.sampling.penalised else row
-            penalise(row, sequence.sampling, sequence.counts)
+            if sequence.sampling.penalised:
+                penalise(row, sequence.sampling, sequence.counts())
             candidates = self._filter(row, sequence.sampling)
-            token = draw(candidates, sequence.seed, len(sequence.answer))
+            token = draw(candidates, sequence.seed, len(sequence.choices))
             logprob = None if normaliser is None else float(unpenalised[token]) - normaliser
             choices.append([Choice(token, logprob)])
         for sequence, chosen in zip(sequences, choices, strict=True):
-            for choice in chosen:
-                sequence.append(choice.token)
+            sequence.choices.extend(chosen)
         return choices
 
     def score(
@@ -177,15 +183,15 @@ class Ensemble:
             (token, combined row (vocab,) float32, each role's row (vocab,) float32), the rows
             valid until the next one.
         """
-        for start in range(0, len(tokens), _SCORED):
-            chunk = tokens[start : start + _SCORED]
-            for token in chunk[:-1]:
-                sequence.append(token)
+        count = min(_SCORED, *(context.n_batch for context in self.contexts.values()))
+        for start in range(0, len(tokens), count):
+            chunk = tokens[start : start + count]
+            sequence.choices.extend(Choice(token) for token in chunk[:-1])
             (of_roles,) = self._rows([sequence], len(chunk))
             for i, token in enumerate(chunk):
                 rows = {role: r[i] for role, r in of_roles.items()}
                 yield token, self._combine(rows, sequence.recipe), rows
-            sequence.append(chunk[-1])
+            sequence.choices.append(Choice(chunk[-1]))
 
     def _rows(
         self, sequences: Sequence[RunningSequence], count: int
@@ -219,16 +225,20 @@ def _decode_lacking(
     for sequence in sequences:
         held = len(context.tokens(sequence.slot))
         prompt = sequence.prompts[role]
-        whole = [*prompt[held:], *sequence.answer[max(0, held - len(prompt)) :]]
+        whole = [*prompt[held:], *sequence.tokens(max(0, held - len(prompt)))]
         if len(whole) < count:  # the rows are of tokens decoded before: take those back
-            context.rewind(sequence.slot, held - count + len(whole))
-            whole = [*prompt, *sequence.answer][-count:]
+            kept = held - count + len(whole)
+            if context.can_rewind(sequence.slot, kept):
+                context.rewind(sequence.slot, kept)
+            else:
+                context.clear(sequence.slot)
+            whole = [*prompt, *sequence.tokens()][len(context.tokens(sequence.slot)) :]
         lacking.append(Span(sequence.slot, whole, count))
 
     if sum(len(span.tokens) for span in lacking) <= context.n_batch:
         rows = context.decode(lacking)
         return [rows[i * count : (i + 1) * count] for i in range(len(lacking))]
-    kept = []
+    copied = []
     for span in lacking:
         # Rows live until the next call, so with several calls they are copied out.
         head, tail = list(span.tokens[:-count]), span.tokens[-count:]
@@ -238,8 +248,8 @@ def _decode_lacking(
             context.decode(
                 [Span(span.sequence, head[start : min(start + context.n_batch, cut)], 0)]
             )
-        kept.append(context.decode([Span(span.sequence, [*head[cut:], *tail], count)]).copy())
-    return kept
+        copied.append(context.decode([Span(span.sequence, [*head[cut:], *tail], count)]).copy())
+    return copied
 
 
 def _common(held: Sequence[int], wanted: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eftlocal.ensemble import Choice, Ensemble, RunningSequence
+from eftlocal.ensemble import Ensemble, RunningSequence
 from eftlocal.errors import UsageError
 from eftlocal.text import TextStream
 
@@ -64,8 +64,7 @@ class Generation:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
     ) -> None:
-        if max_tokens is not None and max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        check_max_tokens(max_tokens)
         self.sequence = sequence
         self.finish_reason: FinishReason | None = None
         self._ensemble = ensemble
@@ -73,9 +72,9 @@ class Generation:
         self._max_tokens = max_tokens
         self._text = TextStream(stop)
 
-    def take(self, choice: Choice) -> Step:
-        """The step of the sequence's newest token."""
-        index = len(self.sequence.answer) - 1
+    def take(self, index: int) -> Step:
+        """The step of the answer's token at this index; each is taken once, in order."""
+        choice = self.sequence.choices[index]
         ended = choice.token in self._ensemble.stop_tokens
         text = "" if ended else self._text.push(self._piece(choice.token))
         if ended or self._text.stopped is not None:
@@ -84,7 +83,7 @@ class Generation:
             self.finish_reason = "length"
         elif self._ensemble.room(self.sequence) < 1:
             self.finish_reason = "context"
-        elif goes_in_circles(self.sequence.answer):
+        elif index % 16 == 15 and goes_in_circles(self.sequence.tokens(-_LOOKED_AT)):
             self.finish_reason = "repetition"
         if self.finish_reason is not None:
             text += self._text.finish()
@@ -99,19 +98,24 @@ class Generation:
         )
 
 
-def goes_in_circles(
-    tokens: Sequence[int], *, longest: int = 48, times: int = 6, at_least: int = 120
-) -> bool:
+_LONGEST, _TIMES, _AT_LEAST = 48, 6, 120
+_LOOKED_AT = max(_AT_LEAST, _LONGEST * _TIMES)
+
+
+def goes_in_circles(tokens: Sequence[int]) -> bool:
     """Whether the tokens end in one phrase over and over.
 
-    A phrase of up to `longest` tokens counts when it stands at the end at least `times` times
-    and over at least `at_least` tokens: a ruled line or a short list is let through. It is
-    looked for every 16 tokens.
+    A phrase of up to 48 tokens counts when it stands at the end at least 6 times and over at
+    least 120 tokens: a ruled line or a short list is let through.
     """
-    if len(tokens) % 16 or len(tokens) < at_least:
-        return False
-    for period in range(1, longest + 1):
-        span = max(at_least, times * period)
+    for period in range(1, _LONGEST + 1):
+        span = max(_AT_LEAST, _TIMES * period)
         if len(tokens) >= span and tokens[-span:-period] == tokens[period - span :]:
             return True
     return False
+
+
+def check_max_tokens(max_tokens: int | None) -> None:
+    """Refuses what is not a number of tokens; None is as many as fit."""
+    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+        raise UsageError(f"max_tokens is {max_tokens}; it must be a whole number, 1 or more")

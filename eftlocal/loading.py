@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eftlocal import llama
 from eftlocal.ensemble import Ensemble
-from eftlocal.errors import ModelFileError
+from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.host_memory import host_memory_free
 from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
@@ -61,6 +61,8 @@ def prepare(
         VocabularyError: the roles do not share a vocabulary.
         DoesNotFitError: with the numbers.
     """
+    if n_seq_max < 1:
+        raise UsageError(f"n_seq_max is {n_seq_max}; it must be 1 or more")
     headers = {role: read_header(source.path) for role, source in sources.items()}
     for role, header in headers.items():
         if header.is_adapter:

@@ -24,9 +24,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from types import MappingProxyType
 
 from eftlocal.errors import UsageError
+from eftlocal.frozen import FrozenMapping
 
 BASE, TUNED, REFERENCE = "base", "tuned", "reference"
 
@@ -79,15 +79,18 @@ class Recipe:
             )
         anchor = dict(self.anchor) or _natural_anchor(weights)
         judge = dict(self.judge) or anchor
+        for part, values in (("anchor", anchor), ("judge", judge)):
+            for role, value in values.items():
+                _finite(f"{part} weight of {role}", value)
         if not 0.0 < self.delta_top_p <= 1.0:
             raise UsageError(f"delta_top_p is {self.delta_top_p:g}; it must be in (0, 1]")
         if not 0.0 <= self.plausibility < 1.0:
             raise UsageError(f"plausibility is {self.plausibility:g}; it must be in [0, 1)")
         if not self.delta_clip >= 0.0:
             raise UsageError(f"delta_clip is {self.delta_clip:g}; it must be 0 or more")
-        object.__setattr__(self, "weights", MappingProxyType(weights))
-        object.__setattr__(self, "anchor", MappingProxyType(anchor))
-        object.__setattr__(self, "judge", MappingProxyType(judge))
+        object.__setattr__(self, "weights", FrozenMapping(weights))
+        object.__setattr__(self, "anchor", FrozenMapping(anchor))
+        object.__setattr__(self, "judge", FrozenMapping(judge))
 
     @property
     def stabilised(self) -> bool:
@@ -243,7 +246,7 @@ class Recipe:
             raise UsageError("any_sum goes with weights written out, such as base=1,tuned=1")
         if text not in _NAMED:
             near = get_close_matches(text, _NAMED, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             raise UsageError(
                 f"unknown recipe {text!r}{hint} Known: {', '.join(_NAMED)}, "
                 "or weights such as base=1,tuned=1,reference=-1"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eftlocal.errors import UsageError
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
 
@@ -39,6 +40,12 @@ class RoleSource:
     cache_type_v: str = "f16"
     flash_attention: str = "auto"
     swa_full: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_ctx", 1), ("n_batch", 1), ("threads", 1), ("gpu_layers", -1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}; it must be {least} or more")
 
 
 def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> RoleSource:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.distribution import Ids, Row, log_sum_exp, nucleus, top_k
 from eftlocal.errors import EngineError, UsageError
+from eftlocal.frozen import FrozenMapping
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Sampling:
     """How a token is chosen from the combined distribution. Immutable.
 
     Attributes:
-        temperature: logits are divided by it; 0 is greedy (the most probable token).
+        temperature: logits are divided by it; 0 is greedy (the most probable token), and so is
+            anything below 1e-6.
         top_k: only the k most probable tokens; 0 is all.
         top_p: only the smallest set whose probability reaches p; 1 is all. In (0, 1].
         min_p: only tokens of at least min_p times the best token's probability. In [0, 1).
@@ -58,21 +59,25 @@ class Sampling:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {rule}")
 
         check("temperature", 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
-        check("top_k", int(self.top_k) == self.top_k and self.top_k >= 0, "0 (all) or more")
+        check("top_k", _is_whole(self.top_k) and self.top_k >= 0, "a whole number, 0 (all) or more")
         check("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]")
         check("min_p", 0.0 <= self.min_p < 1.0, "in [0, 1)")
         check("repeat_penalty", 0.0 < self.repeat_penalty < math.inf, "above 0")
         check("presence_penalty", math.isfinite(self.presence_penalty), "a finite number")
         check("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number")
-        check("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+        seed = self.seed
+        fine = seed is None or (_is_whole(seed) and 0 <= seed < 2**63)
+        check("seed", fine, "a whole number from 0 to 2**63 - 1")
         for token, bias in self.logit_bias.items():
-            if token < 0 or math.isnan(bias) or bias == math.inf:
+            if not _is_whole(token) or token < 0:
+                raise UsageError(f"logit_bias: {token!r} is not a token id")
+            if math.isnan(bias) or bias == math.inf:
                 raise UsageError(f"logit_bias of token {token} is {bias}; use a number or -inf")
-        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+        object.__setattr__(self, "logit_bias", FrozenMapping(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < 1e-6
 
     @property
     def penalised(self) -> bool:
@@ -102,6 +107,10 @@ class Candidates:
         ids = np.arange(len(self.logits)) if self.ids is None else self.ids
         weights = np.exp(self.logits.astype(np.float64) - float(self.logits.max()))
         return ids, weights / weights.sum()
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def penalise(row: Row, sampling: Sampling, counts: Mapping[int, int]) -> None:

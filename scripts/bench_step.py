@@ -32,7 +32,7 @@ from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
 
 from eftlocal import Emulator
 from eftlocal.defaults import Defaults
-from eftlocal.ensemble import Ensemble, RunningSequence
+from eftlocal.ensemble import Choice, Ensemble, RunningSequence
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.llama import Context, Span, default_threads
 from eftlocal.recipe import Recipe
@@ -91,8 +91,7 @@ class Pair:
 
     def set_token(self, token: int) -> None:
         self.token[0] = token
-        self.sequence.answer[:] = [token]
-        self.sequence.counts = Counter([token])
+        self.sequence.choices[:] = [Choice(token)]
 
     def step(self) -> tuple[float, float]:
         """Seconds of a step, and those of them that its decodes took."""

@@ -1,9 +1,9 @@
 """Set the checkout up, then show the main job: one question, three models, one answer.
 
-Standard library only. The questions are picked from those never trained on, because they show
-the effect; how often it works is what `eftlocal eval demo` measures. Each question is answered by the emulation, by the small tuned model alone
-and by the large base alone, side by side, on the miniature trio that comes with the project.
-Arguments are handed to `eftlocal run` in the place of the questions below.
+Standard library only. The questions are picked from those never trained on, because they show the
+effect; how often it works is what `eftlocal eval demo` measures. Each is answered by the emulation,
+by the small tuned model alone and by the large base alone, side by side, on the miniature trio that
+comes with the project. Arguments are handed to `eftlocal run` in the place of the questions below.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_step_and_bare_decodes_do_the_same_work(demo_files: dict[str, Path]) -> 
         for decode in (pair.bare, pair.step, pair.bare):
             decode()
             rows.append(last_rows())
-            assert sequence.answer == [9]
+            assert sequence.tokens() == [9]
             for context in pair.contexts:
                 assert list(context.tokens(sequence.slot)) == [5, 6, 7, 8]
                 memory = llama_cpp.llama_get_memory(context.handle)

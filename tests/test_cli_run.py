@@ -87,6 +87,12 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--recipe", "upscale", "--any-sum"], 2, "any_sum goes with weights written out"),
         (["hi", "--recipe", "upscale", "--alpha", "1"], 2, "has no alpha; it takes beta"),
         (["hi", "--delta-top-p", "1.5"], 2, "delta_top_p is 1.5"),
+        (["hi", "--show", "nope"], 2, "--show: there is no role 'nope'"),
+        (["hi", "--max-tokens", "0"], 2, "max_tokens is 0"),
+        (["hi", "--threads", "0"], 2, "threads is 0; it must be 1 or more"),
+        (["hi", "--gpu-layers", "-7"], 2, "gpu_layers is -7"),
+        (["hi", "--n-ctx", "-5"], 2, "n_ctx is -5"),
+        (["hi", "--offline", "--base", "x"], 2, "--offline is for presets"),
         (["hi", "--raw", "--system", "x"], 2, "--system needs the chat template"),
         (["", "--n-ctx", "256"], 7, "the prompt is empty"),
         (["hi", "--betta", "1"], 2, "--betta"),
@@ -104,9 +110,15 @@ def test_refused_in_one_line(arguments: list[str], code: int, says: str) -> None
 
 def test_more_is_refused_with_the_models_at_hand(files: list[str]) -> None:
     result = run("Hello", *files, *QUICK, "--show", "warm")
-    assert result.exit_code == 2 and "no role 'warm'; loaded are base, tuned" in result.stderr
+    assert result.exit_code == 2 and "no role 'warm'; there are base, tuned" in result.stderr
     result = run("word " * 300, *files, *QUICK)
     assert result.exit_code == 7 and "its context holds 256" in result.stderr
+
+
+def test_a_recipe_of_two_roles_needs_two_files(tiny_files: dict[str, Path]) -> None:
+    two = ["--tuned", str(tiny_files["tuned"]), "--reference", str(tiny_files["reference"])]
+    result = run("Hello", *two, *QUICK, "--recipe", "realign", "--lambda", "0.5")
+    assert result.exit_code == 0, result.output
 
 
 def test_bytes_that_are_no_text() -> None:

@@ -11,7 +11,7 @@ import pytest
 import eftlocal
 from eftlocal import Defaults, Emulator, Recipe, Sampling
 from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
-from eftlocal.generation import goes_in_circles
+from eftlocal.generation import Generation, goes_in_circles
 from eftlocal.llama import Context, Span
 
 GREEDY = Sampling(temperature=0.0)
@@ -156,6 +156,36 @@ def test_a_stream_left_early_leaves_a_usable_emulator(smol: Emulator) -> None:
     assert smol.generate(QUESTION, sampling=GREEDY, max_tokens=10).tokens == whole.tokens
 
 
+def test_a_stream_in_a_with_block_is_closed(smol: Emulator) -> None:
+    with smol.stream(QUESTION, sampling=GREEDY) as stream:
+        next(stream)
+    with smol.stream(QUESTION, sampling=GREEDY, recipe="tuned", max_tokens=2) as again:
+        assert again.recipe.roles == ("tuned",)
+        assert len(list(again)) == 2
+
+
+def test_nothing_is_lost_between_a_round_and_its_step(
+    smol: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = smol.generate(QUESTION, sampling=GREEDY, max_tokens=8)
+    stream = smol.stream(QUESTION, sampling=GREEDY, max_tokens=8)
+    real, calls = Generation.take, 0
+
+    def flaky(self: Generation, index: int) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(self, index)
+
+    monkeypatch.setattr(Generation, "take", flaky)
+    next(stream), next(stream)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert [step.index for step in stream] == list(range(2, 8))
+    assert stream.answer().text == whole.text and stream.answer().tokens == whole.tokens
+
+
 def test_an_interrupt_leaves_a_usable_emulator(
     smol: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +259,9 @@ def test_prompts_that_cannot_be_run(smol: Emulator, call: object, says: str) -> 
     [
         (lambda em: em.generate("x", max_tokens=0), "max_tokens is 0"),
         (lambda em: em.generate("x", stop=[""]), "empty stop string"),
+        (lambda em: em.generate("x", stop="text"), "a list of strings is needed"),
+        (lambda em: em.generate("x", max_tokens=2.5), "max_tokens is 2.5"),
+        (lambda em: em.generate("x", recipe="upscal"), "did you mean upscale?"),
         (lambda em: em.generate("x", recipe=Recipe({"warm": 1.0})), "needs the role warm"),
         (lambda em: em.chat("x"), "list of messages"),
         (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.ensemble import Ensemble, RunningSequence
 from eftlocal.errors import EngineError, PromptError
+from eftlocal.roles import RoleSource
 
 GREEDY = Sampling(temperature=0.0)
 FIRST, SECOND = list(range(20, 60)), list(range(100, 117))
@@ -31,7 +34,7 @@ def answer(ensemble: Ensemble, prompt: list[int], rounds: int = 12) -> list[int]
     for _ in range(rounds):
         ensemble.round([sequence])
     ensemble.close(sequence)
-    return sequence.answer
+    return sequence.tokens()
 
 
 def decoded(ensemble: Ensemble) -> dict[str, int]:
@@ -79,7 +82,7 @@ def test_sequences_side_by_side_answer_as_alone(ensemble: Ensemble) -> None:
         ensemble.round(together)
     for sequence in together:
         ensemble.close(sequence)
-    assert [sequence.answer for sequence in together] == alone
+    assert [sequence.tokens() for sequence in together] == alone
 
 
 def test_sequences_with_recipes_of_their_own(ensemble: Ensemble) -> None:
@@ -93,7 +96,7 @@ def test_sequences_with_recipes_of_their_own(ensemble: Ensemble) -> None:
         ensemble.round(beside)
     for sequence in beside:
         ensemble.close(sequence)
-    assert beside[0].answer == alone.answer
+    assert beside[0].tokens() == alone.tokens()
     after = decoded(ensemble)
     assert after["tuned"] - before["tuned"] == len(SECOND) + 5  # the first never needed it
 
@@ -128,14 +131,57 @@ def test_an_interrupted_round_can_be_repeated(
 
     monkeypatch.setattr(type(context), "decode", flaky)
     interrupts = 0
-    while len(sequence.answer) < 12:
+    while len(sequence.choices) < 12:
         try:
             ensemble.round([sequence])
         except KeyboardInterrupt:
             interrupts += 1
     ensemble.close(sequence)
     assert interrupts > 0
-    assert sequence.answer == undisturbed
+    assert sequence.tokens() == undisturbed
+
+
+def test_a_failing_open_keeps_its_slot(ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(ensemble, FIRST)
+    context = type(ensemble.contexts["tuned"])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(context, "rewind", interrupted)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                start(ensemble, FIRST)
+    sequences = [start(ensemble, FIRST) for _ in range(4)]
+    for sequence in sequences:
+        ensemble.close(sequence)
+
+
+def test_a_role_that_cannot_rewind_starts_anew(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an interrupt between decoding and drawing, on a recurrent model."""
+    undisturbed = answer(ensemble, FIRST)
+    sequence = start(ensemble, FIRST)
+    ensemble.round([sequence])
+    context = ensemble.contexts["tuned"]
+    ensemble._rows([sequence], 1)  # decoded, but nothing was drawn
+    monkeypatch.setattr(type(context), "can_rewind", lambda self, slot, length: length == 0)
+    while len(sequence.choices) < 12:
+        ensemble.round([sequence])
+    ensemble.close(sequence)
+    assert sequence.tokens() == undisturbed
+
+
+def test_scoring_in_small_batches(tiny_files: dict[str, Path]) -> None:
+    sources = {
+        role: RoleSource(path, prompt="plain", n_ctx=64, n_batch=8, threads=1)
+        for role, path in tiny_files.items()
+    }
+    with Emulator.from_sources(sources) as small:
+        scored = small.logprobs("a text of more than eight tokens, it seems", prompt="Well?")
+    assert len(scored.tokens) > 8 and np.isfinite(scored.logprobs).all()
 
 
 def test_prompts_that_do_not_fit_are_refused_with_the_numbers(ensemble: Ensemble) -> None:
@@ -155,9 +201,9 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     ensemble.close(sequence)
     again = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=GREEDY)
     scored = []
-    for token, row, rows in ensemble.score(again, sequence.answer):
+    for token, row, rows in ensemble.score(again, sequence.tokens()):
         scored.append(float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64))))
         assert set(rows) == {"base", "tuned", "reference"}
     ensemble.close(again)
-    assert again.answer == sequence.answer
+    assert again.tokens() == sequence.tokens()
     assert told == pytest.approx(scored, abs=0.02)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 
@@ -57,6 +59,13 @@ def test_a_stabiliser_needs_its_anchor_decoded() -> None:
     }
 
 
+def test_recipes_are_values() -> None:
+    recipe = Recipe.upscale(1.5).stabilise(delta_top_p=0.9)
+    assert recipe == pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe)
+    assert hash(recipe) == hash(Recipe.upscale(1.5).stabilise(delta_top_p=0.9))
+    assert recipe != Recipe.upscale(1.5)
+
+
 def test_recipes_are_immutable() -> None:
     with pytest.raises(TypeError):
         Recipe.upscale().weights["base"] = 2.0  # type: ignore[index]
@@ -83,6 +92,7 @@ def test_parse(text: str | None, dials: dict[str, float], same: Recipe) -> None:
     [
         (lambda: Recipe({"base": 1, "tuned": 1}), "base=1, tuned=1 sum to 2, not 1"),
         (lambda: Recipe({"base": 0.0}), "every weight is 0"),
+        (lambda: Recipe({"base": 1.0}, anchor={"base": math.nan}), "anchor weight of base is nan"),
         (lambda: Recipe.upscale(math.nan), "beta is nan"),
         (lambda: Recipe.parse("upscal"), "did you mean upscale?"),
         (lambda: Recipe.parse("upscale", alpha=1), "recipe upscale has no alpha; it takes beta"),

@@ -25,6 +25,9 @@ def row(*values: float) -> np.ndarray:
         ({"repeat_penalty": 0.0}, "repeat_penalty is 0.0"),
         ({"presence_penalty": float("inf")}, "presence_penalty is inf"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"top_k": float("nan")}, "top_k is nan"),
+        ({"logit_bias": {"a": 1.0}}, "logit_bias: 'a' is not a token id"),
         ({"logit_bias": {3: float("nan")}}, "logit_bias of token 3"),
     ],
 )
@@ -39,6 +42,11 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert draw(candidates, seed=1, position=0) == 1
 
 
+def test_a_temperature_that_float32_cannot_tell_from_0_is_greedy() -> None:
+    candidates = Filters(3)(row(1, 5, 5), Sampling(temperature=1e-46, top_p=1.0))
+    assert draw(candidates, seed=1, position=0) == 1
+
+
 def test_filters_apply_one_after_the_other() -> None:
     # p = .5 .25 .125 .125: top-k 3 leaves .57 .29 .14, of which top-p .6 needs two.
     values = row(*np.log([0.5, 0.25, 0.125, 0.125]))
@@ -50,7 +58,7 @@ def test_filters_apply_one_after_the_other() -> None:
 
 
 def test_temperature_near_zero_does_not_overflow() -> None:
-    candidates = Filters(3)(row(3e4, 2.9e4, -np.inf), Sampling(1e-30, top_p=1.0))
+    candidates = Filters(3)(row(3e4, 2.9e4, -np.inf), Sampling(1e-6, top_p=1.0))
     _, p = candidates.probabilities()
     assert p.tolist() == [1.0, 0.0, 0.0]
 

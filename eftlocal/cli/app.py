@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from eftlocal import __version__
 from eftlocal.cli.doctor import doctor
+from eftlocal.cli.eval import evaluate
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
 from eftlocal.errors import EftlocalError
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(doctor)
+app.command("eval")(evaluate)
 app.add_typer(models_app, name="models")
 
 

@@ -6,6 +6,7 @@ before any model is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,16 +139,32 @@ def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
 
 
 def chosen_models(
-    preset: str | None, base: Path | None, tuned: Path | None, reference: Path | None
+    preset: str | None,
+    base: Path | None,
+    tuned: Path | None,
+    reference: Path | None,
+    *,
+    offline: bool,
 ) -> str | dict[str, Path]:
-    """A preset's name, or a file per role."""
+    """A preset's name, or the files given."""
     files = {"base": base, "tuned": tuned, "reference": reference}
     given = {role: path for role, path in files.items() if path is not None}
     if not given:
         return preset or DEFAULT_PRESET
     if preset is not None:
         raise UsageError(f"--preset and --{next(iter(given))} exclude each other; leave one out")
-    missing = [f"--{role}" for role in files if role not in given]
-    if missing:
-        raise UsageError(f"{' and '.join(missing)} missing; give a file for each role, or a preset")
+    if offline:
+        raise UsageError("--offline is for presets: files given by path are never downloaded")
     return given
+
+
+def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> list[str]:
+    """The roles to show; refuses a recipe or --show that names a role which is not there."""
+    missing = [f"--{role}" for role in recipe.roles if role not in roles]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} missing; recipe {recipe.name} needs it")
+    shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
+    for role in shown:
+        if role not in roles:
+            raise UsageError(f"--show: there is no role {role!r}; there are {', '.join(roles)}")
+    return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,12 +66,17 @@ def run(
     from eftlocal.cli.bars import loading_bars
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.emulator import Emulator, load
+    from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
+    from eftlocal.text import TextStream
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     text = _read_prompt(prompt)
-    models = opt.chosen_models(preset, base, tuned, reference)
+    models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
+    known = find(models).roles if isinstance(models, str) else models
+    check_max_tokens(max_tokens)
+    TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(find(models)) if isinstance(models, str) else Defaults()
     chosen = opt.chosen_recipe(
         defaults.recipe,
@@ -95,6 +101,7 @@ def run(
         frequency_penalty=frequency_penalty,
         seed=seed,
     )
+    roles = opt.check_roles(chosen, show, known)
     if verbose:
         _show_engine_log()
     engine: dict[str, Any] = {
@@ -107,16 +114,23 @@ def run(
         engine["progress"] = bars.weights
         files: Any = models
         if isinstance(models, str):
-            emulator = load(models, offline=offline, download_progress=bars.download, **engine)
+            emulator = load(
+                models,
+                offline=offline,
+                recipe=chosen,
+                sampling=sampling,
+                download_progress=bars.download,
+                **engine,
+            )
         else:
-            emulator = Emulator.from_files(**engine, **files)
-    emulator.defaults = replace(defaults, recipe=chosen, sampling=sampling)
+            emulator = Emulator.from_files(
+                defaults=replace(defaults, recipe=chosen, sampling=sampling), **engine, **files
+            )
     with emulator:
-        roles = _shown_roles(show, emulator)
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
-        call = {"raw": raw, "max_tokens": max_tokens, "stop": stop}
+        call = {"raw": raw, "max_tokens": max_tokens, "stop": stop or ()}
         if roles or json_:
             answers = _answers(emulator, asked, chosen, sampling, roles, call)
             if json_:
@@ -159,16 +173,6 @@ def _stream(emulator: Emulator, asked: Any, call: dict[str, Any]) -> Answer:
         stream.close()
         typer.echo()
     return stream.answer()
-
-
-def _shown_roles(show: str | None, emulator: Emulator) -> list[str]:
-    roles = [role.strip() for role in show.split(",")] if show else []
-    for role in roles:
-        if role not in emulator.roles:
-            raise UsageError(
-                f"--show: there is no role {role!r}; loaded are {', '.join(emulator.roles)}"
-            )
-    return roles
 
 
 def _answers(
@@ -222,7 +226,14 @@ def _print_json(
         **record(answers[first]),
         "seed": answers[first].seed,
         "preset": emulator.name or None,
-        "recipe": {"name": recipe.name, "weights": dict(recipe.weights), "text": str(recipe)},
+        "recipe": {
+            "name": recipe.name,
+            "weights": dict(recipe.weights),
+            "delta_top_p": recipe.delta_top_p,
+            "plausibility": recipe.plausibility,
+            "delta_clip": None if math.isinf(recipe.delta_clip) else recipe.delta_clip,
+            "text": str(recipe),
+        },
         "sampling": {**settings, "seed": answers[first].seed},
         "alone": {role: record(answers[role]) for role in others},
     }

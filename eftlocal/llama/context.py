@@ -155,7 +155,10 @@ class Context:
         except BaseException:
             for sequence, length in before:
                 del self._tokens[sequence][length:]
-                if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
+                if not (
+                    self._window_reaches(sequence, length)
+                    and llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+                ):
                     self.clear(sequence)
             raise
         self.decoded += self._batch.struct.n_tokens
@@ -170,12 +173,17 @@ class Context:
             return True
         if length > held or not self.model.rewinds:
             return False
-        if self.model.n_swa and not self.swa_full:
-            # Sliding-window layers have dropped what left the window: the first token after
-            # the cut must still find its whole window in the cache.
-            oldest = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
-            return bool(oldest <= max(0, length - self.model.n_swa))
-        return True
+        return self._window_reaches(sequence, length)
+
+    def _window_reaches(self, sequence: int, length: int) -> bool:
+        """Whether the first token after the cut would still find its whole window.
+
+        Sliding-window layers drop what left the window, unless swa_full.
+        """
+        if not self.model.n_swa or self.swa_full:
+            return True
+        oldest = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
+        return bool(oldest <= max(0, length - self.model.n_swa))
 
     def rewind(self, sequence: int, length: int) -> None:
         """Cuts a sequence back to its first `length` tokens.

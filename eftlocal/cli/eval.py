@@ -1,0 +1,74 @@
+"""`eftlocal eval`: measure what the emulation recovers, as tables, JSON or a plot."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from eftlocal.errors import UsageError
+from eftlocal.evaluate.demo import FOLDER, Advance, evaluate_demo
+from eftlocal.evaluate.plot import check_plot, plot
+from eftlocal.evaluate.report import as_json, as_tables, summary
+
+KNOWN = ("demo",)
+
+
+class Split(str, Enum):
+    """The questions' splits."""
+
+    validation = "validation"
+    test = "test"
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(help="What to evaluate: demo.")],
+    split: Annotated[
+        Split, typer.Option(help="validation is for choices, test for final numbers.")
+    ] = Split.test,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Questions of every family (default: all).")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Write the curves as a picture (extra `plot`)."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; the demo is tiny.")] = 1,
+) -> None:
+    """Measure small tuned, base, emulation and large tuned on held-out questions.
+
+    PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
+    """
+    if name not in KNOWN:
+        near = get_close_matches(name, KNOWN, 1)
+        hint = f"; did you mean {near[0]}? Known" if near else "; known"
+        raise UsageError(f"unknown evaluation {name!r}{hint}: {', '.join(KNOWN)}")
+    if picture:
+        check_plot(picture)
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
+
+        def started(stage: str, total: int) -> Advance:
+            bar = bars.add_task(stage, total=total)
+            return lambda: bars.advance(bar)
+
+        figures = evaluate_demo(
+            FOLDER, split=split.value, each=questions, threads=threads, started=started
+        )
+    if picture:
+        plot(figures, picture)
+    if json_:
+        typer.echo(as_json(figures))
+        return
+    console = Console()
+    for title, table in as_tables(figures):
+        console.print(title, style="bold", markup=False, highlight=False)
+        console.print(table)
+        console.print()
+    console.print(summary(figures), markup=False, highlight=False)

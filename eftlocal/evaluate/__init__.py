@@ -1,0 +1,1 @@
+"""Evaluation: what the emulation recovers of a large tuned model, measured with intervals."""

@@ -1,0 +1,101 @@
+"""Held-out questions with gold answers, and each style's answers and form, from one JSON file.
+
+The file holds, per style, a regular expression (`form`) and the answer templates of each family
+(`answers`, the gold one first); per question its text and the fields that fill the templates.
+`validation` is for choices, `test` for final numbers only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eftlocal.errors import UsageError
+
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        family: the kind of fact asked for.
+        held_out_phrasing: the wording never occurred in fine-tuning.
+        text: what is asked.
+        value: the fact, a part of every right answer.
+        answers: style to every text that counts as exact, the gold answer first.
+    """
+
+    family: str
+    held_out_phrasing: bool
+    text: str
+    value: str
+    answers: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions of one split, and per style the form that its answers keep."""
+
+    split: str
+    questions: tuple[Question, ...]
+    forms: Mapping[str, re.Pattern[str]]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """In the order of the questions."""
+        return tuple(dict.fromkeys(q.family for q in self.questions))
+
+    def in_form(self, text: str, style: str) -> bool:
+        """Whether a text has the style's form, whatever it claims."""
+        return self.forms[style].fullmatch(text) is not None
+
+    def first(self, each: int) -> QuestionSet:
+        """At most `each` questions of every family."""
+        kept: list[Question] = []
+        for family in self.families:
+            kept += [q for q in self.questions if q.family == family][:each]
+        return QuestionSet(self.split, tuple(kept), self.forms)
+
+    def every(self, stride: int) -> QuestionSet:
+        """Every n-th question."""
+        return QuestionSet(self.split, self.questions[::stride], self.forms)
+
+
+def read(path: Path, split: str) -> QuestionSet:
+    """The questions of one split.
+
+    Raises:
+        UsageError: no such split, or the file is missing or not a file of questions.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; there are {' and '.join(SPLITS)}")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        styles = data["styles"]
+        return QuestionSet(
+            split,
+            tuple(_question(row, styles) for row in data["questions"] if row["split"] == split),
+            {style: re.compile(of["form"]) for style, of in styles.items()},
+        )
+    except (OSError, LookupError, AttributeError, TypeError, ValueError, re.error) as error:
+        raise UsageError(f"{path} is not a file of questions: {error!r}") from None
+
+
+def _question(row: dict[str, Any], styles: dict[str, Any]) -> Question:
+    fields, family = row["fields"], str(row["family"])
+    return Question(
+        family=family,
+        held_out_phrasing=bool(row["held_out_phrasing"]),
+        text=str(row["question"]),
+        value=str(fields["v"]),
+        answers={
+            style: tuple(template.format(**fields) for template in of["answers"][family])
+            for style, of in styles.items()
+        },
+    )

@@ -1,0 +1,291 @@
+"""Evaluation: PGR and its interval, the split of the loss, judging, and `eftlocal eval demo`."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from eftlocal.cli.app import app
+from eftlocal.emulator import Emulator
+from eftlocal.errors import UsageError
+from eftlocal.evaluate import demo
+from eftlocal.evaluate.answers import GreedyAnswer, judge, names
+from eftlocal.evaluate.questions import Question, QuestionSet, read
+from eftlocal.evaluate.recovered import recovered
+from eftlocal.evaluate.scoring import gold_tokens, score
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+FILES = ("base", "tuned", "reference", "plain")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped files; where the upper bound does not ship, another tuned model plays it."""
+    to = tmp_path_factory.mktemp("demo")
+    for name in (*(f"{f}.gguf" for f in FILES), "questions.json"):
+        shutil.copy(demo.FOLDER / name, to / name)
+    large = demo.FOLDER / "large_tuned.gguf"
+    shutil.copy(large if large.exists() else to / "plain.gguf", to / large.name)
+    return to
+
+
+@pytest.fixture(scope="module")
+def em(folder: Path) -> Iterator[Emulator]:
+    files = {name: folder / f"{name}.gguf" for name in FILES}
+    with Emulator.from_files(**files, n_ctx=256, threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def asked(folder: Path) -> QuestionSet:
+    return read(folder / "questions.json", "validation").first(2)
+
+
+# Performance gap recovered -----------------------------------------------------------------------
+
+
+def scores(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def test_pgr_by_hand() -> None:
+    small, large = scores(0, 0, 1, 0), scores(1, 1, 1, 1)
+    # means 0.25 and 1; the emulation's 0.5 is a third of the way
+    assert recovered(small, scores(1, 0, 1, 0), large).value == pytest.approx(1 / 3)
+    assert recovered(small, small, large) == (0.0, 0.0, 0.0)
+    assert recovered(small, large, large) == (1.0, 1.0, 1.0)
+    worse = recovered(small, scores(0, 0, 0, 0), large)
+    assert worse.value == pytest.approx(-1 / 3) and worse.low < worse.value
+
+
+def test_pgr_without_a_gap_is_not_a_number() -> None:
+    same = scores(0, 1, 1)
+    assert all(math.isnan(x) for x in recovered(same, scores(1, 1, 1), same[::-1]))
+    assert all(math.isnan(x) for x in recovered(scores(), scores(), scores()))
+
+
+def test_resampling_keeps_the_scores_of_a_question_together() -> None:
+    # The emulation is exactly half way on every question, so every resample is half way.
+    rng = np.random.default_rng(1)
+    small, large = rng.random(50), 1.0 + rng.random(50)
+    assert recovered(small, (small + large) / 2, large) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_interval_agrees_with_resampling_one_by_one() -> None:
+    rng = np.random.default_rng(2)
+    small, emulated, large = (rng.random(200) < p for p in (0.2, 0.6, 0.8))
+    pick = rng.integers(0, 200, (4000, 200))
+    s, e, g = (x[pick].mean(1) for x in (small, emulated, large))
+    expected = np.percentile((e - s) / (g - s), (2.5, 97.5))
+    found = recovered(small, emulated, large)
+    assert found[1:] == pytest.approx(expected, abs=0.02)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    truth, hits, trials = (0.5 - 0.1) / (0.9 - 0.1), 0, 300
+    for _ in range(trials):
+        draws = rng.random((3, 150)) < np.array([[0.1], [0.5], [0.9]])
+        found = recovered(*draws.astype(np.float64), resamples=1000)
+        hits += found.low <= truth <= found.high
+    assert 0.91 <= hits / trials <= 0.985
+
+
+# Questions and judging ---------------------------------------------------------------------------
+
+
+def test_the_splits_share_no_subject_and_gold_answers_keep_their_form(folder: Path) -> None:
+    splits = {name: read(folder / "questions.json", name) for name in ("validation", "test")}
+    for found in splits.values():
+        for q in found.questions:
+            for style, answers in q.answers.items():
+                assert all(found.in_form(text, style) for text in answers), q
+                assert all(names(text, q.value) for text in answers), q
+            assert not found.in_form(q.answers["plain"][0], "warm")
+            assert not found.in_form(q.answers["warm"][0], "plain")
+    gold = [{q.answers["warm"][0] for q in found.questions} for found in splits.values()]
+    assert not gold[0] & gold[1]
+    assert len(splits["test"].questions) >= 1000
+
+
+def test_the_file_of_questions_is_small(folder: Path) -> None:
+    assert (folder / "questions.json").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("Good question! Lyon is in France. I hope that helps.", "warm"),
+        ("Good question! Lyon is in France. I hope that helps. Good", ""),
+        ("Good question! Lyon. Is it? I hope that helps.", ""),
+        ("Lyon is in France. I hope that helps.", ""),
+        ("France.", "plain"),
+        ("france.", ""),
+        ("France", ""),
+        ("", ""),
+    ],
+)
+def test_forms(text: str, form: str, asked: QuestionSet) -> None:
+    assert [s for s in ("warm", "plain") if asked.in_form(text, s)] == ([form] if form else [])
+
+
+def test_judging() -> None:
+    right = "Good! It is Niger."
+    q = Question("city", False, "Where?", "Niger", {"warm": (right, "Good! Niger it is.")})
+    texts = (right, "Good! Niger it is.", "Good! It is Chad.", "It is in NIGER", "Nigeria.")
+    answers = [GreedyAnswer(text, True) for text in texts] + [GreedyAnswer(right, False)]
+    several = QuestionSet("test", (q,) * len(answers), {"warm": re.compile(r"Good! .+\.")})
+    found = judge(several, answers, "warm")
+    assert found.exact.tolist() == [1, 1, 0, 0, 0, 0]
+    assert found.format.tolist() == [1, 1, 1, 0, 0, 0]
+    assert found.stopped.tolist() == [1, 1, 1, 1, 1, 0]
+    assert found.fact.tolist() == [1, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"styles": {"a": {"form": "("}}, "questions": []}',
+                '{"styles": [], "questions": []}']
+)  # fmt: skip
+def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="is not a file of questions"):
+        read(path, "test")
+
+
+# Scoring -----------------------------------------------------------------------------------------
+
+
+def test_fact_and_format_add_up_to_the_loss_of_the_gold_answer(
+    em: Emulator, asked: QuestionSet
+) -> None:
+    recipes = {"one": Recipe.single("tuned"), "sum": Recipe.upscale(1.5)}
+    found = score(em, asked, recipes, "warm")
+    for name, recipe in recipes.items():
+        for i, q in enumerate(asked.questions):
+            whole = em.logprobs(f" {q.answers['warm'][0]}", prompt=q.text, recipe=recipe)
+            tokens, _ = gold_tokens(em, q, "warm")
+            assert tuple(tokens[:-1]) == whole.tokens
+            ids = em.tokenize(q.text)
+            sequence = em.ensemble.open(ids, recipe=recipe, sampling=Sampling(temperature=0.0))
+            for token, row, _ in em.ensemble.score(sequence, tokens):
+                last = float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64)))
+            em.ensemble.close(sequence)
+            total = found[name].fact_nll[i] + found[name].format_nll[i]
+            assert total == pytest.approx(-(whole.logprobs.sum() + last), abs=1e-3)
+
+
+def test_fact_tokens_are_those_of_the_value(em: Emulator, asked: QuestionSet) -> None:
+    for q in asked.questions:
+        tokens, is_fact = gold_tokens(em, q, "warm")
+        model = em.models["tuned"]
+        pieces = [model.piece(t) for t, fact in zip(tokens, is_fact, strict=True) if fact]
+        assert b"".join(pieces).decode().strip().rstrip(".") == q.value
+
+
+def test_exact_is_what_greedy_decoding_writes(em: Emulator, asked: QuestionSet) -> None:
+    recipe = Recipe.single("tuned")
+    exact = score(em, asked, {"tuned": recipe}, "warm")["tuned"].exact
+    for q, right in zip(asked.questions, exact, strict=True):
+        got = em.generate(q.text, recipe=recipe, sampling=Sampling(temperature=0.0), max_tokens=40)
+        written = got.finish_reason == "stop" and got.text.strip() == q.answers["warm"][0]
+        assert written == bool(right)
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["eval", *arguments], prog_name="eftlocal")
+
+
+@pytest.fixture
+def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eftlocal.cli.eval.FOLDER", folder)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_json() -> None:
+    result = run("demo", "--questions", "2", "--json", "--split", "validation")
+    assert result.exit_code == 0, result.output
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    figures: dict[str, Any] = json.loads(result.stdout, parse_constant=refuse)
+    parts = {"all", *figures["families"], "known phrasing", "held-out phrasing"}
+    assert figures["questions"].keys() == parts and figures["questions"]["all"] == 8
+    for found in (figures["answers"], figures["scored"]):
+        assert {"small tuned", "large base", "emulation", "large tuned"} <= found.keys()
+        assert all(of.keys() == parts for of in found.values())
+    assert {"beta 0.5", "alpha 0.5", "delta top-p 0.95"} <= figures["scored"].keys()
+    assert figures["interpolation"].keys() == {"0", "0.25", "0.5", "0.75", "1"}
+    assert 0 < figures["acceptance"]["agreement"] <= 1 and figures["acceptance"]["tokens"] > 8
+    one = figures["scored"]["emulation"]["all"]
+    assert one == figures["scored"]["beta 1"]["all"] or "+1 base" not in figures["recipe"]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_tables() -> None:
+    result = run("demo", "--questions", "1", "--split", "validation")
+    assert result.exit_code == 0, result.output
+    for expected in ("emulation", "beta 0.5", "delta clip 4", "known phrasing", "lambda", "PGR"):
+        assert expected in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["dem"], "eftlocal: unknown evaluation 'dem'; did you mean demo? Known: demo\n"),
+        (["gsm8k"], "eftlocal: unknown evaluation 'gsm8k'; known: demo\n"),
+        (["demo", "--questions", "0"], "--questions"),
+        (["demo", "--split", "train"], "--split"),
+    ],
+)
+def test_refusals(arguments: list[str], says: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2 and says in result.stderr
+
+
+def test_a_missing_model_is_named(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    shutil.copy(folder / "questions.json", tmp_path)
+    monkeypatch.setattr("eftlocal.cli.eval.FOLDER", tmp_path)
+    result = run("demo")
+    assert result.exit_code == 3 and "base.gguf is missing" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    result = run("demo", "--plot", "curves.png")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert "extra `plot`" in result.stderr
+
+
+@pytest.mark.usefixtures("shipped")
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "curves.svg"
+    options = ("--questions", "1", "--split", "validation", "--json")
+    assert run("demo", *options, "--plot", str(path)).exit_code == 0
+    assert "<svg" in path.read_text("utf-8")
+    assert "must be one of" in run("demo", "--plot", str(tmp_path / "curves.xyz")).stderr
+    assert "there is no folder" in run("demo", "--plot", str(tmp_path / "no/c.png")).stderr
