@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
+from eftlocal.closing import Closing
 from eftlocal.ensemble import Ensemble
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.recipe import Recipe
@@ -58,7 +58,7 @@ class Answer:
         return self.text
 
 
-class AnswerStream(Iterator[Step]):
+class AnswerStream(Closing, Iterator[Step]):
     """The steps of one answer as they come. Read it to its end, close it, or use it in `with`.
 
     `recipe` and `sampling` may be set while it runs: the next token follows them. An exception
@@ -111,17 +111,6 @@ class AnswerStream(Iterator[Step]):
             self._ensemble.close(self._sequence)
 
     def __del__(self) -> None:
-        self.close()
-
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
         self.close()
 
     @property

@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from eftlocal import hub
 from eftlocal.answer import Answer, AnswerStream
+from eftlocal.closing import Closing
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.distribution import log_sum_exp
 from eftlocal.errors import PromptError, UsageError
@@ -56,7 +56,7 @@ class TextLogprobs:
     roles: Mapping[str, NDArray[np.float64]]
 
 
-class Emulator:
+class Emulator(Closing):
     """Emulated fine-tuning over loaded models. Close it, or use it in a `with` block.
 
     Made by `eftlocal.load` or `Emulator.from_files`; the arguments here are loaded parts.
@@ -319,17 +319,6 @@ class Emulator:
     def close(self) -> None:
         """Frees contexts and models. A second call does nothing."""
         self._resources.close()
-
-    def __enter__(self) -> Emulator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _checked(self, recipe: Recipe | str) -> Recipe:
         return _check_roles(

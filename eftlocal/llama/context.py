@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -17,6 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from eftlocal.closing import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.cache_size import CACHE_TYPES
 from eftlocal.llama.engine import default_threads, last_words, recent
@@ -34,7 +34,7 @@ class Span(NamedTuple):
     rows: int = 1
 
 
-class Context:
+class Context(Closing):
     """The cache of one role: for each sequence, the tokens decoded so far.
 
     Args:
@@ -94,13 +94,13 @@ class Context:
         self.swa_full = swa_full
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
-        self._batch = _Batch(self.n_batch)
-        if adapters:
-            try:
+        try:
+            self._batch = _Batch(self.n_batch)
+            if adapters:
                 self._apply(adapters)
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
 
     def _apply(self, adapters: Sequence[tuple[str | os.PathLike[str], float]]) -> None:
         handles = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))()
@@ -217,17 +217,6 @@ class Context:
         if self._handle is not None:
             llama_cpp.llama_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Batch:

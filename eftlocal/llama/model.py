@@ -6,16 +6,16 @@ import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import llama_cpp
 
+from eftlocal.closing import Closing
 from eftlocal.errors import EngineError, ModelFileError
 from eftlocal.llama.engine import last_words, recent, start
 
 
-class Model:
+class Model(Closing):
     """The weights of one GGUF file, shared by any number of contexts.
 
     Args:
@@ -195,17 +195,6 @@ class Model:
         if self._handle:
             llama_cpp.llama_model_free(self._handle)  # frees its adapters too
             self._handle, self._adapters = None, {}
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _token_or_none(token: int) -> int | None:
