@@ -26,6 +26,11 @@ def log_sum_exp(logits: Row, scratch: Row) -> float:
     return maximum + math.log(total)
 
 
+def token_logprob(logits: Row, token: int, scratch: Row) -> float:
+    """Log-probability in nats of one token; `scratch` (vocab,) is overwritten."""
+    return float(logits[token]) - log_sum_exp(logits, scratch)
+
+
 def nucleus(weights: Row, total: float, p: float) -> Ids:
     """The smallest set of heaviest tokens whose share of `total` reaches p, by ascending id.
 

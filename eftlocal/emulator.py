@@ -21,7 +21,7 @@ from eftlocal import hub
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.closing import Closing
 from eftlocal.defaults import Defaults, preset_defaults
-from eftlocal.distribution import log_sum_exp
+from eftlocal.distribution import token_logprob
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.loading import Loaded, Progress, load_roles, prepare
@@ -272,13 +272,13 @@ class Emulator(Closing):
             scratch = np.empty(self.ensemble.vocab_size, dtype=np.float32)
             unusable = self.ensemble.unusable
             for token, row, rows in self.ensemble.score(sequence, tokens):
-                combined.append(float(row[token]) - log_sum_exp(row, scratch))
+                combined.append(token_logprob(row, token, scratch))
                 greedy.append(int(row.argmax()) == token)
                 for role, of_role in rows.items():
                     if unusable.size:
                         of_role = of_role.copy()
                         of_role[unusable] = -np.inf
-                    alone[role].append(float(of_role[token]) - log_sum_exp(of_role, scratch))
+                    alone[role].append(token_logprob(of_role, token, scratch))
         finally:
             self.ensemble.close(sequence)
         scored = tuple(whole[len(whole) - len(combined) :])

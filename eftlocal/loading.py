@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from eftlocal import llama
@@ -63,14 +64,15 @@ def prepare(
     """
     if n_seq_max < 1:
         raise UsageError(f"n_seq_max is {n_seq_max}; it must be 1 or more")
-    headers = {role: read_header(source.path) for role, source in sources.items()}
+    header_of = cache(read_header)  # a file may play several roles
+    headers = {role: header_of(source.path) for role, source in sources.items()}
     for role, header in headers.items():
         if header.is_adapter:
             raise ModelFileError(
                 f"{header.path}: a LoRA adapter cannot play {role} by itself; give it as lora"
             )
     for role, source in sources.items():
-        if source.lora is not None and not read_header(source.lora).is_adapter:
+        if source.lora is not None and not header_of(source.lora).is_adapter:
             raise ModelFileError(
                 f"{source.lora}: not a LoRA adapter, so it cannot be put on {role}; give a GGUF "
                 "whose general.type is adapter"
@@ -91,7 +93,7 @@ def prepare(
             n_batch=source.n_batch,
             type_k=source.cache_type_k,
             type_v=source.cache_type_v,
-            adapter=read_header(source.lora) if source.lora else None,
+            adapter=header_of(source.lora) if source.lora else None,
             n_gpu_layers=source.gpu_layers,
         )
         for role, source in sources.items()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.distribution import Ids, Row, log_sum_exp, nucleus, top_k
+from eftlocal.distribution import Ids, Row, nucleus, top_k
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.frozen import FrozenMapping
 
@@ -217,11 +217,6 @@ def draw(candidates: Candidates, seed: int, position: int) -> int:
     end = starts[won + 1] if won + 1 < len(starts) else len(weights)
     inside = np.arange(first, end) if ids is None else ids[first:end]
     return int(inside[_race(inside, weights[first:end], _key(seed, position, 1))])
-
-
-def token_logprob(row: Row, token: int, scratch: Row) -> float:
-    """Log-probability in nats of one token under a row of logits (vocab,)."""
-    return float(row[token]) - log_sum_exp(row, scratch)
 
 
 def _race(contestants: Ids, weights: Row, key: int) -> int:

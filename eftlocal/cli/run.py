@@ -74,10 +74,10 @@ def run(
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     text = _read_prompt(prompt)
     models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
-    known = find(models).roles if isinstance(models, str) else models
+    found = find(models) if isinstance(models, str) else None
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
-    defaults = preset_defaults(find(models)) if isinstance(models, str) else Defaults()
+    defaults = preset_defaults(found) if found else Defaults()
     chosen = opt.chosen_recipe(
         defaults.recipe,
         name=recipe,
@@ -101,7 +101,7 @@ def run(
         frequency_penalty=frequency_penalty,
         seed=seed,
     )
-    roles = opt.check_roles(chosen, show, known)
+    roles = opt.check_roles(chosen, show, found.roles if found else models)
     if verbose:
         _show_engine_log()
     engine: dict[str, Any] = {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.combine import Combiner
-from eftlocal.distribution import log_sum_exp
+from eftlocal.distribution import token_logprob
 from eftlocal.emulator import Emulator
 from eftlocal.evaluate.questions import Question, QuestionSet
 from eftlocal.recipe import Recipe
@@ -64,8 +64,8 @@ def score(
             for token, _, rows in em.ensemble.score(sequence, tokens):
                 for name, recipe in recipes.items():
                     z = combine(rows, recipe)
-                    right, logit = int(z.argmax()) == token, float(z[token])
-                    found[name].append((right, log_sum_exp(z, scratch) - logit))
+                    right = int(z.argmax()) == token
+                    found[name].append((right, -token_logprob(z, token, scratch)))
         finally:
             em.ensemble.close(sequence)
         for name, steps in found.items():
