@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 from eftlocal.closing import Closing
-from eftlocal.ensemble import Ensemble
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.recipe import Recipe
+from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
+from eftlocal.speculation.settings import Speculation
+from eftlocal.speculation.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Timing:
         first_token: seconds from the call to the first token.
         seconds: from the call to the last token.
         tokens: of the answer, its end token included.
+        at_first: tokens that came with the first one: a draft that was accepted brings several.
     """
 
     prompt_tokens: Mapping[str, int]
@@ -30,12 +34,14 @@ class Timing:
     first_token: float
     seconds: float
     tokens: int
+    at_first: int = 1
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the answer after its first token, so that the prompt does not count; 0 if one."""
-        after = self.seconds - self.first_token
-        return (self.tokens - 1) / after if self.tokens > 1 and after > 0 else 0.0
+        """Of the answer after its first round, so that the prompt does not count; 0 if all
+        tokens came with that."""
+        later, seconds = self.tokens - self.at_first, self.seconds - self.first_token
+        return later / seconds if later > 0 and seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Answer:
     """A finished (or stopped) answer; `str(answer)` is its text.
 
     finish_reason is None when the stream was closed before the answer ended. logprobs are nats,
-    one per token, when they were asked for.
+    one per token, when they were asked for. speculation tells what became of the drafts.
     """
 
     text: str
@@ -52,6 +58,7 @@ class Answer:
     stop: str | None
     seed: int
     timing: Timing
+    speculation: Totals
     logprobs: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
@@ -61,10 +68,11 @@ class Answer:
 class AnswerStream(Closing, Iterator[Step]):
     """The steps of one answer as they come. Read it to its end, close it, or use it in `with`.
 
-    `recipe` and `sampling` may be set while it runs: the next token follows them. An exception
-    in a round (an interrupt, say) loses nothing: the stream can be read on, or closed.
+    `recipe`, `sampling` and `speculation` may be set while it runs: the next token follows them.
+    An exception in a round (an interrupt, say) loses nothing: the stream can be read on, or closed.
 
     Args:
+        rounds: that advance the sequence.
         generation: the answer in the making, on a sequence opened on the ensemble.
         started: time.perf_counter() of the call that asked for it.
         logprobs: whether steps carry log-probabilities.
@@ -75,18 +83,19 @@ class AnswerStream(Closing, Iterator[Step]):
 
     def __init__(
         self,
-        ensemble: Ensemble,
+        rounds: Rounds,
         generation: Generation,
         *,
         started: float,
         logprobs: bool,
         check: Callable[[Recipe | str], Recipe],
     ) -> None:
-        self._ensemble = ensemble
+        self._rounds = rounds
         self._generation = generation
         self._sequence = generation.sequence
         self._started = started
         self._times: list[float] = []
+        self._at_first = 0
         self._wants_logprobs = logprobs
         self._check = check
         self._steps: list[Step] = []
@@ -96,7 +105,8 @@ class AnswerStream(Closing, Iterator[Step]):
         if not self._open:
             raise StopIteration
         if len(self._steps) == len(self._sequence.choices):
-            self._ensemble.round([self._sequence], logprobs=self._wants_logprobs)
+            (came,) = self._rounds([self._sequence], logprobs=self._wants_logprobs)
+            self._at_first = self._at_first or len(came)
         step = self._generation.take(len(self._steps))
         self._times.append(time.perf_counter() - self._started)
         self._steps.append(step)
@@ -108,7 +118,7 @@ class AnswerStream(Closing, Iterator[Step]):
         """Ends the answer here; its tokens stay in the caches for the next prompt."""
         if self._open:
             self._open = False
-            self._ensemble.close(self._sequence)
+            self._rounds.ensemble.close(self._sequence)
 
     def __del__(self) -> None:
         self.close()
@@ -120,6 +130,7 @@ class AnswerStream(Closing, Iterator[Step]):
     @recipe.setter
     def recipe(self, recipe: Recipe | str) -> None:
         self._sequence.recipe = self._check(recipe)
+        self._sequence.cut(len(self._steps))
 
     @property
     def sampling(self) -> Sampling:
@@ -128,6 +139,15 @@ class AnswerStream(Closing, Iterator[Step]):
     @sampling.setter
     def sampling(self, sampling: Sampling) -> None:
         self._sequence.sampling = sampling
+        self._sequence.cut(len(self._steps))
+
+    @property
+    def speculation(self) -> Speculation:
+        return self._sequence.speculation
+
+    @speculation.setter
+    def speculation(self, speculation: Speculation) -> None:
+        self._sequence.speculation = speculation
 
     @property
     def seed(self) -> int:
@@ -141,6 +161,7 @@ class AnswerStream(Closing, Iterator[Step]):
             first_token=self._times[0] if self._times else 0.0,
             seconds=self._times[-1] if self._times else 0.0,
             tokens=len(self._steps),
+            at_first=min(self._at_first, len(self._steps)),
         )
 
     def answer(self) -> Answer:
@@ -154,5 +175,6 @@ class AnswerStream(Closing, Iterator[Step]):
             stop=last.stop if last else None,
             seed=self.seed,
             timing=self.timing,
+            speculation=deepcopy(self._sequence.drafting.totals),
             logprobs=logprobs if self._wants_logprobs else None,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
+from eftlocal.speculation.settings import Speculation
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Defaults:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    speculation: Speculation = field(default_factory=Speculation)
 
 
 def preset_defaults(preset: Preset) -> Defaults:

@@ -31,7 +31,10 @@ from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.prompt.render import render_roles
 from eftlocal.recipe import Recipe
 from eftlocal.roles import RoleSource, role_source, with_engine
+from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
+from eftlocal.speculation.costs import Costs, measure, recall, remember
+from eftlocal.speculation.settings import OFF, Speculation
 
 Prompt = str | Sequence[Message]
 
@@ -72,6 +75,8 @@ class Emulator(Closing):
 
     def __init__(self, loaded: Loaded, defaults: Defaults, *, name: str = "") -> None:
         self.ensemble = loaded.ensemble
+        self.rounds = Rounds(loaded.ensemble)
+        self._fingerprint = loaded.fingerprint
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
         self.defaults = defaults
@@ -168,14 +173,15 @@ class Emulator(Closing):
         stop: Sequence[str] = (),
         logprobs: bool = False,
         continue_last: bool = False,
+        speculation: Speculation | None = None,
     ) -> AnswerStream:
         """Answers a prompt token by token. The prompt is checked before this returns.
 
         Args:
             prompt: a conversation, or a string: one message of the user.
             raw: the string is text to go on with as it stands, without a chat template.
-            recipe, sampling, max_tokens: None takes the emulator's defaults; a recipe may be
-                given by its name, as in `Recipe.parse`.
+            recipe, sampling, max_tokens, speculation: None takes the emulator's defaults; a
+                recipe may be given by its name, as in `Recipe.parse`.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
@@ -190,8 +196,11 @@ class Emulator(Closing):
         chosen = self._checked(recipe or self.defaults.recipe)
         drawn = sampling or self.defaults.sampling
         seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
+        drafting = self._speculation(speculation or self.defaults.speculation)
         ids = self.tokenize(prompt, raw=raw, continue_last=continue_last)
-        sequence = self.ensemble.open(ids, recipe=chosen, sampling=drawn, seed=seed)
+        sequence = self.ensemble.open(
+            ids, recipe=chosen, sampling=drawn, seed=seed, speculation=drafting
+        )
         try:
             generation = Generation(
                 self.ensemble,
@@ -201,7 +210,7 @@ class Emulator(Closing):
                 stop=(*self.defaults.stop, *stop),
             )
             return AnswerStream(
-                self.ensemble,
+                self.rounds,
                 generation,
                 started=started,
                 logprobs=logprobs,
@@ -315,6 +324,44 @@ class Emulator(Closing):
             ]
             for role, model in self.models.items()
         }
+
+    def measure(self, progress: Progress | None = None) -> Costs | None:
+        """Seconds of decodes on this machine, from which draft lengths are chosen.
+
+        They are measured once, in a few seconds, and remembered for these files and settings.
+        `stream` does it when it is first asked for drafts of a length that is chosen.
+
+        Args:
+            progress: called with a role and the share of its measuring that is done.
+
+        Returns:
+            None where drafting is impossible, or while sequences run.
+        """
+        if self.rounds.costs is None and not self._cannot_rewind() and not self.ensemble.running:
+            costs = recall(self._fingerprint, self.roles)
+            if costs is None:
+                costs = measure(self.ensemble.contexts, slot=0, progress=progress)
+                remember(costs, self._fingerprint)
+            self.rounds = Rounds(self.ensemble, costs=costs)
+        return self.rounds.costs
+
+    def _speculation(self, asked: Speculation) -> Speculation:
+        if asked.off:
+            return asked
+        if stuck := self._cannot_rewind():
+            if asked.length is None:
+                return OFF
+            raise UsageError(f"speculation is impossible: {stuck}; turn it off")
+        if asked.length is None:
+            self.measure()
+        return asked
+
+    def _cannot_rewind(self) -> str:
+        """Why refused drafts could not be dropped from some role's cache; empty if they can."""
+        for role, context in self.ensemble.contexts.items():
+            if why := context.cannot_rewind:
+                return f"the model of {role} {why}"
+        return ""
 
     def close(self) -> None:
         """Frees contexts and models. A second call does nothing."""

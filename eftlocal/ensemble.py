@@ -1,29 +1,38 @@
-"""The roles kept in step: prefill, prefix reuse, rounds, rewinding. Token ids in, token ids out.
+"""The roles kept in step: slots, prefill, prefix reuse, rewinding. Token ids in, rows out.
 
-A *round* advances every sequence it is given. Each role decodes what its cache lacks of a
-sequence, the combiner makes one row of the roles' rows, and a token is drawn and appended to
-the sequence, which is how all roles are fed it. Nothing else has to be remembered: a role whose
-weight was 0 for a while simply lacks more tokens when it is needed again, and a prompt is only a
-long lack. One sequence is a batch of one.
+Each role decodes what its cache *lacks* of a sequence, and drops what the sequence does not have.
+Nothing else has to be remembered: a role whose weight was 0 for a while simply lacks more tokens
+when it is needed again, a prompt is only a long lack, and a refused draft or an interrupted round
+leaves tokens in a cache which the next decode drops. One sequence is a batch of one.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.combine import Combiner
-from eftlocal.distribution import Row, log_sum_exp
+from eftlocal.distribution import Row
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Context, Span
 from eftlocal.recipe import Recipe
-from eftlocal.sampling import Filters, Sampling, draw, penalise
+from eftlocal.sampling import Sampling
+from eftlocal.speculation.drafting import SequenceDrafts
+from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
+
+Source = Literal["plain", "accepted", "recovered", "bonus"]
+Mask = Callable[[Sequence[int]], NDArray[np.bool_]]
+Rows = NDArray[np.float32]
 
 _SCORED = 32  # rows of each role held at once while a given text is scored
+_AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
 
 
 @dataclass(frozen=True)
@@ -34,20 +43,30 @@ class Choice:
         token: its id.
         logprob: nats, under the combination at temperature 1 before penalties and filters;
             None unless asked for.
-        source: "plain" where nothing was drafted.
+        source: "accepted" from a draft, "recovered" where a draft was refused, "bonus" after a
+            draft that was accepted whole, "plain" where nothing was drafted.
     """
 
     token: int
     logprob: float | None = None
-    source: str = "plain"
+    source: Source = "plain"
 
 
 @dataclass(eq=False)
 class RunningSequence:
     """One sequence of the ensemble: what each role was given, and the answer they share.
 
-    `recipe` and `sampling` may be changed between rounds; the next token follows the new ones.
-    `choices` is the one record of the answer: a token is in it or was never chosen.
+    `choices` is the one record of the answer: a token is in it or was never chosen, and its last
+    tokens may be taken back. All settings may be changed between rounds; the next token follows
+    the new ones.
+
+    Attributes:
+        prompts: token ids for every role; positions differ where lengths do.
+        max_tokens: how long the answer may become; drafts do not go beyond it.
+        mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
+        speculation: how drafts are made for it.
+        drafting: what is known of its drafts.
+        reused: tokens of each role's prompt that its cache already held.
     """
 
     slot: int
@@ -55,17 +74,45 @@ class RunningSequence:
     recipe: Recipe
     sampling: Sampling
     seed: int
+    max_tokens: int | None = None
+    mask: Mask | None = None
+    speculation: Speculation = OFF
+    drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
     choices: list[Choice] = field(default_factory=list)
     reused: Mapping[str, int] = field(default_factory=dict)
-    """Tokens of each role's prompt that its cache already held."""
 
     def tokens(self, start: int = 0) -> list[int]:
         """Token ids of the answer from this index on (negative: that many of the last)."""
         return [choice.token for choice in self.choices[start:]]
 
+    def length(self, role: str) -> int:
+        """Tokens of the role's prompt and of the answer."""
+        return len(self.prompts[role]) + len(self.choices)
+
+    def given(self, role: str, start: int, draft: Sequence[int] = ()) -> list[int]:
+        """Token ids of the role's prompt, the answer and a draft, from a position on."""
+        prompt = self.prompts[role]
+        beyond = max(0, start - len(prompt))
+        drafted = draft[max(0, beyond - len(self.choices)) :]
+        return [*prompt[start:], *self.tokens(beyond), *drafted]
+
+    def cut(self, length: int) -> None:
+        """Takes back the answer's tokens beyond a length."""
+        if length < len(self.choices):
+            del self.choices[length:]
+            self.drafting.lookup.clear()
+
     def counts(self) -> Counter[int]:
         """How often each token occurs in the answer."""
         return Counter(choice.token for choice in self.choices)
+
+
+class Wanted(NamedTuple):
+    """The rows that follow the last `rows` tokens of a sequence and a draft after it."""
+
+    sequence: RunningSequence
+    draft: Sequence[int] = ()
+    rows: int = 1
 
 
 class Ensemble:
@@ -76,6 +123,10 @@ class Ensemble:
         vocab_size: tokens of the common vocabulary; rows are cut to it.
         unusable: ids inside it that must never be chosen.
         stop_tokens: ids that end an answer, of all roles together.
+        pool: threads in which roles decode side by side; None is one after the other.
+
+    Attributes:
+        observer: told the role, rows and seconds of each decode that had no prompt in it.
     """
 
     def __init__(
@@ -85,6 +136,7 @@ class Ensemble:
         vocab_size: int,
         unusable: Sequence[int] = (),
         stop_tokens: frozenset[int] = frozenset(),
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self.contexts = dict(contexts)
         self.vocab_size = vocab_size
@@ -93,9 +145,10 @@ class Ensemble:
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
         self._free = list(range(self.n_seq_max))
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
-        self._combine = Combiner(vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens))
-        self._filter = Filters(vocab_size)
-        self._scratch = np.empty(vocab_size, dtype=np.float32)
+        self.combine = Combiner(vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens))
+        self.observer: Callable[[str, int, float], None] | None = None
+        self.n_batch = min(context.n_batch for context in contexts.values())
+        self.pool = pool
 
     def open(
         self,
@@ -104,6 +157,9 @@ class Ensemble:
         recipe: Recipe,
         sampling: Sampling,
         seed: int = 0,
+        max_tokens: int | None = None,
+        mask: Mask | None = None,
+        speculation: Speculation = OFF,
     ) -> RunningSequence:
         """Takes a free slot, the one whose cache shares most with the prompts.
 
@@ -136,7 +192,17 @@ class Ensemble:
             else:
                 context.clear(slot)
             reused[role] = len(context.tokens(slot))
-        sequence = RunningSequence(slot, prompts, recipe, sampling, seed, reused=reused)
+        sequence = RunningSequence(
+            slot,
+            prompts,
+            recipe,
+            sampling,
+            seed,
+            max_tokens=max_tokens,
+            mask=mask,
+            speculation=speculation,
+            reused=reused,
+        )
         self._free.remove(slot)
         return sequence
 
@@ -144,35 +210,33 @@ class Ensemble:
         """Gives the slot back; its caches stay for a later prompt with the same beginning."""
         self._free.append(sequence.slot)
 
+    @property
+    def running(self) -> bool:
+        """Whether any sequence is open."""
+        return len(self._free) < self.n_seq_max
+
     def room(self, sequence: RunningSequence) -> int:
         """Tokens that can still be appended before some role's context is full."""
-        return min(
-            context.n_ctx - len(sequence.prompts[role]) - len(sequence.choices)
-            for role, context in self.contexts.items()
-        )
+        return min(context.n_ctx - sequence.length(role) for role, context in self.contexts.items())
 
-    def round(
-        self, sequences: Sequence[RunningSequence], *, logprobs: bool = False
-    ) -> list[list[Choice]]:
-        """Advances every sequence; returns the tokens chosen and appended for each.
+    def decode(self, wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, list[Rows]]:
+        """Decodes for each role what its cache lacks of some sequences.
 
-        Interrupted or failing, it leaves each sequence either as it was or advanced.
+        Rows are views of llama.cpp's memory where one call sufficed: valid until the role's next
+        decode. An exception leaves every cache such that the next decode mends it.
+
+        Returns:
+            per role, (rows, vocab) float32 for each sequence wanted, in their order.
         """
-        rows = self._rows(sequences, 1)
-        choices = []
-        for sequence, of_roles in zip(sequences, rows, strict=True):
-            row = self._combine({role: r[0] for role, r in of_roles.items()}, sequence.recipe)
-            normaliser = log_sum_exp(row, self._scratch) if logprobs else None
-            unpenalised = row.copy() if logprobs and sequence.sampling.penalised else row
-            if sequence.sampling.penalised:
-                penalise(row, sequence.sampling, sequence.counts())
-            candidates = self._filter(row, sequence.sampling)
-            token = draw(candidates, sequence.seed, len(sequence.choices))
-            logprob = None if normaliser is None else float(unpenalised[token]) - normaliser
-            choices.append([Choice(token, logprob)])
-        for sequence, chosen in zip(sequences, choices, strict=True):
-            sequence.choices.extend(chosen)
-        return choices
+        parts = [(role, some) for role, some in wanted.items() if some]
+        if self.pool is None or len(parts) < 2:
+            return {role: self._decode(role, some) for role, some in parts}
+        futures = [(role, self.pool.submit(self._decode, role, some)) for role, some in parts]
+        try:
+            return {role: future.result() for role, future in futures}
+        finally:
+            # A context must not be touched, nor closed, while a thread decodes with it.
+            wait([future for _, future in futures])
 
     def score(
         self, sequence: RunningSequence, tokens: Sequence[int]
@@ -183,29 +247,25 @@ class Ensemble:
             (token, combined row (vocab,) float32, each role's row (vocab,) float32), the rows
             valid until the next one.
         """
-        count = min(_SCORED, *(context.n_batch for context in self.contexts.values()))
+        count = min(_SCORED, self.n_batch)
         for start in range(0, len(tokens), count):
             chunk = tokens[start : start + count]
             sequence.choices.extend(Choice(token) for token in chunk[:-1])
-            (of_roles,) = self._rows([sequence], len(chunk))
+            wanted = [Wanted(sequence, rows=len(chunk))]
+            of_roles = self.decode(dict.fromkeys(sequence.recipe.roles, wanted))
             for i, token in enumerate(chunk):
-                rows = {role: r[i] for role, r in of_roles.items()}
-                yield token, self._combine(rows, sequence.recipe), rows
+                rows = {role: r[i] for role, (r,) in of_roles.items()}
+                yield token, self.combine(rows, sequence.recipe), rows
             sequence.choices.append(Choice(chunk[-1]))
 
-    def _rows(
-        self, sequences: Sequence[RunningSequence], count: int
-    ) -> list[dict[str, NDArray[np.float32]]]:
-        """For each sequence, (count, vocab) float32 per role of its recipe: the rows that
-        follow its last `count` tokens."""
-        rows: list[dict[str, NDArray[np.float32]]] = [{} for _ in sequences]
-        for role, context in self.contexts.items():
-            taking_part = [i for i, s in enumerate(sequences) if role in s.recipe.roles]
-            if taking_part:
-                found = _decode_lacking(context, role, [sequences[i] for i in taking_part], count)
-                for i, of_sequence in zip(taking_part, found, strict=True):
-                    rows[i][role] = of_sequence[:, : self.vocab_size]
-        return rows
+    def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
+        context = self.contexts[role]
+        spans = [_lacking(context, role, w) for w in wanted]
+        began = time.perf_counter()
+        rows = _decode_spans(context, spans)
+        if self.observer is not None and all(len(s.tokens) == s.rows for s in spans):
+            self.observer(role, sum(s.rows for s in spans), time.perf_counter() - began)
+        return [r[:, : self.vocab_size] for r in rows]
 
     def _shared(self, slot: int, prompts: Mapping[str, Sequence[int]]) -> int:
         return sum(
@@ -213,43 +273,44 @@ class Ensemble:
         )
 
 
-def _decode_lacking(
-    context: Context, role: str, sequences: Sequence[RunningSequence], count: int
-) -> list[NDArray[np.float32]]:
-    """Decodes what a role's cache lacks of each sequence, in as few calls as its batch allows.
+def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
+    """What a cache lacks, after it was cut back to where it agrees with its sequence."""
+    sequence, draft, rows = wanted
+    held = context.tokens(sequence.slot)
+    tail = max(0, len(held) - _AT_RISK)
+    agreed = tail + _common(held[tail:], sequence.given(role, tail, draft))
+    # Rows are given for tokens that are decoded now: take back those decoded before.
+    keep = min(agreed, sequence.length(role) + len(draft) - rows)
+    if context.can_rewind(sequence.slot, keep):
+        context.rewind(sequence.slot, keep)
+    else:
+        context.clear(sequence.slot)
+        keep = 0
+    return Span(sequence.slot, sequence.given(role, keep, draft), rows)
 
-    Returns (count, vocab) float32 per sequence, views of llama.cpp's memory where one call
-    sufficed.
-    """
-    lacking: list[Span] = []
-    for sequence in sequences:
-        held = len(context.tokens(sequence.slot))
-        prompt = sequence.prompts[role]
-        whole = [*prompt[held:], *sequence.tokens(max(0, held - len(prompt)))]
-        if len(whole) < count:  # the rows are of tokens decoded before: take those back
-            kept = held - count + len(whole)
-            if context.can_rewind(sequence.slot, kept):
-                context.rewind(sequence.slot, kept)
-            else:
-                context.clear(sequence.slot)
-            whole = [*prompt, *sequence.tokens()][len(context.tokens(sequence.slot)) :]
-        lacking.append(Span(sequence.slot, whole, count))
 
-    if sum(len(span.tokens) for span in lacking) <= context.n_batch:
-        rows = context.decode(lacking)
-        return [rows[i * count : (i + 1) * count] for i in range(len(lacking))]
-    copied = []
-    for span in lacking:
-        # Rows live until the next call, so with several calls they are copied out.
-        head, tail = list(span.tokens[:-count]), span.tokens[-count:]
-        spare = context.n_batch - len(tail)  # the last call carries the tail and some head
-        cut = max(0, len(head) - spare)
-        for start in range(0, cut, context.n_batch):
-            context.decode(
-                [Span(span.sequence, head[start : min(start + context.n_batch, cut)], 0)]
-            )
-        copied.append(context.decode([Span(span.sequence, [*head[cut:], *tail], count)]).copy())
-    return copied
+def _decode_spans(context: Context, spans: Sequence[Span]) -> list[Rows]:
+    """Decodes spans in as few calls as the batch allows; (rows, vocab) float32 for each."""
+    ready, room = [], context.n_batch
+    for span in spans:
+        cut = max(0, len(span.tokens) - room)
+        for start in range(0, cut, room):
+            context.decode([Span(span.sequence, span.tokens[start : min(start + room, cut)], 0)])
+        ready.append(Span(span.sequence, span.tokens[cut:], span.rows))
+    calls: list[list[Span]] = [[]]
+    for span in ready:
+        if sum(len(s.tokens) for s in calls[-1]) + len(span.tokens) > room:
+            calls.append([])
+        calls[-1].append(span)
+    found: list[Rows] = []
+    for call in calls:
+        rows, at = context.decode(call), 0
+        if len(calls) > 1:  # rows live until the next call
+            rows = rows.copy()
+        for span in call:
+            found.append(rows[at : at + span.rows])
+            at += span.rows
+    return found
 
 
 def _common(held: Sequence[int], wanted: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eftlocal.ensemble import Ensemble, RunningSequence
+from eftlocal.ensemble import Ensemble, RunningSequence, Source
 from eftlocal.errors import UsageError
 from eftlocal.text import TextStream
 
@@ -25,7 +25,8 @@ class Step:
         token: its id.
         text: text released by it: whole characters, possibly none, never part of a stop string.
         logprob: nats under the combination at temperature 1; None unless asked for.
-        source: where the token came from: "plain" when nothing was drafted.
+        source: where the token came from: "plain" (nothing was drafted), "accepted" (a draft),
+            "recovered" (a draft was refused) or "bonus" (after a draft accepted whole).
         finish_reason: None but on the last step: "stop" (an end token or a stop string),
             "length" (max_tokens), "context" (some role's context is full), "repetition" (the
             answer went round in a circle).
@@ -36,7 +37,7 @@ class Step:
     token: int
     text: str
     logprob: float | None = None
-    source: str = "plain"
+    source: Source = "plain"
     finish_reason: FinishReason | None = None
     stop: str | None = None
 
@@ -66,6 +67,7 @@ class Generation:
     ) -> None:
         check_max_tokens(max_tokens)
         self.sequence = sequence
+        sequence.max_tokens = max_tokens
         self.finish_reason: FinishReason | None = None
         self._ensemble = ensemble
         self._piece = piece
@@ -81,12 +83,13 @@ class Generation:
             self.finish_reason = "stop"
         elif self._max_tokens is not None and index + 1 >= self._max_tokens:
             self.finish_reason = "length"
-        elif self._ensemble.room(self.sequence) < 1:
+        elif self._ensemble.room(self.sequence) + len(self.sequence.choices) <= index + 1:
             self.finish_reason = "context"
-        elif index % 16 == 15 and goes_in_circles(self.sequence.tokens(-_LOOKED_AT)):
+        elif index % 16 == 15 and goes_in_circles(self._last_tokens(index)):
             self.finish_reason = "repetition"
         if self.finish_reason is not None:
             text += self._text.finish()
+            self.sequence.cut(index + 1)  # a round may bring tokens beyond the end
         return Step(
             index=index,
             token=choice.token,
@@ -96,6 +99,10 @@ class Generation:
             finish_reason=self.finish_reason,
             stop=self._text.stopped,
         )
+
+    def _last_tokens(self, index: int) -> list[int]:
+        choices = self.sequence.choices[max(0, index + 1 - _LOOKED_AT) : index + 1]
+        return [choice.token for choice in choices]
 
 
 _LONGEST, _TIMES, _AT_LEAST = 48, 6, 120

@@ -5,6 +5,7 @@ Everything that can be refused is refused before llama.cpp sees a file.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import eftlocal
 from eftlocal import llama
 from eftlocal.ensemble import Ensemble
 from eftlocal.errors import ModelFileError, UsageError
@@ -40,11 +42,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Running roles; `resources` closes contexts and models, in that order."""
+    """Running roles.
+
+    Attributes:
+        fingerprint: of files, settings and machine: what decides the cost of a decode.
+        resources: closes contexts and models, in that order.
+    """
 
     ensemble: Ensemble
     models: Mapping[str, llama.Model]
     prompts: Mapping[str, RolePrompt]
+    fingerprint: str
     resources: ExitStack
 
 
@@ -149,10 +157,27 @@ def load_roles(
             stop_tokens=frozenset(t for t in ends if t < vocabulary.size),
         )
         prompts = {r: _role_prompt(s.prompt, models[r]) for r, s in prepared.sources.items()}
-        return Loaded(ensemble, models, prompts, resources)
+        return Loaded(ensemble, models, prompts, _fingerprint(prepared), resources)
     except BaseException:
         resources.close()
         raise
+
+
+def _fingerprint(prepared: Prepared) -> str:
+    parts = [
+        eftlocal.__version__,
+        llama.system_info(),
+        *(f"{device.name} {device.description}" for device in llama.devices()),
+    ]
+    for role, source in prepared.sources.items():
+        header, placement = prepared.headers[role], prepared.plan.roles[role]
+        settings = replace(source, path=Path(), lora=None, prompt="", n_ctx=None)
+        threads = source.threads or llama.default_threads()
+        parts += [
+            f"{role} {settings} {threads} {placement.n_gpu_layers} {placement.split}",
+            f"{header.path.name} {header.weight_bytes} {source.lora is not None}",
+        ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _repacked(header: Header) -> bool:

@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 
 from eftlocal.errors import UsageError
 from eftlocal.frozen import FrozenMapping
@@ -105,6 +106,18 @@ class Recipe:
             for part in (self.anchor, self.judge):
                 needed.update((role, None) for role, a in part.items() if a != 0.0)
         return tuple(needed)
+
+    @cached_property
+    def drafter(self) -> Recipe | None:
+        """What drafts for this recipe: its judge, the tuned model as a rule.
+
+        The combination needs the judge's rows anyway, so its drafts cost no forward pass. None
+        where no role would be left to verify them, or where the judge is no part of the recipe.
+        """
+        judge = {role: weight for role, weight in self.judge.items() if weight != 0.0}
+        if not set(judge) < set(self.roles):
+            return None
+        return Recipe(judge, name="drafter", any_sum=True)
 
     def stabilise(
         self,

@@ -102,6 +102,16 @@ class Candidates:
     ids: Ids | None
     logits: Row
 
+    def kept(self) -> Candidates:
+        """The same, in memory of its own."""
+        return Candidates(self.ids, self.logits.copy())
+
+    @property
+    def confidence(self) -> float:
+        """The largest probability."""
+        weights = np.exp(self.logits - self.logits.max())
+        return 1.0 / float(weights.sum(dtype=np.float64))
+
     def probabilities(self) -> tuple[Ids, NDArray[np.float64]]:
         """Token ids (m,) and their probabilities (m,) float64, summing to 1."""
         ids = np.arange(len(self.logits)) if self.ids is None else self.ids
@@ -190,7 +200,7 @@ class Filters:
 _BLOCK = 64  # neighbouring token ids that race as one, so that few need noise of their own
 
 
-def draw(candidates: Candidates, seed: int, position: int) -> int:
+def draw(candidates: Candidates, seed: int, position: int, *, stream: int = 0) -> int:
     """One token id, drawn from the candidates' distribution.
 
     Exponential races (the Gumbel-max trick): contestant i gets an independent Exp(1) time E_i
@@ -200,6 +210,7 @@ def draw(candidates: Candidates, seed: int, position: int) -> int:
     Args:
         seed: of the generation, 0 <= seed < 2**63.
         position: index of the token in the answer, from 0.
+        stream: uses of noise at one position that must be independent take streams of their own.
     """
     ids, logits = candidates.ids, candidates.logits
     if len(logits) == 1:
@@ -212,11 +223,18 @@ def draw(candidates: Candidates, seed: int, position: int) -> int:
         blocks = ids // _BLOCK
         starts = np.flatnonzero(np.diff(blocks, prepend=-1))
         blocks = blocks[starts]
-    won = _race(blocks, np.add.reduceat(weights, starts), _key(seed, position, 0))
+    won = _race(blocks, np.add.reduceat(weights, starts), _key(seed, position, 2 * stream))
     first = starts[won]
     end = starts[won + 1] if won + 1 < len(starts) else len(weights)
     inside = np.arange(first, end) if ids is None else ids[first:end]
-    return int(inside[_race(inside, weights[first:end], _key(seed, position, 1))])
+    return int(inside[_race(inside, weights[first:end], _key(seed, position, 2 * stream + 1))])
+
+
+def uniform(seed: int, position: int, stream: int) -> float:
+    """A number in (0, 1), hashed from its arguments; the streams are those of `draw`."""
+    bits = np.array([_key(seed, position, 2 * stream)], dtype=np.uint64)
+    _mix(bits)
+    return float(bits[0] >> np.uint64(11)) * 2.0**-53 + 2.0**-54
 
 
 def _race(contestants: Ids, weights: Row, key: int) -> int:

@@ -2,10 +2,10 @@
 
 Usage: python scripts/bench_step.py [--shapes 1b,1b,1b | --base F --tuned F --reference F] [--json]
 
-A step is Ensemble.round with one sequence: each role decodes one token, then combine and draw. Its
-partner is the sum of one bare llama_decode (and the wait for its logits) per role. Both decode the
-same token at the same position, in turn, so that noise hits them alike; the ratio is taken pair by
-pair. Without files, models of the given shapes are written with random weights and kept.
+A step is a round without drafts: each role decodes one token, then combine and draw. Its partner
+is the sum of one bare llama_decode (and the wait for its logits) per role. Both decode the same
+token at the same position, in turn, so that noise hits them alike; the ratio is taken pair by pair.
+Without files, models of the given shapes are written with random weights and kept.
 Their rows are flatter than trained ones, so filters that look at one role cost more there.
 """
 
@@ -32,10 +32,11 @@ from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
 
 from eftlocal import Emulator
 from eftlocal.defaults import Defaults
-from eftlocal.ensemble import Choice, Ensemble, RunningSequence
+from eftlocal.ensemble import Choice, RunningSequence
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.llama import Context, Span, default_threads
 from eftlocal.recipe import Recipe
+from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
 
 ROLES = ("base", "tuned", "reference")
@@ -81,9 +82,9 @@ class Stopwatch:
 class Pair:
     """A step and its bare partner, at one position of the same contexts; both leave no trace."""
 
-    def __init__(self, ensemble: Ensemble, sequence: RunningSequence) -> None:
-        self.ensemble, self.sequence = ensemble, sequence
-        self.contexts = [ensemble.contexts[role] for role in sequence.recipe.roles]
+    def __init__(self, rounds: Rounds, sequence: RunningSequence) -> None:
+        self.rounds, self.sequence = rounds, sequence
+        self.contexts = [rounds.ensemble.contexts[role] for role in sequence.recipe.roles]
         self.held = [len(context.tokens(sequence.slot)) for context in self.contexts]
         self.stopwatch = Stopwatch(self.contexts)
         self.token = (llama_cpp.llama_token * 1)()
@@ -97,7 +98,7 @@ class Pair:
         """Seconds of a step, and those of them that its decodes took."""
         self.stopwatch.seconds = 0.0
         began = time.perf_counter()
-        self.ensemble.round([self.sequence])
+        self.rounds([self.sequence])
         seconds = time.perf_counter() - began
         for context, held in zip(self.contexts, self.held, strict=True):
             context.rewind(self.sequence.slot, held)
@@ -130,8 +131,8 @@ def measure_time(
     ordinary = ensemble.vocab_size * 3 // 4  # special tokens stand last
     prompt = [int(token) for token in rng.integers(0, ordinary, n_past)]
     sequence = ensemble.open(dict.fromkeys(ROLES, prompt), recipe=recipe, sampling=sampling)
-    ensemble.round([sequence])
-    pair = Pair(ensemble, sequence)
+    emulator.rounds([sequence])
+    pair = Pair(emulator.rounds, sequence)
     steps, decodes, bares = [], [], []
     for at in range(pairs + 2):
         pair.set_token(int(rng.integers(0, ordinary)))

@@ -29,6 +29,14 @@ def private_folders(
     monkeypatch.setenv("EFTLOCAL_MODELS", str(folder / "models"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Costs of decodes are measured once a session; they say nothing about an answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFTLOCAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, Q4_1, from a package of the test dependencies."""

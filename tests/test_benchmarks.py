@@ -105,8 +105,8 @@ def test_step_and_bare_decodes_do_the_same_work(demo_files: dict[str, Path]) -> 
         prompts = {role: [5, 6, 7, 8] for role in demo_files}
         ensemble = emulator.ensemble
         sequence = ensemble.open(prompts, recipe=Recipe.upscale(), sampling=Sampling())
-        ensemble.round([sequence])
-        pair = Pair(ensemble, sequence)
+        emulator.rounds([sequence])
+        pair = Pair(emulator.rounds, sequence)
         pair.set_token(9)
 
         def last_rows() -> list[np.ndarray]:

@@ -137,7 +137,7 @@ def test_the_recipe_can_change_in_the_middle(demo: Emulator) -> None:
             recipe=Recipe.single("base"),
             sampling=GREEDY,
         )
-        expected.append(demo.ensemble.round([sequence])[0][0].token)
+        expected.append(demo.rounds([sequence])[0][0].token)
         demo.ensemble.close(sequence)
     assert rest == expected
     with pytest.raises(UsageError, match="needs the role warm"):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.ensemble import Ensemble, RunningSequence
+from eftlocal.ensemble import Ensemble, RunningSequence, Wanted
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.roles import RoleSource
+from eftlocal.rounds import Rounds
 
 GREEDY = Sampling(temperature=0.0)
 FIRST, SECOND = list(range(20, 60)), list(range(100, 117))
@@ -32,7 +33,7 @@ def start(ensemble: Ensemble, prompt: list[int], recipe: Recipe | None = None) -
 def answer(ensemble: Ensemble, prompt: list[int], rounds: int = 12) -> list[int]:
     sequence = start(ensemble, prompt)
     for _ in range(rounds):
-        ensemble.round([sequence])
+        Rounds(ensemble)([sequence])
     ensemble.close(sequence)
     return sequence.tokens()
 
@@ -45,7 +46,7 @@ def test_a_second_turn_decodes_only_what_is_new(ensemble: Ensemble) -> None:
     reply = answer(ensemble, FIRST, rounds=8)
     before = decoded(ensemble)
     second = start(ensemble, [*FIRST, *reply, *SECOND])
-    ensemble.round([second])
+    Rounds(ensemble)([second])
     # The last token of the first reply was never fed: it is decoded with the new ones.
     new = len(SECOND) + 1
     assert {role: n - before[role] for role, n in decoded(ensemble).items()} == dict.fromkeys(
@@ -66,7 +67,7 @@ def test_the_same_prompt_again_decodes_one_token(ensemble: Ensemble) -> None:
 def test_prompts_longer_than_a_batch(ensemble: Ensemble) -> None:
     prompt = [20 + i % 200 for i in range(150)]  # batches hold 32
     sequence = start(ensemble, prompt)
-    ensemble.round([sequence])
+    Rounds(ensemble)([sequence])
     assert all(len(c.tokens(sequence.slot)) == 150 for c in ensemble.contexts.values())
     ensemble.close(sequence)
 
@@ -79,7 +80,7 @@ def test_sequences_side_by_side_answer_as_alone(ensemble: Ensemble) -> None:
     with pytest.raises(EngineError, match="all 4 sequences are running"):
         start(ensemble, FIRST)
     for _ in range(12):
-        ensemble.round(together)
+        Rounds(ensemble)(together)
     for sequence in together:
         ensemble.close(sequence)
     assert [sequence.tokens() for sequence in together] == alone
@@ -88,12 +89,12 @@ def test_sequences_side_by_side_answer_as_alone(ensemble: Ensemble) -> None:
 def test_sequences_with_recipes_of_their_own(ensemble: Ensemble) -> None:
     alone = start(ensemble, FIRST, Recipe.single("base"))
     for _ in range(6):
-        ensemble.round([alone])
+        Rounds(ensemble)([alone])
     ensemble.close(alone)
     before = decoded(ensemble)
     beside = [start(ensemble, FIRST, Recipe.single("base")), start(ensemble, SECOND)]
     for _ in range(6):
-        ensemble.round(beside)
+        Rounds(ensemble)(beside)
     for sequence in beside:
         ensemble.close(sequence)
     assert beside[0].tokens() == alone.tokens()
@@ -104,10 +105,10 @@ def test_sequences_with_recipes_of_their_own(ensemble: Ensemble) -> None:
 def test_a_role_that_lagged_catches_up(ensemble: Ensemble) -> None:
     changed = start(ensemble, FIRST, Recipe.single("base"))
     for _ in range(5):
-        ensemble.round([changed])
+        Rounds(ensemble)([changed])
     assert len(ensemble.contexts["tuned"].tokens(changed.slot)) == 0
     changed.recipe = Recipe.upscale()
-    ensemble.round([changed])
+    Rounds(ensemble)([changed])
     lengths = {len(context.tokens(changed.slot)) for context in ensemble.contexts.values()}
     assert lengths == {len(FIRST) + 5}
     ensemble.close(changed)
@@ -133,7 +134,7 @@ def test_an_interrupted_round_can_be_repeated(
     interrupts = 0
     while len(sequence.choices) < 12:
         try:
-            ensemble.round([sequence])
+            Rounds(ensemble)([sequence])
         except KeyboardInterrupt:
             interrupts += 1
     ensemble.close(sequence)
@@ -164,12 +165,13 @@ def test_a_role_that_cannot_rewind_starts_anew(
     """As after an interrupt between decoding and drawing, on a recurrent model."""
     undisturbed = answer(ensemble, FIRST)
     sequence = start(ensemble, FIRST)
-    ensemble.round([sequence])
+    Rounds(ensemble)([sequence])
     context = ensemble.contexts["tuned"]
-    ensemble._rows([sequence], 1)  # decoded, but nothing was drawn
+    # Decoded, but nothing was drawn.
+    ensemble.decode({role: [Wanted(sequence)] for role in ensemble.contexts})
     monkeypatch.setattr(type(context), "can_rewind", lambda self, slot, length: length == 0)
     while len(sequence.choices) < 12:
-        ensemble.round([sequence])
+        Rounds(ensemble)([sequence])
     ensemble.close(sequence)
     assert sequence.tokens() == undisturbed
 
@@ -197,7 +199,7 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     sampled = Sampling(temperature=1.0, repeat_penalty=1.2, presence_penalty=0.3)
     prompts = dict.fromkeys(ensemble.contexts, FIRST)
     sequence = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=sampled, seed=4)
-    told = [ensemble.round([sequence], logprobs=True)[0][0].logprob for _ in range(40)]
+    told = [Rounds(ensemble)([sequence], logprobs=True)[0][0].logprob for _ in range(40)]
     ensemble.close(sequence)
     again = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=GREEDY)
     scored = []

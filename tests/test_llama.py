@@ -171,7 +171,7 @@ def test_recurrent_models_are_not_rewound(model: Model, monkeypatch: pytest.Monk
         monkeypatch.setattr(llama_cpp, "llama_model_is_recurrent", lambda _: True)
         assert not one.can_rewind(0, 2)
         assert one.can_rewind(0, 0)
-        with pytest.raises(EngineError, match="recurrent and hybrid models cannot drop"):
+        with pytest.raises(EngineError, match="recurrent or hybrid: it cannot drop"):
             one.rewind(0, 2)
 
 

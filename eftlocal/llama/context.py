@@ -166,6 +166,15 @@ class Context(Closing):
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
         return np.ctypeslib.as_array(logits, shape=(rows, self.model.vocab_size))
 
+    @property
+    def cannot_rewind(self) -> str:
+        """Why tokens cannot be dropped from the end; empty where they can."""
+        if not self.model.rewinds:
+            return "is recurrent or hybrid: it cannot drop its last tokens"
+        if self.model.n_swa and not self.swa_full:
+            return "has a sliding window and keeps no older tokens (set swa_full)"
+        return ""
+
     def can_rewind(self, sequence: int, length: int) -> bool:
         """Whether the sequence can be cut back to its first `length` tokens."""
         held = len(self._tokens[sequence])
@@ -192,15 +201,12 @@ class Context(Closing):
             EngineError: the model cannot (see `can_rewind`); nothing was changed.
         """
         if not self.can_rewind(sequence, length):
+            why = self.cannot_rewind
             if length > len(self._tokens[sequence]):
-                why = "it holds fewer"
-            elif self.model.rewinds:
-                why = "its sliding-window cache dropped older tokens (set swa_full)"
-            else:
-                why = "recurrent and hybrid models cannot drop their last tokens"
+                why = "holds fewer"
             raise EngineError(
                 f"{self.model.path.name}: cannot rewind from {len(self._tokens[sequence])} "
-                f"to {length} tokens: {why}"
+                f"to {length} tokens: it {why}"
             )
         if length < len(self._tokens[sequence]):
             if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):

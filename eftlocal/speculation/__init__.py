@@ -1,0 +1,1 @@
+"""Speculative decoding: exact acceptance of drafts, where they come from, how long they are."""

@@ -1,0 +1,160 @@
+"""What a decode of n rows costs for each role on this machine: measured, kept, corrected.
+
+The curve has steps, because kernels work on blocks of rows: four rows may cost less than three.
+So draft lengths are chosen from measured costs, not from a rule.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eftlocal.errors import EngineError
+from eftlocal.llama import Context, Span
+
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
+_SECONDS_EACH = 1.5  # of measuring a role, beyond the first time round
+_MOST_TIMES = 7
+_CORRECTION = 0.1  # share of a new time in a curve's point
+_PAST = 32  # tokens that stand before the timed ones
+_FORMAT = 1
+
+
+class Curve:
+    """Seconds of one decode call by its number of rows."""
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self.rows = sorted(seconds)
+        self.seconds = [seconds[n] for n in self.rows]
+
+    def __call__(self, rows: int) -> float:
+        """Between measured points and beyond them: along the line through the nearest two."""
+        at = bisect_left(self.rows, rows)
+        if at < len(self.rows) and self.rows[at] == rows:
+            return self.seconds[at]
+        right = min(max(at, 1), len(self.rows) - 1)
+        (n, m), (a, b) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
+        return max(0.0, a + (b - a) * (rows - n) / (m - n))
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Draws a measured point towards what a decode took just now."""
+        at = bisect_left(self.rows, rows)
+        if at < len(self.rows) and self.rows[at] == rows:
+            # One slow call (another program, a page fault) must not bend the curve.
+            seconds = min(seconds, 3.0 * self.seconds[at])
+            self.seconds[at] += _CORRECTION * (seconds - self.seconds[at])
+
+
+class Costs:
+    """The curve of each role."""
+
+    def __init__(self, curves: Mapping[str, Curve]) -> None:
+        self.curves = dict(curves)
+
+    def __call__(self, role: str, rows: int) -> float:
+        """Seconds of a decode of that many rows."""
+        return self.curves[role](rows)
+
+    def observe(self, role: str, rows: int, seconds: float) -> None:
+        """Takes in what a decode without a prompt took."""
+        self.curves[role].observe(rows, seconds)
+
+
+def measure(
+    contexts: Mapping[str, Context],
+    slot: int,
+    *,
+    rows: Sequence[int] = ROWS,
+    progress: Callable[[str, float], None] | None = None,
+) -> Costs:
+    """Times decodes of each role in a free slot, whose cache it empties.
+
+    Every number of rows is timed in turn, and that again until 1.5 s are over, 7 times at most;
+    the least of each counts, since other programs only ever add time.
+
+    Args:
+        progress: called with a role and the share done.
+    """
+    curves = {}
+    for role, context in contexts.items():
+        most = min(context.n_batch, context.n_ctx - _PAST)
+        counts = [n for n in rows if n <= most]
+        if len(counts) < 2:
+            raise EngineError(
+                f"{role}: n_ctx and n_batch leave no room to measure drafts; raise them, or turn "
+                "speculation off"
+            )
+        context.clear(slot)
+        # Repeated tokens cost what others do, and any vocabulary has the first ids.
+        past = min(_PAST, context.n_batch)
+        context.decode([Span(slot, [0] * past, 0)])
+        least: dict[int, float] = {}
+        began = time.perf_counter()
+        for again in range(_MOST_TIMES):
+            for n in counts:
+                start = time.perf_counter()
+                context.decode([Span(slot, [0] * n, n)])
+                took = time.perf_counter() - start
+                least[n] = min(took, least.get(n, took))
+                context.rewind(slot, past)
+            spent = time.perf_counter() - began
+            if progress is not None:
+                progress(role, min(1.0, max(spent / _SECONDS_EACH, (again + 1) / _MOST_TIMES)))
+            if spent > _SECONDS_EACH:
+                break
+        context.clear(slot)
+        curves[role] = Curve(least)
+    return Costs(curves)
+
+
+class _Kept(BaseModel):
+    """A file of measured costs."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: int = Field(ge=_FORMAT, le=_FORMAT)
+    roles: dict[str, dict[int, float]]
+
+
+def remember(costs: Costs, key: str) -> None:
+    """Keeps costs for the next start; a folder that cannot be written is no reason to fail."""
+    kept = _Kept(
+        format=_FORMAT,
+        roles={
+            role: dict(zip(curve.rows, curve.seconds, strict=True))
+            for role, curve in costs.curves.items()
+        },
+    )
+    path = _path(key)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(kept.model_dump_json())
+        Path(name).replace(path)
+
+
+def recall(key: str, roles: Sequence[str]) -> Costs | None:
+    """Costs kept under the key; None where there are none that fit."""
+    try:
+        kept = _Kept.model_validate_json(_path(key).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    fits = set(kept.roles) == set(roles) and all(
+        len(times) > 1 and all(n > 0 and s > 0 for n, s in times.items())
+        for times in kept.roles.values()
+    )
+    return Costs({role: Curve(times) for role, times in kept.roles.items()}) if fits else None
+
+
+def _path(key: str) -> Path:
+    folder = os.environ.get("EFTLOCAL_CACHE")
+    root = Path(folder) if folder else platformdirs.user_cache_path("eftlocal")
+    return root / "costs" / f"{key}.json"
