@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eftlocal.prompt.messages import Message
     from eftlocal.recipe import Recipe
     from eftlocal.sampling import Sampling
+    from eftlocal.speculation.settings import Speculation
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "Message": "prompt.messages",
     "Recipe": "recipe",
     "Sampling": "sampling",
+    "Speculation": "speculation.settings",
     "Step": "generation",
     "TextLogprobs": "emulator",
     "Timing": "answer",
@@ -48,6 +50,7 @@ __all__ = [
     "Message",
     "Recipe",
     "Sampling",
+    "Speculation",
     "Step",
     "TextLogprobs",
     "Timing",

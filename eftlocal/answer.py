@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from eftlocal.closing import Closing
 from eftlocal.generation import FinishReason, Generation, Step
+from eftlocal.llama import Grammar
 from eftlocal.recipe import Recipe
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
@@ -77,6 +78,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: time.perf_counter() of the call that asked for it.
         logprobs: whether steps carry log-probabilities.
         check: raises UsageError for a recipe that the ensemble has no roles for.
+        grammar: closed with the stream.
     """
 
     _open = False  # nothing to close yet
@@ -89,6 +91,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: float,
         logprobs: bool,
         check: Callable[[Recipe | str], Recipe],
+        grammar: Grammar | None = None,
     ) -> None:
         self._rounds = rounds
         self._generation = generation
@@ -98,6 +101,7 @@ class AnswerStream(Closing, Iterator[Step]):
         self._at_first = 0
         self._wants_logprobs = logprobs
         self._check = check
+        self._grammar = grammar
         self._steps: list[Step] = []
         self._open = True
 
@@ -119,6 +123,8 @@ class AnswerStream(Closing, Iterator[Step]):
         if self._open:
             self._open = False
             self._rounds.ensemble.close(self._sequence)
+            if self._grammar is not None:
+                self._grammar.close()
 
     def __del__(self) -> None:
         self.close()

@@ -29,6 +29,11 @@ def preset_defaults(preset: Preset) -> Defaults:
         sampling=replace(Sampling(), **given),
         max_tokens=preset.sampling.max_tokens,
         stop=preset.stop,
+        speculation=Speculation(
+            length=None if preset.speculation.length == "auto" else preset.speculation.length,
+            rule=preset.speculation.rule,
+            source=preset.speculation.source,
+        ),
     )
 
 

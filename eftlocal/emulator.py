@@ -24,6 +24,7 @@ from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.distribution import token_logprob
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
+from eftlocal.llama import Grammar
 from eftlocal.loading import Loaded, Progress, load_roles, prepare
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find
@@ -34,9 +35,12 @@ from eftlocal.roles import RoleSource, role_source, with_engine
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.costs import Costs, measure, recall, remember
+from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
 
 Prompt = str | Sequence[Message]
+
+_KNOWN = 16  # recipes whose acceptance is kept for the next answer
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Emulator(Closing):
         self.ensemble = loaded.ensemble
         self.rounds = Rounds(loaded.ensemble)
         self._fingerprint = loaded.fingerprint
+        self._known: dict[Recipe, Acceptance] = {}
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
         self.defaults = defaults
@@ -174,6 +179,8 @@ class Emulator(Closing):
         logprobs: bool = False,
         continue_last: bool = False,
         speculation: Speculation | None = None,
+        grammar: str | None = None,
+        json_schema: str | Mapping[str, Any] | None = None,
     ) -> AnswerStream:
         """Answers a prompt token by token. The prompt is checked before this returns.
 
@@ -185,6 +192,8 @@ class Emulator(Closing):
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
+            grammar: the answer matches this GBNF, from its rule `root`.
+            json_schema: the answer is JSON of this schema; {} is any.
 
         Raises:
             PromptError: empty, too long for a context, or its template fails.
@@ -198,8 +207,15 @@ class Emulator(Closing):
         seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
         drafting = self._speculation(speculation or self.defaults.speculation)
         ids = self.tokenize(prompt, raw=raw, continue_last=continue_last)
+        rules = self._grammar(grammar, json_schema)
         sequence = self.ensemble.open(
-            ids, recipe=chosen, sampling=drawn, seed=seed, speculation=drafting
+            ids,
+            mask=rules.allowed if rules else None,
+            recipe=chosen,
+            sampling=drawn,
+            seed=seed,
+            speculation=drafting,
+            acceptance=self._acceptance(chosen),
         )
         try:
             generation = Generation(
@@ -215,9 +231,12 @@ class Emulator(Closing):
                 started=started,
                 logprobs=logprobs,
                 check=self._checked,
+                grammar=rules,
             )
         except BaseException:
             self.ensemble.close(sequence)
+            if rules:
+                rules.close()
             raise
 
     def generate(self, prompt: Prompt, **options: Any) -> Answer:
@@ -355,6 +374,26 @@ class Emulator(Closing):
         if asked.length is None:
             self.measure()
         return asked
+
+    def _grammar(
+        self, grammar: str | None, json_schema: str | Mapping[str, Any] | None
+    ) -> Grammar | None:
+        if grammar is not None and json_schema is not None:
+            raise UsageError("grammar and json_schema exclude each other; leave one out")
+        ends = self.ensemble.stop_tokens
+        if grammar is not None:
+            return Grammar(self._text_model, grammar, ends=ends)
+        if json_schema is not None:
+            return Grammar.from_json_schema(self._text_model, json_schema, ends=ends)
+        return None
+
+    def _acceptance(self, recipe: Recipe) -> Acceptance:
+        """What answers under this recipe taught; of the recipes used last."""
+        known = self._known.pop(recipe, None) or Acceptance()
+        self._known[recipe] = known
+        if len(self._known) > _KNOWN:
+            del self._known[next(iter(self._known))]
+        return known
 
     def _cannot_rewind(self) -> str:
         """Why refused drafts could not be dropped from some role's cache; empty if they can."""

@@ -24,7 +24,7 @@ from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Context, Span
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
-from eftlocal.speculation.drafting import SequenceDrafts
+from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
 from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
 
 Source = Literal["plain", "accepted", "recovered", "bonus"]
@@ -160,6 +160,7 @@ class Ensemble:
         max_tokens: int | None = None,
         mask: Mask | None = None,
         speculation: Speculation = OFF,
+        acceptance: Acceptance | None = None,
     ) -> RunningSequence:
         """Takes a free slot, the one whose cache shares most with the prompts.
 
@@ -167,6 +168,8 @@ class Ensemble:
 
         Args:
             prompts: token ids for every role of the ensemble. Positions may differ.
+            acceptance: what earlier sequences of its kind taught; None knows nothing yet.
+            others: see `RunningSequence`.
 
         Raises:
             PromptError: a prompt is empty, or leaves no room for an answer in its context.
@@ -201,6 +204,7 @@ class Ensemble:
             max_tokens=max_tokens,
             mask=mask,
             speculation=speculation,
+            drafting=SequenceDrafts(acceptance or Acceptance()),
             reused=reused,
         )
         self._free.remove(slot)

@@ -130,17 +130,20 @@ class Rounds:
         verified = time.perf_counter()
         whole = [turn for turn in turns if self._accept(turn, logprobs)]
         feeding = self._bonus(whole, logprobs)
-        for turn in turns:
-            turn.sequence.choices.extend(turn.choices)
         ended = time.perf_counter()
         for turn in turns:
             totals = turn.sequence.drafting.totals
             totals.rounds += 1
-            totals.draft_seconds += drafted - began + feeding
-            totals.verify_seconds += verified - drafted
+            if turn.sequence.choices:
+                totals.draft_seconds += drafted - began + feeding
+                totals.verify_seconds += verified - drafted
+            else:
+                totals.prompt_seconds += verified - began + feeding
             totals.combine_seconds += ended - verified - feeding
             if turn.drafts:
                 totals.judged(turn.accepted, len(turn.drafts), looked_up=turn.drafter is None)
+        for turn in turns:
+            turn.sequence.choices.extend(turn.choices)
         return [turn.choices for turn in turns]
 
     # Planning ---------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def clock(*seconds: float) -> Iterator[float]:
 def test_no_terminal_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with loading_bars() as bars:
-        assert (bars.download, bars.weights) == (None, None)
+        assert (bars.download, bars.weights, bars.measuring) == (None, None, None)
 
 
 def test_a_moment_of_loading_draws_nothing(

@@ -188,3 +188,45 @@ def test_terminals_are_not_driven_by_model_text() -> None:
     hostile = "a\x1b[31mb\x07\x9bc\u202ed\r\n\te"
     assert printable(hostile, terminal=True) == "a�[31mb��c�d�\n\te"
     assert printable(hostile, terminal=False) == hostile
+
+
+def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> None:
+    options = [*files, *QUICK, "--stats"]
+    off = run("Hello", *options, "--speculative", "off")
+    assert "12 rounds, 0 with a draft" in off.stderr and "accepted" not in off.stderr
+    fixed = run("Hello", *options, "--speculative", "3")
+    assert fixed.stdout == off.stdout
+    assert "accepted by position: " in fixed.stderr and "seconds: prompt " in fixed.stderr
+    record = json.loads(run("Hello", *files, *QUICK, "--speculative", "3", "--json").stdout)
+    drafts = record["speculation"]
+    assert drafts["drafts"] > 0 and len(drafts["tried"]) == 3
+    assert drafts["rounds"] + sum(drafts["accepted"]) == record["tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--speculative", "17"], "--speculative 17: use auto, off, or 1 to 16"),
+        (["--speculative", "-1"], "--speculative -1: use auto, off, or 1 to 16"),
+        (["--speculative", "fast"], "--speculative fast: use auto"),
+        (["--draft-rule", "luck"], "acceptance rule 'luck': use one of coupled, rejection"),
+        (["--draft-source", "web"], "draft source 'web': use one of auto, model, lookup"),
+        (["--stats", "--quiet"], "--stats and --quiet exclude each other"),
+        (["--grammar", "a", "--json-schema", "b"], "--grammar and --json-schema exclude"),
+        (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: No such file"),
+    ],
+)
+def test_options_refused(files: list[str], options: list[str], says: str) -> None:
+    result = run("Hello", *files, *options)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_answers_keep_to_a_schema(files: list[str], tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}', encoding="utf-8")
+    found = run("Hello", *files, *QUICK, "--json-schema", str(schema), "--speculative", "2")
+    assert json.loads(found.stdout) in ("red", "green")
+    schema.write_text('{"type": "string", "pattern": "a+"}', encoding="utf-8")
+    refused = run("Hello", *files, "--json-schema", str(schema))
+    assert refused.exit_code == 2 and "pattern" in refused.stderr

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: files that arrive, and weights that are loaded."""
+"""Progress bars on stderr: files that arrive, weights that are loaded, costs that are measured."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ class LoadingProgress:
 
     download: hub.Progress | None = None
     weights: Callable[[str, float], None] | None = None
+    measuring: Callable[[str, float], None] | None = None
 
 
 @contextmanager
 def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[LoadingProgress]:
-    """Bars for downloads and for weights that take more than a moment; gone when done.
+    """Bars for downloads, and for loading and measuring that take more than a moment; gone when
+    done.
 
     Only where stderr is a terminal.
     """
@@ -52,9 +54,12 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
         yield LoadingProgress()
         return
     console = Console(stderr=True)
-    downloads, weights = _downloads(console), _weights(console)
+    downloads = _downloads(console)
+    weights, measuring = _shares("loading", console), _shares("measuring", console)
     # stdout carries the answer, and may go to a file: nothing of it is drawn above the bars.
-    live = Live(Group(downloads, weights), console=console, transient=True, redirect_stdout=False)
+    live = Live(
+        Group(downloads, weights, measuring), console=console, transient=True, redirect_stdout=False
+    )
     with ExitStack() as screen:
         shown = False
 
@@ -65,22 +70,25 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
                 screen.enter_context(live)
 
         report_download = _on_download(downloads)
-        report_weights = _on_weights(weights)
-        began: float | None = None
 
         def on_download(file: str, done: int, total: int, /) -> None:
             show()
             report_download(file, done, total)
 
-        def on_weights(role: str, share: float) -> None:
-            nonlocal began
-            now = clock()
-            began = now if began is None else began
-            if now - began >= A_MOMENT:
-                show()
-            report_weights(role, share)
+        def after_a_moment(bars: Progress) -> Callable[[str, float], None]:
+            report, began = _on_share(bars), None
 
-        yield LoadingProgress(on_download, on_weights)
+            def progress(role: str, share: float) -> None:
+                nonlocal began
+                now = clock()
+                began = now if began is None else began
+                if now - began >= A_MOMENT:
+                    show()
+                report(role, share)
+
+            return progress
+
+        yield LoadingProgress(on_download, after_a_moment(weights), after_a_moment(measuring))
 
 
 def _downloads(console: Console) -> Progress:
@@ -94,9 +102,9 @@ def _downloads(console: Console) -> Progress:
     )
 
 
-def _weights(console: Console) -> Progress:
+def _shares(verb: str, console: Console) -> Progress:
     return Progress(
-        TextColumn("loading {task.description}", markup=False),
+        TextColumn(verb + " {task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         console=console,
@@ -114,7 +122,7 @@ def _on_download(bars: Progress) -> hub.Progress:
     return progress
 
 
-def _on_weights(bars: Progress) -> Callable[[str, float], None]:
+def _on_share(bars: Progress) -> Callable[[str, float], None]:
     tasks: dict[str, TaskID] = {}
 
     def progress(role: str, share: float) -> None:

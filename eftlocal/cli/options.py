@@ -14,12 +14,15 @@ from typing import Annotated, Any
 import typer
 
 from eftlocal.errors import UsageError
+from eftlocal.json_grammar import json_schema_to_gbnf
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
+from eftlocal.speculation.settings import MAX_DRAFT, Speculation, parse_length
 
 DEFAULT_PRESET = "demo"
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
+_SPECULATION = "Speculation (changes the speed, never the distribution)"
 
 
 def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
@@ -92,6 +95,38 @@ Stop = Annotated[
     list[str] | None, _option("--stop", "End the answer before this text. Repeatable.", _SAMPLING)
 ]
 
+GrammarFile = Annotated[
+    Path | None, _option("--grammar", "The answer matches this file of GBNF.", _SAMPLING)
+]
+SchemaFile = Annotated[
+    Path | None, _option("--json-schema", "The answer is JSON of this file's schema.", _SAMPLING)
+]
+
+Speculative = Annotated[
+    str | None,
+    _option(
+        "--speculative",
+        f"Tokens of a draft: auto (measured, the default), off, or 1 to {MAX_DRAFT}.",
+        _SPECULATION,
+    ),
+]
+DraftRule = Annotated[
+    str | None,
+    _option(
+        "--draft-rule",
+        "coupled: a seed gives the same text at every length (default); rejection: accepts more.",
+        _SPECULATION,
+    ),
+]
+DraftSource = Annotated[
+    str | None,
+    _option(
+        "--draft-source",
+        "model (the tuned one), lookup (what the conversation said before), or auto.",
+        _SPECULATION,
+    ),
+]
+
 NCtx = Annotated[int | None, _option("--n-ctx", "Context in tokens, every role.", _ENGINE)]
 Threads = Annotated[int | None, _option("--threads", "CPU threads.", _ENGINE)]
 GpuLayers = Annotated[
@@ -136,6 +171,39 @@ def chosen_recipe(
 def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
     """The default sampling with the options that were given."""
     return replace(default, **{key: value for key, value in options.items() if value is not None})
+
+
+def chosen_speculation(
+    default: Speculation, *, length: str | None, rule: str | None, source: str | None
+) -> Speculation:
+    """The default speculation with the options that were given."""
+    given: dict[str, Any] = {"rule": rule, "source": source}
+    given = {key: value for key, value in given.items() if value is not None}
+    if length is not None:
+        given["length"] = parse_length(length)
+    return replace(default, **given)
+
+
+def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:
+    """The text of --grammar or --json-schema, as `Emulator.stream` takes it."""
+    if grammar is not None and json_schema is not None:
+        raise UsageError("--grammar and --json-schema exclude each other; leave one out")
+    if grammar is not None:
+        return {"grammar": _text("--grammar", grammar)}
+    if json_schema is not None:
+        schema = _text("--json-schema", json_schema)
+        json_schema_to_gbnf(schema)  # refuses what it cannot express, before models are loaded
+        return {"json_schema": schema}
+    return {}
+
+
+def _text(option: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {path}: not valid UTF-8") from None
 
 
 def chosen_models(

@@ -16,6 +16,7 @@ from eftlocal.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator, Recipe, Sampling
+    from eftlocal.speculation.totals import Totals
 
 
 def run(
@@ -32,6 +33,9 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object at the end.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line of figures.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also what became of the drafts, and the time.")
+    ] = False,
     preset: opt.PresetName = None,
     base: opt.BaseFile = None,
     tuned: opt.TunedFile = None,
@@ -56,6 +60,11 @@ def run(
     seed: opt.Seed = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    grammar: opt.GrammarFile = None,
+    json_schema: opt.SchemaFile = None,
+    speculative: opt.Speculative = None,
+    draft_rule: opt.DraftRule = None,
+    draft_source: opt.DraftSource = None,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -101,6 +110,12 @@ def run(
         frequency_penalty=frequency_penalty,
         seed=seed,
     )
+    speculation = opt.chosen_speculation(
+        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
+    )
+    constraint = opt.constraint(grammar, json_schema)
+    if stats and quiet:
+        raise UsageError("--stats and --quiet exclude each other; leave one out")
     roles = opt.check_roles(chosen, show, found.roles if found else models)
     if verbose:
         _show_engine_log()
@@ -126,11 +141,19 @@ def run(
             emulator = Emulator.from_files(
                 defaults=replace(defaults, recipe=chosen, sampling=sampling), **engine, **files
             )
+        if speculation.length is None:
+            emulator.measure(bars.measuring)
     with emulator:
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
-        call = {"raw": raw, "max_tokens": max_tokens, "stop": stop or ()}
+        call = {
+            "raw": raw,
+            "max_tokens": max_tokens,
+            "stop": stop or (),
+            "speculation": speculation,
+            **constraint,
+        }
         if roles or json_:
             answers = _answers(emulator, asked, chosen, sampling, roles, call)
             if json_:
@@ -142,6 +165,8 @@ def run(
             finished = _stream(emulator, asked, call)
         if not quiet and not json_:
             typer.secho(_figures(finished), err=True, dim=True)
+            if stats:
+                typer.secho(_draft_figures(finished.speculation), err=True, dim=True)
 
 
 def _read_prompt(prompt: str | None) -> str:
@@ -211,13 +236,14 @@ def _print_json(
     emulator: Emulator, recipe: Recipe, sampling: Sampling, answers: dict[str, Answer]
 ) -> None:
     def record(answer: Answer) -> dict[str, Any]:
-        timing = asdict(answer.timing)
+        timing, drafts = asdict(answer.timing), answer.speculation
         return {
             "text": answer.text,
             "finish_reason": answer.finish_reason,
             "stop": answer.stop,
             "tokens": len(answer.tokens),
             "timing": {**timing, "tokens_per_second": answer.timing.tokens_per_second},
+            "speculation": {**asdict(drafts), "acceptance": drafts.acceptance},
         }
 
     first, *others = answers
@@ -254,6 +280,30 @@ def _figures(answer: Answer) -> str:
         f"{timing.tokens_per_second:.1f} tok/s, first token after {timing.first_token:.2f} s"
         f"{reason}, seed {answer.seed}"
     )
+
+
+def _draft_figures(totals: Totals) -> str:
+    parts = {
+        "prompt": totals.prompt_seconds,
+        "draft": totals.draft_seconds,
+        "verify": totals.verify_seconds,
+        "combine": totals.combine_seconds,
+    }
+    lines = [
+        f"{totals.rounds} rounds, {totals.drafts} with a draft ({totals.looked_up} looked up)",
+        "seconds: " + ", ".join(f"{part} {seconds:.3f}" for part, seconds in parts.items()),
+    ]
+    if totals.drafts:
+        by_position = " ".join(
+            f"{accepted}/{tried}"
+            for accepted, tried in zip(totals.accepted, totals.tried, strict=True)
+        )
+        lines += [
+            f"accepted {totals.acceptance:.0%} of the drafted tokens that were judged; "
+            f"{totals.accepted_length:.2f} of {totals.drafted_length:.2f} tokens a draft",
+            f"accepted by position: {by_position}",
+        ]
+    return "\n".join(lines)
 
 
 class _ToStderr(logging.Handler):

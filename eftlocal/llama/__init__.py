@@ -15,11 +15,13 @@ from eftlocal.llama.engine import (
     supports_rpc,
     system_info,
 )
+from eftlocal.llama.grammar import Grammar
 from eftlocal.llama.model import Model
 
 __all__ = [
     "Context",
     "Device",
+    "Grammar",
     "Model",
     "Span",
     "default_threads",

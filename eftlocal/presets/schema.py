@@ -122,6 +122,14 @@ class SamplingSettings(StrictTable):
     max_tokens: int | None = Field(default=None, ge=1)
 
 
+class SpeculationSettings(StrictTable):
+    """How the preset drafts: length in tokens ("auto" is measured, 0 is off), rule and source."""
+
+    length: Annotated[int, Field(ge=0, le=16)] | Literal["auto"] = "auto"
+    rule: Literal["coupled", "rejection"] = "coupled"
+    source: Literal["auto", "model", "lookup"] = "auto"
+
+
 class Preset(StrictTable):
     """A named set of roles and the defaults that go with it. Immutable.
 
@@ -130,6 +138,7 @@ class Preset(StrictTable):
             further roles ("warm", a second tuned model) say their kind.
         recipe: the default recipe; None is the program's own.
         sampling: the default sampling settings.
+        speculation: the default drafts.
         stop: texts that end an answer, beside the models' end tokens.
         vocabulary_exceptions: token ids whose text may differ between the roles.
         gated: the hub asks for an accepted licence and a login before it serves a file.
@@ -144,6 +153,7 @@ class Preset(StrictTable):
     roles: dict[str, RoleFile]
     recipe: RecipeSettings | None = None
     sampling: SamplingSettings = SamplingSettings()
+    speculation: SpeculationSettings = SpeculationSettings()
     stop: tuple[str, ...] = ()
     vocabulary_exceptions: tuple[Annotated[int, Field(ge=0)], ...] = ()
 

@@ -17,7 +17,8 @@ class Totals:
         tried: by position in the draft, how many drafted tokens came to be judged.
         accepted: by position in the draft, how many of them were accepted.
         drafted: tokens drafted, judged or not.
-        draft_seconds: drafting, the drafting models' decodes included.
+        prompt_seconds: decoding in the first round, which takes in the prompt.
+        draft_seconds: drafting after that, the drafting models' decodes included.
         verify_seconds: the decodes of the other models.
         combine_seconds: the rest of a round: combining, filters, drawing, accepting.
     """
@@ -28,6 +29,7 @@ class Totals:
     drafted: int = 0
     tried: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    prompt_seconds: float = 0.0
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     combine_seconds: float = 0.0
@@ -44,17 +46,17 @@ class Totals:
                 counts[position] += 1
 
     @property
-    def acceptance(self) -> float:
-        """Share of the judged tokens that were accepted; nan where none was."""
+    def acceptance(self) -> float | None:
+        """Share of the judged tokens that were accepted; None where none was judged."""
         tried = sum(self.tried)
-        return sum(self.accepted) / tried if tried else float("nan")
+        return sum(self.accepted) / tried if tried else None
 
     @property
     def accepted_length(self) -> float:
-        """Mean number of accepted tokens of a draft; nan without drafts."""
-        return sum(self.accepted) / self.drafts if self.drafts else float("nan")
+        """Mean number of accepted tokens of a draft; 0 without drafts."""
+        return sum(self.accepted) / self.drafts if self.drafts else 0.0
 
     @property
     def drafted_length(self) -> float:
-        """Mean length of a draft; nan without drafts."""
-        return self.drafted / self.drafts if self.drafts else float("nan")
+        """Mean length of a draft; 0 without drafts."""
+        return self.drafted / self.drafts if self.drafts else 0.0

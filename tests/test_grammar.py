@@ -1,0 +1,441 @@
+"""Grammars over real vocabularies: what may follow, what is refused, what comes out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eftlocal.errors import EngineError, UsageError
+from eftlocal.llama import Context, Model, Span
+from eftlocal.llama.grammar import Grammar
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> Iterator[Model]:
+    with Model(smollm2) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def random_model(tiny_files: dict[str, Path]) -> Iterator[Model]:
+    with Model(tiny_files["tuned"]) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def pieces(model: Model) -> list[bytes]:
+    return [model.piece(t) for t in range(model.vocab_size)]
+
+
+@pytest.fixture(scope="module")
+def ends(model: Model) -> frozenset[int]:
+    return model.end_tokens(range(model.vocab_size))
+
+
+def generate(model: Model, grammar: Grammar, prompt: str, most: int) -> tuple[str, bool]:
+    """Greedy decoding under the mask: the text, and whether it ended by itself."""
+    finished = model.end_tokens(range(model.vocab_size))
+    answer: list[int] = []
+    with Context(model, n_ctx=512, n_threads=1) as context:
+        fed = model.tokenize(prompt, add_special=True)
+        while len(answer) < most:
+            row = context.decode([Span(0, fed)])[0].copy()
+            row[~grammar.allowed(answer)] = -np.inf
+            best = int(row.argmax())
+            assert np.isfinite(row[best])
+            if best in finished:
+                return b"".join(map(model.piece, answer)).decode(), True
+            answer.append(best)
+            fed = [best]
+    return b"".join(map(model.piece, answer)).decode(), False
+
+
+# Generation ------------------------------------------------------------------------------------
+
+
+def test_an_answer_matches_its_grammar(model: Model) -> None:
+    with Grammar(model, 'root ::= ("red" | "green") ", " [0-9]{3} "!"{2,4}') as grammar:
+        text, ended = generate(model, grammar, "A colour and a number:", 40)
+    assert ended
+    assert re.fullmatch(r"(red|green), [0-9]{3}!{2,4}", text)
+
+
+def test_an_answer_matches_its_json_schema(model: Model) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "age": {"type": "integer"},
+            "tags": {"type": "array", "items": {"enum": ["a", 'b"\\é', 3]}, "maxItems": 2},
+            "born": {"type": "string", "format": "date-time"},
+        },
+        "required": ["name", "tags", "born"],
+    }
+    with Grammar.from_json_schema(model, json.dumps(schema)) as grammar:
+        text, ended = generate(model, grammar, "JSON of a person called Ada, aged 36:\n", 120)
+    value = json.loads(text)
+    assert ended
+    assert list(value) in (["name", "age", "tags", "born"], ["name", "tags", "born"])
+    assert len(value["name"]) <= 12
+    assert type(value.get("age", 0)) is int
+    assert all(tag in ("a", 'b"\\é', 3) for tag in value["tags"]) and len(value["tags"]) <= 2
+    datetime.strptime(value["born"][:19], "%Y-%m-%dT%H:%M:%S")
+
+
+def test_a_model_that_says_nothing_is_constrained_too(random_model: Model) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "number"}}}
+    with Grammar.from_json_schema(random_model, schema) as grammar:
+        text, ended = generate(random_model, grammar, "x", 100)
+    assert ended
+    assert set(json.loads(text)) <= {"n"}
+
+
+# Which tokens may follow -----------------------------------------------------------------------
+
+# A word of a's, b's and é's in pairs, then a number: its prefixes are easily said otherwise.
+GBNF = 'root ::= (("a" | "é" | "ab") [b-dü])+ "-" [0-9]{1,3}'
+_PAIR = r"(?:(?:a|é|ab)[b-dü])"
+_WHOLE = re.compile(rf"{_PAIR}+-[0-9]{{1,3}}")
+_PREFIX = re.compile(rf"{_PAIR}*(?:a|é|ab)?|{_PAIR}+-[0-9]{{0,3}}")
+
+
+def may_stand(data: bytes) -> bool:
+    """Whether some text of the grammar begins with these bytes."""
+    for cut in range(min(4, len(data) + 1)):
+        try:
+            text = data[: len(data) - cut].decode()
+        except UnicodeDecodeError:
+            continue
+        if cut == 0:
+            return _PREFIX.fullmatch(text) is not None
+        tail = data[len(data) - cut :]
+        return any(
+            c.encode().startswith(tail) and _PREFIX.fullmatch(text + c) is not None for c in "éü"
+        )
+    return False
+
+
+def oracle(answer: bytes, pieces: list[bytes], ends: frozenset[int]) -> set[int]:
+    try:
+        complete = _WHOLE.fullmatch(answer.decode()) is not None
+    except UnicodeDecodeError:
+        complete = False
+    # Every allowed byte is one of these, which spares the oracle most of the vocabulary.
+    alphabet = set("abcd-0123456789éü".encode())
+    found = {
+        t
+        for t, piece in enumerate(pieces)
+        if piece and t not in ends and set(piece) <= alphabet and may_stand(answer + piece)
+    }
+    return found | (set(ends) if complete else set())
+
+
+@pytest.fixture(scope="module")
+def shared(model: Model) -> Iterator[Grammar]:
+    with Grammar(model, GBNF) as grammar:
+        yield grammar
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_the_mask_is_that_of_an_independent_matcher(
+    data: st.DataObject,
+    shared: Grammar,
+    pieces: list[bytes],
+    ends: frozenset[int],
+) -> None:
+    answer: list[int] = []
+    for _ in range(data.draw(st.integers(1, 8))):
+        mask = shared.allowed(answer)
+        expected = oracle(b"".join(pieces[t] for t in answer), pieces, ends)
+        assert set(np.flatnonzero(mask)) == expected
+        tried = data.draw(st.integers(0, len(mask) - 1))
+        assert shared.accepts(answer, tried) == mask[tried]
+        following = sorted(expected - ends)
+        if not following:
+            break
+        answer.append(data.draw(st.sampled_from(following)))
+
+
+def test_back_and_forth_gives_the_masks_of_a_fresh_grammar(model: Model, shared: Grammar) -> None:
+    paths = [model.tokenize(text) for text in ("abbéü-12", "ab", "abc-1", "", "éüéü-", "abbé")]
+    for path in [*paths, *reversed(paths), *paths]:
+        with Grammar(model, GBNF) as fresh:
+            assert np.array_equal(shared.allowed(path), fresh.allowed(path))
+
+
+def test_an_answer_longer_than_what_is_kept_can_go_back_to_its_start(model: Model) -> None:
+    token = model.tokenize("ab")[0]
+    with Grammar(model, 'root ::= "ab"{1,400}') as grammar:
+        first = grammar.allowed([token])
+        for length in range(2, 301):
+            grammar.allowed([token] * length)
+        assert len(grammar._states) <= 128
+        assert np.array_equal(grammar.allowed([token]), first)
+        assert np.array_equal(grammar.allowed([token] * 299), first)
+
+
+def test_the_same_answer_is_looked_at_once(shared: Grammar) -> None:
+    mask = shared.allowed([])
+    assert shared.allowed(()) is mask
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0] = True
+
+
+@pytest.mark.parametrize(
+    "gbnf", ['root ::= "" | [^é]+', r'root ::= "" | [^\u00e9]+', 'root ::= "" | [^xé] [^x]*']
+)
+def test_a_negated_class_beyond_ascii_spares_its_neighbours(model: Model, gbnf: str) -> None:
+    """The lead byte of é leads other characters too, which stay allowed where é is not."""
+    with Grammar(model, gbnf) as grammar:
+        mask = grammar.allowed([])
+        for text, fine in (("è", True), ("é", False), ("a", True)):
+            tokens = model.tokenize(text)
+            assert len(tokens) == 1
+            assert mask[tokens[0]] == fine
+
+
+def test_a_character_may_be_split_over_tokens(model: Model, pieces: list[bytes]) -> None:
+    split = model.tokenize("🦙")
+    assert len(split) > 1
+    with Grammar(model, 'root ::= "🦙" "x"') as grammar:
+        for done in range(len(split)):
+            mask = grammar.allowed(split[:done])
+            assert mask[split[done]]
+            left = "🦙x".encode()[len(b"".join(pieces[t] for t in split[:done])) :]
+            assert all(left.startswith(pieces[t]) for t in np.flatnonzero(mask))
+        assert [pieces[t] for t in np.flatnonzero(grammar.allowed(split))] == [b"x"]
+
+
+def test_no_answer_ends_within_a_character(model: Model, pieces: list[bytes]) -> None:
+    token = pieces.index(b" \xe2\x80")
+    with Grammar(model, 'root ::= " " "’"?') as grammar:
+        assert model.eos is not None
+        assert grammar.accepts(model.tokenize(" "), model.eos)
+        assert not grammar.accepts([token], model.eos)
+        assert [pieces[t] for t in np.flatnonzero(grammar.allowed([token]))] == [b"\x99"]
+
+
+def test_only_end_tokens_follow_a_complete_match(model: Model, ends: frozenset[int]) -> None:
+    extra = next(t for t in model.special_tokens() if t not in ends)
+    x = model.tokenize("x")
+    with Grammar(model, 'root ::= "x"', ends=[extra]) as grammar:
+        assert not grammar.allowed([])[sorted({*ends, extra})].any()
+        for answer in (x, [*x, min(ends)], [*x, extra], [*x, extra, min(ends)]):
+            assert set(np.flatnonzero(grammar.allowed(answer))) == {*ends, extra}
+
+
+def test_control_tokens_are_no_text(model: Model, ends: frozenset[int]) -> None:
+    control = [t for t in model.special_tokens(user_defined=False) if t not in ends]
+    with Grammar(model, "root ::= .+") as grammar:
+        assert control
+        assert not grammar.allowed([])[control].any()
+        assert not grammar.accepts([], control[0])
+
+
+@pytest.mark.parametrize("wrong", ["y", "end", "outside", "negative"])
+def test_tokens_that_the_grammar_does_not_accept_are_refused(
+    model: Model, ends: frozenset[int], wrong: str
+) -> None:
+    x = model.tokenize("x")[0]
+    tokens = {"y": model.tokenize("y")[0], "end": min(ends), "outside": 10**6, "negative": -1}
+    with Grammar(model, 'root ::= "xx"') as grammar:
+        with pytest.raises(EngineError, match=rf"token {tokens[wrong]} at index 1"):
+            grammar.allowed([x, tokens[wrong]])
+        assert grammar.accepts([x], x)  # nothing was harmed
+
+
+def test_a_grammar_does_not_outlive_its_model(smollm2: Path) -> None:
+    with Model(smollm2) as model:
+        grammar = Grammar(model, 'root ::= "x"')
+    with grammar, pytest.raises(EngineError, match="closed"):
+        grammar.allowed([])
+
+
+def test_a_closed_grammar_says_so(model: Model) -> None:
+    grammar = Grammar(model, 'root ::= "x"')
+    grammar.allowed(model.tokenize("x"))
+    grammar.close()
+    grammar.close()
+    with pytest.raises(EngineError, match="closed"):
+        grammar.allowed([])
+
+
+# What is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gbnf", "says"),
+    [
+        ("", "empty"),
+        ("# nothing", "failed to parse"),
+        ('root ::= "a"\n\nb :: "c"', "line 3: expecting ::="),
+        ('root ::= item\nother ::= "x"', "line 1: undefined rule at 'item'"),
+        ('root ::= "a\n', "unexpected end"),
+        ('root ::= "a" (\n"b"', "line 2: expecting ')'"),
+        ('root ::= "\\q"', "line 1: unknown escape"),
+        ('other ::= "a"', "'root'"),
+        ('root ::= root "a" | "b"', "left-recursive"),
+        ('root ::= ws root "x" | "y"\nws ::= [ ]*', "'root' is left-recursive"),
+        ('root ::= "b"\nw ::= "a"{3,2}', "line 2: {3,2}"),
+        ('root ::= "a"{0,5000}', "0 to 2000"),
+        ('root ::= "a"{' + "9" * 5000 + "}", "0 to 2000"),
+        ("root ::= " + "(" * 50_000 + '"a"', "nested"),
+        ('root ::= "a"\0', "NUL"),
+        ('root ::= "\ud800"', "surrogate"),
+    ],
+)
+def test_a_wrong_grammar_is_refused_with_its_line(
+    model: Model, gbnf: str, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        Grammar(model, gbnf)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_recursion_that_ends_is_no_error(model: Model) -> None:
+    with Grammar(model, 'root ::= ws root | "x"\nws ::= " "*') as grammar:
+        assert grammar.accepts(model.tokenize("  "), model.tokenize("x")[0])
+
+
+def test_a_root_of_another_name(model: Model) -> None:
+    with Grammar(model, 'a ::= "x"\nb ::= "y"', root="b") as grammar:
+        assert grammar.accepts([], model.tokenize("y")[0])
+    with pytest.raises(UsageError, match="'c'"):
+        Grammar(model, 'a ::= "x"', root="c")
+
+
+# JSON schemas ----------------------------------------------------------------------------------
+
+
+def accepted(model: Model, schema: Any, text: str) -> bool:
+    with Grammar.from_json_schema(model, schema) as grammar:
+        tokens = model.tokenize(text)
+        for i, token in enumerate(tokens):
+            if not grammar.accepts(tokens[:i], token):
+                return False
+        assert model.eos is not None
+        return grammar.accepts(tokens, model.eos)
+
+
+TREE = {
+    "$ref": "#/$defs/Tree_of",
+    "$defs": {
+        "Tree_of": {
+            "properties": {
+                "sub": {"anyOf": [{"$ref": "#/$defs/Tree_of"}, {"type": "null"}]},
+            },
+            "required": ["sub"],
+        }
+    },
+}
+POINT = {"properties": {k: {"type": "integer"} for k in "abc"}, "required": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({}, '[1, {"a": null}, "x\\n"]', "[1,]"),
+        ({"type": "object"}, '{"a": [true], "é": {}}', "[]"),
+        ({"type": "object"}, '{\n  "a": -1.5e+10\n}', '{"a": 01}'),
+        ({"type": "string"}, '"\\u00e9"', '"a\tb"'),
+        ({"type": ["string", "null"], "maxLength": 2}, '"ab"', '"abc"'),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 1}, "[true,false]", "[]"),
+        ({"type": "array", "minItems": 2, "maxItems": 3}, "[1,2,3]", "[1,2,3,4]"),
+        ({"maxItems": 0}, "[]", "[1]"),
+        ({"prefixItems": [{"type": "null"}, {"const": 1}]}, "[null,1]", "[null]"),
+        ({"enum": ["a\\b", 'c"d', None, 1.5, {"k": []}]}, '"a\\\\b"', '"a\\b"'),
+        ({"const": {"k": ["🦙"]}}, '{"k": ["🦙"]}', "{}"),
+        (POINT, '{"a": 1, "b": 2, "c": 3}', '{"a": 1, "c": 3}'),
+        (POINT, '{"b":2}', "{}"),
+        ({"properties": {"a": True, "b": {}}}, '{"b": []}', '{"b": [], "a": 1}'),
+        ({"properties": {"a": {"type": "null"}}}, "{}", "{,}"),
+        ({"additionalProperties": {"type": "null"}}, '{"x": null, "y": null}', '{"x": 1}'),
+        ({"additionalProperties": False}, "{}", '{"x": 1}'),
+        ({"allOf": [{"type": "integer"}], "title": "n"}, "-12", "1.5"),
+        (TREE, '{"sub": {"sub": null}}', '{"sub": {}}'),
+        ({"type": "string", "format": "date"}, '"2024-12-31"', '"2024-11-31"'),
+        ({"type": "string", "format": "time"}, '"23:59:59.5+01:00"', '"24:00:00Z"'),
+        (
+            {"format": "uuid"},
+            '"00000000-0000-4000-8000-00000000000f"',
+            '"00000000-0000-4000-8000-0000"',
+        ),
+    ],
+)
+def test_a_schema_accepts_what_it_describes(
+    model: Model, schema: dict[str, Any], right: str, wrong: str
+) -> None:
+    assert accepted(model, schema, right)
+    assert accepted(model, json.dumps(schema), right)
+    assert not accepted(model, schema, wrong)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ("{", "not JSON: "),
+        ("[]", "an object or true"),
+        ("false", "an object or true"),
+        ("[" * 100_000, "deep"),
+        ({"type": "integer", "minimum": 3}, "minimum is not supported"),
+        ({"minimum": 3}, "minimum is not supported"),
+        ({"properties": {"a": {"pattern": "^a$"}}}, "#/properties/a: pattern is not supported"),
+        ({"type": "string", "format": "email"}, "'email' is not supported"),
+        ({"type": "strin"}, '"strin" is not known'),
+        ({"type": []}, "is not known"),
+        ({"type": None}, "null is not known"),
+        ({"type": {}}, "is not known"),
+        ({"format": []}, "format [] is not supported"),
+        ({"required": [[]]}, "names [], which"),
+        ({"type": [3]}, "is not known"),
+        ({"anyOf": [{}], "properties": {}}, "properties is not supported beside anyOf"),
+        ({"anyOf": {}}, "anyOf is not a list"),
+        ({"allOf": [{}, {}]}, "allOf of more than one"),
+        ({"enum": []}, "enum is not a list"),
+        ({"required": ["a"]}, "'a', which properties does not have"),
+        ({"properties": {"a": {}}, "additionalProperties": {"type": "null"}}, "beside properties"),
+        ({"$ref": "https://example.org/schema"}, "leads out"),
+        ({"$ref": "#/$defs/x"}, "leads nowhere"),
+        ({"$ref": "#"}, "left recursion"),
+        ({"maxLength": 5000}, "maxLength is 5000; it must be 0 to 2000"),
+        ({"minItems": 3, "maxItems": 2}, "minItems is above maxItems"),
+        ({"prefixItems": [{}], "minItems": 2}, "must be all items"),
+        ({"const": float("nan")}, "not a JSON value"),
+    ],
+)
+def test_a_schema_that_cannot_be_kept_is_refused_by_name(
+    model: Model, schema: Any, says: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        Grammar.from_json_schema(model, schema)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+# Its vocabulary lacks some bytes of what lies beyond.
+texts = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=4)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**15), 10**15) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(value=json_values)
+def test_any_json_value_is_accepted(model: Model, value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    assert accepted(model, {}, text)
+    assert accepted(model, {"const": value}, text)
