@@ -359,8 +359,11 @@ class Emulator(Closing):
         if self.rounds.costs is None and not self._cannot_rewind() and not self.ensemble.running:
             costs = recall(self._fingerprint, self.roles)
             if costs is None:
-                costs = measure(self.ensemble.contexts, slot=0, progress=progress)
+                pool = self.ensemble.pool
+                costs = measure(self.ensemble.contexts, 0, pool=pool, progress=progress)
                 remember(costs, self._fingerprint)
+            if costs.side_by_side is not None:
+                self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
             self.rounds = Rounds(self.ensemble, costs=costs)
         return self.rounds.costs
 

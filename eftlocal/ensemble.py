@@ -123,7 +123,8 @@ class Ensemble:
         vocab_size: tokens of the common vocabulary; rows are cut to it.
         unusable: ids inside it that must never be chosen.
         stop_tokens: ids that end an answer, of all roles together.
-        pool: threads in which roles decode side by side; None is one after the other.
+        pool: threads in which roles can decode side by side, where devices or cores are idle.
+        side_by_side: whether they do; it is worth measuring (`speculation.costs`).
 
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
@@ -137,6 +138,7 @@ class Ensemble:
         unusable: Sequence[int] = (),
         stop_tokens: frozenset[int] = frozenset(),
         pool: ThreadPoolExecutor | None = None,
+        side_by_side: bool = False,
     ) -> None:
         self.contexts = dict(contexts)
         self.vocab_size = vocab_size
@@ -149,6 +151,7 @@ class Ensemble:
         self.observer: Callable[[str, int, float], None] | None = None
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool
+        self.side_by_side = side_by_side and pool is not None
 
     def open(
         self,
@@ -233,7 +236,7 @@ class Ensemble:
             per role, (rows, vocab) float32 for each sequence wanted, in their order.
         """
         parts = [(role, some) for role, some in wanted.items() if some]
-        if self.pool is None or len(parts) < 2:
+        if self.pool is None or not self.side_by_side or len(parts) < 2:
             return {role: self._decode(role, some) for role, some in parts}
         futures = [(role, self.pool.submit(self._decode, role, some)) for role, some in parts]
         try:

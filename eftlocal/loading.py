@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
@@ -150,11 +151,19 @@ def load_roles(
         ends = {t for ids in vocabulary.end_tokens_declared.values() for t in ids}
         for model in loaded.values():
             ends |= model.end_tokens(model.special_tokens())
+        threads = [s.threads or llama.default_threads() for s in prepared.sources.values()]
+        apart = prepared.plan.apart
+        pool = None
+        if len(contexts) > 1 and (apart or sum(threads) <= llama.default_threads()):
+            workers = ThreadPoolExecutor(len(contexts), "eftlocal-role")
+            pool = resources.enter_context(workers)
         ensemble = Ensemble(
             contexts,
             vocab_size=vocabulary.size,
             unusable=[int(t) for t in vocabulary.unusable],
             stop_tokens=frozenset(t for t in ends if t < vocabulary.size),
+            pool=pool,
+            side_by_side=apart,
         )
         prompts = {r: _role_prompt(s.prompt, models[r]) for r, s in prepared.sources.items()}
         return Loaded(ensemble, models, prompts, _fingerprint(prepared), resources)

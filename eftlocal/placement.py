@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.cache_size import kv_cache_bytes_by_layer
@@ -153,6 +154,16 @@ class Plan:
     roles: Mapping[str, Placement]
     devices: tuple[DeviceMemory, ...]
     host_free: int | None
+
+    @property
+    def apart(self) -> bool:
+        """Whether some two roles share no device, the host's processor counted as one."""
+        places = [
+            {number for number, layers in enumerate(placement.split) if layers}
+            | ({"host"} if placement.n_gpu_layers == 0 else set())
+            for placement in self.roles.values()
+        ]
+        return any(a.isdisjoint(b) for a, b in combinations(places, 2))
 
     @property
     def host_bytes(self) -> int:

@@ -200,8 +200,9 @@ class Rounds:
             self._plans.clear()
         if key not in self._plans:
             verifying = [role for role in recipe.roles if role not in drafting]
-            beside = self.ensemble.pool is not None
-            self._plans[key] = Plan.of(costs, drafting, verifying, width, side_by_side=beside)
+            self._plans[key] = Plan.of(
+                costs, drafting, verifying, width, side_by_side=self.ensemble.side_by_side
+            )
         return self._plans[key]
 
     def _look_up(self, turn: _Turn) -> None:
@@ -275,7 +276,7 @@ class Rounds:
             for role in turn.sequence.recipe.roles:
                 if role not in drafting:
                     rows = len(turn.drafts) + 1
-                elif self.ensemble.pool is not None and lacking:
+                elif self.ensemble.side_by_side and lacking:
                     rows = 1
                 else:
                     continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eftlocal import Emulator, Recipe, Sampling
+from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.ensemble import Ensemble, RunningSequence, Wanted
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.roles import RoleSource
@@ -209,3 +210,35 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     ensemble.close(again)
     assert again.tokens() == sequence.tokens()
     assert told == pytest.approx(scored, abs=0.02)
+
+
+def test_roles_side_by_side_answer_as_in_turn(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn = answer(ensemble, FIRST)
+    drafting = Speculation(length=3)
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(ensemble, "pool", pool)
+        monkeypatch.setattr(ensemble, "side_by_side", True)
+        ensemble.contexts["base"].clear(0)
+        assert answer(ensemble, FIRST) == in_turn
+        sequence = start(ensemble, FIRST)
+        sequence.speculation = drafting
+        while len(sequence.choices) < 12:
+            Rounds(ensemble)([sequence])
+        ensemble.close(sequence)
+        assert sequence.tokens()[:12] == in_turn
+
+        sequence = start(ensemble, FIRST)
+
+        def failing(self: object, spans: object) -> None:
+            raise EngineError("out of order")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(ensemble.contexts["base"]), "decode", failing)
+            with pytest.raises(EngineError, match="out of order"):
+                Rounds(ensemble)([sequence])
+        while len(sequence.choices) < 12:
+            Rounds(ensemble)([sequence])
+        ensemble.close(sequence)
+        assert sequence.tokens() == in_turn

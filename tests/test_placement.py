@@ -65,6 +65,15 @@ def test_all_on_a_large_device() -> None:
     assert where.host_bytes == (50 + 5) * MIB
 
 
+def test_roles_on_devices_of_their_own_are_apart() -> None:
+    gpu = DeviceMemory("gpu", 40_000 * MIB)
+    trio = [needs("base", n_gpu_layers=0), needs("tuned"), needs("reference")]
+    assert plan(trio, [gpu], None).apart  # the small ones on the device, the base on the host
+    assert not plan([needs("base"), needs("tuned")], [gpu], None).apart
+    assert not plan(trio, [], None).apart
+    assert plan([needs("base"), needs("tuned")], [gpu, gpu], None).apart
+
+
 def test_tied_output_is_a_copy_on_the_device_only() -> None:
     tied = needs("base", tied=True)
     assert plan([tied], [], None).host_bytes == (1000 + 100 + 50 + 20) * MIB

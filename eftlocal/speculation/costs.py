@@ -11,6 +11,7 @@ import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _SECONDS_EACH = 1.5  # of measuring a role, beyond the first time round
 _MOST_TIMES = 7
 _CORRECTION = 0.1  # share of a new time in a curve's point
 _PAST = 32  # tokens that stand before the timed ones
+_BESIDE_ROWS = 5
+_BESIDE_GAIN = 0.95  # side by side must take less than this share
 _FORMAT = 1
 
 
@@ -54,10 +57,11 @@ class Curve:
 
 
 class Costs:
-    """The curve of each role."""
+    """The curve of each role, and whether the roles are faster side by side (None: not tried)."""
 
-    def __init__(self, curves: Mapping[str, Curve]) -> None:
+    def __init__(self, curves: Mapping[str, Curve], side_by_side: bool | None = None) -> None:
         self.curves = dict(curves)
+        self.side_by_side = side_by_side
 
     def __call__(self, role: str, rows: int) -> float:
         """Seconds of a decode of that many rows."""
@@ -72,6 +76,7 @@ def measure(
     contexts: Mapping[str, Context],
     slot: int,
     *,
+    pool: Executor | None = None,
     rows: Sequence[int] = ROWS,
     progress: Callable[[str, float], None] | None = None,
 ) -> Costs:
@@ -81,6 +86,8 @@ def measure(
     the least of each counts, since other programs only ever add time.
 
     Args:
+        contexts: of an ensemble, none of them in use.
+        pool: threads in which the roles could decode side by side.
         progress: called with a role and the share done.
     """
     curves = {}
@@ -92,10 +99,7 @@ def measure(
                 f"{role}: n_ctx and n_batch leave no room to measure drafts; raise them, or turn "
                 "speculation off"
             )
-        context.clear(slot)
-        # Repeated tokens cost what others do, and any vocabulary has the first ids.
-        past = min(_PAST, context.n_batch)
-        context.decode([Span(slot, [0] * past, 0)])
+        past = _prepare(context, slot)
         least: dict[int, float] = {}
         began = time.perf_counter()
         for again in range(_MOST_TIMES):
@@ -112,7 +116,36 @@ def measure(
                 break
         context.clear(slot)
         curves[role] = Curve(least)
-    return Costs(curves)
+    return Costs(curves, None if pool is None else _faster_beside(contexts, slot, pool))
+
+
+def _prepare(context: Context, slot: int) -> int:
+    """Puts some tokens into a slot; returns how many."""
+    context.clear(slot)
+    # Repeated tokens cost what others do, and any vocabulary has the first ids.
+    past = min(_PAST, context.n_batch)
+    context.decode([Span(slot, [0] * past, 0)])
+    return past
+
+
+def _faster_beside(contexts: Mapping[str, Context], slot: int, pool: Executor) -> bool:
+    """Whether all roles decode a few rows sooner side by side than one after the other."""
+    past = {role: _prepare(context, slot) for role, context in contexts.items()}
+    span = Span(slot, [0] * _BESIDE_ROWS, _BESIDE_ROWS)
+    best = {True: float("inf"), False: float("inf")}
+    for beside in (True, False) * _MOST_TIMES:
+        began = time.perf_counter()
+        if beside:
+            wait([pool.submit(context.decode, [span]) for context in contexts.values()])
+        else:
+            for context in contexts.values():
+                context.decode([span])
+        best[beside] = min(best[beside], time.perf_counter() - began)
+        for role, context in contexts.items():
+            context.rewind(slot, past[role])
+    for context in contexts.values():
+        context.clear(slot)
+    return best[True] < _BESIDE_GAIN * best[False]
 
 
 class _Kept(BaseModel):
@@ -121,6 +154,7 @@ class _Kept(BaseModel):
     model_config = ConfigDict(extra="forbid")
     format: int = Field(ge=_FORMAT, le=_FORMAT)
     roles: dict[str, dict[int, float]]
+    side_by_side: bool | None = None
 
 
 def remember(costs: Costs, key: str) -> None:
@@ -131,6 +165,7 @@ def remember(costs: Costs, key: str) -> None:
             role: dict(zip(curve.rows, curve.seconds, strict=True))
             for role, curve in costs.curves.items()
         },
+        side_by_side=costs.side_by_side,
     )
     path = _path(key)
     with suppress(OSError):
@@ -151,7 +186,8 @@ def recall(key: str, roles: Sequence[str]) -> Costs | None:
         len(times) > 1 and all(n > 0 and s > 0 for n, s in times.items())
         for times in kept.roles.values()
     )
-    return Costs({role: Curve(times) for role, times in kept.roles.items()}) if fits else None
+    curves = {role: Curve(times) for role, times in kept.roles.items()}
+    return Costs(curves, kept.side_by_side) if fits else None
 
 
 def _path(key: str) -> Path:
