@@ -71,11 +71,22 @@ class Combiner:
         if not all(math.isfinite(row.max()) for row in rows.values()):
             self._out.fill(-np.inf)
             return
+        if recipe.unsure_below < 1.0 and self._anchor_is_sure(rows, recipe):
+            return
         reshaped = recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf
         if reshaped or not self._plain(rows, recipe):
             self._anchor_and_delta(rows, recipe)
         if recipe.plausibility > 0.0:
             self._cut_implausible(rows, recipe)
+
+    def _anchor_is_sure(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
+        """Whether the anchor alone stands as the result here."""
+        _weighted_sum(rows, recipe.anchor, self._out, self._scratch)
+        best = self._out.max()
+        if not math.isfinite(best):
+            return False
+        sureness = float(best) - log_sum_exp(self._out, self._scratch)
+        return sureness >= math.log(recipe.unsure_below)
 
     def _usable(self, row: Row) -> Row:
         """The row without NaN, +inf and unusable tokens; itself when it has none of them."""

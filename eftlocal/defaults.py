@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.recipe import Recipe
+from eftlocal.recipe_text import parse_recipe
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 
@@ -43,8 +44,10 @@ def _recipe(settings: RecipeSettings | None) -> Recipe:
         return Recipe.upscale()
     if settings.weights is not None:
         recipe = Recipe(settings.weights)
+    elif isinstance(settings.lambda_, dict) and settings.references:
+        recipe = Recipe.interpolate(settings.lambda_, settings.references)
     else:
-        recipe = Recipe.parse(
+        recipe = parse_recipe(
             settings.name,
             alpha=settings.alpha,
             beta=settings.beta,
@@ -55,4 +58,6 @@ def _recipe(settings: RecipeSettings | None) -> Recipe:
         delta_top_p=settings.delta_top_p,
         plausibility=settings.plausibility,
         delta_clip=settings.delta_clip,
+        first_tokens=settings.first_tokens,
+        unsure_below=settings.unsure_below,
     )

@@ -30,7 +30,8 @@ from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.prompt.render import render_roles
-from eftlocal.recipe import Recipe
+from eftlocal.recipe import BASE, TUNED, UNGUIDED, Recipe
+from eftlocal.recipe_text import parse_recipe
 from eftlocal.roles import RoleSource, role_source, with_engine
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
@@ -153,6 +154,8 @@ class Emulator(Closing):
     ) -> Emulator:
         """Loads roles with settings of their own; the other arguments are those of from_files."""
         defaults = defaults or Defaults()
+        if UNGUIDED in defaults.recipe.roles and TUNED in sources and UNGUIDED not in sources:
+            sources = {**sources, UNGUIDED: replace(sources[TUNED], without_system=True)}
         _check_roles(defaults.recipe, sources)
         prepared = prepare(
             sources,
@@ -188,7 +191,7 @@ class Emulator(Closing):
             prompt: a conversation, or a string: one message of the user.
             raw: the string is text to go on with as it stands, without a chat template.
             recipe, sampling, max_tokens, speculation: None takes the emulator's defaults; a
-                recipe may be given by its name, as in `Recipe.parse`.
+                recipe may be given by its name, as in `recipe_text.parse_recipe`.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
@@ -344,6 +347,17 @@ class Emulator(Closing):
             for role, model in self.models.items()
         }
 
+    def notes(self, recipe: Recipe | None = None) -> tuple[str, ...]:
+        """What a person should know before using a recipe (None: the default) with these models."""
+        recipe = recipe or self.defaults.recipe
+        base = self.models.get(BASE)
+        if recipe.name == "steer" and base is not None and base.chat_template:
+            return (
+                f"{base.path.name} has a chat template, so it may be tuned already: steering such "
+                "a base gains little (arXiv 2401.17256)",
+            )
+        return ()
+
     def measure(self, progress: Progress | None = None) -> Costs | None:
         """Seconds of decodes on this machine, from which draft lengths are chosen.
 
@@ -411,7 +425,7 @@ class Emulator(Closing):
 
     def _checked(self, recipe: Recipe | str) -> Recipe:
         return _check_roles(
-            Recipe.parse(recipe) if isinstance(recipe, str) else recipe, self.models
+            parse_recipe(recipe) if isinstance(recipe, str) else recipe, self.models
         )
 
 

@@ -257,12 +257,13 @@ class Ensemble:
         count = min(_SCORED, self.n_batch)
         for start in range(0, len(tokens), count):
             chunk = tokens[start : start + count]
+            first = len(sequence.choices)
             sequence.choices.extend(Choice(token) for token in chunk[:-1])
             wanted = [Wanted(sequence, rows=len(chunk))]
             of_roles = self.decode(dict.fromkeys(sequence.recipe.roles, wanted))
             for i, token in enumerate(chunk):
                 rows = {role: r[i] for role, (r,) in of_roles.items()}
-                yield token, self.combine(rows, sequence.recipe), rows
+                yield token, self.combine(rows, sequence.recipe.at(first + i)), rows
             sequence.choices.append(Choice(chunk[-1]))
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:

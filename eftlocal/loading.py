@@ -165,7 +165,7 @@ def load_roles(
             pool=pool,
             side_by_side=apart,
         )
-        prompts = {r: _role_prompt(s.prompt, models[r]) for r, s in prepared.sources.items()}
+        prompts = {r: _role_prompt(s, models[r]) for r, s in prepared.sources.items()}
         return Loaded(ensemble, models, prompts, _fingerprint(prepared), resources)
     except BaseException:
         resources.close()
@@ -180,10 +180,13 @@ def _fingerprint(prepared: Prepared) -> str:
     ]
     for role, source in prepared.sources.items():
         header, placement = prepared.headers[role], prepared.plan.roles[role]
-        settings = replace(source, path=Path(), lora=None, prompt="", n_ctx=None)
+        settings = replace(
+            source, path=Path(), lora=None, prompt="", without_system=False, n_ctx=None
+        )
         threads = source.threads or llama.default_threads()
         parts += [
-            f"{role} {settings} {threads} {placement.n_gpu_layers} {placement.split}",
+            f"{role} {replace(source, path=Path(), lora=None)} {threads}",
+            f"{placement.n_gpu_layers} {placement.split}",
             f"{header.path.name} {header.weight_bytes} {source.lora is not None}",
         ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
@@ -211,12 +214,13 @@ def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Co
     )
 
 
-def _role_prompt(kind: str, model: llama.Model) -> RolePrompt:
+def _role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
     def text(token: int | None) -> str:
         return "" if token is None else model.piece(token, special=True).decode("utf-8", "replace")
 
     return RolePrompt(
-        format=kind,
+        format=source.prompt,
+        without_system=source.without_system,
         template=model.chat_template,
         bos_token=text(model.bos),
         eos_token=text(model.eos),

@@ -10,7 +10,8 @@ The rest is the *delta*, which is what a stabiliser limits:
     z = anchor + delta,   anchor = sum a[role] * lp[role],   delta = sum (w - a)[role] * lp[role]
 
 A *judge* says on which tokens the small models know what they are talking about. Up-scaling
-trusts the tuned model (anchor) and proxy-tuning the base; the tuned model judges both.
+trusts the tuned model (anchor) and proxy-tuning the base; the tuned model judges both. Two
+schedules limit where the delta applies at all: to the first tokens, or where the anchor is unsure.
 
 Two dials cover both papers, z = alpha*tuned + beta*base + (1 - alpha - beta)*reference:
 up-scaling (Mitchell et al. 2023, arXiv 2310.12962) is alpha = 1 and its beta multiplies what
@@ -21,15 +22,15 @@ alpha multiplies what tuning adds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 
 from eftlocal.errors import UsageError
 from eftlocal.frozen import FrozenMapping
 
 BASE, TUNED, REFERENCE = "base", "tuned", "reference"
+UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Recipe:
             best token's becomes impossible; stop tokens never do (contrastive decoding,
             Li et al. 2023, arXiv 2210.15097). 0 is no cut. In [0, 1).
         delta_clip: the delta is limited to [-delta_clip, delta_clip] nats. inf is no limit.
+        first_tokens: the delta applies to this many tokens at the beginning of an answer; the
+            others follow the anchor alone. None is no limit.
+        unsure_below: the delta applies only where the anchor's best token has a probability
+            below this (nudging, Fei et al. 2024, arXiv 2410.09300). 1 is everywhere. In (0, 1].
         any_sum: the caller means weights that do not sum to 1.
 
     Raises:
@@ -63,6 +68,8 @@ class Recipe:
     delta_top_p: float = 1.0
     plausibility: float = 0.0
     delta_clip: float = math.inf
+    first_tokens: int | None = None
+    unsure_below: float = 1.0
     any_sum: bool = False
 
     def __post_init__(self) -> None:
@@ -89,14 +96,23 @@ class Recipe:
             raise UsageError(f"plausibility is {self.plausibility:g}; it must be in [0, 1)")
         if not self.delta_clip >= 0.0:
             raise UsageError(f"delta_clip is {self.delta_clip:g}; it must be 0 or more")
+        if self.first_tokens is not None and self.first_tokens < 0:
+            raise UsageError(f"first_tokens is {self.first_tokens}; it must be 0 or more")
+        if not 0.0 < self.unsure_below <= 1.0:
+            raise UsageError(f"unsure_below is {self.unsure_below:g}; it must be in (0, 1]")
         object.__setattr__(self, "weights", FrozenMapping(weights))
         object.__setattr__(self, "anchor", FrozenMapping(anchor))
         object.__setattr__(self, "judge", FrozenMapping(judge))
 
     @property
     def stabilised(self) -> bool:
-        """True when any stabiliser is on, so that log-probabilities are needed, not raw logits."""
-        return self.delta_top_p < 1.0 or self.plausibility > 0.0 or self.delta_clip < math.inf
+        """True when log-probabilities are needed, not raw logits: a rule looks at some role."""
+        return (
+            self.delta_top_p < 1.0
+            or self.plausibility > 0.0
+            or self.delta_clip < math.inf
+            or self.unsure_below < 1.0
+        )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -106,6 +122,16 @@ class Recipe:
             for part in (self.anchor, self.judge):
                 needed.update((role, None) for role, a in part.items() if a != 0.0)
         return tuple(needed)
+
+    def at(self, index: int) -> Recipe:
+        """The recipe of the answer's token at this index: the anchor alone after first_tokens."""
+        if self.first_tokens is None or index < self.first_tokens:
+            return self
+        return self._settled
+
+    @cached_property
+    def _settled(self) -> Recipe:
+        return Recipe(self.anchor, name=self.name, any_sum=True)
 
     @cached_property
     def drafter(self) -> Recipe | None:
@@ -125,13 +151,17 @@ class Recipe:
         delta_top_p: float | None = None,
         plausibility: float | None = None,
         delta_clip: float | None = None,
+        first_tokens: int | None = None,
+        unsure_below: float | None = None,
     ) -> Recipe:
-        """The same recipe with these stabilisers; None leaves one as it is."""
+        """The same recipe with these limits of its delta; None leaves one as it is."""
         return replace(
             self,
             delta_top_p=self.delta_top_p if delta_top_p is None else delta_top_p,
             plausibility=self.plausibility if plausibility is None else plausibility,
             delta_clip=self.delta_clip if delta_clip is None else delta_clip,
+            first_tokens=self.first_tokens if first_tokens is None else first_tokens,
+            unsure_below=self.unsure_below if unsure_below is None else unsure_below,
         )
 
     def __str__(self) -> str:
@@ -142,6 +172,10 @@ class Recipe:
             parts.append(f"plausibility {self.plausibility:g}")
         if self.delta_clip < math.inf:
             parts.append(f"delta clip {self.delta_clip:g}")
+        if self.first_tokens is not None:
+            parts.append(f"first {self.first_tokens} tokens")
+        if self.unsure_below < 1.0:
+            parts.append(f"where unsure below {self.unsure_below:g}")
         return f"{self.name}: " + ", ".join(parts)
 
     # The rows of the papers ------------------------------------------------------------------
@@ -226,85 +260,19 @@ class Recipe:
         return cls({conditioned: 1.0 + g, plain: -g}, name="contrast", anchor={conditioned: 1.0})
 
     @classmethod
+    def guidance(cls, strength: float) -> Recipe:
+        """(1 + g) * tuned - g * unguided: one model, with its instructions and without them.
+
+        Classifier-free guidance, Sanchez et al. 2023 (arXiv 2306.17806). The role `unguided` is
+        the tuned model under the same conversation without its system prompt.
+        """
+        recipe = cls.contrast(strength, conditioned=TUNED, plain=UNGUIDED)
+        return replace(recipe, name="guidance")
+
+    @classmethod
     def single(cls, role: str) -> Recipe:
         """One role alone: its logits pass through unchanged, and no other role is decoded."""
         return cls({role: 1.0}, name=role)
-
-    @classmethod
-    def parse(
-        cls,
-        text: str | None = None,
-        *,
-        alpha: float | None = None,
-        beta: float | None = None,
-        lambda_: float | None = None,
-        strength: float | None = None,
-        any_sum: bool = False,
-    ) -> Recipe:
-        """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
-
-        Without a name, alpha and beta say which paper is meant: beta alone is up-scaling,
-        alpha alone proxy-tuning, both are the two dials. A dial that the recipe does not
-        have is refused by name.
-        """
-        given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
-        dials = {dial: value for dial, value in given.items() if value is not None}
-        if text is None:
-            text = {("alpha",): "proxy", ("alpha", "beta"): "dials"}.get(tuple(dials), "upscale")
-        if "=" in text:
-            if dials:
-                raise UsageError(f"weights are written out in {text!r}: leave out {_join(dials)}")
-            return cls(parse_weights(text), any_sum=any_sum)
-        if any_sum:
-            raise UsageError("any_sum goes with weights written out, such as base=1,tuned=1")
-        if text not in _NAMED:
-            near = get_close_matches(text, _NAMED, 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise UsageError(
-                f"unknown recipe {text!r}{hint} Known: {', '.join(_NAMED)}, "
-                "or weights such as base=1,tuned=1,reference=-1"
-            )
-        constructor, takes, required = _NAMED[text]
-        for dial in dials:
-            if dial not in takes:
-                has = f"it takes {_join(takes)}" if takes else "it has no dial"
-                raise UsageError(f"recipe {text} has no {dial}; {has}")
-        for dial in required:
-            if dial not in dials:
-                raise UsageError(f"recipe {text} needs {dial}")
-        return constructor(**{takes[dial]: value for dial, value in dials.items()})
-
-
-# name -> constructor, {dial: its argument}, dials that must be given
-_NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] = {
-    "upscale": (Recipe.upscale, {"beta": "beta"}, ()),
-    "proxy": (Recipe.proxy, {"alpha": "alpha"}, ()),
-    "dials": (Recipe.dials, {"alpha": "alpha", "beta": "beta"}, ()),
-    "downscale": (Recipe.downscale, {}, ()),
-    "steer": (Recipe.steer, {"alpha": "alpha"}, ("alpha",)),
-    "realign": (Recipe.realign, {"lambda": "lambda_"}, ("lambda",)),
-    "contrast": (Recipe.contrast, {"strength": "strength"}, ("strength",)),
-    BASE: (lambda: Recipe.single(BASE), {}, ()),
-    TUNED: (lambda: Recipe.single(TUNED), {}, ()),
-    REFERENCE: (lambda: Recipe.single(REFERENCE), {}, ()),
-}
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """`base=1,tuned=0.5` as a mapping; each role once."""
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        role, sign, number = (piece.strip() for piece in part.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not role or not sign or math.isnan(value):
-            raise UsageError(f"weights {text!r}: {part.strip()!r} is not role=number")
-        if role in weights:
-            raise UsageError(f"weights {text!r}: {role} is given twice")
-        weights[role] = value
-    return weights
 
 
 def _natural_anchor(weights: Mapping[str, float]) -> dict[str, float]:
@@ -319,7 +287,3 @@ def _finite(what: str, value: float) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{what} is {number}; it must be a finite number")
     return number
-
-
-def _join(names: Mapping[str, object]) -> str:
-    return " and ".join(names)

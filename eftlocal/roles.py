@@ -20,6 +20,7 @@ class RoleSource:
         path: the weights.
         lora: an adapter put on them, for this role only.
         prompt: "chat", "same" (the very text of the tuned role), "plain", or a template's source.
+        without_system: leave out system messages for this role.
         n_ctx: longest sequence in tokens; None is what the model was trained for, at most 4096.
         n_batch: most tokens decoded in one call.
         threads: CPU threads; None is every physical core.
@@ -32,6 +33,7 @@ class RoleSource:
     path: Path
     lora: Path | None = None
     prompt: str = "chat"
+    without_system: bool = False
     n_ctx: int | None = None
     n_batch: int = 512
     threads: int | None = None
@@ -69,6 +71,7 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
+        without_system=file.without_system,
     )
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return replace(source, **given)

@@ -41,6 +41,7 @@ class _Turn:
     """One sequence in one round.
 
     Attributes:
+        recipe: of the first token to come; a schedule may change it for the later ones.
         most: longest draft that fits.
         plan: costs that decide the length; None where it is given.
         drafter: the recipe whose roles draft; None where nothing or a lookup does.
@@ -55,6 +56,7 @@ class _Turn:
     """
 
     sequence: RunningSequence
+    recipe: Recipe
     most: int = 0
     plan: Plan | None = None
     drafter: Recipe | None = None
@@ -150,7 +152,8 @@ class Rounds:
 
     def _turn(self, sequence: RunningSequence, width: int) -> _Turn:
         """Whether the sequence drafts in this round, by what, and how far at most."""
-        settings, turn = sequence.speculation, _Turn(sequence)
+        settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
+        turn = _Turn(sequence, recipe)
         if settings.off:
             return turn
         turn.most = min(
@@ -160,10 +163,10 @@ class Rounds:
         )
         if sequence.max_tokens is not None:
             turn.most = min(turn.most, sequence.max_tokens - len(sequence.choices) - 1)
-        drafter = None if settings.source == "lookup" else sequence.recipe.drafter
+        drafter = None if settings.source == "lookup" else recipe.drafter
         if settings.length is None:
             if self.costs is not None:
-                turn.plan = self._plan(self.costs, sequence.recipe, width)
+                turn.plan = self._plan(self.costs, recipe, width)
                 self._choose_source(turn, turn.plan, drafter)
         elif turn.most > 0:
             if drafter is not None:
@@ -208,7 +211,7 @@ class Rounds:
     def _look_up(self, turn: _Turn) -> None:
         sequence = turn.sequence
         lookup = sequence.drafting.lookup
-        prompt = sequence.prompts[(sequence.recipe.drafter or sequence.recipe).roles[0]]
+        prompt = sequence.prompts[turn.recipe.roles[0]]
         if not len(lookup):
             lookup.extend(prompt)
         lookup.extend(sequence.tokens(len(lookup) - len(prompt)))
@@ -273,7 +276,7 @@ class Rounds:
         for turn in turns:
             drafting = turn.drafter.roles if turn.drafter else ()
             lacking = len(turn.rows) <= len(turn.drafts)
-            for role in turn.sequence.recipe.roles:
+            for role in turn.recipe.roles:
                 if role not in drafting:
                     rows = len(turn.drafts) + 1
                 elif self.ensemble.side_by_side and lacking:
@@ -299,8 +302,8 @@ class Rounds:
         sequence = turn.sequence
         rule = self._rules[sequence.speculation.rule]
         for position, draft in enumerate(turn.drafts):
-            row, target = self._distribution(turn, sequence.recipe, position)
             at = len(sequence.choices) + position
+            row, target = self._distribution(turn, sequence.recipe.at(at), position)
             token, accepted = rule.choose(target, draft, sequence.seed, at)
             turn.choices.append(
                 self._choice(token, "accepted" if accepted else "recovered", row, logprobs)
@@ -309,7 +312,7 @@ class Rounds:
             if not accepted or token in self.ensemble.stop_tokens:
                 return False
         last = turn.rows[len(turn.drafts)]
-        if set(last) >= set(sequence.recipe.roles):
+        if set(last) >= set(turn.recipe.roles):
             self._last(turn, logprobs)
             return False
         # Drafters of other sequences may verify in this one, and are about to decode.
@@ -333,8 +336,8 @@ class Rounds:
     def _last(self, turn: _Turn, logprobs: bool) -> None:
         """Draws the token that no draft stands for."""
         sequence, position = turn.sequence, len(turn.drafts)
-        row, target = self._distribution(turn, sequence.recipe, position)
         at = len(sequence.choices) + position
+        row, target = self._distribution(turn, sequence.recipe.at(at), position)
         token = draw(target, sequence.seed, at)
         source: Source = "bonus" if turn.drafts else "plain"
         turn.choices.append(self._choice(token, source, row, logprobs))
@@ -376,7 +379,7 @@ class Rounds:
         sequence = turn.sequence
         if turn.plan is None:
             return
-        state, drafter = sequence.drafting, sequence.recipe.drafter
+        state, drafter = sequence.drafting, turn.recipe.drafter
         if turn.found:
             hit = turn.choices[0].token == turn.found[0]
             state.acceptance.of_match(turn.agreed).add(float(hit))

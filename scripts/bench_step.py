@@ -36,6 +36,7 @@ from eftlocal.ensemble import Choice, RunningSequence
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.llama import Context, Span, default_threads
 from eftlocal.recipe import Recipe
+from eftlocal.recipe_text import parse_recipe
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
 
@@ -182,7 +183,7 @@ def resident() -> dict[str, int]:
 
 def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
     """Loads the trio as a user would, then measures time and memory."""
-    recipe = Recipe.parse(options.recipe).stabilise(delta_top_p=options.delta_top_p)
+    recipe = parse_recipe(options.recipe).stabilise(delta_top_p=options.delta_top_p)
     sampling = Sampling(temperature=options.temperature)
     threads = options.threads or default_threads()
     facts = machine()

@@ -163,6 +163,14 @@ def combine(
     others = [
         cut(inside, kept) for inside in (nucleus.chosen, flipped) for kept in (keep, keep ^ doubt)
     ]
+    if recipe.unsure_below < 1.0 and all((x > -np.inf).any() for x in lp.values()):
+        alone = np.where(never, -np.inf, anchor)
+        if not np.isnan(alone).any() and alone.max() > -np.inf:
+            best, least = log_softmax(alone).max(), math.log(recipe.unsure_below)
+            if abs(best - least) <= tolerance:
+                others.append(alone)
+            elif best > least:
+                others = [alone]
     return Combined(others[0], np.array(others))
 
 

@@ -77,6 +77,7 @@ def some_recipe(rng: Rng) -> Recipe:
         delta_top_p=float(rng.choice([1.0, 0.1, 0.5, 0.9, 0.95, 0.99])),
         plausibility=float(rng.choice([0.0, 0.0, 0.01, 0.1, 0.5])),
         delta_clip=float(rng.choice([np.inf, np.inf, 0.5, 1.0, 5.0, 20.0])),
+        unsure_below=float(rng.choice([1.0, 1.0, 1.0, 0.9, 0.5, 0.1])),
     )
     if recipe.stabilised and rng.random() < 0.3:
         recipe = dataclasses.replace(recipe, judge={str(rng.choice(recipe.roles)): 1.0})

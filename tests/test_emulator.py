@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import eftlocal
-from eftlocal import Defaults, Emulator, Recipe, Sampling
+from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
 from eftlocal.generation import Generation, goes_in_circles
 from eftlocal.llama import Context, Span
+from eftlocal.roles import RoleSource
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = "What is the capital of Peru?"
@@ -325,3 +326,44 @@ def test_defaults_can_be_changed(smol: Emulator) -> None:
         assert len(smol.generate(QUESTION).tokens) == 3
     finally:
         smol.defaults = before
+
+
+def test_the_delta_of_the_first_tokens_then_the_base_alone(demo: Emulator) -> None:
+    """The schedule is that of changing the recipe by hand, with drafts and without."""
+    for length in (0, 4):
+        options = {"sampling": Sampling(temperature=0.7, seed=5), "max_tokens": 30}
+        options["speculation"] = Speculation(length=length)
+        scheduled = Recipe.proxy().stabilise(first_tokens=4)
+        found = demo.generate("Where is Braga?", recipe=scheduled, **options)
+        by_hand = demo.stream("Where is Braga?", recipe="proxy", **options)
+        steps = [next(by_hand) for _ in range(4)]
+        by_hand.recipe = Recipe.single("base")
+        steps += list(by_hand)
+        assert list(found.tokens) == [step.token for step in steps]
+
+
+def test_guidance_is_one_model_with_and_without_its_instructions(
+    demo_files: dict[str, Path],
+) -> None:
+    messages = [
+        {"role": "system", "content": "Speak of the sea."},
+        {"role": "user", "content": "Where is Braga?"},
+    ]
+    defaults = Defaults(Recipe.guidance(0.5), Sampling(temperature=0.0))
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    sources = {"tuned": RoleSource(demo_files["tuned"], prompt=template, threads=1)}
+    with Emulator.from_sources(sources, defaults=defaults) as em:
+        assert em.roles == ("tuned", "unguided")
+        ids = em.tokenize(messages)
+        assert len(ids["tuned"]) > len(ids["unguided"]) > 0
+        assert em.models["tuned"] is em.models["unguided"]  # its weights are loaded once
+        guided = em.chat(messages, max_tokens=12)
+        alone = em.chat(messages, max_tokens=12, recipe=Recipe.single("tuned"))
+        zero = em.chat(messages, max_tokens=12, recipe=Recipe.guidance(0.0))
+    assert zero.tokens == alone.tokens
+    assert guided.tokens
+
+
+def test_steering_a_base_that_may_be_tuned_is_noted(demo: Emulator, smol: Emulator) -> None:
+    assert smol.notes(Recipe.steer(0.5)) and not smol.notes(Recipe.upscale())
+    assert not demo.notes(Recipe.steer(0.5))

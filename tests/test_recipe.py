@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 
 from eftlocal import Recipe
 from eftlocal.errors import UsageError
+from eftlocal.recipe_text import parse_recipe
 
 
 @pytest.mark.parametrize(
@@ -79,12 +81,18 @@ def test_recipes_are_immutable() -> None:
         (None, {"alpha": 0.5}, Recipe.proxy(0.5)),
         (None, {"alpha": 0.5, "beta": 2}, Recipe.dials(0.5, 2)),
         ("realign", {"lambda_": 0.5}, Recipe.realign(0.5)),
+        (None, {"lambda_": 0.5}, Recipe.realign(0.5)),
+        (None, {"strength": 0.5}, Recipe.contrast(0.5)),
+        (None, {"lambda_": {"tuned": 0.2, "b": 0.8}}, Recipe.interpolate({"tuned": 0.2, "b": 0.8})),
+        ("interpolate", {"lambda_": "a=1,b=0"}, Recipe.interpolate({"a": 1.0, "b": 0.0})),
+        ("realign", {"lambda_": "0.5"}, Recipe.realign(0.5)),
+        ("guidance", {"strength": 0.5}, Recipe({"tuned": 1.5, "unguided": -0.5})),
         ("base", {}, Recipe.single("base")),
         (" base = 2 , reference=-1", {}, Recipe({"base": 2, "reference": -1})),
     ],
 )
-def test_parse(text: str | None, dials: dict[str, float], same: Recipe) -> None:
-    assert Recipe.parse(text, **dials).weights == same.weights
+def test_parse(text: str | None, dials: dict[str, Any], same: Recipe) -> None:
+    assert parse_recipe(text, **dials).weights == same.weights
 
 
 @pytest.mark.parametrize(
@@ -94,13 +102,18 @@ def test_parse(text: str | None, dials: dict[str, float], same: Recipe) -> None:
         (lambda: Recipe({"base": 0.0}), "every weight is 0"),
         (lambda: Recipe({"base": 1.0}, anchor={"base": math.nan}), "anchor weight of base is nan"),
         (lambda: Recipe.upscale(math.nan), "beta is nan"),
-        (lambda: Recipe.parse("upscal"), "did you mean upscale?"),
-        (lambda: Recipe.parse("upscale", alpha=1), "recipe upscale has no alpha; it takes beta"),
-        (lambda: Recipe.parse("base", beta=1), "recipe base has no beta; it has no dial"),
-        (lambda: Recipe.parse("realign"), "recipe realign needs lambda"),
-        (lambda: Recipe.parse("base=1,base=2"), "base is given twice"),
-        (lambda: Recipe.parse("base=one"), "'base=one' is not role=number"),
-        (lambda: Recipe.parse("base=1", beta=2), "leave out beta"),
+        (lambda: parse_recipe("upscal"), "did you mean upscale?"),
+        (lambda: parse_recipe("upscale", alpha=1), "recipe upscale has no alpha; it takes beta"),
+        (lambda: parse_recipe("base", beta=1), "recipe base has no beta; it has no dial"),
+        (lambda: parse_recipe("realign"), "recipe realign needs lambda"),
+        (lambda: parse_recipe("realign", lambda_="a=1"), "realign: lambda is one number"),
+        (lambda: parse_recipe("interpolate", lambda_=0.5), "interpolate: lambda is one per tuned"),
+        (lambda: parse_recipe("realign", lambda_="much"), "lambda 'much' is neither a number"),
+        (lambda: Recipe.proxy().stabilise(first_tokens=-1), "first_tokens is -1"),
+        (lambda: Recipe.proxy().stabilise(unsure_below=0.0), "unsure_below is 0"),
+        (lambda: parse_recipe("base=1,base=2"), "base is given twice"),
+        (lambda: parse_recipe("base=one"), "'base=one' is not role=number"),
+        (lambda: parse_recipe("base=1", beta=2), "leave out beta"),
         (lambda: Recipe.interpolate({"tuned": 0.5, "warm": 0.6}), "sum to 1, not 1.1"),
         (lambda: Recipe.interpolate({"tuned": 1.5, "warm": -0.5}), "0 or more each"),
         (lambda: Recipe.interpolate({}), "none given"),
@@ -119,3 +132,22 @@ def test_refused_by_name(make: object, says: str) -> None:
 
 def test_any_sum_when_meant() -> None:
     assert Recipe({"base": 1, "tuned": 1}, any_sum=True).weights["tuned"] == 1
+
+
+def test_the_delta_of_the_first_tokens_only() -> None:
+    recipe = Recipe.proxy(1.5).stabilise(first_tokens=3)
+    assert recipe.at(0) == recipe.at(2) == recipe
+    assert recipe.at(3).weights == {"base": 1.0} and recipe.at(3).roles == ("base",)
+    blend = Recipe.interpolate({"tuned": 0.25, "b": 0.75}).stabilise(first_tokens=0)
+    assert blend.at(0).weights == {"tuned": 0.25, "b": 0.75}
+
+
+def test_what_drafts() -> None:
+    assert Recipe.upscale().drafter == Recipe({"tuned": 1.0}, name="drafter", any_sum=True)
+    assert Recipe.proxy(-0.5).drafter == Recipe.upscale().drafter
+    blend = Recipe.interpolate({"tuned": 0.25, "b": 0.75}).drafter
+    assert blend is not None and blend.weights == {"tuned": 0.25, "b": 0.75}
+    assert Recipe.single("base").drafter is None
+    assert Recipe.proxy(0.0).drafter is None  # the tuned model takes no part
+    foreign = Recipe({"base": 2.0, "reference": -1.0}, judge={"tuned": 1.0})
+    assert foreign.drafter is None

@@ -6,7 +6,7 @@ before any model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,13 @@ import typer
 
 from eftlocal.errors import UsageError
 from eftlocal.json_grammar import json_schema_to_gbnf
-from eftlocal.recipe import Recipe
+from eftlocal.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.recipe_text import parse_recipe
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation, parse_length
 
 DEFAULT_PRESET = "demo"
+_FLAGS = (BASE, TUNED, REFERENCE)
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
 _SPECULATION = "Speculation (changes the speed, never the distribution)"
@@ -38,13 +40,18 @@ TunedFile = Annotated[Path | None, _option("--tuned", "GGUF of the tuned model."
 ReferenceFile = Annotated[
     Path | None, _option("--reference", "GGUF of what the tuned model was before.", _MODELS)
 ]
+MoreRoles = Annotated[
+    list[str] | None,
+    _option("--role", "A further role, as in plain=FILE.gguf. Repeatable.", _MODELS),
+]
 Offline = Annotated[bool, _option("--offline", "Never download.", _MODELS)]
 
 RecipeName = Annotated[
     str | None,
     _option(
         "--recipe",
-        "upscale, proxy, dials, downscale, steer, realign, contrast, base, tuned, reference, "
+        "upscale, proxy, dials, downscale, steer, interpolate, realign, contrast, guidance, base, "
+        "tuned, reference, "
         "or weights: base=1,tuned=1,reference=-1.",
         _RECIPE,
     ),
@@ -55,8 +62,17 @@ Alpha = Annotated[
 Beta = Annotated[
     float | None, _option("--beta", "Weight of what scale adds (up-scaling).", _RECIPE)
 ]
-Lambda = Annotated[float | None, _option("--lambda", "Strength of realignment.", _RECIPE)]
-Strength = Annotated[float | None, _option("--strength", "Strength of contrast.", _RECIPE)]
+Lambda = Annotated[
+    str | None,
+    _option(
+        "--lambda",
+        "Strength of realignment; or of each tuned role, as in tuned=0.3,plain=0.7.",
+        _RECIPE,
+    ),
+]
+Strength = Annotated[
+    float | None, _option("--strength", "Strength of contrast or guidance.", _RECIPE)
+]
 AnySum = Annotated[
     bool, _option("--any-sum", "The weights written out need not sum to 1.", _RECIPE)
 ]
@@ -70,6 +86,18 @@ Plausibility = Annotated[
 ]
 DeltaClip = Annotated[
     float | None, _option("--delta-clip", "Limit the delta to this many nats.", _RECIPE)
+]
+
+FirstTokens = Annotated[
+    int | None, _option("--first-tokens", "The delta applies to so many tokens only.", _RECIPE)
+]
+UnsureBelow = Annotated[
+    float | None,
+    _option(
+        "--unsure-below",
+        "The delta applies only where the anchor's best token is less probable than this.",
+        _RECIPE,
+    ),
 ]
 
 Temperature = Annotated[
@@ -143,29 +171,27 @@ def chosen_recipe(
     name: str | None,
     alpha: float | None,
     beta: float | None,
-    lambda_: float | None,
+    lambda_: str | None,
     strength: float | None,
     any_sum: bool,
-    delta_top_p: float | None,
-    plausibility: float | None,
-    delta_clip: float | None,
+    **limits: Any,
 ) -> Recipe:
-    """The default recipe, or the one that the options name, with the stabilisers given.
+    """The default recipe, or the one that the options name, with the limits given.
 
-    A recipe chosen by options keeps the default's stabilisers.
+    Limits are those of `Recipe.stabilise`; a recipe chosen by options keeps the default's.
     """
     recipe = default
     if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
-        recipe = Recipe.parse(
+        recipe = parse_recipe(
             name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
         ).stabilise(
             delta_top_p=default.delta_top_p,
             plausibility=default.plausibility,
             delta_clip=default.delta_clip,
+            first_tokens=default.first_tokens,
+            unsure_below=default.unsure_below,
         )
-    return recipe.stabilise(
-        delta_top_p=delta_top_p, plausibility=plausibility, delta_clip=delta_clip
-    )
+    return recipe.stabilise(**limits)
 
 
 def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
@@ -211,12 +237,20 @@ def chosen_models(
     base: Path | None,
     tuned: Path | None,
     reference: Path | None,
+    more: Sequence[str] | None = None,
     *,
     offline: bool,
 ) -> str | dict[str, Path]:
     """A preset's name, or the files given."""
     files = {"base": base, "tuned": tuned, "reference": reference}
     given = {role: path for role, path in files.items() if path is not None}
+    for text in more or ():
+        role, sign, path = text.partition("=")
+        if not (role.isidentifier() and sign and path):
+            raise UsageError(f"--role {text}: give a name and a file, as in plain=FILE.gguf")
+        if role in files or role in given:
+            raise UsageError(f"--role {text}: {role} is given by --{role}, or twice")
+        given[role] = Path(path)
     if not given:
         return preset or DEFAULT_PRESET
     if preset is not None:
@@ -228,9 +262,11 @@ def chosen_models(
 
 def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> list[str]:
     """The roles to show; refuses a recipe or --show that names a role which is not there."""
-    missing = [f"--{role}" for role in recipe.roles if role not in roles]
+    made = {UNGUIDED} if TUNED in roles else set()
+    missing = [role for role in recipe.roles if role not in roles and role not in made]
     if missing:
-        raise UsageError(f"{' and '.join(missing)} missing; recipe {recipe.name} needs it")
+        flags = [f"--{r}" if r in _FLAGS else f"--role {r}=FILE" for r in missing]
+        raise UsageError(f"{' and '.join(flags)} missing; recipe {recipe.name} needs it")
     shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
     for role in shown:
         if role not in roles:

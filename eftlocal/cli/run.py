@@ -40,6 +40,7 @@ def run(
     base: opt.BaseFile = None,
     tuned: opt.TunedFile = None,
     reference: opt.ReferenceFile = None,
+    role: opt.MoreRoles = None,
     offline: opt.Offline = False,
     recipe: opt.RecipeName = None,
     alpha: opt.Alpha = None,
@@ -50,6 +51,8 @@ def run(
     delta_top_p: opt.DeltaTopP = None,
     plausibility: opt.Plausibility = None,
     delta_clip: opt.DeltaClip = None,
+    first_tokens: opt.FirstTokens = None,
+    unsure_below: opt.UnsureBelow = None,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
     top_p: opt.TopP = None,
@@ -82,7 +85,7 @@ def run(
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     text = _read_prompt(prompt)
-    models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
+    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
     found = find(models) if isinstance(models, str) else None
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
@@ -98,6 +101,8 @@ def run(
         delta_top_p=delta_top_p,
         plausibility=plausibility,
         delta_clip=delta_clip,
+        first_tokens=first_tokens,
+        unsure_below=unsure_below,
     )
     sampling = opt.chosen_sampling(
         defaults.sampling,
@@ -144,6 +149,8 @@ def run(
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:
+        for note in emulator.notes(chosen):
+            typer.secho(f"note: {note}", err=True)
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
@@ -258,6 +265,8 @@ def _print_json(
             "delta_top_p": recipe.delta_top_p,
             "plausibility": recipe.plausibility,
             "delta_clip": None if math.isinf(recipe.delta_clip) else recipe.delta_clip,
+            "first_tokens": recipe.first_tokens,
+            "unsure_below": recipe.unsure_below,
             "text": str(recipe),
         },
         "sampling": {**settings, "seed": answers[first].seed},

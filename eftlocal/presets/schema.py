@@ -14,6 +14,7 @@ from eftlocal.presets.strict_table import StrictTable
 _FEWER = {
     "realign": ("tuned", "reference"),
     "contrast": ("base", "reference"),
+    "guidance": ("tuned",),
     "base": ("base",),
     "tuned": ("tuned",),
     "reference": ("reference",),
@@ -46,6 +47,7 @@ class RoleFile(FileRef):
         kind: what a role of another name is; the roles base, tuned and reference are themselves.
         prompt: "chat" is the chat template of the role's own file, "same" the text that the tuned
             role sees, "plain" the conversation as plain text; or a table with a template.
+        without_system: leave out system messages for this role.
         evidence: how we know that the file exists and is what it says.
         approx_size: bytes, to tell what a download costs; never checked, unlike size.
         gpu_layers: "auto" as many as fit, -1 all.
@@ -58,6 +60,7 @@ class RoleFile(FileRef):
     lora: FileRef | None = None
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
+    without_system: bool = False
     evidence: str = ""
     approx_size: int | None = Field(default=None, gt=0)
     n_ctx: int | None = Field(default=None, ge=1)
@@ -94,18 +97,22 @@ class RecipeSettings(StrictTable):
     """The preset's recipe, as numbers; what they mean is recipe.py's business.
 
     Attributes: name, a recipe's name, or None with weights; alpha, beta, lambda and strength, its
-    dials; weights, one per role; delta_top_p, plausibility and delta_clip, its stabilisers.
+    dials (interpolate takes a lambda per tuned role); weights, one per role; references, the
+    reference of a tuned role where it is not "reference"; the others limit its delta.
     """
 
     name: str | None = None
     alpha: float | None = None
     beta: float | None = None
-    lambda_: float | None = Field(default=None, alias="lambda")
+    lambda_: float | dict[str, float] | None = Field(default=None, alias="lambda")
+    references: dict[str, str] | None = None
     strength: float | None = None
     weights: dict[str, float] | None = Field(default=None, min_length=1)
     delta_top_p: float | None = Field(default=None, gt=0, le=1)
     plausibility: float | None = Field(default=None, ge=0, lt=1)
     delta_clip: float | None = Field(default=None, ge=0)
+    first_tokens: int | None = Field(default=None, ge=0)
+    unsure_below: float | None = Field(default=None, gt=0, le=1)
 
 
 class SamplingSettings(StrictTable):
@@ -190,6 +197,10 @@ class Preset(StrictTable):
             return trio
         if self.recipe.weights is not None:
             return tuple(role for role, weight in self.recipe.weights.items() if weight)
+        if isinstance(self.recipe.lambda_, dict):
+            references = self.recipe.references or {}
+            tuned = self.recipe.lambda_
+            return ("base", *tuned, *(references.get(role, "reference") for role in tuned))
         return _FEWER.get(self.recipe.name or "", trio)
 
     def kind(self, role: str) -> str:

@@ -38,6 +38,8 @@ class RolePrompt:
     format: str = "chat"
     """"chat": its model's own template. "same": the very text another role sees. "plain": see
     `plain_text`. Anything else is the source of a template, and must hold `{{` or `{%`."""
+    without_system: bool = False
+    """Whether system messages are left out for it; a role of format "same" follows the other."""
     template: str | None = None
     """The model's own chat template; None when its file has none."""
     bos_token: str = ""
@@ -156,6 +158,8 @@ def _render_one(
     add_generation_prompt: bool,
     variables: Mapping[str, Any] | None,
 ) -> list[Segment]:
+    if role.without_system:
+        messages = [message for message in messages if message["role"] != "system"]
     if role.format == "plain":
         text = plain_text(messages, add_generation_prompt=add_generation_prompt)
         return [Segment(text, special=False)]
