@@ -180,9 +180,7 @@ def _fingerprint(prepared: Prepared) -> str:
     ]
     for role, source in prepared.sources.items():
         header, placement = prepared.headers[role], prepared.plan.roles[role]
-        settings = replace(
-            source, path=Path(), lora=None, prompt="", without_system=False, n_ctx=None
-        )
+        source = replace(source, prompt="", without_system=False, n_ctx=None)
         threads = source.threads or llama.default_threads()
         parts += [
             f"{role} {replace(source, path=Path(), lora=None)} {threads}",
