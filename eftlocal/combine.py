@@ -15,6 +15,8 @@ import numpy as np
 from eftlocal.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus
 from eftlocal.recipe import Recipe
 
+_LEAST = 1e-7  # what the judge's certainty of a foreign id leaves to the others
+
 
 class Combiner:
     """Combines rows over one vocabulary into preallocated memory.
@@ -23,12 +25,21 @@ class Combiner:
         size: tokens in the common vocabulary; longer rows are cut to it.
         unusable: ids that must never be chosen (padding inside the vocabulary): -inf always.
         stop_tokens: ids that the plausibility cut never removes.
+        foreign: ids that mean something else to some roles (a distilled model reuses a spare id,
+            say for the end of its thinking). They keep the probability that the judge, the tuned
+            model as a rule, gives them: the others' ratio there is noise.
     """
 
     def __init__(
-        self, size: int, *, unusable: Sequence[int] = (), stop_tokens: Sequence[int] = ()
+        self,
+        size: int,
+        *,
+        unusable: Sequence[int] = (),
+        stop_tokens: Sequence[int] = (),
+        foreign: Sequence[int] = (),
     ) -> None:
         self.size = size
+        self._foreign = np.asarray(sorted(foreign), dtype=np.intp)
         self._unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self._stop = np.asarray(sorted(stop_tokens), dtype=np.intp)
         self._out = np.empty(size, dtype=np.float32)
@@ -56,6 +67,8 @@ class Combiner:
             if recipe.stabilised or not self._plain(rows, recipe):
                 rows = {role: self._usable(row) for role, row in rows.items()}
                 self._careful(rows, recipe)
+            if self._foreign.size and len(rows) > 1:
+                self._leave_to_judge(rows, recipe)
         if self._unusable.size:
             self._out[self._unusable] = -np.inf
         return self._out
@@ -146,6 +159,18 @@ class Combiner:
         kept = self._out[self._stop]
         self._out[judge < judge.max() + np.float32(math.log(recipe.plausibility))] = -np.inf
         self._out[self._stop] = kept
+
+    def _leave_to_judge(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
+        """Gives the foreign ids the judge's probabilities; the others keep their proportions."""
+        if not {role for role, weight in recipe.judge.items() if weight != 0.0} <= rows.keys():
+            return
+        self._out[self._foreign] = -np.inf
+        judge = self._judge(rows, recipe)
+        if not (math.isfinite(judge.max()) and math.isfinite(self._out.max())):
+            return
+        own = judge[self._foreign].astype(np.float64) - log_sum_exp(judge, self._scratch)
+        rest = max(1.0 - float(np.exp(own).sum()), _LEAST)
+        self._out[self._foreign] = own - math.log(rest) + log_sum_exp(self._out, self._scratch)
 
     def _judge(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
         """The judge's logits (size,): a role's own row, or in the memory of the delta."""

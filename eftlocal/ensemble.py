@@ -123,6 +123,7 @@ class Ensemble:
         vocab_size: tokens of the common vocabulary; rows are cut to it.
         unusable: ids inside it that must never be chosen.
         stop_tokens: ids that end an answer, of all roles together.
+        foreign: ids that mean something else to some roles; see `Combiner`.
         pool: threads in which roles can decode side by side, where devices or cores are idle.
         side_by_side: whether they do; it is worth measuring (`speculation.costs`).
 
@@ -137,6 +138,7 @@ class Ensemble:
         vocab_size: int,
         unusable: Sequence[int] = (),
         stop_tokens: frozenset[int] = frozenset(),
+        foreign: Sequence[int] = (),
         pool: ThreadPoolExecutor | None = None,
         side_by_side: bool = False,
     ) -> None:
@@ -147,7 +149,9 @@ class Ensemble:
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
         self._free = list(range(self.n_seq_max))
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
-        self.combine = Combiner(vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens))
+        self.combine = Combiner(
+            vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
+        )
         self.observer: Callable[[str, int, float], None] | None = None
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool

@@ -33,11 +33,12 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Files checked and placed, nothing loaded yet."""
+    """Files checked and placed, nothing loaded yet. foreign: ids of differing meaning."""
 
     sources: Mapping[str, RoleSource]
     headers: Mapping[str, Header]
     vocabulary: Vocabulary
+    foreign: tuple[int, ...]
     plan: Plan
 
 
@@ -113,7 +114,11 @@ def prepare(
         if d.kind in ("gpu", "igpu")
     ]
     return Prepared(
-        sources, headers, vocabulary, plan(needs, accelerators, host_memory_free(), force=force)
+        sources,
+        headers,
+        vocabulary,
+        tuple(token for token in vocabulary_exceptions if token < vocabulary.size),
+        plan(needs, accelerators, host_memory_free(), force=force),
     )
 
 
@@ -162,6 +167,7 @@ def load_roles(
             vocab_size=vocabulary.size,
             unusable=[int(t) for t in vocabulary.unusable],
             stop_tokens=frozenset(t for t in ends if t < vocabulary.size),
+            foreign=prepared.foreign,
             pool=pool,
             side_by_side=apart,
         )

@@ -71,7 +71,7 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
-        without_system=file.without_system,
+        without_system=bool(file.without_system),
     )
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return replace(source, **given)

@@ -308,3 +308,22 @@ def test_draws_follow_the_distribution() -> None:
         pairs = np.bincount((first * 6 + second).ravel(), minlength=36).astype(np.float64)
         statistic, freedom = oracle.chi_square(pairs, np.outer(share, share).ravel() * first.size)
         assert statistic < oracle.chi_square_bound(freedom)
+
+
+@pytest.mark.parametrize("recipe", [Recipe.proxy(1.5), Recipe.upscale().stabilise(delta_top_p=0.9)])
+def test_ids_foreign_to_the_base_keep_the_tuned_models_probability(recipe: Recipe) -> None:
+    rng = np.random.default_rng(7)
+    rows = {role: rng.normal(0, 3, 50).astype(np.float32) for role in recipe.roles}
+    foreign = [3, 49]
+    found = oracle.log_softmax(Combiner(50, foreign=foreign)(rows, recipe).astype(np.float64))
+    ordinary = oracle.log_softmax(Combiner(50)(rows, recipe).astype(np.float64))
+    tuned = oracle.log_softmax(rows["tuned"].astype(np.float64))
+    np.testing.assert_allclose(found[foreign], tuned[foreign], atol=1e-4)
+    others = [i for i in range(50) if i not in foreign]
+    np.testing.assert_allclose(
+        oracle.log_softmax(found[others]), oracle.log_softmax(ordinary[others]), atol=1e-4
+    )
+    alone = Combiner(50, foreign=foreign)(rows, Recipe.single("base"))
+    np.testing.assert_array_equal(alone, rows["base"])
+    rows["tuned"][3] = 1e4  # certain of it
+    assert int(Combiner(50, foreign=foreign)(rows, recipe).argmax()) == 3

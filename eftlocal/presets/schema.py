@@ -60,7 +60,7 @@ class RoleFile(FileRef):
     lora: FileRef | None = None
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
-    without_system: bool = False
+    without_system: bool | None = None
     evidence: str = ""
     approx_size: int | None = Field(default=None, gt=0)
     n_ctx: int | None = Field(default=None, ge=1)
