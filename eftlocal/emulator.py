@@ -32,10 +32,10 @@ from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.prompt.render import render_roles
 from eftlocal.recipe import BASE, TUNED, UNGUIDED, Recipe
 from eftlocal.recipe_text import parse_recipe
-from eftlocal.roles import RoleSource, role_source, with_engine
+from eftlocal.roles import RoleSource, file_sources, preset_sources, with_engine
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
-from eftlocal.speculation.costs import Costs, measure, recall, remember
+from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
 
@@ -127,11 +127,7 @@ class Emulator(Closing):
         for role in prompts or {}:
             if role not in files:
                 raise UsageError(f"prompts: there is no role {role}; given are {', '.join(files)}")
-        chat = "tuned" if "tuned" in files else next(iter(files), "")
-        prompt = {role: "chat" if role == chat else "same" for role in files} | dict(prompts or {})
-        sources = {
-            role: RoleSource(Path(path), prompt=prompt[role]) for role, path in files.items()
-        }
+        sources = file_sources({role: Path(path) for role, path in files.items()}, prompts)
         return cls.from_sources(
             with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
             defaults=defaults,
@@ -184,6 +180,7 @@ class Emulator(Closing):
         speculation: Speculation | None = None,
         grammar: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
+        ignore_end: bool = False,
     ) -> AnswerStream:
         """Answers a prompt token by token. The prompt is checked before this returns.
 
@@ -197,6 +194,7 @@ class Emulator(Closing):
             continue_last: the conversation ends with the beginning of the answer.
             grammar: the answer matches this GBNF, from its rule `root`.
             json_schema: the answer is JSON of this schema; {} is any.
+            ignore_end: go on after an end token, up to max_tokens (for measuring).
 
         Raises:
             PromptError: empty, too long for a context, or its template fails.
@@ -219,6 +217,7 @@ class Emulator(Closing):
             seed=seed,
             speculation=drafting,
             acceptance=self._acceptance(chosen),
+            ends=frozenset() if ignore_end else None,
         )
         try:
             generation = Generation(
@@ -368,14 +367,16 @@ class Emulator(Closing):
             progress: called with a role and the share of its measuring that is done.
 
         Returns:
-            None where drafting is impossible, or while sequences run.
+            None where drafting is impossible or has no room, or while sequences run.
         """
         if self.rounds.costs is None and not self._cannot_rewind() and not self.ensemble.running:
             costs = recall(self._fingerprint, self.roles)
-            if costs is None:
+            if costs is None and measurable(self.ensemble.contexts):
                 pool = self.ensemble.pool
                 costs = measure(self.ensemble.contexts, 0, pool=pool, progress=progress)
                 remember(costs, self._fingerprint)
+            if costs is None:
+                return None
             if costs.side_by_side is not None:
                 self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
             self.rounds = Rounds(self.ensemble, costs=costs)
@@ -466,9 +467,10 @@ def load(
     def fetch(file: FileRef) -> Path:
         return hub.resolve(file, offline=offline, progress=download_progress)
 
-    sources = {role: role_source(found, role, fetch) for role in found.roles}
     return Emulator.from_sources(
-        with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
+        with_engine(
+            preset_sources(found, fetch), n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers
+        ),
         defaults=defaults,
         vocabulary_exceptions=found.vocabulary_exceptions,
         n_seq_max=n_seq_max,

@@ -63,6 +63,7 @@ class RunningSequence:
     Attributes:
         prompts: token ids for every role; positions differ where lengths do.
         max_tokens: how long the answer may become; drafts do not go beyond it.
+        ends: token ids that end the answer.
         mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
         speculation: how drafts are made for it.
         drafting: what is known of its drafts.
@@ -74,6 +75,7 @@ class RunningSequence:
     recipe: Recipe
     sampling: Sampling
     seed: int
+    ends: frozenset[int]
     max_tokens: int | None = None
     mask: Mask | None = None
     speculation: Speculation = OFF
@@ -168,6 +170,7 @@ class Ensemble:
         mask: Mask | None = None,
         speculation: Speculation = OFF,
         acceptance: Acceptance | None = None,
+        ends: frozenset[int] | None = None,
     ) -> RunningSequence:
         """Takes a free slot, the one whose cache shares most with the prompts.
 
@@ -176,6 +179,7 @@ class Ensemble:
         Args:
             prompts: token ids for every role of the ensemble. Positions may differ.
             acceptance: what earlier sequences of its kind taught; None knows nothing yet.
+            ends: None is the ensemble's stop tokens.
             others: see `RunningSequence`.
 
         Raises:
@@ -208,6 +212,7 @@ class Ensemble:
             recipe,
             sampling,
             seed,
+            self.stop_tokens if ends is None else ends,
             max_tokens=max_tokens,
             mask=mask,
             speculation=speculation,

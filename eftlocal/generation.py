@@ -46,7 +46,7 @@ class Generation:
     """Turns the tokens chosen for one sequence into steps, until the answer ends.
 
     Args:
-        ensemble: that advances the sequence; it tells the end tokens and the room left.
+        ensemble: that the sequence was opened on; it tells the room left.
         sequence: opened on it.
         piece: the bytes of a token.
         max_tokens: most tokens of the answer; None is as many as fit the contexts.
@@ -77,7 +77,7 @@ class Generation:
     def take(self, index: int) -> Step:
         """The step of the answer's token at this index; each is taken once, in order."""
         choice = self.sequence.choices[index]
-        ended = choice.token in self._ensemble.stop_tokens
+        ended = choice.token in self.sequence.ends
         text = "" if ended else self._text.push(self._piece(choice.token))
         if ended or self._text.stopped is not None:
             self.finish_reason = "stop"

@@ -77,6 +77,21 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     return replace(source, **given)
 
 
+def preset_sources(preset: Preset, fetch: Callable[[FileRef], Path]) -> dict[str, RoleSource]:
+    """Every role of a preset."""
+    return {role: role_source(preset, role, fetch) for role in preset.roles}
+
+
+def file_sources(
+    files: Mapping[str, Path], prompts: Mapping[str, str] | None = None
+) -> dict[str, RoleSource]:
+    """Roles played by files. Where nothing else is given, the tuned role (or the first) sees its
+    own chat template and the others the same text."""
+    chat = "tuned" if "tuned" in files else next(iter(files), "")
+    prompt = {role: "chat" if role == chat else "same" for role in files} | dict(prompts or {})
+    return {role: RoleSource(path, prompt=prompt[role]) for role, path in files.items()}
+
+
 def with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, RoleSource]:
     """The sources with these settings for every role; None leaves one as it is."""
     given = {key: value for key, value in changes.items() if value is not None}

@@ -154,7 +154,11 @@ class Rounds:
         """Whether the sequence drafts in this round, by what, and how far at most."""
         settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
         turn = _Turn(sequence, recipe)
-        if settings.off:
+        held = [len(self.ensemble.contexts[r].tokens(sequence.slot)) for r in recipe.roles]
+        lengths = [sequence.length(role) for role in recipe.roles]
+        # A prompt is decoded by itself: drafts behind it could move it to kernels of other bits.
+        prompted = all(n - h <= MAX_DRAFT + 1 for n, h in zip(lengths, held, strict=True))
+        if settings.off or not prompted:
             return turn
         turn.most = min(
             MAX_DRAFT if settings.length is None else settings.length,
@@ -263,7 +267,7 @@ class Rounds:
         token = draw(source, sequence.seed, len(sequence.choices) + made)
         turn.drafts.append(Draft(token, source.kept()))
         turn.confidences.append(confidence)
-        return made + 1 < length and token not in self.ensemble.stop_tokens
+        return made + 1 < length and token not in sequence.ends
 
     # Verifying --------------------------------------------------------------------------------
 
@@ -309,7 +313,7 @@ class Rounds:
                 self._choice(token, "accepted" if accepted else "recovered", row, logprobs)
             )
             self._learn(turn, position, accepted)
-            if not accepted or token in self.ensemble.stop_tokens:
+            if not accepted or token in sequence.ends:
                 return False
         last = turn.rows[len(turn.drafts)]
         if set(last) >= set(turn.recipe.roles):

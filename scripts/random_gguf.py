@@ -49,6 +49,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(2, 256, 4, 2, 512, 1024, tied=True),
     "small": Shape(8, 512, 8, 4, 1536, 8192, tied=True),
+    "0.1b": Shape(8, 512, 8, 4, 1536, 128256, tied=True),  # mostly vocabulary, as small ones are
     "1b": Shape(16, 2048, 32, 8, 8192, 128256, tied=True),  # Llama 3.2 1B
     "3b": Shape(28, 3072, 24, 8, 8192, 128256, tied=True),  # Llama 3.2 3B
     "7b": Shape(32, 4096, 32, 32, 11008, 32000, n_ctx=4096),  # Llama 2 7B

@@ -13,9 +13,18 @@ import llama_cpp
 import numpy as np
 import pytest
 from bench_step import Pair
+from draft_ceiling import ceiling, expected, simulated, simulated_ceiling
+from draft_lanes import Lane, Turn, figures
+from synthetic_rule import SyntheticRule
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.rounds import Rounds
+from eftlocal.sampling import Candidates
+from eftlocal.speculation.costs import Costs, Curve
+from eftlocal.speculation.drafting import Plan
+from eftlocal.speculation.rules import Draft
+from eftlocal.speculation.settings import Speculation
 
 ROOT = Path(eftlocal.__file__).parents[1]
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -43,8 +52,8 @@ def check_combine(found: dict[str, Any]) -> None:
     lines = {(line["recipe"], line["sampling"]): line for line in found["results"]}
     assert len(lines) == len(found["results"]) == 24
     for (_, sampling), line in lines.items():
-        for figures in (line["alone_us"], line["ours_us"], line["naive_us"]):
-            assert 0 < figures["median"] <= figures["p90"]
+        for of in (line["alone_us"], line["ours_us"], line["naive_us"]):
+            assert 0 < of["median"] <= of["p90"]
         assert line["naive_over_ours"] > 0
         # Both versions draw from the same set, up to a token at the edge of a nucleus.
         ours, naive = np.array(line["candidates"]["ours"]), np.array(line["candidates"]["naive"])
@@ -131,9 +140,167 @@ def test_step_and_bare_decodes_do_the_same_work(demo_files: dict[str, Path]) -> 
             assert (bare == step).all() and (bare == again).all()
 
 
+# Speculation -------------------------------------------------------------------------------------
+
+
+def plan(*, draft: float = 1.0, one: float = 10.0, more: float = 1.0) -> Plan:
+    """A verifying decode of n rows costs one + more * (n - 1)."""
+    costs = Costs(
+        {
+            "tuned": Curve({1: draft, 17: 17 * draft}),
+            "base": Curve({1: one, 17: one + 16 * more}),
+        }
+    )
+    return Plan.of(costs, ("tuned",), ("base",), 1)
+
+
+def test_the_ceiling_by_hand() -> None:
+    # k = 1: two drafter decodes if accepted, one if not, and 11 for two rows; plain takes 11.
+    assert expected(plan(), 1, 0.5) == pytest.approx((1.5 / 12.5) / (1 / 11))
+    assert expected(plan(), 0, 0.5) == pytest.approx(1.0)
+    assert ceiling(plan(), 0.0) == (0, 1.0)
+    # Always accepted: k + 1 tokens for k + 1 drafter decodes and 10 + k.
+    best = ceiling(plan(), 1.0 - 1e-12)
+    assert best.length == 16 and best.speed_up == pytest.approx(17 / 43 * 11)
+    free = ceiling(plan(draft=0.0, more=0.0), 0.8)
+    assert free.length == 16 and free.speed_up == pytest.approx(sum(0.8**j for j in range(17)))
+
+
+def test_the_ceiling_agrees_with_the_plan_that_chooses_lengths() -> None:
+    for rate in (0.1, 0.5, 0.7, 0.9):
+        for more in (0.5, 2.0, 5.0):
+            of = plan(more=more)
+            best = ceiling(of, rate)
+            length, speed = of.longest(16, rate, rate)
+            if best.length:
+                assert (length, speed / of.plain) == (best.length, pytest.approx(best.speed_up))
+
+
+def test_simulated_rounds_by_hand_and_on_average() -> None:
+    decisions = [True, True, False, True, False, False]
+    # k = 2: [a a bonus] takes 2 + 12 + 1, then [a refused] 2 + 12, then [refused] 2 + 12.
+    speed = simulated(plan(), 2, lambda seed, at: decisions[at], [(0, 6)])
+    assert speed == pytest.approx(6 / (15 + 14 + 14) * 11)
+    assert simulated(plan(), 0, lambda seed, at: decisions[at], [(0, 6)]) == pytest.approx(1.0)
+    rule = SyntheticRule(0.8)
+    many = [(seed, 500) for seed in range(8)]
+    assert simulated(plan(), 4, rule.accepts, many) == pytest.approx(
+        expected(plan(), 4, 0.8), rel=0.04
+    )
+    assert simulated_ceiling(plan(), rule.accepts, many).speed_up == pytest.approx(
+        ceiling(plan(), 0.8).speed_up, rel=0.04
+    )
+
+
+def test_the_synthetic_rule_accepts_at_its_rate_and_never_repeats_a_refused_draft() -> None:
+    row = Candidates(None, np.zeros(9, dtype=np.float32))
+    for rate in (0.0, 0.6, 0.9):
+        rule, accepted = SyntheticRule(rate), 0
+        for at in range(2000):
+            token, kept = rule.choose(row, Draft(at % 9, row), 3, at)
+            assert kept == (token == at % 9) == rule.accepts(3, at) and 0 <= token < 9
+            accepted += kept
+        assert accepted / 2000 == pytest.approx(rate, abs=0.05)
+        assert rule.likelihood(row, row, 3, 0) == rate
+
+
+def test_a_lane_counts_what_its_rounds_did(tiny: Emulator) -> None:
+    rule = SyntheticRule(0.8)
+    rounds = Rounds(tiny.ensemble, rules={"coupled": rule})
+    lane = Lane("fixed 3", rounds, Recipe.upscale(), Speculation(length=3, source="model"))
+    ends, tiny.ensemble.stop_tokens = tiny.ensemble.stop_tokens, frozenset()
+
+    class NoWatch:
+        seconds = 0.0
+
+    try:
+        before = {role: c.decoded for role, c in tiny.ensemble.contexts.items()}
+        prompts = {role: range(20, 40) for role in tiny.roles}
+        sequence = lane.open(prompts, Sampling(), 5)
+        assert all(c.decoded - before[role] == 20 for role, c in tiny.ensemble.contexts.items())
+        assert not sequence.choices
+        lane.turn(sequence, 40, NoWatch())  # type: ignore[arg-type]
+        lane.close(sequence)
+    finally:
+        tiny.ensemble.stop_tokens = ends
+    (turn,), ((seed, tokens),) = lane.turns, lane.runs
+    assert turn.tokens == tokens >= 40 and seed == 5
+    # What became of the drafts is what the rule decides, position by position.
+    position = rounds_made = 0
+    while position < tokens:
+        accepted = 0
+        while accepted < 3 and rule.accepts(5, position + accepted):
+            accepted += 1
+        position, rounds_made = position + accepted + 1, rounds_made + 1
+    assert lane.totals[0].rounds == rounds_made and position == tokens
+
+
+def test_figures_of_lanes_by_hand(tiny: Emulator) -> None:
+    def lane(*turns: Turn) -> Lane:
+        made = Lane("", Rounds(tiny.ensemble), Recipe.upscale(), turns=list(turns))
+        sequence = made.open({role: [5, 6] for role in tiny.roles}, Sampling(), 0)
+        made.rounds([sequence])
+        made.close(sequence)
+        return made
+
+    plain = lane(Turn(8, 8.0, 6.0), Turn(8, 16.0, 12.0))  # the machine was busy in the second
+    twice = lane(Turn(8, 4.0, 3.0), Turn(10, 10.0, 9.5))
+    found = figures(twice, plain, plain)
+    assert found["speed_up"] == found["over_base"] == pytest.approx(2.0)
+    assert found["speed_up_interval_95"] == [pytest.approx(2.0), pytest.approx(2.0)]
+    assert found["tokens_per_second"] == pytest.approx(18 / 14)
+    assert found["outside_decode_share"] == pytest.approx((0.25 + 0.05) / 2)
+    assert found["outside_decode_ms_a_round"] == pytest.approx(1500.0)
+
+
+def test_speculation_on_the_demo_and_on_random_models(tmp_path: Path) -> None:
+    options = ("--shapes", "tiny,tiny,tiny", "--rates", "0,0.8", "--cache", tmp_path)
+    short = ("--tokens", "8", "--repeats", "1", "--cold-tokens", "8", "--n-past", "8")
+    found = report("bench_speculation.py", *options, *short, "--questions", "1", "--threads", "1")
+    demo, shapes = found["demo"], found["shapes"]
+    assert list(demo["modes"]) == ["base alone", "plain", "auto"] + [
+        f"fixed {k}" for k in (1, 2, 4, 8)
+    ]
+    assert demo["modes"]["plain"]["speed_up"] == demo["modes"]["base alone"]["over_base"] == 1.0
+    assert demo["modes"]["fixed 4"]["acceptance"] > 0 and demo["ceiling"]["speed_up"] >= 1.0
+    for curves in (demo["costs_ms"], shapes["costs_ms"]):
+        assert list(curves) == ["base", "tuned", "reference"] and curves["base"]["17"] > 0
+
+    assert list(shapes["rates"]) == ["0", "0.8"] and shapes["cold_start_at_0"]["tokens"] >= 8
+    assert shapes["rates"]["0"]["ceiling"] == 1.0 and "fixed" not in shapes["rates"]["0"]
+    of = shapes["rates"]["0.8"]
+    for mode in ("auto", "fixed"):
+        assert of[mode]["share_of_ceiling"] == pytest.approx(
+            of[mode]["speed_up"] / of[mode]["ceiling_by_draws"]
+        )
+        assert of[mode]["ceiling_in_runs"] >= 1.0 and of[mode]["share_in_runs"] > 0
+        assert of[mode]["tokens"] >= 8 and 0 < of[mode]["outside_decode_share"] < 1
+    assert of["fixed"]["length"] >= 1
+
+
+def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
+    options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q8_0,F16")
+    short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--cache", tmp_path)
+    found = report("bench_rows.py", *options, *short)
+    assert [line["quantization"] for line in found["rows"]] == ["Q8_0", "F16"]
+    for line in found["rows"]:
+        assert list(line["median_ms"]) == [str(n) for n in range(1, 18)]
+        assert all(0 < line["least_ms"][n] <= line["median_ms"][n] for n in line["median_ms"])
+    beside = found["side_by_side"]
+    assert (beside["threads"], beside["threads_each"]) == (1, 1)
+    assert [line["rows"] for line in beside["rows"]] == [1, 2, 3, 4, 5, 8, 9]
+    assert all(line["verify_gain"] > 0 and line["drafts_gain"] > 0 for line in beside["rows"])
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "line"),
     [
+        ("bench_speculation.py", ["--rates", "0,1"], "--rates 0,1: give numbers from 0"),
+        ("bench_speculation.py", ["--tokens", "7"], "--tokens must be 8 or more"),
+        ("bench_speculation.py", ["--cold-tokens", "999"], "at most 512"),
+        ("bench_rows.py", ["--quantizations", "Q3_K"], "--quantizations Q3_K: use Q4_0"),
+        ("bench_rows.py", ["--small", "9b"], "--small 9b: use one of tiny"),
+        ("bench_rows.py", ["--threads", "0"], "--threads 0: give numbers"),
         ("bench_step.py", ["--shapes", "9b,1b,1b"], "--shapes 9b,1b,1b: give three of tiny"),
         ("bench_step.py", ["--quantization", "Q3_K"], "--quantization Q3_K: use Q4_0"),
         ("bench_step.py", ["--quantization", "bass=Q4_0"], "there is no role bass"),

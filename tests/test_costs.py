@@ -112,3 +112,13 @@ def test_rounds_correct_the_costs(tiny_files: dict[str, Path]) -> None:
         once = Speculation(length=0)
         emulator.generate("Hello", max_tokens=40, sampling=Sampling(seed=1), speculation=once)
         assert all(curve(1) < 10.0 for curve in costs.curves.values())
+
+
+def test_no_room_for_drafts_is_no_reason_to_fail(tiny_files: dict[str, Path]) -> None:
+    sources = {role: RoleSource(path, n_batch=1, threads=1) for role, path in tiny_files.items()}
+    with Emulator.from_sources(sources) as emulator:
+        assert emulator.measure() is None
+        options = {"max_tokens": 5, "sampling": Sampling(seed=1)}
+        found = emulator.generate("Hello", **options)
+        fixed = emulator.generate("Hello", speculation=Speculation(length=4), **options)
+    assert found.tokens == fixed.tokens and fixed.speculation.drafts == 0

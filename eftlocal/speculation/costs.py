@@ -18,12 +18,11 @@ from pathlib import Path
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
-_SECONDS_EACH = 1.5  # of measuring a role, beyond the first time round
-_MOST_TIMES = 7
+_SECONDS_EACH = 1.5  # of measuring a role, beyond the first times round
+_LEAST_TIMES, _MOST_TIMES = 2, 7
 _CORRECTION = 0.1  # share of a new time in a curve's point
 _PAST = 32  # tokens that stand before the timed ones
 _BESIDE_ROWS = 5
@@ -39,13 +38,18 @@ class Curve:
         self.seconds = [seconds[n] for n in self.rows]
 
     def __call__(self, rows: int) -> float:
-        """Between measured points and beyond them: along the line through the nearest two."""
+        """Between measured points along a line; beyond them by the slope from first to last."""
         at = bisect_left(self.rows, rows)
         if at < len(self.rows) and self.rows[at] == rows:
             return self.seconds[at]
-        right = min(max(at, 1), len(self.rows) - 1)
-        (n, m), (a, b) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
-        return max(0.0, a + (b - a) * (rows - n) / (m - n))
+        if at == 0:
+            return self.seconds[0]
+        if at == len(self.rows):
+            # The last two points lie so near that their slope is noise, even below 0.
+            slope = (self.seconds[-1] - self.seconds[0]) / (self.rows[-1] - self.rows[0])
+            return self.seconds[-1] + max(0.0, slope) * (rows - self.rows[-1])
+        (n, m), (a, b) = self.rows[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
+        return a + (b - a) * (rows - n) / (m - n)
 
     def observe(self, rows: int, seconds: float) -> None:
         """Draws a measured point towards what a decode took just now."""
@@ -82,23 +86,18 @@ def measure(
 ) -> Costs:
     """Times decodes of each role in a free slot, whose cache it empties.
 
-    Every number of rows is timed in turn, and that again until 1.5 s are over, 7 times at most;
-    the least of each counts, since other programs only ever add time.
+    Every number of rows is timed in turn, and that again until 1.5 s are over, twice at least and
+    7 times at most; the least of each counts, since other programs only ever add time.
 
     Args:
-        contexts: of an ensemble, none of them in use.
+        contexts: of an ensemble, none of them in use, and `measurable`.
         pool: threads in which the roles could decode side by side.
         progress: called with a role and the share done.
     """
     curves = {}
     for role, context in contexts.items():
-        most = min(context.n_batch, context.n_ctx - _PAST)
+        most = _most(context)
         counts = [n for n in rows if n <= most]
-        if len(counts) < 2:
-            raise EngineError(
-                f"{role}: n_ctx and n_batch leave no room to measure drafts; raise them, or turn "
-                "speculation off"
-            )
         past = _prepare(context, slot)
         least: dict[int, float] = {}
         began = time.perf_counter()
@@ -111,12 +110,22 @@ def measure(
                 context.rewind(slot, past)
             spent = time.perf_counter() - began
             if progress is not None:
-                progress(role, min(1.0, max(spent / _SECONDS_EACH, (again + 1) / _MOST_TIMES)))
-            if spent > _SECONDS_EACH:
+                done = min(spent / _SECONDS_EACH, (again + 1) / _LEAST_TIMES)
+                progress(role, min(1.0, max(done, (again + 1) / _MOST_TIMES)))
+            if again + 1 >= _LEAST_TIMES and spent > _SECONDS_EACH:
                 break
         context.clear(slot)
         curves[role] = Curve(least)
     return Costs(curves, None if pool is None else _faster_beside(contexts, slot, pool))
+
+
+def measurable(contexts: Mapping[str, Context]) -> bool:
+    """Whether every context has the room for drafts, and so for measuring them."""
+    return all(_most(context) >= 2 for context in contexts.values())
+
+
+def _most(context: Context) -> int:
+    return min(context.n_batch, context.n_ctx - _PAST)
 
 
 def _prepare(context: Context, slot: int) -> int:

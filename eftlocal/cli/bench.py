@@ -1,0 +1,141 @@
+"""`eftlocal bench`: how fast this machine answers, with and without the small models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.errors import UsageError
+from eftlocal.speculation.settings import MAX_DRAFT
+
+
+def bench(
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='Prompts: one a line, or a .jsonl with "prompt" (default: built-in).'),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Times each prompt is answered.")] = 3,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(help="Length of the prompt that prefill is measured on (default: 512)."),
+    ] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write everything as JSON; - is stdout.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Write a picture (extra `plot`).")
+    ] = None,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    offline: opt.Offline = False,
+    temperature: opt.Temperature = None,
+    speculative: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=MAX_DRAFT, help="Also drafts of just this many tokens. Repeatable."
+        ),
+    ] = None,
+    draft_rule: opt.DraftRule = None,
+    draft_source: opt.DraftSource = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+) -> None:
+    """Measure base alone, plain emulation and speculative emulation, in turn.
+
+    Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from eftlocal.benchmark.machine import machine
+    from eftlocal.benchmark.memory import device_used
+    from eftlocal.benchmark.prompts import built_in, read_prompts
+    from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
+    from eftlocal.benchmark.sources import Sources
+    from eftlocal.cli.bars import loading_bars
+    from eftlocal.evaluate.plot import check_plot
+
+    models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
+    asked = read_prompts(prompts) if prompts else built_in(str(models))
+    if json_ and str(json_) != "-" and not json_.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {json_}: there is no folder {json_.parent}")
+    if picture:
+        check_plot(picture)
+    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    with loading_bars() as bars:
+        if isinstance(models, str):
+            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
+        else:
+            sources = Sources.of_files(models, **engine)
+        opt.check_roles(sources.defaults.recipe, None, sources.roles)
+        settings = Settings(
+            asked,
+            opt.chosen_sampling(sources.defaults.sampling, temperature=temperature),
+            opt.chosen_speculation(
+                sources.defaults.speculation, length="auto", rule=draft_rule, source=draft_source
+            ),
+            lengths=speculative or (),
+            max_tokens=max_tokens,
+            repeat=repeat,
+            prompt_tokens=prompt_tokens,
+        )
+        where = machine()
+        base_memory = memory_of_base(sources, settings, force=force, progress=bars.weights)
+        device_before = device_used()
+        emulator = sources.load(force=force, progress=bars.weights)
+        emulator.measure(bars.measuring)
+    errors = Console(stderr=True)
+    with (
+        emulator,
+        Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress,
+    ):
+
+        def started(total: int) -> Callable[[], object]:
+            bar = progress.add_task("measuring", total=total)
+            return lambda: progress.advance(bar)
+
+        report = benchmark(
+            emulator,
+            sources,
+            settings,
+            machine=where,
+            base_memory=base_memory,
+            device_before=device_before,
+            started=started,
+        )
+    _write(report, json_, picture)
+
+
+def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> None:
+    from rich.console import Console
+
+    from eftlocal.benchmark.plot import plot
+    from eftlocal.benchmark.report import as_tables, notes
+    from eftlocal.evaluate.report import as_json
+
+    if picture:
+        plot(report, picture)
+    if str(file) == "-":
+        typer.echo(as_json(report))
+        return
+    if file:
+        try:
+            file.write_text(as_json(report) + "\n", "utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
+    console = Console()
+    for title, table in as_tables(report):
+        console.print(title, style="bold", markup=False, highlight=False)
+        console.print(table)
+        console.print()
+    for note in notes(report):
+        console.print(note, markup=False, highlight=False)

@@ -1,0 +1,37 @@
+"""An acceptance rule for benchmarks: it accepts at a given rate, whatever the drafts are.
+
+Random weights draft badly. With this rule they cost what good drafts would: all real work is done
+(both draws, as the coupled rule does), and then a hash of (seed, position) decides.
+"""
+
+from __future__ import annotations
+
+from eftlocal.sampling import Candidates, draw, uniform
+from eftlocal.speculation.rules import Draft
+
+_DECIDING = 7  # a stream of noise that no real rule uses
+
+
+class SyntheticRule:
+    """Accepts independently with a fixed probability; the text means nothing."""
+
+    name = "synthetic"
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def accepts(self, seed: int, position: int) -> bool:
+        return uniform(seed, position, _DECIDING) < self.rate
+
+    def choose(
+        self, target: Candidates, draft: Draft, seed: int, position: int
+    ) -> tuple[int, bool]:
+        token = draw(target, seed, position)
+        if self.accepts(seed, position):
+            return draft.token, True
+        return token if token != draft.token else int(draft.token == 0), False
+
+    def likelihood(self, target: Candidates, source: Candidates, seed: int, position: int) -> float:
+        draw(target, seed, position)
+        draw(source, seed, position)
+        return self.rate
