@@ -216,7 +216,7 @@ class Emulator(Closing):
             sampling=drawn,
             seed=seed,
             speculation=drafting,
-            acceptance=self._acceptance(chosen),
+            acceptance=self._acceptance(chosen) if drafting.rule == "coupled" else None,
             ends=frozenset() if ignore_end else None,
         )
         try:
@@ -406,7 +406,11 @@ class Emulator(Closing):
         return None
 
     def _acceptance(self, recipe: Recipe) -> Acceptance:
-        """What answers under this recipe taught; of the recipes used last."""
+        """What answers under this recipe taught; of the recipes used last.
+
+        Only for the coupled rule: under the other, answers that share a seed would no longer be
+        independent of what chose their drafts.
+        """
         known = self._known.pop(recipe, None) or Acceptance()
         self._known[recipe] = known
         if len(self._known) > _KNOWN:

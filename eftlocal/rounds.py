@@ -82,6 +82,13 @@ class _Turn:
     def accepted(self) -> int:
         return sum(choice.source == "accepted" for choice in self.choices)
 
+    def use_found(self, length: int) -> None:
+        """Drafts what was looked up, up to a length or to what would end the answer."""
+        for token in self.found[:length]:
+            self.drafts.append(Draft(token, None))
+            if token in self.sequence.ends:
+                break
+
     def add_rows(self, role: str, rows: Iterable[Row], first: int) -> None:
         """Rows of a role, from a position on."""
         for position, row in enumerate(rows, first):
@@ -153,39 +160,44 @@ class Rounds:
     def _turn(self, sequence: RunningSequence, width: int) -> _Turn:
         """Whether the sequence drafts in this round, by what, and how far at most."""
         settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
-        turn = _Turn(sequence, recipe)
-        held = [len(self.ensemble.contexts[r].tokens(sequence.slot)) for r in recipe.roles]
-        lengths = [sequence.length(role) for role in recipe.roles]
-        # A prompt is decoded by itself: drafts behind it could move it to kernels of other bits.
-        prompted = all(n - h <= MAX_DRAFT + 1 for n, h in zip(lengths, held, strict=True))
-        if settings.off or not prompted:
+        turn = _Turn(sequence, recipe, self._longest(sequence, recipe, width))
+        if turn.most < 1:
             return turn
-        turn.most = min(
-            MAX_DRAFT if settings.length is None else settings.length,
-            self.ensemble.room(sequence) - 1,
-            self.ensemble.n_batch // width - 1,
-        )
-        if sequence.max_tokens is not None:
-            turn.most = min(turn.most, sequence.max_tokens - len(sequence.choices) - 1)
         drafter = None if settings.source == "lookup" else recipe.drafter
         if settings.length is None:
             if self.costs is not None:
                 turn.plan = self._plan(self.costs, recipe, width)
                 self._choose_source(turn, turn.plan, drafter)
-        elif turn.most > 0:
-            if drafter is not None:
-                turn.drafter = drafter
-            elif settings.source != "model":
-                self._look_up(turn)
-                turn.drafts = [Draft(token, None) for token in turn.found]
+        elif drafter is not None:
+            turn.drafter = drafter
+        elif settings.source != "model":
+            self._look_up(turn)
+            turn.use_found(len(turn.found))
         return turn
+
+    def _longest(self, sequence: RunningSequence, recipe: Recipe, width: int) -> int:
+        """Tokens of the longest draft that is allowed here."""
+        length = sequence.speculation.length
+        if length == 0:
+            return 0
+        for role in recipe.roles:
+            held = len(self.ensemble.contexts[role].tokens(sequence.slot))
+            if sequence.length(role) - held > MAX_DRAFT + 1:
+                # A prompt is decoded by itself: more rows in a call could mean other kernels.
+                return 0
+        limits = [
+            MAX_DRAFT if length is None else length,
+            self.ensemble.room(sequence) - 1,
+            self.ensemble.n_batch // width - 1,
+        ]
+        if sequence.max_tokens is not None:
+            limits.append(sequence.max_tokens - len(sequence.choices) - 1)
+        return min(limits)
 
     def _choose_source(self, turn: _Turn, plan: Plan, drafter: Recipe | None) -> None:
         """Nothing, a model's draft, or what the conversation said before: the best rate."""
         state = turn.sequence.drafting
         best = plan.plain
-        if turn.most < 1:
-            return
         if drafter is not None and not state.watching:
             overall = state.acceptance.overall.mean
             _, rate = plan.longest(turn.most, overall, overall)
@@ -197,7 +209,7 @@ class Rounds:
             length, rate = plan.lookup(len(turn.found), chance)
             if worth(rate, plan.plain) and rate > best:
                 turn.drafter = None
-                turn.drafts = [Draft(token, None) for token in turn.found[:length]]
+                turn.use_found(length)
 
     def _plan(self, costs: Costs, recipe: Recipe, width: int) -> Plan:
         drafting = recipe.drafter.roles if recipe.drafter else ()

@@ -52,12 +52,17 @@ class Curve:
         return a + (b - a) * (rows - n) / (m - n)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Draws a measured point towards what a decode took just now."""
+        """Draws the curve towards what a decode took just now: its own point, and the others half
+        as far, since what slows a machine down slows down every decode."""
         at = bisect_left(self.rows, rows)
-        if at < len(self.rows) and self.rows[at] == rows:
-            # One slow call (another program, a page fault) must not bend the curve.
-            seconds = min(seconds, 3.0 * self.seconds[at])
-            self.seconds[at] += _CORRECTION * (seconds - self.seconds[at])
+        if at == len(self.rows) or self.rows[at] != rows:
+            return
+        # One slow call (another program, a page fault) must not bend the curve.
+        off = min(seconds / self.seconds[at], 3.0) - 1.0
+        others = 1.0 + 0.5 * _CORRECTION * off
+        own = (1.0 + _CORRECTION * off) / others
+        self.seconds = [each * others for each in self.seconds]
+        self.seconds[at] *= own
 
 
 class Costs:

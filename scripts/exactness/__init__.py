@@ -1,0 +1,1 @@
+"""Checks that speculation changes no distribution: the tests run them small, a script in full."""

@@ -1,0 +1,458 @@
+"""The loop with drafts: every recipe, every setting, every way to end, change or break in.
+
+Under the coupled rule a text must be the one without drafts, token for token. That needs kernels
+that give a row the same bits however many rows stand beside it: asked of this machine first.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from exactness.texts import SETTINGS, FixedCosts, other_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eftlocal import Emulator, Recipe, Sampling, Speculation
+from eftlocal.ensemble import Choice, RunningSequence
+from eftlocal.evaluate.demo import FOLDER
+from eftlocal.llama import Context, Span
+from eftlocal.rounds import Rounds
+from eftlocal.speculation.costs import Curve
+from eftlocal.speculation.drafting import Plan
+from eftlocal.speculation.lookup import PromptLookup
+from eftlocal.speculation.settings import MAX_DRAFT, OFF
+
+QUESTION = "Where is San Bernardo?"
+LENGTHS: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)
+WARM = Sampling(temperature=1.0, top_p=1.0)
+RECIPES = {
+    "upscale": Recipe.upscale(),
+    "amplified and filtered": Recipe.upscale(1.3).stabilise(delta_top_p=0.9, plausibility=0.01),
+    "proxy": Recipe.proxy(0.5),
+    "proxy, away": Recipe.proxy(-0.3),
+    "interpolate": Recipe.interpolate({"tuned": 0.6, "plain": 0.4}),
+    "realign": Recipe.realign(1.4),
+    "contrast": Recipe.contrast(0.5),
+    "downscale": Recipe.downscale(),
+    "steer": Recipe.steer(1.5),
+    "base": Recipe.single("base"),
+}
+ALONE = {"base"}  # recipes whose drafter would have nothing left to verify it
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Emulator]:
+    files = {role: FOLDER / f"{role}.gguf" for role in ("base", "tuned", "reference", "plain")}
+    with Emulator.from_files(**files, n_ctx=256, n_seq_max=6, threads=1) as emulator:
+        tokens = np.random.default_rng(0).integers(10, emulator.ensemble.vocab_size - 10, 17)
+        for role, context in emulator.ensemble.contexts.items():
+            prompt = emulator.tokenize(QUESTION)[role]
+            if found := other_bits(context, prompt, tokens.tolist(), (1, 2, 6)):
+                pytest.skip(f"{role}: (sequences, rows) with other bits than one row: {found}")
+        yield emulator
+
+
+def loop(emulator: Emulator) -> Rounds:
+    return Rounds(emulator.ensemble, costs=FixedCosts(emulator.roles))
+
+
+@pytest.fixture
+def rounds(models: Emulator) -> Rounds:
+    return loop(models)
+
+
+def opened(emulator: Emulator, prompt: str = QUESTION, **options: Any) -> RunningSequence:
+    options = {"recipe": Recipe.upscale(), "sampling": WARM, "seed": 3} | options
+    return emulator.ensemble.open(emulator.tokenize(prompt), **options)
+
+
+def finish(rounds: Rounds, sequences: Sequence[RunningSequence], most: int = 24) -> None:
+    """Advances each to `most` tokens (or a few more), and closes all."""
+    while running := [s for s in sequences if len(s.choices) < most and rounds.ensemble.room(s)]:
+        rounds(running)
+    for sequence in sequences:
+        rounds.ensemble.close(sequence)
+
+
+def tokens(rounds: Rounds, most: int = 24, **options: Any) -> list[int]:
+    emulator = options.pop("emulator")
+    sequence = opened(emulator, **options)
+    finish(rounds, [sequence], most)
+    return sequence.tokens()[:most]
+
+
+# The same text ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe(name: str, models: Emulator, rounds: Rounds) -> None:
+    recipe = RECIPES[name]
+    for i, sampling in enumerate((*SETTINGS.values(), Sampling(temperature=0.0))):
+        options: dict[str, Any] = {"recipe": recipe, "sampling": sampling, "seed": i}
+        plain = tokens(rounds, emulator=models, **options)
+        for length in (1, 4, 16, None):
+            sequence = opened(models, **options, speculation=Speculation(length=length))
+            finish(rounds, [sequence])
+            assert sequence.tokens()[:24] == plain
+            if length is not None and name not in ALONE:
+                totals = sequence.drafting.totals
+                assert totals.drafts > totals.looked_up == 0
+
+
+def test_a_mixture_drafts_for_two_tuned_roles(models: Emulator, rounds: Rounds) -> None:
+    drafter = RECIPES["interpolate"].drafter
+    assert drafter is not None and dict(drafter.weights) == {"tuned": 0.6, "plain": 0.4}
+    assert RECIPES["base"].drafter is None
+
+
+def test_sequences_side_by_side_as_alone(models: Emulator, rounds: Rounds) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"speculation": Speculation(length=4)},
+        {"speculation": OFF, "recipe": RECIPES["proxy"], "seed": 8},
+        {"speculation": Speculation(length=16, rule="rejection"), "sampling": Sampling(0.0)},
+        {"speculation": Speculation(), "recipe": RECIPES["interpolate"], "seed": 5},
+        # Its drafter is the base, which verifies for the others, and they draft with the tuned.
+        {"speculation": Speculation(length=2), "recipe": RECIPES["contrast"], "seed": 6},
+        {
+            "speculation": Speculation(length=1),
+            "sampling": list(SETTINGS.values())[2],
+            "prompt": "Who are you?",
+        },
+    ]
+    alone = [tokens(rounds, emulator=models, **kind | {"speculation": OFF}) for kind in kinds]
+    together = [opened(models, **kind) for kind in kinds]
+    finish(rounds, together)
+    assert [sequence.tokens()[:24] for sequence in together] == alone
+    drafted = [sequence.drafting.totals.drafts > 0 for sequence in together]
+    assert drafted == [True, False, True, True, True, True]
+
+
+def test_logprobs_are_those_without_drafts(models: Emulator, rounds: Rounds) -> None:
+    def told(speculation: Speculation) -> list[Choice]:
+        sequence = opened(models, speculation=speculation)
+        while len(sequence.choices) < 24:
+            rounds([sequence], logprobs=True)
+        models.ensemble.close(sequence)
+        return [replace(choice, source="plain") for choice in sequence.choices[:24]]
+
+    plain = told(OFF)
+    assert all(choice.logprob is not None and choice.logprob <= 0.0 for choice in plain)
+    for length in LENGTHS:
+        assert told(Speculation(length=length)) == plain
+
+
+def test_totals_are_those_of_the_choices(models: Emulator, rounds: Rounds) -> None:
+    for length, rule in product(LENGTHS, ("coupled", "rejection")):
+        sequence = opened(models, speculation=Speculation(length=length, rule=rule))  # type: ignore[arg-type]
+        finish(rounds, [sequence], 40)
+        totals, sources = sequence.drafting.totals, Counter(c.source for c in sequence.choices)
+        assert sum(totals.accepted) == sources["accepted"] > 0
+        assert sum(totals.tried) == sources["accepted"] + sources["recovered"]
+        # A draft that ends the answer is accepted whole and has no bonus.
+        ended = totals.drafts - sources["recovered"] - sources["bonus"]
+        assert 0 <= ended <= sum(c.token in models.ensemble.stop_tokens for c in sequence.choices)
+        assert totals.rounds == totals.drafts + sources["plain"]
+        assert totals.drafted >= sum(totals.tried)
+        assert all(a <= t for a, t in zip(totals.accepted, totals.tried, strict=True))
+        assert totals.tried[1:] == [min(t, a) for t, a in zip(totals.tried[1:], totals.accepted)]  # noqa: B905
+
+
+# How answers end ----------------------------------------------------------------------------------
+
+
+def answer(models: Emulator, length: int | None, **options: Any) -> tuple[object, ...]:
+    options = {"sampling": Sampling(temperature=1.0, seed=11)} | options
+    got = models.generate(QUESTION, speculation=Speculation(length=length), **options)
+    return got.text, got.tokens, got.finish_reason, got.stop
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_end_tokens_limits_and_stop_strings_inside_a_draft(
+    length: int | None, models: Emulator
+) -> None:
+    models.rounds = loop(models)
+    whole = answer(models, 0)
+    assert whole[2] == "stop" and answer(models, length) == whole
+    text = str(whole[0])
+    for most in range(1, 10):
+        assert answer(models, length, max_tokens=most) == answer(models, 0, max_tokens=most)
+    for start in range(2, len(text) - 3, 5):
+        stop = [text[start : start + 3]]
+        ended = answer(models, length, stop=stop)
+        assert ended == answer(models, 0, stop=stop) and ended[3] in stop
+
+
+def test_a_context_that_fills_inside_a_draft() -> None:
+    files = {role: FOLDER / f"{role}.gguf" for role in ("base", "tuned", "reference")}
+    never_ends = Sampling(temperature=1.0, top_p=1.0, seed=2)
+    with Emulator.from_files(**files, n_ctx=256, threads=1) as emulator:
+        ends = dict.fromkeys(emulator.ensemble.stop_tokens, -np.inf)
+        sampling = replace(never_ends, logit_bias=ends)
+        emulator.rounds = loop(emulator)
+        prompt = "Where is San Bernardo? " * 28
+        # From here on the prompt is in the caches: a long one is decoded by kernels of their own.
+        emulator.generate(prompt, sampling=sampling, max_tokens=1)
+        got = [
+            emulator.generate(prompt, sampling=sampling, speculation=Speculation(length=length))
+            for length in (0, *LENGTHS)
+        ]
+    assert {answer.finish_reason for answer in got} == {"context"}
+    assert 16 < len(got[0].tokens) < 200
+    assert {answer.tokens for answer in got} == {got[0].tokens}
+
+
+def test_a_cold_prompt_is_decoded_by_itself(models: Emulator, rounds: Rounds) -> None:
+    """Kernels for many rows give other bits: drafts behind a prompt must not bring them in."""
+    asked = " ".join(f"{QUESTION} {i}" for i in range(12))
+    ids = models.tokenize(asked, raw=True)["base"]
+    for count in (40, 56, 60, 63, 64, 100):
+        texts = []
+        for length in (0, 8, 16):
+            for context in models.ensemble.contexts.values():
+                for slot in range(context.n_seq_max):
+                    context.clear(slot)
+            sequence = models.ensemble.open(
+                dict.fromkeys(models.roles, ids[:count]),
+                recipe=Recipe.upscale(),
+                sampling=WARM,
+                seed=count,
+                speculation=Speculation(length=length),
+            )
+            (first,) = rounds([sequence])
+            assert [choice.source for choice in first] == ["plain"]
+            finish(rounds, [sequence])
+            texts.append(sequence.tokens()[:24])
+        assert texts == [texts[0]] * 3
+
+
+# Changes in the middle ----------------------------------------------------------------------------
+
+CHANGES: dict[str, Any] = {
+    "recipe": Recipe.proxy(0.4),
+    "sampling": replace(WARM, temperature=2.5, top_k=50, repeat_penalty=1.3),
+    "speculation": Speculation(length=2),
+}
+
+
+@pytest.mark.parametrize("setting", CHANGES)
+def test_a_change_at_every_index(setting: str, models: Emulator) -> None:
+    models.rounds = loop(models)
+    ends = dict.fromkeys(models.ensemble.stop_tokens, -np.inf)
+    sampling, change = replace(WARM, seed=4, logit_bias=ends), CHANGES[setting]
+    if setting == "sampling":
+        change = replace(change, logit_bias=ends)
+
+    def changed(at: int, length: int | None) -> tuple[int, ...]:
+        with models.stream(
+            QUESTION, sampling=sampling, max_tokens=14, speculation=Speculation(length=length)
+        ) as stream:
+            for step in stream:
+                if step.index == at:
+                    setattr(stream, setting, change)
+            return stream.answer().tokens
+
+    texts = set()
+    for at in range(12):
+        plain = changed(at, 0)
+        texts.add(plain)
+        assert len(plain) == 14
+        for length in (1, 3, 8, None):
+            assert changed(at, length) == plain
+    assert len(texts) > 1 or setting == "speculation"
+
+
+def test_an_interrupt_anywhere_loses_nothing(
+    models: Emulator, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"speculation": Speculation(length=4)},
+        {"speculation": Speculation(), "recipe": RECIPES["interpolate"], "seed": 5},
+        {"speculation": Speculation(length=3), "recipe": RECIPES["contrast"], "seed": 9},
+        {"speculation": OFF, "seed": 7},
+    ]
+    plain = [tokens(rounds, emulator=models, **kind | {"speculation": OFF}) for kind in kinds]
+    rng, decode = random.Random(1), Context.decode
+
+    def flaky(self: Context, spans: Sequence[Span]) -> Any:
+        when = rng.random()
+        if when < 0.1:
+            raise KeyboardInterrupt
+        rows = decode(self, spans)
+        if when > 0.9:
+            raise KeyboardInterrupt
+        return rows
+
+    sequences = [opened(models, **kind) for kind in kinds]
+    interrupts = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Context, "decode", flaky)
+        while running := [s for s in sequences if len(s.choices) < 24]:
+            before = [s.tokens() for s in running]
+            try:
+                rounds(running)
+            except KeyboardInterrupt:
+                interrupts += 1
+                assert [s.tokens() for s in running] == before
+    for sequence in sequences:
+        models.ensemble.close(sequence)
+    assert interrupts > 10
+    assert [sequence.tokens()[:24] for sequence in sequences] == plain
+
+
+# Masks and lookups --------------------------------------------------------------------------------
+
+
+def test_a_mask_that_depends_on_the_answer(models: Emulator, rounds: Rounds) -> None:
+    size = models.ensemble.vocab_size
+
+    def mask(before: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """No token beside one that the answer has, and other tokens at every position."""
+        allowed = np.arange(size) % 3 != len(before) % 3
+        allowed[list(before)] = False
+        return allowed
+
+    for recipe in ("upscale", "contrast", "base"):
+        options: dict[str, Any] = {"mask": mask, "recipe": RECIPES[recipe]}
+        plain = tokens(rounds, emulator=models, **options)
+        assert len(set(plain)) == 24
+        for length, source in product(LENGTHS, ("auto", "lookup")):
+            drafting = Speculation(length=length, source=source)  # type: ignore[arg-type]
+            assert tokens(rounds, emulator=models, **options, speculation=drafting) == plain
+
+
+@pytest.mark.parametrize("rule", ["coupled", "rejection"])
+@pytest.mark.parametrize("length", [1, 4, 16, None])
+def test_looked_up_drafts(length: int | None, rule: Any, models: Emulator, rounds: Rounds) -> None:
+    (told,) = [answer(models, 0, sampling=Sampling(temperature=0.0))[0]]
+    prompt = f"{QUESTION}\nAnswer:{told}\n{QUESTION}\nAnswer:{told}\n{QUESTION}\nAnswer:"
+    # The prompt's own tokens come again: a bias towards what follows in it stands for a model
+    # that quotes.
+    quoted = models.tokenize(f"{prompt}{told}", raw=True)["base"]
+    ids = models.tokenize(prompt, raw=True)
+
+    def mask(before: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        allowed = np.ones(models.ensemble.vocab_size, dtype=np.bool_)
+        at = len(ids["base"]) + len(before)
+        if at < len(quoted) and len(before) % 5 != 4:
+            allowed[:] = False
+            allowed[quoted[at]] = True
+        return allowed
+
+    def text(speculation: Speculation) -> RunningSequence:
+        sequence = models.ensemble.open(
+            ids,
+            recipe=Recipe.upscale(),
+            sampling=Sampling(temperature=0.0),
+            mask=mask,
+            speculation=speculation,
+        )
+        finish(rounds, [sequence], 14)
+        return sequence
+
+    drafted = text(Speculation(length=length, rule=rule, source="lookup"))
+    assert drafted.tokens()[:14] == text(OFF).tokens()[:14]
+    totals = drafted.drafting.totals
+    assert totals.drafts == totals.looked_up > 0
+    assert sum(totals.accepted) > 0
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=60),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.integers(1, 16),
+)
+def test_lookup_against_a_search(known: list[int], cuts: list[int], length: int) -> None:
+    lookup = PromptLookup()
+    edges = sorted({0, len(known), *(min(cut, len(known)) for cut in cuts)})
+    for start, end in pairwise(edges):
+        lookup.extend(known[start:end])
+    assert len(lookup) == len(known)
+    last = known[-3:]
+    starts = [i for i in range(3, len(known)) if known[i - 3 : i] == last]
+    expected: tuple[list[int], int] = [], 0
+    if len(known) >= 3 and starts:
+        start = starts[-1]
+        agreed = 3
+        while agreed < 16 and agreed < start and known[start - agreed - 1] == known[-agreed - 1]:
+            agreed += 1
+        expected = known[start : start + length], agreed
+    assert lookup.find(length) == expected
+    lookup.clear()
+    assert lookup.find(length) == ([], 0) and len(lookup) == 0
+
+
+# Draft lengths ------------------------------------------------------------------------------------
+
+seconds = st.floats(0.01, 10.0)
+chances = st.floats(0.0, 1.0)
+
+
+@settings(max_examples=200)
+@given(
+    st.tuples(seconds, seconds),
+    st.lists(seconds, min_size=MAX_DRAFT + 1, max_size=MAX_DRAFT + 1),
+    st.integers(0, MAX_DRAFT),
+    st.integers(0, MAX_DRAFT),
+    st.lists(chances, min_size=MAX_DRAFT, max_size=MAX_DRAFT),
+    st.tuples(chances, chances),
+)
+def test_the_best_length_against_all_lengths(
+    draft: tuple[float, float],
+    verify: list[float],
+    made: int,
+    more: int,
+    before: list[float],
+    ahead: tuple[float, float],
+) -> None:
+    most = min(MAX_DRAFT, made + more)
+    each = [*before[:made], ahead[0], *[ahead[1]] * MAX_DRAFT]
+    plan = Plan(draft[0], draft[1], verify, verify)
+
+    def rate(k: int) -> float:
+        """E_k / C_k: the row after the last draft made is at hand, that after a later one not."""
+        all_accepted = [float(np.prod(each[:j])) for j in range(k + 1)]
+        decodes = made + 1 if k == made else k
+        last = 0.0 if k == made else draft[1] * all_accepted[k]
+        return sum(all_accepted) / (decodes * draft[0] + last + verify[k])
+
+    so_far = [float(np.prod(each[:j])) for j in range(made + 1)]
+    length, promised = plan.longest(most, *ahead, made=made, chances=so_far[-1], tokens=sum(so_far))
+    assert made <= length <= most
+    assert promised == pytest.approx(rate(length))
+    assert promised == pytest.approx(max(rate(k) for k in range(made, most + 1)))
+
+
+@given(
+    st.lists(seconds, min_size=MAX_DRAFT + 1, max_size=MAX_DRAFT + 1),
+    st.integers(0, MAX_DRAFT),
+    chances,
+)
+def test_the_best_lookup_against_all_lengths(
+    together: list[float], most: int, chance: float
+) -> None:
+    length, promised = Plan(1.0, 1.0, together, together).lookup(most, chance)
+    rates = [sum(chance**j for j in range(k + 1)) / together[k] for k in range(most + 1)]
+    assert promised == pytest.approx(rates[length]) == pytest.approx(max(rates))
+
+
+@given(
+    st.dictionaries(st.integers(1, 40), st.floats(1e-6, 10.0), min_size=2),
+    st.integers(1, 300),
+)
+def test_costs_between_and_beyond_measured_points(points: dict[int, float], rows: int) -> None:
+    curve, known = Curve(points), sorted(points)
+    cost = curve(rows)
+    assert cost > 0.0  # rates divide by it
+    if rows in points:
+        assert cost == points[rows]
+    elif known[0] < rows < known[-1]:
+        assert cost == pytest.approx(float(np.interp(rows, known, [points[n] for n in known])))
+    elif rows > known[-1]:
+        assert points[known[-1]] <= cost <= curve(rows + 1)
