@@ -164,7 +164,10 @@ class Context(Closing):
         self.decoded += self._batch.struct.n_tokens
         if logits is None:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
-        return np.ctypeslib.as_array(logits, shape=(rows, self.model.vocab_size))
+        # What ctypeslib.as_array does, without its 50 microseconds.
+        floats = ctypes.c_float * (rows * self.model.vocab_size)
+        view = np.frombuffer(floats.from_address(ctypes.addressof(logits.contents)), np.float32)
+        return view.reshape(rows, self.model.vocab_size)
 
     @property
     def cannot_rewind(self) -> str:

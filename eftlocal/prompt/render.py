@@ -138,6 +138,7 @@ def render_roles(
         add_generation_prompt = True
     if variables and all(role.format == "plain" for role in roles.values()):
         raise UsageError("template variables were given, but no role's prompt is a template")
+    texts: dict[str, list[Segment]] = {}  # by owner: a render asks another process
     segments: dict[str, list[Segment]] = {}
     for name, role in roles.items():
         owner = same_as if role.format == "same" else name
@@ -145,9 +146,10 @@ def render_roles(
             raise UsageError(
                 f"prompt format of {name}: 'same' needs a role {same_as!r} with its own format"
             )
-        text = _render_one(owner, roles[owner], checked, add_generation_prompt, variables)
-        text = _continued(text, partial, roles[owner].special_texts)
-        segments[name] = _with_bos(text, role)
+        if owner not in texts:
+            text = _render_one(owner, roles[owner], checked, add_generation_prompt, variables)
+            texts[owner] = _continued(text, partial, roles[owner].special_texts)
+        segments[name] = _with_bos(texts[owner], role)
     return segments
 
 
