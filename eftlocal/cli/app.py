@@ -8,10 +8,13 @@ import typer
 from typer.core import TyperGroup
 
 from eftlocal import __version__
+from eftlocal.cli.bench import bench
 from eftlocal.cli.doctor import doctor
 from eftlocal.cli.eval import evaluate
+from eftlocal.cli.inspect import inspect
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
+from eftlocal.cli.sweep import sweep
 from eftlocal.errors import EftlocalError
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
@@ -39,7 +42,10 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(doctor)
+app.command()(bench)
+app.command()(inspect)
 app.command("eval")(evaluate)
+app.command()(sweep)
 app.add_typer(models_app, name="models")
 
 

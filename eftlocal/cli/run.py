@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.cli.asking import read_prompt
+from eftlocal.errors import UsageError
 
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator, Recipe, Sampling
@@ -84,7 +85,7 @@ def run(
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
-    text = _read_prompt(prompt)
+    text = read_prompt(prompt)
     models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
     found = find(models) if isinstance(models, str) else None
     check_max_tokens(max_tokens)
@@ -174,23 +175,6 @@ def run(
             typer.secho(_figures(finished), err=True, dim=True)
             if stats:
                 typer.secho(_draft_figures(finished.speculation), err=True, dim=True)
-
-
-def _read_prompt(prompt: str | None) -> str:
-    from eftlocal.prompt.messages import validate_prompt
-
-    if prompt is not None and prompt != "-":
-        return validate_prompt(prompt)
-    if prompt is None and sys.stdin.isatty():
-        raise UsageError("no prompt: give one as an argument, or on stdin")
-    data = sys.stdin.buffer.read()
-    try:
-        return validate_prompt(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"stdin is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            "convert the text to UTF-8"
-        ) from None
 
 
 def _stream(emulator: Emulator, asked: Any, call: dict[str, Any]) -> Answer:

@@ -165,8 +165,9 @@ class Context(Closing):
         if logits is None:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
         # What ctypeslib.as_array does, without its 50 microseconds.
-        floats = ctypes.c_float * (rows * self.model.vocab_size)
-        view = np.frombuffer(floats.from_address(ctypes.addressof(logits.contents)), np.float32)
+        floats: Any = ctypes.c_float * (rows * self.model.vocab_size)
+        memory = floats.from_address(ctypes.addressof(logits.contents))
+        view: NDArray[np.float32] = np.frombuffer(memory, dtype=np.float32)
         return view.reshape(rows, self.model.vocab_size)
 
     @property

@@ -1,0 +1,245 @@
+"""`eftlocal inspect`: which model moved which token, of one answer or over a set of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from eftlocal.influence import Inspection
+
+
+def inspect(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='Many prompts: one a line, or a .jsonl with "prompt" and any "answer".'),
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Inspect this answer (default: one is generated).")
+    ] = None,
+    answer_file: Annotated[Path | None, typer.Option(help="Inspect the answer in a file.")] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="tv-ROLE (total variation against the combination), tv-base-tuned, "
+            "tv-tuned-reference, gain-ROLE (probability gained) or rank-ROLE "
+            "(default: tv-base)."
+        ),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=100, help="Most probable tokens kept of every model.")
+    ] = 5,
+    top: Annotated[int, typer.Option(min=0, help="Tokens listed as moved most.")] = 10,
+    least: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --prompts: how often a token occurs to be listed (5)."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A table with a row a token, and no colour.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page that opens in any browser, offline.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--plot", help="With --prompts: write a picture (extra `plot`)."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    role: opt.MoreRoles = None,
+    offline: opt.Offline = False,
+    recipe: opt.RecipeName = None,
+    alpha: opt.Alpha = None,
+    beta: opt.Beta = None,
+    lambda_: opt.Lambda = None,
+    strength: opt.Strength = None,
+    any_sum: opt.AnySum = False,
+    delta_top_p: opt.DeltaTopP = None,
+    plausibility: opt.Plausibility = None,
+    delta_clip: opt.DeltaClip = None,
+    first_tokens: opt.FirstTokens = None,
+    unsure_below: opt.UnsureBelow = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    seed: opt.Seed = None,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+) -> None:
+    """Show for every token of an answer what each model would have said, and who moved it."""
+    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.inspected import print_one, print_survey
+    from eftlocal.cli.asking import read_prompt
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.emulator import Emulator, load
+    from eftlocal.evaluate.plot import check_plot
+    from eftlocal.generation import check_max_tokens
+    from eftlocal.influence import inspect as inspect_answer
+    from eftlocal.influence.asked import Asked, read_asked
+    from eftlocal.influence.measures import measure_of, measures_for
+    from eftlocal.presets.reading import find
+    from eftlocal.text import TextStream
+
+    drawn: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "seed": seed,
+    }
+    if raw and system is not None:
+        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    given = _given_answer(answer, answer_file)
+    if prompts is not None:
+        _exclude("--prompts", PROMPT=prompt, answer=given, html=html, plain=plain or None)
+        asked = read_asked(prompts)
+    else:
+        _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
+        if given is not None:
+            drawing = {**drawn, "max_tokens": max_tokens, "stop": stop}
+            _exclude("an answer", why="nothing is generated", **drawing)
+        asked = (Asked(read_prompt(prompt), given),)
+    if json_ and plain:
+        raise UsageError("--json and --plain exclude each other; leave one out")
+    if html is not None and not html.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {html}: there is no folder {html.parent}")
+    if picture:
+        check_plot(picture)
+    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
+    found = find(models) if isinstance(models, str) else None
+    check_max_tokens(max_tokens)
+    TextStream(stop or ())  # refuses what cannot be a stop string
+    defaults = preset_defaults(found) if found else Defaults()
+    chosen = opt.chosen_recipe(
+        defaults.recipe,
+        name=recipe,
+        alpha=alpha,
+        beta=beta,
+        lambda_=lambda_,
+        strength=strength,
+        any_sum=any_sum,
+        delta_top_p=delta_top_p,
+        plausibility=plausibility,
+        delta_clip=delta_clip,
+        first_tokens=first_tokens,
+        unsure_below=unsure_below,
+    )
+    sampling = opt.chosen_sampling(defaults.sampling, **drawn)
+    roles: Any = found.roles if found else models
+    opt.check_roles(chosen, None, roles)
+    loaded = tuple(dict.fromkeys((*roles, *chosen.roles)))
+    measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
+    engine: dict[str, Any] = {
+        "n_ctx": n_ctx,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "force": force,
+    }
+    with loading_bars() as bars:
+        engine["progress"] = bars.weights
+        files: Any = models
+        defaults = replace(defaults, recipe=chosen, sampling=sampling)
+        if isinstance(models, str):
+            emulator = load(
+                models,
+                offline=offline,
+                recipe=chosen,
+                sampling=sampling,
+                download_progress=bars.download,
+                **engine,
+            )
+        else:
+            emulator = Emulator.from_files(defaults=defaults, **engine, **files)
+        if defaults.speculation.length is None and any(one.answer is None for one in asked):
+            emulator.measure(bars.measuring)
+    limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or ()}
+
+    def see(one: Asked) -> Inspection:
+        conversation: Any = one.prompt
+        if system is not None:
+            conversation = [
+                {"role": "system", "content": system},
+                {"role": "user", "content": one.prompt},
+            ]
+        more = limits if one.answer is None else {}
+        return inspect_answer(
+            emulator, conversation, one.answer, candidates=candidates, raw=raw, **more
+        )
+
+    with emulator:
+        for note in emulator.notes(chosen):
+            typer.secho(f"note: {note}", err=True)
+        if prompts is None:
+            seen = see(asked[0])
+            print_one(seen, measure, top=top, plain=plain, as_json=json_, html=html)
+        else:
+            all_seen = []
+            with _bar(len(asked)) as advance:
+                for one in asked:
+                    all_seen.append(see(one))
+                    advance()
+            print_survey(
+                all_seen, measure, top=top, least=least or 5, as_json=json_, picture=picture
+            )
+
+
+def _given_answer(answer: str | None, file: Path | None) -> str | None:
+    if answer is not None and file is not None:
+        raise UsageError("--answer and --answer-file exclude each other; leave one out")
+    if file is not None:
+        try:
+            answer = file.read_text("utf-8")
+        except OSError as error:
+            raise UsageError(f"--answer-file {file}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise PromptError(f"--answer-file {file}: not valid UTF-8") from None
+    if answer == "":
+        raise PromptError("the answer is empty: there is no token to inspect")
+    return answer
+
+
+def _exclude(what: str, *, why: str = "leave one out", **options: Any) -> None:
+    """Refuses the first option that was given and does not go with something."""
+    for option, value in options.items():
+        if value is not None:
+            flag = option if option.isupper() else f"--{option.replace('_', '-')}"
+            raise UsageError(f"{flag} does not go with {what}: {why}")
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], object]]:
+    """A bar on stderr; gives what advances it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
+        bar = bars.add_task("inspecting", total=total)
+        yield lambda: bars.advance(bar)

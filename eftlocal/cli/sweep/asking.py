@@ -1,0 +1,63 @@
+"""What `eftlocal sweep` is to ask, measure and write: chosen by options, refused early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eftlocal.cli.sweep.options import Questions, Split
+from eftlocal.errors import UsageError
+from eftlocal.evaluate.demo import FOLDER
+from eftlocal.evaluate.plot import check_plot
+from eftlocal.sweep.page import check_page
+from eftlocal.sweep.prompts import Item, demo_items, file_items, spread
+
+
+def chosen_items(
+    prompts: Path | None,
+    questions: Questions | None,
+    split: Split | None,
+    *,
+    limit: int | None,
+    system: str | None,
+    raw: bool,
+) -> tuple[Item, ...]:
+    if (prompts is None) == (questions is None):
+        raise UsageError("give one of --prompts FILE and --questions demo")
+    if raw and system is not None:
+        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    if prompts is not None:
+        if split is not None:
+            raise UsageError("--split is for --questions; leave it out with --prompts")
+        return spread(file_items(prompts, system=system, raw=raw), limit)
+    if raw or system is not None:
+        raise UsageError(f"{'--raw' if raw else '--system'} is for --prompts, not for --questions")
+    which = (split or Split.validation).value
+    return spread(demo_items(FOLDER / "questions.json", which), limit)
+
+
+def chosen_metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]:
+    if asked is None:
+        return there
+    wanted = tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
+    for name in wanted:
+        if name not in there:
+            raise UsageError(f"--metrics: {name!r} is not measured here; {', '.join(there)} are")
+    return wanted
+
+
+def check_outputs(
+    prompts: Path | None, out: Path | None, picture: Path | None, page: Path | None
+) -> None:
+    """Refuses, before anything is run, a file that could not be written or would be lost."""
+    files = {"--prompts": prompts, "--out": out, "--plot": picture, "--html": page}
+    seen: dict[Path, str] = {}
+    for flag, path in files.items():
+        if path is None:
+            continue
+        other = seen.setdefault(path.absolute().resolve(), flag)
+        if other != flag:
+            raise UsageError(f"{other} and {flag} are the same file, {path}; give two")
+        if flag in ("--out", "--html"):
+            check_page(path)
+    if picture:
+        check_plot(picture)

@@ -1,0 +1,199 @@
+"""The verb itself: options checked in full, then models loaded once for all points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.cli.sweep import options as own
+from eftlocal.errors import UsageError
+
+if TYPE_CHECKING:
+    from eftlocal.defaults import Defaults
+    from eftlocal.recipe import Recipe
+    from eftlocal.sampling import Sampling
+    from eftlocal.sweep.grid import Build
+
+
+def sweep(
+    prompts: own.PromptsFile = None,
+    questions: own.QuestionSetName = None,
+    split: own.SplitName = None,
+    limit: own.Limit = None,
+    system: own.System = None,
+    raw: own.Raw = False,
+    out: own.Out = None,
+    metrics: own.Metrics = None,
+    json_: own.Json = False,
+    picture: own.Picture = None,
+    page: own.Page = None,
+    dry_run: own.DryRun = False,
+    recipe: own.RecipeNames = None,
+    alpha: own.Alphas = None,
+    beta: own.Betas = None,
+    lambda_: own.Lambdas = None,
+    strength: own.Strengths = None,
+    delta_top_p: own.DeltaTopPs = None,
+    plausibility: own.Plausibilities = None,
+    delta_clip: own.DeltaClips = None,
+    first_tokens: own.FirstTokens = None,
+    unsure_below: own.UnsureBelows = None,
+    temperature: own.Temperatures = None,
+    top_k: own.TopKs = None,
+    top_p: own.TopPs = None,
+    min_p: own.MinPs = None,
+    repeat_penalty: own.RepeatPenalties = None,
+    presence_penalty: own.PresencePenalties = None,
+    frequency_penalty: own.FrequencyPenalties = None,
+    seed: own.Seed = 0,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    any_sum: opt.AnySum = False,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    role: opt.MoreRoles = None,
+    offline: opt.Offline = False,
+    speculative: own.Speculative = "off",
+    draft_rule: opt.DraftRule = None,
+    draft_source: opt.DraftSource = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+) -> None:
+    """Answer a set of prompts at every point of a grid, and compare the points.
+
+    Figures are means over the prompts with 95% bootstrap intervals. Example:
+
+    eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
+    """
+    from eftlocal.benchmark.sources import Sources
+    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.sweep.asking import check_outputs, chosen_items, chosen_metrics
+    from eftlocal.cli.sweep.showing import print_grid, progress, write
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.evaluate.answers import LONGEST
+    from eftlocal.generation import check_max_tokens
+    from eftlocal.presets.reading import find
+    from eftlocal.sweep.dials import parse_dials
+    from eftlocal.sweep.grid import cross
+    from eftlocal.sweep.journal import Journal
+    from eftlocal.sweep.manifest import manifest
+    from eftlocal.sweep.measures import possible
+    from eftlocal.sweep.running import remaining, run_sweep
+    from eftlocal.text import TextStream
+
+    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
+    found = find(models) if isinstance(models, str) else None
+    roles = tuple(found.roles if found else models)
+    check_max_tokens(max_tokens)
+    TextStream(stop or ())  # refuses what cannot be a stop string
+    defaults = preset_defaults(found) if found else Defaults()
+    if questions:
+        defaults = replace(defaults, sampling=replace(defaults.sampling, temperature=0.0))
+        max_tokens = max_tokens or LONGEST
+    dials = parse_dials(
+        {
+            "recipe": recipe,
+            "alpha": alpha,
+            "beta": beta,
+            "lambda": lambda_,
+            "strength": strength,
+            "delta_top_p": delta_top_p,
+            "plausibility": plausibility,
+            "delta_clip": delta_clip,
+            "first_tokens": first_tokens,
+            "unsure_below": unsure_below,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repeat_penalty": repeat_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+        }
+    )
+    points = cross(dials, _builder(defaults, roles, any_sum))
+    speculation = opt.chosen_speculation(
+        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
+    )
+    if speculation.off and (draft_rule or draft_source):
+        flag = "--draft-rule" if draft_rule else "--draft-source"
+        raise UsageError(f"{flag} needs drafts; add --speculative auto")
+    items = chosen_items(prompts, questions, split, limit=limit, system=system, raw=raw)
+    shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
+    check_outputs(prompts, out, picture, page)
+    if dry_run:
+        print_grid(points, len(items))
+        return
+    if out is None:
+        raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
+    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    with loading_bars() as bars:
+        if isinstance(models, str):
+            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
+        else:
+            sources = Sources.of_files(models, **engine)
+        identity = manifest(
+            preset=sources.name,
+            roles=sources.roles,
+            items=items,
+            seed=seed,
+            max_tokens=max_tokens or defaults.max_tokens,
+            stop=(*defaults.stop, *(stop or ())),
+            speculation=speculation,
+        )
+    with Journal(out, identity) as journal:
+        if left := remaining(points, items, journal):
+            with loading_bars() as bars:
+                # Only a default recipe that needs it brings the role `unguided` along.
+                first = next((p for p in points if "unguided" in p.recipe.roles), points[0])
+                sources = replace(sources, defaults=replace(defaults, recipe=first.recipe))
+                emulator = sources.load(force=force, progress=bars.weights)
+                if speculation.length is None:
+                    emulator.measure(bars.measuring)
+            for note in dict.fromkeys(n for p in points for n in emulator.notes(p.recipe)):
+                typer.secho(f"note: {note}", err=True)
+            with emulator, progress(left, journal) as advance:
+                run_sweep(
+                    emulator,
+                    points,
+                    items,
+                    journal,
+                    seed=seed,
+                    max_tokens=max_tokens,
+                    stop=stop or (),
+                    speculation=speculation,
+                    advance=advance,
+                )
+        write(points, items, journal, identity, shown, json_=json_, picture=picture, page=page)
+
+
+def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build:
+    """What a combination of dials means; the others are the preset's."""
+
+    def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
+        limits = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
+        recipe = opt.chosen_recipe(
+            defaults.recipe,
+            name=dials.get("recipe"),
+            alpha=dials.get("alpha"),
+            beta=dials.get("beta"),
+            lambda_=dials.get("lambda"),
+            strength=dials.get("strength"),
+            any_sum=any_sum,
+            **{name: dials[name] for name in limits if name in dials},
+        )
+        if "first_tokens" in dials:
+            recipe = replace(recipe, first_tokens=dials["first_tokens"])
+        opt.check_roles(recipe, None, roles)
+        known = vars(defaults.sampling)
+        return recipe, replace(defaults.sampling, **{k: v for k, v in dials.items() if k in known})
+
+    return build

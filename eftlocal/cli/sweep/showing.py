@@ -1,0 +1,99 @@
+"""What `eftlocal sweep` shows: the grid, a bar while it runs, the figures at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eftlocal.errors import EftlocalError
+from eftlocal.evaluate.report import as_json
+from eftlocal.sweep.grid import Point
+from eftlocal.sweep.journal import Journal
+from eftlocal.sweep.manifest import Manifest
+from eftlocal.sweep.page import write_page
+from eftlocal.sweep.plot import plot
+from eftlocal.sweep.prompts import Item
+from eftlocal.sweep.report import as_data, as_tables, constants
+from eftlocal.sweep.summary import summarise
+
+
+class _StoppedError(EftlocalError):
+    exit_code = 130  # what a shell reports of a program ended by Ctrl-C
+
+
+@contextmanager
+def progress(left: int, journal: Journal) -> Iterator[Callable[[], object]]:
+    """A bar on stderr; an interrupt says what is kept and how to go on."""
+    errors = Console(stderr=True)
+    bars = Progress(
+        TextColumn("answering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    before = _lines(journal)
+    try:
+        with bars:
+            bar = bars.add_task("answering", total=left)
+            yield lambda: bars.advance(bar)
+    except KeyboardInterrupt:
+        done = _lines(journal) - before
+        raise _StoppedError(
+            f"stopped after {done} of {left} answers; they are in {journal.path}: run the same "
+            "command again to go on"
+        ) from None
+
+
+def _lines(journal: Journal) -> int:
+    """Answers that are on disk: an interrupt may come between the write and what follows it."""
+    return journal.path.read_bytes().count(b"\n")
+
+
+def print_grid(points: tuple[Point, ...], prompts: int) -> None:
+    lines = [f"{point.label()}  ({point.recipe})" for point in points]
+    typer.echo("\n".join(lines))
+    answers = len({point.key for point in points}) * prompts
+    typer.echo(f"{len(points)} points x {prompts} prompts: {answers} answers")
+
+
+def write(
+    points: tuple[Point, ...],
+    items: tuple[Item, ...],
+    journal: Journal,
+    identity: Manifest,
+    metrics: tuple[str, ...],
+    *,
+    json_: bool,
+    picture: Path | None,
+    page: Path | None,
+) -> None:
+    summaries = summarise(points, len(items), journal.records)
+    if picture:
+        plot(summaries, metrics, picture)
+    if page:
+        write_page(page, summaries, items, journal.records, metrics)
+    if json_:
+        typer.echo(as_json(as_data(summaries, identity, metrics)))
+        return
+    console = Console()
+    console.print(constants(summaries), style="bold", markup=False, highlight=False)
+    for table in as_tables(summaries, metrics, width=console.width):
+        console.print(table)
+        console.print()

@@ -1,0 +1,159 @@
+"""What a sweep asks: prompts of a file, or the demo's held-out questions, perhaps with answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eftlocal.emulator import Prompt
+from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.evaluate.questions import QuestionSet, read
+from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
+
+_KEYS = ("id", "prompt", "messages", "gold")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt.
+
+    Attributes:
+        prompt: what the models are asked.
+        text: the same for people.
+        gold: right answers, the first one scored; empty where none is known.
+        asked: the demo's question by itself, with its styles; None for other prompts.
+        raw: the prompt is text to go on with, without a chat template.
+    """
+
+    prompt: Prompt
+    text: str
+    gold: tuple[str, ...] = ()
+    asked: QuestionSet | None = None
+    raw: bool = False
+
+
+def demo_items(path: Path, split: str) -> tuple[Item, ...]:
+    """The questions of one split of a file of questions."""
+    asked = read(path, split)
+    return tuple(
+        Item(question.text, question.text, asked=QuestionSet(split, (question,), asked.forms))
+        for question in asked.questions
+    )
+
+
+def file_items(path: Path, *, system: str | None = None, raw: bool = False) -> tuple[Item, ...]:
+    """One prompt a line; of a .jsonl file, one object a line; empty lines do not count.
+
+    An object has "prompt" (a string) or "messages" (a conversation), and may have "gold" (a right
+    answer, or a list of them) and "id", which is not looked at.
+
+    Args:
+        system: a system prompt before each.
+        raw: go on with each prompt as it stands.
+
+    Raises:
+        UsageError: the file cannot be read.
+        PromptError: it is not UTF-8, holds no prompt, or a line is something else; which one.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"
+        ) from None
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise PromptError(f"{path} holds no prompt; write one a line")
+    objects = path.suffix.lower() == ".jsonl"
+
+    def item(number: int, line: str) -> Item:
+        try:
+            record = _record(line) if objects else {"prompt": line.strip()}
+            return _item(record, system, raw)
+        except EftlocalError as error:
+            raise PromptError(f"{path}, line {number}: {error}") from None
+
+    return tuple(item(number, line) for number, line in lines)
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"not JSON ({error}); write one object a line") from None
+    if not isinstance(record, dict):
+        raise PromptError('not an object; write {"prompt": "..."}')
+    for key in record:
+        if key not in _KEYS:
+            raise PromptError(f"key {key[:40]!r} is not supported; known are {', '.join(_KEYS)}")
+    if ("prompt" in record) == ("messages" in record):
+        raise PromptError('give one of "prompt" and "messages"')
+    return record
+
+
+def _item(record: dict[str, Any], system: str | None, raw: bool) -> Item:
+    given = record.get("gold", [])
+    gold = [given] if isinstance(given, str) else given
+    if not isinstance(gold, list) or not all(isinstance(g, str) and g.strip() for g in gold):
+        raise PromptError("gold: give a right answer, or a list of them")
+    for answer in gold:
+        validate_prompt(answer)
+    if "messages" in record:
+        if raw:
+            raise PromptError('--raw goes with "prompt", not with "messages"')
+        messages = validate_messages(record["messages"])
+        if system is not None and any(m["role"] == "system" for m in messages):
+            raise PromptError("it has a system message; leave out --system")
+    else:
+        if not isinstance(record["prompt"], str):
+            raise PromptError("prompt: a string is needed")
+        text = validate_prompt(record["prompt"])
+        if raw:
+            return Item(text, text, tuple(gold), raw=True)
+        messages = [Message(role="user", content=text)]
+    if system is not None:
+        messages = [Message(role="system", content=system), *messages]
+    return Item(messages, _shown(messages), tuple(gold))
+
+
+def _shown(messages: Sequence[Message]) -> str:
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+
+
+def spread(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
+    """At most so many, evenly spread over all."""
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    return tuple(items[i * len(items) // limit] for i in range(limit))
+
+
+def digest(items: Sequence[Item]) -> str:
+    """Of prompts, right answers and their order."""
+    told = [
+        [
+            item.prompt,
+            item.raw,
+            list(item.gold),
+            [dict(q.answers) | {"value": q.value} for q in item.asked.questions]
+            if item.asked
+            else None,
+        ]
+        for item in items
+    ]
+    text = json.dumps(told, ensure_ascii=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(seed: int, index: int) -> int:
+    """The seed of one prompt, at every point the same: points differ in their dials only."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,705 @@
+"""Sweeps: the grid's notation, results that survive a crash, figures, pictures, pages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from eftlocal.benchmark.sources import Sources
+from eftlocal.cli.app import app
+from eftlocal.emulator import Emulator
+from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.evaluate import demo as demo_evaluation
+from eftlocal.evaluate.answers import answer, judge
+from eftlocal.evaluate.questions import read
+from eftlocal.evaluate.scoring import score
+from eftlocal.recipe import Recipe
+from eftlocal.recipe_text import parse_recipe
+from eftlocal.sampling import Sampling
+from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.sweep.dials import DIALS, parse_dials, shown
+from eftlocal.sweep.grid import Point, cross, varied
+from eftlocal.sweep.journal import Journal, Record
+from eftlocal.sweep.lambdas import parse_lambdas
+from eftlocal.sweep.manifest import Manifest
+from eftlocal.sweep.page import render
+from eftlocal.sweep.prompts import Item, demo_items, digest, file_items, seed_of, spread
+from eftlocal.sweep.running import remaining, run_sweep
+from eftlocal.sweep.summary import mean_interval, summarise
+from eftlocal.sweep.values import MOST, parse_numbers
+
+PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
+MANIFEST: Manifest = {"seed": "0", "prompts": "2"}
+
+
+def build(dials: Any) -> tuple[Recipe, Sampling]:
+    recipe = parse_recipe(dials.get("recipe"), alpha=dials.get("alpha"), beta=dials.get("beta"))
+    known = vars(Sampling())
+    return recipe, Sampling(**{name: value for name, value in dials.items() if name in known})
+
+
+def points(**written: str) -> tuple[Point, ...]:
+    return cross(parse_dials(written), build)
+
+
+# The grid's notation -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0,0.5,1", (0, 0.5, 1)),
+        ("0:2:0.5", (0, 0.5, 1, 1.5, 2)),
+        ("0:1:0.1", (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
+        ("0:1:0.4", (0, 0.4, 0.8)),
+        ("1:-1:-1", (1, 0, -1)),
+        ("0:1:0.5,1,3", (0, 0.5, 1, 3)),
+        (" 1 , -.5 ", (1, -0.5)),
+        ("1e-3", (0.001,)),
+        ("-0", (0,)),
+    ],
+)
+def test_values(text: str, values: tuple[float, ...]) -> None:
+    assert parse_numbers("--beta", text) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1,", "x", "nan", "inf", "0:1", "0:1:0", "1:0:0.5", "0:1:2:3", "0:1e9:1", "1_0", "١"],
+)
+def test_values_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--beta") as refused:
+        parse_numbers("--beta", text)
+    assert "\n" not in str(refused.value)
+
+
+@given(st.integers(-99, 99), st.integers(0, 60), st.sampled_from(["0.25", "0.1", "1", "0.01"]))
+def test_a_range_has_both_ends_and_no_rounding(start: int, steps: int, step: str) -> None:
+    stop = f"{start + steps * float(step):.10g}"
+    found = parse_numbers("--beta", f"{start}:{stop}:{step}")
+    assert found == tuple(float(f"{start + i * float(step):.10g}") for i in range(steps + 1))
+
+
+@given(st.lists(st.floats(-1e9, 1e9).filter(lambda v: not 0 < abs(v) < 1e-90), min_size=1))
+def test_a_list_is_read_back(values: list[float]) -> None:
+    text = ",".join(f"{value:.17g}" for value in values)
+    assert parse_numbers("--beta", text) == tuple(dict.fromkeys(v + 0.0 for v in values))
+
+
+@given(st.text(alphabet="0123456789.:,;=-+einfratuced _", max_size=30), st.sampled_from([*DIALS]))
+def test_any_text_is_read_or_refused(text: str, dial: str) -> None:
+    try:
+        found = parse_dials({dial: text})
+    except UsageError:
+        return
+    assert 1 <= len(found[dial]) <= 31 * MOST
+    assert all(isinstance(shown(value), str) for value in found[dial])
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0:1:0.5", (0, 0.5, 1)),
+        ("a=0.3,b=0.7", ({"a": 0.3, "b": 0.7},)),
+        ("a=0,b=1;a=0.5,b=0.5", ({"a": 0, "b": 1}, {"a": 0.5, "b": 0.5})),
+        ("a=0:1:0.5,b=rest", ({"a": 0, "b": 1}, {"a": 0.5, "b": 0.5}, {"a": 1, "b": 0})),
+        ("a=0,0.9,b=rest", ({"a": 0, "b": 1}, {"a": 0.9, "b": 0.1})),
+        ("a=0:1:1,b=0:1:1,c=rest", ({"a": 0, "b": 0, "c": 1}, {"a": 0, "b": 1, "c": 0},
+                                    {"a": 1, "b": 0, "c": 0})),
+    ],
+)  # fmt: skip
+def test_lambdas(text: str, values: tuple[Any, ...]) -> None:
+    assert parse_lambdas("--lambda", text) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a=rest,b=rest", "a and b cannot both take the rest"),
+        ("a=0,a=1", "'a' is given twice"),
+        ("0,a=1", "begins without role="),
+        ("a=,b=rest", "neither a number nor a range"),
+        ("=1", "'' is no name of a role"),
+        ("a=2,b=rest", "no combination leaves a rest"),
+        ("a=0:1:0.01,b=0:1:0.01,c=rest", "more than 1000 points"),
+        ("a,b:5", "neither a number"),
+    ],
+)
+def test_lambdas_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_lambdas("--lambda", text)
+
+
+@given(st.integers(1, 40))
+def test_a_line_through_the_simplex_sums_to_one(n: int) -> None:
+    for found in parse_lambdas("--lambda", f"a=0:1:{1 / n:.6f},b=rest"):
+        assert isinstance(found, Mapping) and sum(found.values()) == pytest.approx(1, abs=1e-15)
+        Recipe.interpolate(found)
+
+
+def test_recipes_and_limits() -> None:
+    found = parse_dials({"recipe": "upscale,proxy;base=1,tuned=1,reference=-1",
+                         "delta_top_p": "0.9,off", "first_tokens": "4,off"})  # fmt: skip
+    assert found == {
+        "recipe": ("upscale", "proxy", "base=1,tuned=1,reference=-1"),
+        "delta_top_p": (0.9, 1.0),
+        "first_tokens": (4, None),
+    }
+    with pytest.raises(UsageError, match=r"--top-k 1\.5: 1\.5 is not a whole number") as refused:
+        parse_dials({"top_k": "1.5", "beta": "x", "recipe": "a,,b"})
+    assert str(refused.value).count("\n") == 2  # all faults at once
+
+
+# The grid ----------------------------------------------------------------------------------------
+
+
+def test_every_combination_the_first_dial_slowest() -> None:
+    grid = points(beta="0,1", temperature="0.5,1")
+    assert [p.label() for p in grid] == [
+        "beta 0, temperature 0.5", "beta 0, temperature 1",
+        "beta 1, temperature 0.5", "beta 1, temperature 1",
+    ]  # fmt: skip
+    assert varied(points(beta="0,1", temperature="1")) == ("beta",)
+    assert len(points()) == 1
+
+
+def test_what_a_recipe_refuses_is_told_together() -> None:
+    with pytest.raises(UsageError) as refused:
+        points(recipe="upscale,proxy,upscal", beta="0,1", top_p="0.5,2")
+    lines = str(refused.value).split("\n")
+    assert lines == [
+        "top_p is 2.0; it must be in (0, 1] (2 points)",
+        "recipe proxy has no beta; it takes alpha (4 points)",
+        *[line for line in lines if line.startswith("unknown recipe 'upscal'")],
+    ]
+    assert len(lines) == 3
+    with pytest.raises(UsageError, match="the grid has 1000000 points"):
+        points(beta="1:1000:1", temperature="1:1000:1")
+
+
+def test_points_of_one_meaning_have_one_key() -> None:
+    same = points(beta="1", temperature="0")[0].key
+    assert points(recipe="upscale", temperature="0")[0].key == same
+    assert points(temperature="0", top_p="0.5")[0].key == same  # greedy: nothing to filter
+    assert points(beta="1", temperature="1")[0].key != same
+    assert len({p.key for p in points(temperature="1", top_p="0.5,0.9,1")}) == 3
+
+
+# Prompts -----------------------------------------------------------------------------------------
+
+
+def test_prompts_of_files(tmp_path: Path) -> None:
+    lines = tmp_path / "p.txt"
+    lines.write_text("one\n\n  two \n", "utf-8")
+    assert [item.text for item in file_items(lines)] == ["one", "two"]
+    objects = tmp_path / "p.jsonl"
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    rows = [{"prompt": "a", "gold": "b"}, {"messages": chat, "gold": ["c", "d"], "id": 7}]
+    objects.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    first, second = file_items(objects)
+    assert (first.prompt, first.gold) == ([{"role": "user", "content": "a"}], ("b",))
+    assert (second.prompt, second.gold) == (chat, ("c", "d"))
+    (item,) = file_items(lines, system="be kind")[:1]
+    assert item.prompt[0] == {"role": "system", "content": "be kind"}
+    assert file_items(lines, raw=True)[0].prompt == "one"
+    assert len({digest(file_items(p)) for p in (lines, objects)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nope", "not JSON"),
+        ("[1]", "not an object"),
+        ('{"prompt": "a", "answer": "b"}', "key 'answer' is not supported"),
+        ('{"gold": "b"}', 'give one of "prompt" and "messages"'),
+        ('{"prompt": "a", "messages": []}', 'give one of "prompt" and "messages"'),
+        ('{"prompt": 1}', "prompt: a string is needed"),
+        ('{"prompt": " "}', "the prompt is empty"),
+        ('{"messages": []}', "the list is empty"),
+        ('{"prompt": "a", "gold": 3}', "gold: give a right answer"),
+        ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "fine"}\n' + line, "utf-8")
+    with pytest.raises(PromptError) as refused:
+        file_items(path)
+    assert f"{path}, line 2: " in str(refused.value) and says in str(refused.value)
+
+
+def test_a_limit_is_spread_evenly() -> None:
+    items = [Item(str(i), str(i)) for i in range(10)]
+    assert [item.text for item in spread(items, 4)] == ["0", "2", "5", "7"]
+    assert len(spread(items, None)) == len(spread(items, 99)) == 10
+
+
+def test_seeds_are_the_prompts_own() -> None:
+    seeds = [seed_of(3, i) for i in range(500)]
+    assert len(set(seeds)) == 500 and all(0 <= s < 2**63 for s in seeds)
+    assert seeds == [seed_of(3, i) for i in range(500)] != [seed_of(4, i) for i in range(500)]
+
+
+# Results on disk ---------------------------------------------------------------------------------
+
+
+def record(prompt: int, text: str = "ä\u2028\n", **values: float) -> Record:
+    return Record("p", prompt, {"beta": 1.0}, 5, text, "stop", values or {"tokens": 2.0})
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    first, second = record(0), record(1, nll=math.inf, logprob=-0.1)
+    with Journal(path, MANIFEST) as journal:
+        journal.add(first)
+        journal.add(second)
+    assert "Infinity" not in path.read_text("utf-8")
+    with Journal(path, MANIFEST) as journal:
+        assert journal.records == {("p", 0): first, ("p", 1): second}
+
+
+def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Journal(path, MANIFEST) as journal:
+        journal.add(record(0))
+        kept = path.stat().st_size
+        journal.add(record(1))
+    whole = path.read_bytes()
+    for end in range(kept, len(whole)):
+        path.write_bytes(whole[:end])
+        with Journal(path, MANIFEST) as journal:
+            assert list(journal.records) == [("p", 0)]
+            journal.add(record(1))
+        assert path.read_bytes() == whole
+    path.write_bytes(whole[:kept] + b"\0" * 40 + b"\n")  # what a machine's crash can leave
+    with Journal(path, MANIFEST) as journal:
+        assert list(journal.records) == [("p", 0)]
+
+
+def test_another_sweep_is_refused_and_the_difference_told(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Journal(path, MANIFEST) as journal:
+        journal.add(record(0))
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="another sweep: seed was 0 and is 1") as refused:
+        Journal(path, MANIFEST | {"seed": "1"})
+    assert "prompts" not in str(refused.value)
+    path.with_name("out.jsonl.manifest.json").unlink()
+    with pytest.raises(UsageError, match="it may be no sweep"):
+        Journal(path, MANIFEST)
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_something_else_is_refused_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    Journal(path, MANIFEST).close()
+    path.write_bytes(b'{"a": 1}\n{"b": 2}\n')
+    with pytest.raises(UsageError, match="line 1: not a result of a sweep"):
+        Journal(path, MANIFEST)
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+
+
+def test_one_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with (
+        Journal(path, MANIFEST),
+        pytest.raises(UsageError, match="another sweep is writing it"),
+    ):
+        Journal(path, MANIFEST)
+    Journal(path, MANIFEST).close()
+
+
+def test_a_full_disk_loses_nothing_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "out.jsonl"
+    with Journal(path, MANIFEST) as journal:
+        journal.add(record(0))
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(EftlocalError, match="No space left on device; what is done is kept"):
+            journal.add(record(1))
+        assert list(journal.records) == [("p", 0)]
+
+
+# Figures -----------------------------------------------------------------------------------------
+
+
+def test_mean_and_interval() -> None:
+    values = list(np.random.default_rng(1).normal(3.0, 2.0, size=400))
+    found = mean_interval(values)
+    assert found.mean == pytest.approx(np.mean(values)) and found.n == 400
+    half = 1.96 * np.std(values) / 20  # the bootstrap agrees with the normal approximation
+    assert found.low == pytest.approx(found.mean - half, abs=0.15 * half)
+    assert found.high == pytest.approx(found.mean + half, abs=0.15 * half)
+    assert mean_interval([1.0] * 7) == (1.0, 1.0, 1.0, 7)
+    infinite = mean_interval([1.0, math.inf])
+    assert infinite.mean == math.inf and math.isnan(infinite.low)
+    assert mean_interval([]).n == 0 and math.isnan(mean_interval([]).mean)
+
+
+def test_summaries_leave_out_what_was_not_measured() -> None:
+    (point,) = points(beta="1")
+    rows = [record(0, tokens=2.0, exact=1.0), record(1, tokens=4.0), record(5, tokens=99.0)]
+    (found,) = summarise([point], 2, {(point.key, r.prompt): r for r in rows})
+    assert found.n == 2 and found.finish_reasons == {"stop": 2}
+    assert {m: (of.mean, of.n) for m, of in found.metrics.items()} == {
+        "exact": (1.0, 1),
+        "tokens": (3.0, 2),
+    }
+
+
+# Running -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def questions() -> tuple[Item, ...]:
+    return spread(demo_items(demo_evaluation.FOLDER / "questions.json", "validation"), 6)
+
+
+def sweep(em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, **more: Any) -> Journal:
+    settings = {"seed": 0, "max_tokens": 40, "stop": (), "speculation": OFF} | more
+    with Journal(path, MANIFEST) as journal:
+        run_sweep(em, grid, items, journal, **settings)
+        assert remaining(grid, items, journal) == 0
+        return journal
+
+
+def test_the_figures_are_those_of_the_evaluation(
+    demo: Emulator, questions: tuple[Item, ...], tmp_path: Path
+) -> None:
+    grid = points(beta="0,0.75,2", temperature="0")
+    done = sweep(demo, grid, questions, tmp_path / "out.jsonl").records
+    path = demo_evaluation.FOLDER / "questions.json"
+    wanted = [item.text for item in questions]
+    every = read(path, "validation")
+    asked = type(every)(
+        every.split, tuple(q for q in every.questions if q.text in wanted), every.forms
+    )
+    assert [q.text for q in asked.questions] == wanted
+    for point in grid:
+        rows = [done[point.key, i] for i in range(len(questions))]
+        texts = answer(demo, asked, point.recipe)
+        assert [r.text.strip() for r in rows] == [a.text for a in texts]
+        kept = judge(asked, texts, "warm")
+        for name in ("exact", "format", "fact", "stopped"):
+            assert [r.values[name] for r in rows] == list(getattr(kept, name)), name
+        (losses,) = score(demo, asked, {"x": point.recipe}, "warm").values()
+        for name in ("fact_nll", "format_nll"):
+            found = [r.values[name] for r in rows]
+            assert found == pytest.approx(getattr(losses, name), rel=1e-3, abs=1e-4), name
+
+
+def without_speed(done: dict[tuple[str, int], Record]) -> dict[Any, Any]:
+    drop = "tokens_per_second"
+    return {
+        key: (r.text, r.seed, {n: v for n, v in r.values.items() if n != drop})
+        for key, r in done.items()
+    }
+
+
+def test_resumed_after_any_answer_it_says_the_same(tiny: Emulator, tmp_path: Path) -> None:
+    items = [Item(t, t, gold=("so it is",)) for t in ("One", "One and two", "Three of them")]
+    grid = points(recipe="upscale,tuned", temperature="0,0.8,1.2")
+    path = tmp_path / "whole.jsonl"
+    whole = without_speed(sweep(tiny, grid, items, path, max_tokens=6).records)
+    assert len(whole) == 18
+    lines = path.read_bytes().splitlines(keepends=True)
+    for done in (1, 4, 6, 11, 17):
+        part = tmp_path / f"{done}.jsonl"
+        sweep(tiny, grid, items[:1], part, max_tokens=6)  # other things in the caches
+        part.write_bytes(b"".join(lines[:done]))
+        resumed = sweep(tiny, grid, items, part, max_tokens=6).records
+        assert without_speed(resumed) == whole
+
+
+def test_points_may_be_added_and_share_seeds(tiny: Emulator, tmp_path: Path) -> None:
+    items = [Item("Hello", "Hello"), Item("Hello", "Hello")]
+    path = tmp_path / "out.jsonl"
+    first = sweep(tiny, points(beta="0"), items, path, max_tokens=5).records
+    both = sweep(tiny, points(beta="0,1", temperature="1"), items, path, max_tokens=5).records
+    assert first.items() <= both.items() and len(both) == 6
+    assert len({r.seed for r in both.values()}) == 2  # one a prompt, whatever the point
+
+
+def test_drafts_change_no_text_and_are_measured(tiny: Emulator, tmp_path: Path) -> None:
+    items, grid = [Item("Hello", "Hello")], points(temperature="0,0.9")
+    plain = sweep(tiny, grid, items, tmp_path / "a.jsonl", max_tokens=12).records
+    drafted = sweep(
+        tiny, grid, items, tmp_path / "b.jsonl", max_tokens=12, speculation=Speculation(length=3)
+    ).records
+    assert [r.text for r in plain.values()] == [r.text for r in drafted.values()]
+    assert all("acceptance" in r.values for r in drafted.values())
+    assert not any("acceptance" in r.values for r in plain.values())
+
+
+def test_a_prompt_that_does_not_fit_is_told_before_any_answer(
+    tiny: Emulator, tmp_path: Path
+) -> None:
+    items = [Item("fine", "fine"), Item("word " * 300, "long")]
+    with (
+        Journal(tmp_path / "out.jsonl", MANIFEST) as journal,
+        pytest.raises(PromptError, match="prompt 2 has"),
+    ):
+        run_sweep(tiny, points(), items, journal, seed=0, max_tokens=4, stop=(), speculation=OFF)
+    assert not journal.records
+
+
+# The page ----------------------------------------------------------------------------------------
+
+HOSTILE = (
+    "</td></table><script>alert(1)</script><img src=http://x.example/a onerror=b>{{ 7*7 }}&lt;"
+)
+
+
+class Tags(HTMLParser):
+    """Tags and text of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_hostile_text_stays_text() -> None:
+    grid = points(beta="0,1")
+    items = [Item(HOSTILE, HOSTILE + "\x00\x1b[31m\u202egpj", gold=(HOSTILE,))]
+    done = {
+        (p.key, 0): Record(p.key, 0, {}, 1, HOSTILE, HOSTILE, {"exact": 0.0, "tokens": 3.0})
+        for p in grid
+    }
+    source = render(summarise(grid, 1, done), items, done, ["exact", "tokens"])
+    page = Tags(source)
+    assert not {"script", "img", "iframe", "object"} & {*page.tags}
+    assert page.tags.count("table") == 1 and page.tags.count("td") == 4
+    assert page.text.count(HOSTILE) == 6  # prompt, right answer, two answers, two reasons
+    assert not any(c in source for c in "\x00\x1b\u202e")
+    names = {name for name, _ in page.attributes}
+    assert not names & {"src", "onerror", "onclick"}
+    assert [v for n, v in page.attributes if n == "href"] == ["data:,"]
+    assert ("tabindex", "0") in page.attributes
+    assert "default-src 'none'" in source and "prefers-color-scheme: dark" in source
+
+
+def test_what_is_not_answered_yet_is_said() -> None:
+    grid = points(beta="0,1")
+    items = [Item("a", "first"), Item("b", "second")]
+    done = {(grid[0].key, 0): Record(grid[0].key, 0, {}, 1, "said", "stop", {"tokens": 3.0})}
+    page = Tags(render(summarise(grid, 2, done), items, done, ["tokens"]))
+    assert "said" in page.text and page.text.count("not answered yet") == 1
+    assert "second" not in page.text
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tiny_files: dict[str, Path]) -> list[str]:
+    return [part for role, path in tiny_files.items() for part in (f"--{role}", str(path))]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(f"Number {i} says" for i in range(10)), "utf-8")
+    return path
+
+
+QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "24", "--beta", "0,1,2"]
+
+
+def run(*arguments: str, width: int = 100) -> Result:
+    runner = CliRunner(env={"COLUMNS": str(width)})
+    return runner.invoke(app, ["sweep", *arguments], prog_name="eftlocal")
+
+
+def figures(text: str) -> Any:
+    found = json.loads(text)
+    for point in found["points"]:
+        point["metrics"].pop("tokens_per_second", None)
+    return found
+
+
+def test_table_json_page_and_plot(files: list[str], asked: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
+    options = ["--prompts", str(asked), "--limit", "2", *files, *QUICK, "--out", str(out)]
+    result = run(*options, "--html", str(page))
+    assert result.exit_code == 0, result.output
+    assert "3 points, 2 prompts each" in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    rows = [line.split()[:2] for line in result.stdout.splitlines() if line[:2] in ("0 ", "1 ")]
+    assert rows[:2] == [["0", "2"], ["1", "2"]]
+    assert Tags(page.read_text("utf-8")).tags.count("td") == 9
+    found = json.loads(run(*options, "--json", "--metrics", "tokens").stdout)
+    assert [p["dials"] for p in found["points"]] == [{"beta": 0}, {"beta": 1}, {"beta": 2}]
+    assert all(p["n"] == 2 and set(p["metrics"]) == {"tokens"} for p in found["points"])
+
+
+def test_a_finished_sweep_is_shown_without_loading(
+    files: list[str], asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--prompts", str(asked), "--limit", "1", *files, *QUICK, "--json"]
+    options += ["--out", str(tmp_path / "out.jsonl")]
+    first = run(*options)
+    monkeypatch.setattr(Sources, "load", None)
+    again = run(*options)
+    assert again.exit_code == 0 and again.stdout == first.stdout
+    changed = run(*options, "--seed", "1")
+    assert changed.exit_code == 2 and "seed was 0 and is 1" in changed.stderr
+
+
+def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sources, "of_preset", None)
+    result = run("--prompts", str(asked), "--beta", "0:1:0.5", "--temperature", "0,1", "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "beta 0, temperature 0  (upscale: +1 tuned)"
+    assert lines[-1] == "6 points x 10 prompts: 60 answers"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "give one of --prompts FILE and --questions demo"),
+        (["--prompts", "P", "--questions", "demo"], "give one of --prompts FILE"),
+        (["--prompts", "P"], "--out is missing"),
+        (["--prompts", "P", "--out", "P"], "--prompts and --out are the same file"),
+        (["--prompts", "P", "--out", "no/o.jsonl"], "there is no folder no"),
+        (["--prompts", "P", "--split", "test"], "--split is for --questions"),
+        (["--prompts", "no.txt"], "cannot read no.txt"),
+        (["--prompts", "P", "--metrics", "exact"], "'exact' is not measured here; stopped"),
+        (["--prompts", "P", "--beta", "a"], "--beta: 'a' is neither a number"),
+        (["--prompts", "P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
+        (["--prompts", "P", "--lambda", "tuned=1,warm=0.5"], "sum to 1, not 1.5"),
+        (["--prompts", "P", "--lambda", "tuned=0.5,warm=rest"], "--role warm=FILE missing"),
+        (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
+        (["--questions", "demo", "--raw"], "--raw is for --prompts"),
+        (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
+        (["--prompts", "P", "--speculative", "99"], "use auto, off, or 1 to 16"),
+    ],
+)
+def test_refused_in_one_line(options: list[str], says: str, asked: Path) -> None:
+    result = run(*(str(asked) if option == "P" else option for option in options))
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("eftlocal: ")
+
+
+def test_guidance_brings_its_role(files: list[str], asked: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    quick = ["--n-ctx", "256", "--threads", "1", "--max-tokens", "4", "--limit", "1"]
+    result = run("--prompts", str(asked), *files, *quick, "--recipe", "tuned;guidance",
+                 "--strength", "1", "--out", str(out))  # fmt: skip
+    assert result.exit_code == 2 and "recipe tuned has no strength" in result.stderr
+    result = run("--prompts", str(asked), *files, *quick, "--recipe", "guidance", "--strength",
+                 "0,1", "--system", "be kind", "--out", str(out))  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_interpolation_of_the_demo(tmp_path: Path) -> None:
+    options = ["--preset", "demo-blend", "--questions", "demo", "--limit", "4", "--json"]
+    line = ["--lambda", "tuned=0,1,plain=rest", "--out", str(tmp_path / "out.jsonl")]
+    result = run(*options, *line)
+    assert result.exit_code == 0, result.output
+    plain, warm = (p["metrics"] for p in json.loads(result.stdout)["points"])
+    assert plain["plain_format"]["mean"] > warm["plain_format"]["mean"]
+    assert warm["format"]["mean"] > plain["format"]["mean"]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [["--beta", "0,1"], ["--beta", "0,1", "--temperature", "0,1"], ["--recipe", "base,tuned"],
+     ["--recipe", "upscale,tuned", "--temperature", "0,1"], []],
+)  # fmt: skip
+def test_plots(grid: list[str], files: list[str], asked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "plot.svg"
+    quick = ["--n-ctx", "256", "--threads", "1", "--max-tokens", "3", "--limit", "2"]
+    result = run("--prompts", str(asked), *files, *quick, *grid, "--plot", str(picture),
+                 "--out", str(tmp_path / "out.jsonl"))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "<svg" in picture.read_text("utf-8")
+
+
+# Ended from outside ------------------------------------------------------------------------------
+
+
+def child(options: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*PROGRAM, "sweep", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(process: subprocess.Popen[bytes], path: Path, size: int) -> None:
+    """Until so many bytes of results are on disk, or the process has ended."""
+    while process.poll() is None and not (path.exists() and path.stat().st_size >= size):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.002)
+
+
+@pytest.fixture
+def options(files: list[str], asked: Path) -> Iterator[list[str]]:
+    yield ["--prompts", str(asked), *files, *QUICK, "--temperature", "0.8,1.2", "--json"]
+
+
+def test_killed_at_any_moment_and_resumed_the_table_is_the_same(
+    options: list[str], tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    expected = figures(run(*options, "--out", str(whole)).stdout)
+    size, killed = whole.stat().st_size, 0
+    for share in sorted(random.Random(5).uniform(0.0, 0.9) for _ in range(4)):
+        process = child([*options, "--out", str(out)])
+        wait_for(process, out, int(share * size))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 2
+    resumed = run(*options, "--out", str(out))
+    assert resumed.exit_code == 0, resumed.output
+    assert figures(resumed.stdout) == expected
+    assert len(out.read_bytes().splitlines()) == len(whole.read_bytes().splitlines()) == 60
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    options: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    process = child([*options, "--out", str(out)])
+    wait_for(process, out, 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    done = len(out.read_bytes().splitlines())
+    assert process.returncode == 130, errors
+    assert errors.decode().splitlines()[-1] == (
+        f"eftlocal: stopped after {done} of 60 answers; they are in {out}: run the same command "
+        "again to go on"
+    )
+    assert 0 < done < 60
+    with out.open("rb") as file:
+        assert all(json.loads(line) for line in file)
