@@ -91,9 +91,9 @@ def inspect(
     force: opt.Force = False,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
+    from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.inspected import print_one, print_survey
-    from eftlocal.cli.asking import read_prompt
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.emulator import Emulator, load
     from eftlocal.evaluate.plot import check_plot
