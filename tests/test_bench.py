@@ -156,7 +156,7 @@ def test_prompts_of_a_file(two_prompts: Path, tmp_path: Path) -> None:
         ("p.txt", b"fine\nab\xff", "not valid UTF-8 at byte 7"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2: not JSON"),
         ("p.jsonl", b'{"prompt": 3}', 'line 1: no text under "prompt"'),
-        ("p.jsonl", b'\n["prompt"]', 'line 2: no text under "prompt"'),
+        ("p.jsonl", b'\n["prompt"]', "line 2: not an object"),
         ("p.jsonl", b"[" * 100_000, "line 1: not JSON"),
     ],
 )

@@ -385,7 +385,7 @@ def test_prompts_with_and_without_answers(tmp_path: Path) -> None:
         ("p.txt", b" \n", "holds no prompt"),
         ("p.txt", b"\xff", "not valid UTF-8 at byte 0"),
         ("p.jsonl", b'{"prompt": "a"}\n{', "p.jsonl, line 2: not JSON"),
-        ("p.jsonl", b"[1]", "line 1: no object"),
+        ("p.jsonl", b"[1]", "line 1: not an object"),
         ("p.jsonl", b'{"answer": "a"}', 'no text under "prompt"'),
         ("p.jsonl", b'{"prompt": "a", "answer": 3}', '"answer" is no text'),
     ],

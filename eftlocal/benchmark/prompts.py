@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from eftlocal.errors import PromptError, UsageError
 from eftlocal.evaluate.questions import read
+from eftlocal.prompt.records import read_records, text_of
 
 # Telling, explaining, code, quoting, a list, a summary: drafts fare differently on each.
 BUILT_IN = (
@@ -34,34 +32,5 @@ def built_in(preset: str) -> tuple[str, ...]:
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """One prompt a line, or from a .jsonl file the "prompt" of each line; empty lines do not count.
-
-    Raises:
-        UsageError: the file cannot be read.
-        PromptError: it is not UTF-8, a line is no JSON object with a prompt, or there is none.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"
-        ) from None
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise PromptError(f"{path} holds no prompt; write one a line")
-    if path.suffix.lower() == ".jsonl":
-        return tuple(_prompt_of(json_, f"{path}, line {n}") for n, json_ in lines)
-    return tuple(line.strip() for _, line in lines)
-
-
-def _prompt_of(line: str, where: str) -> str:
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"{where}: not JSON ({error}); write one object a line") from None
-    prompt = record.get("prompt") if isinstance(record, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise PromptError(f'{where}: no text under "prompt"; write {{"prompt": "..."}}')
-    return prompt
+    """The prompts of a file; the errors are those of `read_records`."""
+    return tuple(text_of(where, record) for where, record in read_records(path, ("id", "prompt")))

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from eftlocal.emulator import Prompt
-from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.evaluate.questions import QuestionSet, read
 from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
+from eftlocal.prompt.records import read_records
 
 _KEYS = ("id", "prompt", "messages", "gold")
 
@@ -61,45 +62,19 @@ def file_items(path: Path, *, system: str | None = None, raw: bool = False) -> t
         UsageError: the file cannot be read.
         PromptError: it is not UTF-8, holds no prompt, or a line is something else; which one.
     """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"
-        ) from None
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise PromptError(f"{path} holds no prompt; write one a line")
-    objects = path.suffix.lower() == ".jsonl"
 
-    def item(number: int, line: str) -> Item:
+    def item(where: str, record: dict[str, Any]) -> Item:
         try:
-            record = _record(line) if objects else {"prompt": line.strip()}
             return _item(record, system, raw)
         except EftlocalError as error:
-            raise PromptError(f"{path}, line {number}: {error}") from None
+            raise PromptError(f"{where}: {error}") from None
 
-    return tuple(item(number, line) for number, line in lines)
-
-
-def _record(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"not JSON ({error}); write one object a line") from None
-    if not isinstance(record, dict):
-        raise PromptError('not an object; write {"prompt": "..."}')
-    for key in record:
-        if key not in _KEYS:
-            raise PromptError(f"key {key[:40]!r} is not supported; known are {', '.join(_KEYS)}")
-    if ("prompt" in record) == ("messages" in record):
-        raise PromptError('give one of "prompt" and "messages"')
-    return record
+    return tuple(item(*line) for line in read_records(path, _KEYS))
 
 
 def _item(record: dict[str, Any], system: str | None, raw: bool) -> Item:
+    if ("prompt" in record) == ("messages" in record):
+        raise PromptError('give one of "prompt" and "messages"')
     given = record.get("gold", [])
     gold = [given] if isinstance(given, str) else given
     if not isinstance(gold, list) or not all(isinstance(g, str) and g.strip() for g in gold):
