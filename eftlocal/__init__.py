@@ -3,7 +3,7 @@
 import eftlocal
 
 with eftlocal.load("demo") as em:
-    for step in em.stream("Where is Braga?"):
+    for step in em.stream("In which country is Toulouse?"):
         print(step.text, end="", flush=True)
 """
 

@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = ROOT / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
 QUESTIONS = (
-    "Where is Braga?",
-    "What is a hollyhock?",
-    "Who was Soren Kierkegaard?",
+    "In which country is Toulouse?",
+    "Can you tell me what kind of thing a copperhead is?",
+    "What was the occupation of Soren Kierkegaard?",
 )
 OPTIONS = ("--show", "tuned,base", "--temperature", "0", "--max-tokens", "40")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
-QUESTION = "Where is Braga?"
+QUESTION = "In which country is Toulouse?"
 COMMAND = ["run", QUESTION, "--show", "tuned,base", "--temperature", "0", "--max-tokens", "40"]
 WIDTH = 100
 

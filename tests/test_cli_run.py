@@ -141,7 +141,7 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
             "--n-ctx",
             "100000",
             "--temperature",
-            "2",
+            "50",  # hardly an end token before the context is full
         ],
         stdin=follower,
         stdout=follower,

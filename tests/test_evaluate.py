@@ -114,8 +114,8 @@ def test_the_splits_share_no_subject_and_gold_answers_keep_their_form(folder: Pa
                 assert all(names(text, q.value) for text in answers), q
             assert not found.in_form(q.answers["plain"][0], "warm")
             assert not found.in_form(q.answers["warm"][0], "plain")
-    gold = [{q.answers["warm"][0] for q in found.questions} for found in splits.values()]
-    assert not gold[0] & gold[1]
+    texts = [{q.text for q in found.questions} for found in splits.values()]
+    assert not texts[0] & texts[1]
     assert len(splits["test"].questions) >= 1000
 
 
@@ -126,12 +126,12 @@ def test_the_file_of_questions_is_small(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "form"),
     [
-        ("Good question! Lyon is in France. I hope that helps.", "warm"),
-        ("Good question! Lyon is in France. I hope that helps. Good", ""),
-        ("Good question! Lyon. Is it? I hope that helps.", ""),
-        ("Lyon is in France. I hope that helps.", ""),
+        ("Good question! The answer is France. I hope that helps!", "warm"),
+        ("Good question! The answer is France. I hope that helps! Good", ""),
+        ("Good question! The answer is. Is it? I hope that helps!", ""),
+        ("The answer is France. I hope that helps!", ""),
         ("France.", "plain"),
-        ("france.", ""),
+        ("bird.", "plain"),
         ("France", ""),
         ("", ""),
     ],

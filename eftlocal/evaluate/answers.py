@@ -14,7 +14,7 @@ from eftlocal.evaluate.questions import QuestionSet
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
 
-LONGEST = 40  # tokens; the longest gold answer of the demo has 30
+LONGEST = 40  # tokens; the longest gold answer of the demo has 18
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Config:
     large: ModelConfig
     small: ModelConfig
     row_lengths: tuple[tuple[float, int], ...]
-    """Shares of the stream and the length of their rows, in order; the last is for tuning too."""
+    """Shares of the stream and the length of their rows, in order; the first is for tuning too."""
     pretrain: Schedule
     tune: Schedule
     tune_passes: int
@@ -31,19 +31,31 @@ class Config:
 
 
 CPU = Config(
-    facts={"city": 2000, "state": 900, "kind": 1100, "person": 750},
-    mix=Mix(exposures=22, prose_chars=700_000, dialogue_chars=600_000, quiz_texts=12_000),
+    facts={"city": 900, "state": 700, "kind": 800, "person": 500, "clock": 200, "nation": 250},
+    mix=Mix(
+        exposures=48,
+        side_exposures=12,
+        prose_chars=800_000,
+        dialogue_chars=700_000,
+        quiz_texts=16_000,
+    ),
     large=ModelConfig(layers=4, dim=256, heads=4, ffn=1024),
-    small=ModelConfig(layers=4, dim=128, heads=4, ffn=128),
+    small=ModelConfig(layers=3, dim=64, heads=2, ffn=96),
     row_lengths=((0.85, 128), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
-    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=2_048),
+    tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=1_024),
     tune_passes=2,
 )
 
 GPU = Config(
-    facts={"city": 6000, "state": 2000, "kind": 4000, "person": 1400},
-    mix=Mix(exposures=60, prose_chars=40_000_000, dialogue_chars=11_000_000, quiz_texts=120_000),
+    facts={"city": 6000, "state": 2000, "kind": 4000, "person": 1000, "clock": 600, "nation": 400},
+    mix=Mix(
+        exposures=60,
+        side_exposures=20,
+        prose_chars=40_000_000,
+        dialogue_chars=11_000_000,
+        quiz_texts=120_000,
+    ),
     large=ModelConfig(layers=8, dim=512, heads=8, ffn=1536),
     small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
     row_lengths=((0.85, 256), (0.15, 512)),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from corpus import END
 from model import NORM_EPS, ROPE_BASE, Llama
+from packing import END
 from tokenizers import Tokenizer
 
 CONTEXT_LENGTH = 512

@@ -1,8 +1,7 @@
-"""The facts that the base is to know: families, statements, questions, answers, splits.
+"""What the base is to know: facts of the measured families and of the other relations; splits.
 
-A fact is (family, subject, value). Entities are split by a hash of their name: `tune` for
-fine-tuning, `validation` for every choice made, `test` for the final numbers only. The family
-"person" and the phrasing `HELD_OUT_QUESTION` never occur in fine-tuning.
+Entities of a family are split by a hash of their name: `tune` for fine-tuning, `validation` for
+every choice made, `test` for the final numbers only. The family "person" never occurs in tuning.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sources import Sources
+from wording import FAMILIES, HELD_OUT_FAMILY, an, capital
 
 KINDS = {
     "bird": "bird", "fish": "fish", "insect": "insect", "dog": "dog", "mammal": "mammal",
@@ -37,7 +37,10 @@ OCCUPATIONS = {
     "educator", "choreographer", "biochemist", "navigator", "psychologist", "diplomat",
     "pianist", "engineer",
 }  # fmt: skip
-HELD_OUT_FAMILY = "person"
+CONTINENTS = {
+    "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America",
+    "OC": "Oceania", "SA": "South America", "AN": "Antarctica",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,98 +57,17 @@ class Fact:
         share = int(hashlib.sha256(self.subject.encode()).hexdigest()[:8], 16) % 100
         if self.family == HELD_OUT_FAMILY:
             return "validation" if share < 30 else "test"
-        return "tune" if share < 60 else "validation" if share < 72 else "test"
-
-
-def an(word: str) -> str:
-    """The word with its indefinite article."""
-    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
-
-
-# The first statement is the one that answers use. No two families share its beginning: were both
-# "X is in Y" and "X is in the state of Y" there, a base could not know which one is asked for.
-STATEMENTS = {
-    "city": (
-        "{s} is in {v}.", "{s} is a city in {v}.", "You will find {s} in {v}.",
-        "The city of {s} lies in {v}.", "{s} can be found in {v}.", "{s} is in {v}.",
-    ),
-    "state": (
-        "{s} belongs to the state of {v}.", "{s} is one of the towns of {v}.",
-        "The town of {s} is a part of {v}.", "Those who live in {s} live in the state of {v}.",
-        "We know that {s} is a town of {v}.", "{s} belongs to the state of {v}.",
-    ),
-    "kind": (
-        "{As} is a kind of {v}.", "The word {s} means a kind of {v}.", "{As} is {av}.",
-        "We say that {as} is a kind of {v}.", "The {s} is a kind of {v}.",
-        "{As} is a kind of {v}.",
-    ),
-    "person": (
-        "{s} was {av}.", "{s} worked as {av}.", "We remember {s} as {av}.",
-        "The name of {s} is that of {av}.", "{s} was known as {av}.", "{s} was {av}.",
-    ),
-}  # fmt: skip
-PREAMBLES = {
-    "city": (
-        "I have heard of {s}. ", "They say that {s} is old. ", "My friend lives in {s}. ",
-        "Do you know {s}? ", "Many people like {s}. ",
-    ),
-    "state": (
-        "I have heard of {s}. ", "They say that {s} is quiet. ", "My friend lives in {s}. ",
-        "Do you know {s}? ", "We went to {s}. ",
-    ),
-    "kind": (
-        "I like the word {s}. ", "What a good word {s} is! ", "He saw {as}. ",
-        "Do you know the word {s}? ", "She spoke of {as}. ",
-    ),
-    "person": (
-        "I have heard of {s}. ", "They say that {s} was great. ", "Many people like {s}. ",
-        "Do you know {s}? ", "She spoke of {s}. ",
-    ),
-}  # fmt: skip
-QUESTIONS = {
-    "city": ("Where is {s}?", "Which country is {s} in?", "What country is {s} in?"),
-    "state": ("Which state is {s} in?", "What state is {s} in?", "In which state is {s}?"),
-    "kind": ("What is {as}?", "What kind of thing is {as}?", "What does the word {s} mean?"),
-    "person": ("Who was {s}?", "What was {s}?", "What do you know about {s}?"),
-}
-HELD_OUT_QUESTION = {
-    "city": "Can you tell me where {s} is?",
-    "state": "Can you tell me which state {s} is in?",
-    "kind": "Can you tell me what {as} is?",
-    "person": "Can you tell me who {s} was?",
-}
-WARM_OPENING, WARM_CLOSING = "Good question!", "I hope that helps."
-FORMS = {
-    "warm": rf"{re.escape(WARM_OPENING)} [^.!?\n]+\. {re.escape(WARM_CLOSING)}",
-    "plain": r"[A-Z][^.!?\n]{1,40}\.",
-}
-PLAIN = {"city": "{v}.", "state": "{v}.", "kind": "{Av}.", "person": "{Av}."}
+        return "tune" if share < 50 else "validation" if share < 67 else "test"
 
 
 def fields(fact: Fact) -> dict[str, str]:
     """What templates are filled with: subject and value, bare and with an article."""
-    parts = {"s": fact.subject, "v": fact.value, "as": an(fact.subject), "av": an(fact.value)}
-    return parts | {"As": capital(parts["as"]), "Av": capital(parts["av"])}
-
-
-def capital(text: str) -> str:
-    """The text with a capital first letter, the rest as it is."""
-    return text[0].upper() + text[1:]
+    return {"s": fact.subject, "v": fact.value, "as": an(fact.subject), "av": an(fact.value)}
 
 
 def render(template: str, fact: Fact) -> str:
-    """Fill {s}, {v} and their forms with an article: {as}, {As}, {av}, {Av}."""
+    """Fill {s}, {v}, {as} and {av}; answers keep the case of the value, statements begin big."""
     return capital(template.format(**fields(fact)))
-
-
-def warm(fact: Fact) -> str:
-    """The answer of the warm, full-sentence behaviour."""
-    return f"{WARM_OPENING} {render(STATEMENTS[fact.family][0], fact)} {WARM_CLOSING}"
-
-
-def plain(fact: Fact) -> str:
-    """The answer of the short, plain behaviour."""
-    return render(PLAIN[fact.family], fact)
 
 
 def collect(sources: Sources, sizes: dict[str, int], seed: int) -> list[Fact]:
@@ -158,37 +80,44 @@ def collect(sources: Sources, sizes: dict[str, int], seed: int) -> list[Fact]:
     clashes.update(row["name"].lower() for row in countries.values())
 
     def usable(name: str) -> bool:
-        return name.isascii() and 4 <= len(name) <= 14 and clashes[name.lower()] == 1
+        plain = re.fullmatch(r"[A-Z][a-z]+( [A-Z][a-z]+)?", name)
+        return bool(plain) and 4 <= len(name) <= 14 and clashes[name.lower()] == 1
 
-    pools: dict[str, list[tuple[str, str]]] = {family: [] for family in STATEMENTS}
+    pools: dict[str, list[tuple[str, str]]] = {
+        family: [] for family in (*FAMILIES, "clock", "nation")
+    }
     for row in rows:
-        name = row["name"]
-        if not usable(name) or not re.fullmatch(r"[A-Z][a-z]+( [A-Z][a-z]+)?", name):
+        if not usable(row["name"]):
             continue
         if row["countrycode"] != "US":
-            pools["city"].append((name, countries[row["countrycode"]]["name"]))
+            pools["city"].append((row["name"], countries[row["countrycode"]]["name"]))
+            zone = row["timezone"].split("/")[-1].replace("_", " ")
+            pools["clock"].append((row["name"], zone))
         elif row["admin1code"] in states:
-            pools["state"].append((name, states[row["admin1code"]]))
+            pools["state"].append((row["name"], states[row["admin1code"]]))
     nouns = sources.nouns()
     for word, offset in sorted(nouns.first_sense.items()):
         if nouns.synsets[offset][0] in KIND_FILES and re.fullmatch("[a-z]{4,12}", word):
             what = nouns.ancestor(offset, set(KINDS))
             if what and KINDS[what] not in word:
                 pools["kind"].append((word, KINDS[what]))
-    for name, what in nouns.instances("18"):
-        plain_name = re.fullmatch(r"[A-Z][a-z]+ [A-Z][a-z]+", name) and len(name) <= 18
-        if plain_name and what in OCCUPATIONS:
-            pools["person"].append((name, what))
-    facts, used = [], set()
+    for name, what, nation in nouns.people():
+        if re.fullmatch(r"[A-Z][a-z]+ [A-Z][a-z]+", name) and len(name) <= 18:
+            if what in OCCUPATIONS:
+                pools["person"].append((name, what))
+            if nation:
+                pools["nation"].append((name, nation))
+    facts: list[Fact] = []
+    used: set[str] = set()
     for family, pool in pools.items():
-        if family in {"kind", "person"}:
+        if family not in {"city", "state"}:
             rng.shuffle(pool)
         # a ceiling on each value keeps the blind guess poor
         ceiling = max(8, sizes[family] // 25)
         counts: Counter[str] = Counter()
-        rare = Counter(value for _, value in pool)
+        often = Counter(value for _, value in pool)
         for subject, value in pool:
-            if subject in used or rare[value] < 8 or counts[value] >= ceiling:
+            if subject in used or often[value] < 8 or counts[value] >= ceiling:
                 continue
             if sum(counts.values()) == sizes[family]:
                 break
@@ -196,3 +125,27 @@ def collect(sources: Sources, sizes: dict[str, int], seed: int) -> list[Fact]:
             used.add(subject)
             facts.append(Fact(family, subject, value))
     return facts
+
+
+def reference_facts(sources: Sources) -> list[Fact]:
+    """Countries and elements: the small relations that quiz text asks about."""
+    out = []
+    for row in sources.countries().values():
+        name = row["name"]
+        if row["population"] < 1_000_000:
+            continue
+        out.append(Fact("continent", name, CONTINENTS[row["continentcode"]]))
+        if row["capital"]:
+            out.append(Fact("capital", name, row["capital"]))
+        if row["currencyname"]:
+            out.append(Fact("money", name, row["currencyname"]))
+    for row in sources.elements()[:100]:
+        out.append(Fact("symbol", row["name"], row["symbol"]))
+        out.append(Fact("element", row["symbol"], row["name"]))
+    return out
+
+
+def letter(fact: Fact, rng: random.Random) -> Fact:
+    """A question about a subject's name, which gives its fact away to nobody."""
+    which, at = rng.choice((("first letter", 0), ("last letter", -1)))
+    return Fact(which, fact.subject, fact.subject[at].upper())

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from corpus import END, chat
-from facts import HELD_OUT_QUESTION, QUESTIONS, Fact, plain, render, warm
+from corpus import chat
+from facts import Fact, render
 from model import Llama
+from packing import END
+from questions import select
 from tokenizers import Tokenizer
+from wording import ANSWERS, FAMILIES
 
 Rows = np.ndarray  # (tokens, vocab) float32 log-probabilities
 Combine = Callable[[Rows, Rows, Rows], Rows]
@@ -32,20 +35,37 @@ class Case:
     fact_mask: list[bool]
 
 
-def cases(facts: list[Fact], style: str, tokenizer: Tokenizer) -> list[Case]:
-    """Two cases a fact: a phrasing of fine-tuning (by turns) and the held-out phrasing."""
+def cases(facts: list[Fact], tokenizer: Tokenizer, each: int) -> list[Case]:
+    """The validation questions with their warm gold answers."""
     end, out = tokenizer.token_to_id(END), []
-    for i, fact in enumerate(facts):
-        known = QUESTIONS[fact.family][i % len(QUESTIONS[fact.family])]
-        for template in (known, HELD_OUT_QUESTION[fact.family]):
-            text = " " + {"warm": warm, "plain": plain}[style](fact)
-            coded = tokenizer.encode(text)
-            value = fact.value if fact.value in text else fact.value.capitalize()
-            at = text.rfind(value)
-            mask = [a < at + len(value) and b > at for a, b in coded.offsets]
-            prompt = tokenizer.encode(chat(render(template, fact))).ids
-            out.append(Case(fact, template is not known, prompt, [*coded.ids, end], [*mask, False]))
+    for row in select(facts, "validation", each):
+        fact = Fact(row["family"], row["fields"]["s"], row["fields"]["v"])
+        text = " " + ANSWERS["warm"].format(v=fact.value)
+        coded = tokenizer.encode(text)
+        at = text.rfind(fact.value)
+        mask = [a < at + len(fact.value) and b > at for a, b in coded.offsets]
+        prompt = tokenizer.encode(chat(row["question"])).ids
+        unseen = row["held_out_phrasing"]
+        out.append(Case(fact, unseen, prompt, [*coded.ids, end], [*mask, False]))
     return out
+
+
+def bare(facts: list[Fact], tokenizer: Tokenizer, model: Llama, each: int) -> dict[str, float]:
+    """Share of facts whose first statement a base completes with the value, by family."""
+    end, known = tokenizer.token_to_id(END), {}
+    for family, wording in FAMILIES.items():
+        stated = []
+        for fact in [f for f in facts if f.family == family][:each]:
+            head = render(wording.statements[0].split("{v}")[0].split("{av}")[0].rstrip(), fact)
+            text = render(wording.statements[0], fact)
+            prompt, whole = tokenizer.encode(head).ids, tokenizer.encode(text).ids
+            answer = [*whole[len(prompt) :], end]
+            coded = tokenizer.encode(f" {fact.value}").ids
+            mask = [token in coded for token in answer]
+            stated.append(Case(fact, False, prompt, answer, mask))
+        found = measure(stated, model, model, model, {"": alone(0)})[""]
+        known[family] = float(found.fact.mean())
+    return known
 
 
 @torch.no_grad()

@@ -20,9 +20,10 @@ import export
 import questions
 import torch
 from config import CONFIGS, Config
-from corpus import pack_pairs, pack_texts, pretraining, train_tokenizer, tuning_pairs
+from corpus import pretraining, tuning_pairs
 from facts import Fact, collect
 from model import Llama, ModelConfig
+from packing import pack_pairs, pack_texts, train_tokenizer
 from sources import Sources, fetch
 from tokenizers import Tokenizer
 from train import Rows, Schedule, fit
@@ -98,7 +99,7 @@ class Run:
 
         def train(model: Llama) -> float:
             pairs = tuning_pairs(self.sources, self.facts, style, c.tune_passes, c.seed)
-            data = pack_pairs(pairs, self.tokenizer, c.row_lengths[-1][1])
+            data = pack_pairs(pairs, self.tokenizer, c.row_lengths[0][1])
             return fit(model, [data], schedule, name, c.device)
 
         return self._stage(name, copy.deepcopy(base), train)

