@@ -1,4 +1,4 @@
-"""Every command and program of the README, run as it stands there."""
+"""Every command and program of the README and of the recipes' page, run as it stands there."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+def lines(page: str) -> list[str]:
+    return [line for block in blocks("sh", page) for line in block.splitlines()]
+
+
+COMMANDS = lines(README)
 SET_UP = [line for line in COMMANDS if line.startswith("python3 scripts/")]
-HERE = [line for line in COMMANDS if line not in SET_UP]
+HERE = [*(line for line in COMMANDS if line not in SET_UP), *lines(RECIPES)]
 
 
-def shell(command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a line as a user would, with this interpreter's programs for those of .venv."""
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line as a user would, with this interpreter's programs for those of .venv, in a
+    folder of its own for what it writes."""
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         command.replace(".venv/bin/", f"{binaries}/"),
         shell=True,
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -45,8 +51,8 @@ def test_the_two_commands_are_first_and_exist() -> None:
 
 
 @pytest.mark.parametrize("command", HERE)
-def test_a_command(command: str) -> None:
-    result = shell(command)
+def test_a_command(command: str, tmp_path: Path) -> None:
+    result = shell(command, tmp_path)
     if "olmo2-7b" in command and " show " not in command:
         # Needs the hub: here it must get as far as saying that it is offline.
         assert result.returncode == 5, result.stderr
