@@ -14,6 +14,7 @@ from eftlocal import Emulator
 from eftlocal.roles import RoleSource
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))
 from random_gguf import write_random_model
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
@@ -27,6 +28,7 @@ def private_folders(
     folder = tmp_path_factory.mktemp("eftlocal")
     monkeypatch.setenv("EFTLOCAL_CONFIG", str(folder / "config"))
     monkeypatch.setenv("EFTLOCAL_MODELS", str(folder / "models"))
+    monkeypatch.setenv("EFTLOCAL_DATA", str(folder / "data"))
 
 
 @pytest.fixture(scope="session", autouse=True)

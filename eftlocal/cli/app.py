@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from eftlocal import __version__
 from eftlocal.cli.bench import bench
+from eftlocal.cli.chat import chat
 from eftlocal.cli.doctor import doctor
 from eftlocal.cli.eval import evaluate
 from eftlocal.cli.inspect import inspect
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(chat)
 app.command()(doctor)
 app.command()(bench)
 app.command()(inspect)

@@ -1,0 +1,124 @@
+"""`eftlocal chat`: the terminal chat. Its program is a package of its own, started here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.errors import UsageError
+
+if TYPE_CHECKING:
+    from eftlocal.defaults import Defaults
+
+
+def chat(
+    resume: Annotated[
+        int | None, typer.Option("--resume", help="Go on with the conversation of this number.")
+    ] = None,
+    continue_: Annotated[
+        bool, typer.Option("--continue", help="Go on with the newest conversation.")
+    ] = False,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    role: opt.MoreRoles = None,
+    offline: opt.Offline = False,
+    recipe: opt.RecipeName = None,
+    alpha: opt.Alpha = None,
+    beta: opt.Beta = None,
+    lambda_: opt.Lambda = None,
+    strength: opt.Strength = None,
+    any_sum: opt.AnySum = False,
+    delta_top_p: opt.DeltaTopP = None,
+    plausibility: opt.Plausibility = None,
+    delta_clip: opt.DeltaClip = None,
+    first_tokens: opt.FirstTokens = None,
+    unsure_below: opt.UnsureBelow = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    seed: opt.Seed = None,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    speculative: opt.Speculative = None,
+    draft_rule: opt.DraftRule = None,
+    draft_source: opt.DraftSource = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+) -> None:
+    """Chat in the terminal: three models at work, dials that turn while they speak."""
+    if find_spec("eftlocal_tui") is None:
+        raise UsageError("the terminal chat is not installed; set the program up again")
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.generation import check_max_tokens
+    from eftlocal.presets.reading import find
+    from eftlocal.text import TextStream
+    from eftlocal_tui.engine.local import Start
+    from eftlocal_tui.run import run_chat
+    from eftlocal_tui.settings import read_settings
+
+    if resume is not None and continue_:
+        raise UsageError("--resume and --continue exclude each other; leave one out")
+    settings = read_settings()
+    named = preset is not None or any((base, tuned, reference, role))
+    models = opt.chosen_models(
+        preset if named else settings.preset, base, tuned, reference, role, offline=offline
+    )
+    check_max_tokens(max_tokens)
+    TextStream(stop or ())  # refuses what cannot be a stop string
+
+    def adjust(defaults: Defaults) -> Defaults:
+        chosen = opt.chosen_recipe(
+            defaults.recipe,
+            name=recipe,
+            alpha=alpha,
+            beta=beta,
+            lambda_=lambda_,
+            strength=strength,
+            any_sum=any_sum,
+            delta_top_p=delta_top_p,
+            plausibility=plausibility,
+            delta_clip=delta_clip,
+            first_tokens=first_tokens,
+            unsure_below=unsure_below,
+        )
+        sampling = opt.chosen_sampling(
+            defaults.sampling,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            seed=seed,
+        )
+        speculation = opt.chosen_speculation(
+            defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
+        )
+        return replace(defaults, recipe=chosen, sampling=sampling, speculation=speculation)
+
+    # What the options mean is checked before the screen is taken.
+    found = find(models) if isinstance(models, str) else None
+    adjusted = adjust(preset_defaults(found) if found else Defaults())
+    opt.check_roles(adjusted.recipe, None, found.roles if found else models)
+    engine: dict[str, Any] = {
+        "n_ctx": n_ctx,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "force": force,
+    }
+    call = {"max_tokens": max_tokens, "stop": tuple(stop or ())}
+    start = Start(models, offline=offline, adjust=adjust, engine=engine, call=call)
+    run_chat(start if named else None, settings, default=start, resume=resume, continue_=continue_)

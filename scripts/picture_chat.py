@@ -1,0 +1,95 @@
+"""Take the README's pictures of the terminal chat: the running program over the demo's models.
+
+Usage: .venv/bin/python scripts/picture_chat.py [docs]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tui")]
+
+from textual.pilot import Pilot
+
+from eftlocal.defaults import Defaults
+from eftlocal_tui.app import ChatApp
+from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.history import History
+from eftlocal_tui.services import Services
+from eftlocal_tui.settings import Settings
+
+QUESTIONS = ("What is the capital of Portugal?", "In which country is Toulouse?")
+SIZE = (110, 32)
+PATIENCE = 3_000  # looks
+
+
+async def until(pilot: Pilot[None], what: Callable[[], object]) -> None:
+    for _ in range(PATIENCE):
+        if what():
+            await pilot.pause()
+            return
+        await pilot.pause(0.02)
+    raise SystemExit("what the picture needs did not come")
+
+
+def keep(app: ChatApp, path: Path) -> None:
+    svg = app.export_screenshot(title="eftlocal chat")
+    # The fonts of the machine that shows it will do: a picture must not ask the network.
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), "utf-8")
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+def seeded(defaults: Defaults) -> Defaults:
+    return replace(defaults, sampling=replace(defaults.sampling, seed=1, temperature=0.3))
+
+
+async def take(folder: Path, services: Services) -> None:
+    app = ChatApp(services)
+    async with app.run_test(size=SIZE) as pilot:
+        chat = app.chat
+        chat.prompt.cursor_blink = False
+        await until(pilot, lambda: chat.loaded is not None)
+        for question in QUESTIONS:
+            chat.prompt.insert(question)
+            await pilot.press("enter")
+            await until(pilot, lambda: not chat.busy and chat.path()[-1].role == "assistant")
+        keep(app, folder / "chat.svg")
+        await pilot.press("f5")
+        await until(pilot, lambda: _finished(app))
+        keep(app, folder / "chat-compare.svg")
+        await pilot.press("escape", "f6")
+        await until(pilot, lambda: "1/" in str(app.screen.query_one("#token").render()))
+        await pilot.press("n")
+        await pilot.pause()
+        keep(app, folder / "chat-influence.svg")
+
+
+def _finished(app: ChatApp) -> bool:
+    feet = [str(foot.render()) for foot in app.screen.query(".foot")]
+    return bool(feet) and all("tok/s" in foot for foot in feet)
+
+
+def main(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as private:
+        os.environ["EFTLOCAL_CONFIG"] = private
+        services = Services(
+            History(Path(private) / "chat.db"),
+            LocalEngine(Start("demo", offline=True, adjust=seeded)),
+            Settings(panel=True),
+        )
+        try:
+            asyncio.run(take(folder, services))
+        finally:
+            services.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs")

@@ -1,0 +1,168 @@
+"""Text that attacks: nothing crashes, nothing reaches the terminal as it came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_engine import Script, ScriptedEngine
+from textual import events
+from textual.widgets import Markdown
+from tui_driver import Driver, asynchronous, driven
+
+from eftlocal_tui.text_safety import code_blocks, is_bomb, one_line, open_fence, pasted, safe
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b31m\x00\x08 \u202egnp.exe [bold]x[/bold] [/]"
+BOMBS = {
+    "quotes": "> " * 5_000 + "deep",
+    "lists": "- " * 3_000 + "deep",
+    "lines": "* item\n" * 5_000,
+    "table": "|a" * 5_000 + "|\n" + "|-" * 5_000 + "|\n",
+    "brackets": "[" * 20_000,
+    "emphasis": "*a_" * 10_000,
+    "backticks": "`" * 10_000,
+    "html": "<div><script>alert(1)</script>" * 100,
+    "long": "word " * 40_000,
+}
+
+
+def no_escapes(d: Driver) -> None:
+    shown = d.screen_text()
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\u202e" not in shown
+    assert "\x07" not in shown
+
+
+@asynchronous
+async def test_escape_sequences_of_a_model_and_of_a_paste(tmp_path: Path) -> None:
+    pieces = [ESCAPES[:3], ESCAPES[3:9], ESCAPES[9:], "\n\n```\n\x1b[0m\n```\n"]
+    engine = ScriptedEngine(Script(pieces), Script(pieces), Script(pieces), Script(pieces))
+    async with driven(engine, tmp_path) as d:
+        d.chat.prompt.post_message(events.Paste(ESCAPES))
+        await d.pilot.pause()
+        assert d.chat.prompt.text == pasted(ESCAPES)
+        await d.press("enter")
+        await d.idle()
+        no_escapes(d)
+        assert "[bold]x[/bold] [/]" in d.screen_text()
+        await d.send("/save " + "[red]title")
+        await d.send("/set beta [red]0.5")
+        no_escapes(d)
+        assert "[red]title" in d.static("#head")
+        await d.press("ctrl+o")
+        no_escapes(d)
+        await d.press("escape", "f5")
+        await d.until(lambda: "tok/s" in d.screen_text())
+        no_escapes(d)
+
+
+@asynchronous
+async def test_html_of_a_model_is_shown_as_text(tmp_path: Path) -> None:
+    async with driven(
+        ScriptedEngine(Script(["<b>bold</b>\n\n", "<div>block</div>"])), tmp_path
+    ) as d:
+        await d.ask("html")
+        assert "<b>bold</b>" in d.screen_text()
+        assert "<div>block</div>" in d.screen_text()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@asynchronous
+async def test_markdown_bombs(tmp_path: Path, name: str) -> None:
+    bomb = BOMBS[name]
+    size = max(1, len(bomb) // 8)
+    pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
+    async with driven(ScriptedEngine(Script(pieces), "Fine."), tmp_path, size=(80, 24)) as d:
+        await d.ask("go")
+        assert d.turns[-1] == bomb
+        await d.ask("and now?")
+        assert d.turns[-1] == "Fine."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u05e9\u05dc\u05d5\u05dd abc \u0645\u0631\u062d\u0628\u0627",  # right to left
+        "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0 " * 20,  # wide
+        "Z\u0351\u036b\u0343a\u0300\u0301\u0302lgo " * 20,  # combining
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f1e9\U0001f1ea\ufe0f " * 20,  # joined
+        "\ufeff\u200b\u00ad\u2028\u2029x",
+    ],
+)
+@asynchronous
+async def test_scripts_and_widths(tmp_path: Path, text: str) -> None:
+    async with driven(ScriptedEngine(Script(list(text))), tmp_path, size=(80, 24)) as d:
+        await d.ask(text)
+        assert d.turns[1] == text
+        await d.press("ctrl+o", "escape", "ctrl+up", "up")
+
+
+@asynchronous
+async def test_a_paste_of_100000_characters(tmp_path: Path) -> None:
+    text = "".join(f"{i:>9}\n" for i in range(10_000))
+    one = "x" * 100_000
+    engine = ScriptedEngine("Long.", "Longer.")
+    async with driven(engine, tmp_path, size=(80, 24)) as d:
+        for paste in (text, one):
+            d.chat.prompt.post_message(events.Paste(paste))
+            await d.pilot.pause()
+            assert len(d.chat.prompt.text) == len(paste)
+            await d.press("a", "backspace", "enter")
+            await d.idle()
+            assert engine.heard[-1][0][-1]["content"] == paste
+        await d.press("ctrl+up", "up", "enter")  # unfolds
+        await d.pilot.pause()
+        no_escapes(d)
+
+
+@asynchronous
+async def test_links_of_a_model_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("textual.app.App.open_url", lambda _self, url, **_: opened.append(url))
+    async with driven(ScriptedEngine("[click](file:///etc/passwd)"), tmp_path) as d:
+        await d.ask("link")
+        markdown = d.chat.transcript.query_one(Markdown)
+        markdown.post_message(Markdown.LinkClicked(markdown, "file:///etc/passwd"))
+        await d.pilot.pause()
+        assert opened == []
+        assert "file:///etc/passwd" in d.toasts
+
+
+# The functions behind it ------------------------------------------------------------------------
+
+
+@given(st.text(max_size=200))
+def test_safe_text_drives_nothing(text: str) -> None:
+    shown = safe(text)
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
+    assert "\x7f" not in shown
+    assert "\n" not in one_line(text)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["```", "```py", "~~~", "~~~~", "````", "x", " ```", "    ```", ""]),
+        max_size=12,
+    )
+)
+def test_open_fence_agrees_with_the_parser(lines: list[str]) -> None:
+    """Closing what is called open changes nothing that the parser takes for code."""
+    text = "\n".join(lines)
+    fence = open_fence(text)
+    probe = f"{text}\nprobe\n"
+    inside = any("probe" in code.split("\n") for code in code_blocks(probe))
+    if not any(line.startswith("    ") for line in lines):
+        assert bool(fence) == inside
+
+
+def test_bombs_are_told_from_texts() -> None:
+    assert is_bomb(BOMBS["quotes"])
+    assert is_bomb(BOMBS["lists"])
+    assert is_bomb(BOMBS["long"])
+    for fine in ("- a\n  - b\n", "> quoted\n", "-" * 200, "* * *\n", "=" * 500, "word " * 2_000):
+        assert not is_bomb(fine)

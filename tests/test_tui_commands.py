@@ -1,0 +1,272 @@
+"""Slash commands: how they are read, and what each of them does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from scripted_engine import Script, ScriptedEngine
+from textual.widgets import TextArea
+from tui_driver import asynchronous, driven
+
+from eftlocal.errors import UsageError
+from eftlocal_tui import commands
+from eftlocal_tui.screens.chat import ChatScreen
+from eftlocal_tui.screens.chat_commands import ChatCommands
+from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.screens.history import HistoryScreen
+from eftlocal_tui.settings import Settings, settings_path
+
+# Reading ---------------------------------------------------------------------------------------
+
+
+def test_a_message_is_no_command() -> None:
+    for text in ("hello", "/usr/bin/python is what?", "//help", " /help", "a /help"):
+        assert commands.parse(text) is None
+    assert commands.message("//help") == "/help"
+    assert commands.message("hello") == "hello"
+
+
+def test_a_command_and_what_follows_it() -> None:
+    parsed = commands.parse("/set beta 0.5 ")
+    assert parsed is not None
+    assert (parsed[0].name, parsed[1]) == ("set", "beta 0.5")
+    parsed = commands.parse("/HELP")
+    assert parsed is not None
+    assert parsed[0].name == "help"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/sytem x", "did you mean /system?"),
+        ("/qqqq", "/help shows them all"),
+        ("/", "there is no command"),
+        ("/exit now", "/exit takes nothing"),
+        ("/save", "/save needs NAME"),
+    ],
+)
+def test_what_is_no_command_is_refused_by_name(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        commands.parse(text)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_command_is_obeyed() -> None:
+    for command in commands.COMMANDS:
+        assert hasattr(ChatCommands, f"command_{command.name}")
+
+
+def test_completion() -> None:
+    assert [c.name for c in commands.matching("/st")] == ["stats"]
+    assert [c.name for c in commands.matching("/s")] == [
+        "system",
+        "set",
+        "stats",
+        "save",
+        "settings",
+    ]
+    assert commands.matching("/set ") == []
+    assert commands.matching("x") == []
+
+
+# Doing -----------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_tab_completes(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.type("/st")
+        assert "/stats" in d.static("#status")
+        await d.press("tab")
+        assert d.chat.prompt.text == "/stats"
+        await d.press("enter")
+        assert d.chat.prompt.text == ""
+        assert "Memory:" in d.notes[0]
+
+
+@asynchronous
+async def test_an_unknown_command_stays_in_the_box(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with driven(engine, tmp_path) as d:
+        await d.send("/sttas")
+        assert "did you mean /stats?" in d.toasts
+        assert d.chat.prompt.text == "/sttas"
+        assert engine.heard == []
+
+
+@asynchronous
+async def test_help_history_and_exit(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.send("/help")
+        assert isinstance(d.app.screen, HelpScreen)
+        await d.press("escape")
+        await d.send("/history")
+        assert isinstance(d.app.screen, HistoryScreen)
+        await d.press("escape")
+        await d.send("/exit")
+        await d.until(lambda: not d.app.is_running)
+
+
+@asynchronous
+async def test_preset_lists_and_loads(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with driven(engine, tmp_path) as d:
+        await d.send("/preset")
+        assert "demo: Miniature trio" in d.notes[0]
+        await d.send("/preset demo")
+        await d.ready()
+        assert engine.loads == [None, "demo"]
+        assert "demo" in d.static("#head")
+        engine.refuses["nothing"] = UsageError('no preset "nothing"')
+        await d.send("/preset nothing")
+        await d.until(lambda: 'no preset "nothing"' in d.notes)
+
+
+@asynchronous
+async def test_system_prompt(tmp_path: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.", "Three.", "Four.")
+    async with driven(engine, tmp_path, settings=Settings(system="Be kind.")) as d:
+        await d.ask("first")
+        assert engine.heard[0][0][0] == {"role": "system", "content": "Be kind."}
+        await d.send("/system Be brief.")
+        await d.ask("second")
+        assert engine.heard[1][0][0] == {"role": "system", "content": "Be brief."}
+        await d.send("/system")
+        area = d.app.screen.query_one(TextArea)
+        assert area.text == "Be brief."
+        area.text = "Be\nlong."
+        await d.press("ctrl+s")
+        await d.until(lambda: isinstance(d.app.screen, ChatScreen))
+        await d.ask("third")
+        assert engine.heard[2][0][0] == {"role": "system", "content": "Be\nlong."}
+        await d.send("/system -")
+        await d.ask("fourth")
+        assert engine.heard[3][0][0]["role"] == "user"
+        await d.send("/system")
+        await d.press("escape")
+        assert d.chat.system == ""
+
+
+@asynchronous
+async def test_set_without_a_value_shows_the_dials(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.send("/set")
+        assert "beta = 1" in d.notes[0]
+        await d.send("/set beta")
+        assert "to what?" in d.toasts
+
+
+@asynchronous
+async def test_stats_save_and_clear(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.send("/save early")
+        assert "no conversation" in d.toasts
+        await d.ask("first")
+        await d.send("/stats")
+        for shown in ("20.0 tok/s", "upscale", "base, tuned, reference", "10 of 4096"):
+            assert shown in d.notes[0]
+        await d.send("/save a name")
+        assert "a name" in d.static("#head")
+        await d.send("/clear")
+        assert d.turns == []
+        assert d.chat.conversation is None
+        assert d.history.conversations.list()[0].title == "a name"
+
+
+@asynchronous
+async def test_export_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.send("/export")
+        assert "no conversation" in d.toasts
+        await d.ask("first")
+        number = d.chat.conversation.id
+        await d.send("/export")
+        await d.send("/export")
+        assert (tmp_path / f"chat-{number}.md").read_text("utf-8").count("One.") == 1
+        assert (tmp_path / f"chat-{number}-2.md").is_file()
+        await d.send("/export tree.json")
+        json.loads((tmp_path / "tree.json").read_text("utf-8"))
+        await d.send("/export what.docx")
+        assert "docx" in d.toasts
+        await d.send("/load tree.json")
+        await d.until(lambda: d.chat.conversation.id != number)
+        assert d.turns == ["first", "One."]
+        await d.send(f"/load {number}")
+        assert d.chat.conversation.id == number
+        await d.send("/load nowhere.json")
+        assert "nowhere.json" in d.toasts
+        await d.send("/load 9999")
+        assert "9999" in d.toasts
+        await d.send("/load")
+        assert isinstance(d.app.screen, HistoryScreen)
+
+
+@asynchronous
+async def test_regen_edit_continue_copy(tmp_path: Path) -> None:
+    script = Script(["`a", "`b", "c", "d"], wait_at=2)
+    engine = ScriptedEngine("One.", "Two.", script, Script(["!"]))
+    async with driven(engine, tmp_path) as d:
+        await d.send("/regen")
+        await d.send("/continue")
+        await d.send("/edit")
+        for said in ("nothing to answer", "no answer to go on with", "no message of yours"):
+            assert said in d.toasts
+        await d.ask("first")
+        await d.send("/regen")
+        await d.idle()
+        assert d.turns == ["first", "Two."]
+        await d.send("/edit")
+        assert d.chat.prompt.text == "first"
+        await d.press("enter")
+        await d.until(lambda: d.turns[-1:] == ["`a`b"])
+        await d.press("escape")
+        script.go.set()
+        await d.idle()
+        kept = d.turns[-1]
+        await d.send("/continue")
+        await d.idle()
+        assert d.turns[-1] == f"{kept}!"
+        await d.send("/copy")
+        assert d.app.clipboard == f"{kept}!"
+        await d.send("/copy code")
+        assert "no code block" in d.toasts
+        await d.send("/copy all")
+        assert "not 'all'" in d.toasts
+
+
+@asynchronous
+async def test_the_editor_is_opened_for_long_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "editor.py"
+    script.write_text(
+        "import sys, pathlib\np = pathlib.Path(sys.argv[1])\n"
+        "p.write_text(p.read_text() + ' and\\n\\x1b[31mmore\\n')\n"
+    )
+    monkeypatch.setattr("textual.app.App.suspend", _not_suspended)
+    settings = Settings(editor=f"{sys.executable} {script}")
+    async with driven(ScriptedEngine(), tmp_path, settings=settings) as d:
+        await d.type("text")
+        await d.press("ctrl+g")
+        assert d.chat.prompt.text == "text and\n\N{REPLACEMENT CHARACTER}[31mmore"
+        d.chat.prompt.clear()
+        await d.send("/settings")
+        assert settings_path().read_text("utf-8").startswith("# Settings of")
+    async with driven(ScriptedEngine(), tmp_path, settings=Settings(editor="no-such-ed")) as d:
+        await d.type("text")
+        await d.press("ctrl+g")
+        assert "editor no-such-ed" in d.toasts
+        assert d.chat.prompt.text == "text"
+
+
+class _not_suspended:  # noqa: N801 - stands where a method stood
+    def __init__(self, *_: object) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,173 @@
+"""The file itself: versions, damage, other programs, other processes' locks, query plans."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from eftlocal_tui.history import (
+    History,
+    HistoryError,
+    conversations,
+    schema,
+    search,
+    turns,
+    writers,
+)
+from eftlocal_tui.history.database import Database
+
+MORE = (*schema.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
+
+
+def filled(path: Path) -> bytes:
+    with History(path) as history:
+        chat = history.conversations.create()
+        for n in range(50):
+            history.turns.ask(chat.id, f"question {n} " + "words " * 200)
+    return path.read_bytes()
+
+
+def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    filled(path)
+    with Database(path, MORE) as db:
+        assert db.rows("SELECT colour, title FROM conversation")[0]["colour"] is None
+        assert len(db.rows("SELECT * FROM turn")) == 50
+    before = path.read_bytes()
+    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 2, this one knows 1\)"):
+        History(path)
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    filled(path)
+    broken = (*MORE, ("CREATE TABLE extra (x)", "no such statement"))
+    with pytest.raises(HistoryError, match="syntax error"):
+        Database(path, broken)
+    with History(path) as history:
+        assert history.db.rows("SELECT * FROM sqlite_master WHERE name = 'extra'") == []
+        assert len(history.turns.all(1)) == 50
+
+
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    path.write_bytes(b"this is no database" * 500)
+    with pytest.raises(HistoryError, match=r"chat\.db: is damaged .*move it") as caught:
+        History(path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"this is no database" * 500
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.db"]
+
+
+@pytest.mark.parametrize("page", range(1, 12))
+def test_damage_anywhere_is_one_line_or_harmless(tmp_path: Path, page: int) -> None:
+    path = tmp_path / "chat.db"
+    data = bytearray(filled(path))
+    data[page * 4096 : page * 4096 + 4096] = b"\xab" * 4096
+    path.write_bytes(data)
+    with pytest.raises(HistoryError, match="is damaged"), History(path) as history:
+        history.conversations.list()
+        history.turns.path(1)
+        history.search("question 7")
+        history.db.check()
+
+
+def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+    with pytest.raises(HistoryError, match="a database of another program"):
+        History(path)
+    with pytest.raises(HistoryError, match="cannot be opened"):
+        History(tmp_path)
+    with pytest.raises(HistoryError, match=r"other\.db"):
+        History(path / "chat.db")
+
+
+def test_a_lock_held_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eftlocal_tui.history.database.BUSY_SECONDS", 0.0)
+    with History(tmp_path / "chat.db") as one, History(tmp_path / "chat.db") as two:
+        with one.db.transaction(), pytest.raises(HistoryError, match="locked for seconds"):
+            two.conversations.create()
+        two.conversations.create()
+
+
+def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    with History(tmp_path / "chat.db") as history:
+        with pytest.raises(ZeroDivisionError), history.db.transaction():
+            history.conversations.create()
+            raise ZeroDivisionError
+        assert history.conversations.list() == []
+        with pytest.raises(RuntimeError, match="only reading"), history.db.reading():
+            history.conversations.create()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directory modes do not protect there")
+def test_a_folder_that_may_not_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HistoryError, match=r"Not a directory|File exists"):
+        History(tmp_path / "file" / "chat.db")
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    with History(tmp_path / "chat.db") as history:
+        chat = history.conversations.create().id
+        answer = history.answer(history.turns.ask(chat, "?").id)
+        (pages,) = history.db.rows("PRAGMA page_count")[0]
+        history.db.rows(f"PRAGMA max_page_count = {pages + 4}")
+        with pytest.raises(HistoryError, match="the disk is full"):
+            for _ in range(10_000):
+                answer.append("a token ")
+        assert answer.tokens == answer.text.count("token") > 100
+        assert history.turns.get(answer.id).text == answer.text
+        history.db.rows("PRAGMA max_page_count = 100000")
+        answer.append("the end")
+        answer.finish()
+        assert history.turns.get(answer.id).text.endswith("a token the end")
+
+
+def test_numbers_beyond_sqlite_are_refused(tmp_path: Path) -> None:
+    with History(tmp_path / "chat.db") as history:
+        with pytest.raises(HistoryError, match="so large a number"):
+            history.conversations.get(10**30)
+        assert history.conversations.list() == []
+
+
+def plan(history: History, sql: str) -> str:
+    with history.db.reading() as connection:
+        values = (None,) * sql.count("?")
+        rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+    return "\n".join(row["detail"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (conversations.PAGE, "SEARCH c USING INDEX conversation_newest (archived=? AND "),
+        (conversations.ONE, "SEARCH c USING INTEGER PRIMARY KEY"),
+        (turns.ONE, "turn_children (conversation=? AND parent=?)"),
+        (turns.ALL, "SEARCH t USING INDEX"),
+        (turns.SIBLINGS, "SEARCH t USING INDEX turn_children (conversation=? AND parent=?)"),
+        (turns.LEAF, "sqlite_autoindex_turn_2 (conversation=?)"),
+        (turns.PATH, "SEARCH turn USING INTEGER PRIMARY KEY"),
+        (turns.LEFT_AT, "SEARCH t USING INDEX turn_children (conversation=? AND parent=?)"),
+        (writers.STREAMING, "turn_streaming"),
+        (search.INDEXED, "VIRTUAL TABLE INDEX"),
+        (search.SCANNED_ONE, "SEARCH t USING INDEX"),
+    ],
+)
+def test_queries_use_their_index(tmp_path: Path, sql: str, index: str) -> None:
+    with History(tmp_path / "chat.db") as history:
+        found = plan(history, sql)
+    assert index in found
+    sorts = sql in (turns.PATH, turns.LEFT_AT)  # what a recursion found, not the table
+    assert ("TEMP B-TREE" in found) == sorts
+    for line in found.splitlines():
+        scans = line.startswith("SCAN") and "VIRTUAL" not in line
+        allowed = ("SCAN up", "SCAN below", "SCAN turn USING INDEX turn_streaming")
+        assert not scans or line.startswith(allowed), found

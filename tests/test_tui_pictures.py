@@ -1,0 +1,73 @@
+"""Pictures of the main screens at two sizes, as text: `tests/pictures`.
+
+EFTLOCAL_NEW_PICTURES=1 draws them again; look at what changed before keeping them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from scripted_engine import Script, ScriptedEngine
+from tui_driver import Driver, asynchronous, driven
+
+from eftlocal_tui.settings import Settings
+
+PICTURES = Path(__file__).parent / "pictures"
+SIZES = {"80x24": (80, 24), "200x60": (200, 60)}
+ANSWER = [
+    "# Braga\n\n",
+    "Braga is in **Portugal**:\n\n",
+    "- north\n- old\n\n",
+    "```python\n",
+    "x = 1\n",
+    "```\n",
+]
+
+
+def compare(d: Driver, name: str) -> None:
+    """The screen against its picture; what no two runs share is left out."""
+    text = d.screen_text()
+    text = re.sub(r"(memory|free) +[\d.]+ [kMG]?B", r"\1 SIZE", text)
+    text = re.sub(r"\d+ (s|min) ago", "N s ago", text)
+    text = re.sub(r"seed \d+", "seed N", text)
+    text = re.sub(r"\S*chat\.toml", "chat.toml", text)
+    path = PICTURES / f"{name}.txt"
+    if os.environ.get("EFTLOCAL_NEW_PICTURES"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    assert text + "\n" == path.read_text(encoding="utf-8"), f"{path.name}: the screen has changed"
+
+
+async def begin(d: Driver) -> None:
+    d.chat.prompt.cursor_blink = False
+    await d.ask("Where is Braga?")
+    await d.until(lambda: not d.chat.query_one("#status").render().plain)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@asynchronous
+async def test_pictures(tmp_path: Path, size: str) -> None:
+    engine = ScriptedEngine(
+        Script(ANSWER), Script(["Braga, ", "Portugal."]), Script(["Portugal."]), Script(["Braga?"])
+    )
+    async with driven(engine, tmp_path, size=SIZES[size], settings=Settings(panel=True)) as d:
+        compare(d, f"welcome-{size}")
+        await d.send("/set seed 7")
+        await begin(d)
+        await d.pilot.pause()
+        compare(d, f"chat-{size}")
+        await d.press("f5")
+        await d.until(lambda: d.screen_text().count("tok/s") == 3)
+        compare(d, f"compare-{size}")
+        await d.press("escape", "f6")
+        await d.until(lambda: "1/5" in d.static("#token"))
+        compare(d, f"influence-{size}")
+        await d.press("escape", "ctrl+o")
+        await d.pilot.pause()
+        compare(d, f"history-{size}")
+        await d.press("escape", "f1")
+        await d.pilot.pause()
+        compare(d, f"help-{size}")

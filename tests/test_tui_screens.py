@@ -1,0 +1,421 @@
+"""History, compare, influence, help, palette and dialogs, over a scripted engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripted_engine import Script, ScriptedEngine
+from textual.widgets import Input, OptionList
+from tui_driver import Driver, asynchronous, driven
+
+from eftlocal.errors import EngineError
+from eftlocal_tui.history import History
+from eftlocal_tui.keys import of_place
+from eftlocal_tui.screens.chat import ChatScreen
+from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
+from eftlocal_tui.screens.dialogs import AskText, Confirm
+from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.screens.history import HistoryScreen
+from eftlocal_tui.screens.influence import InfluenceScreen
+from eftlocal_tui.settings import Settings
+from eftlocal_tui.widgets.token_text import TokenText
+
+
+async def three_conversations(d: Driver) -> None:
+    for text in ("alpha rivers", "beta mountains", "gamma valleys"):
+        await d.ask(text)
+        await d.press("ctrl+n")
+
+
+def listed(d: Driver) -> list[str]:
+    return [
+        str(option.prompt).split("\n")[0] for option in d.app.screen.query_one(OptionList).options
+    ]
+
+
+# History ---------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_history_lists_searches_and_resumes(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One.", "Two.", "Three."), tmp_path) as d:
+        await three_conversations(d)
+        await d.press("ctrl+o")
+        assert isinstance(d.app.screen, HistoryScreen)
+        assert [line.split("  ")[0] for line in listed(d)] == [
+            "gamma valleys",
+            "beta mountains",
+            "alpha rivers",
+        ]
+        await d.press("slash")
+        d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
+        await d.pilot.pause()
+        assert listed(d) == ["alpha rivers"]
+        await d.press("enter", "enter")
+        await d.until(lambda: isinstance(d.app.screen, ChatScreen))
+        assert d.turns == ["alpha rivers", "One."]
+
+
+@asynchronous
+async def test_history_renames_archives_duplicates_and_deletes(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await three_conversations(d)
+        await d.press("ctrl+o", "r")
+        assert isinstance(d.app.screen, AskText)
+        d.app.screen.query_one(Input).value = "renamed"
+        await d.press("enter")
+        assert listed(d)[0].startswith("renamed")
+        await d.press("a")
+        assert len(listed(d)) == 2
+        await d.press("v")
+        assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
+        await d.press("a", "v")
+        assert len(listed(d)) == 3
+        await d.press("d")
+        assert len(listed(d)) == 4
+        await d.press("delete")
+        assert isinstance(d.app.screen, Confirm)
+        await d.press("enter")  # the focus is on "Cancel"
+        assert len(listed(d)) == 4
+        await d.press("delete", "tab", "enter")
+        assert len(listed(d)) == 3
+        await d.press("escape")
+        assert isinstance(d.app.screen, ChatScreen)
+
+
+@asynchronous
+async def test_history_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.ask("first")
+        await d.press("ctrl+o", "x")
+        (markdown,) = tmp_path.glob("chat-*.md")
+        (tree,) = tmp_path.glob("chat-*.json")
+        assert "One." in markdown.read_text("utf-8")
+        json.loads(tree.read_text("utf-8"))
+        await d.press("x")
+        assert "chat-" in d.toasts  # refused: it is there already
+        assert "is there already" in d.toasts
+
+
+@asynchronous
+async def test_a_search_walks_to_the_branch_of_the_words(tmp_path: Path) -> None:
+    engine = ScriptedEngine("with zebras", "with horses")
+    async with driven(engine, tmp_path) as d:
+        await d.ask("animals")
+        await d.press("ctrl+r")
+        await d.idle()
+        await d.press("ctrl+n")
+        await d.send("/history zebras")
+        await d.press("enter")
+        await d.until(lambda: d.turns == ["animals", "with zebras"])
+
+
+@asynchronous
+async def test_the_list_grows_as_it_is_walked(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        for i in range(130):
+            d.history.conversations.create(title=f"talk {i}")
+        await d.press("ctrl+o")
+        assert len(listed(d)) == 100
+        await d.press("end")
+        await d.until(lambda: len(listed(d)) == 130)
+
+
+@asynchronous
+async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.send("/set recipe proxy")
+        await d.send("/set alpha 0.5")
+        await d.send("/set temperature 0.1")
+        await d.ask("first")
+        number = d.chat.conversation.id
+
+    def resumed(history: History):
+        return history.conversations.get(number)
+
+    async with driven(ScriptedEngine("Two."), tmp_path, resume=resumed) as d:
+        assert d.turns == ["first", "One."]
+        assert d.chat.dials.shown()["recipe"] == "proxy"
+        assert d.chat.dials.shown()["alpha"] == "0.5"
+        assert d.chat.dials.sampling.temperature == 0.1
+        await d.ask("second")
+        assert d.turns == ["first", "One.", "second", "Two."]
+
+
+# Compare ---------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_compare_answers_three_times_from_one_seed(tmp_path: Path) -> None:
+    engine = ScriptedEngine("Kept.", "Emulated.", "From tuned.", "From base.")
+    async with driven(engine, tmp_path) as d:
+        await d.ask("Question?")
+        await d.press("f5")
+        assert isinstance(d.app.screen, CompareScreen)
+        columns = list(d.app.screen.query(CompareColumn))
+        await d.until(lambda: "tok/s" in d.screen_text() and columns[2].body.raw)
+        assert [c.body.raw for c in columns] == ["Emulated.", "From tuned.", "From base."]
+        asked = engine.heard[1:]
+        assert [a[0] for a in asked] == [[{"role": "user", "content": "Question?"}]] * 3
+        assert [a[1].recipe.name for a in asked] == ["upscale", "tuned", "base"]
+        assert len({a[1].sampling.seed for a in asked}) == 1
+        await d.press("right", "tab", "c")
+        assert d.app.clipboard == "From tuned."
+        engine.scripts += [Script(["x"]), Script(["y"]), Script(["z"])]
+        await d.press("r")
+        await d.until(lambda: [c.body.raw for c in columns] == ["x", "y", "z"])
+        await d.press("escape")
+        assert isinstance(d.app.screen, ChatScreen)
+        assert d.turns == ["Question?", "Kept."]  # nothing of it is kept
+
+
+@asynchronous
+async def test_compare_takes_what_is_in_the_box(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with driven(engine, tmp_path) as d:
+        await d.press("f5")
+        assert "write the message" in d.toasts
+        await d.type("Not sent")
+        await d.press("f5")
+        await d.until(lambda: len(engine.heard) == 3)
+        assert engine.heard[0][0][-1]["content"] == "Not sent"
+        await d.press("escape")
+        assert d.chat.prompt.text == "Not sent"
+
+
+@asynchronous
+async def test_a_column_that_fails_says_so_and_the_others_go_on(tmp_path: Path) -> None:
+    scripts = [Script(["ok"]), Script([], at_once=EngineError("no tuned")), Script(["fine"])]
+    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        await d.until(lambda: "fine" in d.screen_text())
+        assert "✗ no tuned" in d.screen_text()
+
+
+@asynchronous
+async def test_compare_is_left_in_the_middle(tmp_path: Path) -> None:
+    script = Script(["a", "b", "c"], wait_at=1)
+    engine = ScriptedEngine(script)
+    async with driven(engine, tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        await d.until(lambda: engine.answering)
+        await d.press("escape")
+        script.go.set()
+        await d.press("enter")
+        await d.idle()
+        assert engine.answering[0].closed
+        assert d.turns == ["Question?", "Again."]
+
+
+# Influence -------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_influence_marks_tokens_and_shows_candidates(tmp_path: Path) -> None:
+    engine = ScriptedEngine(Script(["Braga", " is"]))
+    async with driven(engine, tmp_path) as d:
+        await d.ask("Question?")
+        await d.press("f6")
+        assert isinstance(d.app.screen, InfluenceScreen)
+        await d.until(lambda: "Braga" in d.static("#token"))
+        assert engine.inspected == [(1, 2)]  # token ids, where they are known
+        shown = d.screen_text()
+        assert "Braga is‹ in›↵" in shown
+        assert "« Portugal»" in shown
+        assert "every model's first choice" in shown
+        assert "tv-base" in shown
+        await d.press("right")
+        assert "2/5" in d.static("#token")
+        assert "[reference]" in d.static("#token")
+        await d.press("n")
+        assert "3/5" in d.static("#token")
+        await d.press("n")
+        assert "5/5" in d.static("#token")
+        await d.press("n")
+        assert "5/5" in d.static("#token")
+        await d.press("up")
+        assert "1/5" in d.static("#token")
+        await d.press("down", "p")
+        assert "3/5" in d.static("#token")
+        await d.press("left", "left", "left", "left")
+        assert "1/5" in d.static("#token")
+        await d.press("escape")
+        assert isinstance(d.app.screen, ChatScreen)
+
+
+@asynchronous
+async def test_influence_of_a_resumed_answer_reads_its_text(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("Kept text."), tmp_path) as d:
+        await d.ask("Question?")
+    engine = ScriptedEngine()
+
+    def newest(history: History):
+        return history.conversations.list(limit=1)[0]
+
+    async with driven(engine, tmp_path, resume=newest) as d:
+        await d.press("ctrl+up", "i")
+        await d.until(lambda: engine.inspected)
+        assert engine.inspected == ["Kept text."]
+
+
+@asynchronous
+async def test_influence_needs_an_answer(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.press("f6")
+        assert isinstance(d.app.screen, ChatScreen)
+        assert "no answer" in d.toasts
+
+
+@asynchronous
+async def test_an_influence_that_fails_says_so(tmp_path: Path) -> None:
+    class Failing(ScriptedEngine):
+        def inspect(self, *_: object):
+            raise EngineError("it [does] not fit")
+
+    async with driven(Failing("One."), tmp_path) as d:
+        await d.ask("Question?")
+        await d.press("f6")
+        await d.until(lambda: "it [does] not fit" in d.static("#legend"))
+
+
+@asynchronous
+async def test_token_text_lays_out_again_for_another_width(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.ask("Question?")
+        await d.press("f6")
+        await d.until(lambda: "Braga" in d.static("#token"))
+        text = d.app.screen.query_one(TokenText)
+        assert text.virtual_size.height == 2
+        await d.pilot.resize_terminal(14, 30)
+        await d.until(lambda: text.virtual_size.height > 2)
+
+
+# Help, palette, keys ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "title"),
+    [
+        ((), "The chat"),
+        (("ctrl+o",), "Conversations"),
+        (("f5",), "Compare"),
+        (("f6",), "Influence"),
+    ],
+)
+@asynchronous
+async def test_help_is_of_the_screen(tmp_path: Path, keys: tuple[str, ...], title: str) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.ask("Question?")
+        await d.press(*keys)
+        before = d.app.screen
+        await d.press("f1")
+        assert isinstance(d.app.screen, HelpScreen)
+        assert title in d.screen_text()
+        await d.press("f1")
+        assert d.app.screen is before
+
+
+@asynchronous
+async def test_help_names_every_key_and_command_of_the_chat(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
+        await d.press("f1")
+        text = str(d.app.screen.query_one("VerticalScroll > Static").render())
+        for key in of_place("chat") + of_place("prompt") + of_place("turn") + of_place("app"):
+            assert key.name in text
+        for command in ("/preset", "/continue", "/exit"):
+            assert command in text
+
+
+@asynchronous
+async def test_keys_are_remapped_by_the_settings(tmp_path: Path) -> None:
+    settings = Settings(
+        keys={
+            "chat.regenerate": "f3",
+            "chat.continue": "ctrl+r",
+            "prompt.send": "ctrl+s",
+            "prompt.newline": "enter",
+        }
+    )
+    engine = ScriptedEngine("First.", "Second.")
+    async with driven(engine, tmp_path, settings=settings) as d:
+        await d.type("one")
+        await d.press("enter")
+        await d.type("two")
+        assert d.chat.prompt.text == "one\ntwo"
+        await d.press("ctrl+s")
+        await d.idle()
+        assert d.turns == ["one\ntwo", "First."]
+        await d.press("f3")
+        await d.idle()
+        assert d.turns == ["one\ntwo", "Second."]
+        await d.press("f1")
+        assert "Ctrl+S" in d.screen_text() or "Ctrl+S" in str(
+            d.app.screen.query_one("VerticalScroll > Static").render()
+        )
+
+
+@asynchronous
+async def test_the_palette_has_everything(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        await d.press("ctrl+p")
+        assert type(d.app.screen).__name__ == "CommandPalette"
+        await d.press("escape")
+        titles = {command.title for command in d.app.get_system_commands(d.chat)}
+        for key in of_place("chat"):
+            if not key.action.startswith("page("):
+                assert key.what in titles
+        assert {"Theme", "Quit", "Help", "/stats", "/system", "Load demo"} <= titles
+        assert {"Name the conversation", "Import conversations"} <= titles
+
+
+@asynchronous
+async def test_the_palette_acts(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.ask("Question?")
+        for title in ("Name the conversation", "/stats", "Again"):
+            (command,) = [c for c in d.app.get_system_commands(d.chat) if c.title == title]
+            result = command.callback()
+            if result is not None:
+                await result
+            await d.pilot.pause()
+            if isinstance(d.app.screen, AskText):
+                d.app.screen.query_one(Input).value = "a name"
+                await d.press("enter")
+                await d.until(lambda: d.chat.conversation.title == "a name")
+        await d.until(lambda: d.turns == ["Question?", "Again."])
+
+
+@asynchronous
+async def test_themes_light_and_dark(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path, settings=Settings(theme="nord")) as d:
+        assert d.app.theme == "nord"
+        await d.press("f10")
+        assert not d.app.available_themes[d.app.theme].dark
+        await d.press("f10")
+        assert d.app.theme == "nord"
+        await d.send("/theme gruvbox")
+        assert d.app.theme == "gruvbox"
+        await d.send("/theme none")
+        assert "no theme 'none'" in d.toasts
+
+
+@asynchronous
+async def test_quit_stops_and_keeps(tmp_path: Path) -> None:
+    script = Script(["One ", "two", "three"], wait_at=1)
+    engine = ScriptedEngine(script)
+    async with driven(engine, tmp_path) as d:
+        await d.send("Count")
+        await d.until(lambda: d.turns[-1:] == ["One "])
+        script.go.set()
+        await d.pilot.press("ctrl+q")
+    assert engine.closed
+    with History(tmp_path / "chat.db") as history:
+        newest = history.conversations.list(limit=1)[0]
+        turn = history.turns.path(newest.id)[-1]
+        assert turn.state in ("stopped", "done")
+        assert turn.text.startswith("One ")

@@ -1,0 +1,84 @@
+"""The settings file: what it may say, and how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eftlocal.errors import UsageError
+from eftlocal.presets.reading import user_path
+from eftlocal_tui.keys import KEYS, check_keys, display
+from eftlocal_tui.settings import FIRST, Settings, read_settings, settings_path
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "chat.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_there_are_defaults() -> None:
+    assert settings_path().parent == user_path().parent
+    assert read_settings() == Settings()
+
+
+def test_the_file_is_read() -> None:
+    settings_path().parent.mkdir(parents=True, exist_ok=True)
+    settings_path().write_text('theme = "nord"\npanel = false\n[keys]\n"chat.edit" = "f2"\n')
+    settings = read_settings()
+    assert settings.theme == "nord"
+    assert settings.panel is False
+    assert settings.keys == {"chat.edit": "f2"}
+
+
+def test_the_first_file_is_valid_with_its_values_set(tmp_path: Path) -> None:
+    assert read_settings(written(tmp_path, FIRST)) == Settings()
+    lines = [line.removeprefix("# ") for line in FIRST.splitlines()[1:]]
+    settings = read_settings(written(tmp_path, "\n".join(lines)))
+    assert set(settings.model_fields_set) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('tehme = "nord"', 'unknown key "tehme"; did you mean "theme"?'),
+        ('theme = "nrod"', 'unknown theme "nrod"; did you mean "nord"?'),
+        ("panel = 1", "panel"),
+        ('[keys]\n"chat.regenrate" = "f3"', 'did you mean "chat.regenerate"?'),
+        ('[keys]\n"chat.edit" = " "', '"chat.edit" has no key'),
+        ('[keys]\n"chat.edit" = "f5"', '"chat.edit" and "chat.compare" both want f5'),
+        ('[keys]\n"chat.edit" = "ctrl+q"', '"app.quit" both want ctrl+q'),
+        ("theme = ", "chat.toml"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_settings(written(tmp_path, text))
+    message = str(refused.value)
+    assert said in message
+    assert "chat.toml" in message
+    assert "\n" not in message
+
+
+def test_not_utf8_and_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "chat.toml"
+    path.write_bytes(b'theme = "\xff"')
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_settings(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_settings(tmp_path / "missing.toml")
+
+
+def test_no_two_keys_of_a_place_clash_and_names_are_unique() -> None:
+    names = [key.name for key in KEYS]
+    assert len(set(names)) == len(names)
+    check_keys({key.name: key.keys for key in KEYS})
+
+
+def test_keys_that_swap_places_are_fine() -> None:
+    check_keys({"chat.edit": "f5", "chat.compare": "f4"})
+
+
+def test_display() -> None:
+    assert display(["ctrl+j", "shift+enter"]) == "Ctrl+J or Shift+Enter"

@@ -1,0 +1,139 @@
+"""What tests of the terminal chat share: a program to drive, and waiting for what must come."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from textual import events
+from textual.keys import _character_to_key
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from eftlocal_tui.app import ChatApp
+from eftlocal_tui.engine.protocol import Engine
+from eftlocal_tui.history import Conversation, History
+from eftlocal_tui.screens.chat import ChatScreen
+from eftlocal_tui.services import Services
+from eftlocal_tui.settings import Settings
+from eftlocal_tui.widgets.note import Note
+from eftlocal_tui.widgets.turns import TurnView
+
+ENOUGH = 1_000  # pauses
+_CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
+
+
+def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that drives a program; pytest sees its fixtures."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+class Driver:
+    """A running program."""
+
+    def __init__(self, app: ChatApp, pilot: Pilot[None]) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def chat(self) -> ChatScreen:
+        return self.app.chat
+
+    @property
+    def history(self) -> History:
+        return self.app.services.history
+
+    async def press(self, *keys: str) -> None:
+        """Keys, one after the other; Pilot's own `press` waits for an idle processor each time."""
+        for key in keys:
+            name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
+            event = events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key))
+            event.set_sender(self.app)
+            assert self.app._driver is not None
+            self.app._driver.send_message(event)
+            await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Text in the message box, as if typed, without the cost of every key."""
+        self.chat.prompt.insert(text)
+        await self.pilot.pause()
+
+    async def send(self, text: str) -> None:
+        await self.type(text)
+        await self.press("enter")
+
+    async def ask(self, text: str) -> None:
+        """Sends a message and waits for the whole answer."""
+        await self.send(text)
+        await self.idle()
+
+    async def until(self, what: Callable[[], object]) -> None:
+        for _ in range(ENOUGH):
+            if what():
+                return
+            await self.pilot.pause(0.01)
+        raise AssertionError("what the test waits for did not come")
+
+    async def idle(self) -> None:
+        await self.until(lambda: not self.chat.busy)
+        await self.pilot.pause()
+
+    async def ready(self) -> None:
+        await self.until(lambda: self.chat.loaded is not None)
+        await self.pilot.pause()
+
+    @property
+    def turns(self) -> list[str]:
+        return [view.text for view in self.chat.transcript.query(TurnView)]
+
+    @property
+    def notes(self) -> list[str]:
+        return [note.said for note in self.chat.transcript.query(Note)]
+
+    @property
+    def toasts(self) -> str:
+        """What has been notified on the screen in front."""
+        return "\n".join(n.message for n in self.app._notifications)
+
+    def static(self, selector: str) -> str:
+        return str(self.app.screen.query_one(selector, Static).render())
+
+    def screen_text(self) -> str:
+        """What the terminal shows, row by row."""
+        width, height = self.app.size
+        strips = self.app.screen._compositor.render_strips()
+        assert len(strips) == height
+        return "\n".join(strip.text[:width].rstrip() for strip in strips)
+
+
+@asynccontextmanager
+async def driven(
+    engine: Engine,
+    folder: Path,
+    *,
+    size: tuple[int, int] = (100, 30),
+    settings: Settings | None = None,
+    resume: Callable[[History], Conversation] | None = None,
+    wait: bool = True,
+) -> AsyncIterator[Driver]:
+    """The program over an engine and a history of its own."""
+    history = History(folder / "chat.db")
+    services = Services(history, engine, settings or Settings())
+    app = ChatApp(services, resume=resume(history) if resume else None)
+    try:
+        async with app.run_test(size=size) as pilot:
+            driver = Driver(app, pilot)
+            await driver.until(lambda: isinstance(app.screen, ChatScreen))
+            if wait:
+                await driver.ready()
+            yield driver
+    finally:
+        services.close()

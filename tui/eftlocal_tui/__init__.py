@@ -1,0 +1,1 @@
+"""The terminal chat over eftlocal: three models at work, and dials that turn while it speaks."""

@@ -1,0 +1,117 @@
+"""The program: its screens, its keys, its commands and its colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from eftlocal.errors import EftlocalError
+from eftlocal.presets.reading import load_presets
+from eftlocal_tui.history import Conversation
+from eftlocal_tui.keys import bindings, of_place
+from eftlocal_tui.screens.chat import ChatScreen
+from eftlocal_tui.screens.dialogs import AskText
+from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.services import Services
+
+_DARK, _LIGHT = "textual-dark", "textual-light"
+_NOT_COMMANDS = ("send", "newline", "complete", "page(", "walk(", "back")
+
+
+class ChatApp(App[None], inherit_bindings=False):
+    """`eftlocal chat`. Close the services after it has run."""
+
+    TITLE = "eftlocal"
+    BINDINGS = bindings("app")
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self, services: Services, *, resume: Conversation | None = None, load: bool = True
+    ) -> None:
+        super().__init__()
+        self.services = services
+        self._resume, self._load = resume, load
+        self._keys = dict(services.settings.keys)
+
+    def on_mount(self) -> None:
+        self.theme = self.services.settings.theme
+        self.set_keymap(self._keys)
+        self.push_screen(ChatScreen(self.services, resume=self._resume, load=self._load))
+
+    @property
+    def chat(self) -> ChatScreen:
+        """The chat screen, which is always there."""
+        return next(screen for screen in self.screen_stack if isinstance(screen, ChatScreen))
+
+    def action_help(self) -> None:
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss(None)
+        else:
+            self.push_screen(HelpScreen(getattr(self.screen, "PLACE", ""), self._keys))
+
+    def action_light_or_dark(self) -> None:
+        """The light theme beside the one in use, or the other way round."""
+        dark = self.available_themes[self.theme].dark
+        mine = self.services.settings.theme
+        back = mine if self.available_themes[mine].dark is not dark else None
+        self.theme = back or (_LIGHT if dark else _DARK)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        place = getattr(screen, "PLACE", "")
+        for key in of_place(place):
+            if not key.action.startswith(_NOT_COMMANDS):
+                yield SystemCommand(key.what, key.about, partial(self._act, screen, key.action))
+        for key in of_place("app"):
+            if key.action != "command_palette":
+                yield SystemCommand(key.what, key.about, partial(self._act, self, key.action))
+        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
+        if isinstance(screen, ChatScreen):
+            yield from self._chat_commands(screen)
+
+    def _chat_commands(self, chat: ChatScreen) -> Iterable[SystemCommand]:
+        for name, about in (
+            ("stats", "Figures of the last answer and of the program"),
+            ("system", "The system prompt of this conversation"),
+            ("preset", "List the presets that can be loaded"),
+            ("set", "Show the dials"),
+            ("export", "Write the conversation to a Markdown file"),
+            ("settings", "Open the settings file in your editor"),
+        ):
+            yield SystemCommand(f"/{name}", about, partial(self.run_later, chat, f"/{name}"))
+        for question, command, about in (
+            ("Name of the conversation", "save", "Name the conversation"),
+            ("File to export to (.md or .json)", "export", "Export to a file of another name"),
+            ("File to import (.json)", "load", "Import conversations"),
+        ):
+            yield SystemCommand(about, f"/{command}", partial(self._ask, chat, question, command))
+        try:
+            presets = load_presets()
+        except EftlocalError:
+            presets = {}  # /preset says what is wrong with the file
+        for name, preset in presets.items():
+            yield SystemCommand(
+                f"Load {name}",
+                preset.title or name,
+                partial(self.run_later, chat, f"/preset {name}"),
+            )
+
+    def _ask(self, chat: ChatScreen, question: str, command: str) -> None:
+        def answered(text: str | None) -> None:
+            if text and text.strip():
+                self.run_later(chat, f"/{command} {text.strip()}")
+
+        self.push_screen(AskText(question), answered)
+
+    def run_later(self, chat: ChatScreen, text: str) -> None:
+        """A slash command that was chosen, not typed."""
+        from eftlocal_tui import commands
+
+        parsed = commands.parse(text)
+        if parsed is not None:
+            chat.start(chat.obey(*parsed))
+
+    async def _act(self, where: Screen[object] | App[None], action: str) -> None:
+        await self.run_action(action, where)

@@ -1,0 +1,149 @@
+"""What the screens need of an engine. The emulator is behind it, or a script in tests.
+
+Every method is called from one thread, the engine's own (`engine.worker`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from eftlocal.generation import FinishReason
+from eftlocal.prompt.messages import Message
+from eftlocal_tui.dials import Dials
+from eftlocal_tui.history import Figures
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a file, a role's weights or its measuring have come; done and total in one unit."""
+
+    stage: Literal["download", "weights", "measuring"]
+    name: str
+    done: float
+    total: float
+
+
+Report = Callable[[Progress], None]
+"""May be called often; what it raises ends the work that reports."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is ready.
+
+    Attributes:
+        name: the preset's, or of the files.
+        roles: that are loaded.
+        dials: what answers begin with.
+        context: tokens that fit the smallest context.
+        notes: what a person should know before using it.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    dials: Dials
+    context: int
+    notes: tuple[str, ...] = ()
+
+
+class Piece(NamedTuple):
+    """What one token brought; `source` and `finish_reason` as in `eftlocal.Step`."""
+
+    text: str
+    token: int
+    source: str = "plain"
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Live:
+    """Figures of an answer so far, and of what it runs in.
+
+    Attributes:
+        draft_length: mean tokens of a draft; 0 without drafts.
+        context_used, context_size: tokens, of the role whose context is fullest.
+    """
+
+    figures: Figures
+    draft_length: float
+    context_used: int
+    context_size: int
+
+
+class Candidate(NamedTuple):
+    """A token that was possible."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class MovedToken:
+    """A token of an answer, and how far the combination moved it.
+
+    Attributes:
+        text: to show for it.
+        moved: total variation in [0, 1] between the combination and the model it is held against.
+        won: whose first choice it is ("agreed": of all).
+        probabilities: of the token, per distribution (a role, or "combination").
+        candidates: the most probable tokens per distribution, best first.
+    """
+
+    text: str
+    moved: float
+    won: str
+    probabilities: Mapping[str, float]
+    candidates: Mapping[str, Sequence[Candidate]]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An answer's tokens; `measure` says in one line what `moved` is."""
+
+    measure: str
+    tokens: tuple[MovedToken, ...]
+
+
+class Answering(Iterator[Piece], Protocol):
+    """An answer as it comes. What is set holds from the next token."""
+
+    dials: Dials
+
+    @property
+    def seed(self) -> int: ...
+
+    def live(self) -> Live:
+        """Costs little more than reading it; still, not for every token."""
+
+    def close(self) -> None:
+        """Ends the answer here."""
+
+
+class Engine(Protocol):
+    """Three models behind one set of dials."""
+
+    def load(self, preset: str | None, report: Report) -> Loaded:
+        """Loads a preset in the place of what is loaded; None is what the program began with.
+
+        Raises:
+            EftlocalError: nothing is loaded then.
+        """
+
+    def answer(
+        self, messages: Sequence[Message], dials: Dials, *, continue_last: bool = False
+    ) -> Answering:
+        """Answers a conversation, or goes on with its last message.
+
+        Raises:
+            EftlocalError: it cannot be answered.
+        """
+
+    def inspect(
+        self, messages: Sequence[Message], answer: str | Sequence[int], dials: Dials
+    ) -> Moved:
+        """How far the combination moved each token of an answer (text or token ids)."""
+
+    def close(self) -> None:
+        """Gives everything back. A second call does nothing."""

@@ -1,0 +1,69 @@
+"""Figures as people read them, in one line or in the side panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eftlocal_tui.history import Figures
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+_REASONS = {
+    "stop": "",
+    "length": "cut at max-tokens",
+    "context": "cut: the context is full",
+    "repetition": "cut: it went round in circles",
+}
+
+
+def reason_text(state: str, finish_reason: str | None, error: str | None) -> str:
+    """Why an answer ended, where that is worth a word."""
+    if state == "error":
+        return f"✗ failed: {error or 'no reason was kept'}"
+    if state == "stopped":
+        return "■ stopped"
+    if state == "streaming":
+        return "… still being written elsewhere"
+    return _REASONS.get(finish_reason or "stop", finish_reason or "")
+
+
+def totals_line(figures: Figures, seed: int | None = None) -> str:
+    """`123 tokens in 2.1 s · 58.2 tok/s · first 0.08 s · accepted 71%`."""
+    parts = [
+        f"{figures.tokens} token{'s' * (figures.tokens != 1)} in {figures.seconds:.1f} s",
+        f"{figures.tokens_per_second:.1f} tok/s",
+    ]
+    if figures.first_token is not None:
+        parts.append(f"first {figures.first_token:.2f} s")
+    if figures.acceptance is not None:
+        parts.append(f"accepted {figures.acceptance:.0%}")
+    if seed is not None:
+        parts.append(f"seed {seed}")
+    return " · ".join(parts)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def bar(share: float, width: int = 12) -> str:
+    """A share as a row of blocks."""
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "█" * full + "░" * (width - full)
+
+
+def plot(values: Sequence[float], top: float, width: int) -> str:
+    """Values from 0 to `top` as one row of blocks, the newest at the right; means where many."""
+    if not values or width < 1:
+        return ""
+    each = -(-len(values) // width)
+    means = [
+        sum(values[i : i + each]) / len(values[i : i + each]) for i in range(0, len(values), each)
+    ]
+    most = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round(min(max(m / (top or 1.0), 0.0), 1.0) * most)] for m in means)

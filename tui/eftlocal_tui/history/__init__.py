@@ -1,0 +1,51 @@
+"""Conversations on disk: trees of turns in one SQLite file, saved as they happen.
+
+with History() as history:
+    chat = history.conversations.create(system="Be brief.")
+    question = history.turns.ask(chat.id, "Where is Braga?")
+    with history.answer(question.id, Settings(preset="demo")) as answer:
+        for step in emulator.stream(history.turns.messages(question.id)):
+            answer.append(step.text)
+        answer.finish("stop")
+
+Every call is short and may be made from any thread. Every failure is one `HistoryError`.
+"""
+
+from eftlocal_tui.history.answer import AnswerWriter
+from eftlocal_tui.history.errors import HistoryError
+from eftlocal_tui.history.files import export_file, import_file
+from eftlocal_tui.history.json_file import from_json, to_json
+from eftlocal_tui.history.markdown import to_markdown
+from eftlocal_tui.history.place import data_folder, database_path
+from eftlocal_tui.history.records import (
+    Conversation,
+    Figures,
+    Hit,
+    Mark,
+    Settings,
+    Turn,
+    figures_of,
+    values_of,
+)
+from eftlocal_tui.history.store import History
+
+__all__ = [
+    "AnswerWriter",
+    "Conversation",
+    "Figures",
+    "History",
+    "HistoryError",
+    "Hit",
+    "Mark",
+    "Settings",
+    "Turn",
+    "data_folder",
+    "database_path",
+    "export_file",
+    "figures_of",
+    "from_json",
+    "import_file",
+    "to_json",
+    "to_markdown",
+    "values_of",
+]

@@ -1,0 +1,152 @@
+"""One SQLite file, opened: its settings, transactions, and one lock for the threads that share it.
+
+A transaction is durable, unless it is said not to be: its end waits until the disk has it (WAL,
+synchronous=FULL). One that is not durable survives the death of the process, but the last few
+may be lost with the power; the next durable one makes them durable too.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from eftlocal.closing import Closing
+from eftlocal_tui.history import schema
+from eftlocal_tui.history.errors import HistoryError, damaged, sqlite_errors
+
+BUSY_SECONDS = 5.0
+SYNCHRONOUS = {True: "FULL", False: "NORMAL"}  # durable or not
+
+
+class Database(Closing):
+    """Opens the file, making it and its folder where there is none. Safe from any thread.
+
+    Attributes:
+        indexed: whether search can use the index of texts.
+
+    Raises:
+        HistoryError: it cannot be opened, is damaged, another program's or of a newer version.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[Sequence[str]] = schema.MIGRATIONS) -> None:
+        self.path = path
+        self.lock = RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._durable = True
+        self._begin: str | None = None
+        with sqlite_errors(path):
+            _make_private(path)
+            connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._connection = connection
+                self.indexed = self._prepare(connection, migrations)
+            except BaseException:
+                self.close()
+                raise
+
+    def _prepare(self, connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> bool:
+        connection.row_factory = sqlite3.Row
+        _use_wal(connection)
+        connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[True]}")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: otherwise the disk may still cache
+        connection.execute("PRAGMA foreign_keys = ON")
+        if not schema.is_current(connection, len(migrations)):
+            with self.transaction():
+                schema.migrate(connection, self.path, migrations)
+        wanted = schema.has_trigrams(connection)
+        if schema.is_indexed(connection) != wanted:
+            with self.transaction():
+                if schema.is_indexed(connection) != wanted:
+                    schema.set_index(connection, wanted)
+        return wanted
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise HistoryError(f"{self.path}: the history was closed")
+        return self._connection
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self.reading() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """All that the block reads is of one moment. Nothing is written in it."""
+        with self._begun("BEGIN", None) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of the block is written or, when it raises, nothing. May be nested in another: the
+        outer one counts."""
+        with self._begun("BEGIN IMMEDIATE", durable) as connection:
+            yield connection
+
+    @contextmanager
+    def _begun(self, begin: str, durable: bool | None) -> Iterator[sqlite3.Connection]:
+        with self.lock, sqlite_errors(self.path):
+            connection = self.connection
+            if self._begin is not None:
+                if self._begin == "BEGIN" != begin:
+                    raise RuntimeError("a transaction cannot begin where only reading was meant")
+                yield connection
+                return
+            if durable is not None and durable != self._durable:
+                connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durable]}")
+                self._durable = durable
+            try:
+                connection.execute(begin)
+                self._begin = begin
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._begin = None
+
+    def check(self) -> None:
+        """Reads the whole file. Raises HistoryError where it is damaged."""
+        (found, *_) = self.rows("PRAGMA integrity_check(1)")
+        if found[0] != "ok":
+            raise damaged(self.path, str(found[0]))
+
+    def close(self) -> None:
+        with self.lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+
+def _make_private(path: Path) -> None:
+    """Conversations are for their user's eyes; SQLite gives the files beside it the same mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Changing the journal mode does not wait for other processes as all else does."""
+    until = time.monotonic() + BUSY_SECONDS
+    while not _uses_wal(connection, last_try=time.monotonic() > until):
+        time.sleep(0.01)
+
+
+def _uses_wal(connection: sqlite3.Connection, last_try: bool) -> bool:
+    try:
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    except sqlite3.OperationalError as error:
+        if last_try or "locked" not in str(error):
+            raise
+        return False
+    return True

@@ -1,0 +1,61 @@
+"""Conversations to files and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from eftlocal_tui.history.errors import HistoryError, sqlite_errors
+from eftlocal_tui.history.json_file import from_json, to_json
+from eftlocal_tui.history.markdown import to_markdown
+from eftlocal_tui.history.records import Conversation
+from eftlocal_tui.history.store import History
+
+
+def export_file(
+    history: History, conversations: Sequence[int], path: Path, *, overwrite: bool = False
+) -> Path:
+    """Writes `.md`, the current path of one conversation, or `.json`, whole trees of any number.
+
+    The file appears whole or not at all.
+
+    Raises:
+        HistoryError: another suffix, the file is there already, or the disk refuses.
+    """
+    if path.suffix == ".json":
+        text = to_json(history, conversations)
+    elif path.suffix == ".md" and len(conversations) == 1:
+        text = to_markdown(history, conversations[0])
+    elif path.suffix == ".md":
+        raise HistoryError(f"{path}: a .md file takes one conversation; use .json for several")
+    else:
+        raise HistoryError(f"{path}: end its name in .md or .json, to say which is meant")
+    if path.exists() and not overwrite:
+        raise HistoryError(f"{path}: is there already; choose another name")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with sqlite_errors(path):
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return path
+
+
+def import_file(history: History, path: Path) -> list[Conversation]:
+    """Adds the conversations of a `.json` export; all get fresh ids.
+
+    Raises:
+        HistoryError: it cannot be read, or holds something that is refused; nothing was added.
+    """
+    with sqlite_errors(path):
+        data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise HistoryError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    return from_json(history, text, str(path))

@@ -1,0 +1,193 @@
+"""What the history gives out: conversations, turns, and what an answer was made with. Immutable.
+
+Times are POSIX seconds. The pydantic models are also what a file to import must hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+if TYPE_CHECKING:
+    from eftlocal.answer import Answer
+
+Role = Literal["user", "assistant"]
+State = Literal["streaming", "done", "stopped", "error"]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a string is needed, not {type(value).__name__}")
+    return value
+
+
+def _values(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"an object is needed, not {type(value).__name__}")
+    return {_text(key): _value(key, inner) for key, inner in value.items()}
+
+
+def _value(key: str, value: Any, depth: int = 0) -> Any:
+    if isinstance(value, dict) and depth == 0:
+        return {_text(inner): _value(inner, value[inner], 1) for inner in value}
+    whole = isinstance(value, int) and -(2**63) <= value < 2**63
+    number = isinstance(value, float) and math.isfinite(value)
+    if value is None or isinstance(value, (str, bool)) or whole or number:
+        return value
+    raise ValueError(f"{key!r} must be a string, a number, true, false, null or an object of these")
+
+
+Text = Annotated[str, PlainValidator(_text)]  # pydantic's own refuses lone surrogates
+Values = Annotated[dict[str, Any], PlainValidator(_values)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """Strict: no unknown keys, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Settings(Record):
+    """What an answer was begun with.
+
+    `recipe`, `sampling` and `speculation` are names with strings, numbers, booleans, None or one
+    more such table: see `values_of`.
+    """
+
+    preset: Text | None = None
+    recipe: Values = Field(default_factory=dict)
+    sampling: Values = Field(default_factory=dict)
+    speculation: Values = Field(default_factory=dict)
+    seed: Count | None = None
+
+
+class Figures(Record):
+    """What an answer took: tokens, seconds by the wall clock, tokens per second after the first.
+
+    acceptance is the share of the judged draft tokens that were accepted; None without drafts.
+    """
+
+    tokens: Count
+    seconds: Number
+    first_token: Number
+    tokens_per_second: Number
+    acceptance: Annotated[float, Field(ge=0, le=1)] | None = None
+    prompt_tokens: Count | None = None
+
+
+class Mark(Record):
+    """A dial changed inside an answer: after so many tokens, at this offset in its text."""
+
+    token: Count
+    char: Count
+    what: Text
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation as a list shows it.
+
+    Attributes:
+        turns: how many there are, on all branches.
+        snippet: the beginning of the current leaf's text as one printable line.
+        leaf: the turn that the conversation was left at; None while it is empty.
+    """
+
+    id: int
+    title: str
+    system: str
+    archived: bool
+    created: float
+    updated: float
+    turns: int
+    snippet: str
+    leaf: int | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question or an answer, one node of a conversation's tree.
+
+    Attributes:
+        parent: the turn that it follows; None begins the conversation.
+        text: as it came, control characters included: what shows it makes it harmless.
+        state: of an answer; "streaming" is one that a living process is writing. A question is
+            "done".
+        closed: when the answer ended; None while it streams and when its process died.
+        visited: rises each time that a turn becomes its conversation's current leaf: the largest
+            is the current leaf, the largest below a turn is where its branch was left. Larger
+            than the parent's.
+        branch: which of its `branches` siblings it is, from 1, in the order they were made.
+    """
+
+    id: int
+    conversation: int
+    parent: int | None
+    role: Role
+    text: str
+    state: State
+    created: float
+    visited: int
+    closed: float | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    settings: Settings | None = None
+    figures: Figures | None = None
+    marks: tuple[Mark, ...] = ()
+    branch: int = 1
+    branches: int = 1
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Where a search found its words: in a turn, or (turn None) in a conversation's title.
+
+    `excerpt` is one printable line; `spans` are the (start, end) of the words in it.
+    """
+
+    conversation: Conversation
+    turn: int | None
+    role: Role | None
+    excerpt: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def values_of(settings: object) -> dict[str, Any]:
+    """A dataclass (Sampling, Speculation, Recipe) or a mapping as `Settings` takes it.
+
+    An infinite number becomes "inf" or "-inf", a key that is not a string becomes one.
+    """
+    if is_dataclass(settings) and not isinstance(settings, type):
+        items = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    elif isinstance(settings, Mapping):
+        items = dict(settings)
+    else:
+        raise TypeError(f"a dataclass or a mapping is needed, not {type(settings).__name__}")
+    return {str(key): _plain(value) for key, value in items.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def figures_of(answer: Answer) -> Figures:
+    """The figures of an answer; its prompt's tokens are those of the longest prompt."""
+    timing = answer.timing
+    return Figures(
+        tokens=timing.tokens,
+        seconds=timing.seconds,
+        first_token=timing.first_token,
+        tokens_per_second=timing.tokens_per_second,
+        acceptance=answer.speculation.acceptance,
+        prompt_tokens=max(timing.prompt_tokens.values(), default=None),
+    )

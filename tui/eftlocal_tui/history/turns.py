@@ -1,0 +1,166 @@
+"""The tree of turns: asking, editing, walking the branches.
+
+A question follows an answer (or begins the conversation), an answer follows a question. Editing
+makes a sibling of a question, regenerating one of an answer: nothing is ever replaced.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from eftlocal.prompt.messages import Message
+from eftlocal_tui.history.database import Database
+from eftlocal_tui.history.errors import HistoryError
+from eftlocal_tui.history.records import Turn
+from eftlocal_tui.history.text import loaded, one_line, stored
+from eftlocal_tui.history.turn_rows import COLUMNS, insert_turn, next_visit, turn_of
+
+TITLE_CHARS = 60  # of a title made from the first question
+
+ONE = f"SELECT {COLUMNS} FROM turn t WHERE t.id = ?"
+ALL = f"SELECT {COLUMNS} FROM turn t WHERE t.conversation = ? ORDER BY t.id"
+SIBLINGS = f"""SELECT {COLUMNS} FROM turn t
+    WHERE t.conversation = ? AND t.parent IS ? ORDER BY t.id"""
+LEAF = "SELECT id FROM turn WHERE conversation = ? ORDER BY visited DESC LIMIT 1"
+PATH = f"""WITH RECURSIVE up (id, parent, height) AS (
+        SELECT id, parent, 0 FROM turn WHERE id = ?
+        UNION ALL
+        SELECT turn.id, turn.parent, height + 1 FROM up JOIN turn ON turn.id = up.parent
+        LIMIT ?
+    )
+    SELECT {COLUMNS} FROM up CROSS JOIN turn t ON t.id = up.id ORDER BY height DESC"""
+LEFT_AT = """WITH RECURSIVE below (id, visited) AS (
+        SELECT id, visited FROM turn WHERE id = ?
+        UNION ALL
+        SELECT t.id, t.visited FROM below CROSS JOIN turn t
+            ON t.conversation = ? AND t.parent = below.id
+    )
+    SELECT id FROM below ORDER BY visited DESC LIMIT 1"""
+
+
+class Turns:
+    """The turns of a database. An id that is not there raises HistoryError."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def ask(
+        self, conversation: int, text: str, parent: int | Literal["leaf"] | None = "leaf"
+    ) -> Turn:
+        """A question under `parent` (None begins the conversation anew); it becomes the leaf.
+
+        The first one gives the conversation its title, unless it has one.
+        """
+        with self._db.transaction() as connection:
+            if parent == "leaf":
+                parent = self._leaf(conversation)
+            elif parent is not None and self.get(parent).conversation != conversation:
+                raise HistoryError(f"turn {parent} is not of conversation {conversation}")
+            now = time.time()
+            turn = Turn(
+                id=0,
+                conversation=conversation,
+                parent=parent,
+                role="user",
+                text=text,
+                state="done",
+                created=now,
+                visited=next_visit(connection, conversation),
+                closed=now,
+            )
+            new = insert_turn(connection, turn)
+            touch(connection, conversation, now)
+            connection.execute(
+                "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
+                (stored(one_line(text, TITLE_CHARS)), conversation),
+            )
+            return self.get(new)
+
+    def edit(self, question: int, text: str) -> Turn:
+        """The question put another way, beside it; it becomes the leaf and waits for its answer."""
+        with self._db.transaction():
+            old = self.get(question)
+            if old.role != "user":
+                raise HistoryError(f"turn {question} is an answer; only questions are edited")
+            return self.ask(old.conversation, text, old.parent)
+
+    def get(self, turn: int) -> Turn:
+        rows = self._db.rows(ONE, turn)
+        if not rows:
+            raise HistoryError(f"turn {turn} is not there; its conversation was deleted")
+        return turn_of(self._db, rows[0])
+
+    def path(self, conversation: int, last: int | None = None) -> list[Turn]:
+        """From the beginning to the current leaf, or only the last few of these turns."""
+        with self._db.reading():
+            leaf = self._leaf(conversation)
+            return [] if leaf is None else self._up_from(leaf, last)
+
+    def messages(self, turn: int) -> list[Message]:
+        """The conversation up to this turn, as an emulator takes it: the system prompt first.
+
+        Answers without text are left out; turns of one role that then meet are joined by a blank
+        line, because chat templates want the roles to alternate.
+        """
+        with self._db.reading():
+            path = self._up_from(self.get(turn).id, None)
+            sql = "SELECT system FROM conversation WHERE id = ?"
+            system = loaded(self._db.rows(sql, path[0].conversation)[0]["system"])
+        return ([Message(role="system", content=system)] if system else []) + _alternating(path)
+
+    def siblings(self, turn: int) -> list[Turn]:
+        """The turn and those that stand in its place on other branches, the oldest first."""
+        with self._db.reading():
+            found = self.get(turn)
+            return self._turns(SIBLINGS, found.conversation, found.parent)
+
+    def switch(self, turn: int) -> list[Turn]:
+        """Goes to the branch of this turn, down to where it was left; returns the new path."""
+        with self._db.transaction() as connection:
+            conversation = self.get(turn).conversation
+            (leaf,) = connection.execute(LEFT_AT, (turn, conversation)).fetchone()
+            visit(connection, conversation, leaf)
+            return self._up_from(leaf, None)
+
+    def all(self, conversation: int) -> list[Turn]:
+        """The whole tree in the order it was made, parents before their children."""
+        return self._turns(ALL, conversation)
+
+    def _leaf(self, conversation: int) -> int | None:
+        rows = self._db.rows(LEAF, conversation)
+        return rows[0]["id"] if rows else None
+
+    def _up_from(self, turn: int, last: int | None) -> list[Turn]:
+        return self._turns(PATH, turn, -1 if last is None else last)
+
+    def _turns(self, sql: str, *values: int | None) -> list[Turn]:
+        with self._db.reading():
+            return [turn_of(self._db, row) for row in self._db.rows(sql, *values)]
+
+
+def touch(connection: sqlite3.Connection, conversation: int, now: float) -> None:
+    """The conversation was used now."""
+    connection.execute(
+        "UPDATE conversation SET updated = max(updated, ?) WHERE id = ?", (now, conversation)
+    )
+
+
+def visit(connection: sqlite3.Connection, conversation: int, turn: int) -> None:
+    """Makes the turn its conversation's current leaf."""
+    values = (next_visit(connection, conversation), turn)
+    connection.execute("UPDATE turn SET visited = ? WHERE id = ?", values)
+
+
+def _alternating(path: Sequence[Turn]) -> list[Message]:
+    messages: list[Message] = []
+    for turn in path:
+        if turn.role == "assistant" and not turn.text:
+            continue
+        if messages and messages[-1]["role"] == turn.role:
+            messages[-1]["content"] += "\n\n" + turn.text
+        else:
+            messages.append(Message(role=turn.role, content=turn.text))
+    return messages

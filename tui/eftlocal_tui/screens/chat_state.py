@@ -1,0 +1,121 @@
+"""What the chat screen knows, and small things that all of its parts do."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from textual.screen import Screen
+from textual.widgets import Static
+
+from eftlocal.errors import EftlocalError
+from eftlocal_tui import commands
+from eftlocal_tui.dials import Dials
+from eftlocal_tui.engine import tasks
+from eftlocal_tui.engine.protocol import Live, Loaded, Progress
+from eftlocal_tui.engine.worker import Task
+from eftlocal_tui.history import Conversation, Turn
+from eftlocal_tui.services import Services
+from eftlocal_tui.text_safety import one_line
+from eftlocal_tui.widgets.prompt import PromptArea
+from eftlocal_tui.widgets.transcript import Transcript
+
+MOST_TURNS = 1_000  # of a conversation, read back when it is opened
+_BUSY = "an answer is being written; Esc stops it and keeps what came"
+
+
+@dataclass
+class Running:
+    """The answer that is being written."""
+
+    task: Task[tasks.AnswerEvent, tasks.Ended]
+    holder: tasks.DialHolder
+
+
+class ChatState(Screen[None]):
+    """The first layer of the chat screen; the others stand on it, one idea each."""
+
+    def __init__(
+        self, services: Services, *, resume: Conversation | None = None, load: bool = True
+    ) -> None:
+        super().__init__()
+        self.services = services
+        self.conversation: Conversation | None = resume
+        self.system = services.settings.system
+        self.loaded: Loaded | None = None
+        self.dials: Dials | None = None
+        self.last_live: Live | None = None
+        self._loads_first = load
+        self._load_task: Task[Progress, Loaded] | None = None
+        self._answering: Running | None = None
+        self._kept_question = (
+            False  # a question is kept, and the models for its answer are not there
+        )
+        self._editing: Turn | None = None
+        self._status = ""
+        self._tokens: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.query_one(Transcript)
+
+    @property
+    def prompt(self) -> PromptArea:
+        return self.query_one(PromptArea)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a screen to show things on; the engine's thread outlives it."""
+        return self.app.is_running and self.is_attached
+
+    @property
+    def busy(self) -> bool:
+        return self._answering is not None or self._kept_question
+
+    def show_head(self) -> None:
+        title = one_line(self.conversation.title, 60) if self.conversation else "New conversation"
+        parts = [title]
+        if self.loaded is not None and self.dials is not None:
+            shown = self.dials.shown()
+            parts += [one_line(self.loaded.name, 40), f"{shown.pop('recipe')}"]
+            first = next(iter(shown))
+            if first != "temperature":
+                parts[-1] += f" {first} {shown[first]}"
+        self.query_one("#head", Static).update(" · ".join(parts))
+
+    def status(self, text: str = "") -> None:
+        """What is going on, in the line above the message box."""
+        self._status = text
+        self._show_status()
+
+    def _show_status(self) -> None:
+        text = self._status
+        if found := commands.matching(self.prompt.text):  # while a command is typed
+            text = "  ".join(f"/{command.name}" for command in found)
+            if len(found) == 1:
+                text = f"/{found[0].name} {found[0].takes}  {found[0].about}"
+        elif not text and self._editing is not None:
+            text = "Editing: Enter sends it as a branch, Esc cancels"
+        self.query_one("#status", Static).update(text)
+
+    def trouble(self, error: EftlocalError | str) -> None:
+        """One clear line where it is seen."""
+        self.notify(one_line(str(error), 400), severity="error", markup=False, timeout=8)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.run_worker(work, exit_on_error=True)
+
+    def refused(self) -> bool:
+        """Whether an answer is being written; then it says so."""
+        if self.busy:
+            self.trouble(_BUSY)
+        return self.busy
+
+    def path(self) -> list[Turn]:
+        if self.conversation is None:
+            return []
+        return self.services.history.turns.path(self.conversation.id, last=MOST_TURNS)
+
+    def last(self, role: str) -> Turn | None:
+        return next((turn for turn in reversed(self.path()) if turn.role == role), None)

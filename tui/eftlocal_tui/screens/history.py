@@ -1,0 +1,219 @@
+"""All conversations: found, resumed, named, put away, exported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from eftlocal.errors import EftlocalError
+from eftlocal_tui.history import Conversation, Hit, export_file
+from eftlocal_tui.keys import bindings
+from eftlocal_tui.screens.dialogs import AskText, Confirm
+from eftlocal_tui.services import Services
+from eftlocal_tui.text_safety import one_line
+
+_PAGE = 100
+
+
+class HistoryScreen(Screen[int | None]):
+    """Gives the conversation that was chosen, or None."""
+
+    BINDINGS = bindings("history")
+    PLACE = "history"
+    AUTO_FOCUS = "#found"
+    DEFAULT_CSS = """
+    HistoryScreen #head { height: 1; padding: 0 1; background: $panel; text-style: bold; }
+    HistoryScreen Input { height: 3; }
+    HistoryScreen OptionList { height: 1fr; border: none; }
+    """
+
+    def __init__(self, services: Services, *, words: str = "", now: int | None = None) -> None:
+        super().__init__()
+        self._services = services
+        self._words = words
+        self._now = now
+        self._archived = False
+        self._last: Conversation | None = None
+        self._more = False
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="head", markup=False)
+        yield Input(self._words, placeholder="Search titles and messages", id="words")
+        yield OptionList(id="found", markup=False)
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self._show()
+
+    @property
+    def _list(self) -> OptionList:
+        return self.query_one(OptionList)
+
+    @property
+    def _chosen(self) -> int | None:
+        option = self._list.highlighted_option
+        return int(option.id) if option is not None and option.id is not None else None
+
+    def _show(self, keep: int | None = None) -> None:
+        words = self.query_one(Input).value.strip()
+        found = self._list
+        found.clear_options()
+        self._more = False
+        if words:
+            hits = self._services.history.search(words, limit=_PAGE)
+            found.add_options(_hit(hit) for hit in hits)
+            what = f"{len(hits)} with these words"
+        else:
+            self._last = None
+            self._add_page()
+            what = "archived" if self._archived else "newest first"
+        self.query_one("#head", Static).update(f"Conversations · {what}")
+        ids = [option.id for option in found.options]
+        if ids:
+            wanted = str(keep if keep is not None else self._now)
+            found.highlighted = ids.index(wanted) if wanted in ids else 0
+
+    def _add_page(self) -> None:
+        page = self._services.history.conversations.list(
+            archived=self._archived, limit=_PAGE, after=self._last
+        )
+        self._more = len(page) == _PAGE
+        if page:
+            self._last = page[-1]
+            width = max(40, self.app.size.width - 6)
+            shown = {option.id for option in self._list.options}
+            self._list.add_options(
+                _listed(found, time.time(), width) for found in page if str(found.id) not in shown
+            )
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if self._more and event.option_index >= self._list.option_count - 10:
+            self._add_page()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.action_resume()
+
+    def on_input_changed(self) -> None:
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        self._list.focus()
+
+    def action_search(self) -> None:
+        self.query_one(Input).focus()
+
+    def action_resume(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        words = self.query_one(Input).value.strip()
+        if words:  # walk to the branch in which the words are
+            hits = self._services.history.search(words, limit=1, conversation=chosen)
+            if hits and hits[0].turn is not None:
+                self._services.history.turns.switch(hits[0].turn)
+        self.dismiss(chosen)
+
+    def action_rename(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        conversation = self._services.history.conversations.get(chosen)
+
+        def renamed(title: str | None) -> None:
+            if title is not None:
+                self._try(lambda: self._services.history.conversations.rename(chosen, title))
+                self._show(chosen)
+
+        question = "Name of the conversation (empty: its first words)"
+        self.app.push_screen(AskText(question, conversation.title), renamed)
+
+    def action_archive(self) -> None:
+        chosen = self._chosen
+        if chosen is not None:
+            conversations = self._services.history.conversations
+            away = not conversations.get(chosen).archived
+            self._try(lambda: conversations.archive(chosen, away))
+            self.notify("Put away; v shows what was" if away else "Taken back", markup=False)
+            self._show()
+
+    def action_archived(self) -> None:
+        self._archived = not self._archived
+        self._show()
+
+    def action_duplicate(self) -> None:
+        chosen = self._chosen
+        if chosen is not None:
+            self._try(lambda: self._services.history.conversations.duplicate(chosen))
+            self._show()
+
+    def action_delete(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        title = one_line(self._services.history.conversations.get(chosen).title, 50)
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._try(lambda: self._services.history.conversations.delete(chosen))
+                self._show()
+
+        self.app.push_screen(
+            Confirm(f"Delete “{title}” with all its branches?", "Delete"), answered
+        )
+
+    def action_export(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        history, folder = self._services.history, Path.cwd()
+        written = self._try(lambda: export_file(history, [chosen], folder / f"chat-{chosen}.md"))
+        if written and self._try(
+            lambda: export_file(history, [chosen], folder / f"chat-{chosen}.json")
+        ):
+            self.notify(f"Written: chat-{chosen}.md and .json", markup=False)
+
+    def action_back(self) -> None:
+        if self.focused is not self._list and self._list.option_count:
+            self._list.focus()
+        else:
+            self.dismiss(None)
+
+    def _try(self, work: Callable[[], object]) -> bool:
+        try:
+            work()
+        except EftlocalError as error:
+            self.notify(one_line(str(error), 300), severity="error", markup=False)
+            return False
+        return True
+
+
+def _listed(found: Conversation, now: float, width: int) -> Option:
+    figures = f"  {_when(found.updated, now)} · {found.turns} turns"
+    text = Text(one_line(found.title, width - len(figures)), style="bold")
+    text.append(figures, style="not bold dim")
+    text.append(f"\n{one_line(found.snippet, width)}", style="not bold dim")
+    return Option(text, id=str(found.id))
+
+
+def _hit(hit: Hit) -> Option:
+    excerpt = Text(one_line(hit.excerpt, 300))
+    for start, end in hit.spans:
+        excerpt.stylize("reverse", start, end)
+    title = one_line(hit.conversation.title, 60)
+    return Option(Text.assemble((title, "bold"), "\n", excerpt), id=str(hit.conversation.id))
+
+
+def _when(then: float, now: float) -> str:
+    seconds = max(0, now - then)
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit} ago"
+    return datetime.fromtimestamp(then).strftime("%d %b %Y")

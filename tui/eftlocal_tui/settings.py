@@ -1,0 +1,108 @@
+"""The settings file: one TOML table, every key known, what is not known refused by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from eftlocal.errors import UsageError
+from eftlocal.presets.reading import user_path
+from eftlocal.presets.strict_table import StrictTable
+from eftlocal_tui.keys import check_keys
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FIRST = """\
+# Settings of `eftlocal chat`. Take the sign # away to set a value.
+# preset = "demo"           # what is loaded where the command line names nothing
+# theme = "textual-dark"    # textual-light, nord, gruvbox, ...: Ctrl+P, then Theme, shows them
+# panel = true              # whether the side panel is open at the start; unset: where it fits
+# system = ""               # the system prompt of new conversations
+# editor = "nano"           # for long prompts; unset: $VISUAL, then $EDITOR
+#
+# [keys]                    # F1 shows the names
+# "chat.regenerate" = "ctrl+r"
+"""
+
+
+class Settings(StrictTable):
+    """What a person may set.
+
+    Attributes:
+        preset: loaded where the command line names nothing.
+        theme: a theme of Textual's.
+        panel: whether the side panel is open at the start; None opens it where it fits.
+        system: the system prompt of new conversations.
+        editor: a command for long prompts; empty takes $VISUAL, then $EDITOR.
+        keys: a binding's name to its keys, as in {"chat.regenerate": "ctrl+r,f3"}.
+    """
+
+    preset: str | None = Field(default=None, min_length=1)
+    theme: str = "textual-dark"
+    panel: bool | None = None
+    system: str = ""
+    editor: str = ""
+    keys: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("keys")
+    @classmethod
+    def _known_bindings(cls, keys: dict[str, str]) -> dict[str, str]:
+        return check_keys(keys)
+
+    @field_validator("theme")
+    @classmethod
+    def _known_theme(cls, theme: str) -> str:
+        from difflib import get_close_matches
+
+        from textual.theme import BUILTIN_THEMES
+
+        if theme not in BUILTIN_THEMES:
+            near = get_close_matches(theme, BUILTIN_THEMES, 1, 0.5)
+            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(BUILTIN_THEMES)}"
+            raise ValueError(f'unknown theme "{theme}"; {hint}')
+        return theme
+
+
+def settings_path() -> Path:
+    """Where the settings are, beside the user's presets; the file may not exist."""
+    return user_path().with_name("chat.toml")
+
+
+def read_settings(path: Path | None = None) -> Settings:
+    """The settings of a file; of the user's where None, the defaults where that is missing.
+
+    Raises:
+        UsageError: one line with the file, the key and what is wrong.
+    """
+    file = path or settings_path()
+    if path is None and not file.is_file():
+        return Settings()
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file}: {error}") from error
+    try:
+        return Settings.model_validate(table)
+    except ValidationError as refused:
+        raise UsageError(f"{file}: {_first(refused)}") from refused
+
+
+def _first(refused: ValidationError) -> str:
+    error: Any = refused.errors()[0]
+    where = ".".join(str(part) for part in error["loc"])
+    what = error["msg"].removeprefix("Value error, ")
+    what = f"{what[:1].lower()}{what[1:]}"
+    if error["type"] not in ("value_error", "missing"):
+        what = f"{what}, not {json.dumps(error['input'], default=str)}"
+    return f"{where + ': ' if where else ''}{what}"

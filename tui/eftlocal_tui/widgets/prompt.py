@@ -1,0 +1,95 @@
+"""The message box: Enter sends, Ctrl+J begins a line, Tab completes a command."""
+
+from __future__ import annotations
+
+from textual import events
+from textual.message import Message
+from textual.widgets import TextArea
+
+from eftlocal_tui import commands
+from eftlocal_tui.keys import bindings
+from eftlocal_tui.text_safety import pasted
+
+
+class PromptArea(TextArea):
+    """Grows with its text, up to a third of the screen."""
+
+    BINDINGS = bindings("prompt")
+    DEFAULT_CSS = """
+    PromptArea {
+        height: auto; max-height: 33vh; min-height: 1; padding: 0 1;
+        border: none; border-top: solid $primary; border-bottom: solid $primary;
+        background: $background;
+        &:focus { border: none; border-top: solid $accent; border-bottom: solid $accent; }
+        &.-editing { border-top: double $warning; border-bottom: double $warning; }
+    }
+    """
+
+    class Sent(Message):
+        """The person wants this sent. The box is empty already; `give_back` refuses it."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class Interrupted(Message):
+        """Ctrl+C with nothing to copy."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(
+            id=id,
+            soft_wrap=True,
+            tab_behavior="focus",
+            show_line_numbers=False,
+            highlight_cursor_line=False,
+            placeholder="Message (Enter sends, Ctrl+J begins a line, / for commands)",
+        )
+
+    async def _on_key(self, event: events.Key) -> None:
+        # Keys that mean something in this box are obeyed here, in the order of typing: the
+        # program, whose task bindings are otherwise, may run ahead of letters or behind them.
+        if event.is_printable:
+            return
+        active = self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self:
+            event.stop()
+            event.prevent_default()
+            await self.app.run_action(active.binding.action, self)
+        elif event.key == "enter":
+            event.prevent_default()
+
+    def action_send(self) -> None:
+        text = self.text
+        self.clear()
+        self.post_message(self.Sent(text))
+
+    def give_back(self, text: str) -> None:
+        """What could not be sent, before what was typed since."""
+        self.replace_all(text + self.text)
+
+    def action_newline(self) -> None:
+        self.insert("\n")
+
+    def action_complete(self) -> None:
+        found = commands.matching(self.text)
+        if len(found) == 1:
+            self.replace_all(f"/{found[0].name}{' ' if found[0].takes else ''}")
+        elif not found:
+            self.screen.focus_next()
+
+    def action_copy(self) -> None:
+        if self.selected_text:
+            super().action_copy()
+        else:
+            self.post_message(self.Interrupted())
+
+    def replace_all(self, text: str) -> None:
+        """Another text, the cursor at its end."""
+        self.text = pasted(text)
+        self.move_cursor(self.document.end)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        event.prevent_default()
+        result = self.insert(pasted(event.text))
+        self.move_cursor(result.end_location)

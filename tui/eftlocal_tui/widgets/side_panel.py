@@ -1,0 +1,142 @@
+"""The side panel: dials above, live figures below."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import psutil
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import Label, Select, Static
+
+from eftlocal_tui.dials import Dials, recipe_dials, recipe_name, recipe_names
+from eftlocal_tui.engine.protocol import Live
+from eftlocal_tui.figures_text import bar, plot, size
+from eftlocal_tui.widgets.dial_input import DialInput, DialRow
+
+_HELD = 120  # samples of the plots
+_STEPS = {"temperature": 0.1, "top_p": 0.05}
+
+
+class SidePanel(VerticalScroll, can_focus=False):
+    DEFAULT_CSS = """
+    SidePanel {
+        width: 32; border-left: solid $primary; padding: 0 1; scrollbar-size-vertical: 1;
+    }
+    SidePanel .title { text-style: bold; color: $text-primary; }
+    SidePanel Select { margin: 0 0 0 0; }
+    SidePanel #rows { height: auto; margin: 0 0 1 0; }
+    SidePanel #figures { height: auto; }
+    SidePanel #plots { height: auto; margin: 1 0 0 0; }
+    """
+
+    class Turned(Message):
+        """A dial, and what it was turned to."""
+
+        def __init__(self, name: str, text: str) -> None:
+            super().__init__()
+            self.dial = name
+            self.text = text
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._speeds: list[float] = []
+        self._accepted: list[float] = []
+        self._live: Live | None = None
+        self._dials: Dials | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Label("Dials", classes="title")
+        yield Select[str]([], prompt="recipe", id="recipe", compact=True)
+        yield Vertical(id="rows")
+        yield Label("Figures", classes="title")
+        yield Static("", id="figures", markup=False)
+        yield Static("", id="plots", markup=False)
+
+    def on_mount(self) -> None:
+        self._show_figures()
+        self.set_interval(2.0, self._show_figures)
+
+    async def show_dials(self, dials: Dials, roles: Collection[str]) -> None:
+        """These dials; rows are made anew only where the recipe has others."""
+        self._dials = dials
+        names = recipe_names(dials.recipe, roles)
+        select = self.query_one(Select)
+        with select.prevent(Select.Changed):
+            select.set_options((name, name) for name in names)
+            select.value = recipe_name(dials.recipe)
+        values = dials.shown()
+        del values["recipe"]
+        steps = {dial.name: dial.step for dial in recipe_dials(dials.recipe)} | _STEPS
+        rows = {row.dial: row for row in self.query(DialInput)}
+        if list(rows) == list(values):
+            for name, text in values.items():
+                rows[name].show(text)
+            return
+        place = self.query_one("#rows")
+        with self.app.batch_update():
+            await place.remove_children()
+            await place.mount_all(
+                DialRow(name, text, steps.get(name, 0.1)) for name, text in values.items()
+            )
+
+    def begin(self) -> None:
+        """A new answer begins: its plots are empty."""
+        self._speeds, self._accepted = [], []
+
+    def show_live(self, live: Live) -> None:
+        """Figures of an answer so far; the plots get what came since the last ones."""
+        before = self._live.figures if self._live is not None and self._speeds else None
+        self._live = live
+        tokens, seconds = live.figures.tokens, live.figures.seconds
+        if before is not None and seconds > before.seconds:
+            speed = (tokens - before.tokens) / (seconds - before.seconds)
+        else:
+            speed = live.figures.tokens_per_second
+        self._speeds = [*self._speeds, speed][-_HELD:]
+        self._accepted = [*self._accepted, live.figures.acceptance or 0.0][-_HELD:]
+        top, width = max(self._speeds), self.query_one("#plots").size.width
+        self.query_one("#plots", Static).update(
+            f"tok/s over the turn, to {top:.0f}\n{plot(self._speeds, top, width)}\n"
+            f"acceptance, to 100%\n{plot(self._accepted, 1.0, width)}"
+        )
+        self._show_figures()
+
+    def _show_figures(self) -> None:
+        live = self._live
+        lines = []
+        if live is not None:
+            figures = live.figures
+            drafts = ["drafts       none"]
+            if figures.acceptance is not None:
+                drafts = [
+                    f"drafts       {live.draft_length:.1f} tokens long",
+                    f"accepted     {figures.acceptance:.0%}",
+                ]
+            share = live.context_used / max(live.context_size, 1)
+            lines = [
+                f"tok/s        {figures.tokens_per_second:.1f}",
+                f"first token  {figures.first_token or 0.0:.2f} s",
+                *drafts,
+                f"context      {live.context_used} / {live.context_size}",
+                f"             {bar(share)} {share:.0%}",
+            ]
+        lines.append(f"memory       {size(psutil.Process().memory_info().rss)}")
+        lines.append(f"  free       {size(psutil.virtual_memory().available)}")
+        self.query_one("#figures", Static).update("\n".join(lines))
+
+    def on_dial_input_turned(self, event: DialInput.Turned) -> None:
+        event.stop()
+        self.post_message(self.Turned(event.dial, event.text))
+
+    def on_select_changed(self, event: Select.Changed) -> None:
+        event.stop()
+        now = recipe_name(self._dials.recipe) if self._dials else None
+        if isinstance(event.value, str) and now not in (None, event.value):
+            self.post_message(self.Turned("recipe", event.value))
+
+    def focus_dials(self) -> None:
+        rows = self.query(DialInput)
+        if rows:
+            rows.first().focus()

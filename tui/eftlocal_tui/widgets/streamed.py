@@ -1,0 +1,75 @@
+"""Markdown that grows: one stretch of an answer between two turns of the dials."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Markdown, Static
+from textual.widgets.markdown import MarkdownStream
+
+from eftlocal_tui.text_safety import is_bomb, parser, safe
+
+
+class Streamed(Vertical):
+    """Shows text as Markdown while it comes; as plain text where its Markdown would be a bomb.
+
+    Args:
+        text: what is there already.
+        fence: the line of a code fence that an earlier stretch left open; it is shown opened
+            again, and is no part of the text.
+    """
+
+    DEFAULT_CSS = """
+    Streamed { height: auto; }
+    Streamed Markdown { height: auto; padding: 0; margin: 0; background: transparent; }
+    Streamed Static { height: auto; margin: 0 0 1 0; }
+    """
+
+    def __init__(self, text: str = "", *, fence: str = "") -> None:
+        super().__init__()
+        self.raw = text
+        self._fence = f"{safe(fence)}\n" if fence else ""
+        self._plain = is_bomb(text)
+        self._stream: MarkdownStream | None = None
+
+    @property
+    def _shown(self) -> str:
+        return self._fence + safe(self.raw)
+
+    def compose(self) -> ComposeResult:
+        if self._plain:
+            yield Static(self._shown, markup=False)
+        else:
+            yield Markdown(self._shown, parser_factory=parser, open_links=False)
+
+    async def append(self, text: str) -> None:
+        self.raw += text
+        if not self._plain and is_bomb(self.raw):
+            await self._to_plain()
+        elif self._plain:
+            self.query_one(Static).update(self._shown)
+        else:
+            if self._stream is None:
+                self._stream = Markdown.get_stream(self.query_one(Markdown))
+            await self._stream.write(safe(text))
+
+    async def finish(self) -> None:
+        """Lays the whole text out once more: what streamed in pieces may have lost a fence."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.stop()
+            await self.query_one(Markdown).update(self._shown)
+
+    async def _to_plain(self) -> None:
+        self._plain = True
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.stop()
+        with self.app.batch_update():
+            await self.query(Markdown).remove()
+            await self.mount(Static(self._shown, markup=False))
+
+    async def on_unmount(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.stop()
