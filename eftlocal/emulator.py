@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,18 +209,21 @@ class Emulator(Closing):
         seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
         drafting = self._speculation(speculation or self.defaults.speculation)
         ids = self.tokenize(prompt, raw=raw, continue_last=continue_last)
-        rules = self._grammar(grammar, json_schema)
-        sequence = self.ensemble.open(
-            ids,
-            mask=rules.allowed if rules else None,
-            recipe=chosen,
-            sampling=drawn,
-            seed=seed,
-            speculation=drafting,
-            acceptance=self._acceptance(chosen) if drafting.rule == "coupled" else None,
-            ends=frozenset() if ignore_end else None,
-        )
-        try:
+        with ExitStack() as undone:
+            rules = self._grammar(grammar, json_schema)
+            if rules:
+                undone.callback(rules.close)
+            sequence = self.ensemble.open(
+                ids,
+                mask=rules.allowed if rules else None,
+                recipe=chosen,
+                sampling=drawn,
+                seed=seed,
+                speculation=drafting,
+                acceptance=self._acceptance(chosen) if drafting.rule == "coupled" else None,
+                ends=frozenset() if ignore_end else None,
+            )
+            undone.callback(self.ensemble.close, sequence)
             generation = Generation(
                 self.ensemble,
                 sequence,
@@ -227,7 +231,7 @@ class Emulator(Closing):
                 max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
                 stop=(*self.defaults.stop, *stop),
             )
-            return AnswerStream(
+            stream = AnswerStream(
                 self.rounds,
                 generation,
                 started=started,
@@ -235,11 +239,8 @@ class Emulator(Closing):
                 check=self._checked,
                 grammar=rules,
             )
-        except BaseException:
-            self.ensemble.close(sequence)
-            if rules:
-                rules.close()
-            raise
+            undone.pop_all()
+            return stream
 
     def generate(self, prompt: Prompt, **options: Any) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
@@ -489,6 +490,7 @@ def _check_roles(recipe: Recipe, roles: Collection[str]) -> Recipe:
     if missing:
         raise UsageError(
             f"recipe {recipe.name} needs the role {missing[0]}, and there are only "
-            f"{', '.join(roles)}"
+            f"{', '.join(roles)}; "
+            + ("load with this recipe" if missing[0] == UNGUIDED else "give it, or another recipe")
         )
     return recipe

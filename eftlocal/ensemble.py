@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -247,12 +247,14 @@ class Ensemble:
         parts = [(role, some) for role, some in wanted.items() if some]
         if self.pool is None or not self.side_by_side or len(parts) < 2:
             return {role: self._decode(role, some) for role, some in parts}
-        futures = [(role, self.pool.submit(self._decode, role, some)) for role, some in parts]
+        futures: dict[str, Future[list[Rows]]] = {}
         try:
-            return {role: future.result() for role, future in futures}
+            for role, some in parts:
+                futures[role] = self.pool.submit(self._decode, role, some)
+            return {role: future.result() for role, future in futures.items()}
         finally:
             # A context must not be touched, nor closed, while a thread decodes with it.
-            wait([future for _, future in futures])
+            wait(futures.values())
 
     def score(
         self, sequence: RunningSequence, tokens: Sequence[int]

@@ -118,13 +118,15 @@ class _Compiler:
             values = [schema["const"]] if "const" in keys else schema["enum"]
             if not isinstance(values, list) or not values:
                 _refuse(where, "enum is not a list of values")
+            if "type" in keys:
+                values = [value for value in values if _is_of(value, _types(schema, where))]
+            if not values:
+                _refuse(where, "no value of const or enum is of its type")
             return self._either(_literal(value) for value in values)
-        types = schema.get("type", [t for t, known in _KEYWORDS.items() if keys & known])
-        types = [types] if isinstance(types, str) else types
-        if "type" in keys and not (
-            isinstance(types, list) and types and all(str(t) in _KEYWORDS for t in types)
-        ):
-            _refuse(where, f"type {json.dumps(schema['type'], default=str)} is not known")
+        if "type" in keys:
+            types = _types(schema, where)
+        else:
+            types = [t for t, known in _KEYWORDS.items() if keys & known]
         _only(keys, {"type"}.union(*(_KEYWORDS[t] for t in types)), where)
         makers = {"object": self._object, "array": self._array, "string": self._string}
         return self._either(makers[t](schema, where) if keys & _KEYWORDS[t] else t for t in types)
@@ -186,7 +188,9 @@ class _Compiler:
             parts = schema["prefixItems"]
             if not isinstance(parts, list) or not parts:
                 _refuse(where, "prefixItems is not a list of schemas")
-            if items not in (True, False, {}) or not low <= len(parts) <= (high or len(parts)):
+            if items not in (True, False, {}) or not (
+                low <= len(parts) <= (len(parts) if high is None else high)
+            ):
                 _refuse(where, "prefixItems must be all items that there are")
             names = [self.visit(p, f"{where}/prefixItems/{i}") for i, p in enumerate(parts)]
             return self._rule('"[" ws {} ws "]"'.format(' "," ws '.join(names)))
@@ -215,6 +219,23 @@ def _only(keys: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in sorted(set(keys) - set(known)):
         beside = f" beside {', '.join(sorted(set(known) & set(keys)))}"
         _refuse(where, f"{key} is not supported{beside if set(known) & set(keys) else ''}")
+
+
+def _types(schema: Mapping[str, Any], where: str) -> list[str]:
+    types = schema["type"]
+    types = [types] if isinstance(types, str) else types
+    if not isinstance(types, list) or not types or any(str(t) not in _KEYWORDS for t in types):
+        _refuse(where, f"type {json.dumps(schema['type'], default=str)} is not known")
+    return types
+
+
+def _is_of(value: Any, types: Iterable[str]) -> bool:
+    """Whether a JSON value is of one of the types; 1.0 is an integer, and true is no number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        whole = isinstance(value, int) or value.is_integer()
+        return "number" in types or ("integer" in types and whole)
+    kinds = {"object": Mapping, "array": list, "string": str, "boolean": bool}
+    return any(t == "null" if value is None else isinstance(value, kinds.get(t, ())) for t in types)
 
 
 def _bounds(schema: Mapping[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:

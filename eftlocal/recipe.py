@@ -118,9 +118,11 @@ class Recipe:
     def roles(self) -> tuple[str, ...]:
         """The roles whose logits a step needs, in the order of the weights."""
         needed = {role: None for role, w in self.weights.items() if w != 0.0}
-        if self.stabilised:
-            for part in (self.anchor, self.judge):
-                needed.update((role, None) for role, a in part.items() if a != 0.0)
+        parts = [self.anchor, self.judge] if self.stabilised else []
+        if self.first_tokens is not None:
+            parts.append(self.anchor)  # a draft may pass the last token of the delta
+        for part in parts:
+            needed.update((role, None) for role, a in part.items() if a != 0.0)
         return tuple(needed)
 
     def at(self, index: int) -> Recipe:

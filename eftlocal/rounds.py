@@ -227,7 +227,7 @@ class Rounds:
     def _look_up(self, turn: _Turn) -> None:
         sequence = turn.sequence
         lookup = sequence.drafting.lookup
-        prompt = sequence.prompts[turn.recipe.roles[0]]
+        prompt = next(iter(sequence.prompts.values()))  # of one role, whatever the recipe becomes
         if not len(lookup):
             lookup.extend(prompt)
         lookup.extend(sequence.tokens(len(lookup) - len(prompt)))
@@ -375,6 +375,10 @@ class Rounds:
             if sequence.mask is not None:
                 allowed = sequence.mask([*sequence.tokens(), *before])
                 changed[~allowed[: len(changed)]] = -np.inf
+                if recipe.plausibility and np.isneginf(changed.max()):
+                    # The cut left nothing that the mask allows: the mask stands.
+                    uncut = recipe.stabilise(plausibility=0.0)
+                    return self._distribution(turn, uncut, position)
         return row, self._filter(changed, sequence.sampling)
 
     def _choice(self, token: int, source: Source, row: Row, logprobs: bool) -> Choice:

@@ -211,6 +211,8 @@ def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> N
         (["--speculative", "fast"], "--speculative fast: use auto"),
         (["--draft-rule", "luck"], "acceptance rule 'luck': use one of coupled, rejection"),
         (["--draft-source", "web"], "draft source 'web': use one of auto, model, lookup"),
+        (["--draft-rule", "coupled", "--speculative", "off"], "--draft-rule needs drafts"),
+        (["--recipe", "guidance", "--strength", "1"], "give them with --system"),
         (["--stats", "--quiet"], "--stats and --quiet exclude each other"),
         (["--grammar", "a", "--json-schema", "b"], "--grammar and --json-schema exclude"),
         (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: No such file"),

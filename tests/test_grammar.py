@@ -356,6 +356,7 @@ POINT = {"properties": {k: {"type": "integer"} for k in "abc"}, "required": ["b"
         ({"maxItems": 0}, "[]", "[1]"),
         ({"prefixItems": [{"type": "null"}, {"const": 1}]}, "[null,1]", "[null]"),
         ({"enum": ["a\\b", 'c"d', None, 1.5, {"k": []}]}, '"a\\\\b"', '"a\\b"'),
+        ({"type": ["string", "integer"], "enum": ["a", 1, True]}, "1", "true"),
         ({"const": {"k": ["🦙"]}}, '{"k": ["🦙"]}', "{}"),
         (POINT, '{"a": 1, "b": 2, "c": 3}', '{"a": 1, "c": 3}'),
         (POINT, '{"b":2}', "{}"),
@@ -412,6 +413,9 @@ def test_a_schema_accepts_what_it_describes(
         ({"maxLength": 5000}, "maxLength is 5000; it must be 0 to 2000"),
         ({"minItems": 3, "maxItems": 2}, "minItems is above maxItems"),
         ({"prefixItems": [{}], "minItems": 2}, "must be all items"),
+        ({"prefixItems": [{}], "maxItems": 0}, "must be all items"),
+        ({"type": "string", "enum": [1, True, None]}, "no value of const or enum is of its type"),
+        ({"type": "text", "const": "a"}, 'type "text" is not known'),
         ({"const": float("nan")}, "not a JSON value"),
     ],
 )

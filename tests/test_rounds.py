@@ -327,6 +327,67 @@ def test_a_mask_that_depends_on_the_answer(models: Emulator, rounds: Rounds) -> 
             assert tokens(rounds, emulator=models, **options, speculation=drafting) == plain
 
 
+def test_a_mask_stands_where_the_plausibility_cut_leaves_nothing_of_it(
+    models: Emulator, rounds: Rounds
+) -> None:
+    recipe = Recipe.upscale().stabilise(plausibility=0.5)
+    plain = tokens(rounds, emulator=models, recipe=recipe)
+
+    def mask(before: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """None of the tokens that the cut leaves, at every third position."""
+        allowed = np.ones(models.ensemble.vocab_size, dtype=np.bool_)
+        if len(before) % 3 == 1:
+            allowed[:] = False
+            allowed[20:40] = True
+        return allowed
+
+    found = [
+        tokens(rounds, emulator=models, recipe=recipe, mask=mask, speculation=drafting)
+        for drafting in (OFF, Speculation(length=4), Speculation(length=4, source="lookup"))
+    ]
+    assert found[0] != plain and all(20 <= token < 40 for token in found[0][1::3])
+    assert found[1:] == found[:1] * 2
+
+
+def test_a_looked_up_draft_across_the_end_of_a_delta_that_outweighs_its_anchor(
+    models: Emulator, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.contrast(-1.0).stabilise(first_tokens=2)  # the anchor's weight is 0
+    plain = tokens(rounds, emulator=models, recipe=recipe)
+    sequence = opened(
+        models, recipe=recipe, speculation=Speculation(length=4, source="lookup"), ends=frozenset()
+    )
+    monkeypatch.setattr(
+        PromptLookup, "find", lambda _, length: (plain[len(sequence.choices) :][:length], 3)
+    )
+    finish(rounds, [sequence])
+    assert sequence.tokens()[:24] == plain
+    assert sequence.drafting.totals.acceptance == 1.0
+
+
+def test_lookups_read_one_conversation_whatever_the_recipe_becomes(
+    models: Emulator, rounds: Rounds
+) -> None:
+    ids = models.tokenize(QUESTION)
+    ids["base"] = [*ids["base"][:1], *ids["base"]]  # positions differ between roles
+    sequence = models.ensemble.open(
+        ids,
+        recipe=Recipe.upscale().stabilise(first_tokens=4),
+        sampling=WARM,
+        speculation=Speculation(length=2, source="lookup"),
+    )
+    whole = []
+    for _ in range(12):
+        if len(sequence.choices) > 6:
+            sequence.recipe = Recipe.single("tuned")
+        before = sequence.tokens()
+        rounds([sequence])
+        lookup = sequence.drafting.lookup
+        whole.append(not len(lookup) or len(lookup) == len(ids["base"]) + len(before))
+    models.ensemble.close(sequence)
+    assert all(whole) and len(lookup)
+
+
 @pytest.mark.parametrize("rule", ["coupled", "rejection"])
 @pytest.mark.parametrize("length", [1, 4, 16, None])
 def test_looked_up_drafts(length: int | None, rule: Any, models: Emulator, rounds: Rounds) -> None:

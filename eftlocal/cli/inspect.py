@@ -154,6 +154,7 @@ def inspect(
     sampling = opt.chosen_sampling(defaults.sampling, **drawn)
     roles: Any = found.roles if found else models
     opt.check_roles(chosen, None, roles)
+    opt.check_guidance(chosen, system, roles)
     loaded = tuple(dict.fromkeys((*roles, *chosen.roles)))
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
     engine: dict[str, Any] = {

@@ -205,9 +205,12 @@ def chosen_speculation(
     """The default speculation with the options that were given."""
     given: dict[str, Any] = {"rule": rule, "source": source}
     given = {key: value for key, value in given.items() if value is not None}
+    changed = replace(default, **given)
     if length is not None:
-        given["length"] = parse_length(length)
-    return replace(default, **given)
+        changed = replace(changed, length=parse_length(length))
+    if changed.off and given:
+        raise UsageError(f"--draft-{next(iter(given))} needs drafts; add --speculative auto")
+    return changed
 
 
 def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:
@@ -258,6 +261,15 @@ def chosen_models(
     if offline:
         raise UsageError("--offline is for presets: files given by path are never downloaded")
     return given
+
+
+def check_guidance(recipe: Recipe, system: str | None, roles: Collection[str]) -> None:
+    """Refuses guidance by nothing: the two prompts differ in the system prompt only."""
+    if UNGUIDED in recipe.roles and UNGUIDED not in roles and system is None:
+        raise UsageError(
+            f"recipe {recipe.name} is one model with and without its instructions; "
+            "give them with --system"
+        )
 
 
 def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> list[str]:

@@ -122,7 +122,9 @@ def run(
     constraint = opt.constraint(grammar, json_schema)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
-    roles = opt.check_roles(chosen, show, found.roles if found else models)
+    loaded: Any = found.roles if found else models
+    roles = opt.check_roles(chosen, show, loaded)
+    opt.check_guidance(chosen, system, loaded)
     if verbose:
         _show_engine_log()
     engine: dict[str, Any] = {

@@ -123,9 +123,6 @@ def sweep(
     speculation = opt.chosen_speculation(
         defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
     )
-    if speculation.off and (draft_rule or draft_source):
-        flag = "--draft-rule" if draft_rule else "--draft-source"
-        raise UsageError(f"{flag} needs drafts; add --speculative auto")
     items = chosen_items(prompts, questions, split, limit=limit, system=system, raw=raw)
     shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
     check_outputs(prompts, out, picture, page)
