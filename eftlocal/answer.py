@@ -13,6 +13,7 @@ from eftlocal.llama import Grammar
 from eftlocal.recipe import Recipe
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
+from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import Speculation
 from eftlocal.speculation.totals import Totals
 
@@ -78,6 +79,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: time.perf_counter() of the call that asked for it.
         logprobs: whether steps carry log-probabilities.
         check: raises UsageError for a recipe that the ensemble has no roles for.
+        allow: raises UsageError for a speculation that is impossible, and makes ready for one.
         grammar: closed with the stream.
     """
 
@@ -91,6 +93,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: float,
         logprobs: bool,
         check: Callable[[Recipe | str], Recipe],
+        allow: Callable[[Speculation], Speculation],
         grammar: Grammar | None = None,
     ) -> None:
         self._rounds = rounds
@@ -101,6 +104,7 @@ class AnswerStream(Closing, Iterator[Step]):
         self._at_first = 0
         self._wants_logprobs = logprobs
         self._check = check
+        self._allow = allow
         self._grammar = grammar
         self._steps: list[Step] = []
         self._open = True
@@ -136,6 +140,7 @@ class AnswerStream(Closing, Iterator[Step]):
     @recipe.setter
     def recipe(self, recipe: Recipe | str) -> None:
         self._sequence.recipe = self._check(recipe)
+        self._sequence.drafting.acceptance = Acceptance()  # what was known is of the old recipe
         self._sequence.cut(len(self._steps))
 
     @property
@@ -153,7 +158,7 @@ class AnswerStream(Closing, Iterator[Step]):
 
     @speculation.setter
     def speculation(self, speculation: Speculation) -> None:
-        self._sequence.speculation = speculation
+        self._sequence.speculation = self._allow(speculation)
 
     @property
     def seed(self) -> int:

@@ -237,6 +237,7 @@ class Emulator(Closing):
                 started=started,
                 logprobs=logprobs,
                 check=self._checked,
+                allow=self._speculation,
                 grammar=rules,
             )
             undone.pop_all()
@@ -368,20 +369,19 @@ class Emulator(Closing):
             progress: called with a role and the share of its measuring that is done.
 
         Returns:
-            None where drafting is impossible or has no room, or while sequences run.
+            None where drafting is impossible or has no room, or while sequences run that the
+            measuring would disturb.
         """
-        if self.rounds.costs is None and not self._cannot_rewind() and not self.ensemble.running:
-            costs = recall(self._fingerprint, self.roles)
-            if costs is None and measurable(self.ensemble.contexts):
-                pool = self.ensemble.pool
-                costs = measure(self.ensemble.contexts, 0, pool=pool, progress=progress)
-                remember(costs, self._fingerprint)
-            if costs is None:
-                return None
-            if costs.side_by_side is not None:
-                self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
-            self.rounds = Rounds(self.ensemble, costs=costs)
-        return self.rounds.costs
+        if self.rounds.costs is not None or self._cannot_rewind():
+            return self.rounds.costs
+        costs = recall(self._fingerprint, self.roles)
+        if costs is None and not self.ensemble.running and measurable(self.ensemble.contexts):
+            pool = self.ensemble.pool
+            costs = measure(self.ensemble.contexts, 0, pool=pool, progress=progress)
+            remember(costs, self._fingerprint)
+        if costs is not None:
+            self.rounds.use(costs)
+        return costs
 
     def _speculation(self, asked: Speculation) -> Speculation:
         if asked.off:

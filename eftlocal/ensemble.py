@@ -68,6 +68,7 @@ class RunningSequence:
         speculation: how drafts are made for it.
         drafting: what is known of its drafts.
         reused: tokens of each role's prompt that its cache already held.
+        closed: its slot was given back.
     """
 
     slot: int
@@ -82,6 +83,7 @@ class RunningSequence:
     drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
     choices: list[Choice] = field(default_factory=list)
     reused: Mapping[str, int] = field(default_factory=dict)
+    closed: bool = False
 
     def tokens(self, start: int = 0) -> list[int]:
         """Token ids of the answer from this index on (negative: that many of the last)."""
@@ -223,8 +225,13 @@ class Ensemble:
         return sequence
 
     def close(self, sequence: RunningSequence) -> None:
-        """Gives the slot back; its caches stay for a later prompt with the same beginning."""
-        self._free.append(sequence.slot)
+        """Gives the slot back; its caches stay for a later prompt with the same beginning.
+
+        A second call does nothing.
+        """
+        if not sequence.closed:
+            sequence.closed = True
+            self._free.append(sequence.slot)
 
     @property
     def running(self) -> bool:

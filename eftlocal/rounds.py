@@ -122,7 +122,15 @@ class Rounds:
         self._plans: dict[object, Plan] = {}
         self._planned = 0
         if costs is not None:
-            ensemble.observer = costs.observe
+            self.use(costs)
+
+    def use(self, costs: Costs) -> None:
+        """Chooses draft lengths by these costs from now on."""
+        self.costs = costs
+        self._plans.clear()
+        self.ensemble.observer = costs.observe
+        if costs.side_by_side is not None:
+            self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
 
     def __call__(
         self, sequences: Sequence[RunningSequence], *, logprobs: bool = False

@@ -367,3 +367,33 @@ def test_guidance_is_one_model_with_and_without_its_instructions(
 def test_steering_a_base_that_may_be_tuned_is_noted(demo: Emulator, smol: Emulator) -> None:
     assert smol.notes(Recipe.steer(0.5)) and not smol.notes(Recipe.upscale())
     assert not demo.notes(Recipe.steer(0.5))
+
+
+def test_a_second_stream_drafts_too_where_costs_are_known(tiny_files: dict[str, Path]) -> None:
+    sources = {role: RoleSource(path, n_ctx=128, threads=1) for role, path in tiny_files.items()}
+    with Emulator.from_sources(sources) as first:
+        first.measure()
+    with Emulator.from_sources(sources, n_seq_max=2) as em:
+        off = Speculation(length=0)
+        with (
+            em.stream("One", max_tokens=4, speculation=off) as running,
+            em.stream("Two", max_tokens=4) as second,
+        ):
+            assert em.rounds.costs is not None  # remembered ones: nothing ran for them
+            assert len(list(second)) == 4
+            next(running)
+            running.speculation = Speculation(length=2)
+            assert {step.source for step in running} - {"plain"}
+
+
+def test_a_sequence_is_closed_once(tiny: Emulator) -> None:
+    ensemble = tiny.ensemble
+    prompts = dict.fromkeys(ensemble.contexts, (1, 2, 3))
+    sequence = ensemble.open(prompts, recipe=Recipe.upscale(), sampling=GREEDY)
+    ensemble.close(sequence)
+    other = ensemble.open(prompts, recipe=Recipe.upscale(), sampling=GREEDY)
+    ensemble.close(sequence)
+    third = ensemble.open(prompts, recipe=Recipe.upscale(), sampling=GREEDY)
+    assert third.slot != other.slot
+    ensemble.close(other)
+    ensemble.close(third)

@@ -212,7 +212,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eftlocal.cli.eval.FOLDER", folder)
+    monkeypatch.setattr("eftlocal.evaluate.demo.FOLDER", folder)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -260,7 +260,7 @@ def test_refusals(arguments: list[str], says: str) -> None:
 
 def test_a_missing_model_is_named(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     shutil.copy(folder / "questions.json", tmp_path)
-    monkeypatch.setattr("eftlocal.cli.eval.FOLDER", tmp_path)
+    monkeypatch.setattr("eftlocal.evaluate.demo.FOLDER", tmp_path)
     result = run("demo")
     assert result.exit_code == 3 and "base.gguf is missing" in result.stderr
     assert result.stderr.count("\n") == 1

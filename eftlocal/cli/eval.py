@@ -5,16 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from eftlocal.errors import UsageError
-from eftlocal.evaluate.demo import FOLDER, Advance, evaluate_demo
-from eftlocal.evaluate.plot import check_plot, plot
-from eftlocal.evaluate.report import as_json, as_tables, summary
+
+if TYPE_CHECKING:
+    from eftlocal.evaluate.demo import Advance
 
 KNOWN = ("demo",)
 
@@ -45,6 +45,10 @@ def evaluate(
 
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
+    from eftlocal.evaluate.demo import FOLDER, evaluate_demo
+    from eftlocal.evaluate.plot import check_plot, plot
+    from eftlocal.evaluate.report import as_json, as_tables, summary
+
     if name not in KNOWN:
         near = get_close_matches(name, KNOWN, 1)
         hint = f"; did you mean {near[0]}? Known" if near else "; known"

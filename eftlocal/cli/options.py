@@ -181,6 +181,12 @@ def chosen_recipe(
     Limits are those of `Recipe.stabilise`; a recipe chosen by options keeps the default's.
     """
     recipe = default
+    others = {r for r, w in default.weights.items() if w < 0.0} - {REFERENCE}
+    if lambda_ is not None and default.name == "interpolate" and others:
+        raise UsageError(
+            f"--lambda: this preset's tuned roles have a reference of their own "
+            f"({', '.join(sorted(others))}); write the weights out, as in --recipe base=1,..."
+        )
     if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
         recipe = parse_recipe(
             name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
