@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +181,33 @@ def test_devices_and_build() -> None:
     assert len(cpu) == 1 and cpu[0].memory_total > 0
     assert "CPU" in llama.system_info()
     assert llama.default_threads() >= 1
+
+
+class _Interrupting(logging.Handler):
+    """A Ctrl-C that comes once while llama.cpp logs."""
+
+    armed = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.armed:
+            self.armed = False
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny_files: dict[str, Path]) -> None:
+    log, handler = logging.getLogger("eftlocal.llama"), _Interrupting()
+    before = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Model(tiny_files["base"])
+        with Model(tiny_files["base"]) as model:
+            handler.armed = True
+            with pytest.raises(KeyboardInterrupt):
+                Context(model, n_ctx=64)
+            with Context(model, n_ctx=64) as context:
+                assert context.n_ctx >= 64
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)

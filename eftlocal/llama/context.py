@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from eftlocal.closing import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.cache_size import CACHE_TYPES
-from eftlocal.llama.engine import default_threads, last_words, recent
+from eftlocal.llama.engine import default_threads, last_words, raise_pending, recent
 from eftlocal.llama.model import Model
 
 _CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
@@ -95,6 +95,7 @@ class Context(Closing):
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         try:
+            raise_pending()
             self._batch = _Batch(self.n_batch)
             if adapters:
                 self._apply(adapters)

@@ -21,20 +21,32 @@ log = logging.getLogger("eftlocal.llama")
 # ggml's levels are those of ggml.h; the list in llama_cpp/_logger.py (0.3.36) is out of date.
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 recent: deque[str] = deque(maxlen=40)
+_pending: list[BaseException] = []
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-    line = text.decode("utf-8", "replace").rstrip()
-    if line and line != ".":
-        if level == 4:
-            recent.append(line)
-        log.log(_LEVELS.get(level, logging.DEBUG), line)
+    try:
+        line = text.decode("utf-8", "replace").rstrip()
+        if line and line != ".":
+            if level == 4:
+                recent.append(line)
+            log.log(_LEVELS.get(level, logging.DEBUG), line)
+    except BaseException as error:  # noqa: BLE001 - ctypes would drop it: see raise_pending
+        _pending.append(error)
 
 
 log.addHandler(logging.NullHandler())
 log.propagate = False
 llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+
+
+def raise_pending() -> None:
+    """Raises what came up while llama.cpp was logging: an interrupt, or a log handler's error."""
+    if _pending:
+        error = _pending[0]
+        _pending.clear()
+        raise error
 
 
 def last_words() -> str:

@@ -13,7 +13,7 @@ import llama_cpp
 
 from eftlocal.closing import Closing
 from eftlocal.errors import EngineError, ModelFileError
-from eftlocal.llama.engine import last_words, recent, start
+from eftlocal.llama.engine import last_words, raise_pending, recent, start
 
 
 class Model(Closing):
@@ -61,6 +61,7 @@ class Model(Closing):
         @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
         def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
             try:
+                raise_pending()
                 if progress is not None:
                     progress(share)
             except BaseException as error:  # noqa: BLE001 - raised again below
@@ -70,9 +71,13 @@ class Model(Closing):
         params.progress_callback = on_progress
         recent.clear()
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
-        if raised:
+        try:
+            if raised:
+                raise raised[0]
+            raise_pending()
+        except BaseException:
             self.close()
-            raise raised[0]
+            raise
         if not self._handle:
             raise ModelFileError(f"{path}: llama.cpp cannot load it: {last_words()}")
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
