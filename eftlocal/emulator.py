@@ -204,7 +204,7 @@ class Emulator(Closing):
         if isinstance(stop, str):
             raise UsageError(f"stop: a list of strings is needed; for one, stop=[{stop!r}]")
         started = time.perf_counter()
-        chosen = self._checked(recipe or self.defaults.recipe)
+        chosen = self.checked(recipe or self.defaults.recipe)
         drawn = sampling or self.defaults.sampling
         seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
         drafting = self._speculation(speculation or self.defaults.speculation)
@@ -236,7 +236,7 @@ class Emulator(Closing):
                 generation,
                 started=started,
                 logprobs=logprobs,
-                check=self._checked,
+                check=self.checked,
                 allow=self._speculation,
                 grammar=rules,
             )
@@ -277,7 +277,7 @@ class Emulator(Closing):
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
         """
-        chosen = self._checked(recipe or self.defaults.recipe)
+        chosen = self.checked(recipe or self.defaults.recipe)
         unpredicted = 0
         if prompt is None:
             whole = self._text_model.tokenize(text, add_special=True)
@@ -429,7 +429,12 @@ class Emulator(Closing):
         """Frees contexts and models. A second call does nothing."""
         self._resources.close()
 
-    def _checked(self, recipe: Recipe | str) -> Recipe:
+    def checked(self, recipe: Recipe | str) -> Recipe:
+        """The recipe, or the one of that name.
+
+        Raises:
+            UsageError: it names a role that is not loaded, or is no recipe.
+        """
         return _check_roles(
             parse_recipe(recipe) if isinstance(recipe, str) else recipe, self.models
         )

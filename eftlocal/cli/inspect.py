@@ -94,8 +94,8 @@ def inspect(
     from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.inspected import print_one, print_survey
+    from eftlocal.cli.loaded import load_chosen
     from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.emulator import Emulator, load
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.generation import check_max_tokens
     from eftlocal.influence import inspect as inspect_answer
@@ -163,21 +163,9 @@ def inspect(
         "gpu_layers": gpu_layers,
         "force": force,
     }
+    defaults = replace(defaults, recipe=chosen, sampling=sampling)
     with loading_bars() as bars:
-        engine["progress"] = bars.weights
-        files: Any = models
-        defaults = replace(defaults, recipe=chosen, sampling=sampling)
-        if isinstance(models, str):
-            emulator = load(
-                models,
-                offline=offline,
-                recipe=chosen,
-                sampling=sampling,
-                download_progress=bars.download,
-                **engine,
-            )
-        else:
-            emulator = Emulator.from_files(defaults=defaults, **engine, **files)
+        emulator = load_chosen(models, defaults, bars, offline=offline, **engine)
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
     limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or ()}

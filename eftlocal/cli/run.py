@@ -77,8 +77,8 @@ def run(
 ) -> None:
     """Answer one prompt with the combination of the three models."""
     from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.loaded import load_chosen
     from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.emulator import Emulator, load
     from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
     from eftlocal.text import TextStream
@@ -133,22 +133,9 @@ def run(
         "gpu_layers": gpu_layers,
         "force": force,
     }
+    defaults = replace(defaults, recipe=chosen, sampling=sampling)
     with loading_bars() as bars:
-        engine["progress"] = bars.weights
-        files: Any = models
-        if isinstance(models, str):
-            emulator = load(
-                models,
-                offline=offline,
-                recipe=chosen,
-                sampling=sampling,
-                download_progress=bars.download,
-                **engine,
-            )
-        else:
-            emulator = Emulator.from_files(
-                defaults=replace(defaults, recipe=chosen, sampling=sampling), **engine, **files
-            )
+        emulator = load_chosen(models, defaults, bars, offline=offline, **engine)
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:

@@ -15,7 +15,6 @@ from eftlocal.influence.rows import Columns, RowComparison
 from eftlocal.influence.sides import COMBINATION, pairs, sides
 from eftlocal.llama import Model
 from eftlocal.recipe import TUNED, Recipe
-from eftlocal.recipe_text import parse_recipe
 from eftlocal.sampling import Sampling
 
 MAX_CANDIDATES = 100
@@ -52,7 +51,7 @@ def inspect(
         PromptError: empty, nothing to inspect, or it does not fit a context.
         UsageError: an option is out of its range, or meant for generated answers only.
     """
-    chosen = _recipe(emulator, recipe)
+    chosen = emulator.checked(recipe or emulator.defaults.recipe)
     if not 1 <= candidates <= MAX_CANDIDATES:
         raise UsageError(f"candidates is {candidates}; it must be from 1 to {MAX_CANDIDATES}")
     if COMBINATION in emulator.roles:
@@ -147,18 +146,6 @@ def _compare(
 
 def _all(emulator: Emulator, wanted: list[Wanted]) -> dict[str, list[Wanted]]:
     return dict.fromkeys(emulator.roles, wanted)
-
-
-def _recipe(emulator: Emulator, recipe: Recipe | str | None) -> Recipe:
-    chosen = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    chosen = chosen or emulator.defaults.recipe
-    for role in chosen.roles:
-        if role not in emulator.roles:
-            raise UsageError(
-                f"recipe {chosen.name} needs the role {role}, and there are only "
-                f"{', '.join(emulator.roles)}"
-            )
-    return chosen
 
 
 def _tokens(answer: str | Sequence[int], model: Model, size: int) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eftlocal.cli.sweep.options import Questions, Split
+from eftlocal.cli.eval import Split
+from eftlocal.cli.sweep.options import Questions
 from eftlocal.errors import UsageError
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.plot import check_plot

@@ -8,15 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from eftlocal.cli.eval import Split
+
 _GRID = "Grid: 0,0.5,1 or a range 0:2:0.25; every combination is run"
 _ASKED, _OUTPUT = "Prompts", "Output"
-
-
-class Split(str, Enum):
-    """The questions' splits."""
-
-    validation = "validation"
-    test = "test"
 
 
 class Questions(str, Enum):
