@@ -13,6 +13,7 @@ from textual.widgets import Markdown
 from tui_driver import Driver, asynchronous, driven
 
 from eftlocal_tui.text_safety import code_blocks, is_bomb, one_line, open_fence, pasted, safe
+from eftlocal_tui.widgets.streamed import Streamed
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b31m\x00\x08 \u202egnp.exe [bold]x[/bold] [/]"
 BOMBS = {
@@ -131,6 +132,23 @@ async def test_links_of_a_model_are_not_opened(
         await d.pilot.pause()
         assert opened == []
         assert "file:///etc/passwd" in d.toasts
+
+
+@pytest.mark.parametrize("after", ["# Head\n", "---\n", "- item\n", "```\ncode\n```\n", "> q\n"])
+@asynchronous
+async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path, after: str) -> None:
+    """The first letters of what follows look like one more row, which is then taken back."""
+    text = "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n" + after + "\nDone.\n"
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        streamed = Streamed()
+        await d.chat.transcript.mount(streamed)
+        for letter in text:
+            await streamed.append(letter)
+            await d.pilot.pause()
+        assert "Done." in d.screen_text()
+        await streamed.finish()
+        await d.pilot.pause()
+        assert "Done." in d.screen_text()
 
 
 # The functions behind it ------------------------------------------------------------------------

@@ -49,6 +49,16 @@ def test_the_first_file_is_valid_with_its_values_set(tmp_path: Path) -> None:
         ('[keys]\n"chat.edit" = " "', '"chat.edit" has no key'),
         ('[keys]\n"chat.edit" = "f5"', '"chat.edit" and "chat.compare" both want f5'),
         ('[keys]\n"chat.edit" = "ctrl+q"', '"app.quit" both want ctrl+q'),
+        ('[keys]\n"app.theme" = "f5"', '"app.theme" and "chat.compare" both want f5'),
+        ('[keys]\n"chat.edit" = "enter"', '"chat.edit" and "prompt.send" both want enter'),
+        ('[keys]\n"prompt.send" = "ctrl+r"', '"chat.regenerate" both want ctrl+r'),
+        ('[keys]\n"turn.copy" = "Ctrl+N"', '"turn.copy" and "chat.new" both want ctrl+n'),
+        ('[keys]\n"chat.edit" = "x"', '"x" is needed to write'),
+        ('[keys]\n"app.help" = "?"', '"question_mark" is needed to write'),
+        ('[keys]\n"chat.edit" = "space"', '"space" is needed to write'),
+        ('[keys]\n"chat.edit" = "cntrl+x"', 'there is no key "cntrl+x"'),
+        ('[keys]\n"chat.edit" = "escap"', 'did you mean "escape"?'),
+        ('[keys]\n"chat.edit" = "f2,"', '"chat.edit" has no key'),
         ("theme = ", "chat.toml"),
     ],
 )
@@ -74,6 +84,23 @@ def test_no_two_keys_of_a_place_clash_and_names_are_unique() -> None:
     names = [key.name for key in KEYS]
     assert len(set(names)) == len(names)
     check_keys({key.name: key.keys for key in KEYS})
+
+
+def test_keys_are_taken_as_people_write_them() -> None:
+    written = {"chat.edit": "Ctrl+X, F2", "turn.copy": "+", "turn.code": "R", "turn.back": ";"}
+    assert check_keys(written) == {
+        "chat.edit": "ctrl+x,f2",
+        "turn.copy": "plus",
+        "turn.code": "R",
+        "turn.back": "semicolon",
+    }
+
+
+def test_a_key_may_mean_something_else_further_in() -> None:
+    check_keys(
+        {"chat.stop": "escape,f2", "influence.next": "ctrl+r", "turn.copy": "y,space"}
+        | {"turn.unfold": "enter"}
+    )
 
 
 def test_keys_that_swap_places_are_fine() -> None:

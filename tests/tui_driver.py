@@ -123,13 +123,14 @@ async def driven(
     settings: Settings | None = None,
     resume: Callable[[History], Conversation] | None = None,
     wait: bool = True,
+    notifications: bool = False,
 ) -> AsyncIterator[Driver]:
     """The program over an engine and a history of its own."""
     history = History(folder / "chat.db")
     services = Services(history, engine, settings or Settings())
     app = ChatApp(services, resume=resume(history) if resume else None)
     try:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=notifications) as pilot:
             driver = Driver(app, pilot)
             await driver.until(lambda: isinstance(app.screen, ChatScreen))
             if wait:

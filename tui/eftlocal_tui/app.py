@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
+from textual import events
 from textual.app import App, SystemCommand
+from textual.markup import escape
 from textual.screen import Screen
 
 from eftlocal.errors import EftlocalError
@@ -16,6 +19,8 @@ from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.help import HelpScreen
 from eftlocal_tui.services import Services
+from eftlocal_tui.text_safety import one_line, pasted
+from eftlocal_tui.told import tell
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
 _NOT_COMMANDS = ("send", "newline", "complete", "page(", "walk(", "back")
@@ -27,6 +32,9 @@ class ChatApp(App[None], inherit_bindings=False):
     TITLE = "eftlocal"
     BINDINGS = bindings("app")
     ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    ToastRack { dock: top; align: right top; margin: 0; }  /* below is what is being written */
+    """
 
     def __init__(
         self, services: Services, *, resume: Conversation | None = None, load: bool = True
@@ -45,6 +53,19 @@ class ChatApp(App[None], inherit_bindings=False):
     def chat(self) -> ChatScreen:
         """The chat screen, which is always there."""
         return next(screen for screen in self.screen_stack if isinstance(screen, ChatScreen))
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Paste):  # into whatever box has the focus
+            event.text = pasted(event.text)
+        await super().on_event(event)
+
+    async def run_action(self, action: Any, *args: Any, **kwargs: Any) -> bool:
+        """Every key and every command of the palette comes through here."""
+        try:
+            return await super().run_action(action, *args, **kwargs)
+        except EftlocalError as error:
+            tell(self, error)
+            return True
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):
@@ -94,7 +115,7 @@ class ChatApp(App[None], inherit_bindings=False):
         for name, preset in presets.items():
             yield SystemCommand(
                 f"Load {name}",
-                preset.title or name,
+                escape(one_line(preset.title or name)),
                 partial(self.run_later, chat, f"/preset {name}"),
             )
 

@@ -51,7 +51,8 @@ def parse(text: str) -> tuple[Command, str] | None:
     """
     if not text.startswith("/") or text.startswith("//"):
         return None
-    name, _, rest = text[1:].strip().partition(" ")
+    name, *after = text[1:].split(maxsplit=1) or [""]
+    rest = after[0].rstrip() if after else ""
     if name and not name.isalpha():
         return None  # a path, or anything else that only begins like a command
     command = _BY_NAME.get(name.lower())
@@ -59,7 +60,6 @@ def parse(text: str) -> tuple[Command, str] | None:
         near = get_close_matches(name.lower(), _BY_NAME, 1, 0.5)
         hint = f"did you mean /{near[0]}?" if near else "/help shows them all"
         raise UsageError(f"there is no command /{name[:40]}; {hint} (// sends a slash)")
-    rest = rest.strip()
     if rest and not command.takes:
         raise UsageError(f"/{command.name} takes nothing after it")
     if not rest and command.takes and not command.takes.startswith("["):

@@ -56,7 +56,7 @@ class Dials:
             return replace(self, recipe=self.recipe.stabilise(**limit))
         if name in _SAMPLING:
             value: Any = _number(name, text)
-            if name in ("top_k", "seed"):
+            if name in _WHOLE:
                 value = None if math.isnan(value) else int(value)
             return replace(self, sampling=replace(self.sampling, **{name: value}))
         known = ", ".join(["recipe", *of_recipe, *_SAMPLING, "speculation", *_LIMITS])
@@ -99,6 +99,8 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
 )
+
+_WHOLE = ("top_k", "seed", "first_tokens")
 
 _ALPHA = Dial("alpha", lambda recipe: recipe.weights[TUNED])
 _BETA = Dial("beta", lambda recipe: recipe.weights[BASE])
@@ -221,7 +223,8 @@ def _number(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (name in ("top_k", "seed") and value != int(value)):
+    whole = name not in _WHOLE or (value == value // 1 and abs(value) < 2**63)
+    if not (math.isfinite(value) and whole):
         raise UsageError(f"{name}: {text!r} is not a number that it can have")
     return value
 

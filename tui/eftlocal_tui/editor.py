@@ -13,10 +13,17 @@ from eftlocal.errors import UsageError
 
 
 def editor_command(setting: str) -> list[str]:
-    """The editor to call: the setting, $VISUAL, $EDITOR, or what the system has."""
+    """The editor to call: the setting, $VISUAL, $EDITOR, or what the system has.
+
+    Raises:
+        UsageError: a quotation mark is left open in it.
+    """
     found = setting or os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if found:
-        return shlex.split(found, posix=sys.platform != "win32")
+    if found and found.strip():
+        try:
+            return shlex.split(found, posix=sys.platform != "win32")
+        except ValueError as error:
+            raise UsageError(f"editor {found!r}: {error}; set `editor` or $EDITOR") from None
     return ["notepad" if sys.platform == "win32" else "vi"]
 
 
@@ -41,15 +48,16 @@ def edit_text(text: str, setting: str) -> str:
     """The text as the person leaves it.
 
     Raises:
-        UsageError: as for `edit_file`, or what was left is not UTF-8.
+        UsageError: as for `edit_file`, or what was left is not UTF-8, or nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:
-        path = Path(folder) / "message.md"
-        path.write_text(text, encoding="utf-8")
-        edit_file(path, setting)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:
+            path = Path(folder) / "message.md"
+            path.write_text(text, encoding="utf-8")
+            edit_file(path, setting)
             return path.read_text(encoding="utf-8").rstrip("\n")
-        except UnicodeDecodeError:
-            raise UsageError(
-                "the editor left a file that is not UTF-8; nothing was taken over"
-            ) from None
+    except UnicodeDecodeError:
+        why = "it left a file that is not UTF-8"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise UsageError(f"the editor's file: {why}; nothing was taken over")

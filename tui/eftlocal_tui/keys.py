@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
+from textual.keys import KEY_NAME_REPLACEMENTS, KEY_TO_UNICODE_NAME, REPLACED_KEYS, Keys
 
 
 class Key(NamedTuple):
@@ -147,6 +149,10 @@ KEYS = (
 )
 
 _NAMES = {key.name: key for key in KEYS}
+_OUTER = {"app": 0, "chat": 1}
+_IN_CHAT = ("prompt", "turn", "dial")
+_MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
+_CONTROLS = {key.value for key in Keys if key.value.isalnum()} - {"space"}  # enter, f1, pageup, ...
 
 
 def bindings(place: str) -> list[BindingType]:
@@ -159,25 +165,65 @@ def of_place(place: str) -> list[Key]:
 
 
 def check_keys(keys: dict[str, str]) -> dict[str, str]:
-    """A person's keys by name.
+    """A person's keys by name, written as Textual writes them.
 
     Raises:
-        ValueError: a name is unknown, or two bindings of one place want the same key.
+        ValueError: a name or a key is unknown, two bindings that work at the same time want one
+            key, or a key would be taken from the message box.
     """
-    for name, wanted in keys.items():
+    for name in keys:
         if name not in _NAMES:
             near = get_close_matches(name, _NAMES, 1, 0.5)
             hint = f'did you mean "{near[0]}"?' if near else "F1 in the chat shows the names"
             raise ValueError(f'unknown binding "{name}"; {hint}')
-        if not wanted.strip():
-            raise ValueError(f'"{name}" has no key; write one, as in "{_NAMES[name].keys}"')
+    keys = {name: ",".join(_key(name, key) for key in keys[name].split(",")) for name in keys}
     for name in keys:
-        place = name.partition(".")[0]
-        for other in (*of_place(place), *of_place("app")):
+        for other in KEYS:
             both = split(keys[name]) & split(keys.get(other.name, other.keys))
-            if other.name != name and both:
+            if both and other.name != name and _meet(_NAMES[name], other):
                 raise ValueError(f'"{name}" and "{other.name}" both want {min(both)}')
     return keys
+
+
+def _key(name: str, text: str) -> str:
+    """One key: `Ctrl+R` becomes `ctrl+r`, `/` becomes `slash`."""
+    *modifiers, last = text.strip().lower().split("+") if len(text.strip()) > 1 else [text.strip()]
+    if not last:
+        raise ValueError(f'"{name}" has no key; write one, as in "{_NAMES[name].keys}"')
+    if len(last) == 1 and not last.isalnum():
+        last = unicodedata.name(last, last).lower().replace(" ", "_").replace("-", "_")
+        last = KEY_NAME_REPLACEMENTS.get(last, last)
+    written = last not in _CONTROLS and _is_character(last)
+    if set(modifiers) - _MODIFIERS or not (written or last in _CONTROLS):
+        near = get_close_matches(last, _CONTROLS, 1, 0.5)
+        hint = f'did you mean "{near[0]}"?' if near else 'keys are written as in "ctrl+r,f3"'
+        raise ValueError(f'"{name}": there is no key "{text.strip()}"; {hint}')
+    if written and not modifiers and place(name) in _OUTER:
+        raise ValueError(f'"{name}": "{last}" is needed to write; add ctrl+ or take an F key')
+    return "+".join([*modifiers, last])
+
+
+def _is_character(key: str) -> bool:
+    name = REPLACED_KEYS.get(key, key)
+    try:
+        return len(key) == 1 or bool(
+            unicodedata.lookup(KEY_TO_UNICODE_NAME.get(name, name.replace("_", " ")))
+        )
+    except KeyError:
+        return False
+
+
+def _meet(one: Key, other: Key) -> bool:
+    """Whether a key would have to mean both: of one place, or one of them comes first there."""
+    if place(one.name) == place(other.name):
+        return True
+    first, inner = sorted((one, other), key=lambda key: _OUTER.get(place(key.name), 2))
+    outer = place(first.name)
+    return outer == "app" or (outer == "chat" and first.first and place(inner.name) in _IN_CHAT)
+
+
+def place(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def split(keys: str) -> set[str]:

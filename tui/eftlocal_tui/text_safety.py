@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import re
+
 from markdown_it import MarkdownIt
+from rich.text import Text
 
 from eftlocal.cli.screen import printable
 
 _LONGEST = 60_000  # characters that are laid out as Markdown
 _MOST_LINES = 2_000
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _DEEPEST = 24  # markers of quotes and lists at the beginning of one line
 
 
 def safe(text: str) -> str:
     """The text without what would drive a terminal, whatever the terminal is."""
-    return printable(text.replace("\r\n", "\n"), terminal=True)
+    return encodable(printable(text.replace("\r\n", "\n"), terminal=True))
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which a file to import may hold."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def one_line(text: str, width: int = 200) -> str:
     """The text as one safe line, cut to so many characters."""
     line = " ".join(safe(text).split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def fitted(text: str, cells: int) -> str:
+    """The text as one safe line that takes no more than so many cells of the terminal."""
+    line = Text(one_line(text))
+    line.truncate(max(cells, 1), overflow="ellipsis")
+    return line.plain
 
 
 def pasted(text: str) -> str:

@@ -86,7 +86,7 @@ class Task(Generic[E, R]):
 
     async def result(self) -> R:
         """What the work returned, or what it raised."""
-        return await self._outcome
+        return await asyncio.shield(self._outcome)  # who stops waiting does not end the work
 
     def run(self) -> None:
         """Called by the engine's thread."""

@@ -13,7 +13,7 @@ Every call is short and may be made from any thread. Every failure is one `Histo
 
 from eftlocal_tui.history.answer import AnswerWriter
 from eftlocal_tui.history.errors import HistoryError
-from eftlocal_tui.history.files import export_file, import_file
+from eftlocal_tui.history.files import export_file, free_name, import_file
 from eftlocal_tui.history.json_file import from_json, to_json
 from eftlocal_tui.history.markdown import to_markdown
 from eftlocal_tui.history.place import data_folder, database_path
@@ -43,6 +43,7 @@ __all__ = [
     "database_path",
     "export_file",
     "figures_of",
+    "free_name",
     "from_json",
     "import_file",
     "to_json",

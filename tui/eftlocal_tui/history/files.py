@@ -31,7 +31,9 @@ def export_file(
         raise HistoryError(f"{path}: a .md file takes one conversation; use .json for several")
     else:
         raise HistoryError(f"{path}: end its name in .md or .json, to say which is meant")
-    if path.exists() and not overwrite:
+    with sqlite_errors(path):
+        there = path.exists()
+    if there and not overwrite:
         raise HistoryError(f"{path}: is there already; choose another name")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     with sqlite_errors(path):
@@ -59,3 +61,12 @@ def import_file(history: History, path: Path) -> list[Conversation]:
     except UnicodeDecodeError as error:
         raise HistoryError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     return from_json(history, text, str(path))
+
+
+def free_name(folder: Path, stem: str, suffix: str) -> Path:
+    """A file that is not there yet: `chat-3.md`, then `chat-3-2.md`."""
+    path, number = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}{suffix}"
+    return path

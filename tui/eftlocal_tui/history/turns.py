@@ -93,10 +93,13 @@ class Turns:
             raise HistoryError(f"turn {turn} is not there; its conversation was deleted")
         return turn_of(self._db, rows[0])
 
-    def path(self, conversation: int, last: int | None = None) -> list[Turn]:
-        """From the beginning to the current leaf, or only the last few of these turns."""
+    def path(
+        self, conversation: int, last: int | None = None, leaf: int | None = None
+    ) -> list[Turn]:
+        """From the beginning to the current leaf (or another one), or the last few of these."""
         with self._db.reading():
-            leaf = self._leaf(conversation)
+            if leaf is None:
+                leaf = self._leaf(conversation)
             return [] if leaf is None else self._up_from(leaf, last)
 
     def messages(self, turn: int) -> list[Message]:

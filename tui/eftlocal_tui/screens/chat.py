@@ -21,7 +21,10 @@ class ChatScreen(ChatCommands):
     PLACE = "chat"
     AUTO_FOCUS = "#prompt"
     DEFAULT_CSS = """
-    ChatScreen #head { height: 1; padding: 0 1; background: $panel; text-style: bold; }
+    ChatScreen #head {
+        height: 1; padding: 0 1; background: $panel; text-style: bold;
+        text-wrap: nowrap; text-overflow: ellipsis;
+    }
     ChatScreen #status { height: 1; padding: 0 1; color: $text-muted; }
     ChatScreen #side { display: none; }
     ChatScreen.-panel #side { display: block; }
@@ -45,7 +48,10 @@ class ChatScreen(ChatCommands):
         if self._loads_first:
             self.load_models(None)
         if self.conversation is not None:
-            await self.open_conversation(self.conversation.id)
+            await self.after_history(self.conversation.id)
+
+    def on_resize(self) -> None:
+        self.show_head()
 
     def action_panel(self) -> None:
         self.toggle_class("-panel")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
 from eftlocal_tui.engine import tasks
 from eftlocal_tui.engine.protocol import Live, Piece
 from eftlocal_tui.engine.worker import StoppedError
-from eftlocal_tui.history import Turn
+from eftlocal_tui.history import AnswerWriter, Turn
 from eftlocal_tui.kept_dials import kept
 from eftlocal_tui.screens.chat_models import ChatModels
-from eftlocal_tui.screens.chat_state import MOST_TURNS, Running
+from eftlocal_tui.screens.chat_state import MOST_TURNS, Running, alone
+from eftlocal_tui.told import told
 from eftlocal_tui.widgets.prompt import PromptArea
 from eftlocal_tui.widgets.side_panel import SidePanel
 from eftlocal_tui.widgets.turns import AnswerView
@@ -24,6 +27,7 @@ class ChatAnswers(ChatModels):
         """Does what a slash command says."""
         raise NotImplementedError
 
+    @alone
     async def open_conversation(self, conversation_id: int) -> None:
         """Shows a conversation and goes on with it."""
         history = self.services.history
@@ -38,6 +42,7 @@ class ChatAnswers(ChatModels):
         self.show_head()
         self.prompt.focus()
 
+    @alone
     async def action_new(self) -> None:
         if self.refused():
             return
@@ -61,27 +66,18 @@ class ChatAnswers(ChatModels):
             self.prompt.give_back(event.text)
             self.trouble(error)
             return
-        if self.refused():
-            self.prompt.give_back(event.text)
-        else:
-            await self.ask(text)
+        await self.ask(text)
 
+    @alone
     async def ask(self, text: str) -> None:
         """Keeps a question, shows it, and has it answered."""
-        history = self.services.history
-        edited = self._editing
-        self._stop_editing()
+        if self.refused():
+            self.prompt.give_back(text)
+            return
         try:
-            if edited is not None:
-                question = history.turns.edit(edited.id, text)
-                await self.transcript.show(self.path())
-            else:
-                if self.conversation is None:
-                    self.conversation = history.conversations.create(system=self.system)
-                question = history.turns.ask(self.conversation.id, text)
-                await self.transcript.add(question)
-            self.conversation = history.conversations.get(question.conversation)
+            await self._keep(text)
         except EftlocalError as error:
+            self.prompt.give_back(text)
             await self.transcript.say(str(error), error=True)
             return
         self.show_head()
@@ -92,17 +88,38 @@ class ChatAnswers(ChatModels):
             self._kept_question = True
             self.status("Kept; it is answered when the models are loaded")
         else:
-            self.start(self._reply(question))
+            await self._answer_last()
 
-    def on_chat_models_ready(self) -> None:
+    async def _keep(self, text: str) -> None:
+        history = self.services.history
+        if self._editing is not None:
+            question = history.turns.edit(self._editing.id, text)
+            self._stop_editing()
+            await self.transcript.show(history.turns.path(question.conversation, MOST_TURNS))
+        else:
+            if self.conversation is None:
+                self.conversation = history.conversations.create(system=self.system)
+            question = history.turns.ask(self.conversation.id, text, self.transcript.leaf)
+            await self.transcript.add(question)
+        self.conversation = history.conversations.get(question.conversation)
+
+    async def on_chat_models_ready(self) -> None:
         if self._kept_question:
             self._kept_question = False
-            question = self.last("user")
-            if question is not None:
-                self.start(self._reply(question))
+            await self._answer_last()
 
-    async def _reply(self, question: Turn, *, prefix: str = "") -> None:
-        """Has a question answered, and shows the answer as it comes."""
+    @told
+    async def _answer_last(self) -> None:
+        question = self.last("user")
+        if question is not None:
+            self.reply(question)
+
+    def reply(self, question: Turn, *, prefix: str = "") -> None:
+        """Has a question answered; the answer is shown as it comes. Busy from here on.
+
+        Raises:
+            HistoryError: the answer could not be begun.
+        """
         if self.dials is None or self.loaded is None or self._answering is not None:
             return
         services = self.services
@@ -120,35 +137,50 @@ class ChatAnswers(ChatModels):
         self._answering = Running(task, holder)
         self.status("Answering · Esc stops")
         self.query_one(SidePanel).begin()
+        self.start(self._follow(self._answering, began, writer))
+
+    async def _follow(self, running: Running, began: Turn, writer: AnswerWriter) -> None:
+        """Shows an answer as it comes."""
         view = await self.transcript.add(began)
         assert isinstance(view, AnswerView)
         self.transcript.follow()
         try:
-            async for batch in task.batches():
+            async for batch in running.task.batches():
                 if self.alive:
                     await self._show_batch(view, batch)
-            ended = await task.result()
-            self._tokens[writer.id] = () if prefix else ended.tokens
+            ended = await running.task.result()
+            if not began.text:
+                self._tokens[began.id] = ended.tokens
             if self.alive:
                 self._show_live(ended.live)
-        except StoppedError:
-            writer.stop()
         except EftlocalError as error:
-            if self.alive:
+            if self.alive and not isinstance(error, StoppedError):
                 await self.transcript.say(str(error), error=True)
         finally:
             try:
                 if self.alive:
-                    await self._settle(view, writer.id, question.conversation)
+                    await self._settle(view, began, writer, running.task.ended)
             finally:
                 self._answering = None
 
-    async def _settle(self, view: AnswerView, turn_id: int, conversation_id: int) -> None:
+    @told
+    async def _settle(
+        self, view: AnswerView, began: Turn, writer: AnswerWriter, ended: bool
+    ) -> None:
         """Shows an answer as it was kept."""
         history = self.services.history
         self.status("")
-        await view.finish(history.turns.get(turn_id))
-        self.conversation = history.conversations.get(conversation_id)
+        try:
+            if (
+                ended and not writer.closed
+            ):  # it was stopped before its turn came, or could not be closed
+                writer.stop()
+            kept = history.turns.get(began.id)
+        except EftlocalError:
+            await view.finish(replace(began, state="error", error="the end was not saved"))
+            raise
+        await view.finish(kept)
+        self.conversation = history.conversations.get(kept.conversation)
         self.show_head()
 
     async def _show_batch(self, view: AnswerView, batch: list[tasks.AnswerEvent]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from eftlocal.errors import EftlocalError
 from eftlocal_tui.history import Turn
+from eftlocal_tui.screens.chat_state import alone
 from eftlocal_tui.screens.chat_views import ChatViews
+from eftlocal_tui.told import told
 from eftlocal_tui.widgets.turns import TurnView
 
 
@@ -18,6 +21,7 @@ class ChatBranches(ChatViews):
         else:
             await self.regenerate(target)
 
+    @alone
     async def regenerate(self, turn: Turn) -> None:
         """Another answer, beside the one that is there."""
         if self.refused():
@@ -25,13 +29,9 @@ class ChatBranches(ChatViews):
         if self.loaded is None:
             self.trouble("the models are not loaded, so nothing can be answered")
             return
-        turns = self.services.history.turns
-        question = turn if turn.role == "user" else turns.get(turn.parent or turn.id)
-        shown = self.path()
-        upto = next((i for i, other in enumerate(shown) if other.id == question.id), -1)
-        await self.transcript.show(shown[: upto + 1])
-        self.start(self._reply(question))
+        await self._answer_again(turn.id if turn.role == "user" else turn.parent)
 
+    @alone
     async def action_continue(self) -> None:
         answer = self.last("assistant")
         if self.refused():
@@ -42,9 +42,21 @@ class ChatBranches(ChatViews):
         if self.loaded is None:
             self.trouble("the models are not loaded, so nothing can be answered")
             return
-        await self.transcript.show(self.path()[:-1])
-        question = self.services.history.turns.get(answer.parent)
-        self.start(self._reply(question, prefix=answer.text))
+        await self._answer_again(answer.parent, prefix=answer.text)
+
+    async def _answer_again(self, question_id: int | None, *, prefix: str = "") -> None:
+        """Shows the turns down to a question, and has that answered."""
+        shown = self.path()
+        upto = next((i for i, turn in enumerate(shown) if turn.id == question_id), None)
+        if upto is None:
+            self.trouble("that message is no longer there: its conversation was deleted")
+            return
+        await self.transcript.show(shown[: upto + 1])
+        try:
+            self.reply(shown[upto], prefix=prefix)
+        except EftlocalError:
+            await self.transcript.show(shown)
+            raise
 
     def action_edit(self) -> None:
         question = self.last("user")
@@ -72,13 +84,14 @@ class ChatBranches(ChatViews):
         else:
             await self.sibling(turn, by)
 
+    @alone
     async def sibling(self, turn: Turn, by: int) -> None:
         """Walks to a branch beside this one."""
         if self.refused():
             return
         turns = self.services.history.turns
         siblings = turns.siblings(turn.id)
-        at = next(i for i, other in enumerate(siblings) if other.id == turn.id) + by
+        at = turn.branch - 1 + by
         if 0 <= at < len(siblings):
             focused = isinstance(self.focused, TurnView)
             await self.transcript.show(turns.switch(siblings[at].id))
@@ -90,6 +103,7 @@ class ChatBranches(ChatViews):
         if views := self.transcript.views:
             views[-1].focus()
 
+    @told
     async def on_turn_view_asked(self, event: TurnView.Asked) -> None:
         event.stop()
         turn, view = event.turn, self.transcript.view_of(event.turn.id)

@@ -7,15 +7,19 @@ from typing import Any
 
 from textual.app import SuspendNotSupported
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal_tui.commands import Command
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.figures_text import size, totals_line
+from eftlocal_tui.history import free_name
 from eftlocal_tui.screens.chat_branches import ChatBranches
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.settings import FIRST, settings_path
+from eftlocal_tui.told import told
+
+_LONGEST_ID = 19  # digits; longer ones are no conversation's
 
 
 class ChatCommands(ChatBranches):
@@ -42,20 +46,21 @@ class ChatCommands(ChatBranches):
 
     async def command_system(self, rest: str) -> None:
         if rest:
-            self.set_system("" if rest == "-" else rest)
+            await self.set_system("" if rest == "-" else rest)
             return
         question = "System prompt of this conversation"
         self.app.push_screen(AskText(question, self.system, long=True), self.set_system)
 
-    def set_system(self, text: str | None) -> None:
+    @told
+    async def set_system(self, text: str | None) -> None:
         """The system prompt from the next answer on; None changes nothing."""
         if text is None:
             return
-        self.system = text
         if self.conversation is not None:
             self.conversation = self.services.history.conversations.set_system(
                 self.conversation.id, text
             )
+        self.system = text
         said = "The system prompt holds from the next answer on" if text else "No system prompt"
         self.notify(said, markup=False)
 
@@ -104,17 +109,17 @@ class ChatCommands(ChatBranches):
             return
         if not rest:
             self.open_history()
-        elif rest.isdigit():
+        elif rest.isascii() and rest.isdigit() and len(rest) < _LONGEST_ID:
             await self.open_conversation(int(rest))
         else:
-            came = import_file(self.services.history, Path(rest).expanduser())
+            came = import_file(self.services.history, file_of(rest))
             if came:
                 await self.open_conversation(came[-1].id)
             self.notify(f"{len(came)} came in", markup=False)
 
     async def command_export(self, rest: str) -> None:
         if rest:
-            self.export_to(Path(rest).expanduser())
+            self.export_to(file_of(rest))
         elif self.conversation is None:
             self.trouble("there is no conversation to export yet")
         else:
@@ -160,14 +165,17 @@ class ChatCommands(ChatBranches):
 
     async def command_settings(self, rest: str) -> None:
         path = settings_path()
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(FIRST, encoding="utf-8")
         try:
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(FIRST, encoding="utf-8")
             with self.app.suspend():
                 edit_file(path, self.services.settings.editor)
         except SuspendNotSupported:
             self.trouble(f"this terminal cannot hand over to an editor; the file is {path}")
+            return
+        except OSError as error:
+            self.trouble(f"{path}: cannot be written: {error.strerror}")
             return
         self.notify(f"{path} is read at the next start", markup=False)
 
@@ -180,12 +188,12 @@ class ChatCommands(ChatBranches):
             return
 
         async def chosen(conversation_id: int | None) -> None:
-            await self._after_history(conversation_id)
+            await self.after_history(conversation_id)
 
         now = self.conversation.id if self.conversation else None
         self.app.push_screen(HistoryScreen(self.services, words=words, now=now), chosen)
 
-    async def _after_history(self, conversation_id: int | None) -> None:
+    async def after_history(self, conversation_id: int | None) -> None:
         try:
             if conversation_id is not None:
                 await self.open_conversation(conversation_id)
@@ -196,10 +204,13 @@ class ChatCommands(ChatBranches):
             await self.action_new()
 
 
-def free_name(folder: Path, stem: str, suffix: str) -> Path:
-    """A file that is not there yet: `chat-3.md`, then `chat-3-2.md`."""
-    path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}{suffix}"
-    return path
+def file_of(text: str) -> Path:
+    """The file that a person named; ~ is their home.
+
+    Raises:
+        UsageError: ~name is nobody's home.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {error}") from None

@@ -11,6 +11,7 @@ from eftlocal_tui.engine.protocol import Loaded
 from eftlocal_tui.engine.worker import StoppedError
 from eftlocal_tui.kept_dials import restored
 from eftlocal_tui.screens.chat_state import ChatState
+from eftlocal_tui.told import told
 from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.side_panel import SidePanel
 
@@ -21,10 +22,12 @@ class ChatModels(ChatState):
     class Ready(Message):
         """The models are there: a question that was kept can be answered."""
 
-    @work
+    @work(exclusive=True, group="load")
     async def load_models(self, preset: str | None) -> None:
-        """Loads models in the place of those that are loaded."""
+        """Loads models in the place of those that are loaded, or on their way."""
         services = self.services
+        if self._load_task is not None:
+            self._load_task.stop()
         self.loaded = None
         self._load_task = task = tasks.load(services.thread, services.engine, preset)
         self.status("Loading the models; you can write already")
@@ -35,34 +38,34 @@ class ChatModels(ChatState):
             latest = {(progress.stage, progress.name): progress for progress in batch}
             for progress in latest.values():
                 await bars.show(progress)
-        self._load_task = None
         if not self.alive:
             return
         await bars.clear()
         try:
             loaded = await task.result()
-        except StoppedError:
-            self.status("No models are loaded")
-            await self.transcript.say("Loading was stopped. /preset NAME loads models.")
         except EftlocalError as error:
+            self._load_task, self._kept_question = None, False
             self.status("No models are loaded")
-            await self.transcript.say(str(error), error=True)
-            await self.transcript.say("/preset shows what can be loaded in its place.")
+            if isinstance(error, StoppedError):
+                await self.transcript.say("Loading was stopped. /preset NAME loads models.")
+            else:
+                await self.transcript.say(str(error), error=True)
+                await self.transcript.say("/preset shows what can be loaded in its place.")
         else:
-            await self._models_are_there(loaded)
-            return
-        self._kept_question = False
+            self._load_task, self.loaded, self.dials = None, loaded, loaded.dials
+            self._tokens.clear()  # their ids mean nothing to other models
+            await self._show_models(loaded)
+            self.post_message(self.Ready())
 
-    async def _models_are_there(self, loaded: Loaded) -> None:
-        self.loaded, self.dials = loaded, loaded.dials
+    @told
+    async def _show_models(self, loaded: Loaded) -> None:
         if self.conversation is not None:
             self._restore_dials()
-        await self.query_one(SidePanel).show_dials(self.dials, loaded.roles)
+        await self.query_one(SidePanel).show_dials(self.dials or loaded.dials, loaded.roles)
         self.show_head()
         self.status("")
         for note in loaded.notes:
             await self.transcript.say(f"Note: {note}")
-        self.post_message(self.Ready())
 
     def _restore_dials(self) -> None:
         """Go on with the dials of the last answer, where it is of the same preset."""

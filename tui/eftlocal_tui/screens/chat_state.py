@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from textual.screen import Screen
@@ -17,11 +19,13 @@ from eftlocal_tui.engine.protocol import Live, Loaded, Progress
 from eftlocal_tui.engine.worker import Task
 from eftlocal_tui.history import Conversation, Turn
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import one_line
+from eftlocal_tui.text_safety import fitted, one_line
+from eftlocal_tui.told import tell
 from eftlocal_tui.widgets.prompt import PromptArea
 from eftlocal_tui.widgets.transcript import Transcript
 
 MOST_TURNS = 1_000  # of a conversation, read back when it is opened
+_SHORTEST_TITLE = 16  # cells
 _BUSY = "an answer is being written; Esc stops it and keeps what came"
 
 
@@ -31,6 +35,21 @@ class Running:
 
     task: Task[tasks.AnswerEvent, tasks.Ended]
     holder: tasks.DialHolder
+
+
+Doing = Callable[..., Coroutine[Any, Any, None]]
+
+
+def alone(method: Doing) -> Doing:
+    """What changes which turns are shown waits for others that do: keys are obeyed by the program,
+    messages by the screen, and either may come while the other still lays out."""
+
+    @wraps(method)
+    async def run(self: ChatState, *args: Any, **kwargs: Any) -> None:
+        async with self._changing:
+            await method(self, *args, **kwargs)
+
+    return run
 
 
 class ChatState(Screen[None]):
@@ -53,6 +72,7 @@ class ChatState(Screen[None]):
             False  # a question is kept, and the models for its answer are not there
         )
         self._editing: Turn | None = None
+        self._changing = asyncio.Lock()
         self._status = ""
         self._tokens: dict[int, tuple[int, ...]] = {}
 
@@ -74,15 +94,17 @@ class ChatState(Screen[None]):
         return self._answering is not None or self._kept_question
 
     def show_head(self) -> None:
-        title = one_line(self.conversation.title, 60) if self.conversation else "New conversation"
-        parts = [title]
+        parts: list[str] = []
         if self.loaded is not None and self.dials is not None:
             shown = self.dials.shown()
             parts += [one_line(self.loaded.name, 40), f"{shown.pop('recipe')}"]
             first = next(iter(shown))
             if first != "temperature":
                 parts[-1] += f" {first} {shown[first]}"
-        self.query_one("#head", Static).update(" · ".join(parts))
+        title = self.conversation.title if self.conversation else "New conversation"
+        room = self.app.size.width - 2 - sum(len(part) + 3 for part in parts)
+        head = " · ".join([fitted(title, max(room, _SHORTEST_TITLE)), *parts])
+        self.query_one("#head", Static).update(head)
 
     def status(self, text: str = "") -> None:
         """What is going on, in the line above the message box."""
@@ -101,7 +123,7 @@ class ChatState(Screen[None]):
 
     def trouble(self, error: EftlocalError | str) -> None:
         """One clear line where it is seen."""
-        self.notify(one_line(str(error), 400), severity="error", markup=False, timeout=8)
+        tell(self, error)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         self.run_worker(work, exit_on_error=True)
@@ -113,9 +135,11 @@ class ChatState(Screen[None]):
         return self.busy
 
     def path(self) -> list[Turn]:
-        if self.conversation is None:
+        """What is shown, as it is kept; another process may have gone on from there."""
+        leaf = self.transcript.leaf
+        if self.conversation is None or leaf is None:
             return []
-        return self.services.history.turns.path(self.conversation.id, last=MOST_TURNS)
+        return self.services.history.turns.path(self.conversation.id, MOST_TURNS, leaf)
 
     def last(self, role: str) -> Turn | None:
         return next((turn for turn in reversed(self.path()) if turn.role == role), None)

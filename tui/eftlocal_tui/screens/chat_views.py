@@ -8,14 +8,15 @@ from textual.app import SuspendNotSupported
 from textual.widgets import Markdown
 
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.prompt.messages import Message
+from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal_tui import commands
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Turn, export_file
 from eftlocal_tui.kept_dials import restored
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
-from eftlocal_tui.text_safety import code_blocks, one_line
+from eftlocal_tui.text_safety import code_blocks, encodable, one_line
 
 
 class ChatViews(ChatAnswers):
@@ -35,7 +36,7 @@ class ChatViews(ChatAnswers):
                 )
             )
             return
-        self.app.copy_to_clipboard(text)
+        self.app.copy_to_clipboard(encodable(text))
         self.notify(f"Copied {what}: {len(text):,} characters", markup=False)
 
     def action_copy(self) -> None:
@@ -58,7 +59,10 @@ class ChatViews(ChatAnswers):
             answer = self.last("assistant")
             before = answer or question
             messages = turns.messages(before.id) if before else self._beginning()
-            messages = [*messages, Message(role="user", content=text)]
+            text = commands.message(text)
+            if messages and messages[-1]["role"] == "user":  # one that has no answer yet
+                text = f"{messages.pop()['content']}\n\n{text}"
+            messages.append(Message(role="user", content=validate_prompt(text)))
         elif question is not None:
             messages = turns.messages(question.id)
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -13,12 +13,12 @@ from textual.screen import Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from eftlocal.errors import EftlocalError
-from eftlocal_tui.history import Conversation, Hit, export_file
+from eftlocal_tui.history import Conversation, Hit, export_file, free_name
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import one_line
+from eftlocal_tui.text_safety import fitted, one_line
+from eftlocal_tui.told import told
 
 _PAGE = 100
 
@@ -50,8 +50,8 @@ class HistoryScreen(Screen[int | None]):
         yield OptionList(id="found", markup=False)
         yield Footer(compact=True)
 
-    def on_mount(self) -> None:
-        self._show()
+    async def on_mount(self) -> None:
+        await self._show()
 
     @property
     def _list(self) -> OptionList:
@@ -62,7 +62,8 @@ class HistoryScreen(Screen[int | None]):
         option = self._list.highlighted_option
         return int(option.id) if option is not None and option.id is not None else None
 
-    def _show(self, keep: int | None = None) -> None:
+    @told
+    async def _show(self, keep: int | None = None) -> None:
         words = self.query_one(Input).value.strip()
         found = self._list
         found.clear_options()
@@ -94,15 +95,17 @@ class HistoryScreen(Screen[int | None]):
                 _listed(found, time.time(), width) for found in page if str(found.id) not in shown
             )
 
-    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+    @told
+    async def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         if self._more and event.option_index >= self._list.option_count - 10:
             self._add_page()
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+    @told
+    async def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.action_resume()
 
-    def on_input_changed(self) -> None:
-        self._show()
+    async def on_input_changed(self) -> None:
+        await self._show()
 
     def on_input_submitted(self) -> None:
         self._list.focus()
@@ -127,32 +130,33 @@ class HistoryScreen(Screen[int | None]):
             return
         conversation = self._services.history.conversations.get(chosen)
 
-        def renamed(title: str | None) -> None:
+        @told
+        async def renamed(screen: HistoryScreen, title: str | None) -> None:
             if title is not None:
-                self._try(lambda: self._services.history.conversations.rename(chosen, title))
-                self._show(chosen)
+                screen._services.history.conversations.rename(chosen, title)
+                await screen._show(chosen)
 
         question = "Name of the conversation (empty: its first words)"
-        self.app.push_screen(AskText(question, conversation.title), renamed)
+        self.app.push_screen(AskText(question, conversation.title), partial(renamed, self))
 
-    def action_archive(self) -> None:
+    async def action_archive(self) -> None:
         chosen = self._chosen
         if chosen is not None:
             conversations = self._services.history.conversations
             away = not conversations.get(chosen).archived
-            self._try(lambda: conversations.archive(chosen, away))
+            conversations.archive(chosen, away)
             self.notify("Put away; v shows what was" if away else "Taken back", markup=False)
-            self._show()
+            await self._show()
 
-    def action_archived(self) -> None:
+    async def action_archived(self) -> None:
         self._archived = not self._archived
-        self._show()
+        await self._show()
 
-    def action_duplicate(self) -> None:
+    async def action_duplicate(self) -> None:
         chosen = self._chosen
         if chosen is not None:
-            self._try(lambda: self._services.history.conversations.duplicate(chosen))
-            self._show()
+            self._services.history.conversations.duplicate(chosen)
+            await self._show()
 
     def action_delete(self) -> None:
         chosen = self._chosen
@@ -160,25 +164,24 @@ class HistoryScreen(Screen[int | None]):
             return
         title = one_line(self._services.history.conversations.get(chosen).title, 50)
 
-        def answered(yes: bool | None) -> None:
+        @told
+        async def answered(screen: HistoryScreen, yes: bool | None) -> None:
             if yes:
-                self._try(lambda: self._services.history.conversations.delete(chosen))
-                self._show()
+                screen._services.history.conversations.delete(chosen)
+                await screen._show()
 
-        self.app.push_screen(
-            Confirm(f"Delete “{title}” with all its branches?", "Delete"), answered
-        )
+        question = f"Delete “{title}” with all its branches?"
+        self.app.push_screen(Confirm(question, "Delete"), partial(answered, self))
 
     def action_export(self) -> None:
         chosen = self._chosen
         if chosen is None:
             return
-        history, folder = self._services.history, Path.cwd()
-        written = self._try(lambda: export_file(history, [chosen], folder / f"chat-{chosen}.md"))
-        if written and self._try(
-            lambda: export_file(history, [chosen], folder / f"chat-{chosen}.json")
-        ):
-            self.notify(f"Written: chat-{chosen}.md and .json", markup=False)
+        names = []
+        for suffix in (".md", ".json"):
+            path = free_name(Path.cwd(), f"chat-{chosen}", suffix)
+            names.append(export_file(self._services.history, [chosen], path).name)
+        self.notify(f"Written: {' and '.join(names)}", markup=False)
 
     def action_back(self) -> None:
         if self.focused is not self._list and self._list.option_count:
@@ -186,20 +189,12 @@ class HistoryScreen(Screen[int | None]):
         else:
             self.dismiss(None)
 
-    def _try(self, work: Callable[[], object]) -> bool:
-        try:
-            work()
-        except EftlocalError as error:
-            self.notify(one_line(str(error), 300), severity="error", markup=False)
-            return False
-        return True
-
 
 def _listed(found: Conversation, now: float, width: int) -> Option:
     figures = f"  {_when(found.updated, now)} · {found.turns} turns"
-    text = Text(one_line(found.title, width - len(figures)), style="bold")
+    text = Text(fitted(found.title, width - len(figures)), style="bold")
     text.append(figures, style="not bold dim")
-    text.append(f"\n{one_line(found.snippet, width)}", style="not bold dim")
+    text.append(f"\n{fitted(found.snippet, width)}", style="not bold dim")
     return Option(text, id=str(found.id))
 
 

@@ -96,12 +96,20 @@ class SidePanel(VerticalScroll, can_focus=False):
             speed = live.figures.tokens_per_second
         self._speeds = [*self._speeds, speed][-_HELD:]
         self._accepted = [*self._accepted, live.figures.acceptance or 0.0][-_HELD:]
-        top, width = max(self._speeds), self.query_one("#plots").size.width
+        self._show_plots()
+        self._show_figures()
+
+    def on_resize(self) -> None:
+        self._show_plots()
+
+    def _show_plots(self) -> None:
+        if not self._speeds:
+            return
+        top, width = max(self._speeds), self.scrollable_content_region.width
         self.query_one("#plots", Static).update(
             f"tok/s over the turn, to {top:.0f}\n{plot(self._speeds, top, width)}\n"
             f"acceptance, to 100%\n{plot(self._accepted, 1.0, width)}"
         )
-        self._show_figures()
 
     def _show_figures(self) -> None:
         live = self._live

@@ -5,9 +5,27 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets._markdown import MarkdownTable  # it has no public name
+from textual.widgets.markdown import MarkdownBlock, MarkdownStream
 
 from eftlocal_tui.text_safety import is_bomb, parser, safe
+
+
+class _Table(MarkdownTable):
+    """A table whose last row may turn out to be the beginning of something else, as "`" before
+    a fence does: Textual (8.2) fails there."""
+
+    async def _update_from_block(self, block: MarkdownBlock) -> None:
+        if isinstance(block, MarkdownTable):
+            rows = block._get_headers_and_rows()[1]
+            if len(rows) < len(self._rows):
+                await MarkdownBlock._update_from_block(self, block)
+                return
+        await super()._update_from_block(block)
+
+
+class _Markdown(Markdown):
+    BLOCKS = Markdown.BLOCKS | {"table_open": _Table}
 
 
 class Streamed(Vertical):
@@ -23,6 +41,8 @@ class Streamed(Vertical):
     Streamed { height: auto; }
     Streamed Markdown { height: auto; padding: 0; margin: 0; background: transparent; }
     Streamed Static { height: auto; margin: 0 0 1 0; }
+    Streamed MarkdownFence { color: $foreground; }
+    Streamed MarkdownFence > Label { width: 1fr; margin: 0; }
     """
 
     def __init__(self, text: str = "", *, fence: str = "") -> None:
@@ -40,7 +60,7 @@ class Streamed(Vertical):
         if self._plain:
             yield Static(self._shown, markup=False)
         else:
-            yield Markdown(self._shown, parser_factory=parser, open_links=False)
+            yield _Markdown(self._shown, parser_factory=parser, open_links=False)
 
     async def append(self, text: str) -> None:
         self.raw += text

@@ -38,6 +38,12 @@ class Transcript(VerticalScroll, can_focus=False):
     def views(self) -> list[TurnView]:
         return list(self.query(TurnView))
 
+    @property
+    def leaf(self) -> int | None:
+        """The last turn that is shown; what is asked next follows it."""
+        views = self.views
+        return views[-1].turn.id if views else None
+
     async def show(self, turns: Sequence[Turn], *, earlier: int = 0) -> None:
         """These turns and nothing else, from the end; the first ones wait for a button."""
         hidden = max(0, len(turns) - _AT_ONCE)
@@ -63,9 +69,9 @@ class Transcript(VerticalScroll, can_focus=False):
             await button.remove()
 
     async def add(self, turn: Turn) -> TurnView:
-        """A turn at the end."""
+        """A turn at the end; an answer comes from now on."""
         await self.query("#welcome").remove()
-        view = _view(turn)
+        view = _view(turn, live=True)
         await self.mount(view)
         return view
 
@@ -87,5 +93,5 @@ class Transcript(VerticalScroll, can_focus=False):
         await self.show_earlier()
 
 
-def _view(turn: Turn) -> TurnView:
-    return QuestionView(turn) if turn.role == "user" else AnswerView(turn)
+def _view(turn: Turn, *, live: bool = False) -> TurnView:
+    return QuestionView(turn) if turn.role == "user" else AnswerView(turn, live=live)

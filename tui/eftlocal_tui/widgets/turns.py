@@ -123,13 +123,13 @@ class QuestionView(TurnView):
 
 
 class AnswerView(TurnView):
-    """An answer, as it comes or as it was kept."""
+    """An answer as it comes (live), or as it was kept."""
 
     DEFAULT_CSS = "AnswerView { .head { color: $text-success; } }"
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *, live: bool = False) -> None:
         super().__init__(turn)
-        self._live = turn.state == "streaming"
+        self._live = live
         self._text = turn.text
         self._part = Streamed()
         self._settled = turn

@@ -1,0 +1,101 @@
+"""What is seen where: at narrow widths, with the panel folded, with long lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripted_engine import Script, ScriptedEngine
+from textual.widgets import OptionList
+from tui_driver import asynchronous, driven
+
+from eftlocal.presets.reading import user_path
+from eftlocal_tui.history import History, Settings
+
+
+@asynchronous
+async def test_the_recipe_is_in_the_head_however_long_the_title(tmp_path: Path) -> None:
+    engine = ScriptedEngine("One.")
+    engine.name = "SmolLM2-135M-Instruct.Q4_1.gguf, SmolLM2-135M.gguf"
+    async with driven(engine, tmp_path, size=(80, 24)) as d:
+        await d.ask("A question of many words " * 10)
+        assert d.screen_text().split("\n")[0].endswith("upscale beta 1")
+        await d.pilot.resize_terminal(60, 24)
+        await d.pilot.pause()
+        assert d.screen_text().split("\n")[0].startswith(" A question")
+
+
+@asynchronous
+async def test_wide_titles_take_one_line(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("日本語" * 60), tmp_path, size=(80, 24)) as d:
+        await d.ask("日本語" * 60)
+        assert d.screen_text().split("\n")[0].endswith("upscale beta 1")
+        await d.press("ctrl+o")
+        listed = d.app.screen.query_one(OptionList)
+        await d.until(lambda: listed.option_count)
+        assert listed.virtual_size.height == 2
+
+
+@asynchronous
+async def test_plots_are_there_when_the_panel_is_unfolded_later(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path, size=(80, 30)) as d:
+        await d.ask("Go")
+        await d.press("ctrl+b")
+        await d.until(lambda: "▇" in d.screen_text() or "█\n" in d.static("#plots"))
+
+
+@asynchronous
+async def test_all_of_a_long_line_of_code_is_shown(tmp_path: Path) -> None:
+    line = " ".join(f"word{i}" for i in range(40))
+    pieces = ["```\n", line, "\n```\n"]
+    async with driven(ScriptedEngine(Script(pieces)), tmp_path, size=(80, 40)) as d:
+        await d.ask("Go")
+        assert all(word in d.screen_text() for word in line.split())
+
+
+@asynchronous
+async def test_an_answer_of_another_process_is_not_shown_as_coming(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.ask("Go")
+        conversation = d.chat.path()[0].conversation
+        with History(d.history.path) as other:
+            question = other.turns.ask(conversation, "Theirs?")
+            with other.answer(question.id, Settings(preset="fake")) as answer:
+                answer.append("Begun")
+                await d.chat.open_conversation(conversation)
+                await d.until(lambda: "Begun" in d.screen_text())
+                assert "still being written elsewhere" in d.screen_text()
+
+
+@asynchronous
+async def test_what_is_told_does_not_cover_the_message_box(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path, size=(80, 24), notifications=True) as d:
+        await d.type("x" * 70)
+        d.chat.trouble("something went wrong, and it takes a long line to say what that was " * 2)
+        await d.until(lambda: "something went wrong" in d.screen_text())
+        assert "x" * 70 in d.screen_text()
+
+
+@pytest.mark.parametrize("title", ["[/b] [red]x", "\\u001b[31mx", "]["])
+@asynchronous
+async def test_titles_of_presets_are_text(tmp_path: Path, title: str) -> None:
+    user_path().parent.mkdir(parents=True, exist_ok=True)
+    user_path().write_text(
+        f'[[preset]]\nname = "mine"\ntitle = "{title}"\n'
+        'license = "MIT"\nevidence = "mine"\nrecipe = { name = "upscale" }\n'
+        + "".join(
+            f'[preset.roles.{role}]\nfile = "{role}.gguf"\n'
+            for role in ("base", "tuned", "reference")
+        ),
+        encoding="utf-8",
+    )
+    async with driven(ScriptedEngine(), tmp_path, size=(80, 24)) as d:
+        await d.press("ctrl+p")
+        for letter in "mine":
+            await d.press(letter)
+        await d.until(lambda: "Load mine" in d.screen_text())
+        assert "\x1b" not in d.screen_text()
+        await d.press("escape")
+        await d.send("/preset")
+        assert "\x1b" not in d.screen_text()
+        assert d.app.is_running
