@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from eftlocal.closing import Closing
+from eftlocal.ensemble import RunningSequence
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.llama import Grammar
 from eftlocal.recipe import Recipe
@@ -77,13 +78,12 @@ class AnswerStream(Closing, Iterator[Step]):
         rounds: that advance the sequence.
         generation: the answer in the making, on a sequence opened on the ensemble.
         started: time.perf_counter() of the call that asked for it.
-        logprobs: whether steps carry log-probabilities.
         check: raises UsageError for a recipe that the ensemble has no roles for.
         allow: raises UsageError for a speculation that is impossible, and makes ready for one.
         grammar: closed with the stream.
     """
 
-    _open = False  # nothing to close yet
+    open = False  # nothing to close yet
 
     def __init__(
         self,
@@ -91,7 +91,6 @@ class AnswerStream(Closing, Iterator[Step]):
         generation: Generation,
         *,
         started: float,
-        logprobs: bool,
         check: Callable[[Recipe | str], Recipe],
         allow: Callable[[Speculation], Speculation],
         grammar: Grammar | None = None,
@@ -102,19 +101,36 @@ class AnswerStream(Closing, Iterator[Step]):
         self._started = started
         self._times: list[float] = []
         self._at_first = 0
-        self._wants_logprobs = logprobs
         self._check = check
         self._allow = allow
         self._grammar = grammar
         self._steps: list[Step] = []
-        self._open = True
+        self.open = True
 
     def __next__(self) -> Step:
-        if not self._open:
+        if not self.open:
             raise StopIteration
-        if len(self._steps) == len(self._sequence.choices):
-            (came,) = self._rounds([self._sequence], logprobs=self._wants_logprobs)
-            self._at_first = self._at_first or len(came)
+        if not self.pending:
+            self._rounds([self._sequence])
+        return self._take()
+
+    @property
+    def sequence(self) -> RunningSequence:
+        """What rounds advance; whoever advances it with others then takes `ready`."""
+        return self._sequence
+
+    @property
+    def pending(self) -> bool:
+        """Whether tokens have come that were not taken yet."""
+        return len(self._steps) < len(self._sequence.choices)
+
+    def ready(self) -> Iterator[Step]:
+        """The steps that have come and were not taken yet."""
+        while self.open and self.pending:
+            yield self._take()
+
+    def _take(self) -> Step:
+        self._at_first = self._at_first or len(self._sequence.choices)
         step = self._generation.take(len(self._steps))
         self._times.append(time.perf_counter() - self._started)
         self._steps.append(step)
@@ -124,8 +140,8 @@ class AnswerStream(Closing, Iterator[Step]):
 
     def close(self) -> None:
         """Ends the answer here; its tokens stay in the caches for the next prompt."""
-        if self._open:
-            self._open = False
+        if self.open:
+            self.open = False
             self._rounds.ensemble.close(self._sequence)
             if self._grammar is not None:
                 self._grammar.close()
@@ -187,5 +203,5 @@ class AnswerStream(Closing, Iterator[Step]):
             seed=self.seed,
             timing=self.timing,
             speculation=deepcopy(self._sequence.drafting.totals),
-            logprobs=logprobs if self._wants_logprobs else None,
+            logprobs=logprobs if self._sequence.logprobs else None,
         )

@@ -29,14 +29,20 @@ from eftlocal.llama import Grammar
 from eftlocal.loading import Loaded, Progress, load_roles, prepare
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find
-from eftlocal.prompt.messages import Message, validate_prompt
-from eftlocal.prompt.render import render_roles
-from eftlocal.recipe import BASE, TUNED, UNGUIDED, Recipe
+from eftlocal.prompt.messages import Message
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.recipe import BASE, UNGUIDED, Recipe
 from eftlocal.recipe_text import parse_recipe
-from eftlocal.roles import RoleSource, file_sources, preset_sources, with_engine
+from eftlocal.roles import (
+    RoleSource,
+    file_sources,
+    preset_sources,
+    with_engine,
+    with_unguided,
+)
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
-from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember
+from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
 
@@ -98,7 +104,7 @@ class Emulator(Closing):
         prompts: Mapping[str, str] | None = None,
         defaults: Defaults | None = None,
         n_ctx: int | None = None,
-        n_seq_max: int = 1,
+        n_seq_max: int | None = 1,
         threads: int | None = None,
         gpu_layers: int | None = None,
         force: bool = False,
@@ -113,7 +119,7 @@ class Emulator(Closing):
                 sees its own chat template, and the others the same text.
             defaults: recipe, sampling and limits; None is up-scaling.
             n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
-            n_seq_max: sequences that may run side by side.
+            n_seq_max: sequences that may run side by side; None is as many as fit the memory.
             force: load even where the memory seems too small.
             progress: called while weights are loaded.
 
@@ -144,15 +150,14 @@ class Emulator(Closing):
         *,
         defaults: Defaults | None = None,
         vocabulary_exceptions: Collection[int] = (),
-        n_seq_max: int = 1,
+        n_seq_max: int | None = 1,
         force: bool = False,
         progress: Progress | None = None,
         name: str = "",
     ) -> Emulator:
         """Loads roles with settings of their own; the other arguments are those of from_files."""
         defaults = defaults or Defaults()
-        if UNGUIDED in defaults.recipe.roles and TUNED in sources and UNGUIDED not in sources:
-            sources = {**sources, UNGUIDED: replace(sources[TUNED], without_system=True)}
+        sources = with_unguided(sources, defaults.recipe)
         _check_roles(defaults.recipe, sources)
         prepared = prepare(
             sources,
@@ -160,7 +165,7 @@ class Emulator(Closing):
             vocabulary_exceptions=vocabulary_exceptions,
             force=force,
         )
-        loaded = load_roles(prepared, n_seq_max=n_seq_max, progress=progress)
+        loaded = load_roles(prepared, progress=progress)
         return cls(loaded, defaults, name=name)
 
     @property
@@ -220,6 +225,7 @@ class Emulator(Closing):
                 sampling=drawn,
                 seed=seed,
                 speculation=drafting,
+                logprobs=logprobs,
                 acceptance=self._acceptance(chosen) if drafting.rule == "coupled" else None,
                 ends=frozenset() if ignore_end else None,
             )
@@ -235,7 +241,6 @@ class Emulator(Closing):
                 self.rounds,
                 generation,
                 started=started,
-                logprobs=logprobs,
                 check=self.checked,
                 allow=self._speculation,
                 grammar=rules,
@@ -326,27 +331,12 @@ class Emulator(Closing):
         self, prompt: Prompt, *, raw: bool = False, continue_last: bool = False
     ) -> dict[str, list[int]]:
         """The token ids that each role is given of a prompt."""
-        if isinstance(prompt, str):
-            validate_prompt(prompt)
-            if raw:
-                return {r: m.tokenize(prompt, add_special=True) for r, m in self.models.items()}
-            prompt = [{"role": "user", "content": prompt}]
-        elif raw:
-            raise UsageError("raw takes a string, not messages")
-        texts = render_roles(
-            prompt,
-            self.prompts,
-            same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
-            continue_last=continue_last,
-        )
-        return {
-            role: [
-                token
-                for segment in texts[role]
-                for token in model.tokenize(segment.text, parse_special=segment.special)
-            ]
-            for role, model in self.models.items()
-        }
+        reader = PromptReader(self.models, self.prompts)
+        return reader.ids(prompt, raw=raw, continue_last=continue_last)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, as they stand in an answer."""
+        return self._text_model.piece(token)
 
     def notes(self, recipe: Recipe | None = None) -> tuple[str, ...]:
         """What a person should know before using a recipe (None: the default) with these models."""
@@ -374,11 +364,13 @@ class Emulator(Closing):
         """
         if self.rounds.costs is not None or self._cannot_rewind():
             return self.rounds.costs
-        costs = recall(self._fingerprint, self.roles)
+        rows = rows_for(self.ensemble.n_seq_max)
+        key = f"{self._fingerprint}-{rows[-1]}"
+        costs = recall(key, self.roles)
         if costs is None and not self.ensemble.running and measurable(self.ensemble.contexts):
             pool = self.ensemble.pool
-            costs = measure(self.ensemble.contexts, 0, pool=pool, progress=progress)
-            remember(costs, self._fingerprint)
+            costs = measure(self.ensemble.contexts, 0, pool=pool, rows=rows, progress=progress)
+            remember(costs, key)
         if costs is not None:
             self.rounds.use(costs)
         return costs
@@ -447,7 +439,7 @@ def load(
     recipe: Recipe | None = None,
     sampling: Sampling | None = None,
     n_ctx: int | None = None,
-    n_seq_max: int = 1,
+    n_seq_max: int | None = 1,
     threads: int | None = None,
     gpu_layers: int | None = None,
     force: bool = False,

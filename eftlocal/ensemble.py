@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from eftlocal.combine import Combiner
 from eftlocal.distribution import Row
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Context, Span
+from eftlocal.passes import passes
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
@@ -30,8 +31,10 @@ from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
 Source = Literal["plain", "accepted", "recovered", "bonus"]
 Mask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Rows = NDArray[np.float32]
+T = TypeVar("T")
 
 _SCORED = 32  # rows of each role held at once while a given text is scored
+WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
 
 
@@ -66,8 +69,9 @@ class RunningSequence:
         ends: token ids that end the answer.
         mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
         speculation: how drafts are made for it.
+        logprobs: whether its choices carry log-probabilities.
         drafting: what is known of its drafts.
-        reused: tokens of each role's prompt that its cache already held.
+        reused: tokens of each role's prompt that a cache already held.
         closed: its slot was given back.
     """
 
@@ -80,9 +84,10 @@ class RunningSequence:
     max_tokens: int | None = None
     mask: Mask | None = None
     speculation: Speculation = OFF
+    logprobs: bool = False
     drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
     choices: list[Choice] = field(default_factory=list)
-    reused: Mapping[str, int] = field(default_factory=dict)
+    reused: dict[str, int] = field(default_factory=dict)
     closed: bool = False
 
     def tokens(self, start: int = 0) -> list[int]:
@@ -133,6 +138,7 @@ class Ensemble:
 
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
+        seconds: what a decode costs a role by its rows, in any unit, to divide work into calls.
     """
 
     def __init__(
@@ -157,6 +163,7 @@ class Ensemble:
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
         )
         self.observer: Callable[[str, int, float], None] | None = None
+        self.seconds: Callable[[str, int], float] = _unmeasured
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
@@ -171,10 +178,11 @@ class Ensemble:
         max_tokens: int | None = None,
         mask: Mask | None = None,
         speculation: Speculation = OFF,
+        logprobs: bool = False,
         acceptance: Acceptance | None = None,
         ends: frozenset[int] | None = None,
     ) -> RunningSequence:
-        """Takes a free slot, the one whose cache shares most with the prompts.
+        """Takes a free slot, the one whose cache shares most with the prompts (or the first).
 
         What a cache holds beyond the shared prefix is dropped; nothing is decoded yet.
 
@@ -198,16 +206,7 @@ class Ensemble:
                 )
         if not self._free:
             raise EngineError(f"all {self.n_seq_max} sequences are running; close one first")
-        slot = max(self._free, key=lambda free: self._shared(free, prompts))
-        reused = {}
-        for role, context in self.contexts.items():
-            # One token at least must be decoded: its row predicts the first of the answer.
-            keep = min(_common(context.tokens(slot), prompts[role]), len(prompts[role]) - 1)
-            if context.can_rewind(slot, keep):
-                context.rewind(slot, keep)
-            else:
-                context.clear(slot)
-            reused[role] = len(context.tokens(slot))
+        slot = max(self._free, key=lambda free: (self._shared(free, prompts), -free))
         sequence = RunningSequence(
             slot,
             prompts,
@@ -218,9 +217,18 @@ class Ensemble:
             max_tokens=max_tokens,
             mask=mask,
             speculation=speculation,
+            logprobs=logprobs,
             drafting=SequenceDrafts(acceptance or Acceptance()),
-            reused=reused,
         )
+        for role, context in self.contexts.items():
+            # One token at least must be decoded: its row predicts the first of the answer.
+            keep = min(common(context.tokens(slot), prompts[role]), len(prompts[role]) - 1)
+            if context.can_rewind(slot, keep):
+                context.rewind(slot, keep)
+            else:
+                context.clear(slot)
+            sequence.reused[role] = len(context.tokens(slot))
+        self.share(sequence)
         self._free.remove(slot)
         return sequence
 
@@ -232,6 +240,65 @@ class Ensemble:
         if not sequence.closed:
             sequence.closed = True
             self._free.append(sequence.slot)
+
+    def share(self, sequence: RunningSequence) -> None:
+        """Copies the beginning of its prompts from slots that hold more of it than its own.
+
+        To be called before its answer begins. Small gains are left alone: a copy takes the whole
+        memory of a slot.
+        """
+        slot = sequence.slot
+        for role, context in self.contexts.items():
+            prompt, held = sequence.prompts[role], len(context.tokens(sequence.slot))
+            shared = [common(context.tokens(s), prompt) for s in range(self.n_seq_max)]
+            best = max(range(self.n_seq_max), key=shared.__getitem__)
+            keep = min(shared[best], len(prompt) - 1)
+            if keep - held >= WORTH_COPYING and context.can_rewind(best, keep):
+                context.copy(best, slot)
+                context.rewind(slot, keep)
+                sequence.reused[role] += keep - held
+
+    def prefill(self, sequence: RunningSequence, most: int) -> int:
+        """Decodes the next tokens of its prompts, for each role that its recipe needs.
+
+        The last token of a prompt is left to a round, which wants its row.
+
+        Args:
+            most: tokens for each role.
+
+        Returns:
+            tokens decoded, of the role that lacked most; 0 where a round is all that is missing.
+        """
+        parts = {}
+        for role in sequence.recipe.roles:
+            held, end = len(self.contexts[role].tokens(sequence.slot)), sequence.length(role) - 1
+            end = min(end, held + min(most, self.n_batch))
+            if held < end:
+                parts[role] = Span(sequence.slot, sequence.given(role, held)[: end - held], 0)
+
+        def decode(role: str) -> None:
+            self.contexts[role].decode([parts[role]])
+
+        self._each_role(decode, parts)
+        return max((len(span.tokens) for span in parts.values()), default=0)
+
+    def lacks(self, sequence: RunningSequence) -> int:
+        """Tokens that some role of its recipe has still to decode, at most."""
+        held = {r: len(self.contexts[r].tokens(sequence.slot)) for r in sequence.recipe.roles}
+        return max(sequence.length(role) - count for role, count in held.items())
+
+    def move(self, sequence: RunningSequence, slot: int) -> None:
+        """Takes a sequence to a free slot, its caches with it."""
+        self._free.remove(slot)
+        for context in self.contexts.values():
+            context.copy(sequence.slot, slot)
+        self._free.append(sequence.slot)
+        sequence.slot = slot
+
+    @property
+    def free(self) -> Sequence[int]:
+        """The slots that no sequence has, in order."""
+        return sorted(self._free)
 
     @property
     def running(self) -> bool:
@@ -251,13 +318,17 @@ class Ensemble:
         Returns:
             per role, (rows, vocab) float32 for each sequence wanted, in their order.
         """
-        parts = [(role, some) for role, some in wanted.items() if some]
-        if self.pool is None or not self.side_by_side or len(parts) < 2:
-            return {role: self._decode(role, some) for role, some in parts}
-        futures: dict[str, Future[list[Rows]]] = {}
+        parts = {role: some for role, some in wanted.items() if some}
+        return self._each_role(lambda role: self._decode(role, parts[role]), parts)
+
+    def _each_role(self, work: Callable[[str], T], roles: Collection[str]) -> dict[str, T]:
+        """Does something for each role, side by side where that was found to be faster."""
+        if self.pool is None or not self.side_by_side or len(roles) < 2:
+            return {role: work(role) for role in roles}
+        futures: dict[str, Future[T]] = {}
         try:
-            for role, some in parts:
-                futures[role] = self.pool.submit(self._decode, role, some)
+            for role in roles:
+                futures[role] = self.pool.submit(work, role)
             return {role: future.result() for role, future in futures.items()}
         finally:
             # A context must not be touched, nor closed, while a thread decodes with it.
@@ -285,18 +356,48 @@ class Ensemble:
             sequence.choices.append(Choice(chunk[-1]))
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
+        """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""
         context = self.contexts[role]
-        spans = [_lacking(context, role, w) for w in wanted]
-        began = time.perf_counter()
-        rows = _decode_spans(context, spans)
-        if self.observer is not None and all(len(s.tokens) == s.rows for s in spans):
-            self.observer(role, sum(s.rows for s in spans), time.perf_counter() - began)
-        return [r[:, : self.vocab_size] for r in rows]
+        fixed = bool(context.cannot_rewind)
+        spans = [self._without_last_rows(context, _lacking(context, role, w)) for w in wanted]
+        calls = passes(
+            spans,
+            n_batch=context.n_batch,
+            reach=lambda slot: 0 if fixed else context.n_ctx - len(context.tokens(slot)),
+            seconds=lambda rows: self.seconds(role, rows),
+        )
+        found: dict[int, Rows] = {}
+        for call in calls:
+            began = time.perf_counter()
+            rows, at = context.decode(call), 0
+            if self.observer is not None and all(len(s.tokens) <= s.rows for s in call):
+                count = sum(len(s.tokens) + s.padding for s in call)
+                self.observer(role, count, time.perf_counter() - began)
+            if len(calls) > 1:  # rows live until the next call
+                rows = rows.copy()
+            for span in call:
+                found[span.sequence] = rows[at : at + span.rows, : self.vocab_size]
+                at += span.rows
+        return [found[span.sequence] for span in spans]
+
+    def _without_last_rows(self, context: Context, span: Span) -> Span:
+        """What is left of a span for a last call: a long one is decoded up to that."""
+        cut = max(0, len(span.tokens) - context.n_batch)
+        for start in range(0, cut, context.n_batch):
+            part = span.tokens[start : min(start + context.n_batch, cut)]
+            context.decode([Span(span.sequence, part, 0)])
+        return span._replace(tokens=span.tokens[cut:])
 
     def _shared(self, slot: int, prompts: Mapping[str, Sequence[int]]) -> int:
         return sum(
-            _common(context.tokens(slot), prompts[role]) for role, context in self.contexts.items()
+            common(context.tokens(slot), prompts[role]) for role, context in self.contexts.items()
         )
+
+
+def _unmeasured(role: str, rows: int) -> float:
+    """A typical shape: the weights are read once, and each row costs about a third of that."""
+    del role
+    return 3.0 + rows
 
 
 def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
@@ -304,7 +405,7 @@ def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
     sequence, draft, rows = wanted
     held = context.tokens(sequence.slot)
     tail = max(0, len(held) - _AT_RISK)
-    agreed = tail + _common(held[tail:], sequence.given(role, tail, draft))
+    agreed = tail + common(held[tail:], sequence.given(role, tail, draft))
     # Rows are given for tokens that are decoded now: take back those decoded before.
     keep = min(agreed, sequence.length(role) + len(draft) - rows)
     if context.can_rewind(sequence.slot, keep):
@@ -315,33 +416,16 @@ def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
     return Span(sequence.slot, sequence.given(role, keep, draft), rows)
 
 
-def _decode_spans(context: Context, spans: Sequence[Span]) -> list[Rows]:
-    """Decodes spans in as few calls as the batch allows; (rows, vocab) float32 for each."""
-    ready, room = [], context.n_batch
-    for span in spans:
-        cut = max(0, len(span.tokens) - room)
-        for start in range(0, cut, room):
-            context.decode([Span(span.sequence, span.tokens[start : min(start + room, cut)], 0)])
-        ready.append(Span(span.sequence, span.tokens[cut:], span.rows))
-    calls: list[list[Span]] = [[]]
-    for span in ready:
-        if sum(len(s.tokens) for s in calls[-1]) + len(span.tokens) > room:
-            calls.append([])
-        calls[-1].append(span)
-    found: list[Rows] = []
-    for call in calls:
-        rows, at = context.decode(call), 0
-        if len(calls) > 1:  # rows live until the next call
-            rows = rows.copy()
-        for span in call:
-            found.append(rows[at : at + span.rows])
-            at += span.rows
-    return found
-
-
-def _common(held: Sequence[int], wanted: Sequence[int]) -> int:
+def common(held: Sequence[int], wanted: Sequence[int]) -> int:
     """Length of the common prefix."""
-    for i, (a, b) in enumerate(zip(held, wanted, strict=False)):
-        if a != b:
-            return i
-    return min(len(held), len(wanted))
+    held, wanted = list(held), list(wanted)
+    low, high = 0, min(len(held), len(wanted))
+    if held[:high] == wanted[:high]:
+        return high
+    while high - low > 1:  # the first `low` agree, the first `high` do not
+        middle = (low + high) // 2
+        if held[low:middle] == wanted[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -17,7 +17,7 @@ from pathlib import Path
 import eftlocal
 from eftlocal import llama
 from eftlocal.ensemble import Ensemble
-from eftlocal.errors import ModelFileError, UsageError
+from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.host_memory import host_memory_free
 from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
@@ -26,6 +26,9 @@ from eftlocal.roles import RoleSource
 from eftlocal.vocabulary import Vocabulary, require
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
+
+_COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)  # more than 32 only where a device decodes
+_SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
 
 Progress = Callable[[str, float], None]
 """Called with a role and the share of its weights loaded, 0.0 to 1.0."""
@@ -40,6 +43,7 @@ class Prepared:
     vocabulary: Vocabulary
     foreign: tuple[int, ...]
     plan: Plan
+    n_seq_max: int
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,20 @@ class Loaded:
 def prepare(
     sources: Mapping[str, RoleSource],
     *,
-    n_seq_max: int = 1,
+    n_seq_max: int | None = 1,
     vocabulary_exceptions: Collection[int] = (),
     force: bool = False,
 ) -> Prepared:
     """Checks every file and plans the memory; loads nothing.
+
+    n_seq_max: sequences side by side; None is as many as fit.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
         VocabularyError: the roles do not share a vocabulary.
         DoesNotFitError: with the numbers.
     """
-    if n_seq_max < 1:
+    if n_seq_max is not None and n_seq_max < 1:
         raise UsageError(f"n_seq_max is {n_seq_max}; it must be 1 or more")
     header_of = cache(read_header)  # a file may play several roles
     headers = {role: header_of(source.path) for role, source in sources.items()}
@@ -94,6 +100,41 @@ def prepare(
         for role, source in sources.items()
     }
     vocabulary = require(headers, vocabulary_exceptions)
+    planned = _planned(sources, headers, n_seq_max or 1, force=force)
+    if n_seq_max is None:
+        n_seq_max, planned = _most_sequences(sources, headers, planned)
+    foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
+    return Prepared(sources, headers, vocabulary, foreign, planned, n_seq_max)
+
+
+def _most_sequences(
+    sources: Mapping[str, RoleSource], headers: Mapping[str, Header], alone: Plan
+) -> tuple[int, Plan]:
+    """How many sequences fit beside each other, up to the number that is worth having.
+
+    Their caches take no layer off a device, and leave half of the host's free memory.
+    """
+    whole = [placement.split for placement in alone.roles.values()]
+    on_device = any(any(split) for split in whole)
+    for count in _COUNTS[0 if on_device else 2 :]:
+        try:
+            planned = _planned(sources, headers, count, force=False)
+        except DoesNotFitError:
+            continue
+        free = planned.host_free
+        roomy = free is None or planned.host_bytes <= _SHARE * free
+        if roomy and [placement.split for placement in planned.roles.values()] == whole:
+            return count, planned
+    return 1, alone
+
+
+def _planned(
+    sources: Mapping[str, RoleSource],
+    headers: Mapping[str, Header],
+    n_seq_max: int,
+    *,
+    force: bool,
+) -> Plan:
     needs = [
         RoleNeeds.from_header(
             role,
@@ -103,7 +144,7 @@ def prepare(
             n_batch=source.n_batch,
             type_k=source.cache_type_k,
             type_v=source.cache_type_v,
-            adapter=header_of(source.lora) if source.lora else None,
+            adapter=read_header(source.lora) if source.lora else None,
             n_gpu_layers=source.gpu_layers,
         )
         for role, source in sources.items()
@@ -113,18 +154,10 @@ def prepare(
         for d in llama.devices()
         if d.kind in ("gpu", "igpu")
     ]
-    return Prepared(
-        sources,
-        headers,
-        vocabulary,
-        tuple(token for token in vocabulary_exceptions if token < vocabulary.size),
-        plan(needs, accelerators, host_memory_free(), force=force),
-    )
+    return plan(needs, accelerators, host_memory_free(), force=force)
 
 
-def load_roles(
-    prepared: Prepared, *, n_seq_max: int = 1, progress: Progress | None = None
-) -> Loaded:
+def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loaded:
     """Loads what was prepared. On an error, or Ctrl-C, nothing stays loaded.
 
     Raises:
@@ -149,7 +182,7 @@ def load_roles(
                 )
             models[role] = loaded[file]
         contexts = {
-            role: resources.enter_context(_context(models[role], source, n_seq_max))
+            role: resources.enter_context(_context(models[role], source, prepared.n_seq_max))
             for role, source in prepared.sources.items()
         }
         vocabulary = prepared.vocabulary

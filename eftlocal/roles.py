@@ -10,6 +10,7 @@ from typing import Any
 from eftlocal.errors import UsageError
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
+from eftlocal.recipe import TUNED, UNGUIDED, Recipe
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,10 @@ def with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, 
     """The sources with these settings for every role; None leaves one as it is."""
     given = {key: value for key, value in changes.items() if value is not None}
     return {role: replace(source, **given) for role, source in sources.items()}
+
+
+def with_unguided(sources: Mapping[str, RoleSource], recipe: Recipe) -> dict[str, RoleSource]:
+    """The sources, and where the recipe is guidance the tuned model without its instructions."""
+    if UNGUIDED in recipe.roles and TUNED in sources and UNGUIDED not in sources:
+        return {**sources, UNGUIDED: replace(sources[TUNED], without_system=True)}
+    return dict(sources)

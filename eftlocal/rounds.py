@@ -129,12 +129,11 @@ class Rounds:
         self.costs = costs
         self._plans.clear()
         self.ensemble.observer = costs.observe
+        self.ensemble.seconds = costs
         if costs.side_by_side is not None:
             self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
 
-    def __call__(
-        self, sequences: Sequence[RunningSequence], *, logprobs: bool = False
-    ) -> list[list[Choice]]:
+    def __call__(self, sequences: Sequence[RunningSequence]) -> list[list[Choice]]:
         """Advances every sequence; returns the tokens chosen and appended for each.
 
         Interrupted or failing, it leaves each sequence either as it was or advanced.
@@ -145,8 +144,8 @@ class Rounds:
         drafted = time.perf_counter()
         self._verify(turns)
         verified = time.perf_counter()
-        whole = [turn for turn in turns if self._accept(turn, logprobs)]
-        feeding = self._bonus(whole, logprobs)
+        whole = [turn for turn in turns if self._accept(turn)]
+        feeding = self._bonus(whole)
         ended = time.perf_counter()
         for turn in turns:
             totals = turn.sequence.drafting.totals
@@ -318,7 +317,7 @@ class Rounds:
 
     # Combining and accepting ------------------------------------------------------------------
 
-    def _accept(self, turn: _Turn, logprobs: bool) -> bool:
+    def _accept(self, turn: _Turn) -> bool:
         """Accepts drafts from the left; at the first refusal the rule recovers a token.
 
         Returns True where all were accepted and the row of the next token is still to come.
@@ -329,21 +328,20 @@ class Rounds:
             at = len(sequence.choices) + position
             row, target = self._distribution(turn, sequence.recipe.at(at), position)
             token, accepted = rule.choose(target, draft, sequence.seed, at)
-            turn.choices.append(
-                self._choice(token, "accepted" if accepted else "recovered", row, logprobs)
-            )
+            source: Source = "accepted" if accepted else "recovered"
+            turn.choices.append(self._choice(turn, token, source, row))
             self._learn(turn, position, accepted)
             if not accepted or token in sequence.ends:
                 return False
         last = turn.rows[len(turn.drafts)]
         if set(last) >= set(turn.recipe.roles):
-            self._last(turn, logprobs)
+            self._last(turn)
             return False
         # Drafters of other sequences may verify in this one, and are about to decode.
         turn.rows[len(turn.drafts)] = {role: row.copy() for role, row in last.items()}
         return True
 
-    def _bonus(self, turns: Sequence[_Turn], logprobs: bool) -> float:
+    def _bonus(self, turns: Sequence[_Turn]) -> float:
         """Feeds drafters the last token of a draft that was accepted whole, and draws one more.
 
         Returns the seconds that their decoding took.
@@ -354,17 +352,17 @@ class Rounds:
         self._feed_drafters(turns)
         feeding = time.perf_counter() - began
         for turn in turns:
-            self._last(turn, logprobs)
+            self._last(turn)
         return feeding
 
-    def _last(self, turn: _Turn, logprobs: bool) -> None:
+    def _last(self, turn: _Turn) -> None:
         """Draws the token that no draft stands for."""
         sequence, position = turn.sequence, len(turn.drafts)
         at = len(sequence.choices) + position
         row, target = self._distribution(turn, sequence.recipe.at(at), position)
         token = draw(target, sequence.seed, at)
         source: Source = "bonus" if turn.drafts else "plain"
-        turn.choices.append(self._choice(token, source, row, logprobs))
+        turn.choices.append(self._choice(turn, token, source, row))
         if not turn.drafts:
             self._watch(turn, target, at)
 
@@ -389,8 +387,9 @@ class Rounds:
                     return self._distribution(turn, uncut, position)
         return row, self._filter(changed, sequence.sampling)
 
-    def _choice(self, token: int, source: Source, row: Row, logprobs: bool) -> Choice:
-        logprob = token_logprob(row, token, self._scratch) if logprobs else None
+    def _choice(self, turn: _Turn, token: int, source: Source, row: Row) -> Choice:
+        wanted = turn.sequence.logprobs
+        logprob = token_logprob(row, token, self._scratch) if wanted else None
         return Choice(token, logprob, source)
 
     # Learning ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is to be measured: a preset's roles or files, with the defaults that belong to them."""
+"""What is to be loaded: a preset's roles or files, with the defaults that belong to them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,15 @@ class Sources:
         """Files for roles, with the program's defaults."""
         return cls(with_engine(file_sources(files), **engine), Defaults())
 
-    def load(self, *, force: bool, progress: Progress | None = None) -> Emulator:
+    def load(
+        self, *, force: bool, n_seq_max: int | None = 1, progress: Progress | None = None
+    ) -> Emulator:
         """All roles."""
         return Emulator.from_sources(
             self.roles,
             defaults=self.defaults,
             vocabulary_exceptions=self.vocabulary_exceptions,
+            n_seq_max=n_seq_max,
             force=force,
             progress=progress,
             name=self.name,

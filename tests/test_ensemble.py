@@ -199,8 +199,10 @@ def test_prompts_that_do_not_fit_are_refused_with_the_numbers(ensemble: Ensemble
 def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     sampled = Sampling(temperature=1.0, repeat_penalty=1.2, presence_penalty=0.3)
     prompts = dict.fromkeys(ensemble.contexts, FIRST)
-    sequence = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=sampled, seed=4)
-    told = [Rounds(ensemble)([sequence], logprobs=True)[0][0].logprob for _ in range(40)]
+    sequence = ensemble.open(
+        prompts, recipe=Recipe.upscale(1.5), sampling=sampled, seed=4, logprobs=True
+    )
+    told = [Rounds(ensemble)([sequence])[0][0].logprob for _ in range(40)]
     ensemble.close(sequence)
     again = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=GREEDY)
     scored = []

@@ -136,9 +136,9 @@ def test_sequences_side_by_side_as_alone(models: Emulator, rounds: Rounds) -> No
 
 def test_logprobs_are_those_without_drafts(models: Emulator, rounds: Rounds) -> None:
     def told(speculation: Speculation) -> list[Choice]:
-        sequence = opened(models, speculation=speculation)
+        sequence = opened(models, speculation=speculation, logprobs=True)
         while len(sequence.choices) < 24:
-            rounds([sequence], logprobs=True)
+            rounds([sequence])
         models.ensemble.close(sequence)
         return [replace(choice, source="plain") for choice in sequence.choices[:24]]
 

@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from eftlocal.benchmark.sources import Sources
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, PromptError, UsageError
@@ -32,6 +31,7 @@ from eftlocal.evaluate.scoring import score
 from eftlocal.recipe import Recipe
 from eftlocal.recipe_text import parse_recipe
 from eftlocal.sampling import Sampling
+from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.sweep.dials import DIALS, parse_dials, shown
 from eftlocal.sweep.grid import Point, cross, varied

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from eftlocal import __version__
+from eftlocal.cli.batch import batch_app
 from eftlocal.cli.bench import bench
 from eftlocal.cli.chat import chat
 from eftlocal.cli.doctor import doctor
@@ -48,6 +49,7 @@ app.command()(bench)
 app.command()(inspect)
 app.command("eval")(evaluate)
 app.command()(sweep)
+app.add_typer(batch_app, name="batch")
 app.add_typer(models_app, name="models")
 
 

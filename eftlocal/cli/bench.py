@@ -60,9 +60,9 @@ def bench(
     from eftlocal.benchmark.memory import device_used
     from eftlocal.benchmark.prompts import built_in, read_prompts
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
-    from eftlocal.benchmark.sources import Sources
     from eftlocal.cli.bars import loading_bars
     from eftlocal.evaluate.plot import check_plot
+    from eftlocal.sources import Sources
 
     models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
     asked = read_prompts(prompts) if prompts else built_in(str(models))

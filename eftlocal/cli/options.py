@@ -7,18 +7,17 @@ before any model is loaded.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from eftlocal import choices
 from eftlocal.errors import UsageError
 from eftlocal.json_grammar import json_schema_to_gbnf
 from eftlocal.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
-from eftlocal.recipe_text import parse_recipe
 from eftlocal.sampling import Sampling
-from eftlocal.speculation.settings import MAX_DRAFT, Speculation, parse_length
+from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 
 DEFAULT_PRESET = "demo"
 _FLAGS = (BASE, TUNED, REFERENCE)
@@ -165,58 +164,23 @@ Force = Annotated[bool, _option("--force", "Load even if memory seems too small.
 Verbose = Annotated[bool, _option("--verbose", "Show llama.cpp's own log.", _ENGINE)]
 
 
-def chosen_recipe(
-    default: Recipe,
-    *,
-    name: str | None,
-    alpha: float | None,
-    beta: float | None,
-    lambda_: str | None,
-    strength: float | None,
-    any_sum: bool,
-    **limits: Any,
-) -> Recipe:
-    """The default recipe, or the one that the options name, with the limits given.
+def _written(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
-    Limits are those of `Recipe.stabilise`; a recipe chosen by options keeps the default's.
-    """
-    recipe = default
-    others = {r for r, w in default.weights.items() if w < 0.0} - {REFERENCE}
-    if lambda_ is not None and default.name == "interpolate" and others:
-        raise UsageError(
-            f"--lambda: this preset's tuned roles have a reference of their own "
-            f"({', '.join(sorted(others))}); write the weights out, as in --recipe base=1,..."
-        )
-    if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
-        recipe = parse_recipe(
-            name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
-        ).stabilise(
-            delta_top_p=default.delta_top_p,
-            plausibility=default.plausibility,
-            delta_clip=default.delta_clip,
-            first_tokens=default.first_tokens,
-            unsure_below=default.unsure_below,
-        )
-    return recipe.stabilise(**limits)
+
+def chosen_recipe(default: Recipe, **options: Any) -> Recipe:
+    """The default recipe, or the one that the options name; see `choices.chosen_recipe`."""
+    return choices.chosen_recipe(default, written=_written, **options)
 
 
 def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
     """The default sampling with the options that were given."""
-    return replace(default, **{key: value for key, value in options.items() if value is not None})
+    return choices.chosen_sampling(default, **options)
 
 
-def chosen_speculation(
-    default: Speculation, *, length: str | None, rule: str | None, source: str | None
-) -> Speculation:
-    """The default speculation with the options that were given."""
-    given: dict[str, Any] = {"rule": rule, "source": source}
-    given = {key: value for key, value in given.items() if value is not None}
-    changed = replace(default, **given)
-    if length is not None:
-        changed = replace(changed, length=parse_length(length))
-    if changed.off and given:
-        raise UsageError(f"--draft-{next(iter(given))} needs drafts; add --speculative auto")
-    return changed
+def chosen_speculation(default: Speculation, **options: Any) -> Speculation:
+    """The default speculation with the options given; see `choices.chosen_speculation`."""
+    return choices.chosen_speculation(default, written=_written, **options)
 
 
 def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:

@@ -27,11 +27,15 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
 class Span(NamedTuple):
-    """Tokens to append to a sequence in one call, and for how many of the last to give logits."""
+    """Tokens to append to a sequence in one call, and for how many of the last to give logits.
+
+    padding: so many tokens more are decoded and dropped (see `eftlocal.passes`).
+    """
 
     sequence: int
     tokens: Sequence[int]
     rows: int = 1
+    padding: int = 0
 
 
 class Context(Closing):
@@ -137,7 +141,7 @@ class Context(Closing):
         handle = self.handle
         rows = self._batch.fill(spans, [len(self._tokens[s.sequence]) for s in spans])
         for span in spans:
-            length = len(self._tokens[span.sequence]) + len(span.tokens)
+            length = len(self._tokens[span.sequence]) + len(span.tokens) + span.padding
             if length > self.n_ctx:
                 raise EngineError(
                     f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
@@ -153,6 +157,8 @@ class Context(Closing):
             logits = llama_cpp.llama_get_logits(handle) if rows else None
             for span in spans:
                 self._tokens[span.sequence].extend(span.tokens)
+                if span.padding:
+                    self._drop(span.sequence, len(self._tokens[span.sequence]))
         except BaseException:
             for sequence, length in before:
                 del self._tokens[sequence][length:]
@@ -214,9 +220,22 @@ class Context(Closing):
                 f"to {length} tokens: it {why}"
             )
         if length < len(self._tokens[sequence]):
-            if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
-                raise EngineError(f"{self.model.path.name}: llama.cpp refused to rewind")
+            self._drop(sequence, length)
             del self._tokens[sequence][length:]
+
+    def _drop(self, sequence: int, length: int) -> None:
+        if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
+            raise EngineError(f"{self.model.path.name}: llama.cpp refused to rewind")
+
+    def copy(self, source: int, target: int) -> None:
+        """Gives one sequence what the cache holds of another, instead of what it held.
+
+        The next decode copies the whole of the sequence's memory, used or not.
+        """
+        if source != target:
+            self.clear(target)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._tokens[target].extend(self._tokens[source])
 
     def clear(self, sequence: int) -> None:
         """Empties a sequence; this never fails."""
@@ -256,19 +275,20 @@ class _Batch:
 
     def fill(self, spans: Sequence[Span], starts: Sequence[int]) -> int:
         """Lays the spans out, each from its start position; returns the rows wanted."""
-        total = sum(len(span.tokens) for span in spans)
+        total = sum(len(span.tokens) + span.padding for span in spans)
         if not 0 < total <= self.capacity:
             raise EngineError(f"a batch holds 1 to {self.capacity} tokens, not {total}")
         self._wanted[:total] = 0
         at = rows = 0
         for span, start in zip(spans, starts, strict=True):
-            count = len(span.tokens)
-            end = at + count
-            self._token[at:end] = span.tokens
-            self._position[at:end] = np.arange(start, start + count, dtype=np.int32)
+            real = at + len(span.tokens)
+            end = real + span.padding
+            self._token[at:real] = span.tokens
+            self._token[real:end] = 0  # any vocabulary has it
+            self._position[at:end] = np.arange(start, start + end - at, dtype=np.int32)
             self._sequence[at:end] = span.sequence
             if span.rows:
-                self._wanted[end - span.rows : end] = 1
+                self._wanted[real - span.rows : real] = 1
             rows += span.rows
             at = end
         self.struct.n_tokens = total

@@ -25,6 +25,7 @@ class Model(Closing):
         tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
         mapped: map the file into memory; False reads it, which keeps a model whose weights are
             repacked from standing in memory twice.
+        vocab_only: load the tokenizer without the weights; n_ctx_train and n_layers are then 0.
         progress: called with the share loaded, 0.0 to 1.0; what it raises ends the load.
 
     Raises:
@@ -38,6 +39,7 @@ class Model(Closing):
         gpu_layers: int = 0,
         tensor_split: Sequence[float] = (),
         mapped: bool = True,
+        vocab_only: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -48,6 +50,7 @@ class Model(Closing):
         start()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         if not mapped:
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         if any(tensor_split):

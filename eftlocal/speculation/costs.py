@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
+_WIDE = (24, 32, 48, 64)  # where so many sequences are decoded together
 _SECONDS_EACH = 1.5  # of measuring a role, beyond the first times round
 _LEAST_TIMES, _MOST_TIMES = 2, 7
 _CORRECTION = 0.1  # share of a new time in a curve's point
@@ -122,6 +123,11 @@ def measure(
         context.clear(slot)
         curves[role] = Curve(least)
     return Costs(curves, None if pool is None else _faster_beside(contexts, slot, pool))
+
+
+def rows_for(n_seq_max: int) -> tuple[int, ...]:
+    """Numbers of rows that are worth timing where so many sequences may run together."""
+    return (*ROWS, *(n for n in _WIDE if n <= n_seq_max))
 
 
 def measurable(contexts: Mapping[str, Context]) -> bool:

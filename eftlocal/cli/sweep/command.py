@@ -73,7 +73,6 @@ def sweep(
 
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
-    from eftlocal.benchmark.sources import Sources
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.sweep.asking import check_outputs, chosen_items, chosen_metrics
     from eftlocal.cli.sweep.showing import print_grid, progress, write
@@ -81,6 +80,7 @@ def sweep(
     from eftlocal.evaluate.answers import LONGEST
     from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
+    from eftlocal.sources import Sources
     from eftlocal.sweep.dials import parse_dials
     from eftlocal.sweep.grid import cross
     from eftlocal.sweep.journal import Journal

@@ -1,0 +1,102 @@
+"""Every line of an input checked before the first is run, with all faults told together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eftlocal.batch.line import BadLine, Line, Reader, id_of, read_line
+from eftlocal.batch.seeds import digest_of, shard_of
+from eftlocal.batch.source import Source
+from eftlocal.errors import PromptError
+
+MAX_FAULTS = 100_000  # remembered; an input with more is not what it was taken for
+
+Look = Callable[[Line], str | None]
+"""What is wrong with a line that was read well; None where nothing is."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one pass over an input found.
+
+    Attributes:
+        lines: that were checked.
+        to_run: of them without fault, in the shard.
+        sha256: of the whole input, uncompressed, whatever the limit.
+        bad: the faults by the numbers of their lines, ascending, those of other shards too.
+    """
+
+    lines: int
+    to_run: int
+    sha256: str
+    bad: dict[int, BadLine]
+
+    @property
+    def faults(self) -> list[BadLine]:
+        return list(self.bad.values())
+
+
+def check(
+    source: Source,
+    reader: Reader,
+    *,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+    too_long: Look | None = None,
+) -> Checked:
+    """Reads every line, and tells what is wrong with any.
+
+    Ids are compared over the whole input: of lines that share one, the first keeps it. Memory
+    grows by about 150 bytes a line, for the ids, and by the faults.
+
+    Args:
+        limit: most lines that are looked at; the others only enter the checksum.
+        shard: (i, n), i from 1: only these lines are looked at by `too_long` and counted to_run.
+        too_long: a look at what takes models, as `prompt_bound` makes it.
+
+    Raises:
+        PromptError: there is no line, or there are more than MAX_FAULTS bad ones.
+        PromptError, UsageError: the input cannot be read; see `Source.lines`.
+    """
+    digest = hashlib.sha256()
+    first: dict[bytes, int] = {}
+    bad: dict[int, BadLine] = {}
+    lines = to_run = 0
+    for number, data in source.lines(limit, digest=digest):
+        lines += 1
+        try:
+            line = read_line(number, data, reader)
+            owner = first.setdefault(digest_of(line.custom_id), number)
+            if owner != number:
+                raise _twice(line, owner)
+            if shard is None or shard_of(line.custom_id, shard[1]) == shard[0] - 1:
+                if too_long is not None and (why := too_long(line)):
+                    raise BadLine(number, why, line.custom_id)
+                to_run += 1
+        except BadLine as fault:
+            owner = first.setdefault(digest_of(fault.row_id), number)
+            if owner != number:
+                fault.duplicate_of = owner
+            # Frames and what was raised before it would keep the line in memory.
+            fault.__traceback__ = fault.__context__ = None
+            bad[number] = fault
+            if len(bad) > MAX_FAULTS:
+                raise PromptError(
+                    f"{source.name}: more than {MAX_FAULTS} of its first {number} lines are bad; "
+                    f"{next(iter(bad.values()))}"
+                ) from None
+    if not lines:
+        raise PromptError(f"{source.name}: holds no request; write one JSON object a line")
+    return Checked(lines, to_run, digest.hexdigest(), bad)
+
+
+def _twice(line: Line, owner: int) -> BadLine:
+    name = "" if line.custom_id == id_of(line.number) else "its "
+    return BadLine(
+        line.number,
+        f"{name}custom_id {line.custom_id!r} is that of line {owner}; give each its own",
+        line.custom_id,
+        duplicate_of=owner,
+    )

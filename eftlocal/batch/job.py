@@ -1,0 +1,221 @@
+"""A batch from beginning to end: checked, gone on with where it was left, answered, written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from eftlocal.batch.check import check
+from eftlocal.batch.formats import Format, error_row, row_of
+from eftlocal.batch.line import BadLine, Line, Reader, read_line
+from eftlocal.batch.manifest import batch_manifest
+from eftlocal.batch.output import Output, check_output
+from eftlocal.batch.prompt_bound import prompt_bound
+from eftlocal.batch.running import answer_lines
+from eftlocal.batch.seeds import shard_of
+from eftlocal.batch.source import open_source
+from eftlocal.closing import Closing
+from eftlocal.emulator import Emulator
+from eftlocal.errors import EftlocalError, EngineError
+from eftlocal.loading import Progress, prepare
+from eftlocal.recipe import UNGUIDED
+from eftlocal.request import RequestDefaults
+from eftlocal.roles import with_unguided
+from eftlocal.scheduler import best_parallel
+from eftlocal.sources import Sources
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+        source: path of the input, or "-" for stdin.
+        output: path of the output, or "-" for stdout.
+        sources: the models, and the defaults of every line.
+        seed: of the run; see `seeds.seed_of`.
+        raw: prompts that are strings are text to go on with, unless a line says otherwise.
+        system: a system message for conversations that have none.
+        limit: only so many of the first lines.
+        shard: (i, n): the i-th of n parts, from 1.
+        retry_errors: lines whose row is an error are answered again.
+        parallel: lines at once; None chooses by the measured costs of decodes and by memory.
+        force: load even where the memory seems too small.
+    """
+
+    source: str
+    output: str
+    sources: Sources
+    format: Format = "openai"
+    seed: int = 0
+    raw: bool = False
+    system: str | None = None
+    limit: int | None = None
+    shard: tuple[int, int] = (1, 1)
+    retry_errors: bool = False
+    parallel: int | None = None
+    force: bool = False
+
+
+class Batch(Closing):
+    """A job whose every line was checked. Close it, or use it in a `with` block.
+
+    Attributes:
+        checked: what the check found; lines with a fault get an error row each.
+        lines: of the whole input, whatever the limit and the shard.
+        n_seq_max: lines at once that the memory allows.
+
+    Raises:
+        EftlocalError: the input, the output, or a model file; nothing was written or loaded.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        check_output(job.output, job.source)
+        recipe = job.sources.defaults.recipe
+        roles = with_unguided(job.sources.roles, recipe)
+        with ExitStack() as undone:
+            self._source = undone.enter_context(open_source(job.source))
+            prepared = prepare(
+                roles,
+                n_seq_max=job.parallel,
+                vocabulary_exceptions=job.sources.vocabulary_exceptions,
+                force=job.force,
+            )
+            self._reader = Reader(
+                RequestDefaults(
+                    recipe=recipe,
+                    sampling=job.sources.defaults.sampling,
+                    speculation=job.sources.defaults.speculation,
+                    model=job.sources.name,
+                    roles=tuple(roles),
+                    raw=job.raw,
+                    system=job.system,
+                    vocab_size=prepared.vocabulary.size,
+                    unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
+                )
+            )
+            with prompt_bound(prepared.sources) as too_long:
+                self.checked = check(
+                    self._source,
+                    self._reader,
+                    limit=job.limit,
+                    shard=job.shard,
+                    too_long=too_long,
+                )
+            self.lines = self.checked.lines
+            if job.limit is not None:
+                self.lines = sum(1 for _ in self._source.lines())
+            self.n_seq_max = min(prepared.n_seq_max, max(1, self.checked.to_run))
+            self._resources = undone.pop_all()
+
+    def open_output(self, *, look: bool = False) -> Output:
+        """The output, begun or gone on with.
+
+        Args:
+            look: rows that are errors stay, whatever the job says.
+
+        Raises:
+            UsageError: it holds another batch; see `Output`.
+        """
+        job, defaults = self.job, self.job.sources.defaults
+        manifest = batch_manifest(
+            input_sha256=self.checked.sha256,
+            lines=self.lines,
+            preset=job.sources.name,
+            roles=job.sources.roles,
+            recipe=defaults.recipe,
+            sampling=defaults.sampling,
+            seed=job.seed,
+            max_tokens=defaults.max_tokens,
+            stop=defaults.stop,
+            speculation=defaults.speculation,
+            format=job.format,
+            shard=job.shard,
+            raw=job.raw,
+            system=job.system,
+        )
+        retry = job.retry_errors and not look
+        return Output(job.output, manifest, format=job.format, retry_errors=retry)
+
+    def load(self, *, progress: Progress | None = None) -> Emulator:
+        """The models, with room for as many lines at once as the job says or as fit."""
+        return self.job.sources.load(
+            force=self.job.force, n_seq_max=self.n_seq_max, progress=progress
+        )
+
+    def left(self, output: Output) -> int:
+        """Rows that the output lacks."""
+        if self.job.limit is not None and output.finished:  # it may have rows beyond the limit
+            return sum(1 for _ in self._lacking(output))
+        bad = sum(self._is_ours(line.row_id) for line in self.checked.bad.values())
+        return self.checked.to_run + bad - len(output.finished)
+
+    def write_faults(self, output: Output) -> int:
+        """An error row for each line with a fault that has none; how many it wrote."""
+        before = len(output.finished)
+        for line in self.checked.bad.values():
+            if self._is_ours(line.row_id) and line.row_id not in output:
+                code = "invalid_request"
+                output.add(
+                    error_row(line.row_id, line.number, line.reason, code, format=self.job.format)
+                )
+        return len(output.finished) - before
+
+    def run(
+        self,
+        emulator: Emulator,
+        output: Output,
+        *,
+        on_tokens: Callable[[int], object] = lambda _count: None,
+    ) -> Iterator[bool]:
+        """Answers the lines that have no row; after each row it gives whether that is an answer.
+
+        Raises:
+            EngineError: llama.cpp fails for one line after the other.
+            EftlocalError: the disk refuses a row.
+        """
+        job = self.job
+        make = partial(
+            row_of,
+            format=job.format,
+            model=job.sources.name or "eftlocal",
+            piece=emulator.piece,
+        )
+        lines = (line for line in self._lacking(output) if isinstance(line, Line))
+
+        def on_round(count: int) -> None:
+            output.sync()  # the last row may have waited for its turn
+            on_tokens(count)
+
+        parallel = self.n_seq_max if job.parallel else best_parallel(emulator)
+        for line, outcome in answer_lines(
+            emulator, lines, seed=job.seed, parallel=parallel, on_tokens=on_round
+        ):
+            if isinstance(outcome, EftlocalError):
+                code = "engine_error" if isinstance(outcome, EngineError) else "invalid_request"
+                output.add(
+                    error_row(line.custom_id, line.number, str(outcome), code, format=job.format)
+                )
+            else:
+                recipe = line.request.recipe or job.sources.defaults.recipe
+                output.add(make(line, outcome, recipe=recipe))
+            yield not isinstance(outcome, EftlocalError)
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        self._resources.close()
+
+    def _lacking(self, output: Output) -> Iterator[Line | BadLine]:
+        """The lines of the shard that have no row, in the order of the input."""
+        for number, data in self._source.lines(self.job.limit):
+            line = self.checked.bad.get(number) or read_line(number, data, self._reader)
+            custom_id = line.row_id if isinstance(line, BadLine) else line.custom_id
+            if self._is_ours(custom_id) and custom_id not in output:
+                yield line
+
+    def _is_ours(self, custom_id: str) -> bool:
+        index, count = self.job.shard
+        return shard_of(custom_id, count) == index - 1

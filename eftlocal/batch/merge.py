@@ -1,0 +1,173 @@
+"""The outputs of a batch's shards become one, whole or not at all; one row is held at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from eftlocal.batch.formats import FORMATS, Format, custom_id_of, is_error
+from eftlocal.batch.manifest import SHARD
+from eftlocal.batch.seeds import digest_of
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.hub.disk import beside
+from eftlocal.journal.journal import locked
+from eftlocal.journal.lines import WholeLines, encoder
+from eftlocal.journal.manifest import (
+    Manifest,
+    differences,
+    in_one_line,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from eftlocal.journal.places import check_place, replacing
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came together.
+
+    Attributes:
+        rows: in the new file.
+        failed: how many of them are errors.
+        lines: of the input, where the manifests say so: with fewer rows a run was limited, or is
+            unfinished.
+    """
+
+    rows: int
+    failed: int
+    lines: int | None
+
+
+def merge(out: Path, shards: Sequence[Path]) -> Merged:
+    """Writes the rows of all shards of one batch to `out`, with a manifest as of an unsharded run.
+
+    Names ending in .gz are gzip, in and out.
+
+    Raises:
+        UsageError: `out` is there already or cannot be written; a shard is missing, given twice,
+            of another batch, being written, torn or no output of a batch; an id is there twice.
+        EftlocalError: the disk refuses.
+    """
+    real = check_place(out)
+    if real.exists():
+        raise UsageError(f"{out} is there already; name a new file for the merged rows")
+    try:
+        manifest = _one_manifest(shards)
+        with ExitStack() as held:
+            for shard in shards:
+                _hold(shard, held)
+            return _write(real, shards, manifest)
+    except OSError as error:
+        raise EftlocalError(
+            f"{error.filename or out}: {error.strerror or error}; nothing was merged"
+        ) from None
+
+
+def _write(out: Path, shards: Sequence[Path], manifest: Manifest) -> Merged:
+    encode, format = encoder(out), _format(manifest)
+    owners: dict[bytes, int] = {}  # digest of an id to the index of its shard
+    failed = 0
+    with replacing(out) as file:
+        for index, shard in enumerate(shards):
+            for line, custom_id, is_failed in _rows(shard, format):
+                digest = digest_of(custom_id)
+                if digest in owners:
+                    first = shards[owners[digest]]
+                    where = f"{first} and {shard}" if first != shard else f"{shard} twice"
+                    raise UsageError(f"id {custom_id!r} is in {where}; nothing was merged")
+                owners[digest] = index
+                failed += is_failed
+                file.write(encode(line))
+        write_manifest(out, manifest)
+    lines = manifest.get("lines", "")
+    return Merged(len(owners), failed, int(lines) if lines.isdigit() else None)
+
+
+def _rows(shard: Path, format: Format) -> Iterator[tuple[bytes, str, bool]]:
+    """Line, id, and whether it is an error."""
+    lines = WholeLines(shard)
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found = custom_id_of(row, format), is_error(row, format)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UsageError(
+                f"{shard}, line {number}: not a row of a batch in the format {format}; "
+                "nothing was merged"
+            ) from None
+        yield line, *found
+    if lines.torn:
+        raise UsageError(
+            f"{shard} ends in the middle of a row, so its run is not finished; run it again first"
+        )
+
+
+def _hold(shard: Path, held: ExitStack) -> None:
+    """Keeps writers away. Without a lock file, or where none can write it, there are none."""
+    real = shard.resolve()
+    if os.access(beside(real, ".lock"), os.W_OK):
+        lock = locked(real, f"{shard} is still being written; wait for its run")
+        held.callback(lock.release)
+
+
+def _one_manifest(shards: Sequence[Path]) -> Manifest:
+    """That of the whole batch, all its shards being there."""
+    if not shards:
+        raise UsageError("no shards to merge; name their files")
+    manifests = [_manifest(shard) for shard in shards]
+    first, count = manifests[0], _place(shards[0], manifests[0])[1]
+    owners: dict[int, Path] = {}
+    for shard, manifest in zip(shards, manifests, strict=True):
+        told = "{key} is {then} in the one and {now} in the other"
+        now = manifest | {SHARD: first[SHARD]}
+        faults = differences(first, now, told)
+        if faults:
+            raise UsageError(f"{shards[0]} and {shard} are not of one batch: {in_one_line(faults)}")
+        index, its_count = _place(shard, manifest)
+        if its_count != count:
+            raise UsageError(
+                f"{shards[0]} is one of {count} shards and {shard} one of {its_count}; they "
+                "cannot be merged"
+            )
+        if index in owners:
+            raise UsageError(
+                f"{owners[index]} and {shard} are both shard {index}/{count}; leave one out"
+            )
+        owners[index] = shard
+    if lacking := count - len(owners):
+        missing = next(index for index in range(1, count + 1) if index not in owners)
+        more = f" and {lacking - 1} more" if lacking > 1 else ""
+        raise UsageError(f"shard {missing}/{count}{more} missing; name the files of all shards")
+    return first | {SHARD: "1/1"}
+
+
+def _manifest(shard: Path) -> Manifest:
+    if not shard.is_file():
+        raise UsageError(f"there is no file {shard}")
+    found = read_manifest(shard.resolve())
+    if found is None:
+        raise UsageError(
+            f"{shard} has no {manifest_path(shard.resolve()).name} beside it, so it may be no "
+            "output of a batch; move the two together"
+        )
+    manifest = {key: str(value) for key, value in found.items()}
+    if manifest.get("format") not in FORMATS or SHARD not in manifest:
+        raise UsageError(f"{shard} is no output of a batch, says {manifest_path(shard).name}")
+    return manifest
+
+
+def _place(shard: Path, manifest: Manifest) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", manifest[SHARD])
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    raise UsageError(f"{shard}: its manifest says shard {manifest[SHARD]!r}, which is none")
+
+
+def _format(manifest: Manifest) -> Format:
+    return next(format for format in FORMATS if format == manifest["format"])

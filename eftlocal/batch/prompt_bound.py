@@ -1,0 +1,149 @@
+"""Does a prompt fit, does a grammar compile? Told by tokenizers, before any weights are loaded.
+
+Tokens never outnumber the bytes of their text, so most prompts are known to fit by their length
+and are not tokenized: what a template adds is measured once for each order of roles.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from eftlocal.batch.line import Line
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.llama import Grammar, Model
+from eftlocal.loading import DEFAULT_N_CTX, _role_prompt
+from eftlocal.prompt.messages import Message
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.recipe import TUNED
+from eftlocal.roles import RoleSource
+
+_AROUND = 4  # tokens beside those of the text: BOS, EOS, a space put before it
+_ODD = "\ufdfa" * 8 + "\u00bd" * 8  # a tokenizer that rewrites its text makes these longer
+_MARKS = '"\\\n<&>\téA'  # a template that rewrites contents changes some of these
+
+
+class PromptBound:
+    """Says of a line what only a tokenizer knows. Used from one thread at a time.
+
+    Args:
+        models: by role; without weights is enough.
+        prompts: how each role sees a conversation.
+        n_ctx: tokens that each role's context holds, the answer's included.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        prompts: Mapping[str, RolePrompt],
+        n_ctx: Mapping[str, int],
+    ) -> None:
+        self._reader = PromptReader(models, prompts)
+        self._text_model = models.get(TUNED) or next(iter(models.values()))
+        self._prompts = prompts
+        self._n_ctx = n_ctx
+        self._least = min(n_ctx.values())
+        self._bounded = all(len(m.tokenize(_ODD)) <= _bytes(_ODD) + 1 for m in models.values())
+        texts = {text for prompt in prompts.values() for text in prompt.special_texts}
+        self._first = {text[0] for text in texts if len(text) > 1}
+        self._added = lru_cache(maxsize=4096)(self._measure)
+        self._grammar = lru_cache(maxsize=64)(self._compile)
+
+    def __call__(self, line: Line) -> str | None:
+        """What is wrong with a line's prompt or grammar; None where nothing is."""
+        request = line.request
+        try:
+            if request.grammar is not None or request.json_schema is not None:
+                self._grammar(request.grammar, request.json_schema)
+            if self._bound(request.prompt, request.raw) < self._least:
+                return None
+            ids = self._reader.ids(request.prompt, raw=request.raw)
+        except (PromptError, UsageError) as error:
+            return str(error)
+        for role, n_ctx in self._n_ctx.items():
+            if len(ids[role]) >= n_ctx:
+                return (
+                    f"the prompt of {role} has {len(ids[role])} tokens and its context holds "
+                    f"{n_ctx}, answer included; shorten the prompt or raise n_ctx"
+                )
+            if not ids[role]:
+                return f"the prompt of {role} is empty; give at least one token"
+        return None
+
+    def _bound(self, prompt: str | Sequence[Message], raw: bool) -> float:
+        """At least the tokens of any role's prompt; inf where only tokenizing tells."""
+        if not self._bounded:
+            return float("inf")
+        if raw and isinstance(prompt, str):
+            return _bytes(prompt) + _AROUND
+        if isinstance(prompt, str):
+            prompt = [Message(role="user", content=prompt)]
+        tokens = self._added(tuple(message["role"] for message in prompt))
+        for message in prompt:
+            content = message["content"]
+            # A special token's text in a content is parted, and each part may begin with a space.
+            tokens += _bytes(content) + sum(content.count(first) for first in self._first)
+        return tokens
+
+    def _measure(self, order: tuple[str, ...]) -> float:
+        """Bytes that templates add to contents; inf where one does not show each as it stands.
+
+        Raises:
+            PromptError: a template refuses this order of roles.
+        """
+        nonces = [f"{secrets.randbelow(10**16):016}" for _ in order]
+        contents = [f"{nonce}{_MARKS}{nonce}" for nonce in nonces]
+        messages: list[Message] = [
+            {"role": role, "content": content}  # type: ignore[typeddict-item]
+            for role, content in zip(order, contents, strict=True)
+        ]
+        same_as = TUNED if TUNED in self._prompts else next(iter(self._prompts))
+        most = 0
+        for segments in render_roles(messages, self._prompts, same_as=same_as).values():
+            text = "".join(segment.text for segment in segments)
+            added = _bytes(text) + len(segments) + _AROUND
+            for nonce, content in zip(nonces, contents, strict=True):
+                if text.count(content) > 1 or text.count(nonce) != 2 * text.count(content):
+                    return float("inf")
+                added -= _bytes(content) * text.count(content)
+            most = max(most, added)
+        return float(most)
+
+    def _compile(self, grammar: str | None, json_schema: str | None) -> None:
+        """Raises UsageError for what llama.cpp refuses."""
+        if grammar is not None:
+            Grammar(self._text_model, grammar).close()
+        if json_schema is not None:
+            Grammar.from_json_schema(self._text_model, json_schema).close()
+
+
+@contextmanager
+def prompt_bound(sources: Mapping[str, RoleSource]) -> Iterator[PromptBound]:
+    """The bound of these roles, from the vocabularies of their files.
+
+    Args:
+        sources: as `loading.prepare` gives them, their headers checked.
+
+    Raises:
+        ModelFileError: llama.cpp refuses a file.
+    """
+    with ExitStack() as resources:
+        loaded: dict[Path, Model] = {}
+        for source in sources.values():
+            file = source.path.resolve()
+            if file not in loaded:
+                loaded[file] = resources.enter_context(Model(file, vocab_only=True))
+        models = {role: loaded[source.path.resolve()] for role, source in sources.items()}
+        yield PromptBound(
+            models,
+            {role: _role_prompt(source, models[role]) for role, source in sources.items()},
+            {role: source.n_ctx or DEFAULT_N_CTX for role, source in sources.items()},
+        )
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,90 @@
+"""The lines of a batch through the scheduler: each with its answer, or why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from eftlocal.answer import Answer
+from eftlocal.batch.line import Line
+from eftlocal.batch.seeds import seed_of
+from eftlocal.emulator import Emulator
+from eftlocal.errors import EftlocalError, EngineError
+from eftlocal.scheduler import Call, Scheduler
+
+_IN_A_ROW = 5  # failures of llama.cpp after which the machine is to blame, not the lines
+
+Outcome = tuple[Line, Answer | EftlocalError]
+
+
+def answer_lines(
+    emulator: Emulator,
+    lines: Iterable[Line],
+    *,
+    seed: int,
+    parallel: int,
+    on_tokens: Callable[[int], object] = lambda _count: None,
+) -> Iterator[Outcome]:
+    """Answers lines side by side, and gives each as it ends; lines are read as they are needed.
+
+    What fails for one line (its prompt, its grammar) is that line's outcome. Where llama.cpp
+    fails, the lines that were running are answered again one at a time, to find which it was.
+    It is the line's outcome when another line is answered after it, or when all were tried.
+
+    Args:
+        emulator: with no stream open.
+        seed: of the run; a line without its own gets one from this and its custom_id.
+        parallel: lines at once.
+        on_tokens: told how many tokens came.
+
+    Raises:
+        EngineError: llama.cpp failed for five lines in a row; they have no outcome.
+    """
+    waiting, asked = iter(lines), dict[Call, Line]()
+    failed: list[Outcome] = []  # in a row: is it these lines, or the machine?
+    with Scheduler(emulator, parallel=parallel) as scheduler:
+        while True:
+            while scheduler.waiting == 0 and (line := next(waiting, None)) is not None:
+                options = line.request.options(seed_of(seed, line.custom_id))
+                asked[scheduler.add(line.request.prompt, **options)] = line
+            if not scheduler:
+                yield from failed
+                return
+            try:
+                came = scheduler.step()
+            except EftlocalError:
+                for call in asked:
+                    scheduler.cancel(call)
+                for line, outcome in _one_by_one(emulator, list(asked.values()), seed):
+                    if isinstance(outcome, EngineError):
+                        failed.append((line, outcome))
+                        if len(failed) == _IN_A_ROW:
+                            raise _ended(failed, outcome) from None
+                        continue
+                    yield from failed
+                    failed.clear()
+                    yield line, outcome
+                asked.clear()
+                continue
+            on_tokens(sum(step is not None for _, step in came))
+            for call, _ in came:
+                if call.ended and call in asked:
+                    yield from failed
+                    failed.clear()
+                    yield asked.pop(call), call.error or call.answer()
+
+
+def _one_by_one(emulator: Emulator, lines: Sequence[Line], seed: int) -> Iterator[Outcome]:
+    for line in lines:
+        options = line.request.options(seed_of(seed, line.custom_id))
+        try:
+            yield line, emulator.generate(line.request.prompt, **options)
+        except EftlocalError as error:
+            yield line, error
+
+
+def _ended(failed: Sequence[Outcome], why: EngineError) -> EngineError:
+    numbers = ", ".join(str(line.number) for line, _ in failed)
+    return EngineError(
+        f"lines {numbers} failed one after the other, so the run ends here: {why}; what is done "
+        "is kept"
+    )

@@ -1,0 +1,165 @@
+"""Lines of a file or of stdin, plain or gzip, one at a time and as often as needed.
+
+A line longer than MAX_LINE is never held in memory, and neither is the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from eftlocal.closing import Closing
+from eftlocal.errors import PromptError, UsageError
+
+MAX_LINE = 8 << 20  # bytes of a line
+_BUFFER = 1 << 20  # bytes read in one go
+_LOOK = 256  # lines after which the file is looked at: was it changed?
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """A line that was not held: its size in bytes."""
+
+    size: int
+
+
+class Digest(Protocol):
+    """As of hashlib."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+class Reads(Protocol):
+    """As of a binary file."""
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class Source(Closing):
+    """An input that is open. Close it, or use it in a `with` block; one thread at a time.
+
+    Attributes:
+        name: for messages.
+        path: None for stdin.
+    """
+
+    def __init__(self, name: str, path: Path | None, file: IO[bytes], resources: ExitStack) -> None:
+        self.name = name
+        self.path = path
+        self._file = file
+        self._resources = resources
+        self._passes = 0
+        self._state = self._look()
+        self._gzip = self._file.read(2) == _GZIP
+
+    def lines(
+        self, limit: int | None = None, *, digest: Digest | None = None
+    ) -> Iterator[tuple[int, bytes | TooLong]]:
+        """The lines with their numbers, from 1, without what ends them.
+
+        Blank lines at the end are left out. A second call begins again, and ends the first.
+
+        Args:
+            limit: most lines given.
+            digest: is given every byte of the input, uncompressed, those beyond the limit too.
+
+        Raises:
+            PromptError: the gzip is torn or damaged; after which line.
+            UsageError: the file cannot be read, or was changed since it was opened.
+        """
+        self._passes += 1
+        this, number, blank = self._passes, 0, 0
+        try:
+            self._unchanged()
+            self._file.seek(0)
+            reader: Reads = gzip.GzipFile(fileobj=self._file) if self._gzip else self._file
+            while (data := _line(reader, digest)) is not None:
+                number += 1
+                if number % _LOOK == 0:
+                    self._unchanged()
+                if limit is not None and number > limit:
+                    if digest is None:
+                        return
+                    continue
+                if isinstance(data, bytes) and not data.strip():
+                    blank += 1
+                    continue
+                for i in range(number - blank, number):
+                    yield i, b""
+                blank = 0
+                yield number, data
+                if this != self._passes:
+                    raise RuntimeError("the lines of a source were asked for anew meanwhile")
+            self._unchanged()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            what = "torn" if isinstance(error, EOFError) else "damaged"
+            raise PromptError(
+                f"{self.name}: the gzip is {what} after line {number}; get the file again"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        self._resources.close()
+
+    def _look(self) -> tuple[int, int]:
+        state = os.fstat(self._file.fileno())
+        return state.st_size, state.st_mtime_ns
+
+    def _unchanged(self) -> None:
+        if self._look() != self._state:
+            raise UsageError(f"{self.name}: was changed while it was being read; start again")
+
+
+def open_source(path: str) -> Source:
+    """An input by its path; "-" is stdin. What cannot be read twice is copied to a temporary file.
+
+    Raises:
+        UsageError: it cannot be read, or is a folder.
+    """
+    name = "stdin" if path == "-" else path
+    file = None if path == "-" else Path(path)
+    try:
+        with ExitStack() as undone:
+            given: IO[bytes] = sys.stdin.buffer
+            if file is not None:
+                given = undone.enter_context(file.open("rb", buffering=_BUFFER))
+                if stat.S_ISREG(os.fstat(given.fileno()).st_mode):
+                    return Source(name, file, given, undone.pop_all())
+            kept = undone.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(given, kept, _BUFFER)
+            kept.seek(0)
+            return Source(name, file, kept, undone.pop_all())
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _line(reader: Reads, digest: Digest | None) -> bytes | TooLong | None:
+    """The next line without its end; None after the last."""
+    data = piece = reader.readline(MAX_LINE + 2)
+    if digest is not None:
+        digest.update(piece)
+    if not data:
+        return None
+    size = len(data)
+    while piece and not piece.endswith(b"\n"):
+        piece = reader.readline(_BUFFER)
+        if digest is not None:
+            digest.update(piece)
+        size += len(piece)
+    if size > len(data):
+        return TooLong(size - piece.endswith(b"\n"))
+    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    return TooLong(len(data)) if len(data) > MAX_LINE else data

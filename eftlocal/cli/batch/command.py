@@ -1,0 +1,236 @@
+"""The verb itself: everything checked first, then models loaded, then row by row."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from eftlocal.cli import options as opt
+from eftlocal.cli.batch import options as own
+from eftlocal.errors import EftlocalError, PromptError, UsageError
+
+if TYPE_CHECKING:
+    from eftlocal.batch.job import Batch
+    from eftlocal.batch.output import Output
+    from eftlocal.cli.batch.showing import Telling
+
+FAILED = 100  # exit code of a run that was finished with failed lines: this, and how many
+_MOST_TOLD = 99
+_STANDARD = "-"  # stdin or stdout
+
+
+class _StoppedError(EftlocalError):
+    exit_code = 130  # what a shell reports of a program ended by Ctrl-C
+
+
+def batch(
+    source: own.Input,
+    output: own.OutputFile,
+    skip_invalid: own.SkipInvalid = False,
+    limit: own.Limit = None,
+    shard: own.Shard = None,
+    system: own.System = None,
+    raw: own.Raw = False,
+    format: own.Format = own.RowFormat.openai,
+    retry_errors: own.RetryErrors = False,
+    parallel: own.Parallel = None,
+    dry_run: own.DryRun = False,
+    quiet: own.Quiet = False,
+    preset: opt.PresetName = None,
+    base: opt.BaseFile = None,
+    tuned: opt.TunedFile = None,
+    reference: opt.ReferenceFile = None,
+    role: opt.MoreRoles = None,
+    offline: opt.Offline = False,
+    recipe: opt.RecipeName = None,
+    alpha: opt.Alpha = None,
+    beta: opt.Beta = None,
+    lambda_: opt.Lambda = None,
+    strength: opt.Strength = None,
+    any_sum: opt.AnySum = False,
+    delta_top_p: opt.DeltaTopP = None,
+    plausibility: opt.Plausibility = None,
+    delta_clip: opt.DeltaClip = None,
+    first_tokens: opt.FirstTokens = None,
+    unsure_below: opt.UnsureBelow = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    seed: own.Seed = 0,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    speculative: opt.Speculative = None,
+    draft_rule: opt.DraftRule = None,
+    draft_source: opt.DraftSource = None,
+    n_ctx: opt.NCtx = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    force: opt.Force = False,
+) -> None:
+    """Answer every line of a file, side by side, and lose nothing.
+
+    Every line is checked before the first is run. Rows are written as answers are ready: after a
+    kill the same command goes on where it was left. Options are defaults; a line may say otherwise.
+
+    eftlocal batch questions.jsonl answers.jsonl --preset qwen2.5-7b --max-tokens 256
+
+    Exit codes: 0 every line has an answer; 100 + n finished, n lines have none (199: 99 or more);
+    7 some lines are bad, nothing was run; 130 stopped by Ctrl-C; 1 the disk or the reader of
+    stdout refused; 2 to 8 as everywhere (options, models, memory, llama.cpp). After any of them
+    the same command goes on.
+
+    `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
+    """
+    from eftlocal.batch.job import Batch, Job
+    from eftlocal.batch.output import check_output
+    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.batch.showing import Telling, tell_faults, working
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.generation import check_max_tokens
+    from eftlocal.presets.reading import find
+    from eftlocal.sources import Sources
+    from eftlocal.text import TextStream
+
+    if raw and system is not None:
+        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
+    found = find(models) if isinstance(models, str) else None
+    check_max_tokens(max_tokens)
+    TextStream(stop or ())  # refuses what cannot be a stop string
+    defaults = preset_defaults(found) if found else Defaults()
+    chosen = opt.chosen_recipe(
+        defaults.recipe,
+        name=recipe,
+        alpha=alpha,
+        beta=beta,
+        lambda_=lambda_,
+        strength=strength,
+        any_sum=any_sum,
+        delta_top_p=delta_top_p,
+        plausibility=plausibility,
+        delta_clip=delta_clip,
+        first_tokens=first_tokens,
+        unsure_below=unsure_below,
+    )
+    sampling = opt.chosen_sampling(
+        defaults.sampling,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+    )
+    speculation = opt.chosen_speculation(
+        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
+    )
+    opt.check_roles(chosen, None, tuple(found.roles if found else models))
+    part, lines_at_once = own.parse_shard(shard), own.parse_parallel(parallel)
+    # A name that is wrong is told before gigabytes are downloaded.
+    check_output(output, source)
+    if source != _STANDARD and not Path(source).exists():
+        raise UsageError(f"there is no file {source}")
+    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    with loading_bars() as bars:
+        if isinstance(models, str):
+            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
+        else:
+            sources = Sources.of_files(models, **engine)
+    changed = replace(
+        defaults,
+        recipe=chosen,
+        sampling=sampling,
+        speculation=speculation,
+        max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
+        stop=(*defaults.stop, *(stop or ())),
+    )
+    job = Job(
+        source=source,
+        output=output,
+        sources=replace(sources, defaults=changed),
+        format=format.value,
+        seed=seed,
+        raw=raw,
+        system=system,
+        limit=limit,
+        shard=part,
+        retry_errors=retry_errors,
+        parallel=lines_at_once,
+        force=force,
+    )
+    with ExitStack() as resources:
+        with working("checking every line", quiet=quiet):
+            ready = resources.enter_context(Batch(job))
+        if faults := ready.checked.faults:
+            tell_faults(faults)
+            if not skip_invalid:
+                raise PromptError(
+                    f"{len(faults)} of {ready.checked.lines} lines cannot be run; mend them, or "
+                    "leave them out with --skip-invalid"
+                )
+        if dry_run:
+            typer.echo(_plan(ready), err=True)
+            return
+        with working("comparing with what is done", quiet=quiet):
+            rows = resources.enter_context(ready.open_output())
+            left = ready.left(rows)
+        telling = Telling(left, quiet=quiet)
+        if left:
+            _run(ready, rows, telling, left)
+        if not quiet:
+            typer.echo(telling.figures() if left else "nothing left to do", err=True)
+        if rows.failed:
+            again = "" if output == _STANDARD else f"; {output} says why, --retry-errors tries again"
+            lines = "1 line has" if rows.failed == 1 else f"{rows.failed} lines have"
+            typer.echo(f"eftlocal: {lines} no answer{again}", err=True)
+            raise typer.Exit(FAILED + min(rows.failed, _MOST_TOLD))
+
+
+def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
+    from eftlocal.cli.bars import loading_bars
+
+    before = len(rows.finished)
+    try:
+        for _ in range(ready.write_faults(rows)):
+            telling.on_row(answered=False)
+        if telling.rows < left:
+            with loading_bars() as bars:
+                emulator = ready.load(progress=bars.weights)
+                emulator.measure(bars.measuring)
+            for note in emulator.notes():
+                typer.secho(f"note: {note}", err=True)
+            with emulator, telling.shown():
+                for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):
+                    telling.on_row(answered)
+    except KeyboardInterrupt:
+        done = len(rows.finished) - before
+        kept = f"; they are in {rows.path}: run the same command again to go on"
+        raise _StoppedError(
+            f"stopped after {done} rows{'' if rows.path == _STANDARD else kept}"
+        ) from None
+
+
+def _plan(ready: Batch) -> str:
+    job, checked = ready.job, ready.checked
+    done = ""
+    if job.output != _STANDARD and Path(job.output).exists():
+        with ready.open_output(look=True) as rows:
+            again = rows.failed if job.retry_errors else 0
+            errors = f" ({rows.failed} errors)" if rows.failed else ""
+            done = f"; {len(rows.finished)} have a row{errors}, {ready.left(rows) + again} left"
+    part = "" if job.shard == (1, 1) else f" in shard {job.shard[0]}/{job.shard[1]}"
+    at_once = f"{ready.n_seq_max}" if job.parallel else f"up to {ready.n_seq_max}"
+    return (
+        f"{checked.lines} lines, {checked.to_run} to answer{part}, {len(checked.bad)} bad"
+        f"{done}; {at_once} at once with {job.sources.name or 'the files given'}, recipe "
+        f"{job.sources.defaults.recipe}; nothing was loaded or written"
+    )

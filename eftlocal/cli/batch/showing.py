@@ -1,0 +1,107 @@
+"""What `eftlocal batch` shows on stderr: faults of the input, progress, the figures at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eftlocal.errors import EftlocalError
+
+_TOLD = 20  # faults that are written out
+_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+@contextmanager
+def working(what: str, *, quiet: bool) -> Iterator[None]:
+    """Says on a terminal what takes long, as long as it does."""
+    console = Console(stderr=True)
+    with console.status(what) if console.is_terminal and not quiet else nullcontext():
+        yield
+
+
+def tell_faults(faults: Sequence[EftlocalError]) -> None:
+    """Each fault on its line, up to 20 of them."""
+    for fault in faults[:_TOLD]:
+        typer.echo(f"eftlocal: {fault}", err=True)
+    if len(faults) > _TOLD:
+        typer.echo(f"eftlocal: and {len(faults) - _TOLD} more", err=True)
+
+
+class Telling:
+    """Counts rows and tokens, and shows them as they come."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self.rows = self.failed = self.tokens = 0
+        self._total = total
+        self._quiet = quiet
+        self._began = self._told = time.monotonic()
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("answering"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            speed_estimate_period=300.0,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._bar = self._bars.add_task("answering", total=total, rate="")
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draws the bar meanwhile."""
+        self._began = self._told = time.monotonic()
+        with self._bars:
+            yield
+
+    def on_tokens(self, count: int) -> None:
+        self.tokens += count
+        self._show()
+
+    def on_row(self, answered: bool) -> None:
+        self.rows += 1
+        self.failed += not answered
+        self._bars.advance(self._bar)
+        self._show()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._bars.update(self._bar, rate=self._rate())
+        elif not self._quiet and now - self._told >= _EVERY:
+            self._told = now
+            left = (self._total - self.rows) * self.seconds / max(1, self.rows)
+            eta = f", about {_duration(left)} left" if self.rows else ""
+            typer.echo(f"{self.rows} of {self._total} rows, {self._rate()}{eta}", err=True)
+
+    def _rate(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.tokens / max(1e-9, self.seconds):.1f} tok/s{failed}"
+
+    def figures(self) -> str:
+        """A line of what was done."""
+        return f"{self.rows} rows, {self.tokens} tokens in {self.seconds:.1f} s: {self._rate()}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,239 @@
+"""Rows on disk: one JSON object a line, appended as they are ready, a manifest beside them.
+
+A kill at any moment loses the last row at most; it is dropped when the run goes on. One process
+at a time writes. Rows are never held: whoever opens the file is given them one by one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eftlocal.closing import Closing
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.hub.disk import beside, write_all
+from eftlocal.journal.lines import WholeLines, encoder
+from eftlocal.journal.manifest import (
+    Manifest,
+    differences,
+    in_one_line,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from eftlocal.journal.places import cannot_write, check_place, replacing
+
+Row = Mapping[str, Any]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file's rows are, in the words of its messages.
+
+    Attributes:
+        name: of a run: "sweep".
+        row: "a result of a sweep".
+        instead: what to do where the file is another's: "give another --out".
+    """
+
+    name: str
+    row: str
+    instead: str
+
+
+class Journal(Closing):
+    """Opens or begins a file of rows; a name ending in .gz is gzip, a member each row.
+
+    Args:
+        path: of the rows; the manifest is path + ".manifest.json", the lock path + ".lock".
+        manifest: of the run that is to be gone on with, or begun.
+        take: called with each row that is there; it raises ValueError, LookupError, TypeError or
+            AttributeError for what is no row of this kind.
+        keep: says which rows stay; without the others the file is written anew, as a whole.
+        sync_seconds: least time between two writings to the disk itself, which take long.
+
+    Raises:
+        UsageError: the file holds another run (the line says what differs), something else, or
+            is in use; or it cannot be written. What it held is as it was.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        kind: Kind,
+        take: Callable[[Row], object],
+        keep: Callable[[Row], bool] | None = None,
+        sync_seconds: float = 0.0,
+    ) -> None:
+        self.path = path
+        self._kind = kind
+        self._real = check_place(path)
+        self._encode = encoder(self._real)
+        self._sync_seconds = sync_seconds
+        self._synced = time.monotonic()
+        self._unsynced = False
+        self._lock = locked(self._real, f"{path}: another {kind.name} is writing it; wait for it")
+        try:
+            self._check(manifest)
+            self._end = self._read(take, keep)
+            self._file = self._real.open("r+b" if self._real.exists() else "w+b", buffering=0)
+            self._drop_torn()
+        except OSError as error:
+            self._lock.release()
+            raise cannot_write(path, error) from None
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def add(self, row: Row) -> None:
+        """Appends a row: once this returns, it outlives the process, and after `sync` the machine.
+
+        Raises:
+            EftlocalError: the disk refuses. The rows before it are kept, this one is not there,
+                and another call tries again.
+        """
+        data = self._encode(as_line(row))
+        with self._disk_errors():
+            self._drop_torn()
+            write_all(self._file, data)
+            self._end += len(data)
+            self._unsynced = True
+
+    def sync(self) -> None:
+        """Puts what was added on the disk itself, unless that was done `sync_seconds` ago or less.
+
+        Raises:
+            EftlocalError: the disk refuses.
+        """
+        if self._unsynced and time.monotonic() - self._synced >= self._sync_seconds:
+            self._to_disk()
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            with self._disk_errors():
+                self._drop_torn()
+            if self._unsynced:
+                self._to_disk()
+        finally:
+            self._file.close()
+            self._lock.release()
+
+    def _to_disk(self) -> None:
+        self._unsynced = False  # a failure is told once: the system forgets it too
+        with self._disk_errors():
+            os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def _drop_torn(self) -> None:
+        """Cuts off what a failed or interrupted write left after the last row."""
+        if self._file.seek(0, os.SEEK_END) != self._end:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):
+                self._drop_torn()
+            cure = "make room" if error.errno in _NO_ROOM else "see to the disk"
+            raise EftlocalError(
+                f"{self.path}: {error.strerror or error}; what is done is kept, so {cure} and "
+                "run the same command again"
+            ) from None
+
+    def _check(self, manifest: Manifest) -> None:
+        if not (self._real.exists() and self._real.stat().st_size):
+            write_manifest(self._real, manifest)
+            return
+        kind = self._kind
+        then = read_manifest(self._real)
+        if then is None:
+            raise UsageError(
+                f"{self.path} has no {manifest_path(self._real).name} beside it, so it may be no "
+                f"{kind.name}; {kind.instead}"
+            )
+        if faults := differences(then, manifest):
+            raise UsageError(
+                f"{self.path} holds another {kind.name}: {in_one_line(faults)}. "
+                f"{kind.instead[:1].upper()}{kind.instead[1:]}"
+            )
+
+    def _read(self, take: Callable[[Row], object], keep: Callable[[Row], bool] | None) -> int:
+        """Gives every row that stays to `take`. Returns the bytes of the file that hold them."""
+        if not self._real.exists():
+            return 0
+        lines = WholeLines(self._real)
+        if keep is None:
+            for number, _, row in self._rows(lines):
+                with self._foreign(number):
+                    take(row)
+            return lines.end
+        with replacing(self._real) as file:
+            for number, line, row in self._rows(lines):
+                with self._foreign(number):
+                    if keep(row):
+                        take(row)
+                        file.write(self._encode(line))
+            return file.tell()
+
+    def _rows(self, lines: WholeLines) -> Iterator[tuple[int, bytes, Row]]:
+        for number, line in enumerate(lines, 1):
+            with self._foreign(number):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise TypeError
+            yield number, line, row
+
+    @contextmanager
+    def _foreign(self, line: int) -> Iterator[None]:
+        try:
+            yield
+        except UsageError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UsageError(
+                f"{self.path}, line {line}: not {self._kind.row}; {self._kind.instead}"
+            ) from None
+
+
+def as_line(row: Row) -> bytes:
+    """A row as JSON without its newline.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
+    """
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair: \udxxx is JSON too
+
+
+def locked(real: Path, in_use: str) -> FileLock:
+    """The lock of a file of rows, held by this process until it is released.
+
+    Raises:
+        UsageError: another process has it (with the text `in_use`), or it cannot be made.
+    """
+    lock = FileLock(beside(real, ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(in_use) from None
+    except OSError as error:
+        raise cannot_write(real, error) from None
+    return lock

@@ -1,0 +1,86 @@
+"""Which sequences one call of llama.cpp decodes together.
+
+Each sequence has a cache of its own, and llama.cpp decodes sequences in one pass over the weights
+only where their slots are neighbours and each brings as many tokens; others it takes one after
+another, whatever call they stand in (`split_equal` in its llama-batch.cpp). So a gap is filled,
+and a shorter span made longer, with padding that is dropped afterwards, where that is cheaper by
+the costs of decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from eftlocal.llama import Span
+
+LONGEST = 17  # tokens of a span that may share a pass; longer ones fill a pass by themselves
+
+
+def passes(
+    spans: Sequence[Span],
+    *,
+    n_batch: int,
+    reach: Callable[[int], int],
+    seconds: Callable[[int], float],
+) -> list[list[Span]]:
+    """Divides spans into calls, padded so that each is one pass, at the least total cost.
+
+    Args:
+        spans: one a slot, none longer than n_batch.
+        n_batch: most tokens of a call.
+        reach: tokens that a slot can take, padding included; 0 where it can take no padding.
+        seconds: of a pass by its tokens.
+
+    Returns:
+        calls, each in the order of slots, with a span of padding alone where a slot is idle.
+    """
+    ordered = sorted(spans, key=lambda span: span.sequence)
+    counts = [len(span.tokens) for span in ordered]
+    slots = [span.sequence for span in ordered]
+    neighbours = slots[-1] - slots[0] + 1 == len(slots)
+    alike = min(counts) == max(counts) <= (LONGEST if len(slots) > 1 else n_batch)
+    if neighbours and alike and len(slots) * counts[0] <= n_batch:
+        return [ordered]
+    calls = []
+    for start, end in _cheapest(slots, counts, n_batch, reach, seconds):
+        longest = max(counts[start:end])
+        call, slot = [], slots[start]
+        for span in ordered[start:end]:
+            call += [Span(idle, (), 0, longest) for idle in range(slot, span.sequence)]
+            call.append(span._replace(padding=longest - len(span.tokens)))
+            slot = span.sequence + 1
+        calls.append(call)
+    return calls
+
+
+def _cheapest(
+    slots: Sequence[int],
+    counts: Sequence[int],
+    n_batch: int,
+    reach: Callable[[int], int],
+    seconds: Callable[[int], float],
+) -> list[tuple[int, int]]:
+    """The ranges of spans that share a pass: the best way to cut, by dynamic programming."""
+    least, cut = [0.0], [0]
+    for end in range(1, len(slots) + 1):
+        best, at = least[end - 1] + seconds(counts[end - 1]), end - 1
+        longest = counts[end - 1]
+        most = max(longest, reach(slots[end - 1]))
+        for start in range(end - 2, -1, -1):
+            longest = max(longest, counts[start])
+            tokens = (slots[end - 1] - slots[start] + 1) * longest
+            for idle in range(slots[start] + 1, slots[start + 1]):
+                most = min(most, reach(idle))
+            most = min(most, max(counts[start], reach(slots[start])))
+            if longest > LONGEST or tokens > n_batch or most < longest:
+                break  # wider ranges are longer, and reach no further
+            cost = least[start] + seconds(tokens)
+            if cost < best:
+                best, at = cost, start
+        least.append(best)
+        cut.append(at)
+    ranges, end = [], len(slots)
+    while end:
+        ranges.append((cut[end], end))
+        end = cut[end]
+    return ranges[::-1]

@@ -1,0 +1,317 @@
+"""What one answer is asked for, in OpenAI's terms and ours; checked without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from eftlocal.choices import chosen_recipe, chosen_sampling, chosen_speculation
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.frozen import FrozenMapping
+from eftlocal.json_grammar import json_schema_to_gbnf
+from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.prompt.openai import conversation
+from eftlocal.prompt.worker import one_line
+from eftlocal.recipe import UNGUIDED, Recipe
+from eftlocal.request_body import Body, read_body, shown, unknown
+from eftlocal.sampling import Sampling
+from eftlocal.speculation.settings import Speculation
+
+_LONGEST = 400  # characters of a message
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer that is asked for.
+
+    Attributes:
+        prompt: a conversation, or a string: one message of the user.
+        raw: the prompt is text to go on with as it stands.
+        recipe, speculation, max_tokens: None takes the emulator's default.
+        sampling: complete, the run's defaults with what the request changes; None is the
+            program's own.
+        seed: of its own; None where it gives none.
+        stop: strings that end the answer, beside those of the emulator's defaults.
+        logprobs: whether each token's log-probability is asked for.
+        grammar: GBNF that the answer matches.
+        json_schema: JSON text of a schema that the answer fits.
+    """
+
+    prompt: str | tuple[Message, ...]
+    raw: bool = False
+    recipe: Recipe | None = None
+    sampling: Sampling | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    speculation: Speculation | None = None
+    grammar: str | None = None
+    json_schema: str | None = None
+
+    def options(self, seed: int) -> dict[str, Any]:
+        """The keyword arguments of `Emulator.stream`.
+
+        Args:
+            seed: where the request has none of its own.
+        """
+        own = seed if self.seed is None else self.seed
+        return {
+            "raw": self.raw,
+            "recipe": self.recipe,
+            "sampling": replace(self.sampling or Sampling(), seed=own),
+            "max_tokens": self.max_tokens,
+            "stop": self.stop,
+            "logprobs": self.logprobs,
+            "speculation": self.speculation,
+            "grammar": self.grammar,
+            "json_schema": self.json_schema,
+        }
+
+
+@dataclass(frozen=True)
+class RequestDefaults:
+    """What a request is read against.
+
+    Attributes:
+        recipe, sampling, speculation: where it says nothing.
+        model: the only name that its `model` may give.
+        roles: that are loaded.
+        raw: prompts that are strings are text to go on with, unless a request says otherwise.
+        system: a system message for conversations that have none.
+        vocab_size: ids below it are tokens; None leaves logit_bias's ids unchecked.
+        unguided_by_system: the role "unguided" is the tuned model without the system message, so
+            that a recipe with it needs one.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe.upscale)
+    sampling: Sampling = field(default_factory=Sampling)
+    speculation: Speculation = field(default_factory=Speculation)
+    model: str = ""
+    roles: Collection[str] = ("base", "tuned", "reference")
+    raw: bool = False
+    system: str | None = None
+    vocab_size: int | None = None
+    unguided_by_system: bool = False
+
+
+def read_request(
+    body: Mapping[str, Any], *, defaults: RequestDefaults, raw: bool | None = None
+) -> Request:
+    """A request from a JSON object. Nothing of it is ignored but user, metadata and store.
+
+    Content in parts of type "text" is put on lines of its own; the role "developer" is "system".
+
+    Args:
+        raw: True where only a prompt may be given, that is text to go on with; False where only
+            messages may be given; None leaves it to the object.
+
+    Raises:
+        UsageError, PromptError: one line that names the field.
+    """
+    try:
+        given = read_body(body)
+        prompt, is_raw = _prompt(given, defaults, raw)
+        if defaults.system is not None and not is_raw:
+            prompt = _instructed(prompt, defaults.system)
+        recipe = _recipe(given, defaults)
+        if (
+            defaults.unguided_by_system
+            and UNGUIDED in (recipe or defaults.recipe).roles
+            and (isinstance(prompt, str) or not any(m["role"] == "system" for m in prompt))
+        ):
+            raise UsageError(
+                f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
+                "instructions; give them as a system message"
+            )
+        grammar, schema = _constraint(given)
+        return Request(
+            prompt,
+            is_raw,
+            recipe,
+            _sampling(given, defaults),
+            seed=given.seed,
+            max_tokens=_max_tokens(given),
+            stop=(given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ()),
+            logprobs=bool(given.logprobs),
+            speculation=_speculation(given, defaults.speculation),
+            grammar=grammar,
+            json_schema=schema,
+        )
+    except (UsageError, PromptError) as error:
+        raise type(error)(one_line(str(error), _LONGEST)) from None
+    except RecursionError:
+        raise UsageError("the request is nested too deeply; make it flatter") from None
+
+
+def _prompt(
+    given: Body, defaults: RequestDefaults, raw: bool | None
+) -> tuple[str | tuple[Message, ...], bool]:
+    if (given.model or defaults.model) != defaults.model:
+        raise UsageError(
+            f"model {shown(given.model)} is not loaded; "
+            + (f"say {shown(defaults.model)} or leave it out" if defaults.model else "leave it out")
+        )
+    if given.messages is not None and given.prompt is not None:
+        raise PromptError("messages and prompt exclude each other; leave one out")
+    if given.messages is None and given.prompt is None:
+        needed = {None: "messages or prompt", True: "prompt", False: "messages"}[raw]
+        raise PromptError(f"{needed} is missing")
+    if raw is not None and given.raw not in (None, raw):
+        raise UsageError(f"raw is {shown(given.raw)}, and its url says otherwise; leave one out")
+    if given.messages is not None:
+        if raw or given.raw:
+            raise PromptError("messages: text to go on with is given as prompt")
+        return conversation(given.messages), False
+    if raw is False:
+        raise PromptError("prompt: a conversation is given as messages")
+    chosen = given.raw if raw is None else raw
+    return validate_prompt(given.prompt or ""), defaults.raw if chosen is None else chosen
+
+
+def _instructed(prompt: str | tuple[Message, ...], system: str) -> tuple[Message, ...]:
+    """The conversation with a system message, its own or this one."""
+    if isinstance(prompt, str):
+        prompt = (Message(role="user", content=prompt),)
+    if any(message["role"] == "system" for message in prompt):
+        return prompt
+    return (Message(role="system", content=system), *prompt)
+
+
+def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
+    lambda_ = FrozenMapping(given.lambda_) if isinstance(given.lambda_, dict) else given.lambda_
+    chosen = {
+        "name": given.recipe,
+        "alpha": given.alpha,
+        "beta": given.beta,
+        "lambda_": lambda_,
+        "strength": given.strength,
+        "any_sum": given.any_sum or None,
+        "delta_top_p": given.delta_top_p,
+        "plausibility": given.plausibility,
+        "delta_clip": given.delta_clip,
+        "first_tokens": given.first_tokens,
+        "unsure_below": given.unsure_below,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if not chosen:
+        return None
+    recipe = _known_recipe(defaults.recipe, tuple(chosen.items()))
+    for role in recipe.roles:
+        if role not in defaults.roles:
+            raise UsageError(
+                f"recipe {recipe.name} needs the role {role}, and there are only "
+                f"{', '.join(defaults.roles)}"
+            )
+    return recipe
+
+
+@lru_cache(maxsize=256)  # the lines of a file as a rule say the same
+def _known_recipe(default: Recipe, chosen: tuple[tuple[str, Any], ...]) -> Recipe:
+    return chosen_recipe(default, **dict(chosen))
+
+
+def _sampling(given: Body, defaults: RequestDefaults) -> Sampling:
+    chosen: dict[str, Any] = {
+        "temperature": given.temperature,
+        "top_k": given.top_k,
+        "top_p": given.top_p,
+        "min_p": given.min_p,
+        "repeat_penalty": given.repeat_penalty,
+        "presence_penalty": given.presence_penalty,
+        "frequency_penalty": given.frequency_penalty,
+        "logit_bias": _logit_bias(given.logit_bias, defaults.vocab_size),
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if not chosen:
+        return defaults.sampling
+    return _known_sampling(defaults.sampling, tuple(chosen.items()))
+
+
+@lru_cache(maxsize=256)
+def _known_sampling(default: Sampling, chosen: tuple[tuple[str, Any], ...]) -> Sampling:
+    return chosen_sampling(default, **dict(chosen))
+
+
+def _logit_bias(
+    given: Mapping[str, float] | None, size: int | None
+) -> FrozenMapping[int, float] | None:
+    if given is None:
+        return None
+    bias: dict[int, float] = {}
+    for text, value in given.items():
+        token = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+        if str(token) != text:
+            raise UsageError(f"logit_bias: {shown(text)} is not a token id")
+        if size is not None and token >= size:
+            raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {size}")
+        bias[token] = value
+    return FrozenMapping(bias)
+
+
+def _max_tokens(given: Body) -> int | None:
+    older, newer = given.max_tokens, given.max_completion_tokens
+    if older is not None and newer is not None and older != newer:
+        raise UsageError(
+            f"max_tokens is {older} and max_completion_tokens {newer}; leave one of them out"
+        )
+    return newer if older is None else older
+
+
+def _speculation(given: Body, default: Speculation) -> Speculation | None:
+    length, rule, source = given.speculative, given.draft_rule, given.draft_source
+    if length is None and rule is None and source is None:
+        return None
+    return chosen_speculation(default, length=length, rule=rule, source=source)
+
+
+def _constraint(given: Body) -> tuple[str | None, str | None]:
+    """Grammar and JSON schema, of which one at most is given."""
+    asked = {
+        "grammar": given.grammar,
+        "json_schema": given.json_schema,
+        "response_format": _response_schema(given.response_format),
+    }
+    names = [name for name, value in asked.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{names[0]} and {names[1]} exclude each other; leave one out")
+    schema = asked["json_schema"] if asked["response_format"] is None else asked["response_format"]
+    if schema is None:
+        return given.grammar, None
+    text = json.dumps(schema)
+    _check_schema(text)
+    return None, text
+
+
+def _response_schema(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    kind = None if given is None else given.get("type")
+    if given is None or kind == "text":
+        return None
+    known = {"json_object": ("type",), "json_schema": ("type", "json_schema")}
+    if not isinstance(kind, str) or kind not in known:
+        raise UsageError(
+            f"response_format: type: text, json_object or json_schema is needed, not {shown(kind)}"
+        )
+    _only(given, known[kind], "response_format")
+    if kind == "json_object":
+        return {"type": "object"}
+    named = given.get("json_schema")
+    schema = named.get("schema") if isinstance(named, Mapping) else None
+    if not isinstance(named, Mapping) or not isinstance(schema, Mapping):
+        raise UsageError('response_format: json_schema: an object with "schema" is needed')
+    _only(named, ("name", "description", "schema", "strict"), "response_format: json_schema")
+    return schema
+
+
+def _only(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{where}: {unknown(name, frozenset(known))}")
+
+
+@lru_cache(maxsize=64)
+def _check_schema(text: str) -> None:
+    json_schema_to_gbnf(text)

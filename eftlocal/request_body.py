@@ -1,0 +1,201 @@
+"""The fields that a request may have, and their shapes. What they mean is `eftlocal.request`'s.
+
+A fault is one line that names the field, what is needed there and what was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eftlocal.errors import UsageError
+from eftlocal.prompt.worker import one_line
+from eftlocal.speculation.settings import MAX_DRAFT
+
+MAX_STOPS, MAX_STOP = 64, 1000  # strings, and characters of each
+_MOST = 100.0  # logits and temperatures beyond lose their meaning in float32
+
+_Number = Annotated[float | None, Field(description="a number")]
+_Flag = Annotated[bool | None, Field(description="true or false")]
+_Text = Annotated[str | None, Field(description="a string")]
+_Object = Annotated[dict[str, Any] | None, Field(description="an object")]
+_Tokens = Annotated[int | None, Field(ge=1, description="a whole number, 1 or more,")]
+_Count = Annotated[int | None, Field(ge=0, description="a whole number, 0 or more,")]
+_Penalty = Annotated[
+    float | None, Field(ge=-_MOST, le=_MOST, description="a number from -100 to 100")
+]
+_Positive = Annotated[float | None, Field(ge=0.0, le=_MOST, description="a number from 0 to 100")]
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+
+
+class Body(BaseModel):
+    """A request's fields; null is as good as absent. A field's description is what it needs."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # OpenAI's
+    model: _Text = None
+    messages: Annotated[list[Any] | None, Field(description="a list of messages")] = None
+    prompt: Annotated[str | None, Field(description="one string")] = None
+    max_tokens: _Tokens = None
+    max_completion_tokens: _Tokens = None
+    temperature: _Positive = None
+    top_p: _Number = None
+    seed: Annotated[
+        int | None, Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
+    ] = None
+    stop: Annotated[
+        _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None,
+        Field(
+            description=f"a string of 1 to {MAX_STOP} characters, or a list of at most {MAX_STOPS},"
+        ),
+    ] = None
+    n: Annotated[int | None, Field(ge=1, le=1, description="1 (one answer a request)")] = None
+    logprobs: _Flag = None
+    top_logprobs: Annotated[
+        int | None, Field(ge=0, le=0, description="0 (no token beside the chosen one)")
+    ] = None
+    presence_penalty: _Penalty = None
+    frequency_penalty: _Penalty = None
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-_MOST, le=_MOST)]] | None,
+        Field(description="token ids with numbers from -100 to 100"),
+    ] = None
+    response_format: _Object = None
+    user: _Text = None
+    metadata: _Object = None
+    store: _Flag = None
+
+    # ours
+    raw: _Flag = None
+    top_k: _Count = None
+    min_p: _Number = None
+    repeat_penalty: _Positive = None
+    recipe: Annotated[
+        str | None, Field(description="a name, or weights such as base=1,tuned=1,reference=-1,")
+    ] = None
+    alpha: _Number = None
+    beta: _Number = None
+    lambda_: Annotated[
+        float | str | dict[str, float] | None,
+        Field(alias="lambda", description="a number, or an object with one for each role"),
+    ] = None
+    strength: _Number = None
+    any_sum: _Flag = None
+    delta_top_p: _Number = None
+    plausibility: _Number = None
+    delta_clip: _Number = None
+    first_tokens: _Count = None
+    unsure_below: _Number = None
+    speculative: Annotated[
+        Literal["auto", "off"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None,
+        Field(description=f'"auto", "off", or 1 to {MAX_DRAFT}'),
+    ] = None
+    draft_rule: _Text = None
+    draft_source: _Text = None
+    grammar: Annotated[str | None, Field(description="GBNF text")] = None
+    json_schema: _Object = None
+
+
+_FIELDS = {field.alias or name: field for name, field in Body.model_fields.items()}
+FIELDS = frozenset(_FIELDS)
+SETTINGS = FIELDS - {"messages", "prompt"}
+"""What may stand beside a prompt."""
+
+UNSUPPORTED = frozenset(
+    (
+        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+        *("audio", "modalities", "images", "prediction", "web_search_options"),
+        *("stream", "stream_options", "service_tier", "reasoning_effort", "verbosity"),
+        *("best_of", "echo", "suffix"),
+    )
+)
+
+
+def read_body(body: object) -> Body:
+    """The fields of a request.
+
+    Raises:
+        UsageError: it is no object, or a field is unknown, unsupported or of a wrong shape.
+    """
+    if not isinstance(body, Mapping):
+        raise UsageError(f"a request is an object, not {shown(body)}")
+    if broken := broken_text(body):
+        raise UsageError(broken)
+    fields = {}
+    for name, value in body.items():
+        if name in FIELDS:
+            fields[name] = value
+        elif name not in UNSUPPORTED:
+            raise UsageError(unknown(str(name), FIELDS))
+        elif not (value is None or value is False or value == [] or value == {}):
+            raise UsageError(f"{name} is not supported; leave it out")
+    try:
+        return Body.model_validate(fields)
+    except ValidationError as refused:
+        # Of a union's branches the one is meant that came furthest.
+        error = max(refused.errors(include_url=False), key=lambda e: len(e["loc"]))
+        name = str(error["loc"][0])
+        where = "".join(f"[{step}]" for step in error["loc"][1:] if isinstance(step, int))
+        needed, given = _FIELDS[name].description, error["input"]
+        raise UsageError(f"{name}{where}: {needed} is needed, not {shown(given)}") from None
+
+
+@lru_cache(maxsize=256)  # a file as a rule has the same fault in every line
+def unknown(name: str, known: frozenset[str]) -> str:
+    """What to say of a field that is not known."""
+    near = get_close_matches(name[:40], sorted(known), 1)
+    hint = f"did you mean {near[0]}?" if near else "leave it out"
+    return f"field {one_line(name, 40)!r} is not known; {hint}"
+
+
+def shown(value: object) -> str:
+    """A JSON value for a message, in short."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, (list, tuple)):
+        return "a list" if value else "an empty list"
+    if isinstance(value, str):
+        return json.dumps(one_line(value, 40), ensure_ascii=False) if value else "an empty string"
+    if value is None or isinstance(value, (bool, int, float)):
+        return one_line(json.dumps(value), 40)
+    return f"a value of type {type(value).__name__}"
+
+
+def broken_text(value: object) -> str | None:
+    """Where a JSON value holds text that UTF-8 cannot; None where all is well."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return None
+    except (TypeError, ValueError):  # of the encoding, or this is no JSON value
+        return _broken_at(value)
+
+
+def _broken_at(value: object) -> str | None:
+    waiting: list[tuple[str, object]] = [("", value)]
+    while waiting:
+        where, part = waiting.pop()
+        if isinstance(part, str):
+            if part.isascii():
+                continue
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                return (
+                    f"{where or 'it'}: not valid text: half of a surrogate pair at character "
+                    f"{error.start}"
+                )
+        elif isinstance(part, Mapping):
+            for key, inner in part.items():
+                name = one_line(str(key), 40)
+                waiting.append((f"{where}.{name}" if where else name, inner))
+                if isinstance(key, str) and not key.isascii():
+                    waiting.append((f"{where + ': ' if where else ''}key {name!r}", key))
+        elif isinstance(part, (list, tuple)):
+            waiting.extend((f"{where}[{i}]", inner) for i, inner in enumerate(part))
+    return None

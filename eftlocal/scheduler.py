@@ -1,0 +1,241 @@
+"""Continuous batching: many answers at once over one ensemble, joining and leaving between rounds.
+
+Each step of the scheduler admits what waits, decodes a bounded part of the prompts that are still
+to be read, and advances all other answers by one round. So a long prompt holds nobody up for
+long, a finished answer's place is taken at once, and a prompt's beginning that another one shares
+is decoded once and copied. Prompts and rounds are separate calls: a row's bits then depend less
+on what else is decoded.
+
+Who uses it (a batch, a server) adds calls and reads what `step` brings. One thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from eftlocal.answer import Answer, AnswerStream
+from eftlocal.closing import Closing
+from eftlocal.emulator import Emulator, Prompt
+from eftlocal.ensemble import WORTH_COPYING, RunningSequence, common
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.generation import Step
+from eftlocal.speculation.costs import rows_for
+
+PREFILL = 256  # tokens of prompts decoded between two rounds
+_NEARLY = 0.95  # of the best rate: more sequences would take memory and time for little
+
+
+@dataclass(eq=False)
+class Call:
+    """One answer that is asked for.
+
+    Attributes:
+        prompt, options: what `Emulator.stream` takes.
+        stream: the answer in the making, once it has a place; it may be read and closed at any
+            time, and its dials turned, but only the scheduler advances it.
+        error: why there is no answer; the other calls go on.
+    """
+
+    prompt: Prompt
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stream: AnswerStream | None = None
+    error: PromptError | UsageError | None = None
+    ended: bool = False
+
+    def answer(self) -> Answer:
+        """What has come so far.
+
+        Raises:
+            PromptError, UsageError: the call was refused.
+            UsageError: it has not begun.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.stream is None:
+            raise UsageError("the call has not begun; step the scheduler")
+        return self.stream.answer()
+
+
+class Came(NamedTuple):
+    """What a step brought one call: a token, or None where the call ended without one."""
+
+    call: Call
+    step: Step | None
+
+
+class Scheduler(Closing):
+    """Advances many calls over one emulator, which nothing else may use meanwhile.
+
+    Args:
+        emulator: with no stream open.
+        parallel: most answers at once; None is as many as the emulator was loaded for.
+        prefill: tokens of prompts decoded between two rounds: more is more throughput, less a
+            steadier flow of the running answers.
+
+    Raises:
+        UsageError: parallel or prefill is out of its range.
+    """
+
+    def __init__(
+        self, emulator: Emulator, *, parallel: int | None = None, prefill: int = PREFILL
+    ) -> None:
+        places = emulator.ensemble.n_seq_max
+        if parallel is not None and not 1 <= parallel <= places:
+            raise UsageError(
+                f"parallel is {parallel}; the emulator was loaded for 1 to {places} sequences"
+            )
+        if prefill < 1:
+            raise UsageError(f"prefill is {prefill}; it must be 1 or more")
+        self.emulator = emulator
+        self.parallel = parallel or places
+        self._prefill_tokens = prefill
+        self._waiting: deque[Call] = deque()
+        self._reading: list[Call] = []
+        self._running: list[Call] = []
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have no place yet."""
+        return len(self._waiting)
+
+    @property
+    def reading(self) -> int:
+        """Calls whose prompts are not read yet."""
+        return len(self._reading)
+
+    @property
+    def active(self) -> int:
+        """Calls that have one."""
+        return len(self._reading) + len(self._running)
+
+    def __bool__(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self._waiting) or self.active > 0
+
+    def add(self, prompt: Prompt, **options: Any) -> Call:
+        """Asks for an answer; the arguments are those of `Emulator.stream`."""
+        call = Call(prompt, options)
+        self._waiting.append(call)
+        return call
+
+    def cancel(self, call: Call) -> None:
+        """Ends a call here. What has come stays in its stream; an ended call stays as it is."""
+        if call in self._waiting:
+            self._waiting.remove(call)
+        if call.stream is not None:
+            call.stream.close()
+        call.ended = True
+        self._sort_out()
+
+    def step(self) -> list[Came]:
+        """Admits, reads prompts, and advances the running answers by one round.
+
+        Interrupted or failing it can be called again: every answer is as it was, or advanced.
+
+        Returns:
+            what came, in the order of the answers' admission; an answer's last step has a
+            finish_reason. A call that is refused comes once, without a step.
+
+        Raises:
+            EngineError: llama.cpp failed. All calls are kept.
+        """
+        self._sort_out()
+        came = self._admit()
+        self._close_gaps()
+        self._read_prompts()
+        if self._running:
+            self.emulator.rounds([_sequence(call) for call in self._running])
+            # Taken one answer at a time: an interrupt here leaves the others' tokens pending.
+            for call in self._running:
+                came += [Came(call, step) for step in _stream(call).ready()]
+        self._sort_out()
+        return came
+
+    def close(self) -> None:
+        """Ends all calls here."""
+        for call in [*self._waiting, *self._reading, *self._running]:
+            self.cancel(call)
+
+    def _admit(self) -> list[Came]:
+        refused = []
+        while self._waiting and self.active < self.parallel:
+            call = self._waiting.popleft()
+            try:
+                call.stream = self.emulator.stream(call.prompt, **call.options)
+                self._reading.append(call)
+            except (PromptError, UsageError) as error:
+                call.error, call.ended = error, True
+                refused.append(Came(call, None))
+            except BaseException:
+                self._waiting.appendleft(call)
+                raise
+        return refused
+
+    def _close_gaps(self) -> None:
+        """Moves the last answers into free slots before them: neighbours are decoded together."""
+        ensemble = self.emulator.ensemble
+        active = [_sequence(call) for call in (*self._reading, *self._running)]
+        active.sort(key=lambda sequence: -sequence.slot)
+        for sequence, slot in zip(active, ensemble.free, strict=False):
+            if slot < sequence.slot:
+                ensemble.move(sequence, slot)
+
+    def _read_prompts(self) -> None:
+        """Decodes the oldest prompts, up to a number of tokens."""
+        ensemble, left = self.emulator.ensemble, self._prefill_tokens
+        before: list[RunningSequence] = []
+        for call in list(self._reading):
+            sequence = _sequence(call)
+            if left > 0 and not self._another_reads(sequence, before):
+                ensemble.share(sequence)
+                left -= ensemble.prefill(sequence, left)
+            if ensemble.lacks(sequence) <= 1:
+                self._reading.remove(call)
+                self._running.append(call)
+            else:
+                before.append(sequence)
+
+    def _another_reads(self, sequence: RunningSequence, before: Sequence[RunningSequence]) -> bool:
+        """Whether a prompt that is being read will soon hold more of this one's beginning."""
+        contexts = self.emulator.ensemble.contexts
+        for other in before:
+            for role in set(sequence.recipe.roles) & set(other.recipe.roles):
+                same = common(other.prompts[role], sequence.prompts[role])
+                held, theirs = (len(contexts[role].tokens(s.slot)) for s in (sequence, other))
+                if theirs < same and held + WORTH_COPYING <= same:
+                    return True
+        return False
+
+    def _sort_out(self) -> None:
+        """Lets go of calls that ended, whoever ended them."""
+        for calls in (self._reading, self._running):
+            for call in calls:
+                call.ended = call.ended or not _stream(call).open
+            calls[:] = [call for call in calls if not call.ended]
+
+
+def best_parallel(emulator: Emulator) -> int:
+    """Sequences to run side by side: the fewest that bring about the most tokens per second.
+
+    From measured costs of decodes, which are measured now if they are not known; as many as the
+    emulator was loaded for where they cannot be.
+    """
+    places, costs = emulator.ensemble.n_seq_max, emulator.measure()
+    if costs is None:
+        return places
+    roles = emulator.defaults.recipe.roles
+    counts = sorted({places, *(n for n in rows_for(places) if n <= places)})
+    rates = {n: n / sum(costs(role, n) for role in roles) for n in counts}
+    return min(n for n in counts if rates[n] >= _NEARLY * max(rates.values()))
+
+
+def _stream(call: Call) -> AnswerStream:
+    assert call.stream is not None
+    return call.stream
+
+
+def _sequence(call: Call) -> RunningSequence:
+    return _stream(call).sequence

@@ -1,0 +1,279 @@
+"""Times many answers at once: against one after another, and against llama.cpp without us.
+
+Usage: python scripts/bench_batch.py [--shapes 1b,1b,1b | --demo] [--widths 1,4,8,16,32] [--json]
+
+Two tables. "Decoding": rounds of n running answers, no prompts and no drafts, beside bare
+llama_decode calls of n rows in n sequences for the same models at the same positions: what
+llama.cpp itself gains from n sequences, and how much of that is left. "Whole answers": prompts with
+a common beginning, decoding and ends, through the scheduler with n places, against the same
+prompts by `generate` one after another, without drafts and with drafts of automatic length.
+All ways are timed in turn, and ratios taken within a turn; medians are shown, with the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from bench_combine import machine
+from bench_rows import random_file
+from random_gguf import SHAPES
+
+from eftlocal import Emulator, Sampling, Speculation
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.evaluate.demo import FOLDER
+from eftlocal.llama import Span, default_threads
+from eftlocal.scheduler import Scheduler
+from eftlocal.speculation.settings import OFF
+
+ROLES = ("base", "tuned", "reference")
+SHARED = "Answer in one sentence. Say only what you are sure of, and name no source. " * 2
+PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome")
+DRAFTS = {"plain": OFF, "drafts": Speculation()}
+
+
+def prompts(count: int) -> list[list[Any]]:
+    system = {"role": "system", "content": SHARED}
+    return [
+        [system, {"role": "user", "content": f"{i}: in which country is {PLACES[i % 8]}?"}]
+        for i in range(count)
+    ]
+
+
+def options_of(index: int, tokens: int, drafts: Speculation, ends: bool) -> dict[str, Any]:
+    return {
+        "sampling": Sampling(temperature=0.7, seed=index),
+        "max_tokens": tokens,
+        "ignore_end": not ends,
+        "speculation": drafts,
+    }
+
+
+def forget(emulator: Emulator) -> None:
+    for context in emulator.ensemble.contexts.values():
+        for slot in range(context.n_seq_max):
+            context.clear(slot)
+
+
+# Decoding -----------------------------------------------------------------------------------------
+
+
+def rounds_of(emulator: Emulator, width: int, steps: int) -> tuple[float, float]:
+    """Tokens per second of rounds of `width` answers; and of bare decodes in their place."""
+    scheduler = Scheduler(emulator, parallel=width, prefill=1 << 16)
+    for i, prompt in enumerate(prompts(width)):
+        scheduler.add(prompt, **options_of(i, steps + 4, OFF, ends=False))
+    with scheduler:
+        while scheduler.reading or scheduler.waiting:
+            scheduler.step()
+        scheduler.step()
+        began = time.perf_counter()
+        for _ in range(steps):
+            scheduler.step()
+        ours = width * steps / (time.perf_counter() - began)
+        return ours, width * steps / _bare(emulator, width, steps)
+
+
+def _bare(emulator: Emulator, width: int, steps: int) -> float:
+    """Seconds of the same decodes, at the same positions, with nothing made of their rows."""
+    seconds = 0.0
+    for context in emulator.ensemble.contexts.values():
+        held = [len(context.tokens(slot)) for slot in range(width)]
+        for slot in range(width):
+            context.rewind(slot, held[slot] - steps)
+        began = time.perf_counter()
+        for i in range(steps):
+            context.decode([Span(slot, [5 + i], 1) for slot in range(width)])
+        seconds += time.perf_counter() - began
+    return seconds
+
+
+def decoding(emulator: Emulator, widths: Sequence[int], steps: int, turns: int) -> dict[int, Any]:
+    found: dict[int, Any] = {n: {"ours": [], "bare": [], "of_llama_cpp": []} for n in widths}
+    for turn in range(turns + 1):
+        rates = {n: rounds_of(emulator, n, steps) for n in widths}
+        if turn == 0:
+            continue  # warms up
+        for n, (ours, bare) in rates.items():
+            one_ours, one_bare = rates[widths[0]]
+            found[n]["ours"].append(ours / one_ours)
+            found[n]["bare"].append(bare / one_bare)
+            found[n]["of_llama_cpp"].append((ours / one_ours) / (bare / one_bare))
+            found[n].setdefault("tokens_per_second", []).append(ours)
+            found[n].setdefault("bare_tokens_per_second", []).append(bare)
+        _say(f"decoding, turn {turn} of {turns}")
+    return found
+
+
+# Whole answers ------------------------------------------------------------------------------------
+
+
+def in_turn(
+    emulator: Emulator, asked: Sequence[Any], tokens: int, drafts: Speculation, ends: bool
+) -> Any:
+    forget(emulator)
+    began = time.perf_counter()
+    count = 0
+    for i, prompt in enumerate(asked):
+        count += len(emulator.generate(prompt, **options_of(i, tokens, drafts, ends)).tokens)
+    return count / (time.perf_counter() - began)
+
+
+def at_once(
+    emulator: Emulator,
+    asked: Sequence[Any],
+    tokens: int,
+    drafts: Speculation,
+    ends: bool,
+    width: int,
+) -> float:
+    forget(emulator)
+    began = time.perf_counter()
+    scheduler = Scheduler(emulator, parallel=width)
+    calls = [
+        scheduler.add(prompt, **options_of(i, tokens, drafts, ends))
+        for i, prompt in enumerate(asked)
+    ]
+    while scheduler:
+        scheduler.step()
+    count = sum(len(call.answer().tokens) for call in calls)
+    return count / (time.perf_counter() - began)
+
+
+def whole(
+    emulator: Emulator, widths: Sequence[int], lines: int, tokens: int, turns: int, ends: bool
+) -> dict[str, Any]:
+    asked = prompts(lines)
+    found: dict[str, Any] = {name: {n: [] for n in widths} for name in DRAFTS}
+    rates: dict[str, Any] = {name: {"in turn": [], **{n: [] for n in widths}} for name in DRAFTS}
+    for turn in range(turns):
+        for name, drafts in DRAFTS.items():
+            alone = in_turn(emulator, asked, tokens, drafts, ends)
+            rates[name]["in turn"].append(alone)
+            for n in widths:
+                rate = at_once(emulator, asked, tokens, drafts, ends, n)
+                rates[name][n].append(rate)
+                found[name][n].append(rate / alone)
+        _say(f"whole answers, turn {turn + 1} of {turns}")
+    return {"ratio": found, "tokens_per_second": rates}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    facts = machine()
+    threads = options.threads or (1 if options.demo else default_threads())
+    with Emulator.from_files(
+        base=files["base"],
+        tuned=files["tuned"],
+        reference=files["reference"],
+        n_ctx=options.n_ctx,
+        n_seq_max=max(options.widths),
+        threads=threads,
+    ) as emulator:
+        emulator.measure()
+        return {
+            "machine": facts,
+            "files": {role: str(path) for role, path in files.items()},
+            "threads": threads,
+            "decoding": decoding(emulator, options.widths, options.steps, options.turns),
+            "whole": whole(
+                emulator,
+                options.widths,
+                options.lines,
+                options.tokens,
+                options.whole_turns,
+                ends=options.demo,
+            ),
+        }
+
+
+def _middle(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{float(np.median(values)):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def show(report: Mapping[str, Any]) -> None:
+    facts = report["machine"]
+    for warning in facts["warnings"]:
+        print(f"warning: {warning}")
+    print(f"{facts['system']}, {facts['cores']} cores, load average {facts['load_average']:.1f}")
+    print(", ".join(Path(path).name for path in report["files"].values()), end="")
+    print(f", {report['threads']} threads")
+    heads = (
+        "answers",
+        "tokens/s",
+        "ours, times one",
+        "llama.cpp, times one",
+        "ours of llama.cpp's",
+    )
+    print("\nDecoding" + "".join(f"{head:>22}" for head in heads)[8:])
+    for n, found in report["decoding"].items():
+        rate = float(np.median(found["tokens_per_second"]))
+        cells = [str(n), f"{rate:.1f}", *map(_middle, (found[k] for k in _COLUMNS))]
+        print("".join(f"{cell:>22}" for cell in cells))
+    for name, ratios in report["whole"]["ratio"].items():
+        rates = report["whole"]["tokens_per_second"][name]
+        print(f"\nWhole answers, {name}: {float(np.median(rates['in turn'])):.1f} tokens/s in turn")
+        for n, values in ratios.items():
+            rate = float(np.median(rates[n]))
+            print(f"{n:>22}{rate:>22.1f}{_middle(values):>22} times as fast")
+
+
+_COLUMNS = ("ours", "bare", "of_llama_cpp")
+
+
+def main() -> int:
+    def numbers(text: str) -> list[int]:
+        return sorted({int(part) for part in text.split(",")})
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--shapes", default="1b,1b,1b", help="base,tuned,reference")
+    parser.add_argument("--demo", action="store_true", help="the demo trio instead")
+    parser.add_argument("--quantization", default="Q4_0")
+    parser.add_argument("--folder", type=Path, help="where random models are kept")
+    parser.add_argument("--widths", type=numbers, default=[1, 4, 8, 16, 32])
+    parser.add_argument("--steps", type=int, default=16, help="rounds timed (decoding)")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--lines", type=int, default=32, help="prompts (whole answers)")
+    parser.add_argument("--tokens", type=int, default=32, help="of each whole answer, at most")
+    parser.add_argument("--whole-turns", type=int, default=1)
+    parser.add_argument("--n-ctx", type=int, default=256)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        if options.demo:
+            files = {role: FOLDER / f"{role}.gguf" for role in ROLES}
+        else:
+            shapes = options.shapes.split(",")
+            if len(shapes) != 3 or not set(shapes) <= set(SHAPES):
+                raise UsageError(f"--shapes {options.shapes}: give three of {', '.join(SHAPES)}")
+            folder = options.folder or platformdirs.user_cache_path("eftlocal") / "benchmarks"
+            files = {
+                role: random_file(folder, shape, options.quantization, seed)
+                for seed, (role, shape) in enumerate(zip(ROLES, shapes, strict=True))
+            }
+        report = benchmark(files, options)
+    except EftlocalError as error:
+        print(f"bench_batch: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps(report))
+    else:
+        show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""Answers a JSONL file of prompts: `eftlocal batch` as a script, the same code and options.
+
+Usage: python scripts/run_batch.py IN.jsonl OUT.jsonl [options of `eftlocal batch`]
+       python scripts/run_batch.py merge OUT.jsonl SHARD...
+"""
+
+from __future__ import annotations
+
+import sys
+
+from eftlocal.cli.app import app
+
+if __name__ == "__main__":
+    app(["batch", *sys.argv[1:]], prog_name="run_batch.py")

@@ -1,0 +1,368 @@
+"""`eftlocal batch` as people use it: files, pipes, kills, shards, and lines that fail."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+from typer.testing import CliRunner
+
+from eftlocal import Emulator, Sampling
+from eftlocal.batch.line import Line
+from eftlocal.batch.running import answer_lines
+from eftlocal.cli.app import app
+from eftlocal.errors import EngineError
+from eftlocal.llama import Context, Span
+from eftlocal.request import Request
+
+PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome", "Nice", "Paris")
+QUICK = ("--max-tokens", "6", "--parallel", "3", "--speculative", "off", "--quiet")
+
+
+def batch(*arguments: object, stdin: str | bytes | None = None) -> Any:
+    return CliRunner().invoke(app, ["batch", *map(str, arguments)], input=stdin)
+
+
+def write(path: Path, records: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+    return path
+
+
+def questions(count: int) -> list[dict[str, Any]]:
+    return [
+        {"custom_id": f"q{i}", "prompt": f"Where is {PLACES[i % 10]}?", "temperature": i % 3 * 0.5}
+        for i in range(count)
+    ]
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    found = [json.loads(line) for line in text.splitlines()]
+    by_id = {row["custom_id"]: row for row in found}
+    assert len(by_id) == len(found)
+    return by_id
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    return write(tmp_path / "in.jsonl", questions(9))
+
+
+def test_every_line_becomes_a_row_once(asked: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    first = batch(asked, out, *QUICK, "--limit", 4, "--format", "plain")
+    assert first.exit_code == 0, first.output
+    before = out.read_bytes()
+    assert len(rows(out)) == 4
+    again = batch(asked, out, *QUICK, "--format", "plain")
+    assert again.exit_code == 0 and out.read_bytes().startswith(before)
+    assert list(rows(out)) != [] and set(rows(out)) == {f"q{i}" for i in range(9)}
+    whole = out.read_bytes()
+    assert batch(asked, out, *QUICK, "--format", "plain").exit_code == 0
+    assert out.read_bytes() == whole
+    for row in rows(out).values():
+        assert row["usage"]["completion_tokens"] == 6 and row["finish_reason"] == "length"
+        assert row["timings"]["seconds"] > 0.0 and row["text"]
+
+
+def test_an_answer_depends_on_its_line_only(asked: Path, tmp_path: Path) -> None:
+    """Not on order, on neighbours, or on how many run at once."""
+
+    def texts(records: Sequence[Any], *options: object) -> dict[str, tuple[str, int]]:
+        source = write(tmp_path / "other.jsonl", records)
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}.jsonl"
+        result = batch(source, out, "--format", "plain", "--max-tokens", 8, "--quiet", *options)
+        assert result.exit_code == 0, result.output
+        return {id_: (row["text"], row["seed"]) for id_, row in rows(out).items()}
+
+    whole = texts(questions(9), "--parallel", 3)
+    assert len({seed for _, seed in whole.values()}) == 9
+    assert texts(questions(9)[::-1], "--parallel", 1) == whole
+    assert texts(questions(9)[4:6], "--parallel", 8) == {id_: whole[id_] for id_ in ("q4", "q5")}
+    assert texts(questions(9), "--seed", 1) != whole
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class _Choice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    index: int
+    message: _Message
+    logprobs: Any
+    finish_reason: Literal["stop", "length"]
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: Literal["demo"]
+    choices: list[_Choice]
+    usage: _Usage
+    eftlocal: dict[str, Any]
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    status_code: Literal[200]
+    request_id: str
+    body: _Body
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    custom_id: str
+    response: _Response
+    error: None
+
+
+def test_openais_form_in_and_out(tmp_path: Path) -> None:
+    message = {"role": "user", "content": "In which country is Lyon?"}
+    body = {"model": "demo", "messages": [message], "max_completion_tokens": 4, "logprobs": True}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    source = write(tmp_path / "in.jsonl", [line])
+    out = tmp_path / "out.jsonl.gz"
+    result = batch(source, out, *QUICK)
+    assert result.exit_code == 0, result.output
+    row = _Row.model_validate(rows(out)["a"])
+    (choice,) = row.response.body.choices
+    assert len(choice.logprobs["content"]) == row.response.body.usage.completion_tokens == 4
+    assert "".join(t["token"] for t in choice.logprobs["content"]) == choice.message.content
+    assert row.response.body.eftlocal["timings"]["prompt_tokens"]["base"] > 4
+
+
+def test_alpaca_and_humaneval(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [{"instruction": "Where is Lima?", "dataset": "own"}])
+    assert batch(source, tmp_path / "a.out", *QUICK, "--format", "alpaca").exit_code == 0
+    (row,) = rows(tmp_path / "a.out").values()
+    assert (row["instruction"], row["generator"], row["dataset"]) == (
+        "Where is Lima?",
+        "demo",
+        "own",
+    )
+    assert row["output"]
+    task = {"task_id": "HumanEval/0", "prompt": "Lima is in", "entry_point": "f", "test": "x"}
+    source = write(tmp_path / "h.jsonl", [task])
+    assert batch(source, tmp_path / "h.out", *QUICK, "--format", "humaneval").exit_code == 0
+    (row,) = rows(tmp_path / "h.out").values()
+    assert row["task_id"] == "HumanEval/0" and isinstance(row["completion"], str)
+
+
+def test_pipes() -> None:
+    lines = "".join(json.dumps(r) + "\n" for r in questions(3))
+    result = batch("-", "-", *QUICK, "--format", "plain", stdin=lines)
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert {row["custom_id"] for row in found} == {"q0", "q1", "q2"}
+
+
+def test_all_faults_are_told_before_anything_runs(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    good = json.dumps(questions(1)[0])
+    long = json.dumps({"custom_id": "long", "prompt": "Lima " * 4000})
+    source.write_text(f"{good}\nnot json\n{good}\n\n{long}\n" + '{"prompt": 3}\n', "utf-8")
+    result = batch(source, out, *QUICK)
+    assert result.exit_code == 7 and not out.exists()
+    told = result.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in told[:5]] == [
+        f"line {n}" for n in (2, 3, 4, 5, 6)
+    ]
+    for line, words in zip(
+        told,
+        (
+            "not JSON",
+            "is that of line 1",
+            "it is empty",
+            "its context holds",
+            "one string is needed",
+        ),
+        strict=False,
+    ):
+        assert words in line
+    assert "5 of 6 lines cannot be run" in told[-1] and "--skip-invalid" in told[-1]
+    result = batch(source, out, *QUICK, "--skip-invalid")
+    assert result.exit_code == 105
+    found = rows(out)
+    assert set(found) == {"q0", "line-2", "line-3", "line-4", "long", "line-6"}
+    assert found["q0"]["error"] is None and found["long"]["response"] is None
+    assert found["line-2"]["error"]["line"] == 2
+    again = batch(source, out, *QUICK, "--skip-invalid", "--retry-errors")
+    assert again.exit_code == 105 and set(rows(out)) == set(found)
+
+
+def test_another_run_is_not_mixed_in(asked: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert batch(asked, out, *QUICK, "--limit", 2).exit_code == 0
+    kept = out.read_bytes()
+    for changed, words in (
+        (("--seed", 5), "seed was 0 and is 5"),
+        (("--beta", 2), "recipe was upscale"),
+        (("--temperature", 0.1), "temperature 0.1"),
+        (("--format", "plain"), "format was openai and is plain"),
+        (("--shard", "1/2"), "shard was 1/1 and is 1/2"),
+    ):
+        result = batch(asked, out, *QUICK, *changed)
+        assert result.exit_code == 2 and words in result.stderr, result.stderr
+    with asked.open("a") as file:
+        file.write('{"prompt": "one more"}\n')
+    result = batch(asked, out, *QUICK)
+    assert result.exit_code == 2 and "input was sha256" in result.stderr
+    assert out.read_bytes() == kept
+
+
+def test_shards_and_merge(asked: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"part{i}.jsonl" for i in (1, 2, 3)]
+    for i, part in enumerate(parts, 1):
+        result = batch(asked, part, *QUICK, "--shard", f"{i}/3", "--format", "plain")
+        assert result.exit_code == 0, result.output
+    merged = tmp_path / "merged.jsonl"
+    result = batch("merge", merged, *parts)
+    assert result.exit_code == 0, result.output
+    whole = tmp_path / "whole.jsonl"
+    assert batch(asked, whole, *QUICK, "--format", "plain").exit_code == 0
+    assert {i: r["text"] for i, r in rows(merged).items()} == {
+        i: r["text"] for i, r in rows(whole).items()
+    }
+    assert batch("merge", tmp_path / "m2.jsonl", *parts[:2]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--shard", "0/2"), "--shard 0/2: give the part"),
+        (("--parallel", "many"), "--parallel many: give auto"),
+        (("--raw", "--system", "x"), "--system needs the chat template"),
+        (("--max-tokens", "0"), "max_tokens is 0"),
+        (("--recipe", "nonsense"), "nonsense"),
+    ],
+)
+def test_options_that_are_refused(
+    options: tuple[str, ...], words: str, asked: Path, tmp_path: Path
+) -> None:
+    result = batch(asked, tmp_path / "out.jsonl", *options)
+    assert result.exit_code == 2 and words in result.stderr
+    assert list(tmp_path.iterdir()) == [asked]
+
+
+def test_files_that_are_refused(asked: Path, tmp_path: Path) -> None:
+    for source, output, words in (
+        (tmp_path / "none.jsonl", tmp_path / "out.jsonl", "No such file"),
+        (asked, asked, "they are one file"),
+        (asked, tmp_path, "folder"),
+    ):
+        result = batch(source, output)
+        assert result.exit_code == 2 and words in result.stderr.replace("directory", "folder")
+
+
+def test_a_dry_run_writes_nothing(asked: Path, tmp_path: Path) -> None:
+    result = batch(asked, tmp_path / "out.jsonl", "--dry-run", "--shard", "1/2")
+    assert result.exit_code == 0 and "9 lines" in result.stderr and "shard 1/2" in result.stderr
+    assert list(tmp_path.iterdir()) == [asked]
+
+
+def test_a_system_prompt_for_lines_without_one(tmp_path: Path) -> None:
+    own = [{"role": "system", "content": "Own."}, {"role": "user", "content": "Where is Lima?"}]
+    source = write(tmp_path / "in.jsonl", [{"prompt": "Where is Lima?"}, {"messages": own}])
+    counts = []
+    for options in ((), ("--system", "Say only what you are sure of, and be brief.")):
+        out = tmp_path / f"out{len(options)}.jsonl"
+        assert batch(source, out, *QUICK, "--format", "plain", *options).exit_code == 0
+        counts.append([rows(out)[f"line-{n}"]["usage"]["prompt_tokens"] for n in (1, 2)])
+    assert counts[0][0] + 5 < counts[1][0] and counts[0][1] == counts[1][1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_and_gone_on_with(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", questions(300)), tmp_path / "out.jsonl"
+    program = "from eftlocal.cli.app import main; main()"
+    command = [sys.executable, "-c", program, "batch", str(source), str(out)]
+    command += ["--format", "plain", "--max-tokens", "30", "--parallel", "2", "--quiet"]
+    killed = 0
+    for wanted in (1, 20, 60):
+        child = subprocess.Popen(command, env=dict(os.environ))
+        while child.poll() is None and not (
+            out.exists() and out.read_bytes().count(b"\n") >= wanted
+        ):
+            time.sleep(0.01)
+        child.kill()
+        killed += child.wait() == -signal.SIGKILL
+        with out.open("ab") as file:
+            file.write(b'{"custom_id": "torn')
+    assert killed == 3
+    assert subprocess.run(command, check=False).returncode == 0
+    assert set(rows(out)) == {f"q{i}" for i in range(300)}
+
+
+# Lines that fail while they run ------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(demo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+    """llama.cpp fails wherever one of these sequences of token ids is decoded."""
+    poison: list[list[int]] = []
+    decode = Context.decode
+
+    def fails(context: Context, spans: Sequence[Span]) -> Any:
+        for span in spans:
+            held = [*context.tokens(span.sequence), *span.tokens]
+            if any(held[: len(ids)] == ids for ids in poison):
+                raise EngineError("llama_decode gave -3")
+        return decode(context, spans)
+
+    monkeypatch.setattr(Context, "decode", fails)
+    yield poison
+
+
+def _lines(count: int) -> list[Line]:
+    greedy = Sampling(temperature=0.0)
+    return [
+        Line(i, f"q{i}", Request(f"Where is {PLACES[i]}?", sampling=greedy, max_tokens=4))
+        for i in range(count)
+    ]
+
+
+def test_a_line_that_breaks_the_engine_fails_alone(
+    demo: Emulator, poisoned: list[list[int]]
+) -> None:
+    lines = _lines(6)
+    poisoned.append(demo.tokenize("Where is Oslo?")["base"])
+    found = {
+        line.custom_id: outcome for line, outcome in answer_lines(demo, lines, seed=0, parallel=2)
+    }
+    assert set(found) == {f"q{i}" for i in range(6)}
+    assert [i for i, o in found.items() if isinstance(o, EngineError)] == ["q2"]
+
+
+def test_an_engine_that_fails_on_and_on_ends_the_run(
+    demo: Emulator, poisoned: list[list[int]]
+) -> None:
+    poisoned.extend(demo.tokenize(f"Where is {place}?")["base"] for place in PLACES)
+    came = []
+    with pytest.raises(EngineError, match="gave -3"):
+        for line, _ in answer_lines(demo, _lines(10), seed=0, parallel=2):
+            came.append(line)
+    assert came == []  # rows of lines that may be good: they are answered when the run goes on

@@ -1,0 +1,428 @@
+"""Requests in OpenAI's terms: what each field means, and what is refused in which words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.request_body import FIELDS, UNSUPPORTED
+from eftlocal.speculation.settings import Speculation
+
+DEFAULTS = RequestDefaults(
+    sampling=Sampling(temperature=0.3, top_p=0.8), model="demo", vocab_size=1000
+)
+
+
+def read(body: Any, raw: bool | None = None, defaults: RequestDefaults = DEFAULTS) -> Request:
+    return read_request(body, defaults=defaults, raw=raw)
+
+
+def asked(**fields: Any) -> Request:
+    return read({"prompt": "Hello", **fields})
+
+
+def test_a_prompt_alone_takes_every_default() -> None:
+    request = read({"prompt": "Hello"})
+    assert request == Request("Hello", sampling=DEFAULTS.sampling)
+    assert request.options(7) == {
+        "raw": False,
+        "recipe": None,
+        "sampling": Sampling(temperature=0.3, top_p=0.8, seed=7),
+        "max_tokens": None,
+        "stop": (),
+        "logprobs": False,
+        "speculation": None,
+        "grammar": None,
+        "json_schema": None,
+    }
+
+
+def test_null_is_as_good_as_absent() -> None:
+    nulls = dict.fromkeys(FIELDS - {"prompt"})
+    assert read({**nulls, "prompt": "Hello"}) == read({"prompt": "Hello"})
+
+
+def test_fields_that_ask_for_nothing_here_change_nothing() -> None:
+    told = {"user": "u", "metadata": {"a": [1]}, "store": True, "n": 1, "stream": False}
+    assert asked(**told, tools=[], top_logprobs=0, model="demo") == asked()
+
+
+def test_its_own_seed_stands_before_the_one_given() -> None:
+    assert asked(seed=5).options(7)["sampling"].seed == 5
+    assert asked(seed=0).options(7)["sampling"].seed == 0
+
+
+def test_sampling_keeps_the_defaults_that_are_not_named() -> None:
+    request = asked(
+        temperature=1,
+        top_k=5,
+        min_p=0.1,
+        repeat_penalty=1.1,
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        logit_bias={"12": -100},
+    )
+    assert request.sampling == Sampling(
+        temperature=1.0,
+        top_p=0.8,
+        top_k=5,
+        min_p=0.1,
+        repeat_penalty=1.1,
+        presence_penalty=-1.0,
+        frequency_penalty=0.5,
+        logit_bias={12: -100.0},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipe"),
+    [
+        ({"recipe": "proxy", "alpha": 0.5}, Recipe.proxy(0.5)),
+        ({"beta": 2}, Recipe.upscale(2.0)),
+        ({"lambda": 0.5}, Recipe.realign(0.5)),
+        ({"lambda": {"tuned": 1}}, Recipe.interpolate({"tuned": 1.0})),
+        ({"lambda": "tuned=1"}, Recipe.interpolate({"tuned": 1.0})),
+        (
+            {"recipe": "base=1,tuned=0.5", "any_sum": True},
+            Recipe({"base": 1, "tuned": 0.5}, any_sum=True),
+        ),
+        ({"first_tokens": 3}, Recipe.upscale().stabilise(first_tokens=3)),
+        (
+            {
+                "recipe": "base",
+                "delta_top_p": 0.9,
+                "plausibility": 0.1,
+                "delta_clip": 2,
+                "unsure_below": 0.5,
+            },
+            Recipe.single("base").stabilise(
+                delta_top_p=0.9, plausibility=0.1, delta_clip=2.0, unsure_below=0.5
+            ),
+        ),
+    ],
+)
+def test_recipes(fields: dict[str, Any], recipe: Recipe) -> None:
+    assert asked(**fields).recipe == recipe
+
+
+def test_a_recipe_keeps_the_limits_of_the_default() -> None:
+    defaults = RequestDefaults(recipe=Recipe.upscale().stabilise(delta_top_p=0.5))
+    chosen = read({"prompt": "x", "recipe": "proxy"}, defaults=defaults).recipe
+    assert chosen == Recipe.proxy().stabilise(delta_top_p=0.5)
+
+
+def test_speculation() -> None:
+    assert asked(speculative="off").speculation == Speculation(length=0)
+    assert asked(speculative=4, draft_rule="rejection").speculation == Speculation(4, "rejection")
+    assert asked(draft_source="lookup").speculation == Speculation(source="lookup")
+
+
+def test_limits_of_the_answer() -> None:
+    assert asked(max_tokens=5).max_tokens == 5
+    assert asked(max_completion_tokens=5).max_tokens == 5
+    assert asked(max_completion_tokens=5, max_tokens=5).max_tokens == 5
+    assert asked(stop="\n").stop == ("\n",)
+    assert asked(stop="x" * 100).stop == ("x" * 100,)
+    assert asked(stop=["a", "b"]).stop == ("a", "b")
+    assert asked(stop=[]).stop == ()
+    assert asked(logprobs=True).logprobs
+
+
+def test_constraints() -> None:
+    assert asked(grammar='root ::= "a"').grammar == 'root ::= "a"'
+    schema = {"type": "integer"}
+    assert json.loads(asked(json_schema=schema).json_schema or "") == schema
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    assert asked(response_format=form) == asked(json_schema=schema)
+    assert asked(response_format={"type": "json_object"}) == asked(json_schema={"type": "object"})
+    assert asked(response_format={"type": "text"}) == asked()
+
+
+def test_messages_in_openais_form() -> None:
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]
+    request = read(
+        {
+            "messages": [
+                {"role": "developer", "content": "Be kind."},
+                {"role": "user", "content": parts, "name": None},
+            ]
+        }
+    )
+    assert request.prompt == (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "One\ntwo"},
+    )
+
+
+def test_what_is_text_to_go_on_with() -> None:
+    by_default = RequestDefaults(raw=True)
+    messages = [{"role": "user", "content": "x"}]
+    assert not read({"prompt": "x"}).raw
+    assert read({"prompt": "x", "raw": True}).raw
+    assert read({"prompt": "x"}, raw=True).raw
+    assert read({"prompt": "x"}, defaults=by_default).raw
+    assert not read({"prompt": "x", "raw": False}, defaults=by_default).raw
+    assert not read({"messages": messages}, defaults=by_default).raw
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], "a request is an object, not an empty list"),
+        ({}, "messages or prompt is missing"),
+        ({"prompt": "x", "messages": []}, "messages and prompt exclude each other; leave one out"),
+        ({"prompt": ["x"]}, "prompt: one string is needed, not a list"),
+        ({"prompt": " "}, "the prompt is empty; say something"),
+        ({"messages": "x"}, 'messages: a list of messages is needed, not "x"'),
+        ({"messages": []}, "messages: the list is empty, so there is nothing to answer"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "message 0: role 'tool' is not known: use system, user, assistant",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            'message 0: part 0: type "image_url" is not supported; only text is',
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["x"]}]},
+            'message 0: part 0: an object with "type" and "text" is needed',
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
+            "message 0: part 0: text must be a string",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]},
+            "message 0: part 0: key 'x' is not supported",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "raw": True},
+            "messages: text to go on with is given as prompt",
+        ),
+        ({"prompt": "a\ud800"}, "prompt: not valid text: half of a surrogate pair at character 1"),
+    ],
+)
+def test_a_body_that_is_refused(body: Any, message: str) -> None:
+    with pytest.raises((UsageError, PromptError)) as refused:
+        read(body)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temprature": 1}, "field 'temprature' is not known; did you mean temperature?"),
+        ({"zzz\n": 1}, "field 'zzz' is not known; leave it out"),
+        ({"tools": [{}]}, "tools is not supported; leave it out"),
+        ({"stream": True}, "stream is not supported; leave it out"),
+        ({"echo": 0}, "echo is not supported; leave it out"),
+        ({"model": "gpt-4o"}, 'model "gpt-4o" is not loaded; say "demo" or leave it out'),
+        ({"n": 2}, "n: 1 (one answer a request) is needed, not 2"),
+        ({"n": True}, "n: 1 (one answer a request) is needed, not true"),
+        ({"top_logprobs": 5}, "top_logprobs: 0 (no token beside the chosen one) is needed, not 5"),
+        ({"logprobs": 1}, "logprobs: true or false is needed, not 1"),
+        ({"temperature": "hot"}, 'temperature: a number from 0 to 100 is needed, not "hot"'),
+        ({"temperature": True}, "temperature: a number from 0 to 100 is needed, not true"),
+        ({"temperature": -1}, "temperature: a number from 0 to 100 is needed, not -1"),
+        (
+            {"presence_penalty": 1e300},
+            "presence_penalty: a number from -100 to 100 is needed, not 1e+300",
+        ),
+        ({"top_p": 0}, "top_p is 0.0; it must be in (0, 1]"),
+        ({"top_k": 1.5}, "top_k: a whole number, 0 or more, is needed, not 1.5"),
+        (
+            {"alpha": 10**400},
+            "alpha: a number is needed, not 1000000000000000000000000000000000000...",
+        ),
+        ({"seed": -1}, "seed: a whole number from 0 to 2**63 - 1 is needed, not -1"),
+        (
+            {"seed": 2**63},
+            "seed: a whole number from 0 to 2**63 - 1 is needed, not 9223372036854775808",
+        ),
+        ({"max_tokens": 0}, "max_tokens: a whole number, 1 or more, is needed, not 0"),
+        ({"max_tokens": "9"}, 'max_tokens: a whole number, 1 or more, is needed, not "9"'),
+        (
+            {"max_tokens": 4, "max_completion_tokens": 5},
+            "max_tokens is 4 and max_completion_tokens 5; leave one of them out",
+        ),
+        (
+            {"stop": ["a", 1]},
+            "stop[1]: a string of 1 to 1000 characters, or a list of at most 64, is needed, not 1",
+        ),
+        (
+            {"stop": ""},
+            "stop: a string of 1 to 1000 characters, or a list "
+            "of at most 64, is needed, not an empty string",
+        ),
+        (
+            {"stop": ["a"] * 65},
+            "stop: a string of 1 to 1000 characters, or a "
+            "list of at most 64, is needed, not a list",
+        ),
+        ({"logit_bias": {"x": 1}}, 'logit_bias: "x" is not a token id'),
+        ({"logit_bias": {"01": 1}}, 'logit_bias: "01" is not a token id'),
+        ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000 is outside the vocabulary of 1000"),
+        (
+            {"logit_bias": {"1": 101}},
+            "logit_bias: token ids with numbers from -100 to 100 is needed, not 101",
+        ),
+        (
+            {"recipe": "guidance", "strength": 1},
+            "recipe guidance needs the role unguided, and there are only base, tuned, reference",
+        ),
+        ({"recipe": "steer"}, "recipe steer needs alpha"),
+        (
+            {"recipe": {"base": 1}},
+            "recipe: a name, or weights such as base=1,tuned=1,reference=-1, "
+            "is needed, not an object",
+        ),
+        (
+            {"lambda": {"tuned": "1"}},
+            'lambda: a number, or an object with one for each role is needed, not "1"',
+        ),
+        ({"plausibility": 1}, "plausibility is 1; it must be in [0, 1)"),
+        ({"speculative": "fast"}, 'speculative: "auto", "off", or 1 to 16 is needed, not "fast"'),
+        ({"speculative": 17}, 'speculative: "auto", "off", or 1 to 16 is needed, not 17'),
+        (
+            {"speculative": "off", "draft_rule": "coupled"},
+            "draft_rule needs drafts; add speculative auto",
+        ),
+        ({"draft_source": "guess"}, "draft source 'guess': use one of auto, model, lookup"),
+        (
+            {"grammar": "a", "json_schema": {}},
+            "grammar and json_schema exclude each other; leave one out",
+        ),
+        ({"json_schema": {"pattern": "a"}}, "JSON schema, #: pattern is not supported"),
+        (
+            {"response_format": {"type": "xml"}},
+            'response_format: type: text, json_object or json_schema is needed, not "xml"',
+        ),
+        (
+            {"response_format": {"type": "json_schema"}},
+            'response_format: json_schema: an object with "schema" is needed',
+        ),
+        (
+            {"response_format": {"type": "json_object", "schema": {}}},
+            "response_format: field 'schema' is not known; leave it out",
+        ),
+        (
+            {"metadata": {"a": ["b", "\udc00"]}},
+            "metadata.a[1]: not valid text: half of a surrogate pair at character 0",
+        ),
+        (
+            {"metadata": {"\udc00": 1}},
+            "metadata: key '': not valid text: half of a surrogate pair at character 0",
+        ),
+    ],
+)
+def test_a_field_that_is_refused_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((UsageError, PromptError)) as refused:
+        asked(**fields)
+    assert str(refused.value) == message
+
+
+def test_every_unsupported_field_is_refused_by_name() -> None:
+    for name in UNSUPPORTED:
+        with pytest.raises(UsageError, match=f"^{name} is not supported"):
+            asked(**{name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("body", "raw", "message"),
+    [
+        ({"messages": []}, True, "messages: text to go on with is given as prompt"),
+        ({"prompt": "x"}, False, "prompt: a conversation is given as messages"),
+        ({}, True, "prompt is missing"),
+        ({}, False, "messages is missing"),
+        (
+            {"prompt": "x", "raw": False},
+            True,
+            "raw is false, and its url says otherwise; leave one out",
+        ),
+    ],
+)
+def test_what_its_url_rules_out_is_refused(body: Any, raw: bool, message: str) -> None:
+    with pytest.raises((UsageError, PromptError)) as refused:
+        read(body, raw)
+    assert str(refused.value) == message
+
+
+def test_guidance_by_nothing_is_refused() -> None:
+    defaults = RequestDefaults(
+        recipe=Recipe.guidance(1.0), roles=("tuned", "unguided"), unguided_by_system=True
+    )
+    system = [{"role": "system", "content": "Rhyme."}, {"role": "user", "content": "x"}]
+    assert read({"messages": system}, defaults=defaults).recipe is None
+    for body in ({"prompt": "x"}, {"messages": system[1:]}):
+        with pytest.raises(UsageError, match="give them as a system message"):
+            read(body, defaults=defaults)
+    assert read({"prompt": "x", "recipe": "tuned"}, defaults=defaults).recipe is not None
+
+
+def test_a_name_given_where_none_is_loaded() -> None:
+    with pytest.raises(UsageError, match=r'^model "x" is not loaded; leave it out$'):
+        read({"prompt": "x", "model": "x"}, defaults=RequestDefaults())
+
+
+def test_deep_nesting_is_refused() -> None:
+    deep: Any = {}
+    for _ in range(100_000):
+        deep = {"items": deep}
+    with pytest.raises(UsageError, match="nested too deeply"):
+        asked(json_schema=deep)
+
+
+def test_the_options_are_those_of_an_emulator(demo: Emulator) -> None:
+    request = asked(temperature=0, max_tokens=5, logprobs=True, recipe="tuned", speculative="off")
+    answer = demo.generate(request.prompt, **request.options(3))
+    assert answer.seed == 3
+    assert len(answer.tokens) <= 5
+    assert (
+        answer.text
+        == demo.generate(
+            "Hello", sampling=Sampling(temperature=0.0), max_tokens=5, recipe="tuned"
+        ).text
+    )
+
+
+# The first text that hypothesis makes takes it a second.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SURROGATES = st.sampled_from(["\ud800", "a\udfff"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | SURROGATES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(sorted(FIELDS | UNSUPPORTED)) | st.text()
+WORDS = st.sampled_from(
+    ["proxy", "auto", "off", "base=1", "tuned=1", "json_object", "user", "text"]
+)
+SHAPED = (
+    st.fixed_dictionaries({"type": WORDS | JSON}, optional={"json_schema": JSON, "text": JSON})
+    | st.fixed_dictionaries({"role": WORDS, "content": JSON})
+    | st.dictionaries(st.sampled_from(["1", "tuned", "base"]), st.floats() | st.integers())
+)
+VALUES = JSON | WORDS | SHAPED | st.lists(SHAPED, max_size=2)
+
+
+@PATIENT
+@given(st.dictionaries(NAMES, VALUES, max_size=4), st.sampled_from([None, True, False]))
+def test_anything_gives_a_request_or_one_line(body: dict[str, Any], raw: bool | None) -> None:
+    for fields in (body, {"prompt": "x", **body}):
+        try:
+            request = read(fields, raw)
+        except EftlocalError as error:
+            assert isinstance(error, (UsageError, PromptError))
+            assert str(error)
+            assert str(error).isprintable()
+            assert len(str(error)) <= 400
+        else:
+            assert request.options(1)["sampling"].seed is not None
+            repr(request).encode()
