@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from eftlocal_tui.history import History
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
+from eftlocal_tui.settings import Settings
 
 
 def conversation_of(d: Driver) -> int:
@@ -414,6 +417,29 @@ async def pasted_into(d: Driver, text: str) -> None:
 def test_editors_that_cannot_be_called(setting: str) -> None:
     with pytest.raises(UsageError, match="editor"):
         edit_text("text", setting)
+
+
+@pytest.mark.parametrize("command", ["ctrl+g", "/settings"])
+@asynchronous
+async def test_an_editor_that_fails_gives_the_terminal_back(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    @contextmanager
+    def suspend(_app: object) -> Iterator[None]:  # as Textual's own: nothing in `finally`
+        given.append("away")
+        yield
+        given.append("back")
+
+    monkeypatch.setattr("textual.app.App.suspend", suspend)
+    async with driven(ScriptedEngine(), tmp_path, settings=Settings(editor="no-such-editor")) as d:
+        if command == "ctrl+g":
+            await d.press(command)
+        else:
+            await d.send(command)
+        assert given == ["away", "back"]
+        assert "editor no-such-editor" in d.toasts
 
 
 def test_an_editor_that_takes_the_file_away(tmp_path: Path) -> None:

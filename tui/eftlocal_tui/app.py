@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,18 @@ class ChatApp(App[None], inherit_bindings=False):
         except EftlocalError as error:
             tell(self, error)
             return True
+
+    @contextmanager
+    def suspend(self) -> Iterator[None]:
+        """Hands the terminal over. Textual (8.2) takes it back only where nothing was raised."""
+        failed: EftlocalError | None = None
+        with super().suspend():
+            try:
+                yield
+            except EftlocalError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):
