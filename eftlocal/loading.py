@@ -204,7 +204,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             pool=pool,
             side_by_side=apart,
         )
-        prompts = {r: _role_prompt(s, models[r]) for r, s in prepared.sources.items()}
+        prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
         return Loaded(ensemble, models, prompts, _fingerprint(prepared), resources)
     except BaseException:
         resources.close()
@@ -251,7 +251,9 @@ def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Co
     )
 
 
-def _role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
+def role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
+    """How a role sees a conversation, from its settings and its model's vocabulary."""
+
     def text(token: int | None) -> str:
         return "" if token is None else model.piece(token, special=True).decode("utf-8", "replace")
 

@@ -7,7 +7,8 @@ llama_decode calls of n rows in n sequences for the same models at the same posi
 llama.cpp itself gains from n sequences, and how much of that is left. "Whole answers": prompts with
 a common beginning, decoding and ends, through the scheduler with n places, against the same
 prompts by `generate` one after another, without drafts and with drafts of automatic length.
-All ways are timed in turn, and ratios taken within a turn; medians are shown, with the range.
+Rounds and bare decodes alternate; "scaling kept" is our gain over llama.cpp's, from pairs, with 95%
+bootstrap intervals. Whole answers are timed in turn, and ratios taken within a turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 import platformdirs
 from bench_combine import machine
 from bench_rows import random_file
+from numpy.typing import NDArray
 from random_gguf import SHAPES
 
 from eftlocal import Emulator, Sampling, Speculation
@@ -65,51 +68,74 @@ def forget(emulator: Emulator) -> None:
 # Decoding -----------------------------------------------------------------------------------------
 
 
-def rounds_of(emulator: Emulator, width: int, steps: int) -> tuple[float, float]:
-    """Tokens per second of rounds of `width` answers; and of bare decodes in their place."""
+def pairs_of(emulator: Emulator, width: int, steps: int) -> list[tuple[float, float]]:
+    """Seconds of rounds of `width` answers, each with those of bare decodes in its place."""
     scheduler = Scheduler(emulator, parallel=width, prefill=1 << 16)
     for i, prompt in enumerate(prompts(width)):
-        scheduler.add(prompt, **options_of(i, steps + 4, OFF, ends=False))
+        scheduler.add(prompt, **options_of(i, steps + 8, OFF, ends=False))
+    found = []
     with scheduler:
         while scheduler.reading or scheduler.waiting:
             scheduler.step()
-        scheduler.step()
-        began = time.perf_counter()
-        for _ in range(steps):
-            scheduler.step()
-        ours = width * steps / (time.perf_counter() - began)
-        return ours, width * steps / _bare(emulator, width, steps)
+        for step in range(steps + 1):
+            if step % 2:
+                bare, ours = _bare(emulator, width), _timed(scheduler.step)
+            else:
+                ours, bare = _timed(scheduler.step), _bare(emulator, width)
+            found.append((ours, bare))
+    return found[1:]  # the first warms up
 
 
-def _bare(emulator: Emulator, width: int, steps: int) -> float:
-    """Seconds of the same decodes, at the same positions, with nothing made of their rows."""
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _bare(emulator: Emulator, width: int) -> float:
+    """Seconds of the decodes of a round, with nothing made of their rows."""
     seconds = 0.0
     for context in emulator.ensemble.contexts.values():
+        spans = [Span(slot, [5 + slot], 1) for slot in range(width)]
         held = [len(context.tokens(slot)) for slot in range(width)]
+        seconds += _timed(partial(context.decode, spans))
         for slot in range(width):
-            context.rewind(slot, held[slot] - steps)
-        began = time.perf_counter()
-        for i in range(steps):
-            context.decode([Span(slot, [5 + i], 1) for slot in range(width)])
-        seconds += time.perf_counter() - began
+            context.rewind(slot, held[slot])
     return seconds
 
 
 def decoding(emulator: Emulator, widths: Sequence[int], steps: int, turns: int) -> dict[int, Any]:
-    found: dict[int, Any] = {n: {"ours": [], "bare": [], "of_llama_cpp": []} for n in widths}
-    for turn in range(turns + 1):
-        rates = {n: rounds_of(emulator, n, steps) for n in widths}
-        if turn == 0:
-            continue  # warms up
-        for n, (ours, bare) in rates.items():
-            one_ours, one_bare = rates[widths[0]]
-            found[n]["ours"].append(ours / one_ours)
-            found[n]["bare"].append(bare / one_bare)
-            found[n]["of_llama_cpp"].append((ours / one_ours) / (bare / one_bare))
-            found[n].setdefault("tokens_per_second", []).append(ours)
-            found[n].setdefault("bare_tokens_per_second", []).append(bare)
-        _say(f"decoding, turn {turn} of {turns}")
+    pairs: dict[int, list[tuple[float, float]]] = {n: [] for n in widths}
+    for turn in range(turns):
+        for n in widths:
+            pairs[n] += pairs_of(emulator, n, steps)
+        _say(f"decoding, turn {turn + 1} of {turns}")
+    rng = np.random.default_rng(0)
+    first = np.array(pairs[widths[0]])
+    found = {}
+    for n in widths:
+        each = np.array(pairs[n])
+        drawn, drawn_first = (
+            rows[rng.integers(0, len(rows), (2000, len(rows)))] for rows in (each, first)
+        )
+        scale = n / widths[0]
+        gain = scale * np.median(drawn_first, axis=1) / np.median(drawn, axis=1)
+        ratio = np.median(drawn[..., 1] / drawn[..., 0], axis=1)
+        one = np.median(drawn_first[..., 1] / drawn_first[..., 0], axis=1)
+        found[n] = {
+            "pairs": len(each),
+            "tokens_per_second": float(n / np.median(each[:, 0])),
+            "bare_tokens_per_second": float(n / np.median(each[:, 1])),
+            "ours": _interval(gain[:, 0]),
+            "llama_cpp": _interval(gain[:, 1]),
+            "scaling_kept": _interval(ratio / one),
+        }
     return found
+
+
+def _interval(drawn: NDArray[np.float64]) -> list[float]:
+    """Median and the bounds of 95% of bootstrapped medians."""
+    return [float(q) for q in np.percentile(drawn, [50.0, 2.5, 97.5])]
 
 
 # Whole answers ------------------------------------------------------------------------------------
@@ -210,27 +236,20 @@ def show(report: Mapping[str, Any]) -> None:
     print(f"{facts['system']}, {facts['cores']} cores, load average {facts['load_average']:.1f}")
     print(", ".join(Path(path).name for path in report["files"].values()), end="")
     print(f", {report['threads']} threads")
-    heads = (
-        "answers",
-        "tokens/s",
-        "ours, times one",
-        "llama.cpp, times one",
-        "ours of llama.cpp's",
-    )
-    print("\nDecoding" + "".join(f"{head:>22}" for head in heads)[8:])
+    heads = ("tokens/s", "ours, times one", "llama.cpp, times one", "scaling kept")
+    print(f"\n{'Decoding, answers':>20}" + "".join(f"{head:>24}" for head in heads))
     for n, found in report["decoding"].items():
-        rate = float(np.median(found["tokens_per_second"]))
-        cells = [str(n), f"{rate:.1f}", *map(_middle, (found[k] for k in _COLUMNS))]
-        print("".join(f"{cell:>22}" for cell in cells))
+        cells = [f"{found['tokens_per_second']:.1f}"]
+        for key in ("ours", "llama_cpp", "scaling_kept"):
+            middle, low, high = found[key]
+            cells.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
+        print(f"{n:>20}" + "".join(f"{cell:>24}" for cell in cells))
     for name, ratios in report["whole"]["ratio"].items():
         rates = report["whole"]["tokens_per_second"][name]
         print(f"\nWhole answers, {name}: {float(np.median(rates['in turn'])):.1f} tokens/s in turn")
         for n, values in ratios.items():
             rate = float(np.median(rates[n]))
             print(f"{n:>22}{rate:>22.1f}{_middle(values):>22} times as fast")
-
-
-_COLUMNS = ("ours", "bare", "of_llama_cpp")
 
 
 def main() -> int:

@@ -248,6 +248,11 @@ def test_shards_and_merge(asked: Path, tmp_path: Path) -> None:
         i: r["text"] for i, r in rows(whole).items()
     }
     assert batch("merge", tmp_path / "m2.jsonl", *parts[:2]).exit_code == 2
+    assert "have no row" not in result.stderr
+    short = tmp_path / "short.jsonl"
+    assert batch(asked, short, *QUICK, "--shard", "1/1", "--limit", 2).exit_code == 0
+    result = batch("merge", tmp_path / "m3.jsonl", short)
+    assert result.exit_code == 0 and "7 have no row" in result.stderr
 
 
 @pytest.mark.parametrize(

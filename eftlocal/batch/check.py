@@ -23,12 +23,14 @@ class Checked:
 
     Attributes:
         lines: that were checked.
+        total: of the whole input, whatever the limit.
         to_run: of them without fault, in the shard.
         sha256: of the whole input, uncompressed, whatever the limit.
         bad: the faults by the numbers of their lines, ascending, those of other shards too.
     """
 
     lines: int
+    total: int
     to_run: int
     sha256: str
     bad: dict[int, BadLine]
@@ -89,7 +91,7 @@ def check(
                 ) from None
     if not lines:
         raise PromptError(f"{source.name}: holds no request; write one JSON object a line")
-    return Checked(lines, to_run, digest.hexdigest(), bad)
+    return Checked(lines, source.total, to_run, digest.hexdigest(), bad)
 
 
 def _twice(line: Line, owner: int) -> BadLine:

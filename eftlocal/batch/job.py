@@ -64,7 +64,6 @@ class Batch(Closing):
 
     Attributes:
         checked: what the check found; lines with a fault get an error row each.
-        lines: of the whole input, whatever the limit and the shard.
         n_seq_max: lines at once that the memory allows.
 
     Raises:
@@ -105,9 +104,6 @@ class Batch(Closing):
                     shard=job.shard,
                     too_long=too_long,
                 )
-            self.lines = self.checked.lines
-            if job.limit is not None:
-                self.lines = sum(1 for _ in self._source.lines())
             self.n_seq_max = min(prepared.n_seq_max, max(1, self.checked.to_run))
             self._resources = undone.pop_all()
 
@@ -123,7 +119,7 @@ class Batch(Closing):
         job, defaults = self.job, self.job.sources.defaults
         manifest = batch_manifest(
             input_sha256=self.checked.sha256,
-            lines=self.lines,
+            lines=self.checked.total,
             preset=job.sources.name,
             roles=job.sources.roles,
             recipe=defaults.recipe,

@@ -15,7 +15,7 @@ from pathlib import Path
 from eftlocal.batch.line import Line
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Model
-from eftlocal.loading import DEFAULT_N_CTX, _role_prompt
+from eftlocal.loading import DEFAULT_N_CTX, role_prompt
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
@@ -140,7 +140,7 @@ def prompt_bound(sources: Mapping[str, RoleSource]) -> Iterator[PromptBound]:
         models = {role: loaded[source.path.resolve()] for role, source in sources.items()}
         yield PromptBound(
             models,
-            {role: _role_prompt(source, models[role]) for role, source in sources.items()},
+            {role: role_prompt(source, models[role]) for role, source in sources.items()},
             {role: source.n_ctx or DEFAULT_N_CTX for role, source in sources.items()},
         )
 

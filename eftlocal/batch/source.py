@@ -52,7 +52,10 @@ class Source(Closing):
     Attributes:
         name: for messages.
         path: None for stdin.
+        total: lines of the whole input, once all of it was read.
     """
+
+    total = 0
 
     def __init__(self, name: str, path: Path | None, file: IO[bytes], resources: ExitStack) -> None:
         self.name = name
@@ -88,20 +91,22 @@ class Source(Closing):
                 number += 1
                 if number % _LOOK == 0:
                     self._unchanged()
-                if limit is not None and number > limit:
-                    if digest is None:
-                        return
-                    continue
+                beyond = limit is not None and number > limit
+                if beyond and digest is None:
+                    return
                 if isinstance(data, bytes) and not data.strip():
                     blank += 1
                     continue
-                for i in range(number - blank, number):
+                first, blank = number - blank, 0
+                if beyond:
+                    continue
+                for i in range(first, number):
                     yield i, b""
-                blank = 0
                 yield number, data
                 if this != self._passes:
                     raise RuntimeError("the lines of a source were asked for anew meanwhile")
             self._unchanged()
+            self.total = number - blank
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             what = "torn" if isinstance(error, EOFError) else "damaged"
             raise PromptError(

@@ -17,10 +17,12 @@ from eftlocal.cli.batch.merge import merge
 class _BatchUnlessMerge(TyperGroup):
     """`eftlocal batch IN OUT` has no verb of its own; `merge` is one."""
 
-    def make_context(self, info_name: str | None, args: list[str], **more: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **more: Any
+    ) -> Any:
         if args[:1] == [_MERGE]:
-            return super().make_context(info_name, args, **more)
-        return self.commands[_BATCH].make_context(info_name, args, **more)
+            return super().make_context(info_name, args, parent, **more)
+        return self.commands[_BATCH].make_context(info_name, args, parent, **more)
 
 
 def _help(verb: Callable[..., None]) -> str:

@@ -138,7 +138,7 @@ def batch(
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != _STANDARD and not Path(source).exists():
-        raise UsageError(f"there is no file {source}")
+        raise UsageError(f"{source}: cannot be read: No such file or directory")
     engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
     with loading_bars() as bars:
         if isinstance(models, str):
@@ -189,9 +189,10 @@ def batch(
         if not quiet:
             typer.echo(telling.figures() if left else "nothing left to do", err=True)
         if rows.failed:
-            again = "" if output == _STANDARD else f"; {output} says why, --retry-errors tries again"
             lines = "1 line has" if rows.failed == 1 else f"{rows.failed} lines have"
-            typer.echo(f"eftlocal: {lines} no answer{again}", err=True)
+            why = f"; {output} says why, and --retry-errors tries again"
+            why = "" if output == _STANDARD else why
+            typer.echo(f"eftlocal: {lines} no answer{why}", err=True)
             raise typer.Exit(FAILED + min(rows.failed, _MOST_TOLD))
 
 
