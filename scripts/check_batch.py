@@ -1,14 +1,17 @@
-"""Kills a batch with SIGKILL again and again, lets it finish, and compares it with a whole run.
+"""Shows that `eftlocal batch` loses nothing when it is killed, and that its memory is flat.
 
-Usage: python scripts/check_batch.py [--kills 100] [--lines 2000] [--seed 0]
-       python scripts/check_batch.py --check 1000,10000,100000
+Usage: .venv/bin/python scripts/check_batch.py [PART ...] [--kills N] [--lines N] [--seed S]
 
-The demo preset answers greedily. The kills fall at random moments between the start of the
-process and the middle of decoding; the same command then goes on. At the end every id must be
-there once. Texts that differ from the run that nobody killed are reported with the gap of
-log-probability between the two tokens at the first difference: only near-ties may differ, since
-another number of rows in a decode rounds differently. The second form checks inputs of several
-lengths without running them, and tells seconds and the peak of memory.
+kills   a greedy run of --lines lines (3,000) on the demo trio is killed with SIGKILL at --kills
+        (100) random moments, from the first millisecond of the process to the middle of decoding,
+        gone on with each time, and compared with a run that nobody disturbed: every id once, texts
+        equal
+memory  peak memory and seconds of the check (--dry-run), and until the first row, at 1,000, 10,000
+        and 100,000 lines (or up to --lines)
+
+Without a PART it does both. Kernels round differently where other lines are decoded beside one, so
+texts may part where two tokens are about as probable: such near-ties are told with the gap between
+the two. The exit code is 1 if an id is missing or twice, or a difference is no near-tie.
 """
 
 from __future__ import annotations
@@ -22,136 +25,267 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eftlocal import load
+import psutil
 
-PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome", "Nice", "Paris")
-ASKS = (
-    "In which country is {}?",
-    "Where is {}?",
-    "Tell me about {}.",
-    "What language is said in {}?",
-)
-NEAR_TIE = 0.05  # nats
-PROGRAM = [sys.executable, str(Path(__file__).with_name("run_batch.py"))]
+import eftlocal
+from eftlocal import Emulator
+from eftlocal.evaluate.demo import FOLDER
+from eftlocal.evaluate.questions import SPLITS, read
+from eftlocal.sampling import Sampling
+
+PARTS = ("kills", "memory")
+RUN = [sys.executable, str(Path(__file__).with_name("run_batch.py"))]
+GREEDY = ["--temperature", "0", "--max-tokens", "24"]
+NEAR = 0.05  # nats between two tokens that rounding may exchange
+FIRST_ROWS = 20
+PATIENCE = 600.0  # seconds
+Row = dict[str, Any]
 
 
-def write_input(path: Path, lines: int) -> None:
+def questions(count: int) -> Iterator[str]:
+    """So many different ones; the demo's held-out questions first."""
+    asked = [q.text for split in SPLITS for q in read(FOLDER / "questions.json", split).questions]
+    asked = list(dict.fromkeys(asked))
+    for i in range(count):
+        again, place = divmod(i, len(asked))
+        yield asked[place] if not again else f"{again}: {asked[place]}"
+
+
+def write(path: Path, count: int) -> dict[str, str]:
+    """An input of so many lines; its prompts by id."""
+    prompts = {f"question-{i}": text for i, text in enumerate(questions(count))}
     with path.open("w", encoding="utf-8") as file:
-        for i in range(lines):
-            asked = ASKS[i // 10 % 4].format(PLACES[i % 10]) + " " * (i // 40 % 3)
-            file.write(json.dumps({"custom_id": f"id {i}", "prompt": asked}) + "\n")
+        for custom_id, prompt in prompts.items():
+            line = {"custom_id": custom_id, "prompt": prompt, "logprobs": True}
+            file.write(json.dumps(line) + "\n")
+    return prompts
 
 
-def command(source: Path, output: Path) -> list[str]:
-    options = ["--format", "plain", "--temperature", "0", "--max-tokens", "40"]
-    return [*PROGRAM, str(source), str(output), *options, "--parallel", "8", "--quiet"]
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+# Kills --------------------------------------------------------------------------------------------
 
 
-def kill_again_and_again(source: Path, output: Path, kills: int, seed: int) -> tuple[int, int]:
-    """Returns the kills done and how many of them hit a run that was answering."""
-    rng, done, answering = random.Random(seed), 0, 0
-    longest = 3.0
-    while done < kills:
-        before = output.stat().st_size if output.exists() else 0
-        child = subprocess.Popen(command(source, output), start_new_session=True)
-        try:
-            child.wait(timeout=rng.uniform(0.0, longest))
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            done += 1
-            answering += (output.stat().st_size if output.exists() else 0) > before
-            continue
-        if child.returncode:
-            raise SystemExit(f"the run ended with exit code {child.returncode}")
-        print(f"finished after {done} kills: give more --lines", file=sys.stderr)
-        break
-    subprocess.run(command(source, output), check=True)
-    return done, answering
+@dataclass
+class Tries:
+    """What the kills met."""
+
+    early: int = 0  # before the process wrote a row
+    decoding: int = 0
+    torn: int = 0  # of these: in the middle of writing one
+    left_over: int = 0  # children that outlived their parent by a second
 
 
-def gaps(whole: dict[str, str], other: dict[str, str], prompts: dict[str, str]) -> list[float]:
-    """For each text that differs: nats between the tokens at the first difference."""
-    found = []
-    differing = [id_ for id_ in whole if whole[id_] != other.get(id_)]
-    if not differing:
-        return found
-    with load("demo") as emulator:
-        for id_ in differing:
-            scored = [
-                emulator.logprobs(text, prompt=prompts[id_])
-                for text in (whole[id_], other.get(id_, ""))
-            ]
-            at = next(
-                i
-                for i, (a, b) in enumerate(zip(*(s.tokens for s in scored), strict=False))
-                if a != b
-            )
-            found.append(abs(float(scored[0].logprobs[at] - scored[1].logprobs[at])))
-    return found
+def start(source: Path, output: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [*RUN, str(source), str(output), "--quiet", *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
-def check_kills(options: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        source, whole, killed = (Path(folder) / n for n in ("in.jsonl", "whole.jsonl", "k.jsonl"))
-        write_input(source, options.lines)
-        subprocess.run(command(source, whole), check=True)
-        done, answering = kill_again_and_again(source, killed, options.kills, options.seed)
-        rows = rows_of(killed)
-        times = Counter(row["custom_id"] for row in rows)
-        prompts = {r["custom_id"]: r["prompt"] for r in map(json.loads, source.open("rb"))}
-        missing = [id_ for id_ in prompts if id_ not in times]
-        twice = [id_ for id_, count in times.items() if count > 1]
-        texts = [{row["custom_id"]: row["text"] for row in r} for r in (rows_of(whole), rows)]
-        differ = gaps(texts[0], texts[1], prompts)
-    print(f"{done} kills, {answering} of them after new rows; {options.lines} lines")
-    print(f"missing {len(missing)}, twice {len(twice)}, unknown {len(set(times) - set(prompts))}")
-    print(f"texts that differ: {len(differ)}, gaps in nats: {[round(g, 4) for g in differ]}")
-    bad = missing or twice or any(gap > NEAR_TIE for gap in differ)
-    return 1 if bad or done < options.kills else 0
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate(timeout=PATIENCE)
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {said.decode(errors='replace')}")
 
 
-def check_input(counts: list[int]) -> int:
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
-    print(f"{'lines':>10}{'MB':>10}{'seconds':>10}{'peak MB':>10}")
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "in.jsonl"
-            write_input(source, count)
-            size = source.stat().st_size
-            began = time.perf_counter()
-            child = os.fork()
-            if child == 0:
-                output = str(source.with_name("out.jsonl"))
-                os.execv(sys.executable, [*PROGRAM, str(source), output, "--dry-run"])
-            _, code, used = os.wait4(child, 0)
-            seconds = time.perf_counter() - began
-            unit = 1.0 if sys.platform == "darwin" else 1024.0
-            peak = used.ru_maxrss * unit / 1e6
-            print(f"{count:>10}{size / 1e6:>10.1f}{seconds:>10.1f}{peak:>10.0f}")
-            if code:
-                return 1
-    return 0
+
+def undisturbed(source: Path, output: Path) -> tuple[float, float]:
+    """Runs to the end. Returns the seconds until the first row, and those after it."""
+    began = time.monotonic()
+    process = start(source, output, *GREEDY)
+    while process.poll() is None and not size(output):
+        time.sleep(0.002)
+    first = time.monotonic()
+    finish(process)
+    return first - began, time.monotonic() - first
+
+
+def longest_life(kills: int, to_first_row: float, decoding: float) -> float:
+    """Seconds such that, killed at random moments up to these, the runs together decode most of
+    what there is, and do not come to its end."""
+    share = 0.7 * decoding / kills  # what a life should decode: later^2 / 2 (to_first_row + later)
+    return to_first_row + share + float((share**2 + 2 * share * to_first_row) ** 0.5)
+
+
+def killed(source: Path, output: Path, kills: int, longest: float, chance: random.Random) -> Tries:
+    tries = Tries()
+    for done in range(kills):
+        before = size(output)
+        process = start(source, output, *GREEDY)
+        time.sleep(chance.uniform(0.001, longest))
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+        process.kill()
+        _, said = process.communicate(timeout=PATIENCE)
+        if process.returncode != -signal.SIGKILL:
+            if process.returncode:
+                raise SystemExit(f"exit code {process.returncode}: {said.decode()}")
+            say(f"  it was finished at the kill {done + 1} of {kills}")
+            break
+        if size(output) > before:
+            tries.decoding += 1
+            tries.torn += not output.read_bytes().endswith(b"\n")
+        else:
+            tries.early += 1
+        tries.left_over += sum(map(alive, psutil.wait_procs(children, timeout=1.0)[1]))
+    return tries
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def rows_of(output: Path) -> tuple[dict[str, Row], int]:
+    """Rows by id, and how many ids came again."""
+    rows, twice = dict[str, Row](), 0
+    for line in output.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        twice += row["custom_id"] in rows
+        rows[row["custom_id"]] = row["response"]["body"]["choices"][0]
+    return rows, twice
+
+
+def pieces(row: Row) -> list[bytes]:
+    return [bytes(token["bytes"]) for token in row["logprobs"]["content"]]
+
+
+def gap(emulator: Emulator, prompt: str, one: list[bytes], other: list[bytes]) -> tuple[int, float]:
+    """The first place where two answers differ, and by how much one of the tokens there is more
+    probable than the other, in nats."""
+    ensemble = emulator.ensemble
+    ids = {emulator.piece(i): i for i in reversed(range(ensemble.vocab_size))}
+    end = min(ensemble.stop_tokens)
+    place = next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+    a, b = (ids[answer[place]] if place < len(answer) else end for answer in (one, other))
+    begun = [ids[piece] for piece in one[:place]]
+    sequence = ensemble.open(
+        emulator.tokenize(prompt),
+        recipe=emulator.defaults.recipe,
+        sampling=Sampling(temperature=0.0),
+    )
+    try:
+        *_, (_, row, _) = ensemble.score(sequence, [*begun, a])
+        found = [max(row[list(ensemble.stop_tokens)]) if i == end else row[i] for i in (a, b)]
+        return place, float(abs(found[0] - found[1]))
+    finally:
+        ensemble.close(sequence)
+
+
+def compare(prompts: dict[str, str], whole: Path, broken: Path) -> bool:
+    (wanted, _), (got, twice) = rows_of(whole), rows_of(broken)
+    missing = prompts.keys() - got.keys()
+    unknown = got.keys() - prompts.keys()
+    say(f"  {len(got)} ids: {len(missing)} missing, {twice} twice, {len(unknown)} unknown")
+    fine = not (missing or twice or unknown)
+    unequal = [i for i in prompts if i in got and got[i]["message"] != wanted[i]["message"]]
+    say(f"  {len(got) - len(unequal)} texts equal, {len(unequal)} not")
+    if unequal:
+        with eftlocal.load("demo") as emulator:
+            for i in unequal:
+                place, nats = gap(emulator, prompts[i], pieces(wanted[i]), pieces(got[i]))
+                near = nats <= NEAR
+                fine = fine and near
+                kind = "a near-tie" if near else "NO near-tie"
+                say(f"  {i}: {kind}, token {place + 1}, {nats:.4f} nats apart")
+    return fine
+
+
+def check_kills(folder: Path, lines: int, kills: int, seed: int) -> bool:
+    source, whole, broken = (folder / f"{name}.jsonl" for name in ("in", "whole", "broken"))
+    prompts = write(source, lines)
+    finish(start(source, folder / "costs.jsonl", *GREEDY, "--limit", "2"))  # measured once
+    first, decoding = undisturbed(source, whole)
+    longest = longest_life(kills, first, decoding)
+    say(
+        f"kills: {lines} lines; first row after {first:.2f} s, last {decoding:.1f} s later; "
+        f"killed at up to {longest:.2f} s"
+    )
+    began = time.monotonic()
+    tries = killed(source, broken, kills, longest, random.Random(seed))
+    there = len(whole_lines(broken))
+    finish(start(source, broken, *GREEDY))
+    say(
+        f"  {tries.early + tries.decoding} kills in {time.monotonic() - began:.0f} s: "
+        f"{tries.early} before a row, {tries.decoding} later ({tries.torn} in a row); {there} rows "
+        f"were there after the last; {tries.left_over} processes left over"
+    )
+    return compare(prompts, whole, broken) and not tries.left_over
+
+
+def whole_lines(output: Path) -> list[bytes]:
+    """The lines of a file that may end in a torn one."""
+    return output.read_bytes().split(b"\n")[:-1] if output.exists() else []
+
+
+# Memory -------------------------------------------------------------------------------------------
+
+
+def measured(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Waits. Returns the exit status, and the peak of its memory in MiB."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return process.returncode, used.ru_maxrss / unit
+
+
+def check_memory(folder: Path, most: int) -> bool:
+    say("memory, MiB at the most    of the check        until the first rows")
+    fine = True
+    for lines in [n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= most]:
+        source, output = folder / f"{lines}.jsonl", folder / f"{lines}.out.jsonl"
+        write(source, lines)
+        began = time.monotonic()
+        code, checked = measured(start(source, output, *GREEDY, "--dry-run"))
+        seconds = time.monotonic() - began
+        began = time.monotonic()
+        process = start(source, output, *GREEDY)
+        while process.poll() is None and not size(output):
+            time.sleep(0.005)
+        first = time.monotonic() - began
+        while process.poll() is None and len(whole_lines(output)) < min(FIRST_ROWS, lines):
+            time.sleep(0.02)
+        process.kill()
+        running = measured(process)[1]
+        fine = fine and code == 0 and size(output) > 0
+        say(
+            f"{lines:>9} lines  {checked:>12.0f} MiB, {seconds:.1f} s  {running:>12.0f} MiB, "
+            f"{first:.1f} s"
+        )
+    return fine
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--lines", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", help="lengths of inputs that are only checked")
+    parser.add_argument("--lines", type=int, help="default: 3,000 for kills, 100,000 for memory")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-    if options.check:
-        return check_input([int(part) for part in options.check.split(",")])
-    return check_kills(options)
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    fine = True
+    with tempfile.TemporaryDirectory() as name:
+        if "kills" in parts:
+            fine &= check_kills(Path(name), options.lines or 3_000, options.kills, options.seed)
+        if "memory" in parts:
+            fine &= check_memory(Path(name), options.lines or 100_000)
+    say("as it should be" if fine else "NOT as it should be")
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -205,13 +205,13 @@ def test_all_faults_are_told_before_anything_runs(tmp_path: Path) -> None:
         assert words in line
     assert "5 of 6 lines cannot be run" in told[-1] and "--skip-invalid" in told[-1]
     result = batch(source, out, *QUICK, "--skip-invalid")
-    assert result.exit_code == 105
+    assert result.exit_code == 15
     found = rows(out)
     assert set(found) == {"q0", "line-2", "line-3", "line-4", "long", "line-6"}
     assert found["q0"]["error"] is None and found["long"]["response"] is None
     assert found["line-2"]["error"]["line"] == 2
     again = batch(source, out, *QUICK, "--skip-invalid", "--retry-errors")
-    assert again.exit_code == 105 and set(rows(out)) == set(found)
+    assert again.exit_code == 15 and set(rows(out)) == set(found)
 
 
 def test_another_run_is_not_mixed_in(asked: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from eftlocal.batch.output import Output
     from eftlocal.cli.batch.showing import Telling
 
-FAILED = 100  # exit code of a run that was finished with failed lines: this, and how many
-_MOST_TOLD = 99
+FAILED = 10  # exit code of a run that was finished with failed lines: this, and how many
+_MOST_TOLD = 90  # codes above 125 are the shell's
 _STANDARD = "-"  # stdin or stdout
 
 
@@ -82,7 +82,7 @@ def batch(
 
     eftlocal batch questions.jsonl answers.jsonl --preset qwen2.5-7b --max-tokens 256
 
-    Exit codes: 0 every line has an answer; 100 + n finished, n lines have none (199: 99 or more);
+    Exit codes: 0 every line has an answer; 10 + n finished, n lines have none (100: 90 or more);
     7 some lines are bad, nothing was run; 130 stopped by Ctrl-C; 1 the disk or the reader of
     stdout refused; 2 to 8 as everywhere (options, models, memory, llama.cpp). After any of them
     the same command goes on.
