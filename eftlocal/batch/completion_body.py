@@ -29,7 +29,6 @@ def completion_body(
     raw: bool,
     piece: Piece,
     recipe: Recipe | None = None,
-    waited: float = 0.0,
 ) -> dict[str, Any]:
     """The object of one answer, as plain data for JSON.
 
@@ -39,7 +38,6 @@ def completion_body(
         raw: the prompt was a text to go on with: `text_completion`.
         piece: the bytes of a token.
         recipe: that the answer was drawn under.
-        waited: seconds between the call and the first work on it.
     """
     logprobs = None if answer.logprobs is None else logprobs_of(answer, piece, raw=raw)
     choice: dict[str, Any] = {"index": 0}
@@ -52,7 +50,7 @@ def completion_body(
         "finish_reason": answer.finish_reason,
         "stop": answer.stop,
         "seed": answer.seed,
-        "timings": timings_of(answer, waited),
+        "timings": timings_of(answer),
         "speculation": speculation_of(answer),
     }
     if recipe is not None:
@@ -82,11 +80,10 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def timings_of(answer: Answer, waited: float = 0.0) -> dict[str, Any]:
+def timings_of(answer: Answer) -> dict[str, Any]:
     """Seconds, tokens a second, and the tokens of each role's prompt."""
     timing = answer.timing
     return {
-        "waited": round(waited, 6),
         "first_token": round(timing.first_token, 6),
         "seconds": round(timing.seconds, 6),
         "tokens_per_second": round(timing.tokens_per_second, 3),

@@ -33,7 +33,6 @@ def row_of(
     model: str,
     piece: Piece,
     recipe: Recipe | None = None,
-    waited: float = 0.0,
 ) -> dict[str, Any]:
     """The row of a finished answer, as plain data for JSON.
 
@@ -41,7 +40,6 @@ def row_of(
         model: the name that the answers go by: the preset's.
         piece: the bytes of a token; used where log-probabilities were asked for.
         recipe: that the answer was drawn under.
-        waited: seconds from the beginning of the run, or of its turn, to the first work on it.
     """
     if format == "openai":
         id = _id(line.custom_id, answer.seed)
@@ -53,7 +51,6 @@ def row_of(
             raw=line.request.raw,
             piece=piece,
             recipe=recipe,
-            waited=waited,
         )
         response = {"status_code": 200, "request_id": f"req_{id}", "body": body}
         return {
@@ -73,7 +70,7 @@ def row_of(
     own |= {
         "finish_reason": answer.finish_reason,
         "usage": usage_of(answer),
-        "timings": timings_of(answer, waited),
+        "timings": timings_of(answer),
         "acceptance": answer.speculation.acceptance,
         "seed": answer.seed,
     }

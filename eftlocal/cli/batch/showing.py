@@ -100,7 +100,8 @@ class Telling:
 
     def figures(self) -> str:
         """A line of what was done."""
-        return f"{self.rows} rows, {self.tokens} tokens in {self.seconds:.1f} s: {self._rate()}"
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        return f"{rows}, {self.tokens} tokens in {self.seconds:.1f} s: {self._rate()}"
 
 
 def _duration(seconds: float) -> str:
