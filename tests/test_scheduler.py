@@ -249,30 +249,29 @@ def _plain(place: str) -> dict[str, Any]:
 def test_any_coming_and_going(
     data: st.DataObject, wide: Emulator, texts: dict[str, tuple[int, ...]]
 ) -> None:
-    scheduler = Scheduler(
-        wide, parallel=data.draw(st.integers(1, WIDTH)), prefill=data.draw(st.integers(1, 40))
-    )
-    calls: list[tuple[str, Call]] = []
-    for _ in range(data.draw(st.integers(1, 30))):
-        action = data.draw(st.sampled_from(["add", "step", "step", "cancel"]))
-        if action == "add":
-            place = data.draw(st.sampled_from(PLACES))
-            drafts = Speculation(length=data.draw(st.sampled_from([0, 1, 3])))
-            calls.append(
-                (place, scheduler.add(question(place), speculation=drafts, **_plain(place)))
-            )
-        elif action == "step":
-            scheduler.step()
-        elif calls:
-            scheduler.cancel(data.draw(st.sampled_from(calls))[1])
-    stopped = {id(call) for _, call in calls if call.ended}
-    finish(scheduler)
-    for place, call in calls:
-        if call.stream is not None:
-            tokens = call.answer().tokens
-            assert tokens == texts[place][: len(tokens)]
-            assert len(tokens) == 16 or id(call) in stopped
-    assert not wide.ensemble.running
+    parallel, prefill = data.draw(st.integers(1, WIDTH)), data.draw(st.integers(1, 40))
+    # Hypothesis may end an example at any draw: what runs must then be closed.
+    with Scheduler(wide, parallel=parallel, prefill=prefill) as scheduler:
+        calls: list[tuple[str, Call]] = []
+        for _ in range(data.draw(st.integers(1, 30))):
+            action = data.draw(st.sampled_from(["add", "step", "step", "cancel"]))
+            if action == "add":
+                place = data.draw(st.sampled_from(PLACES))
+                drafts = Speculation(length=data.draw(st.sampled_from([0, 1, 3])))
+                call = scheduler.add(question(place), speculation=drafts, **_plain(place))
+                calls.append((place, call))
+            elif action == "step":
+                scheduler.step()
+            elif calls:
+                scheduler.cancel(data.draw(st.sampled_from(calls))[1])
+        stopped = {id(call) for _, call in calls if call.ended}
+        finish(scheduler)
+        for place, call in calls:
+            if call.stream is not None:
+                tokens = call.answer().tokens
+                assert tokens == texts[place][: len(tokens)]
+                assert len(tokens) == 16 or id(call) in stopped
+        assert not wide.ensemble.running
 
 
 def test_bad_settings_are_refused(wide: Emulator) -> None:
