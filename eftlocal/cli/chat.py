@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +57,7 @@ def chat(
     force: opt.Force = False,
 ) -> None:
     """Chat in the terminal: three models at work, dials that turn while they speak."""
+    given = dict(locals())
     if find_spec("eftlocal_tui") is None:
         raise UsageError("the terminal chat is not installed; set the program up again")
     from eftlocal.defaults import Defaults, preset_defaults
@@ -79,35 +79,7 @@ def chat(
     TextStream(stop or ())  # refuses what cannot be a stop string
 
     def adjust(defaults: Defaults) -> Defaults:
-        chosen = opt.chosen_recipe(
-            defaults.recipe,
-            name=recipe,
-            alpha=alpha,
-            beta=beta,
-            lambda_=lambda_,
-            strength=strength,
-            any_sum=any_sum,
-            delta_top_p=delta_top_p,
-            plausibility=plausibility,
-            delta_clip=delta_clip,
-            first_tokens=first_tokens,
-            unsure_below=unsure_below,
-        )
-        sampling = opt.chosen_sampling(
-            defaults.sampling,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
-        )
-        speculation = opt.chosen_speculation(
-            defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
-        )
-        return replace(defaults, recipe=chosen, sampling=sampling, speculation=speculation)
+        return opt.chosen_defaults(defaults, given)
 
     # What the options mean is checked before the screen is taken.
     found = find(models) if isinstance(models, str) else None

@@ -91,6 +91,7 @@ def inspect(
     force: opt.Force = False,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
+    options = dict(locals())
     from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.inspected import print_one, print_survey
@@ -137,21 +138,8 @@ def inspect(
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
-    chosen = opt.chosen_recipe(
-        defaults.recipe,
-        name=recipe,
-        alpha=alpha,
-        beta=beta,
-        lambda_=lambda_,
-        strength=strength,
-        any_sum=any_sum,
-        delta_top_p=delta_top_p,
-        plausibility=plausibility,
-        delta_clip=delta_clip,
-        first_tokens=first_tokens,
-        unsure_below=unsure_below,
-    )
-    sampling = opt.chosen_sampling(defaults.sampling, **drawn)
+    changed = opt.chosen_defaults(defaults, options)
+    chosen, sampling = changed.recipe, changed.sampling
     roles: Any = found.roles if found else models
     opt.check_roles(chosen, None, roles)
     opt.check_guidance(chosen, system, roles)

@@ -6,9 +6,10 @@ before any model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,13 @@ from eftlocal.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 
+if TYPE_CHECKING:
+    from eftlocal.defaults import Defaults
+
 DEFAULT_PRESET = "demo"
+_LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
+_PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
+_DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
 _FLAGS = (BASE, TUNED, REFERENCE)
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
@@ -181,6 +188,28 @@ def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
 def chosen_speculation(default: Speculation, **options: Any) -> Speculation:
     """The default speculation with the options given; see `choices.chosen_speculation`."""
     return choices.chosen_speculation(default, written=_written, **options)
+
+
+def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
+    """The defaults with a verb's options of recipe, sampling and speculation.
+
+    Args:
+        given: the verb's parameters by their names, those of other options too.
+    """
+    recipe = chosen_recipe(
+        default.recipe,
+        name=given["recipe"],
+        **{name: given[name] for name in ("alpha", "beta", "lambda_", "strength", "any_sum")},
+        **{name: given[name] for name in _LIMITS},
+    )
+    sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in _DRAWN})
+    speculation = chosen_speculation(
+        default.speculation,
+        length=given.get("speculative"),
+        rule=given.get("draft_rule"),
+        source=given.get("draft_source"),
+    )
+    return replace(default, recipe=recipe, sampling=sampling, speculation=speculation)
 
 
 def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:

@@ -76,6 +76,7 @@ def run(
     verbose: opt.Verbose = False,
 ) -> None:
     """Answer one prompt with the combination of the three models."""
+    given = dict(locals())
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.loaded import load_chosen
     from eftlocal.defaults import Defaults, preset_defaults
@@ -91,34 +92,8 @@ def run(
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
-    chosen = opt.chosen_recipe(
-        defaults.recipe,
-        name=recipe,
-        alpha=alpha,
-        beta=beta,
-        lambda_=lambda_,
-        strength=strength,
-        any_sum=any_sum,
-        delta_top_p=delta_top_p,
-        plausibility=plausibility,
-        delta_clip=delta_clip,
-        first_tokens=first_tokens,
-        unsure_below=unsure_below,
-    )
-    sampling = opt.chosen_sampling(
-        defaults.sampling,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-    )
-    speculation = opt.chosen_speculation(
-        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
-    )
+    chosen_now = opt.chosen_defaults(defaults, given)
+    chosen, sampling, speculation = chosen_now.recipe, chosen_now.sampling, chosen_now.speculation
     constraint = opt.constraint(grammar, json_schema)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")

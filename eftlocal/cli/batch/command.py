@@ -89,6 +89,7 @@ def batch(
 
     `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
     """
+    given = dict(locals())
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
     from eftlocal.cli.bars import loading_bars
@@ -106,34 +107,8 @@ def batch(
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
-    chosen = opt.chosen_recipe(
-        defaults.recipe,
-        name=recipe,
-        alpha=alpha,
-        beta=beta,
-        lambda_=lambda_,
-        strength=strength,
-        any_sum=any_sum,
-        delta_top_p=delta_top_p,
-        plausibility=plausibility,
-        delta_clip=delta_clip,
-        first_tokens=first_tokens,
-        unsure_below=unsure_below,
-    )
-    sampling = opt.chosen_sampling(
-        defaults.sampling,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-    )
-    speculation = opt.chosen_speculation(
-        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
-    )
-    opt.check_roles(chosen, None, tuple(found.roles if found else models))
+    changed = opt.chosen_defaults(defaults, {**given, "seed": None})  # --seed is the run's
+    opt.check_roles(changed.recipe, None, tuple(found.roles if found else models))
     part, lines_at_once = own.parse_shard(shard), own.parse_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
@@ -146,10 +121,7 @@ def batch(
         else:
             sources = Sources.of_files(models, **engine)
     changed = replace(
-        defaults,
-        recipe=chosen,
-        sampling=sampling,
-        speculation=speculation,
+        changed,
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
         stop=(*defaults.stop, *(stop or ())),
     )
