@@ -30,7 +30,7 @@ def round_seconds(plan: Plan, length: int, bonus: float) -> float:
 def expected(plan: Plan, length: int, rate: float) -> float:
     """Speed over plain at this acceptance rate: E_k / C_k over E_0 / C_0."""
     tokens = sum(rate**j for j in range(length + 1))
-    return tokens / round_seconds(plan, length, rate**length) * plan.together[0]
+    return tokens * (plan.together[0] / round_seconds(plan, length, rate**length))
 
 
 def ceiling(plan: Plan, rate: float) -> Ceiling:
@@ -60,7 +60,7 @@ def simulated(
             seconds += round_seconds(plan, length, float(accepted == length))
             position += accepted + 1
         tokens += position
-    return tokens / seconds * plan.together[0]
+    return tokens * (plan.together[0] / seconds)
 
 
 def simulated_ceiling(

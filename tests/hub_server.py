@@ -201,13 +201,15 @@ def _handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
                 hub.after_get(len(hub.gets()))
 
         def send(self, body: bytes) -> None:
+            sending = getattr(self, "request_", None)
+            if sending:  # before the client has the last byte, and asks how many were sent
+                sending.sent += len(body)
             try:
                 self.wfile.write(body)
                 self.wfile.flush()
             except OSError:  # the client has left, as some tests mean it to
                 self.close_connection = True
-                return
-            if hasattr(self, "request_"):
-                self.request_.sent += len(body)
+                if sending:
+                    sending.sent -= len(body)
 
     return Handler
