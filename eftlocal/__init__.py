@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eftlocal.answer import Answer, AnswerStream, Timing
     from eftlocal.defaults import Defaults
-    from eftlocal.emulator import Emulator, TextLogprobs, load
+    from eftlocal.emulator import Emulator
     from eftlocal.errors import EftlocalError
     from eftlocal.generation import Step
     from eftlocal.prompt.messages import Message
     from eftlocal.recipe import Recipe
     from eftlocal.sampling import Sampling
+    from eftlocal.sources import load
     from eftlocal.speculation.settings import Speculation
+    from eftlocal.text_logprobs import TextLogprobs
 
 __version__ = "0.1.0"
 
@@ -37,9 +39,9 @@ _HOME = {
     "Sampling": "sampling",
     "Speculation": "speculation.settings",
     "Step": "generation",
-    "TextLogprobs": "emulator",
+    "TextLogprobs": "text_logprobs",
     "Timing": "answer",
-    "load": "emulator",
+    "load": "sources",
 }
 __all__ = [
     "Answer",

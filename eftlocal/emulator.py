@@ -11,32 +11,24 @@ import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eftlocal import hub
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.closing import Closing
-from eftlocal.defaults import Defaults, preset_defaults
-from eftlocal.distribution import token_logprob
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.defaults import Defaults
+from eftlocal.errors import UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Grammar
-from eftlocal.loading import Loaded, Progress, load_roles, prepare
-from eftlocal.presets.file_ref import FileRef
-from eftlocal.presets.reading import find
+from eftlocal.loading import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
-from eftlocal.recipe import BASE, UNGUIDED, Recipe
+from eftlocal.recipe import BASE, Recipe
 from eftlocal.recipe_text import parse_recipe
 from eftlocal.roles import (
     RoleSource,
     file_sources,
-    preset_sources,
+    require_roles,
     with_engine,
     with_unguided,
 )
@@ -45,30 +37,11 @@ from eftlocal.sampling import Sampling
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.text_logprobs import TextLogprobs, score
 
 Prompt = str | Sequence[Message]
 
 _KNOWN = 16  # recipes whose acceptance is kept for the next answer
-
-
-@dataclass(frozen=True)
-class TextLogprobs:
-    """A given text under the combination.
-
-    Attributes:
-        tokens: (n,) ids.
-        pieces: (n,) the bytes of each token.
-        logprobs: (n,) float64, nats, at temperature 1; nan for a first token that nothing
-            stands before.
-        greedy: (n,) bool, whether the token is the most probable one.
-        roles: the same as logprobs, under each role of the recipe alone.
-    """
-
-    tokens: tuple[int, ...]
-    pieces: tuple[bytes, ...]
-    logprobs: NDArray[np.float64]
-    greedy: NDArray[np.bool_]
-    roles: Mapping[str, NDArray[np.float64]]
 
 
 class Emulator(Closing):
@@ -104,7 +77,7 @@ class Emulator(Closing):
         prompts: Mapping[str, str] | None = None,
         defaults: Defaults | None = None,
         n_ctx: int | None = None,
-        n_seq_max: int | None = 1,
+        n_seq_max: int | UpTo = 1,
         threads: int | None = None,
         gpu_layers: int | None = None,
         force: bool = False,
@@ -119,7 +92,7 @@ class Emulator(Closing):
                 sees its own chat template, and the others the same text.
             defaults: recipe, sampling and limits; None is up-scaling.
             n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
-            n_seq_max: sequences that may run side by side; None is as many as fit the memory.
+            n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
             progress: called while weights are loaded.
 
@@ -150,7 +123,7 @@ class Emulator(Closing):
         *,
         defaults: Defaults | None = None,
         vocabulary_exceptions: Collection[int] = (),
-        n_seq_max: int | None = 1,
+        n_seq_max: int | UpTo = 1,
         force: bool = False,
         progress: Progress | None = None,
         name: str = "",
@@ -158,7 +131,7 @@ class Emulator(Closing):
         """Loads roles with settings of their own; the other arguments are those of from_files."""
         defaults = defaults or Defaults()
         sources = with_unguided(sources, defaults.recipe)
-        _check_roles(defaults.recipe, sources)
+        require_roles(defaults.recipe, sources)
         prepared = prepare(
             sources,
             n_seq_max=n_seq_max,
@@ -283,49 +256,21 @@ class Emulator(Closing):
             PromptError: there is nothing to score, or it does not fit a context.
         """
         chosen = self.checked(recipe or self.defaults.recipe)
-        unpredicted = 0
+        first = None
         if prompt is None:
             whole = self._text_model.tokenize(text, add_special=True)
-            ids = dict.fromkeys(self.roles, whole[:1])
-            tokens = whole[1:]
-            unpredicted = 0 if whole[:1] == [self._text_model.bos] else 1
+            ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
+            if whole[:1] != [self._text_model.bos]:
+                first = whole[0] if whole else None
         else:
             ids = self.tokenize(prompt, raw=raw)
-            whole = tokens = self._text_model.tokenize(text)
-        if not tokens:
-            raise PromptError(
-                "there is no token to score; give a longer text, or a prompt before it"
-            )
-        sequence = self.ensemble.open(ids, recipe=chosen, sampling=Sampling(temperature=0.0))
-        try:
-            room = self.ensemble.room(sequence)
-            if len(tokens) > room:
-                raise PromptError(
-                    f"the text has {len(tokens)} tokens and {room} fit after its prompt; "
-                    "shorten it or raise n_ctx"
-                )
-            combined, greedy = [np.nan] * unpredicted, [False] * unpredicted
-            alone: dict[str, list[float]] = {r: [np.nan] * unpredicted for r in chosen.roles}
-            scratch = np.empty(self.ensemble.vocab_size, dtype=np.float32)
-            unusable = self.ensemble.unusable
-            for token, row, rows in self.ensemble.score(sequence, tokens):
-                combined.append(token_logprob(row, token, scratch))
-                greedy.append(int(row.argmax()) == token)
-                for role, of_role in rows.items():
-                    if unusable.size:
-                        of_role = of_role.copy()
-                        of_role[unusable] = -np.inf
-                    alone[role].append(token_logprob(of_role, token, scratch))
-        finally:
-            self.ensemble.close(sequence)
-        scored = tuple(whole[len(whole) - len(combined) :])
-        return TextLogprobs(
-            tokens=scored,
-            pieces=tuple(self._text_model.piece(t, special=True) for t in scored),
-            logprobs=np.array(combined),
-            greedy=np.array(greedy),
-            roles={role: np.array(values) for role, values in alone.items()},
+            tokens = self._text_model.tokenize(text)
+        return score(
+            self.ensemble, ids, tokens, recipe=chosen, piece=self._special_piece, first=first
         )
+
+    def _special_piece(self, token: int) -> bytes:
+        return self._text_model.piece(token, special=True)
 
     def tokenize(
         self, prompt: Prompt, *, raw: bool = False, continue_last: bool = False
@@ -427,67 +372,6 @@ class Emulator(Closing):
         Raises:
             UsageError: it names a role that is not loaded, or is no recipe.
         """
-        return _check_roles(
+        return require_roles(
             parse_recipe(recipe) if isinstance(recipe, str) else recipe, self.models
         )
-
-
-def load(
-    preset: str,
-    *,
-    offline: bool = False,
-    recipe: Recipe | None = None,
-    sampling: Sampling | None = None,
-    n_ctx: int | None = None,
-    n_seq_max: int | None = 1,
-    threads: int | None = None,
-    gpu_layers: int | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-    download_progress: hub.Progress | None = None,
-) -> Emulator:
-    """Loads a preset by name, downloading what is missing.
-
-    Args:
-        preset: a name in models.toml or the user's presets file.
-        offline: refuse to download.
-        recipe, sampling: defaults instead of the preset's.
-        n_ctx, threads, gpu_layers: for every role, instead of the preset's.
-        download_progress: called while a missing file arrives.
-
-    The other arguments are those of `Emulator.from_files`.
-
-    Raises:
-        EftlocalError: see eftlocal.errors; nothing stays loaded.
-    """
-    found = find(preset)
-    defaults = preset_defaults(found)
-    defaults = replace(
-        defaults, recipe=recipe or defaults.recipe, sampling=sampling or defaults.sampling
-    )
-
-    def fetch(file: FileRef) -> Path:
-        return hub.resolve(file, offline=offline, progress=download_progress)
-
-    return Emulator.from_sources(
-        with_engine(
-            preset_sources(found, fetch), n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers
-        ),
-        defaults=defaults,
-        vocabulary_exceptions=found.vocabulary_exceptions,
-        n_seq_max=n_seq_max,
-        force=force,
-        progress=progress,
-        name=preset,
-    )
-
-
-def _check_roles(recipe: Recipe, roles: Collection[str]) -> Recipe:
-    missing = [role for role in recipe.roles if role not in roles]
-    if missing:
-        raise UsageError(
-            f"recipe {recipe.name} needs the role {missing[0]}, and there are only "
-            f"{', '.join(roles)}; "
-            + ("load with this recipe" if missing[0] == UNGUIDED else "give it, or another recipe")
-        )
-    return recipe

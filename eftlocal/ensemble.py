@@ -9,11 +9,9 @@ leaves tokens in a cache which the next decode drops. One sequence is a batch of
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,107 +19,20 @@ from numpy.typing import NDArray
 from eftlocal.combine import Combiner
 from eftlocal.distribution import Row
 from eftlocal.errors import EngineError, PromptError
-from eftlocal.llama import Context, Span
+from eftlocal.llama import Check, Context, Span
 from eftlocal.passes import passes
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
+from eftlocal.sequence import Choice, Mask, RunningSequence, Wanted, common
 from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
 from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
 
-Source = Literal["plain", "accepted", "recovered", "bonus"]
-Mask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Rows = NDArray[np.float32]
 T = TypeVar("T")
 
 _SCORED = 32  # rows of each role held at once while a given text is scored
 WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The token a round chose for a sequence.
-
-    Attributes:
-        token: its id.
-        logprob: nats, under the combination at temperature 1 before penalties and filters;
-            None unless asked for.
-        source: "accepted" from a draft, "recovered" where a draft was refused, "bonus" after a
-            draft that was accepted whole, "plain" where nothing was drafted.
-    """
-
-    token: int
-    logprob: float | None = None
-    source: Source = "plain"
-
-
-@dataclass(eq=False)
-class RunningSequence:
-    """One sequence of the ensemble: what each role was given, and the answer they share.
-
-    `choices` is the one record of the answer: a token is in it or was never chosen, and its last
-    tokens may be taken back. All settings may be changed between rounds; the next token follows
-    the new ones.
-
-    Attributes:
-        prompts: token ids for every role; positions differ where lengths do.
-        max_tokens: how long the answer may become; drafts do not go beyond it.
-        ends: token ids that end the answer.
-        mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
-        speculation: how drafts are made for it.
-        logprobs: whether its choices carry log-probabilities.
-        drafting: what is known of its drafts.
-        reused: tokens of each role's prompt that a cache already held.
-        closed: its slot was given back.
-    """
-
-    slot: int
-    prompts: Mapping[str, Sequence[int]]
-    recipe: Recipe
-    sampling: Sampling
-    seed: int
-    ends: frozenset[int]
-    max_tokens: int | None = None
-    mask: Mask | None = None
-    speculation: Speculation = OFF
-    logprobs: bool = False
-    drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
-    choices: list[Choice] = field(default_factory=list)
-    reused: dict[str, int] = field(default_factory=dict)
-    closed: bool = False
-
-    def tokens(self, start: int = 0) -> list[int]:
-        """Token ids of the answer from this index on (negative: that many of the last)."""
-        return [choice.token for choice in self.choices[start:]]
-
-    def length(self, role: str) -> int:
-        """Tokens of the role's prompt and of the answer."""
-        return len(self.prompts[role]) + len(self.choices)
-
-    def given(self, role: str, start: int, draft: Sequence[int] = ()) -> list[int]:
-        """Token ids of the role's prompt, the answer and a draft, from a position on."""
-        prompt = self.prompts[role]
-        beyond = max(0, start - len(prompt))
-        drafted = draft[max(0, beyond - len(self.choices)) :]
-        return [*prompt[start:], *self.tokens(beyond), *drafted]
-
-    def cut(self, length: int) -> None:
-        """Takes back the answer's tokens beyond a length."""
-        if length < len(self.choices):
-            del self.choices[length:]
-            self.drafting.lookup.clear()
-
-    def counts(self) -> Counter[int]:
-        """How often each token occurs in the answer."""
-        return Counter(choice.token for choice in self.choices)
-
-
-class Wanted(NamedTuple):
-    """The rows that follow the last `rows` tokens of a sequence and a draft after it."""
-
-    sequence: RunningSequence
-    draft: Sequence[int] = ()
-    rows: int = 1
 
 
 class Ensemble:
@@ -139,6 +50,9 @@ class Ensemble:
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
         seconds: what a decode costs a role by its rows, in any unit, to divide work into calls.
+        check: called every few milliseconds while a prompt is decoded, by the decoding thread;
+            what it raises ends the decode (on the CPU and Metal at once, else after the call) and
+            loses nothing.
     """
 
     def __init__(
@@ -164,6 +78,8 @@ class Ensemble:
         )
         self.observer: Callable[[str, int, float], None] | None = None
         self.seconds: Callable[[str, int], float] = _unmeasured
+        self.check: Check | None = None
+        self._abandoned = False
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
@@ -277,7 +193,7 @@ class Ensemble:
                 parts[role] = Span(sequence.slot, sequence.given(role, held)[: end - held], 0)
 
         def decode(role: str) -> None:
-            self.contexts[role].decode([parts[role]])
+            self.contexts[role].decode([parts[role]], self._check)
 
         self._each_role(decode, parts)
         return max((len(span.tokens) for span in parts.values()), default=0)
@@ -330,9 +246,20 @@ class Ensemble:
             for role in roles:
                 futures[role] = self.pool.submit(work, role)
             return {role: future.result() for role, future in futures.items()}
+        except BaseException:
+            self._abandoned = True
+            raise
         finally:
             # A context must not be touched, nor closed, while a thread decodes with it.
             wait(futures.values())
+            self._abandoned = False
+
+    def _check(self) -> None:
+        """Ends a long decode that nobody waits for any more, or that `check` ends."""
+        if self._abandoned:
+            raise EngineError("another role's decode has ended in an error")
+        if self.check is not None:
+            self.check()
 
     def score(
         self, sequence: RunningSequence, tokens: Sequence[int]
@@ -369,7 +296,7 @@ class Ensemble:
         found: dict[int, Rows] = {}
         for call in calls:
             began = time.perf_counter()
-            rows, at = context.decode(call), 0
+            rows, at = context.decode(call, self._check), 0
             if self.observer is not None and all(len(s.tokens) <= s.rows for s in call):
                 count = sum(len(s.tokens) + s.padding for s in call)
                 self.observer(role, count, time.perf_counter() - began)
@@ -385,7 +312,7 @@ class Ensemble:
         cut = max(0, len(span.tokens) - context.n_batch)
         for start in range(0, cut, context.n_batch):
             part = span.tokens[start : min(start + context.n_batch, cut)]
-            context.decode([Span(span.sequence, part, 0)])
+            context.decode([Span(span.sequence, part, 0)], self._check)
         return span._replace(tokens=span.tokens[cut:])
 
     def _shared(self, slot: int, prompts: Mapping[str, Sequence[int]]) -> int:
@@ -414,18 +341,3 @@ def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
         context.clear(sequence.slot)
         keep = 0
     return Span(sequence.slot, sequence.given(role, keep, draft), rows)
-
-
-def common(held: Sequence[int], wanted: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    held, wanted = list(held), list(wanted)
-    low, high = 0, min(len(held), len(wanted))
-    if held[:high] == wanted[:high]:
-        return high
-    while high - low > 1:  # the first `low` agree, the first `high` do not
-        middle = (low + high) // 2
-        if held[low:middle] == wanted[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

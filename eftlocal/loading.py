@@ -27,11 +27,19 @@ from eftlocal.vocabulary import Vocabulary, require
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 
-_COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)  # more than 32 only where a device decodes
+_COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
+_MOST_ON_CPU = 32  # more sequences bring nothing there
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
 
 Progress = Callable[[str, float], None]
 """Called with a role and the share of its weights loaded, 0.0 to 1.0."""
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """As many sequences as fit without cost to anything else, up to a number."""
+
+    most: int = _COUNTS[0]
 
 
 @dataclass(frozen=True)
@@ -65,21 +73,22 @@ class Loaded:
 def prepare(
     sources: Mapping[str, RoleSource],
     *,
-    n_seq_max: int | None = 1,
+    n_seq_max: int | UpTo = 1,
     vocabulary_exceptions: Collection[int] = (),
     force: bool = False,
 ) -> Prepared:
     """Checks every file and plans the memory; loads nothing.
 
-    n_seq_max: sequences side by side; None is as many as fit.
+    n_seq_max: sequences side by side.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
         VocabularyError: the roles do not share a vocabulary.
         DoesNotFitError: with the numbers.
     """
-    if n_seq_max is not None and n_seq_max < 1:
-        raise UsageError(f"n_seq_max is {n_seq_max}; it must be 1 or more")
+    most = n_seq_max.most if isinstance(n_seq_max, UpTo) else n_seq_max
+    if most < 1:
+        raise UsageError(f"n_seq_max is {most}; it must be 1 or more")
     header_of = cache(read_header)  # a file may play several roles
     headers = {role: header_of(source.path) for role, source in sources.items()}
     for role, header in headers.items():
@@ -100,23 +109,26 @@ def prepare(
         for role, source in sources.items()
     }
     vocabulary = require(headers, vocabulary_exceptions)
-    planned = _planned(sources, headers, n_seq_max or 1, force=force)
-    if n_seq_max is None:
-        n_seq_max, planned = _most_sequences(sources, headers, planned)
+    if isinstance(n_seq_max, UpTo):
+        alone = _planned(sources, headers, 1, force=force)
+        most, planned = _most_sequences(sources, headers, alone, most)
+    else:
+        planned = _planned(sources, headers, most, force=force)
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
-    return Prepared(sources, headers, vocabulary, foreign, planned, n_seq_max)
+    return Prepared(sources, headers, vocabulary, foreign, planned, most)
 
 
 def _most_sequences(
-    sources: Mapping[str, RoleSource], headers: Mapping[str, Header], alone: Plan
+    sources: Mapping[str, RoleSource], headers: Mapping[str, Header], alone: Plan, most: int
 ) -> tuple[int, Plan]:
     """How many sequences fit beside each other, up to the number that is worth having.
 
     Their caches take no layer off a device, and leave half of the host's free memory.
     """
     whole = [placement.split for placement in alone.roles.values()]
-    on_device = any(any(split) for split in whole)
-    for count in _COUNTS[0 if on_device else 2 :]:
+    if not any(any(split) for split in whole):
+        most = min(most, _MOST_ON_CPU)
+    for count in (n for n in _COUNTS if n <= most):
         try:
             planned = _planned(sources, headers, count, force=False)
         except DoesNotFitError:

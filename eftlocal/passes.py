@@ -39,7 +39,9 @@ def passes(
     slots = [span.sequence for span in ordered]
     neighbours = slots[-1] - slots[0] + 1 == len(slots)
     alike = min(counts) == max(counts) <= (LONGEST if len(slots) > 1 else n_batch)
-    if neighbours and alike and len(slots) * counts[0] <= n_batch:
+    total = len(slots) * counts[0]
+    # Two rows can cost more than one does twice: kernels have tiles of several rows.
+    if neighbours and alike and total <= n_batch and seconds(total) <= sum(map(seconds, counts)):
         return [ordered]
     calls = []
     for start, end in _cheapest(slots, counts, n_batch, reach, seconds):

@@ -17,6 +17,7 @@ from eftlocal.prompt.openai import conversation
 from eftlocal.prompt.worker import one_line
 from eftlocal.recipe import UNGUIDED, Recipe
 from eftlocal.request_body import Body, read_body, shown, unknown
+from eftlocal.roles import require_roles
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 
@@ -85,6 +86,8 @@ class RequestDefaults:
         vocab_size: ids below it are tokens; None leaves logit_bias's ids unchecked.
         unguided_by_system: the role "unguided" is the tuned model without the system message, so
             that a recipe with it needs one.
+        grammar, json_schema: one at most; for requests that say nothing of their answer's form,
+            as `Request` has them. A response_format of type "text" asks for no form.
     """
 
     recipe: Recipe = field(default_factory=Recipe.upscale)
@@ -96,6 +99,8 @@ class RequestDefaults:
     system: str | None = None
     vocab_size: int | None = None
     unguided_by_system: bool = False
+    grammar: str | None = None
+    json_schema: str | None = None
 
 
 def read_request(
@@ -127,7 +132,7 @@ def read_request(
                 f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
                 "instructions; give them as a system message"
             )
-        grammar, schema = _constraint(given)
+        grammar, schema = _constraint(given, defaults)
         return Request(
             prompt,
             is_raw,
@@ -199,14 +204,7 @@ def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if not chosen:
         return None
-    recipe = _known_recipe(defaults.recipe, tuple(chosen.items()))
-    for role in recipe.roles:
-        if role not in defaults.roles:
-            raise UsageError(
-                f"recipe {recipe.name} needs the role {role}, and there are only "
-                f"{', '.join(defaults.roles)}"
-            )
-    return recipe
+    return require_roles(_known_recipe(defaults.recipe, tuple(chosen.items())), defaults.roles)
 
 
 @lru_cache(maxsize=256)  # the lines of a file as a rule say the same
@@ -268,8 +266,10 @@ def _speculation(given: Body, default: Speculation) -> Speculation | None:
     return chosen_speculation(default, length=length, rule=rule, source=source)
 
 
-def _constraint(given: Body) -> tuple[str | None, str | None]:
+def _constraint(given: Body, defaults: RequestDefaults) -> tuple[str | None, str | None]:
     """Grammar and JSON schema, of which one at most is given."""
+    if given.grammar is None and given.json_schema is None and given.response_format is None:
+        return defaults.grammar, defaults.json_schema
     asked = {
         "grammar": given.grammar,
         "json_schema": given.json_schema,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,14 @@ from eftlocal.errors import UsageError
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
 from eftlocal.recipe import TUNED, UNGUIDED, Recipe
+
+_INT32 = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
+_RANGES = {
+    "n_ctx": (1, _INT32),
+    "n_batch": (1, _INT32),
+    "threads": (1, 512),  # GGML_MAX_N_THREADS; many more end the process
+    "gpu_layers": (-1, _INT32),
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,12 @@ class RoleSource:
     swa_full: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("n_ctx", 1), ("n_batch", 1), ("threads", 1), ("gpu_layers", -1)):
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; it must be {least} or more")
+            if value is not None and value > most:
+                raise UsageError(f"{name} is {value}; it must be {most} or less")
 
 
 def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> RoleSource:
@@ -97,6 +107,37 @@ def with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, 
     """The sources with these settings for every role; None leaves one as it is."""
     given = {key: value for key, value in changes.items() if value is not None}
     return {role: replace(source, **given) for role, source in sources.items()}
+
+
+def require_roles(
+    recipe: Recipe,
+    roles: Collection[str],
+    *,
+    made: Collection[str] = (),
+    written: Callable[[str], str] | None = None,
+) -> Recipe:
+    """The recipe, if there is every role that it needs.
+
+    Args:
+        roles: that are there.
+        made: that loading adds to these.
+        written: how a user would give a role, for the message.
+
+    Raises:
+        UsageError: a role is missing; the line names it.
+    """
+    missing = [role for role in recipe.roles if role not in roles and role not in made]
+    if not missing:
+        return recipe
+    if missing == [UNGUIDED]:
+        advice = "load with this recipe"
+    else:
+        it = "them" if missing[1:] else "it"
+        advice = f"give {' and '.join(map(written, missing)) if written else it}, or another recipe"
+    raise UsageError(
+        f"recipe {recipe.name} needs the role{'s' * bool(missing[1:])} {' and '.join(missing)}, "
+        f"and there {'are' if len(roles) > 1 else 'is'} only {', '.join(roles)}; {advice}"
+    )
 
 
 def with_unguided(sources: Mapping[str, RoleSource], recipe: Recipe) -> dict[str, RoleSource]:

@@ -18,83 +18,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from eftlocal.distribution import Row, token_logprob
-from eftlocal.ensemble import Choice, Ensemble, RunningSequence, Source, Wanted
+from eftlocal.ensemble import Ensemble
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Candidates, Filters, draw, penalise
+from eftlocal.sequence import Choice, RunningSequence, Source, Wanted
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.drafting import Plan, worth
 from eftlocal.speculation.rules import RULES, Draft, Rule
 from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.turn import Turn
 
 _PLANNED_FOR = 256  # plans made before the costs, corrected meanwhile, are read again
-
-
-@dataclass(eq=False)
-class _Turn:
-    """One sequence in one round.
-
-    Attributes:
-        recipe: of the first token to come; a schedule may change it for the later ones.
-        most: longest draft that fits.
-        plan: costs that decide the length; None where it is given.
-        drafter: the recipe whose roles draft; None where nothing or a lookup does.
-        drafts: drafted tokens, in order.
-        confidences: of the distributions that a model's drafts were drawn from.
-        chances: expected chance that all drafts so far are accepted.
-        expected: tokens that the round is expected to bring.
-        found: what a lookup proposes, used or not.
-        agreed: tokens that agreed before it.
-        rows: per position, the rows at hand of each role.
-        choices: what was chosen.
-    """
-
-    sequence: RunningSequence
-    recipe: Recipe
-    most: int = 0
-    plan: Plan | None = None
-    drafter: Recipe | None = None
-    drafts: list[Draft] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    chances: float = 1.0
-    expected: float = 1.0
-    found: list[int] = field(default_factory=list)
-    agreed: int = 0
-    rows: list[dict[str, Row]] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [draft.token for draft in self.drafts]
-
-    @cached_property
-    def counts(self) -> Counter[int]:
-        """How often each token occurs in the answer before this round."""
-        return self.sequence.counts()
-
-    @property
-    def accepted(self) -> int:
-        return sum(choice.source == "accepted" for choice in self.choices)
-
-    def use_found(self, length: int) -> None:
-        """Drafts what was looked up, up to a length or to what would end the answer."""
-        for token in self.found[:length]:
-            self.drafts.append(Draft(token, None))
-            if token in self.sequence.ends:
-                break
-
-    def add_rows(self, role: str, rows: Iterable[Row], first: int) -> None:
-        """Rows of a role, from a position on."""
-        for position, row in enumerate(rows, first):
-            while len(self.rows) <= position:
-                self.rows.append({})
-            self.rows[position][role] = row
 
 
 class Rounds:
@@ -164,10 +103,10 @@ class Rounds:
 
     # Planning ---------------------------------------------------------------------------------
 
-    def _turn(self, sequence: RunningSequence, width: int) -> _Turn:
+    def _turn(self, sequence: RunningSequence, width: int) -> Turn:
         """Whether the sequence drafts in this round, by what, and how far at most."""
         settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
-        turn = _Turn(sequence, recipe, self._longest(sequence, recipe, width))
+        turn = Turn(sequence, recipe, self._longest(sequence, recipe, width))
         if turn.most < 1:
             return turn
         drafter = None if settings.source == "lookup" else recipe.drafter
@@ -201,7 +140,7 @@ class Rounds:
             limits.append(sequence.max_tokens - len(sequence.choices) - 1)
         return min(limits)
 
-    def _choose_source(self, turn: _Turn, plan: Plan, drafter: Recipe | None) -> None:
+    def _choose_source(self, turn: Turn, plan: Plan, drafter: Recipe | None) -> None:
         """Nothing, a model's draft, or what the conversation said before: the best rate."""
         state = turn.sequence.drafting
         best = plan.plain
@@ -231,7 +170,7 @@ class Rounds:
             )
         return self._plans[key]
 
-    def _look_up(self, turn: _Turn) -> None:
+    def _look_up(self, turn: Turn) -> None:
         sequence = turn.sequence
         lookup = sequence.drafting.lookup
         prompt = next(iter(sequence.prompts.values()))  # of one role, whatever the recipe becomes
@@ -242,16 +181,16 @@ class Rounds:
 
     # Drafting ---------------------------------------------------------------------------------
 
-    def _draft(self, turns: Sequence[_Turn]) -> None:
+    def _draft(self, turns: Sequence[Turn]) -> None:
         """Drafts token by token, all sequences together, until each has enough."""
         active = [turn for turn in turns if turn.drafter is not None]
         while active:
             self._feed_drafters(active)
             active = [turn for turn in active if self._extend(turn)]
 
-    def _feed_drafters(self, turns: Sequence[_Turn]) -> None:
+    def _feed_drafters(self, turns: Sequence[Turn]) -> None:
         """The row after each draft, of its drafting roles, copied: they decode again soon."""
-        wanted: dict[str, list[_Turn]] = {}
+        wanted: dict[str, list[Turn]] = {}
         for turn in turns:
             for role in turn.drafter.roles if turn.drafter else ():
                 wanted.setdefault(role, []).append(turn)
@@ -262,7 +201,7 @@ class Rounds:
             for turn, found in zip(some, rows[role], strict=True):
                 turn.add_rows(role, found.copy(), len(turn.drafts))
 
-    def _extend(self, turn: _Turn) -> bool:
+    def _extend(self, turn: Turn) -> bool:
         """Draws one more draft token where one is wanted; whether yet another is."""
         sequence, made, length = turn.sequence, len(turn.drafts), turn.most
         assert turn.drafter is not None
@@ -290,12 +229,12 @@ class Rounds:
 
     # Verifying --------------------------------------------------------------------------------
 
-    def _verify(self, turns: Sequence[_Turn]) -> None:
+    def _verify(self, turns: Sequence[Turn]) -> None:
         """The rows that are not at hand yet, in one call for each role.
 
         Side by side, the drafters decode their last draft meanwhile; else only when it is needed.
         """
-        wanted: dict[str, list[tuple[_Turn, Wanted]]] = {}
+        wanted: dict[str, list[tuple[Turn, Wanted]]] = {}
         for turn in turns:
             drafting = turn.drafter.roles if turn.drafter else ()
             lacking = len(turn.rows) <= len(turn.drafts)
@@ -317,7 +256,7 @@ class Rounds:
 
     # Combining and accepting ------------------------------------------------------------------
 
-    def _accept(self, turn: _Turn) -> bool:
+    def _accept(self, turn: Turn) -> bool:
         """Accepts drafts from the left; at the first refusal the rule recovers a token.
 
         Returns True where all were accepted and the row of the next token is still to come.
@@ -341,7 +280,7 @@ class Rounds:
         turn.rows[len(turn.drafts)] = {role: row.copy() for role, row in last.items()}
         return True
 
-    def _bonus(self, turns: Sequence[_Turn]) -> float:
+    def _bonus(self, turns: Sequence[Turn]) -> float:
         """Feeds drafters the last token of a draft that was accepted whole, and draws one more.
 
         Returns the seconds that their decoding took.
@@ -355,7 +294,7 @@ class Rounds:
             self._last(turn)
         return feeding
 
-    def _last(self, turn: _Turn) -> None:
+    def _last(self, turn: Turn) -> None:
         """Draws the token that no draft stands for."""
         sequence, position = turn.sequence, len(turn.drafts)
         at = len(sequence.choices) + position
@@ -366,7 +305,7 @@ class Rounds:
         if not turn.drafts:
             self._watch(turn, target, at)
 
-    def _distribution(self, turn: _Turn, recipe: Recipe, position: int) -> tuple[Row, Candidates]:
+    def _distribution(self, turn: Turn, recipe: Recipe, position: int) -> tuple[Row, Candidates]:
         """The combined row of a position, and what its sampling leaves to draw from.
 
         Both are valid until the next call.
@@ -387,21 +326,21 @@ class Rounds:
                     return self._distribution(turn, uncut, position)
         return row, self._filter(changed, sequence.sampling)
 
-    def _choice(self, turn: _Turn, token: int, source: Source, row: Row) -> Choice:
+    def _choice(self, turn: Turn, token: int, source: Source, row: Row) -> Choice:
         wanted = turn.sequence.logprobs
         logprob = token_logprob(row, token, self._scratch) if wanted else None
         return Choice(token, logprob, source)
 
     # Learning ---------------------------------------------------------------------------------
 
-    def _learn(self, turn: _Turn, position: int, accepted: bool) -> None:
+    def _learn(self, turn: Turn, position: int, accepted: bool) -> None:
         acceptance = turn.sequence.drafting.acceptance
         if turn.confidences:
             acceptance.add(turn.confidences[position], float(accepted))
         else:
             acceptance.of_match(turn.agreed).add(float(accepted))
 
-    def _watch(self, turn: _Turn, target: Candidates, at: int) -> None:
+    def _watch(self, turn: Turn, target: Candidates, at: int) -> None:
         """What would have become of a draft, where none was made and its length is chosen."""
         sequence = turn.sequence
         if turn.plan is None:

@@ -10,10 +10,11 @@ from typing import Any
 from eftlocal import hub
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
-from eftlocal.loading import Progress
+from eftlocal.loading import Progress, UpTo
 from eftlocal.presets.reading import find
 from eftlocal.recipe import Recipe
 from eftlocal.roles import RoleSource, file_sources, preset_sources, with_engine
+from eftlocal.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Sources:
         return cls(with_engine(file_sources(files), **engine), Defaults())
 
     def load(
-        self, *, force: bool, n_seq_max: int | None = 1, progress: Progress | None = None
+        self, *, force: bool, n_seq_max: int | UpTo = 1, progress: Progress | None = None
     ) -> Emulator:
         """All roles."""
         return Emulator.from_sources(
@@ -73,3 +74,49 @@ class Sources:
             force=force,
             progress=progress,
         )
+
+
+def load(
+    preset: str,
+    *,
+    offline: bool = False,
+    recipe: Recipe | None = None,
+    sampling: Sampling | None = None,
+    n_ctx: int | None = None,
+    n_seq_max: int | UpTo = 1,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    download_progress: hub.Progress | None = None,
+) -> Emulator:
+    """Loads a preset by name, downloading what is missing.
+
+    Args:
+        preset: a name in models.toml or the user's presets file.
+        offline: refuse to download.
+        recipe, sampling: defaults instead of the preset's.
+        n_ctx, threads, gpu_layers: for every role, instead of the preset's.
+        download_progress: called while a missing file arrives.
+
+    The other arguments are those of `Emulator.from_files`.
+
+    Raises:
+        EftlocalError: see eftlocal.errors; nothing stays loaded.
+    """
+    sources = Sources.of_preset(
+        preset,
+        offline=offline,
+        progress=download_progress,
+        n_ctx=n_ctx,
+        threads=threads,
+        gpu_layers=gpu_layers,
+    )
+    defaults = replace(
+        sources.defaults,
+        recipe=recipe or sources.defaults.recipe,
+        sampling=sampling or sources.defaults.sampling,
+    )
+    return replace(sources, defaults=defaults).load(
+        n_seq_max=n_seq_max, force=force, progress=progress
+    )

@@ -32,13 +32,13 @@ from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
 
 from eftlocal import Emulator
 from eftlocal.defaults import Defaults
-from eftlocal.ensemble import Choice, RunningSequence
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.llama import Context, Span, default_threads
+from eftlocal.llama import Check, Context, Span, default_threads
 from eftlocal.recipe import Recipe
 from eftlocal.recipe_text import parse_recipe
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
+from eftlocal.sequence import Choice, RunningSequence
 
 ROLES = ("base", "tuned", "reference")
 GOAL = 1.03  # with models of 1B size or more
@@ -71,9 +71,9 @@ class Stopwatch:
     def _watch(self, context: Context) -> None:
         decode = context.decode
 
-        def timed(spans: Sequence[Span]) -> NDArray[np.float32]:
+        def timed(spans: Sequence[Span], check: Check | None = None) -> NDArray[np.float32]:
             began = time.perf_counter()
-            rows = decode(spans)
+            rows = decode(spans, check)
             self.seconds += time.perf_counter() - began
             return rows
 

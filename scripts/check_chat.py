@@ -3,8 +3,9 @@
 Usage: .venv/bin/python scripts/check_chat.py [--show]
 
 Start, chat, turn beta in the middle, stop, regenerate, walk branches, compare, influence, export,
-quit, resume, be killed; and how long a typed letter takes to appear while models decode. The
-models are SmolLM2 of the test dependencies in all three roles, slow enough to be interrupted.
+stop a long prompt, quit, resume, be killed; and how long a typed letter takes to appear while
+models decode, and while another program keeps the history locked. The models are SmolLM2 of the
+test dependencies in all three roles, slow enough to be interrupted.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 180.0  # seconds that anything may take on a busy machine
 QUESTION = "Write a long story about a river. Use many words."
+LONG = "Tell the story of the river and of the hills beside it once more. " * 40
 
 
 class Terminal:
@@ -119,6 +123,48 @@ def _box(screen: str) -> str:
     return rows[-3] if len(rows) > 3 else ""
 
 
+def report(what: str, milliseconds: list[float]) -> None:
+    middle = sorted(milliseconds)[len(milliseconds) // 2]
+    longest = max(milliseconds)
+    print(f"  a letter appears after {middle:.0f} ms (median), {longest:.0f} ms (longest) {what}")
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another program writes to the history, and does not end."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+def leave_a_long_prompt(terminal: Terminal) -> None:
+    terminal.keys("C-n")
+    terminal.until("New conversation", "a new conversation")
+    terminal.text(LONG)
+    terminal.keys("Enter")
+    terminal.until("Answering", "a long prompt is read")
+    time.sleep(1.0)  # so that the reading is well under way
+    began = time.perf_counter()
+    terminal.keys("Escape")
+    terminal.until("■ stopped", "Esc ends the reading")
+    print(f"  it ended after {1000 * (time.perf_counter() - began):.0f} ms")
+
+
+def write_while_it_is_locked(terminal: Terminal, folder: Path) -> None:
+    with locked(folder / "data" / "chat.db"):
+        terminal.text("What is a hill?")
+        terminal.keys("Enter")
+        terminal.until("keeps the history locked", "a message waits for the history")
+        report("while it is locked", latency(terminal))
+    terminal.until("Answering", "then it is answered")
+    terminal.keys("Escape")
+    terminal.until("Message (Enter sends", "and stopped")
+
+
 def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
     terminal = Terminal(chat_command(), folder, (80, 24))
     try:
@@ -127,9 +173,7 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.text(QUESTION)
         terminal.keys("Enter")
         terminal.until(lambda s: tokens_so_far(s) >= 5, "an answer streams")
-        typed = latency(terminal)
-        middle = sorted(typed)[len(typed) // 2]
-        print(f"  a letter appears after {middle:.0f} ms (median), {max(typed):.0f} ms (longest)")
+        report("while models decode", latency(terminal))
         terminal.text("/set beta 0.5")
         terminal.keys("Enter")
         show("turned", terminal.until("from here: beta 1 → 0.5", "beta turns in the middle"))
@@ -141,7 +185,7 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.keys("F7")
         terminal.until("■ stopped", "the first branch is there")
         terminal.keys("F5")
-        screen = terminal.until(lambda s: s.count("tokens in") == 3, "three answers side by side")
+        screen = terminal.until(lambda s: s.count("seed") == 3, "three answers side by side")
         show("compare", screen)
         terminal.keys("Escape")
         terminal.until("Message (Enter sends", "back from the comparison")
@@ -152,6 +196,8 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.text("/export talk.md")
         terminal.keys("Enter")
         terminal.until("Written:", "it is exported")
+        leave_a_long_prompt(terminal)
+        write_while_it_is_locked(terminal, folder)
         terminal.keys("C-q")
         terminal.until("ended with code 0", "it quits")
     finally:
@@ -165,7 +211,7 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
 def second_visit(folder: Path, show: Callable[[str, str], None]) -> None:
     terminal = Terminal(chat_command("--continue"), folder, (200, 60))
     try:
-        screen = terminal.until(lambda s: "■ stopped" in s and "1/2" in s, "it is resumed")
+        screen = terminal.until("What is a hill?", "it is resumed")
         terminal.until("upscale beta", "the models are loaded")
         show("resumed", screen)
         terminal.keys("C-o")

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.ensemble import RunningSequence, Wanted
-from eftlocal.llama import Context, Span
+from eftlocal.llama import Check, Context, Span
 from eftlocal.recipe import Recipe
 from eftlocal.rounds import Rounds
 from eftlocal.sampling import Sampling
+from eftlocal.sequence import RunningSequence, Wanted
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.speculation.totals import Totals
 
@@ -49,9 +49,9 @@ class DecodeTimes:
     def _watch(self, role: str, context: Context) -> None:
         decode = context.decode
 
-        def timed(spans: Sequence[Span]) -> NDArray[np.float32]:
+        def timed(spans: Sequence[Span], check: Check | None = None) -> NDArray[np.float32]:
             began = time.perf_counter()
-            rows = decode(spans)
+            rows = decode(spans, check)
             took = time.perf_counter() - began
             self.seconds += took
             if all(len(span.tokens) == span.rows for span in spans):

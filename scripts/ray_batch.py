@@ -9,8 +9,8 @@ tried again and goes on where it was killed; the same command goes on with a run
 
 1. Install eftlocal with its extra `ray`, the same versions, on every machine (scripts/setup.py
    --extra ray), and start Ray there: `ray start --head`, then `ray start --address HEAD:6379`.
-2. Put IN, and the folder of OUT, on a file system that all machines share, under one path. Model
-   files named in the options must be there too. Presets are downloaded by each machine, unless
+2. Put IN, and the folder of OUT, on a file system that all machines share, under one path. Files
+   named in the options must be there too. Presets are downloaded by each machine, unless
    EFTLOCAL_MODELS names a shared folder where `ray start` is typed.
 3. Run this on any of the machines with --address auto. Without an address (and without RAY_ADDRESS)
    the cluster is this machine alone. --shards: one a machine, or one a GPU with --gpus-per-shard 1;
@@ -25,165 +25,30 @@ The exit code is `eftlocal batch`'s: 0, 10 + n if n lines failed, 2 to 9 refused
 from __future__ import annotations
 
 import argparse
-import glob
 import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from eftlocal.batch.merge import merge
 from eftlocal.batch.output import check_output
+from eftlocal.batch.shard_files import shard_path, shard_paths
+from eftlocal.cli.batch.exit_codes import STOPPED, code_of, failed_lines
+from eftlocal.cli.batch.shard_process import Outcome, Shard, run_shard
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.hub.disk import beside
 from eftlocal.journal.lines import WholeLines
 
-FAILED, MOST_TOLD = 10, 90  # exit code of a finished run with failed lines: this, and how many
-STOPPED = 130
-SAME_EVERYWHERE = ("eftlocal", "llama-cpp-python")  # shards of other versions cannot be merged
-FRAME = " │╭╮╰╯─"  # around what is wrong with an option
-LOCK_SECONDS = 120.0  # a file server keeps the locks of a machine that died for about 90
+SAME_EVERYWHERE = ("eftlocal", "llama-cpp-python")
 OURS = {
     "--shard": "give --shards N before the --",
     "--dry-run": "run `eftlocal batch --dry-run` on one machine",
 }
-# os.read ends when the worker does, however that happens: no shard outlives its task. (Reading
-# sys.stdin instead would hold a lock that the interpreter wants at its end.)
-CHILD = """
-import os, signal, sys, threading
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-sys.path[:] = [path for path in sys.path if path]
-def follow():
-    os.read(0, 1)
-    os._exit(1)
-threading.Thread(target=follow, daemon=True).start()
-from eftlocal.cli.app import main
-main()
-"""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What a worker is told; paths are absolute.
-
-    Attributes:
-        name: "1/4", or "" for the whole batch.
-        mark: a file in the folder of the output that shows a worker that it sees that folder.
-        size: of the input in bytes.
-    """
-
-    name: str
-    source: Path
-    output: Path
-    options: tuple[str, ...]
-    mark: Path
-    size: int
-    folder: Path
-    versions: tuple[tuple[str, str], ...]
-
-    @property
-    def label(self) -> str:
-        return f"shard {self.name}" if self.name else self.output.name
-
-    @property
-    def log(self) -> Path:
-        return beside(self.output, ".log")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a shard ended: its exit code, where, and the last line that it said."""
-
-    code: int
-    node: str
-    seconds: float
-    words: str
-
-    @property
-    def finished(self) -> bool:
-        return self.code == 0 or FAILED < self.code <= FAILED + MOST_TOLD
-
-
-class KilledError(Exception):
-    """A signal or a crash ended a shard's process: Ray tries again."""
-
-
-# On a worker -------------------------------------------------------------------------------------
-
-
-def run_shard(shard: Shard) -> Outcome:
-    """Runs a shard to its end in a process of its own; KilledError if that was killed."""
-    node, began = platform.node(), time.monotonic()
-    if words := unfit(shard):
-        return Outcome(UsageError.exit_code, node, 0.0, f"{node}: {words}")
-    wait_for_lock(beside(shard.output, ".lock"))
-    part = ["--shard", shard.name] if shard.name else []
-    command = ["batch", str(shard.source), str(shard.output), *part, *shard.options]
-    with shard.log.open("ab") as log:
-        log.write(f"-- {shard.label} on {node}\n".encode())
-        log.flush()
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *command],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=shard.folder if shard.folder.is_dir() else None,
-        )
-        try:
-            code = child.wait()
-        finally:
-            child.kill()
-        if not 0 <= code <= 255:  # on Windows a crash is a large number
-            words = f"killed by signal {-code}" if code < 0 else f"crashed ({code:#x})"
-            log.write(f"-- {words}\n".encode())
-            raise KilledError(f"{words} on {node}")
-    return Outcome(code, node, time.monotonic() - began, last_line(shard.log))
-
-
-def unfit(shard: Shard) -> str:
-    """Why this machine cannot run the shard, or nothing."""
-    shared = "put it on a file system that all machines share"
-    if not shard.source.is_file():
-        return f"there is no {shard.source} here; {shared}, under one path"
-    if shard.source.stat().st_size != shard.size:
-        return f"{shard.source} is another file here; {shared}"
-    if not shard.mark.exists():
-        return f"{shard.output.parent} is another folder here; {shared}"
-    for package, wanted in shard.versions:
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            found = "none"
-        if found != wanted:
-            return f"{package} {wanted} is needed, as where the run was started; here is {found}"
-    return ""
-
-
-def wait_for_lock(lock: Path) -> None:
-    """Gives an earlier try the time to let go; whoever holds on then, the batch refuses."""
-    with suppress(Timeout), FileLock(lock, timeout=LOCK_SECONDS):
-        return
-
-
-def last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-    said = [words for line in lines if (words := line.strip(FRAME))]
-    return said[-1].removeprefix("eftlocal: ") if said else ""
-
-
-# Where the run is started ------------------------------------------------------------------------
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
@@ -222,26 +87,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]
     return args, tuple(options)
 
 
-def shard_path(output: Path, index: int | str, count: int | str) -> Path:
-    """answers.jsonl.gz: answers.shard-1-of-4.jsonl.gz."""
-    packed = ".gz" if output.name.endswith(".gz") else ""
-    plain = Path(output.name.removesuffix(packed))
-    return output.with_name(f"{plain.stem}.shard-{index}-of-{count}{plain.suffix}{packed}")
-
-
-def plan(output: Path, whole: Shard, count: int) -> list[Shard]:
-    """The shards to run; the whole alone where the output is there already."""
-    if output.exists():
+def plan(whole: Shard, count: int) -> list[Shard]:
+    """The shards to run; the whole alone where its output is there already."""
+    if whole.output.exists():
         return [whole]
-    paths = [shard_path(output, index, count) for index in range(1, count + 1)]
-    named_alike = shard_path(Path(glob.escape(output.name)), "*", "*").name
-    for other in sorted(output.parent.glob(named_alike)):
-        if other not in paths:
-            raise UsageError(
-                f"{other} is of a run with another --shards; give that number to go on with it, "
-                "or remove its shards"
-            )
-    named = enumerate(paths, 1)
+    named = enumerate(shard_paths(whole.output, count), 1)
     return [replace(whole, name=f"{index}/{count}", output=path) for index, path in named]
 
 
@@ -265,8 +115,7 @@ def connect(address: str | None) -> bool:
         try:
             ray.init(address, **quietly)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UsageError(f"no Ray cluster at {address}: {reason}") from None
+            raise UsageError(f"no Ray cluster at {address}: {first_line(error)}") from None
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would set a third of the memory aside for objects; paths and exit codes need next to none.
@@ -280,7 +129,7 @@ def run_all(shards: Sequence[Shard], args: argparse.Namespace) -> list[Outcome]:
     from ray.exceptions import RayError
 
     alone = connect(args.address)
-    signal.signal(signal.SIGTERM, stop)  # joining the cluster has set it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # joining the cluster has set it
     cpus = share_of_cpus(ray.nodes(), args.cpus_per_shard, args.gpus_per_shard)
     if cpus is None:
         lack = f"no machine has {args.cpus_per_shard or 1} CPUs and {args.gpus_per_shard:g} GPUs"
@@ -303,7 +152,7 @@ def run_all(shards: Sequence[Shard], args: argparse.Namespace) -> list[Outcome]:
             try:
                 outcomes[shard] = ray.get(ended)
             except RayError as error:
-                reason = str(getattr(error, "cause", None) or error).strip().partition("\n")[0]
+                reason = first_line(getattr(error, "cause", None) or error)
                 outcomes[shard] = Outcome(1, "", 0.0, f"{reason}, after {args.retries} retries")
             say(told(shard, outcomes[shard]))
     except KeyboardInterrupt:
@@ -319,12 +168,12 @@ def told(shard: Shard, outcome: Outcome) -> str:
         log = f"; see {shard.log}" if shard.log.exists() else ""
         return f"{shard.label} failed (exit code {outcome.code}): {outcome.words}{log}"
     rows = sum(1 for _ in WholeLines(shard.output))
-    failed = f", {outcome.code - FAILED} failed" if outcome.code else ""
+    failed = f", {failed_lines(outcome.code)} failed" if outcome.code else ""
     return f"{shard.label}: {rows} rows{failed}, {outcome.seconds:.1f} s on {outcome.node}"
 
 
-def stop(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def say(words: str) -> None:
@@ -351,7 +200,7 @@ def run(args: argparse.Namespace, options: tuple[str, ...]) -> int:
             folder=Path.cwd(),
             versions=tuple((package, version(package)) for package in SAME_EVERYWHERE),
         )
-        shards = plan(output, whole, args.shards)
+        shards = plan(whole, args.shards)
         if shards == [whole]:
             say(f"{output} is there already: going on with it, without shards")
         outcomes = run_all(shards, args)
@@ -370,7 +219,7 @@ def run(args: argparse.Namespace, options: tuple[str, ...]) -> int:
         f"{output}: {merged.rows} rows{lines}{failed}, in {time.monotonic() - began:.1f} s; "
         f"{shard_path(output, '*', args.shards).name}* may be removed"
     )
-    return FAILED + min(merged.failed, MOST_TOLD) if merged.failed else 0
+    return code_of(merged.failed)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 
 from eftlocal.cli.app import app
+from eftlocal.cli.streams import prepare_streams
 
 if __name__ == "__main__":
+    prepare_streams()
     app(["batch", *sys.argv[1:]], prog_name="run_batch.py")

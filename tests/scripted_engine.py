@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from eftlocal import Message, Recipe, Sampling, Speculation
 from eftlocal.errors import EftlocalError
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine.protocol import (
+    Came,
     Candidate,
+    Check,
     Live,
     Loaded,
     Moved,
@@ -19,6 +21,7 @@ from eftlocal_tui.engine.protocol import (
     Progress,
     Report,
 )
+from eftlocal_tui.engine.worker import StoppedError
 from eftlocal_tui.history import Figures
 
 ROLES = ("base", "tuned", "reference")
@@ -28,7 +31,10 @@ DIALS = Dials(Recipe.upscale(1.0), Sampling(temperature=0.7), Speculation(length
 
 @dataclass
 class Script:
-    """One answer: its pieces, after how many of them it waits for `go`, and how it fails."""
+    """One answer: its pieces, after how many of them it waits for `go`, and how it fails.
+
+    One that waits before its first piece reads its prompt meanwhile, which a check ends.
+    """
 
     pieces: Sequence[str]
     wait_at: int | None = None
@@ -50,6 +56,9 @@ class ScriptedEngine:
         self.load_waits.set()
         self.answering: list[ScriptedAnswer] = []
         self.inspected: list[str | Sequence[int]] = []
+        self.inspects = threading.Event()
+        self.inspects.set()
+        self.broken: EftlocalError | None = None  # what ends all answers that are compared
         self.closed = False
         self.name = "fake"
         self.roles: tuple[str, ...] = ROLES
@@ -66,20 +75,42 @@ class ScriptedEngine:
         return Loaded(preset or self.name, self.roles, DIALS, 4096, self.notes)
 
     def answer(
-        self, messages: Sequence[Message], dials: Dials, *, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        dials: Dials,
+        *,
+        continue_last: bool = False,
+        check: Check | None = None,
     ) -> ScriptedAnswer:
         self.heard.append((list(messages), dials, continue_last))
         script = self.scripts.pop(0) if self.scripts else Script(["A", "gain."])
         if script.at_once is not None:
             raise script.at_once
-        answer = ScriptedAnswer(script, dials)
+        answer = ScriptedAnswer(script, dials, check)
         self.answering.append(answer)
         return answer
 
+    def answers(
+        self, messages: Sequence[Message], dials: Sequence[Dials], *, check: Check | None = None
+    ) -> ScriptedAnswers:
+        begun: list[ScriptedAnswer | EftlocalError] = []
+        for one in dials:
+            try:
+                begun.append(self.answer(messages, one, check=check))
+            except EftlocalError as error:
+                begun.append(error)
+        return ScriptedAnswers(begun, check, self.broken)
+
     def inspect(
-        self, messages: Sequence[Message], answer: str | Sequence[int], dials: Dials
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        dials: Dials,
+        *,
+        check: Check | None = None,
     ) -> Moved:
         self.inspected.append(answer)
+        reading(self.inspects, check)
         texts = ["Braga", " is", " in", "\n", " Portugal"]
         moved = [0.0, 0.2, 0.4, 0.05, 0.9]
         return Moved(
@@ -96,8 +127,9 @@ class ScriptedAnswer:
 
     seed = 7
 
-    def __init__(self, script: Script, dials: Dials) -> None:
+    def __init__(self, script: Script, dials: Dials, check: Check | None = None) -> None:
         self.dials = dials
+        self._check = check
         self.closed = False
         self._script = script
         self._given = 0
@@ -109,7 +141,7 @@ class ScriptedAnswer:
     def __next__(self) -> Piece:
         script = self._script
         if self._given == script.wait_at:
-            assert script.go.wait(PATIENCE)
+            reading(script.go, None if self._given else self._check)
         if self._given == len(script.pieces):
             if script.error is not None:
                 raise script.error
@@ -133,6 +165,69 @@ class ScriptedAnswer:
 
     def close(self) -> None:
         self.closed = True
+
+
+class ScriptedAnswers:
+    """See `eftlocal_tui.engine.protocol.Answers`: a piece of each in turn."""
+
+    def __init__(
+        self,
+        begun: Sequence[ScriptedAnswer | EftlocalError],
+        check: Check | None,
+        broken: EftlocalError | None,
+    ) -> None:
+        self._answers = begun
+        self._check = check
+        self._came = self._rounds(broken)
+
+    def __iter__(self) -> ScriptedAnswers:
+        return self
+
+    def __next__(self) -> Came:
+        if self._check is not None:
+            self._check()
+        return next(self._came)
+
+    def _rounds(self, broken: EftlocalError | None) -> Iterator[Came]:
+        running = dict(enumerate(self._answers))
+        while running:
+            for index, answer in list(running.items()):
+                if isinstance(answer, EftlocalError):
+                    del running[index]
+                    yield Came(index, None, str(answer))
+                    continue
+                try:
+                    piece = next(answer)
+                except StoppedError:
+                    raise
+                except EftlocalError as error:
+                    del running[index]
+                    yield Came(index, None, str(error))
+                    continue
+                if piece.finish_reason is not None:
+                    del running[index]
+                yield Came(index, piece)
+            if broken is not None:
+                raise broken
+
+    def live(self, index: int) -> Live | None:
+        answer = self._answers[index]
+        return None if isinstance(answer, EftlocalError) else answer.live()
+
+    def close(self) -> None:
+        for answer in self._answers:
+            if not isinstance(answer, EftlocalError):
+                answer.close()
+
+
+def reading(go: threading.Event, check: Check | None) -> None:
+    """Waits for the word to go on, as long as the check lets it."""
+    for _ in range(round(PATIENCE * 100)):
+        if go.wait(0.01):
+            return
+        if check is not None:
+            check()
+    raise AssertionError("a test forgot to say go")
 
 
 def with_recipe(recipe: Recipe) -> Dials:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from eftlocal import Emulator, Sampling
 from eftlocal.batch.line import Line
 from eftlocal.batch.running import answer_lines
 from eftlocal.cli.app import app
+from eftlocal.cli.batch.stopping import terminable
 from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Span
 from eftlocal.request import Request
@@ -221,7 +223,7 @@ def test_another_run_is_not_mixed_in(asked: Path, tmp_path: Path) -> None:
     for changed, words in (
         (("--seed", 5), "seed was 0 and is 5"),
         (("--beta", 2), "recipe was upscale"),
-        (("--temperature", 0.1), "temperature 0.1"),
+        (("--temperature", 0.1), "temperature was 0.7 and is 0.1"),
         (("--format", "plain"), "format was openai and is plain"),
         (("--shard", "1/2"), "shard was 1/1 and is 1/2"),
     ):
@@ -273,6 +275,78 @@ def test_options_that_are_refused(
     assert list(tmp_path.iterdir()) == [asked]
 
 
+def test_an_answers_form(tmp_path: Path) -> None:
+    """--grammar and --json-schema are defaults, and part of what a batch is."""
+    grammar, schema = tmp_path / "g.gbnf", tmp_path / "s.json"
+    grammar.write_text('root ::= "yes" | "no"')
+    schema.write_text('{"type": "boolean"}')
+    question = {"prompt": "Is Lima in Peru?"}
+    source = write(
+        tmp_path / "in.jsonl",
+        [
+            question,
+            {**question, "grammar": 'root ::= "maybe"'},
+            {**question, "json_schema": {"type": "null"}},
+            {**question, "response_format": {"type": "text"}},
+        ],
+    )
+    told = {}
+    for name, option in (("g", ("--grammar", grammar)), ("s", ("--json-schema", schema))):
+        out = tmp_path / f"{name}.jsonl"
+        result = batch(source, out, *QUICK, "--format", "plain", *option)
+        assert result.exit_code == 0, result.stderr
+        first, *told[name] = [rows(out)[f"line-{n}"]["text"] for n in (1, 2, 3, 4)]
+        assert first in {"g": ("yes", "no"), "s": ("true", "false")}[name]
+        assert told[name][:2] == ["maybe", "null"] and " " in told[name][2].strip()
+    assert told["g"] == told["s"]
+
+    other = batch(source, tmp_path / "g.jsonl", *QUICK, "--format", "plain")
+    assert other.exit_code == 2 and "grammar was 'root ::= " in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"--grammar": "root = x"}, "grammar: "),
+        ({"--json-schema": '{"type": "colour"}'}, 'type "colour" is not known'),
+        ({"--json-schema": "{"}, "JSON schema: not JSON"),
+        ({"--grammar": None}, "No such file"),
+        ({"--grammar": 'root ::= "a"', "--json-schema": "{}"}, "exclude each other"),
+    ],
+)
+def test_a_form_that_is_refused_is_told_once(
+    options: dict[str, str | None], words: str, asked: Path, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    for option, text in options.items():
+        given += [option, tmp_path / f"form{option}"]
+        if text is not None:
+            given[-1].write_text(text)
+    result = batch(asked, tmp_path / "out.jsonl", *QUICK, *given)
+    assert result.exit_code == 2 and words in result.stderr
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_bad_line_takes_no_good_lines_row(tmp_path: Path) -> None:
+    lines = [{"prompt": "Where is Lima?", "custom_id": "line-2"}, {"prompt": 3}]
+    source, out = write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
+    for _ in range(2):
+        result = batch(source, out, *QUICK, "--skip-invalid")
+        assert result.exit_code == 11
+        found = rows(out)
+        assert set(found) == {"line-2", "line-2-2"} and found["line-2"]["error"] is None
+        assert "1 line has no answer" in result.stderr
+        assert "once mended" in result.stderr and "--retry-errors" not in result.stderr
+
+
+def test_a_dry_run_tells_all_faults(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"prompt": n} for n in range(25)])
+    told = [batch(source, tmp_path / "out", *more).stderr for more in ((), ("--dry-run",))]
+    assert "line 20: " in told[0] and "line 21: " not in told[0]
+    assert "and 5 more; --dry-run tells them all" in told[0]
+    assert told[1].count("one string is needed") == 25 and "more" not in told[1]
+
+
 def test_files_that_are_refused(asked: Path, tmp_path: Path) -> None:
     for source, output, words in (
         (tmp_path / "none.jsonl", tmp_path / "out.jsonl", "No such file"),
@@ -287,6 +361,50 @@ def test_a_dry_run_writes_nothing(asked: Path, tmp_path: Path) -> None:
     result = batch(asked, tmp_path / "out.jsonl", "--dry-run", "--shard", "1/2")
     assert result.exit_code == 0 and "9 lines" in result.stderr and "shard 1/2" in result.stderr
     assert list(tmp_path.iterdir()) == [asked]
+    (tmp_path / "out.jsonl").touch()
+    assert batch(asked, tmp_path / "out.jsonl", "--dry-run").exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+def test_the_script_with_stdin_closed() -> None:
+    script = Path(__file__).parent.parent / "scripts" / "run_batch.py"
+    found = subprocess.run(
+        ["sh", "-c", '"$0" "$1" - - <&-', sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 7
+    assert found.stderr == "eftlocal: stdin: holds no request; write one JSON object a line\n"
+
+
+def test_stdout_that_goes_into_the_input(asked: Path) -> None:
+    before = asked.read_bytes()
+    program = "from eftlocal.cli.app import main; main()"
+    command = [sys.executable, "-c", program, "batch", str(asked), "-"]
+    with asked.open("ab") as stdout:
+        found = subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert found.returncode == 2 and "stdout goes into the input" in found.stderr
+    assert asked.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
+def test_on_one_terminal_no_bar_is_drawn_into_the_rows(asked: Path) -> None:
+    program = "from eftlocal.cli.app import main; main()"
+    command = [sys.executable, "-c", program, "batch", str(asked), "-", "--max-tokens", "3"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # what Linux says at the end
+            while data := os.read(ours, 1 << 16):
+                shown += data
+        os.close(ours)
+    assert process.returncode == 0 and shown.count(b'"custom_id"') == 9
+    assert b"answering" not in shown and b"9 rows, 27 tokens" in shown
 
 
 def test_a_system_prompt_for_lines_without_one(tmp_path: Path) -> None:
@@ -300,26 +418,42 @@ def test_a_system_prompt_for_lines_without_one(tmp_path: Path) -> None:
     assert counts[0][0] + 5 < counts[1][0] and counts[0][1] == counts[1][1]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", questions(300)), tmp_path / "out.jsonl"
     program = "from eftlocal.cli.app import main; main()"
     command = [sys.executable, "-c", program, "batch", str(source), str(out)]
     command += ["--format", "plain", "--max-tokens", "30", "--parallel", "2", "--quiet"]
-    killed = 0
-    for wanted in (1, 20, 60):
-        child = subprocess.Popen(command, env=dict(os.environ))
+    for number, code in (
+        *((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ):
+        there = out.read_bytes().count(b"\n") if out.exists() else 0
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while child.poll() is None and not (
-            out.exists() and out.read_bytes().count(b"\n") >= wanted
+            out.exists() and out.read_bytes().count(b"\n") > there + 5
         ):
             time.sleep(0.01)
-        child.kill()
-        killed += child.wait() == -signal.SIGKILL
+        child.send_signal(number)
+        _, said = child.communicate()
+        assert child.returncode == code, said
+        assert code < 0 or "run the same command again to go on" in said
         with out.open("ab") as file:
             file.write(b'{"custom_id": "torn')
-    assert killed == 3
     assert subprocess.run(command, check=False).returncode == 0
     assert set(rows(out)) == {f"q{i}" for i in range(300)}
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does_where_nobody_handles_it() -> None:
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # Lines that fail while they run ------------------------------------------------------------------
@@ -331,12 +465,12 @@ def poisoned(demo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[l
     poison: list[list[int]] = []
     decode = Context.decode
 
-    def fails(context: Context, spans: Sequence[Span]) -> Any:
+    def fails(context: Context, spans: Sequence[Span], *more: Any) -> Any:
         for span in spans:
             held = [*context.tokens(span.sequence), *span.tokens]
             if any(held[: len(ids)] == ids for ids in poison):
                 raise EngineError("llama_decode gave -3")
-        return decode(context, spans)
+        return decode(context, spans, *more)
 
     monkeypatch.setattr(Context, "decode", fails)
     yield poison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -22,7 +23,7 @@ import eftlocal.batch.check as checking
 import eftlocal.batch.source as reading
 from eftlocal import Emulator
 from eftlocal.batch.check import Checked, check
-from eftlocal.batch.line import HUMANEVAL_STOP, BadLine, Line, Reader, read_line
+from eftlocal.batch.line import HUMANEVAL_STOP, BadLine, Line, read_line
 from eftlocal.batch.prompt_bound import PromptBound, prompt_bound
 from eftlocal.batch.seeds import digest_of, seed_of, shard_of
 from eftlocal.batch.source import MAX_LINE, TooLong, open_source
@@ -34,16 +35,16 @@ from eftlocal.prompt.render import RolePrompt
 from eftlocal.request import Request, RequestDefaults
 from eftlocal.roles import file_sources, with_engine
 
-READER = Reader(RequestDefaults(model="demo"))
+DEFAULTS = RequestDefaults(model="demo")
 
 
 def line(record: Any, number: int = 7) -> Line:
-    return read_line(number, json.dumps(record).encode(), READER)
+    return read_line(number, json.dumps(record).encode(), DEFAULTS)
 
 
 def bad(data: bytes | TooLong, number: int = 7) -> BadLine:
     with pytest.raises(BadLine) as refused:
-        read_line(number, data, READER)
+        read_line(number, data, DEFAULTS)
     assert refused.value.number == number
     assert str(refused.value) == f"line {number}: {refused.value.reason}"
     return refused.value
@@ -103,6 +104,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"prompt": "x"} {}', "not JSON: Extra data (character 17)", None),
         (b"", "it is empty; remove it", None),
         (b" \t\r", "it is empty; remove it", None),
+        (bytes(9), "9 zeros and no text, as a crash leaves them; remove them", None),
         (b'["x"]', 'an object is needed, such as {"prompt": "..."}, not a list', None),
         (b"null", 'an object is needed, such as {"prompt": "..."}, not null', None),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13; convert the file", None),
@@ -245,14 +247,14 @@ def test_each_kind_of_bad_line(data: bytes | TooLong, reason: str, custom_id: st
 
 
 def test_byte_order_marks_are_let_through() -> None:
-    assert read_line(2, b'\xef\xbb\xbf{"prompt": "x"}', READER).request.prompt == "x"
+    assert read_line(2, b'\xef\xbb\xbf{"prompt": "x"}', DEFAULTS).request.prompt == "x"
 
 
 def test_text_beyond_ascii_comes_through() -> None:
     told = "é 😀 \u2028"
     assert line({"prompt": told}).request.prompt == told  # escaped
     data = json.dumps({"prompt": told}, ensure_ascii=False).encode()
-    assert read_line(1, data, READER).request.prompt == told
+    assert read_line(1, data, DEFAULTS).request.prompt == told
 
 
 # The first text that hypothesis makes takes it a second.
@@ -274,7 +276,7 @@ RECORDS |= st.builds(lambda outer, body: {**outer, "body": body}, RECORDS, RECOR
 
 def outcome(data: bytes, number: int) -> Line | BadLine:
     try:
-        return read_line(number, data, READER)
+        return read_line(number, data, DEFAULTS)
     except BadLine as error:
         assert error.number == number
         assert str(error).isprintable()
@@ -426,6 +428,21 @@ def test_a_pipe_is_read_twice(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_pipe_that_the_temporary_folder_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"{}")))
+    monkeypatch.setattr(reading.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(reading.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UsageError) as refused:
+        open_source("-")
+    assert str(refused.value).startswith(f"stdin: {tmp_path}, where it is kept meanwhile, is full")
+
+
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.jsonl: cannot be read: No such file"):
         open_source(str(tmp_path / "nowhere.jsonl"))
@@ -449,12 +466,18 @@ def test_a_torn_gzip_is_told_with_its_place(tmp_path: Path) -> None:
     assert 3000 < len(seen) < 6000
 
 
+def test_a_gzip_torn_in_its_first_line(tmp_path: Path) -> None:
+    path = write(tmp_path, gzip.compress(b"{}" * 9)[:15])
+    with open_source(path) as source, pytest.raises(PromptError, match="torn in its first line"):
+        list(source.lines())
+
+
 def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
     whole = bytearray(gzip.compress(b"a\n" * 1000))
     for damaged in (whole[:-6] + b"\0" * 6, whole + b"more", whole[:12] + b"\xff" + whole[13:]):
         with (
             open_source(write(tmp_path, bytes(damaged))) as source,
-            pytest.raises(PromptError, match="the gzip is damaged after line"),
+            pytest.raises(PromptError, match=r"the gzip is damaged (after|in its first) line"),
         ):
             list(source.lines())
 
@@ -485,7 +508,7 @@ def test_a_second_pass_ends_the_first(tmp_path: Path) -> None:
 
 def checked_file(path: str, **options: Any) -> Checked:
     with open_source(path) as source:
-        return check(source, READER, **options)
+        return check(source, DEFAULTS, **options)
 
 
 def checked_records(folder: Path, *records: Any, **options: Any) -> Checked:
@@ -516,7 +539,7 @@ def test_ids_that_are_given_twice_name_both_lines(tmp_path: Path) -> None:
         "line 5: its custom_id 'a' is that of line 1; give each its own",
     ]
     first = found.faults[0]
-    assert (first.custom_id, first.duplicate_of, first.row_id) == ("a", 1, "line-3")
+    assert (first.custom_id, first.row_id) == ("a", "line-3")
     assert found.to_run == 3
 
 
@@ -534,6 +557,19 @@ def test_no_row_id_of_a_bad_line_is_that_of_another_line(tmp_path: Path) -> None
     assert [fault.row_id for fault in checked_records(tmp_path, wrong, ask("a")).faults] == [
         *("a", "line-2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("bad_line", "row_id"),
+    [({"prompt": 5}, "line-3-2"), ({"prompt": "x"}, "line-3-2"), (ask("line-2"), "line-3-2"),
+     ({"custom_id": "own", "prompt": 5}, "own")],
+)  # fmt: skip
+def test_a_bad_line_takes_no_id_of_a_line_before_it(
+    bad_line: Any, row_id: str, tmp_path: Path
+) -> None:
+    found = checked_records(tmp_path, ask("line-3"), ask("line-2"), bad_line)
+    assert [fault.row_id for fault in found.faults] == [row_id]
+    assert found.to_run == 2
 
 
 def test_the_limit_leaves_lines_unread_but_in_the_checksum(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.lines import encoder
 from eftlocal.journal.manifest import differences, manifest_path, read_manifest, write_manifest
 from eftlocal.recipe import Recipe
-from eftlocal.request import Request
+from eftlocal.request import Request, RequestDefaults
 from eftlocal.roles import RoleSource
 from eftlocal.sampling import Sampling
-from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.speculation.settings import OFF
 from eftlocal.speculation.totals import Totals
 
 MANIFEST = {"seed": "0", "format": "plain", "shard": "1/1"}
@@ -340,7 +340,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     for path, says in (
         (tmp_path, "is a folder; name a file in it"),
         (tmp_path / "no" / "out.jsonl", f"there is no folder {tmp_path / 'no'}; make it first"),
-        (Path(os.devnull), "is a device, not a file"),
+        (Path(os.devnull), "is a pipe or a device, not a file"),
     ):
         for refuse in (lambda p: check_output(str(p), "-"), opened):
             with pytest.raises(UsageError) as refused:
@@ -402,27 +402,29 @@ def test_stdout_that_refuses() -> None:
 
 def manifest(path: Path, **changes: Any) -> dict[str, str]:
     given: dict[str, Any] = {
-        "input_sha256": "0" * 64, "lines": 4, "preset": "demo",
-        "roles": {"base": RoleSource(path)}, "recipe": Recipe.upscale(), "sampling": Sampling(),
-        "seed": 1, "max_tokens": None, "stop": (), "speculation": Speculation(), "format": "plain",
+        "input_sha256": "0" * 64, "lines": 4, "roles": {"base": RoleSource(path)},
+        "seed": 1, "max_tokens": None, "stop": (), "format": "plain",
     }  # fmt: skip
-    return batch_manifest(**given | changes)
+    of_lines = {name: changes.pop(name) for name in list(changes) if name not in {*given, "shard"}}
+    return batch_manifest(RequestDefaults(**{"model": "demo"} | of_lines), **given | changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"input_sha256": "1" * 64}, "input was sha256 000000000000 and is sha256 111111111111"),
-        ({"preset": ""}, "preset was demo and is none"),
+        ({"model": ""}, "preset was demo and is none"),
         ({"recipe": Recipe.upscale(1.00000001)}, "recipe was upscale: +1 base, +1 tuned"),
-        ({"sampling": Sampling(top_k=3)}, "sampling was temperature 0.7, top_k 0, "),
-        ({"sampling": Sampling(logit_bias=dict.fromkeys(range(99), 1.0))}, "sampling was temp"),
+        ({"sampling": Sampling(top_k=3)}, "top-k was 0 and is 3"),
+        ({"sampling": Sampling(logit_bias=dict.fromkeys(range(99), 1.0))}, "logit-bias was {} and"),
         ({"seed": 2}, "seed was 1 and is 2"),
         ({"max_tokens": 9}, "max-tokens was none and is 9"),
         ({"stop": ("\n",)}, "stop was [] and is ['\\n']"),
         ({"raw": True}, "raw was false and is true"),
         ({"system": "Be\nkind"}, "system was none and is 'Be\\nkind'"),
-        ({"speculation": OFF}, "and is off"),
+        ({"grammar": 'root ::= "a"'}, "grammar was none and is 'root ::= \"a\"'"),
+        ({"json_schema": "{}"}, "json-schema was none and is '{}'"),
+        ({"speculation": OFF}, "speculative was auto, rule coupled, source auto and is off"),
         ({"format": "openai"}, "format was plain and is openai"),
         ({"shard": (2, 3)}, "shard was 1/1 and is 2/3"),
     ],

@@ -115,10 +115,11 @@ def test_files_and_modes_in_turn(tiny_files: dict[str, Path], two_prompts: Path)
     [
         (["--preset", "dem"], 2, "demo"),
         (["--preset", "demo", "--base", "x"], 2, "exclude each other"),
-        (["--base", "no.gguf"], 2, "--tuned and --reference missing"),
+        (["--base", "no.gguf"], 2, "only base; give --tuned and --reference, or"),
         (["--base", "n.gguf", "--tuned", "n.gguf", "--reference", "n.gguf"], 3, "n.gguf"),
         (["--prompts", "nowhere.txt"], 2, "cannot read nowhere.txt"),
         (["--json", "nowhere/b.json"], 2, "cannot write nowhere/b.json: there is no folder"),
+        (["--json", "."], 2, "cannot write .: it is a folder"),
         (["--plot", "nowhere/b.png"], 2, "there is no folder nowhere"),
         (["--prompt-tokens", "999999"], 2, "--prompt-tokens 999999: a context holds"),
         (["--prompt-tokens", "0"], 2, "--prompt-tokens 0"),

@@ -183,6 +183,13 @@ def test_json_is_all_of_stdout_while_bars_go_to_stderr(server: HubServer) -> Non
     assert "base.gguf" in result.stderr
 
 
+def test_a_download_that_never_begins_draws_nothing(server: HubServer) -> None:
+    server.files.clear()
+    result = run("pull", "mine")
+    assert isinstance(result.exception, DownloadError)
+    assert result.stdout == result.stderr == ""
+
+
 def test_pull_of_a_path_that_is_not_there(server: HubServer) -> None:
     text = PRESET.format(name="mine", tuned="tuned.gguf")
     write_presets(text.replace('repo = "owner/models"\nfile = "base.gguf"', 'file = "b.gguf"'))

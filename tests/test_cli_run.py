@@ -8,17 +8,18 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
+from eftlocal.cli.asking import read_prompt
 from eftlocal.cli.screen import printable
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
-ENDLESS = ["--threads", "1", "--temperature", "2", "--seed", "3"]
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_dials_change_the_answer(files: list[str]) -> None:
     [
         (["hi", "--preset", "dem"], 2, "demo"),
         (["hi", "--preset", "demo", "--base", "x"], 2, "exclude each other"),
-        (["hi", "--base", "x"], 2, "--tuned and --reference missing"),
+        (["hi", "--base", "x"], 2, "only base; give --tuned and --reference, or"),
         (["hi", "--base", "no.gguf", "--tuned", "no.gguf", "--reference", "no.gguf"], 3, "no.gguf"),
         (["hi", "--temperature", "-1"], 2, "temperature is -1.0"),
         (["hi", "--recipe", "upscal"], 2, "did you mean upscale?"),
@@ -90,6 +91,9 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--show", "nope"], 2, "--show: there is no role 'nope'"),
         (["hi", "--max-tokens", "0"], 2, "max_tokens is 0"),
         (["hi", "--threads", "0"], 2, "threads is 0; it must be 1 or more"),
+        (["hi", "--threads", "100000"], 2, "threads is 100000; it must be 512 or less"),
+        (["hi", "--n-ctx", str(2**32 + 1), "--force"], 2, "n_ctx is 4294967297"),
+        (["hi", "--preset", ""], 2, 'no preset ""'),
         (["hi", "--gpu-layers", "-7"], 2, "gpu_layers is -7"),
         (["hi", "--n-ctx", "-5"], 2, "n_ctx is -5"),
         (["hi", "--offline", "--base", "x"], 2, "--offline is for presets"),
@@ -125,26 +129,25 @@ def test_bytes_that_are_no_text() -> None:
     result = run(stdin=b"ab\xffcd")
     assert result.exit_code == 7
     assert "stdin is not valid UTF-8: byte 0xff at offset 2" in result.stderr
+    result = run("ab\udcffcd")  # as Python gives such an argument
+    assert result.exit_code == 7
+    assert "the prompt is not valid UTF-8: byte 0xff at offset 2" in result.stderr
+    result = run("ab\ud83d")
+    assert result.exit_code == 7 and "the prompt is not valid text: half of" in result.stderr
 
 
-def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
+def test_a_prompt_that_the_locale_did_not_know_is_utf_8() -> None:
+    assert read_prompt("caf\udcc3\udca9") == read_prompt("café") == "café"
+
+
+def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str], tmp_path: Path) -> None:
     """The real program on a real terminal, interrupted while it speaks."""
+    endless = tmp_path / "endless.gbnf"
+    endless.write_text("root ::= [a-z ] root\n", "utf-8")  # no end token until the context is full
+    options = ["--threads", "1", "--n-ctx", "100000", "--temperature", "50"]
     leader, follower = pty.openpty()
     child = subprocess.Popen(
-        [
-            *PROGRAM,
-            "run",
-            "Hello",
-            *files,
-            "--threads",
-            "1",
-            "--n-ctx",
-            "100000",
-            "--temperature",
-            "50",  # hardly an end token before the context is full: none with this seed
-            "--seed",
-            "1",
-        ],
+        [*PROGRAM, "run", "Hello", *files, *options, "--grammar", str(endless)],
         stdin=follower,
         stdout=follower,
         stderr=subprocess.PIPE,
@@ -155,6 +158,9 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str]) -> None:
     while len(said) < 40:
         said += os.read(leader, 4096)
     child.send_signal(signal.SIGINT)
+    with suppress(OSError):  # Linux's way to tell that the program has closed its end
+        while os.read(leader, 4096):  # what is not read would keep it from writing more
+            continue
     _, errors = child.communicate(timeout=60)
     os.close(leader)
     assert child.returncode == 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,12 +195,12 @@ def test_an_interrupt_leaves_a_usable_emulator(
     context = smol.ensemble.contexts["tuned"]
     real, calls = type(context).decode, 0
 
-    def flaky(self: object, spans: object) -> object:
+    def flaky(self: object, spans: object, *more: Any) -> object:
         nonlocal calls
         calls += 1
         if calls == 8:
             raise KeyboardInterrupt
-        return real(self, spans)  # type: ignore[arg-type]
+        return real(self, spans, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(context), "decode", flaky)
     with pytest.raises(KeyboardInterrupt):

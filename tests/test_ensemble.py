@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
-from eftlocal.ensemble import Ensemble, RunningSequence, Wanted
+from eftlocal.ensemble import Ensemble
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.roles import RoleSource
 from eftlocal.rounds import Rounds
+from eftlocal.sequence import RunningSequence, Wanted
 
 GREEDY = Sampling(temperature=0.0)
 FIRST, SECOND = list(range(20, 60)), list(range(100, 117))
@@ -124,12 +128,12 @@ def test_an_interrupted_round_can_be_repeated(
     real = type(context).decode
     calls = 0
 
-    def flaky(self: object, spans: object) -> object:
+    def flaky(self: object, spans: object, *more: Any) -> object:
         nonlocal calls
         calls += 1
         if self is context and calls % 5 == 0:
             raise KeyboardInterrupt
-        return real(self, spans)  # type: ignore[arg-type]
+        return real(self, spans, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(context), "decode", flaky)
     interrupts = 0
@@ -214,6 +218,54 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     assert told == pytest.approx(scored, abs=0.02)
 
 
+def test_a_check_ends_prompts_and_they_are_read_on(ensemble: Ensemble) -> None:
+    wanted = answer(ensemble, FIRST * 2)
+    for context in ensemble.contexts.values():
+        context.clear(0)
+    sequence = start(ensemble, FIRST * 2)
+    left = iter(range(40))
+    ensemble.check = partial(next, left)
+    try:
+        with pytest.raises(StopIteration):
+            Rounds(ensemble)([sequence])
+    finally:
+        ensemble.check = None
+    assert not sequence.choices
+    for _ in range(12):
+        Rounds(ensemble)([sequence])
+    assert sequence.tokens() == wanted
+    ensemble.close(sequence)
+
+
+def test_a_failing_role_ends_the_prompts_of_the_others(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side, nobody waits for seconds to see an error, or an interrupt."""
+    first, *others = ensemble.contexts.values()
+    begun, failed = threading.Event(), threading.Event()
+
+    def fail(*_: object) -> None:
+        begun.wait(30)
+        failed.set()
+        raise EngineError("out of memory")
+
+    def check() -> None:
+        begun.set()
+        failed.wait(30)
+
+    monkeypatch.setattr(first, "decode", fail)
+    monkeypatch.setattr(ensemble, "check", check)
+    before = [context.decoded for context in others]
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(ensemble, "pool", pool)
+        monkeypatch.setattr(ensemble, "side_by_side", True)
+        sequence = start(ensemble, FIRST * 2)
+        with pytest.raises(EngineError, match="out of memory"):
+            Rounds(ensemble)([sequence])
+    ensemble.close(sequence)
+    assert [context.decoded for context in others] == before
+
+
 def test_roles_side_by_side_answer_as_in_turn(
     ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +285,7 @@ def test_roles_side_by_side_answer_as_in_turn(
 
         sequence = start(ensemble, FIRST)
 
-        def failing(self: object, spans: object) -> None:
+        def failing(*_: object) -> None:
             raise EngineError("out of order")
 
         with monkeypatch.context() as patch:

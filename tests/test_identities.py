@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.ensemble import RunningSequence
+from eftlocal.sequence import RunningSequence
 
 GREEDY = Sampling(temperature=0.0)
 PROMPTS = ["What is the capital of France?", "Name a river in Peru and say where it ends."]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_rows_are_read_back(name: str, tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_is_still_json() -> None:
     line = journal_module.as_line({"x": "\ud800"})
     assert json.loads(line.decode("utf-8")) == {"x": "\ud800"}
+
+
+def test_a_row_is_one_line_for_every_reader_and_drives_no_terminal() -> None:
+    text = "".join(map(chr, (*range(0x3000), 0xFEFF, 0x1F600)))
+    line = journal_module.as_line({"custom_id": text}).decode()
+    assert json.loads(line)["custom_id"] == text
+    assert len(line.splitlines()) == 1
+    assert not {c for c in line if unicodedata.category(c) in ("Cc", "Zl", "Zp")}
+    assert not set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068") & set(line)
+    assert "\u00e4" in line  # and the rest is as it was
 
 
 @BOTH
@@ -333,12 +344,23 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     for path, says in (
         (tmp_path, "is a folder; name a file in it"),
         (tmp_path / "no" / "out.jsonl", "there is no folder"),
-        (Path(os.devnull), "is a device, not a file"),
+        (Path(os.devnull), "is a pipe or a device, not a file"),
     ):
         for refuse in (check_place, opened):
             with pytest.raises(UsageError, match=says):
                 refuse(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+def test_the_name_of_a_pipe_is_no_file() -> None:
+    ends = os.pipe()
+    try:
+        with pytest.raises(UsageError, match="is a pipe or a device, not a file"):
+            check_place(Path(f"/dev/fd/{ends[1]}"))
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 OPEN = """

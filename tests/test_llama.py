@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import llama_cpp
@@ -13,6 +18,7 @@ import pytest
 from eftlocal import llama
 from eftlocal.errors import EngineError, ModelFileError, UsageError
 from eftlocal.llama import Context, Model, Span
+from eftlocal.llama.signals import SignalsLater
 
 TEXT = "The cat sat on the mat and looked at the moon, which was full."
 
@@ -113,6 +119,91 @@ def test_an_interrupted_decode_leaves_the_sequence_as_it_was(
         undisturbed.decode([Span(0, ids[:5], 0)])
         ours, theirs = (c.decode([Span(0, ids[5:])]) for c in (one, undisturbed))
         assert np.array_equal(ours, theirs)
+
+
+def test_a_check_ends_the_decode_of_a_prompt_and_nothing_is_lost(model: Model) -> None:
+    ids = model.tokenize(TEXT * 20)[:200]
+    with context(model, n_batch=256) as one:
+        fresh = one.decode([Span(0, ids)]).copy()
+        one.clear(0)
+        one.decode([Span(0, ids[:4])])
+        for allowed in (0, 1, 30):
+            asked = iter(range(allowed))
+            with pytest.raises(StopIteration):
+                one.decode([Span(0, ids[4:])], partial(next, asked))
+            assert next(asked, "all used") == "all used"
+            assert list(one.tokens(0)) == ids[:4]
+        called: list[int] = []
+        one.clear(0)
+        assert np.array_equal(one.decode([Span(0, ids)], lambda: called.append(1)), fresh)
+        assert len(called) > 50
+        called.clear()
+        one.decode([Span(0, ids[:3])], lambda: called.append(1))
+        assert not called  # a step of a few tokens is not watched: that would slow it
+
+
+def test_ctrl_c_in_the_middle_of_a_prompt(model: Model) -> None:
+    """A signal that comes while native code runs is seen by the callback's first bytecode."""
+    ids = model.tokenize(TEXT * 20)[:200]
+    called: list[int] = []
+
+    def interrupt() -> None:
+        while len(called) < 10:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with context(model, n_batch=256) as one:
+        fresh = one.decode([Span(0, ids)]).copy()
+        for _ in range(10):
+            called.clear()
+            sender = threading.Thread(target=interrupt)
+            sender.start()
+            with pytest.raises(KeyboardInterrupt):
+                for _ in range(100):  # until it comes
+                    one.clear(0)
+                    one.decode([Span(0, ids)], lambda: called.append(1))
+            sender.join()
+        one.clear(0)
+        assert np.array_equal(one.decode([Span(0, ids)]), fresh)
+
+
+def test_signals_wait_for_native_code_and_none_is_lost() -> None:
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), SignalsLater() as later:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not noted
+            later.deliver()
+            assert noted == [signal.SIGTERM]
+            os.kill(os.getpid(), signal.SIGINT)
+            noted.append(0)  # nothing is raised yet
+        assert noted == [signal.SIGTERM, 0]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGTERM, 0, signal.SIGTERM]  # the handlers are back
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_raises_nothing_ends_nothing(model: Model) -> None:
+    ids = model.tokenize(TEXT * 20)[:200]
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    called: list[int] = []
+
+    def check() -> None:
+        called.append(1)
+        if len(called) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with context(model, n_batch=256) as one:
+            one.decode([Span(0, ids)], check)
+            assert len(one.tokens(0)) == len(ids) and noted == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_failing_decode_says_so_and_restores(

@@ -68,6 +68,15 @@ def test_the_cheapest_of_all_cuts(data: st.DataObject) -> None:
     assert total == min(sum(price(part, reach) for part in way) for way in ways)
 
 
+def test_rows_that_cost_more_together_are_decoded_one_by_one() -> None:
+    measured = {1: 19.0, 2: 40.0, 3: 41.0, 4: 31.0}
+    for count, calls in ((1, 1), (2, 2), (3, 1), (4, 1)):
+        spans = [Span(slot, [7]) for slot in range(count)]
+        found = passes(spans, n_batch=N_BATCH, reach=lambda _: 25, seconds=measured.__getitem__)
+        assert len(found) == calls
+        assert [span._replace(padding=0) for call in found for span in call] == spans
+
+
 @pytest.fixture(scope="module")
 def model(tiny_files: dict[str, Path]) -> Model:
     return Model(tiny_files["base"])

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +17,17 @@ from pathlib import Path
 import psutil
 import pytest
 import ray_batch
-from ray_batch import (
+from ray_batch import parse, plan, share_of_cpus, told
+
+from eftlocal.batch.shard_files import shard_path, shard_paths
+from eftlocal.cli.batch.shard_process import (
+    KilledError,
     Outcome,
     Shard,
-    parse,
-    plan,
+    last_line,
     run_shard,
-    shard_path,
-    share_of_cpus,
-    told,
     unfit,
 )
-
 from eftlocal.errors import UsageError
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.questions import read
@@ -162,7 +162,7 @@ def test_an_output_that_is_there_is_gone_on_with(
     assert "out.jsonl is there already" in capsys.readouterr().err
     assert "nothing left to do" in log.read_text("utf-8")
     assert ray_batch.run(*parse([*arguments, "--seed", "5"])) == 2
-    assert "holds another batch: seed was 0 and is 5" in ray_batch.last_line(log)
+    assert "holds another batch: seed was 0 and is 5" in last_line(log)
     assert out.read_bytes() == written
 
 
@@ -189,18 +189,17 @@ def test_refusals(arguments: list[str], message: str) -> None:
 
 def test_one_file_a_shard(shard: Shard, tmp_path: Path) -> None:
     assert shard_path(Path("a.b.jsonl.gz"), 1, 2) == Path("a.b.shard-1-of-2.jsonl.gz")
-    out = tmp_path / "a[1].jsonl"
-    whole = replace(shard, name="", output=out)
-    shards = plan(out, whole, 2)
+    whole = replace(shard, name="", output=tmp_path / "a[1].jsonl")
+    shards = plan(whole, 2)
     assert [one.name for one in shards] == ["1/2", "2/2"]
     assert shards[1].output.name == "a[1].shard-2-of-2.jsonl"
 
     shards[1].output.touch()
-    assert plan(out, whole, 2) == shards
+    assert plan(whole, 2) == shards
     with pytest.raises(UsageError, match=r"shard-2-of-2.jsonl is of a run with another --shards"):
-        plan(out, whole, 3)
-    out.touch()
-    assert plan(out, whole, 3) == [whole]
+        shard_paths(whole.output, 3)
+    whole.output.touch()
+    assert plan(whole, 3) == [whole]
 
 
 def test_a_machine_that_sees_other_files_is_refused(shard: Shard, tmp_path: Path) -> None:
@@ -212,9 +211,32 @@ def test_a_machine_that_sees_other_files_is_refused(shard: Shard, tmp_path: Path
     assert "here is none" in unfit(replace(shard, versions=(("no-such-package", "1"),)))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_shard_whose_process_is_ended_is_tried_again(
+    number: signal.Signals, asked: Path, tmp_path: Path
+) -> None:
+    out, size = tmp_path / "out.jsonl", asked.stat().st_size
+    whole = Shard("1/1", asked, out, OPTIONS, asked, size, tmp_path, ())
+
+    def end() -> None:
+        until = time.monotonic() + 60
+        while rows_in(out) < 2 and time.monotonic() < until:
+            time.sleep(0.005)
+        process_of(out).send_signal(number)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    with pytest.raises(KilledError, match="killed"):
+        run_shard(whole)
+    ending.join()
+    assert run_shard(whole).code == 11  # the one bad line
+    assert len(texts(out)) == LINES + 1
+
+
 def test_a_refused_shard_is_told_with_its_last_words(shard: Shard) -> None:
     shard.log.write_text("╭─ Error ──╮\n│ No such option: --nosuch │\n╰──────╯\n")
-    outcome = Outcome(2, "here", 0.1, ray_batch.last_line(shard.log))
+    outcome = Outcome(2, "here", 0.1, last_line(shard.log))
     assert not outcome.finished
     expected = f"shard 1/2 failed (exit code 2): No such option: --nosuch; see {shard.log}"
     assert told(shard, outcome) == expected

@@ -275,7 +275,8 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ),
         (
             {"recipe": "guidance", "strength": 1},
-            "recipe guidance needs the role unguided, and there are only base, tuned, reference",
+            "recipe guidance needs the role unguided, and there are only base, tuned, reference; "
+            "load with this recipe",
         ),
         ({"recipe": "steer"}, "recipe steer needs alpha"),
         (

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal.errors import DownloadError
+from eftlocal.errors import DownloadError, UsageError
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
-from eftlocal.roles import RoleSource, role_source
+from eftlocal.recipe import Recipe
+from eftlocal.roles import RoleSource, require_roles, role_source
 
 BASE, ADAPTER = Path("base.gguf"), Path("adapter.gguf")
 
@@ -58,3 +59,35 @@ def test_a_file_that_cannot_be_fetched_is_told() -> None:
 
     with pytest.raises(DownloadError, match=r"base\.gguf: not here"):
         role_source(preset(), "tuned", refuse)
+
+
+UP = "recipe upscale needs the role"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "roles", "says"),
+    [
+        (Recipe.upscale(), ["base"], f"{UP}s tuned and reference, and there is only base; give"),
+        (Recipe.upscale(), ["base", "tuned"], f"{UP} reference, and there are only base, tuned; "),
+        (Recipe.guidance(1.0), ["base", "tuned"], "only base, tuned; load with this recipe"),
+        (Recipe.guidance(1.0), ["base"], "roles tuned and unguided, .* give them, or another"),
+    ],
+)
+def test_a_recipe_whose_roles_are_not_there(recipe: Recipe, roles: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        require_roles(recipe, roles)
+    with pytest.raises(UsageError, match="needs the role"):
+        require_roles(recipe, roles, made=("other",))
+
+
+def test_a_recipe_whose_roles_are_there() -> None:
+    recipe = Recipe.upscale()
+    assert require_roles(recipe, ["reference", "base", "tuned", "plain"]) is recipe
+    assert require_roles(Recipe.proxy(0.0), ["base"]).roles == ("base",)
+    guided = Recipe.guidance(1.0)
+    assert require_roles(guided, ["tuned"], made=("unguided",)) is guided
+
+
+def test_the_message_says_how_roles_are_given() -> None:
+    with pytest.raises(UsageError, match=r"; give --tuned and --reference, or another recipe$"):
+        require_roles(Recipe.upscale(), ["base"], written=lambda role: f"--{role}")

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
-from eftlocal.ensemble import Choice, RunningSequence
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Context, Span
 from eftlocal.rounds import Rounds
+from eftlocal.sequence import Choice, RunningSequence
 from eftlocal.speculation.costs import Curve
 from eftlocal.speculation.drafting import Plan
 from eftlocal.speculation.lookup import PromptLookup
@@ -280,11 +280,11 @@ def test_an_interrupt_anywhere_loses_nothing(
     plain = [tokens(rounds, emulator=models, **kind | {"speculation": OFF}) for kind in kinds]
     rng, decode = random.Random(1), Context.decode
 
-    def flaky(self: Context, spans: Sequence[Span]) -> Any:
+    def flaky(self: Context, spans: Sequence[Span], *more: Any) -> Any:
         when = rng.random()
         if when < 0.1:
             raise KeyboardInterrupt
-        rows = decode(self, spans)
+        rows = decode(self, spans, *more)
         if when > 0.9:
             raise KeyboardInterrupt
         return rows

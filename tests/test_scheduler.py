@@ -133,9 +133,9 @@ def test_a_long_prompt_holds_nobody_up(cold: Emulator, monkeypatch: pytest.Monke
     sizes: list[int] = []
     decode = Context.decode
 
-    def watched(context: Context, spans: Sequence[Span]) -> Any:
+    def watched(context: Context, spans: Sequence[Span], *more: Any) -> Any:
         sizes.append(sum(len(span.tokens) for span in spans))
-        return decode(context, spans)
+        return decode(context, spans, *more)
 
     monkeypatch.setattr(Context, "decode", watched)
     came: list[int] = []
@@ -214,12 +214,12 @@ def test_an_interrupt_anywhere_loses_nothing(
     ]
     decode, count = Context.decode, 0
 
-    def breaks(context: Context, spans: Sequence[Span]) -> Any:
+    def breaks(context: Context, spans: Sequence[Span], *more: Any) -> Any:
         nonlocal count
         count += 1
         if count == fails_after + 1:
             raise KeyboardInterrupt
-        return decode(context, spans)
+        return decode(context, spans, *more)
 
     monkeypatch.setattr(Context, "decode", breaks)
     with pytest.raises(KeyboardInterrupt):

@@ -596,7 +596,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--prompts", "P", "--beta", "a"], "--beta: 'a' is neither a number"),
         (["--prompts", "P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
         (["--prompts", "P", "--lambda", "tuned=1,warm=0.5"], "sum to 1, not 1.5"),
-        (["--prompts", "P", "--lambda", "tuned=0.5,warm=rest"], "--role warm=FILE missing"),
+        (["--prompts", "P", "--lambda", "tuned=0.5,warm=rest"], "give --role warm=FILE, or"),
         (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
         (["--questions", "demo", "--raw"], "--raw is for --prompts"),
         (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),

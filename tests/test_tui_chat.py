@@ -324,6 +324,25 @@ async def test_the_panel_folds(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_escape_ends_the_reading_of_a_prompt(tmp_path: Path) -> None:
+    engine = ScriptedEngine(Script(["never"], wait_at=0), "Then.")
+    async with driven(engine, tmp_path) as d:
+        await d.send("A long prompt")
+        await d.until(lambda: engine.answering)
+        await d.press("escape")
+        await d.idle()
+        answer = d.chat.path()[-1]
+        assert (answer.state, answer.text, answer.error) == ("stopped", "", None)
+        assert answer.settings is not None
+        assert answer.settings.seed == 7
+        assert d.notes == []
+        assert engine.answering[0].closed
+        await d.press("ctrl+r")
+        await d.idle()
+        assert d.turns == ["A long prompt", "Then."]
+
+
+@asynchronous
 async def test_figures_of_the_answer_are_in_the_panel(tmp_path: Path) -> None:
     async with driven(ScriptedEngine("Yes."), tmp_path, size=(120, 40)) as d:
         await d.ask("Go")

@@ -92,7 +92,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
 def test_a_lock_held_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eftlocal_tui.history.database.BUSY_SECONDS", 0.0)
     with History(tmp_path / "chat.db") as one, History(tmp_path / "chat.db") as two:
-        with one.db.transaction(), pytest.raises(HistoryError, match="locked for seconds"):
+        with one.db.transaction(), pytest.raises(HistoryError, match="keeps it locked"):
             two.conversations.create()
         two.conversations.create()
 

@@ -13,6 +13,7 @@ from tui_driver import Driver, asynchronous, driven
 from eftlocal.errors import EngineError
 from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
+from eftlocal_tui.leaving import leave, until_left
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
 from eftlocal_tui.screens.dialogs import AskText, Confirm
@@ -197,19 +198,76 @@ async def test_a_column_that_fails_says_so_and_the_others_go_on(tmp_path: Path) 
 
 
 @asynchronous
-async def test_compare_is_left_in_the_middle(tmp_path: Path) -> None:
+async def test_columns_advance_together(tmp_path: Path) -> None:
+    scripts = [Script(["a", "b"], wait_at=1), Script(["c", "d"]), Script(["e", "f"])]
+    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        columns = list(d.app.screen.query(CompareColumn))
+        await d.until(lambda: [c.body.raw for c in columns] == ["a", "c", "e"])
+        scripts[0].go.set()
+        await d.until(lambda: [c.body.raw for c in columns] == ["ab", "cd", "ef"])
+        await d.until(lambda: d.screen_text().count("tok/s") == 3)
+
+
+@asynchronous
+async def test_escape_ends_all_columns_and_keeps_what_came(tmp_path: Path) -> None:
+    scripts = [Script(["a", "b", "c"], wait_at=1), Script(["d"]), Script(["e", "f"])]
+    engine = ScriptedEngine(*scripts)
+    async with driven(engine, tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        columns = list(d.app.screen.query(CompareColumn))
+        await d.until(lambda: [c.body.raw for c in columns] == ["a", "d", "e"])
+        await d.press("escape")
+        scripts[0].go.set()
+        await d.until(lambda: d.screen_text().count("■ stopped") == 2)
+        assert isinstance(d.app.screen, CompareScreen)
+        assert [c.body.raw[:1] for c in columns] == ["a", "d", "e"]
+        assert all(answer.closed for answer in engine.answering)
+        await d.press("escape", "enter")
+        await d.idle()
+        assert d.turns == ["Question?", "Again."]
+
+
+@asynchronous
+async def test_escape_twice_leaves_columns_that_do_not_end(tmp_path: Path) -> None:
     script = Script(["a", "b", "c"], wait_at=1)
     engine = ScriptedEngine(script)
     async with driven(engine, tmp_path) as d:
         await d.type("Question?")
         await d.press("f5")
         await d.until(lambda: engine.answering)
-        await d.press("escape")
+        await d.press("escape", "escape")
+        assert isinstance(d.app.screen, ChatScreen)
         script.go.set()
         await d.press("enter")
         await d.idle()
         assert engine.answering[0].closed
         assert d.turns == ["Question?", "Again."]
+
+
+@asynchronous
+async def test_escape_ends_the_reading_of_a_prompt_for_all_columns(tmp_path: Path) -> None:
+    scripts = [Script(["a"], wait_at=0), Script(["b"], wait_at=0), Script(["c"], wait_at=0)]
+    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        await d.pilot.pause()
+        await d.press("escape")
+        await d.until(lambda: d.screen_text().count("■ stopped") == 3)
+
+
+@asynchronous
+async def test_what_ends_all_columns_is_told_in_each(tmp_path: Path) -> None:
+    engine = ScriptedEngine(Script(["whole"]), Script(["a", "b"]), Script(["c", "d"]))
+    engine.broken = EngineError("the [device] is gone")
+    async with driven(engine, tmp_path) as d:
+        await d.type("Question?")
+        await d.press("f5")
+        await d.until(lambda: d.screen_text().count("✗ the [device] is gone") == 2)
+        columns = list(d.app.screen.query(CompareColumn))
+        assert [c.body.raw for c in columns] == ["whole", "a", "c"]
 
 
 # Influence -------------------------------------------------------------------------------------
@@ -274,13 +332,26 @@ async def test_influence_needs_an_answer(tmp_path: Path) -> None:
 @asynchronous
 async def test_an_influence_that_fails_says_so(tmp_path: Path) -> None:
     class Failing(ScriptedEngine):
-        def inspect(self, *_: object):
+        def inspect(self, *_: object, **__: object):
             raise EngineError("it [does] not fit")
 
     async with driven(Failing("One."), tmp_path) as d:
         await d.ask("Question?")
         await d.press("f6")
         await d.until(lambda: "it [does] not fit" in d.static("#legend"))
+
+
+@asynchronous
+async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    async with driven(engine, tmp_path) as d:
+        await d.ask("Question?")
+        engine.inspects.clear()  # and no word to go on comes
+        await d.press("f6")
+        await d.until(lambda: engine.inspected)
+        await d.press("escape")
+        await d.ask("Go on")
+        assert d.turns[-1] == "Two."
 
 
 @asynchronous
@@ -293,6 +364,39 @@ async def test_token_text_lays_out_again_for_another_width(tmp_path: Path) -> No
         assert text.virtual_size.height == 2
         await d.pilot.resize_terminal(14, 30)
         await d.until(lambda: text.virtual_size.height > 2)
+
+
+# Leaving ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["f1", "f5", "f6", "ctrl+o"])
+@asynchronous
+async def test_keys_in_a_burst_leave_one_screen(tmp_path: Path, key: str) -> None:
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.ask("Question?")
+        await d.press(key)
+        screen = d.app.screen
+        assert screen is not d.chat
+        for _ in range(3):
+            await screen.run_action("back")
+        await d.until(lambda: d.app.screen is d.chat)
+        await d.ask("Still there?")
+        assert d.turns[-1] == "Again."
+
+
+@asynchronous
+async def test_leaving_while_something_is_laid_out(tmp_path: Path) -> None:
+    scripts = [Script(["word "] * 50) for _ in range(3)]
+    async with driven(ScriptedEngine("One.", *scripts), tmp_path) as d:
+        await d.ask("Question?")
+        await d.press("f5")
+        screen = d.app.screen
+        assert isinstance(screen, CompareScreen)
+        leave(screen, None)
+        await d.until(lambda: d.app.screen is d.chat)
+        await until_left(screen, screen._answer(None))  # its widgets are gone
+        await d.ask("Still there?")
+        assert d.turns[-1] == "Again."
 
 
 # Help, palette, keys ----------------------------------------------------------------------------

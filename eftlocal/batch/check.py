@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, count
 
-from eftlocal.batch.line import BadLine, Line, Reader, id_of, read_line
+from eftlocal.batch.line import BadLine, Line, id_of, read_line
 from eftlocal.batch.seeds import digest_of, shard_of
 from eftlocal.batch.source import Source
 from eftlocal.errors import PromptError
+from eftlocal.request import RequestDefaults
 
 MAX_FAULTS = 100_000  # remembered; an input with more is not what it was taken for
 
@@ -42,7 +44,7 @@ class Checked:
 
 def check(
     source: Source,
-    reader: Reader,
+    defaults: RequestDefaults,
     *,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
@@ -50,10 +52,12 @@ def check(
 ) -> Checked:
     """Reads every line, and tells what is wrong with any.
 
-    Ids are compared over the whole input: of lines that share one, the first keeps it. Memory
-    grows by about 150 bytes a line, for the ids, and by the faults.
+    Ids are compared over the whole input: of lines that share one, the first keeps it, and that
+    of a bad line's row is refused to every later line. Memory grows by about 150 bytes a line,
+    for the ids, and by the faults.
 
     Args:
+        defaults: what lines are read against.
         limit: most lines that are looked at; the others only enter the checksum.
         shard: (i, n), i from 1: only these lines are looked at by `too_long` and counted to_run.
         too_long: a look at what takes models, as `prompt_bound` makes it.
@@ -69,7 +73,7 @@ def check(
     for number, data in source.lines(limit, digest=digest):
         lines += 1
         try:
-            line = read_line(number, data, reader)
+            line = read_line(number, data, defaults)
             owner = first.setdefault(digest_of(line.custom_id), number)
             if owner != number:
                 raise _twice(line, owner)
@@ -78,9 +82,7 @@ def check(
                     raise BadLine(number, why, line.custom_id)
                 to_run += 1
         except BadLine as fault:
-            owner = first.setdefault(digest_of(fault.row_id), number)
-            if owner != number:
-                fault.duplicate_of = owner
+            fault.row_id = _claimed_id(fault, first)
             # Frames and what was raised before it would keep the line in memory.
             fault.__traceback__ = fault.__context__ = None
             bad[number] = fault
@@ -100,5 +102,11 @@ def _twice(line: Line, owner: int) -> BadLine:
         line.number,
         f"{name}custom_id {line.custom_id!r} is that of line {owner}; give each its own",
         line.custom_id,
-        duplicate_of=owner,
     )
+
+
+def _claimed_id(fault: BadLine, first: dict[bytes, int]) -> str:
+    """Of a bad line's row: the line's own id, or one that no line before it has."""
+    made = id_of(fault.number)
+    names = chain((fault.custom_id or made, made), (f"{made}-{i}" for i in count(2)))
+    return next(n for n in names if first.setdefault(digest_of(n), fault.number) == fault.number)

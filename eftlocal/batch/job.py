@@ -9,7 +9,7 @@ from functools import partial
 
 from eftlocal.batch.check import check
 from eftlocal.batch.formats import Format, error_row, row_of
-from eftlocal.batch.line import BadLine, Line, Reader, read_line
+from eftlocal.batch.line import BadLine, Line, read_line
 from eftlocal.batch.manifest import batch_manifest
 from eftlocal.batch.output import Output, check_output
 from eftlocal.batch.prompt_bound import prompt_bound
@@ -19,7 +19,7 @@ from eftlocal.batch.source import open_source
 from eftlocal.closing import Closing
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
-from eftlocal.loading import Progress, prepare
+from eftlocal.loading import Progress, UpTo, prepare
 from eftlocal.recipe import UNGUIDED
 from eftlocal.request import RequestDefaults
 from eftlocal.roles import with_unguided
@@ -38,6 +38,8 @@ class Job:
         seed: of the run; see `seeds.seed_of`.
         raw: prompts that are strings are text to go on with, unless a line says otherwise.
         system: a system message for conversations that have none.
+        grammar, json_schema: of answers whose line asks for no form; one at most. GBNF, and the
+            JSON text of a schema.
         limit: only so many of the first lines.
         shard: (i, n): the i-th of n parts, from 1.
         retry_errors: lines whose row is an error are answered again.
@@ -52,6 +54,8 @@ class Job:
     seed: int = 0
     raw: bool = False
     system: str | None = None
+    grammar: str | None = None
+    json_schema: str | None = None
     limit: int | None = None
     shard: tuple[int, int] = (1, 1)
     retry_errors: bool = False
@@ -79,30 +83,31 @@ class Batch(Closing):
             self._source = undone.enter_context(open_source(job.source))
             prepared = prepare(
                 roles,
-                n_seq_max=job.parallel,
+                n_seq_max=job.parallel or UpTo(),
                 vocabulary_exceptions=job.sources.vocabulary_exceptions,
                 force=job.force,
             )
-            self._reader = Reader(
-                RequestDefaults(
-                    recipe=recipe,
-                    sampling=job.sources.defaults.sampling,
-                    speculation=job.sources.defaults.speculation,
-                    model=job.sources.name,
-                    roles=tuple(roles),
-                    raw=job.raw,
-                    system=job.system,
-                    vocab_size=prepared.vocabulary.size,
-                    unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
-                )
+            self._defaults = RequestDefaults(
+                recipe=recipe,
+                sampling=job.sources.defaults.sampling,
+                speculation=job.sources.defaults.speculation,
+                model=job.sources.name,
+                roles=tuple(roles),
+                raw=job.raw,
+                system=job.system,
+                grammar=job.grammar,
+                json_schema=job.json_schema,
+                vocab_size=prepared.vocabulary.size,
+                unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
             )
-            with prompt_bound(prepared.sources) as too_long:
+            with prompt_bound(prepared.sources) as bound:
+                bound.check_form(job.grammar, job.json_schema)
                 self.checked = check(
                     self._source,
-                    self._reader,
+                    self._defaults,
                     limit=job.limit,
                     shard=job.shard,
-                    too_long=too_long,
+                    too_long=bound,
                 )
             self.n_seq_max = min(prepared.n_seq_max, max(1, self.checked.to_run))
             self._resources = undone.pop_all()
@@ -116,22 +121,17 @@ class Batch(Closing):
         Raises:
             UsageError: it holds another batch; see `Output`.
         """
-        job, defaults = self.job, self.job.sources.defaults
+        job = self.job
         manifest = batch_manifest(
+            self._defaults,
             input_sha256=self.checked.sha256,
             lines=self.checked.total,
-            preset=job.sources.name,
             roles=job.sources.roles,
-            recipe=defaults.recipe,
-            sampling=defaults.sampling,
             seed=job.seed,
-            max_tokens=defaults.max_tokens,
-            stop=defaults.stop,
-            speculation=defaults.speculation,
+            max_tokens=job.sources.defaults.max_tokens,
+            stop=job.sources.defaults.stop,
             format=job.format,
             shard=job.shard,
-            raw=job.raw,
-            system=job.system,
         )
         retry = job.retry_errors and not look
         return Output(job.output, manifest, format=job.format, retry_errors=retry)
@@ -142,17 +142,21 @@ class Batch(Closing):
             force=self.job.force, n_seq_max=self.n_seq_max, progress=progress
         )
 
+    @property
+    def bad(self) -> int:
+        """Lines of the shard with a fault."""
+        return sum(self._is_ours(line.row_id) for line in self.checked.faults)
+
     def left(self, output: Output) -> int:
         """Rows that the output lacks."""
         if self.job.limit is not None and output.finished:  # it may have rows beyond the limit
             return sum(1 for _ in self._lacking(output))
-        bad = sum(self._is_ours(line.row_id) for line in self.checked.bad.values())
-        return self.checked.to_run + bad - len(output.finished)
+        return self.checked.to_run + self.bad - len(output.finished)
 
     def write_faults(self, output: Output) -> int:
         """An error row for each line with a fault that has none; how many it wrote."""
         before = len(output.finished)
-        for line in self.checked.bad.values():
+        for line in self.checked.faults:
             if self._is_ours(line.row_id) and line.row_id not in output:
                 code = "invalid_request"
                 output.add(
@@ -207,7 +211,7 @@ class Batch(Closing):
     def _lacking(self, output: Output) -> Iterator[Line | BadLine]:
         """The lines of the shard that have no row, in the order of the input."""
         for number, data in self._source.lines(self.job.limit):
-            line = self.checked.bad.get(number) or read_line(number, data, self._reader)
+            line = self.checked.bad.get(number) or read_line(number, data, self._defaults)
             custom_id = line.row_id if isinstance(line, BadLine) else line.custom_id
             if self._is_ours(custom_id) and custom_id not in output:
                 yield line

@@ -56,36 +56,15 @@ class BadLine(PromptError):  # noqa: N818 - it stands for the line
         number: from 1.
         reason: the message without the line's number.
         custom_id: None where none could be read.
-        duplicate_of: the number of the line that had its custom_id first; None for other faults.
-        row_id: an id for its row of the output that no good line has.
+        row_id: of its row of the output; once the whole input was checked, no other line has it.
     """
 
-    def __init__(
-        self,
-        number: int,
-        reason: str,
-        custom_id: str | None = None,
-        *,
-        duplicate_of: int | None = None,
-    ) -> None:
+    def __init__(self, number: int, reason: str, custom_id: str | None = None) -> None:
         self.number = number
         self.reason = one_line(reason, 500)
         self.custom_id = custom_id
-        self.duplicate_of = duplicate_of
+        self.row_id = custom_id or id_of(number)
         super().__init__(f"line {number}: {self.reason}")
-
-    @property
-    def row_id(self) -> str:
-        if self.custom_id is None or self.duplicate_of is not None:
-            return id_of(self.number)
-        return self.custom_id
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What lines are read against."""
-
-    defaults: RequestDefaults
 
 
 def id_of(number: int) -> str:
@@ -93,7 +72,7 @@ def id_of(number: int) -> str:
     return f"line-{number}"
 
 
-def read_line(number: int, data: bytes | TooLong, form: Reader) -> Line:
+def read_line(number: int, data: bytes | TooLong, defaults: RequestDefaults) -> Line:
     """A line of the input.
 
     Args:
@@ -114,7 +93,7 @@ def read_line(number: int, data: bytes | TooLong, form: Reader) -> Line:
         custom_id = _custom_id(record)
         if _SURROGATE.search(text) and (broken := broken_text(record)):
             raise _LineError(broken)
-        return _line(number, record, custom_id or id_of(number), form.defaults)
+        return _line(number, record, custom_id or id_of(number), defaults)
     except (_LineError, PromptError, UsageError) as error:
         raise BadLine(number, str(error), custom_id) from None
     except RecursionError:
@@ -130,6 +109,8 @@ def _text(data: bytes | TooLong) -> str:
         raise _LineError(f"it has {data.size} bytes, and a line may have {MAX_LINE}; shorten it")
     if not data.strip():
         raise _LineError("it is empty; remove it")
+    if not data.strip(b"\0"):
+        raise _LineError(f"{len(data)} zeros and no text, as a crash leaves them; remove them")
     try:
         return data.decode("utf-8-sig")  # files that were joined have the mark anywhere
     except UnicodeDecodeError as error:

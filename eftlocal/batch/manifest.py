@@ -7,62 +7,63 @@ from collections.abc import Mapping, Sequence
 
 from eftlocal.batch.formats import Format
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
-from eftlocal.recipe import Recipe
+from eftlocal.request import RequestDefaults
 from eftlocal.roles import RoleSource
-from eftlocal.sampling import Sampling
-from eftlocal.speculation.settings import Speculation
 
 SHARD = "shard"  # the one key in which the manifests of one batch's shards differ
 
 
 def batch_manifest(
+    defaults: RequestDefaults,
     *,
     input_sha256: str,
     lines: int | None = None,
-    preset: str,
     roles: Mapping[str, RoleSource],
-    recipe: Recipe,
-    sampling: Sampling,
     seed: int,
     max_tokens: int | None,
     stop: Sequence[str],
-    speculation: Speculation,
     format: Format,
     shard: tuple[int, int] | None = None,
-    raw: bool = False,
-    system: str | None = None,
 ) -> Manifest:
     """Everything that the rows depend on beside the kernels' rounding.
 
-    Recipe, sampling, max_tokens, stop, raw and system are the run's defaults: what a line says
-    itself is in the input.
+    What a line says itself is in the input.
 
     Args:
+        defaults: of every line.
         lines: of the whole input, whatever the limit and the shard; a merge tells by it whether
             rows are missing.
-        seed: of the run; that of `sampling` does not count.
+        seed: of the run; that of the sampling does not count.
         shard: which, from 1, of how many; None is the whole, 1/1.
 
     Raises:
         ModelFileError: a model file cannot be read.
     """
-    told = {name: value for name, value in vars(sampling).items() if name != "seed"}
-    told["logit_bias"] = dict(sorted(sampling.logit_bias.items()))
+    recipe, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
+    drawn = {**vars(sampling), "logit_bias": dict(sorted(sampling.logit_bias.items()))}
+    length = "auto" if speculation.length is None else speculation.length
+    drafts = f"{length}, rule {speculation.rule}, source {speculation.source}"
     exactly = hashlib.sha256(repr(recipe).encode()).hexdigest()  # its text rounds the weights
     return {
         **of_versions(),
         "input": f"sha256 {input_sha256}",
         **({} if lines is None else {"lines": str(lines)}),
-        "preset": preset or "none",
+        "preset": defaults.model or "none",
         "recipe": f"{recipe} (sha256 {exactly})",
-        "sampling": ", ".join(f"{name} {brief(str(value))}" for name, value in told.items()),
+        **{name.replace("_", "-"): brief(str(value)) for name, value in drawn.items()},
         "seed": str(seed),
         "max-tokens": "none" if max_tokens is None else str(max_tokens),
         "stop": brief(repr(list(stop))),
-        "raw": str(raw).lower(),
-        "system": "none" if system is None else brief(repr(system)),
-        "speculative": "off" if speculation.off else str(speculation),
+        "raw": str(defaults.raw).lower(),
+        "system": _text(defaults.system),
+        "grammar": _text(defaults.grammar),
+        "json-schema": _text(defaults.json_schema),
+        "speculative": "off" if speculation.off else drafts,
         "format": format,
         SHARD: "1/1" if shard is None else f"{shard[0]}/{shard[1]}",
         **of_roles(roles),
     }
+
+
+def _text(given: str | None) -> str:
+    return "none" if given is None else brief(repr(given))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from eftlocal.batch.formats import FORMATS, Format, custom_id_of, is_error
 from eftlocal.batch.manifest import SHARD
-from eftlocal.batch.seeds import digest_of
+from eftlocal.batch.seeds import digest_of, parse_shard
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.hub.disk import beside
 from eftlocal.journal.journal import locked
@@ -163,9 +162,8 @@ def _manifest(shard: Path) -> Manifest:
 
 
 def _place(shard: Path, manifest: Manifest) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", manifest[SHARD])
-    if found and 1 <= int(found[1]) <= int(found[2]):
-        return int(found[1]), int(found[2])
+    if place := parse_shard(manifest[SHARD]):
+        return place
     raise UsageError(f"{shard}: its manifest says shard {manifest[SHARD]!r}, which is none")
 
 

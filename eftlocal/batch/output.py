@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +33,13 @@ def check_output(output: str, source: str) -> None:
     Raises:
         UsageError: it is the input under this or another name, or cannot be written.
     """
+    given = None if source == STDOUT or not Path(source).exists() else Path(source)
     if output == STDOUT:
+        if given is not None and _goes_to(given):
+            raise UsageError(f"stdout goes into the input {source}; name an output file")
         return
-    given = Path(source)
     real = check_place(Path(output))
-    if source == STDOUT or not given.exists():
+    if given is None:
         return
     for mine in (real, manifest_path(real), beside(real, ".lock"), beside(real, ".part")):
         if mine.exists() and mine.samefile(given):
@@ -43,6 +47,15 @@ def check_output(output: str, source: str) -> None:
                 f"{output} would be written over the input {source}: they are one file; "
                 "name another output"
             )
+
+
+def _goes_to(file: Path) -> bool:
+    """Whether stdout does."""
+    try:
+        shown = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # no file of the system's
+        return False
+    return stat.S_ISREG(shown.st_mode) and os.path.samestat(shown, file.stat())
 
 
 class Output(Closing):

@@ -51,14 +51,13 @@ class PromptBound:
         texts = {text for prompt in prompts.values() for text in prompt.special_texts}
         self._first = {text[0] for text in texts if len(text) > 1}
         self._added = lru_cache(maxsize=4096)(self._measure)
-        self._grammar = lru_cache(maxsize=64)(self._compile)
+        self.check_form = lru_cache(maxsize=64)(self._check_form)
 
     def __call__(self, line: Line) -> str | None:
         """What is wrong with a line's prompt or grammar; None where nothing is."""
         request = line.request
         try:
-            if request.grammar is not None or request.json_schema is not None:
-                self._grammar(request.grammar, request.json_schema)
+            self.check_form(request.grammar, request.json_schema)
             if self._bound(request.prompt, request.raw) < self._least:
                 return None
             ids = self._reader.ids(request.prompt, raw=request.raw)
@@ -113,7 +112,7 @@ class PromptBound:
             most = max(most, added)
         return float(most)
 
-    def _compile(self, grammar: str | None, json_schema: str | None) -> None:
+    def _check_form(self, grammar: str | None, json_schema: str | None) -> None:
         """Raises UsageError for what llama.cpp refuses."""
         if grammar is not None:
             Grammar(self._text_model, grammar).close()

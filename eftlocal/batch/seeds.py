@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 
 def seed_of(run_seed: int, custom_id: str) -> int:
@@ -13,6 +14,14 @@ def seed_of(run_seed: int, custom_id: str) -> int:
 def shard_of(custom_id: str, count: int) -> int:
     """Which of `count` shards runs a request, 0 to count - 1; independent of its seed."""
     return int.from_bytes(_hash(b"eftlocal shard", custom_id, 8), "big") % count
+
+
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """(i, n) of "i/n", i from 1; None for what is no shard."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    return None
 
 
 def digest_of(custom_id: str) -> bytes:

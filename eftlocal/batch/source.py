@@ -5,6 +5,7 @@ A line longer than MAX_LINE is never held in memory, and neither is the file.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -109,8 +110,9 @@ class Source(Closing):
             self.total = number - blank
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             what = "torn" if isinstance(error, EOFError) else "damaged"
+            where = f"after line {number}" if number else "in its first line"
             raise PromptError(
-                f"{self.name}: the gzip is {what} after line {number}; get the file again"
+                f"{self.name}: the gzip is {what} {where}; get the file again"
             ) from None
         except OSError as error:
             raise UsageError(f"{self.name}: cannot be read: {error.strerror or error}") from None
@@ -148,6 +150,11 @@ def open_source(path: str) -> Source:
             kept.seek(0)
             return Source(name, file, kept, undone.pop_all())
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UsageError(
+                f"{name}: {tempfile.gettempdir()}, where it is kept meanwhile, is full; make room, "
+                "set TMPDIR to another folder, or give a file"
+            ) from None
         raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 

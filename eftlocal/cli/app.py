@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +19,7 @@ from eftlocal.cli.eval import evaluate
 from eftlocal.cli.inspect import inspect
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
+from eftlocal.cli.streams import prepare_streams
 from eftlocal.cli.sweep import sweep
 from eftlocal.errors import EftlocalError
 
@@ -32,6 +36,14 @@ class _OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("eftlocal: stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:  # of the machine: a full disk, a file that may not be read
+            if error.errno == errno.EPIPE:
+                raise  # the reader has left, which is no fault; typer ends quietly
+            with suppress(OSError):
+                sys.stdout.close()  # at exit it would fail once more
+            where = "output" if error.filename is None else error.filename
+            typer.echo(f"eftlocal: {where}: {error.strerror or error}", err=True)
+            raise typer.Exit(EftlocalError.exit_code) from None
 
 
 app = typer.Typer(
@@ -70,5 +82,6 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
+    """The verb that the command line names."""
+    prepare_streams()
     app(prog_name="eftlocal")

@@ -17,14 +17,18 @@ def read_prompt(prompt: str | None) -> str:
     from eftlocal.prompt.messages import validate_prompt
 
     if prompt is not None and prompt != "-":
-        return validate_prompt(prompt)
-    if prompt is None and sys.stdin.isatty():
+        try:  # bytes that the locale did not know stand for themselves
+            where, data = "the prompt", prompt.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return validate_prompt(prompt)  # which says what is wrong
+    elif prompt is None and sys.stdin.isatty():
         raise UsageError("no prompt: give one as an argument, or on stdin")
-    data = sys.stdin.buffer.read()
+    else:
+        where, data = "stdin", sys.stdin.buffer.read()
     try:
         return validate_prompt(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PromptError(
-            f"stdin is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            f"{where} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
             "convert the text to UTF-8"
         ) from None

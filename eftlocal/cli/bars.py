@@ -29,9 +29,17 @@ A_MOMENT = 0.5  # seconds of loading that pass without a bar
 
 @contextmanager
 def download_bars() -> Iterator[hub.Progress]:
-    """One bar a file, left on the screen when it is done."""
-    with _downloads(Console(stderr=True)) as bars:
-        yield _on_download(bars)
+    """One bar a file, left on the screen when it is done; nothing where no byte comes."""
+    bars = _downloads(Console(stderr=True))
+    report = _on_download(bars)
+    with ExitStack() as screen:
+
+        def progress(file: str, done: int, total: int, /) -> None:
+            if not bars.tasks:
+                screen.enter_context(bars)
+            report(file, done, total)
+
+        yield progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.errors import UsageError
+from eftlocal.cli.files import check_writable, write_text
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
@@ -66,8 +66,8 @@ def bench(
 
     models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
     asked = read_prompts(prompts) if prompts else built_in(str(models))
-    if json_ and str(json_) != "-" and not json_.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {json_}: there is no folder {json_.parent}")
+    if json_ and str(json_) != "-":
+        check_writable(json_)
     if picture:
         check_plot(picture)
     engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
@@ -128,10 +128,7 @@ def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> N
         typer.echo(as_json(report))
         return
     if file:
-        try:
-            file.write_text(as_json(report) + "\n", "utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
+        write_text(file, as_json(report) + "\n")
     console = Console()
     for title, table in as_tables(report):
         console.print(title, style="bold", markup=False, highlight=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,10 +61,7 @@ def chat(
     given = dict(locals())
     if find_spec("eftlocal_tui") is None:
         raise UsageError("the terminal chat is not installed; set the program up again")
-    from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.generation import check_max_tokens
-    from eftlocal.presets.reading import find
-    from eftlocal.text import TextStream
+    from eftlocal.cli.chosen import choose
     from eftlocal_tui.engine.local import Start
     from eftlocal_tui.run import run_chat
     from eftlocal_tui.settings import read_settings
@@ -72,25 +70,14 @@ def chat(
         raise UsageError("--resume and --continue exclude each other; leave one out")
     settings = read_settings()
     named = preset is not None or any((base, tuned, reference, role))
-    models = opt.chosen_models(
-        preset if named else settings.preset, base, tuned, reference, role, offline=offline
-    )
-    check_max_tokens(max_tokens)
-    TextStream(stop or ())  # refuses what cannot be a stop string
+    # What the options mean is checked before the screen is taken.
+    chosen = choose({**given, "preset": preset if named else settings.preset})
 
     def adjust(defaults: Defaults) -> Defaults:
         return opt.chosen_defaults(defaults, given)
 
-    # What the options mean is checked before the screen is taken.
-    found = find(models) if isinstance(models, str) else None
-    adjusted = adjust(preset_defaults(found) if found else Defaults())
-    opt.check_roles(adjusted.recipe, None, found.roles if found else models)
-    engine: dict[str, Any] = {
-        "n_ctx": n_ctx,
-        "threads": threads,
-        "gpu_layers": gpu_layers,
-        "force": force,
-    }
     call = {"max_tokens": max_tokens, "stop": tuple(stop or ())}
-    start = Start(models, offline=offline, adjust=adjust, engine=engine, call=call)
+    start = Start(chosen.models, offline=offline, adjust=adjust, engine=chosen.engine, call=call)
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError("the terminal chat needs a terminal; for pipes there is `eftlocal run`")
     run_chat(start if named else None, settings, default=start, resume=resume, continue_=continue_)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,27 +93,15 @@ def inspect(
     options = dict(locals())
     from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.chosen import choose
+    from eftlocal.cli.files import check_writable
     from eftlocal.cli.inspected import print_one, print_survey
     from eftlocal.cli.loaded import load_chosen
-    from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.plot import check_plot
-    from eftlocal.generation import check_max_tokens
     from eftlocal.influence import inspect as inspect_answer
     from eftlocal.influence.asked import Asked, read_asked
     from eftlocal.influence.measures import measure_of, measures_for
-    from eftlocal.presets.reading import find
-    from eftlocal.text import TextStream
 
-    drawn: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repeat_penalty": repeat_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "seed": seed,
-    }
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     given = _given_answer(answer, answer_file)
@@ -124,36 +111,25 @@ def inspect(
     else:
         _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
         if given is not None:
-            drawing = {**drawn, "max_tokens": max_tokens, "stop": stop}
-            _exclude("an answer", why="nothing is generated", **drawing)
+            drawing = (*opt.DRAWN, "max_tokens", "stop")
+            why = "nothing is generated"
+            _exclude("an answer", why=why, **{name: options[name] for name in drawing})
         asked = (Asked(read_prompt(prompt), given),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {html}: there is no folder {html.parent}")
+    if html is not None:
+        check_writable(html)
     if picture:
         check_plot(picture)
-    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
-    found = find(models) if isinstance(models, str) else None
-    check_max_tokens(max_tokens)
-    TextStream(stop or ())  # refuses what cannot be a stop string
-    defaults = preset_defaults(found) if found else Defaults()
-    changed = opt.chosen_defaults(defaults, options)
-    chosen, sampling = changed.recipe, changed.sampling
-    roles: Any = found.roles if found else models
-    opt.check_roles(chosen, None, roles)
-    opt.check_guidance(chosen, system, roles)
-    loaded = tuple(dict.fromkeys((*roles, *chosen.roles)))
+    asked_for = choose(options)
+    defaults, chosen = asked_for.defaults, asked_for.defaults.recipe
+    opt.check_guidance(chosen, system, asked_for.roles)
+    loaded = tuple(dict.fromkeys((*asked_for.roles, *chosen.roles)))
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
-    engine: dict[str, Any] = {
-        "n_ctx": n_ctx,
-        "threads": threads,
-        "gpu_layers": gpu_layers,
-        "force": force,
-    }
-    defaults = replace(defaults, recipe=chosen, sampling=sampling)
     with loading_bars() as bars:
-        emulator = load_chosen(models, defaults, bars, offline=offline, **engine)
+        emulator = load_chosen(
+            asked_for.models, defaults, bars, offline=offline, **asked_for.engine
+        )
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
     limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or ()}

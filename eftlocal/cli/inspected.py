@@ -9,8 +9,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from eftlocal.cli.files import write_text
 from eftlocal.cli.heat import heat, legend
-from eftlocal.errors import UsageError
 from eftlocal.influence import Inspection
 from eftlocal.influence.measures import measure_of, measures_of
 from eftlocal.influence.page import page
@@ -38,10 +38,7 @@ def print_one(
     """One answer: coloured text, a table of all its tokens (plain), or JSON; and a page."""
     chosen = measure_of(measures_of(seen), measure)
     if html is not None:
-        try:
-            html.write_text(page(seen, chosen.name), "utf-8", newline="\n")
-        except OSError as error:
-            raise UsageError(f"cannot write {html}: {error.strerror or error}") from None
+        write_text(html, page(seen, chosen.name))
     if as_json:
         typer.echo(json.dumps(as_data(seen), ensure_ascii=False, allow_nan=False))
         return

@@ -24,7 +24,8 @@ def load_chosen(
 
     engine: n_ctx, threads, gpu_layers and force, as `eftlocal.load` takes them.
     """
-    from eftlocal.emulator import Emulator, load
+    from eftlocal.emulator import Emulator
+    from eftlocal.sources import load
 
     if isinstance(models, str):
         return load(

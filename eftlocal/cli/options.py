@@ -17,6 +17,7 @@ from eftlocal import choices
 from eftlocal.errors import UsageError
 from eftlocal.json_grammar import json_schema_to_gbnf
 from eftlocal.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.roles import require_roles
 from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "demo"
 _LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
 _PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
-_DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
+DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
 _FLAGS = (BASE, TUNED, REFERENCE)
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
@@ -175,6 +176,10 @@ def _written(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _role_flag(role: str) -> str:
+    return f"--{role}" if role in _FLAGS else f"--role {role}=FILE"
+
+
 def chosen_recipe(default: Recipe, **options: Any) -> Recipe:
     """The default recipe, or the one that the options name; see `choices.chosen_recipe`."""
     return choices.chosen_recipe(default, written=_written, **options)
@@ -202,7 +207,7 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
         **{name: given[name] for name in ("alpha", "beta", "lambda_", "strength", "any_sum")},
         **{name: given[name] for name in _LIMITS},
     )
-    sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in _DRAWN})
+    sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in DRAWN})
     speculation = chosen_speculation(
         default.speculation,
         length=given.get("speculative"),
@@ -254,7 +259,7 @@ def chosen_models(
             raise UsageError(f"--role {text}: {role} is given by --{role}, or twice")
         given[role] = Path(path)
     if not given:
-        return preset or DEFAULT_PRESET
+        return DEFAULT_PRESET if preset is None else preset
     if preset is not None:
         raise UsageError(f"--preset and --{next(iter(given))} exclude each other; leave one out")
     if offline:
@@ -273,11 +278,8 @@ def check_guidance(recipe: Recipe, system: str | None, roles: Collection[str]) -
 
 def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> list[str]:
     """The roles to show; refuses a recipe or --show that names a role which is not there."""
-    made = {UNGUIDED} if TUNED in roles else set()
-    missing = [role for role in recipe.roles if role not in roles and role not in made]
-    if missing:
-        flags = [f"--{r}" if r in _FLAGS else f"--role {r}=FILE" for r in missing]
-        raise UsageError(f"{' and '.join(flags)} missing; recipe {recipe.name} needs it")
+    made = (UNGUIDED,) if TUNED in roles else ()
+    require_roles(recipe, roles, made=made, written=_role_flag)
     shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
     for role in shown:
         if role not in roles:

@@ -78,39 +78,26 @@ def run(
     """Answer one prompt with the combination of the three models."""
     given = dict(locals())
     from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.chosen import choose
     from eftlocal.cli.loaded import load_chosen
-    from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.generation import check_max_tokens
-    from eftlocal.presets.reading import find
-    from eftlocal.text import TextStream
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     text = read_prompt(prompt)
-    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
-    found = find(models) if isinstance(models, str) else None
-    check_max_tokens(max_tokens)
-    TextStream(stop or ())  # refuses what cannot be a stop string
-    defaults = preset_defaults(found) if found else Defaults()
-    chosen_now = opt.chosen_defaults(defaults, given)
-    chosen, sampling, speculation = chosen_now.recipe, chosen_now.sampling, chosen_now.speculation
+    asked_for = choose(given)
+    defaults = asked_for.defaults
+    chosen, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
     constraint = opt.constraint(grammar, json_schema)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
-    loaded: Any = found.roles if found else models
-    roles = opt.check_roles(chosen, show, loaded)
-    opt.check_guidance(chosen, system, loaded)
+    roles = opt.check_roles(chosen, show, asked_for.roles)
+    opt.check_guidance(chosen, system, asked_for.roles)
     if verbose:
         _show_engine_log()
-    engine: dict[str, Any] = {
-        "n_ctx": n_ctx,
-        "threads": threads,
-        "gpu_layers": gpu_layers,
-        "force": force,
-    }
-    defaults = replace(defaults, recipe=chosen, sampling=sampling)
     with loading_bars() as bars:
-        emulator = load_chosen(models, defaults, bars, offline=offline, **engine)
+        emulator = load_chosen(
+            asked_for.models, defaults, bars, offline=offline, **asked_for.engine
+        )
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:

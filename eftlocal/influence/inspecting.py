@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from eftlocal.emulator import Emulator, Prompt
-from eftlocal.ensemble import Choice, RunningSequence, Wanted
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.influence.inspection import Inspection
@@ -16,6 +15,7 @@ from eftlocal.influence.sides import COMBINATION, pairs, sides
 from eftlocal.llama import Model
 from eftlocal.recipe import TUNED, Recipe
 from eftlocal.sampling import Sampling
+from eftlocal.sequence import Choice, RunningSequence, Wanted
 
 MAX_CANDIDATES = 100
 _ROWS = 32  # rows of each role held at once, as when a text is scored

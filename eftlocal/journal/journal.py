@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from eftlocal.journal.places import cannot_write, check_place, replacing
 
 Row = Mapping[str, Any]
 
+# JSON lets them stand as they are; but some drive a terminal, and some end a line for a reader.
+_UNSHOWN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -214,12 +217,13 @@ class Journal(Closing):
 
 
 def as_line(row: Row) -> bytes:
-    """A row as JSON without its newline.
+    """A row as JSON on one line, its newline left out; no character of it drives a terminal.
 
     Raises:
         ValueError: it holds NaN or an infinity.
     """
     text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.encode("utf-8", "backslashreplace")  # half a surrogate pair: \udxxx is JSON too
 
 

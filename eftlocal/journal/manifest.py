@@ -18,6 +18,7 @@ import eftlocal
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.hub.disk import beside, hash_rest
 from eftlocal.journal.places import replacing
+from eftlocal.prompt.worker import one_line
 from eftlocal.roles import RoleSource
 
 Manifest = dict[str, str]
@@ -50,9 +51,7 @@ def differences(
 ) -> list[str]:
     """What differs, in words; checksums are told by their first digits."""
     return [
-        _CHECKSUM.sub(
-            r"\1", told.format(key=key, then=then.get(key, "not there"), now=_or_not(now, key))
-        )
+        _CHECKSUM.sub(r"\1", told.format(key=one_line(key), then=_of(then, key), now=_of(now, key)))
         for key in dict.fromkeys([*now, *then])
         if then.get(key) != now.get(key)
     ]
@@ -92,7 +91,10 @@ def read_manifest(rows: Path) -> dict[str, object] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{path} is no manifest of a run")
+        raise UsageError(
+            f"{path} is no manifest of a run; put back the one that was there, or give another "
+            "output file"
+        )
     return found
 
 
@@ -105,8 +107,8 @@ def write_manifest(rows: Path, manifest: Manifest) -> None:
 _CHECKSUM = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
-def _or_not(manifest: Mapping[str, object], key: str) -> object:
-    return manifest.get(key, "not there")
+def _of(manifest: Mapping[str, object], key: str) -> str:
+    return one_line(str(manifest.get(key, "not there")), 400)
 
 
 def _model(source: RoleSource) -> Manifest:

@@ -24,13 +24,13 @@ def check_place(path: Path) -> Path:
     """
     try:
         real = path.resolve()
-        if real.is_dir():
+        if path.is_dir():
             raise UsageError(f"{path} is a folder; name a file in it")
         if not real.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent}; make it first")
-        if real.exists():
-            if not real.is_file():
-                raise UsageError(f"{path} is a device, not a file; name a file")
+        if path.exists():  # a pipe's link leads to no name, and yet it is there
+            if not path.is_file():
+                raise UsageError(f"{path} is a pipe or a device, not a file; name a file")
             real.open("r+b").close()
         elif not os.access(real.parent, os.W_OK):
             raise UsageError(f"cannot write {path}: nothing may be written in {real.parent}")

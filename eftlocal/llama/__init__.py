@@ -5,7 +5,7 @@ The low-level functions are used, never the `Llama` class: they give a zero-copy
 the rows asked for.
 """
 
-from eftlocal.llama.context import Context, Span
+from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
     default_threads,
@@ -19,6 +19,7 @@ from eftlocal.llama.grammar import Grammar
 from eftlocal.llama.model import Model
 
 __all__ = [
+    "Check",
     "Context",
     "Device",
     "Grammar",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -21,9 +21,16 @@ from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.cache_size import CACHE_TYPES
 from eftlocal.llama.engine import default_threads, last_words, raise_pending, recent
 from eftlocal.llama.model import Model
+from eftlocal.llama.signals import SignalsLater
 
 _CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
+_LONG = 32  # tokens of a call that is worth watching: it is a prompt, and may take seconds
+
+Check = Callable[[], object]
+"""Called now and then while a prompt is decoded, by the decoding thread; may raise."""
+
+_NO_CALLBACK = llama_cpp.ggml_abort_callback(0)
 
 
 class Span(NamedTuple):
@@ -85,7 +92,13 @@ class Context(Closing):
         params.swa_full = swa_full
         params.no_perf = True
         recent.clear()
-        self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+        try:
+            with SignalsLater():
+                self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+            raise_pending()
+        except BaseException:
+            self.close()
+            raise
         if not self._handle:
             raise EngineError(
                 f"{model.path.name}: no context of {n_ctx} tokens x {n_seq_max}: {last_words()}; "
@@ -98,8 +111,8 @@ class Context(Closing):
         self.swa_full = swa_full
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._copied = False  # the next decode will, and say much of it
         try:
-            raise_pending()
             self._batch = _Batch(self.n_batch)
             if adapters:
                 self._apply(adapters)
@@ -125,11 +138,12 @@ class Context(Closing):
         """What the cache holds of a sequence. Do not modify."""
         return self._tokens[sequence]
 
-    def decode(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+    def decode(self, spans: Sequence[Span], check: Check | None = None) -> NDArray[np.float32]:
         """Appends tokens to sequences, in one call of llama.cpp.
 
         Whatever goes wrong, an interrupt included, every sequence is left as it was (or empty,
-        where the model cannot rewind).
+        where the model cannot rewind). A call of many tokens is ended at once by Ctrl-C and by
+        what `check` raises, on the CPU and Metal; other devices finish it.
 
         Returns:
             (sum of rows, vocab) float32: raw logits, in the order of the spans. A view of
@@ -148,7 +162,7 @@ class Context(Closing):
                 )
         before = [(span.sequence, len(self._tokens[span.sequence])) for span in spans]
         try:
-            code = llama_cpp.llama_decode(handle, self._batch.struct)
+            code = self._call(check)
             if code != 0:
                 raise EngineError(
                     f"{self.model.path.name}: llama_decode gave {code}: {last_words()}"
@@ -176,6 +190,33 @@ class Context(Closing):
         memory = floats.from_address(ctypes.addressof(logits.contents))
         view: NDArray[np.float32] = np.frombuffer(memory, dtype=np.float32)
         return view.reshape(rows, self.model.vocab_size)
+
+    def _call(self, check: Check | None) -> int:
+        """llama_decode's return value; raises what ended a long call."""
+        if self._batch.struct.n_tokens < _LONG and not self._copied:  # it calls nothing back
+            return int(llama_cpp.llama_decode(self.handle, self._batch.struct))
+        self._copied = False
+        raised: list[BaseException] = []
+
+        @llama_cpp.ggml_abort_callback  # type: ignore[untyped-decorator, unused-ignore]
+        def ended(_: ctypes.c_void_p) -> bool:
+            try:
+                later.deliver()
+                if check is not None:
+                    check()
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                raised.append(error)
+            return bool(raised)
+
+        if check is not None:
+            check()
+        with SignalsLater() as later:
+            llama_cpp.llama_set_abort_callback(self.handle, ended, None)
+            code = int(llama_cpp.llama_decode(self.handle, self._batch.struct))
+            llama_cpp.llama_set_abort_callback(self.handle, _NO_CALLBACK, None)
+        if raised:
+            raise raised[0]
+        return code
 
     @property
     def cannot_rewind(self) -> str:
@@ -235,6 +276,7 @@ class Context(Closing):
         if source != target:
             self.clear(target)
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._copied = True
             self._tokens[target].extend(self._tokens[source])
 
     def clear(self, sequence: int) -> None:

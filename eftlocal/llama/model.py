@@ -14,6 +14,7 @@ import llama_cpp
 from eftlocal.closing import Closing
 from eftlocal.errors import EngineError, ModelFileError
 from eftlocal.llama.engine import last_words, raise_pending, recent, start
+from eftlocal.llama.signals import SignalsLater
 
 
 class Model(Closing):
@@ -57,13 +58,12 @@ class Model(Closing):
             shares = (ctypes.c_float * max(llama_cpp.llama_max_devices(), len(tensor_split)))()
             shares[: len(tensor_split)] = list(tensor_split)
             params.tensor_split = shares
-        # ctypes drops what is raised in a callback, Ctrl-C too: it ends the load and is raised
-        # after it.
-        raised: list[BaseException] = []
+        raised: list[BaseException] = []  # ctypes drops what is raised in a callback
 
         @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
         def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
             try:
+                later.deliver()
                 raise_pending()
                 if progress is not None:
                     progress(share)
@@ -73,8 +73,9 @@ class Model(Closing):
 
         params.progress_callback = on_progress
         recent.clear()
-        self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         try:
+            with SignalsLater() as later:
+                self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
             if raised:
                 raise raised[0]
             raise_pending()

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import EngineError, PromptError, UsageError
+from eftlocal.prompt.watchdog import Watchdog
 
 MIB = 1 << 20
 _STARTUP_S = 60.0  # an import, on a machine that may be busy loading models
+_PIECE = 65_536  # bytes
 _CHILD = Path(__file__).with_name("child.py")
 _WORDS = {
     "syntax": "is not valid",
@@ -57,10 +59,18 @@ class TemplateWorker:
         self.deadline_s = deadline_s
         self.memory_bytes = memory_bytes
         self.output_chars = output_chars
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process id that started the child: a fork must not share its pipes
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
         atexit.register(self.close)
+
+    def _begin(self) -> None:
+        # A fork must not share the child's pipes, and has neither the thread that watches nor,
+        # perhaps, the one that holds the lock.
+        self._lock = threading.Lock()
+        self._watchdog = Watchdog()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answer_due = False
 
     @property
     def pid(self) -> int | None:
@@ -85,8 +95,12 @@ class TemplateWorker:
         if "text" not in reply:
             raise PromptError(f"{name} {self._describe(reply)}")
         text = str(reply["text"])
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise PromptError(f"{name} produced half of a surrogate pair, which is not text")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise PromptError(
+                f"{name} produced half of a surrogate pair, which is not text"
+            ) from None
         return text
 
     def close(self) -> None:
@@ -95,9 +109,11 @@ class TemplateWorker:
             self._discard()
 
     def _ask(self, request: bytes, name: str) -> dict[str, Any]:
+        if self._answer_due:  # Ctrl-C left it unread: it is not the answer to this request
+            self._discard()
         # A child that was found dead may have been killed from outside while idle: try once more.
         for last_try in (False, True):
-            fresh = self._process is None or self._owner != os.getpid()
+            fresh = self._process is None
             if fresh:
                 self._start()
             line, timed_out = self._exchange(request, self.deadline_s)
@@ -116,17 +132,18 @@ class TemplateWorker:
         spec = importlib.util.find_spec("jinja2")
         search_path = [str(Path(spec.origin).parents[1])] if spec and spec.origin else []
         limits = (self.memory_bytes, self.output_chars, self.deadline_s)
+        self._answer_due = True  # it says when it is ready
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_CHILD), *map(str, limits), *search_path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                bufsize=0,  # a buffer's lock may be held by a thread that a fork does not have
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             raise EngineError(f"the process for chat templates did not start: {error}") from None
-        self._owner = os.getpid()
         line, _ = self._exchange(b"", _STARTUP_S)
         if not line.endswith(b"\n"):
             code = self._discard()
@@ -139,42 +156,32 @@ class TemplateWorker:
         """Send a request, wait for a line: the line, whole or not, and whether time ran out."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        timed_out = threading.Event()
-
-        def expire() -> None:
-            timed_out.set()
-            process.kill()
-
-        # Killing from a timer ends the blocking read on every system; select() knows no pipes
-        # on Windows.
-        timer = threading.Timer(seconds, expire)
-        timer.daemon = True
-        timer.start()
-        line, finished = b"", False
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            # An answer in JSON takes at most 12 bytes a character, and some for its braces.
-            line = process.stdout.readline(12 * self.output_chars + 65_536)
-            finished = True
-        except OSError:
-            finished = True  # the child is gone; the empty line says so
-        finally:
-            timer.cancel()
-            timer.join()
-            if timed_out.is_set() or not finished:  # not finished: Ctrl-C left an answer unread
-                self._discard()
-        return line, timed_out.is_set()
+        self._answer_due = True
+        # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
+        self._watchdog.watch(process, seconds)
+        line, unsent = bytearray(), memoryview(request)
+        longest = 12 * self.output_chars + 65_536  # JSON: 12 bytes a character, and its braces
+        with contextlib.suppress(OSError):  # the child is gone: the line is not whole
+            while unsent:
+                unsent = unsent[process.stdin.write(unsent) :]
+            while not line.endswith(b"\n") and len(line) < longest:
+                piece = process.stdout.read(_PIECE)
+                if not piece:
+                    break
+                line += piece
+        timed_out = self._watchdog.release()
+        self._answer_due = False
+        return bytes(line), timed_out
 
     def _discard(self) -> int | None:
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
+        self._answer_due = False
+        if process is None:
             return None
         process.kill()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with contextlib.suppress(OSError):  # flushing to a dead child
-                    stream.close()
+                stream.close()
         return process.wait()
 
     def _describe(self, reply: dict[str, Any]) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from eftlocal.emulator import Emulator
-from eftlocal.ensemble import Wanted
 from eftlocal.errors import PromptError
 from eftlocal.evaluate.questions import Question
 from eftlocal.recipe import Recipe
 from eftlocal.sampling import Sampling
+from eftlocal.sequence import Wanted
 from eftlocal.speculation.settings import Speculation
 from eftlocal.sweep.grid import Point, plain_dials
 from eftlocal.sweep.journal import Journal, Record

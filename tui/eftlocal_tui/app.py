@@ -9,6 +9,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App, SystemCommand
+from textual.css.query import NoMatches
 from textual.markup import escape
 from textual.screen import Screen
 
@@ -16,6 +17,7 @@ from eftlocal.errors import EftlocalError
 from eftlocal.presets.reading import load_presets
 from eftlocal_tui.history import Conversation
 from eftlocal_tui.keys import bindings, of_place
+from eftlocal_tui.remembered import read_remembered, remember
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.help import HelpScreen
@@ -44,11 +46,28 @@ class ChatApp(App[None], inherit_bindings=False):
         self.services = services
         self._resume, self._load = resume, load
         self._keys = dict(services.settings.keys)
+        self._themed = False  # whether a theme that is set from now on was chosen
+        self._other = ""  # the theme that light_or_dark left
 
     def on_mount(self) -> None:
-        self.theme = self.services.settings.theme
+        left = read_remembered(self.services.remembered).theme
+        known = left if left in self.available_themes else None
+        self.theme = self.services.settings.theme or known or _DARK
+        self._themed = True
         self.set_keymap(self._keys)
         self.push_screen(ChatScreen(self.services, resume=self._resume, load=self._load))
+
+    def watch_theme(self, theme: str) -> None:
+        if not self._themed:
+            return
+        try:
+            remember(self.services.remembered, theme=theme)
+        except EftlocalError as error:
+            tell(self, error)
+            return
+        mine = self.services.settings.theme
+        if mine not in (None, theme):
+            self.notify(f"At the next start it is {mine} again: the settings say so", markup=False)
 
     @property
     def chat(self) -> ChatScreen:
@@ -66,6 +85,10 @@ class ChatApp(App[None], inherit_bindings=False):
             return await super().run_action(action, *args, **kwargs)
         except EftlocalError as error:
             tell(self, error)
+            return True
+        except NoMatches:  # a key came while the program was being left
+            if self.is_running and self.return_code is None:
+                raise
             return True
 
     @contextmanager
@@ -89,9 +112,10 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_light_or_dark(self) -> None:
         """The light theme beside the one in use, or the other way round."""
         dark = self.available_themes[self.theme].dark
-        mine = self.services.settings.theme
-        back = mine if self.available_themes[mine].dark is not dark else None
-        self.theme = back or (_LIGHT if dark else _DARK)
+        other = self.available_themes.get(self._other)
+        found = other if other is not None and other.dark is not dark else None
+        self._other = self.theme
+        self.theme = found.name if found is not None else _LIGHT if dark else _DARK
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         place = getattr(screen, "PLACE", "")

@@ -128,7 +128,9 @@ KEYS = (
     Key("history.back", "escape", "back", "Back", "Back to the chat", True, False),
     Key("compare.again", "r", "again", "Again", "Answer once more, from another seed", True),
     Key("compare.copy", "c", "copy", "Copy", "Copy the column with the focus", True),
-    Key("compare.back", "escape", "back", "Back", "Stop, and back to the chat", True),
+    Key(
+        "compare.back", "escape", "back", "Back", "Stop, keeping what came; back to the chat", True
+    ),
     Key("influence.left", "left,h", "move(-1)", "◂", "The token before"),
     Key("influence.right", "right,l", "move(1)", "▸", "The token after"),
     Key("influence.up", "up,k", "line(-1)", "▴", "A line up"),

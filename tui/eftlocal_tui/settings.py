@@ -22,8 +22,8 @@ else:
 FIRST = """\
 # Settings of `eftlocal chat`. Take the sign # away to set a value.
 # preset = "demo"           # what is loaded where the command line names nothing
-# theme = "textual-dark"    # textual-light, nord, gruvbox, ...: Ctrl+P, then Theme, shows them
-# panel = true              # whether the side panel is open at the start; unset: where it fits
+# theme = "textual-dark"    # at every start; unset: as it was left. Ctrl+P, then Theme, shows all
+# panel = true              # the side panel at every start; unset: as it was left, or if it fits
 # system = ""               # the system prompt of new conversations
 # editor = "nano"           # for long prompts; unset: $VISUAL, then $EDITOR
 #
@@ -37,15 +37,16 @@ class Settings(StrictTable):
 
     Attributes:
         preset: loaded where the command line names nothing.
-        theme: a theme of Textual's.
-        panel: whether the side panel is open at the start; None opens it where it fits.
+        theme: a theme of Textual's; None is the one that was chosen last.
+        panel: whether the side panel is open at the start; None is as it was left, and where it
+            was never touched, open if it fits.
         system: the system prompt of new conversations.
         editor: a command for long prompts; empty takes $VISUAL, then $EDITOR.
         keys: a binding's name to its keys, as in {"chat.regenerate": "ctrl+r,f3"}.
     """
 
     preset: str | None = Field(default=None, min_length=1)
-    theme: str = "textual-dark"
+    theme: str | None = None
     panel: bool | None = None
     system: str = ""
     editor: str = ""
@@ -58,12 +59,12 @@ class Settings(StrictTable):
 
     @field_validator("theme")
     @classmethod
-    def _known_theme(cls, theme: str) -> str:
+    def _known_theme(cls, theme: str | None) -> str | None:
         from difflib import get_close_matches
 
         from textual.theme import BUILTIN_THEMES
 
-        if theme not in BUILTIN_THEMES:
+        if theme is not None and theme not in BUILTIN_THEMES:
             near = get_close_matches(theme, BUILTIN_THEMES, 1, 0.5)
             hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(BUILTIN_THEMES)}"
             raise ValueError(f'unknown theme "{theme}"; {hint}')

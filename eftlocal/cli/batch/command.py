@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.batch import options as own
+from eftlocal.cli.batch.exit_codes import STOPPED, code_of
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +20,11 @@ if TYPE_CHECKING:
     from eftlocal.batch.output import Output
     from eftlocal.cli.batch.showing import Telling
 
-FAILED = 10  # exit code of a run that was finished with failed lines: this, and how many
-_MOST_TOLD = 90  # codes above 125 are the shell's
 _STANDARD = "-"  # stdin or stdout
 
 
 class _StoppedError(EftlocalError):
-    exit_code = 130  # what a shell reports of a program ended by Ctrl-C
+    exit_code = STOPPED
 
 
 def batch(
@@ -67,6 +67,8 @@ def batch(
     seed: own.Seed = 0,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    grammar: opt.GrammarFile = None,
+    json_schema: opt.SchemaFile = None,
     speculative: opt.Speculative = None,
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
@@ -83,9 +85,9 @@ def batch(
     eftlocal batch questions.jsonl answers.jsonl --preset qwen2.5-7b --max-tokens 256
 
     Exit codes: 0 every line has an answer; 10 + n finished, n lines have none (100: 90 or more);
-    7 some lines are bad, nothing was run; 130 stopped by Ctrl-C; 1 the disk or the reader of
-    stdout refused; 2 to 8 as everywhere (options, models, memory, llama.cpp). After any of them
-    the same command goes on.
+    7 some lines are bad, nothing was run; 130 stopped by Ctrl-C or SIGTERM; 1 the disk or the
+    reader of stdout refused; 2 to 8 as everywhere (options, models, memory, llama.cpp). After any
+    of them the same command goes on.
 
     `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
     """
@@ -94,6 +96,7 @@ def batch(
     from eftlocal.batch.output import check_output
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.batch.showing import Telling, tell_faults, working
+    from eftlocal.cli.batch.stopping import terminable
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
@@ -109,7 +112,8 @@ def batch(
     defaults = preset_defaults(found) if found else Defaults()
     changed = opt.chosen_defaults(defaults, {**given, "seed": None})  # --seed is the run's
     opt.check_roles(changed.recipe, None, tuple(found.roles if found else models))
-    part, lines_at_once = own.parse_shard(shard), own.parse_parallel(parallel)
+    form = opt.constraint(grammar, json_schema)
+    part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != _STANDARD and not Path(source).exists():
@@ -133,6 +137,7 @@ def batch(
         seed=seed,
         raw=raw,
         system=system,
+        **form,
         limit=limit,
         shard=part,
         retry_errors=retry_errors,
@@ -140,10 +145,12 @@ def batch(
         force=force,
     )
     with ExitStack() as resources:
-        with working("checking every line", quiet=quiet):
+        resources.enter_context(terminable())
+        first = "reading stdin to its end, and " if source == _STANDARD else ""
+        with working(f"{first}checking every line", quiet=quiet):
             ready = resources.enter_context(Batch(job))
         if faults := ready.checked.faults:
-            tell_faults(faults)
+            tell_faults(faults, all=dry_run)
             if not skip_invalid:
                 raise PromptError(
                     f"{len(faults)} of {ready.checked.lines} lines cannot be run; mend them, or "
@@ -155,21 +162,20 @@ def batch(
         with working("comparing with what is done", quiet=quiet):
             rows = resources.enter_context(ready.open_output())
             left = ready.left(rows)
-        telling = Telling(left, quiet=quiet)
+        shared = output == _STANDARD and sys.stdout.isatty()
+        telling = Telling(left, quiet=quiet, bar=not shared)
         if left:
             _run(ready, rows, telling, left)
         if not quiet:
             typer.echo(telling.figures() if left else "nothing left to do", err=True)
         if rows.failed:
-            lines = "1 line has" if rows.failed == 1 else f"{rows.failed} lines have"
-            why = f"; {output} says why, and --retry-errors tries again"
-            why = "" if output == _STANDARD else why
-            typer.echo(f"eftlocal: {lines} no answer{why}", err=True)
-            raise typer.Exit(FAILED + min(rows.failed, _MOST_TOLD))
+            typer.echo(f"eftlocal: {_failures(ready, rows)}", err=True)
+            raise typer.Exit(code_of(rows.failed))
 
 
 def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
     from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.batch.showing import counted
 
     before = len(rows.finished)
     try:
@@ -186,16 +192,31 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
                     telling.on_row(answered)
     except KeyboardInterrupt:
         done = len(rows.finished) - before
-        kept = f"; they are in {rows.path}: run the same command again to go on"
-        raise _StoppedError(
-            f"stopped after {done} rows{'' if rows.path == _STANDARD else kept}"
-        ) from None
+        kept = f"; {rows.path} keeps them: run the same command again to go on"
+        kept = "" if rows.path == _STANDARD else kept
+        raise _StoppedError(f"stopped after {counted(done, 'row')}{kept}") from None
+
+
+def _failures(ready: Batch, rows: Output) -> str:
+    said = f"{rows.failed} {'line has' if rows.failed == 1 else 'lines have'} no answer"
+    if rows.path == _STANDARD:
+        return said
+    said += f"; {rows.path} says why"
+    if rows.failed > ready.bad:
+        said += ", and --retry-errors tries again"
+    if ready.bad:
+        said += "; a bad line, once mended, goes into a file of its own"
+    return said
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _plan(ready: Batch) -> str:
     job, checked = ready.job, ready.checked
     done = ""
-    if job.output != _STANDARD and Path(job.output).exists():
+    if job.output != _STANDARD and _holds_something(Path(job.output)):
         with ready.open_output(look=True) as rows:
             again = rows.failed if job.retry_errors else 0
             errors = f" ({rows.failed} errors)" if rows.failed else ""

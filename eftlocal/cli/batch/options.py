@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
+from eftlocal.batch.seeds import parse_shard
 from eftlocal.errors import UsageError
 
 _LINES, _OUTPUT, _RUN = "Lines", "Output", "Run"
@@ -80,21 +82,20 @@ Seed = Annotated[
 ]
 
 
-def parse_shard(text: str | None) -> tuple[int, int]:
+def chosen_shard(text: str | None) -> tuple[int, int]:
     """(i, n) of "i/n"; without one the whole, (1, 1)."""
     if text is None:
         return 1, 1
-    index, sign, count = text.partition("/")
-    if sign and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
+    if place := parse_shard(text):
+        return place
     raise UsageError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
 
 
-def parse_parallel(text: str | None) -> int | None:
+def chosen_parallel(text: str | None) -> int | None:
     """A number; None for "auto"."""
     if text is None or text == "auto":
         return None
-    if text.isdecimal() and 1 <= int(text) <= MOST_PARALLEL:
+    if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= MOST_PARALLEL:
         return int(text)
     raise UsageError(f"--parallel {text}: give auto, or a number from 1 to {MOST_PARALLEL}")
 

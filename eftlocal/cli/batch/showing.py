@@ -31,23 +31,35 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
         yield
 
 
-def tell_faults(faults: Sequence[EftlocalError]) -> None:
-    """Each fault on its line, up to 20 of them."""
-    for fault in faults[:_TOLD]:
+def tell_faults(faults: Sequence[EftlocalError], *, all: bool) -> None:
+    """Each fault on its line, up to 20 of them if not all."""
+    told = faults if all else faults[:_TOLD]
+    for fault in told:
         typer.echo(f"eftlocal: {fault}", err=True)
-    if len(faults) > _TOLD:
-        typer.echo(f"eftlocal: and {len(faults) - _TOLD} more", err=True)
+    if len(faults) > len(told):
+        more = len(faults) - len(told)
+        typer.echo(f"eftlocal: and {more} more; --dry-run tells them all", err=True)
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class Telling:
-    """Counts rows and tokens, and shows them as they come."""
+    """Counts rows and tokens, and shows them as they come: a bar, or a line now and then.
 
-    def __init__(self, total: int, *, quiet: bool) -> None:
+    Args:
+        total: rows to come.
+        bar: False where the terminal is needed for the rows themselves.
+    """
+
+    def __init__(self, total: int, *, quiet: bool, bar: bool = True) -> None:
         self.rows = self.failed = self.tokens = 0
         self._total = total
         self._quiet = quiet
         self._began = self._told = time.monotonic()
-        self._console = Console(stderr=True)
+        console = Console(stderr=True)
+        self._draws = bar and console.is_terminal and not quiet
         self._bars = Progress(
             TextColumn("answering"),
             BarColumn(),
@@ -56,10 +68,10 @@ class Telling:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
             speed_estimate_period=300.0,
-            disable=quiet or not self._console.is_terminal,
+            disable=not self._draws,
         )
         self._bar = self._bars.add_task("answering", total=total, rate="")
 
@@ -86,7 +98,7 @@ class Telling:
 
     def _show(self) -> None:
         now = time.monotonic()
-        if self._console.is_terminal:
+        if self._draws:
             self._bars.update(self._bar, rate=self._rate())
         elif not self._quiet and now - self._told >= _EVERY:
             self._told = now
@@ -100,8 +112,8 @@ class Telling:
 
     def figures(self) -> str:
         """A line of what was done."""
-        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
-        return f"{rows}, {self.tokens} tokens in {self.seconds:.1f} s: {self._rate()}"
+        done = f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')}"
+        return f"{done} in {self.seconds:.1f} s: {self._rate()}"
 
 
 def _duration(seconds: float) -> str:

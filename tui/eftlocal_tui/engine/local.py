@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eftlocal import hub
-from eftlocal.answer import AnswerStream
 from eftlocal.defaults import Defaults, preset_defaults
-from eftlocal.emulator import Emulator, load
+from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.influence import inspect
 from eftlocal.influence.measures import measures_of
+from eftlocal.loading import UpTo
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
+from eftlocal.sequence import RunningSequence
+from eftlocal.sources import load
 from eftlocal_tui.dials import Dials
+from eftlocal_tui.engine.local_answers import LocalAnswering, LocalAnswers, checked
+from eftlocal_tui.engine.places import kept_aside
 from eftlocal_tui.engine.protocol import (
     Candidate,
-    Live,
+    Check,
     Loaded,
     Moved,
     MovedToken,
-    Piece,
     Progress,
     Report,
 )
-from eftlocal_tui.history import figures_of
 
+PLACES = 4  # sequences: three that are compared, and the conversation's own beside them
 _CANDIDATES = 5
 
 
@@ -40,7 +44,7 @@ class Start:
         models: a preset's name, or role to file.
         offline: never download.
         adjust: the defaults with the options that were given; they are checked here.
-        engine: n_ctx, threads, gpu_layers, force, as in `eftlocal.load`.
+        engine: n_ctx, n_seq_max, threads, gpu_layers, force, as in `eftlocal.load`.
         call: what every answer is given beside its dials: max_tokens, stop.
     """
 
@@ -57,10 +61,15 @@ class LocalEngine:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._emulator: Emulator | None = None
+        self._talk: RunningSequence | None = None  # the conversation, as it was answered last
 
     def load(self, preset: str | None, report: Report) -> Loaded:
         self.close()
-        options: dict[str, Any] = {**self._start.engine, "progress": _shares("weights", report)}
+        options: dict[str, Any] = {
+            "n_seq_max": UpTo(PLACES),
+            **self._start.engine,
+            "progress": _shares("weights", report),
+        }
         models: Any = self._start.models if preset is None else preset
         if isinstance(models, str):
             defaults = preset_defaults(find(models))
@@ -93,25 +102,40 @@ class LocalEngine:
         )
 
     def answer(
-        self, messages: Sequence[Message], dials: Dials, *, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        dials: Dials,
+        *,
+        continue_last: bool = False,
+        check: Check | None = None,
     ) -> LocalAnswering:
         emulator = self._loaded()
-        stream = emulator.stream(
-            messages,
-            recipe=dials.recipe,
-            sampling=dials.sampling,
-            speculation=dials.speculation,
-            continue_last=continue_last,
-            **self._start.call,
-        )
-        return LocalAnswering(emulator, stream, dials)
+        options = self._options(dials)
+        stream = emulator.stream(messages, continue_last=continue_last, **options)
+        self._talk = stream.sequence
+        return LocalAnswering(emulator, stream, dials, check)
+
+    def answers(
+        self, messages: Sequence[Message], dials: Sequence[Dials], *, check: Check | None = None
+    ) -> LocalAnswers:
+        emulator = self._loaded()
+        with ExitStack() as undone:
+            undone.enter_context(kept_aside(emulator.ensemble, self._talk))
+            options = [self._options(one) for one in dials]
+            return LocalAnswers(emulator, messages, options, check, undone.pop_all())
 
     def inspect(
-        self, messages: Sequence[Message], answer: str | Sequence[int], dials: Dials
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        dials: Dials,
+        *,
+        check: Check | None = None,
     ) -> Moved:
-        found = inspect(
-            self._loaded(), messages, answer, recipe=dials.recipe, candidates=_CANDIDATES
-        )
+        emulator = self._loaded()
+        ensemble = emulator.ensemble
+        with kept_aside(ensemble, self._talk), checked(ensemble, check):
+            found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
         measure = measures_of(found)[0]
         values = measure.values(found).tolist()
         return Moved(
@@ -133,62 +157,21 @@ class LocalEngine:
 
     def close(self) -> None:
         if self._emulator is not None:
-            emulator, self._emulator = self._emulator, None
+            emulator, self._emulator, self._talk = self._emulator, None, None
             emulator.close()
+
+    def _options(self, dials: Dials) -> dict[str, Any]:
+        return {
+            "recipe": dials.recipe,
+            "sampling": dials.sampling,
+            "speculation": dials.speculation,
+            **self._start.call,
+        }
 
     def _loaded(self) -> Emulator:
         if self._emulator is None:
             raise UsageError("no models are loaded; choose some with /preset NAME")
         return self._emulator
-
-
-class LocalAnswering:
-    """See `protocol.Answering`."""
-
-    def __init__(self, emulator: Emulator, stream: AnswerStream, dials: Dials) -> None:
-        self._contexts = emulator.ensemble.contexts
-        self._stream = stream
-        self._dials = dials
-
-    def __iter__(self) -> LocalAnswering:
-        return self
-
-    def __next__(self) -> Piece:
-        step = next(self._stream)
-        return Piece(step.text, step.token, step.source, step.finish_reason)
-
-    @property
-    def dials(self) -> Dials:
-        return self._dials
-
-    @dials.setter
-    def dials(self, dials: Dials) -> None:
-        # A seed that is set or taken back in the middle belongs to the next answer.
-        sampling = replace(dials.sampling, seed=self._stream.sampling.seed)
-        if dials.recipe != self._dials.recipe:
-            self._stream.recipe = dials.recipe
-        if sampling != self._stream.sampling:
-            self._stream.sampling = sampling
-        self._stream.speculation = dials.speculation
-        self._dials = dials
-
-    @property
-    def seed(self) -> int:
-        return self._stream.seed
-
-    def live(self) -> Live:
-        answer = self._stream.answer()
-        used = {role: n + answer.timing.tokens for role, n in answer.timing.prompt_tokens.items()}
-        fullest = max(used, key=lambda role: used[role] / self._contexts[role].n_ctx)
-        return Live(
-            figures=figures_of(answer),
-            draft_length=answer.speculation.drafted_length,
-            context_used=used[fullest],
-            context_size=self._contexts[fullest].n_ctx,
-        )
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 def _shares(stage: Any, report: Report) -> Callable[[str, float], None]:

@@ -28,6 +28,10 @@ class Progress:
 Report = Callable[[Progress], None]
 """May be called often; what it raises ends the work that reports."""
 
+Check = Callable[[], None]
+"""Called often while prompts are read, by any thread, and between the tokens of several answers;
+what it raises ends the work there and comes out of the call. What came before is not lost."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -55,6 +59,15 @@ class Piece(NamedTuple):
     token: int
     source: str = "plain"
     finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Came:
+    """What one of several answers brought: a token, or the error that was its end."""
+
+    index: int
+    piece: Piece | None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,19 @@ class Answering(Iterator[Piece], Protocol):
         """Ends the answer here."""
 
 
+class Answers(Iterator[Came], Protocol):
+    """Several answers that advance together, as far as there are places for them.
+
+    What concerns one of them is told by `Came.error`; what is raised concerns all.
+    """
+
+    def live(self, index: int) -> Live | None:
+        """Figures of one of them; None where it has not begun."""
+
+    def close(self) -> None:
+        """Ends all of them here."""
+
+
 class Engine(Protocol):
     """Three models behind one set of dials."""
 
@@ -132,7 +158,12 @@ class Engine(Protocol):
         """
 
     def answer(
-        self, messages: Sequence[Message], dials: Dials, *, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        dials: Dials,
+        *,
+        continue_last: bool = False,
+        check: Check | None = None,
     ) -> Answering:
         """Answers a conversation, or goes on with its last message.
 
@@ -140,8 +171,27 @@ class Engine(Protocol):
             EftlocalError: it cannot be answered.
         """
 
+    def answers(
+        self,
+        messages: Sequence[Message],
+        dials: Sequence[Dials],
+        *,
+        check: Check | None = None,
+    ) -> Answers:
+        """Answers a conversation once for each of the dials. What was read of the conversation
+        that is being held stays at hand for its next turn, where there is a place besides.
+
+        Raises:
+            EftlocalError: nothing can be answered.
+        """
+
     def inspect(
-        self, messages: Sequence[Message], answer: str | Sequence[int], dials: Dials
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        dials: Dials,
+        *,
+        check: Check | None = None,
     ) -> Moved:
         """How far the combination moved each token of an answer (text or token ids)."""
 

@@ -1,4 +1,4 @@
-"""What runs on the engine's thread: loading, answering into the history, comparing, inspecting."""
+"""What runs on the engine's thread: loading, answering into the history, inspecting."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from eftlocal_tui.engine.protocol import (
     Piece,
     Progress,
 )
-from eftlocal_tui.engine.worker import EngineThread, Task
+from eftlocal_tui.engine.worker import EngineThread, StoppedError, Task
 from eftlocal_tui.history import AnswerWriter
 
-_FIGURES = 0.2  # seconds between live figures
+FIGURES = 0.2  # seconds between live figures
 
 
 class Turned(NamedTuple):
@@ -87,7 +87,9 @@ def answer(
     def work(task: Task[AnswerEvent, Ended]) -> Ended:
         with writer:
             asked = holder.dials
-            answering = engine.answer(messages, asked, continue_last=continue_last)
+            answering = engine.answer(
+                messages, asked, continue_last=continue_last, check=task.check
+            )
             with closing(answering):
                 writer.set_seed(answering.seed)
                 return _follow(task, answering, asked, holder, writer, clock)
@@ -109,7 +111,10 @@ def _follow(
     while not task.stopping:
         if holder.dials is not applied:
             applied = _turn(task, answering, applied, holder.dials, writer)
-        piece = next(answering, None)
+        try:
+            piece = next(answering, None)
+        except StoppedError:  # while the prompt was read
+            break
         if piece is None:
             break
         tokens.append(piece.token)
@@ -118,7 +123,7 @@ def _follow(
         reason = piece.finish_reason
         if reason is not None:
             break
-        if clock() - told >= _FIGURES:
+        if clock() - told >= FIGURES:
             told = clock()
             task.put(answering.live())
     live = answering.live()
@@ -148,50 +153,6 @@ def _turn(
     return new
 
 
-@dataclass(frozen=True)
-class Column:
-    """A piece of one of the answers that are compared, or why that one failed."""
-
-    index: int
-    piece: Piece | None
-    error: str = ""
-
-
-def compare(
-    thread: EngineThread, engine: Engine, messages: Sequence[Message], columns: Sequence[Dials]
-) -> Task[Column, tuple[Live | None, ...]]:
-    """Answers with each of the dials in turn, from one seed. A column that fails says so."""
-
-    def work(task: Task[Column, tuple[Live | None, ...]]) -> tuple[Live | None, ...]:
-        found: list[Live | None] = []
-        for index, dials in enumerate(columns):
-            task.check()
-            try:
-                found.append(_column(task, engine, messages, dials, index))
-            except EftlocalError as error:
-                task.put(Column(index, None, str(error)))
-                found.append(None)
-        return tuple(found)
-
-    return thread.submit(work)
-
-
-def _column(
-    task: Task[Column, tuple[Live | None, ...]],
-    engine: Engine,
-    messages: Sequence[Message],
-    dials: Dials,
-    index: int,
-) -> Live:
-    answering = engine.answer(messages, dials)
-    with closing(answering):
-        for piece in answering:
-            task.put(Column(index, piece))
-            if task.stopping:
-                break
-        return answering.live()
-
-
 def inspect(
     thread: EngineThread,
     engine: Engine,
@@ -200,4 +161,4 @@ def inspect(
     dials: Dials,
 ) -> Task[None, Moved]:
     """How far each token of an answer was moved."""
-    return thread.submit(lambda _task: engine.inspect(messages, text, dials))
+    return thread.submit(lambda task: engine.inspect(messages, text, dials, check=task.check))

@@ -51,7 +51,7 @@ class Task(Generic[E, R]):
         return self._ended.is_set()
 
     def stop(self) -> None:
-        """Asks the work to end; it does so at its next report or token."""
+        """Asks the work to end; it does so at its next report or token, or while it reads."""
         self._stopping.set()
 
     def put(self, event: E) -> None:
@@ -62,7 +62,7 @@ class Task(Generic[E, R]):
             self._call(self._woken.set)
 
     def check(self) -> None:
-        """Called by the work, where there is nothing to keep of it.
+        """Called by the work, or by what works for it in other threads, where it can end.
 
         Raises:
             StoppedError: it was asked to stop.

@@ -12,7 +12,7 @@ Every call is short and may be made from any thread. Every failure is one `Histo
 """
 
 from eftlocal_tui.history.answer import AnswerWriter
-from eftlocal_tui.history.errors import HistoryError
+from eftlocal_tui.history.errors import HistoryError, LockedError
 from eftlocal_tui.history.files import export_file, free_name, import_file
 from eftlocal_tui.history.json_file import from_json, to_json
 from eftlocal_tui.history.markdown import to_markdown
@@ -36,6 +36,7 @@ __all__ = [
     "History",
     "HistoryError",
     "Hit",
+    "LockedError",
     "Mark",
     "Settings",
     "Turn",

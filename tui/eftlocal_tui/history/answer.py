@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from threading import RLock
 
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError
@@ -43,6 +44,7 @@ class AnswerWriter:
         if question.role != "user":
             raise HistoryError(f"turn {question.id} is an answer; only questions are answered")
         self._db = db
+        self._lock = RLock()  # its own: others go on while it waits for another process
         self._settings = settings
         self._marks: list[Mark] = []
         self._conversation = question.conversation
@@ -68,7 +70,7 @@ class AnswerWriter:
 
     def append(self, text: str, tokens: int = 1) -> None:
         """What came with the next token, or tokens; text may be empty."""
-        with self._db.lock:
+        with self._lock:
             self._check()
             if text:
                 with self._db.transaction(durable=False) as connection:
@@ -80,7 +82,7 @@ class AnswerWriter:
 
     def mark(self, what: str) -> None:
         """Notes that a dial changed here, for instance "beta 1 -> 0.5"."""
-        with self._db.lock:
+        with self._lock:
             self._check()
             mark = Mark(token=self.tokens, char=len(self.text), what=one_line(what, 200))
             self._set("marks", marks_json([*self._marks, mark]))
@@ -88,7 +90,7 @@ class AnswerWriter:
 
     def set_seed(self, seed: int) -> None:
         """Notes the seed, where it is drawn only after the answer began."""
-        with self._db.lock:
+        with self._lock:
             self._check()
             settings = self._settings.model_copy(update={"seed": seed})
             self._set("settings", record_json(settings))
@@ -120,7 +122,7 @@ class AnswerWriter:
     def _close(
         self, state: State, reason: str | None, error: str | None, figures: Figures | None
     ) -> None:
-        with self._db.lock:
+        with self._lock:
             self._check()
             now = time.time()
             with self._db.transaction() as connection:

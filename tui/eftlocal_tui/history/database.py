@@ -3,10 +3,14 @@
 A transaction is durable, unless it is said not to be: its end waits until the disk has it (WAL,
 synchronous=FULL). One that is not durable survives the death of the process, but the last few
 may be lost with the power; the next durable one makes them durable too.
+
+Where another process writes, a transaction waits for it, and meanwhile holds up no other thread.
+A thread that runs an event loop has keys to answer, so it is told within a moment.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -18,9 +22,11 @@ from typing import Any
 
 from eftlocal.closing import Closing
 from eftlocal_tui.history import schema
-from eftlocal_tui.history.errors import HistoryError, damaged, sqlite_errors
+from eftlocal_tui.history.errors import HistoryError, damaged, is_locked, sqlite_errors
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 5.0  # that another process is waited for
+MOMENT = 0.02  # seconds that an event loop waits for it
+_AGAIN = 0.005  # seconds between tries
 SYNCHRONOUS = {True: "FULL", False: "NORMAL"}  # durable or not
 
 
@@ -66,6 +72,7 @@ class Database(Closing):
             with self.transaction():
                 if schema.is_indexed(connection) != wanted:
                     schema.set_index(connection, wanted)
+        connection.execute("PRAGMA busy_timeout = 0")  # `_take` waits, without the lock
         return wanted
 
     @property
@@ -93,27 +100,48 @@ class Database(Closing):
 
     @contextmanager
     def _begun(self, begin: str, durable: bool | None) -> Iterator[sqlite3.Connection]:
-        with self.lock, sqlite_errors(self.path):
-            connection = self.connection
-            if self._begin is not None:
+        with sqlite_errors(self.path):
+            outer = self._take(begin, durable)
+            try:
+                connection = self.connection
+                try:
+                    yield connection
+                    if outer:
+                        connection.execute("COMMIT")
+                except BaseException:
+                    if outer and connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            finally:
+                if outer:
+                    self._begin = None
+                self.lock.release()
+
+    def _take(self, begin: str, durable: bool | None) -> bool:
+        """Takes the lock of the threads and begins; False inside of what has begun already."""
+        until = time.monotonic() + _patience()
+        while True:
+            self.lock.acquire()
+            try:
+                if self._begin is None:
+                    self._try(begin, durable)
+                    return True
                 if self._begin == "BEGIN" != begin:
                     raise RuntimeError("a transaction cannot begin where only reading was meant")
-                yield connection
-                return
-            if durable is not None and durable != self._durable:
-                connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durable]}")
-                self._durable = durable
-            try:
-                connection.execute(begin)
-                self._begin = begin
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            finally:
-                self._begin = None
+                return False
+            except BaseException as error:
+                self.lock.release()
+                if not is_locked(error) or time.monotonic() >= until:
+                    raise
+            time.sleep(_AGAIN)
+
+    def _try(self, begin: str, durable: bool | None) -> None:
+        connection = self.connection
+        if durable is not None and durable != self._durable:
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durable]}")
+            self._durable = durable
+        connection.execute(begin)
+        self._begin = begin
 
     def check(self) -> None:
         """Reads the whole file. Raises HistoryError where it is damaged."""
@@ -126,6 +154,15 @@ class Database(Closing):
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+
+
+def _patience() -> float:
+    """Seconds that this thread may wait for another process."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return BUSY_SECONDS
+    return MOMENT
 
 
 def _make_private(path: Path) -> None:

@@ -16,6 +16,16 @@ class HistoryError(EftlocalError):
     exit_code = 9
 
 
+class LockedError(HistoryError):
+    """Another process is writing: nothing was changed, and it may be tried again."""
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether SQLite says that another process is in the way."""
+    locked = ("locked", "busy")
+    return isinstance(error, sqlite3.OperationalError) and any(w in str(error) for w in locked)
+
+
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Turns a failure of SQLite on this file into one `HistoryError`. Nothing is ever deleted."""
@@ -28,6 +38,10 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             f"{path}: not saved, the conversation or message was deleted meanwhile ({error})"
         ) from error
     except sqlite3.OperationalError as error:
+        if is_locked(error):
+            raise LockedError(
+                f"{path}: another program keeps it locked; close that program, or try again"
+            ) from error
         raise HistoryError(f"{path}: {_failure(str(error))}") from error
     except sqlite3.DatabaseError as error:  # the class itself: "malformed", "not a database"
         raise damaged(path, str(error)) from error
@@ -45,8 +59,6 @@ def damaged(path: Path, why: str) -> HistoryError:
 
 
 def _failure(message: str) -> str:
-    if "locked" in message or "busy" in message:
-        return "another process has kept it locked for seconds; close that program and try again"
     if "full" in message:
         return "the disk is full, so nothing more is saved; make room and try again"
     if "unable to open" in message:

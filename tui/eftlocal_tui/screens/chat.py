@@ -7,6 +7,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Static
 
 from eftlocal_tui.keys import bindings
+from eftlocal_tui.remembered import read_remembered, remember
 from eftlocal_tui.screens.chat_commands import ChatCommands
 from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.prompt import PromptArea
@@ -43,7 +44,9 @@ class ChatScreen(ChatCommands):
 
     async def on_mount(self) -> None:
         panel = self.services.settings.panel
-        self.set_class(self.app.size.width >= _PANEL_FITS if panel is None else panel, "-panel")
+        if panel is None:
+            panel = read_remembered(self.services.remembered).panel
+        self.set_class(self._panel_fits if panel is None else panel, "-panel")
         self.show_head()
         if self._loads_first:
             self.load_models(None)
@@ -53,17 +56,31 @@ class ChatScreen(ChatCommands):
     def on_resize(self) -> None:
         self.show_head()
 
+    @property
+    def _panel_fits(self) -> bool:
+        return self.app.size.width >= _PANEL_FITS
+
     def action_panel(self) -> None:
         self.toggle_class("-panel")
         if not self.has_class("-panel"):
             self.prompt.focus()
+        self._remember_panel()
+
+    def _remember_panel(self) -> None:
+        """What is as it would be by itself is left to the size of the next terminal."""
+        panel = self.has_class("-panel")
+        chosen = None if panel == self._panel_fits else panel
+        remember(self.services.remembered, panel=chosen)
 
     def action_dials(self) -> None:
         if self.has_class("-panel") and self.focused is not self.prompt:
             self.prompt.focus()
             return
+        folded = not self.has_class("-panel")
         self.add_class("-panel")
         self.call_after_refresh(self.query_one(SidePanel).focus_dials)
+        if folded:
+            self._remember_panel()
 
     def action_page(self, by: int) -> None:
         scroll = self.transcript.scroll_page_up if by < 0 else self.transcript.scroll_page_down

@@ -13,6 +13,7 @@ from eftlocal_tui.commands import Command
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.figures_text import size, totals_line
 from eftlocal_tui.history import free_name
+from eftlocal_tui.leaving import until_left
 from eftlocal_tui.screens.chat_branches import ChatBranches
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.history import HistoryScreen
@@ -188,7 +189,7 @@ class ChatCommands(ChatBranches):
             return
 
         async def chosen(conversation_id: int | None) -> None:
-            await self.after_history(conversation_id)
+            await until_left(self, self.after_history(conversation_id))
 
         now = self.conversation.id if self.conversation else None
         self.app.push_screen(HistoryScreen(self.services, words=words, now=now), chosen)

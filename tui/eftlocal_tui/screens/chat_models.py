@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textual import work
 from textual.message import Message
 
 from eftlocal.errors import EftlocalError, UsageError
@@ -10,6 +9,7 @@ from eftlocal_tui.engine import tasks
 from eftlocal_tui.engine.protocol import Loaded
 from eftlocal_tui.engine.worker import StoppedError
 from eftlocal_tui.kept_dials import restored
+from eftlocal_tui.leaving import until_left
 from eftlocal_tui.screens.chat_state import ChatState
 from eftlocal_tui.told import told
 from eftlocal_tui.widgets.loading_bars import LoadingBars
@@ -22,9 +22,12 @@ class ChatModels(ChatState):
     class Ready(Message):
         """The models are there: a question that was kept can be answered."""
 
-    @work(exclusive=True, group="load")
-    async def load_models(self, preset: str | None) -> None:
+    def load_models(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
+        work = until_left(self, self._load(preset))
+        self.run_worker(work, exclusive=True, group="load")
+
+    async def _load(self, preset: str | None) -> None:
         services = self.services
         if self._load_task is not None:
             self._load_task.stop()

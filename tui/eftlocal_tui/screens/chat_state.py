@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 from textual.screen import Screen
 from textual.widgets import Static
@@ -17,7 +18,9 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import tasks
 from eftlocal_tui.engine.protocol import Live, Loaded, Progress
 from eftlocal_tui.engine.worker import Task
-from eftlocal_tui.history import Conversation, Turn
+from eftlocal_tui.history import Conversation, LockedError, Turn
+from eftlocal_tui.history.database import BUSY_SECONDS
+from eftlocal_tui.leaving import until_left
 from eftlocal_tui.services import Services
 from eftlocal_tui.text_safety import fitted, one_line
 from eftlocal_tui.told import tell
@@ -27,6 +30,9 @@ from eftlocal_tui.widgets.transcript import Transcript
 MOST_TURNS = 1_000  # of a conversation, read back when it is opened
 _SHORTEST_TITLE = 16  # cells
 _BUSY = "an answer is being written; Esc stops it and keeps what came"
+_SENDING = "a message is on its way; Esc takes it back"
+_WAITING = "Another program keeps the history locked; waiting · Esc gives up"
+_AGAIN = 0.05  # seconds between tries at a history that is locked
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Running:
     holder: tasks.DialHolder
 
 
+T = TypeVar("T")
 Doing = Callable[..., Coroutine[Any, Any, None]]
 
 
@@ -46,6 +53,8 @@ def alone(method: Doing) -> Doing:
 
     @wraps(method)
     async def run(self: ChatState, *args: Any, **kwargs: Any) -> None:
+        if self._sending and self.refused():  # no key waits for what may take its time
+            return
         async with self._changing:
             await method(self, *args, **kwargs)
 
@@ -68,9 +77,10 @@ class ChatState(Screen[None]):
         self._loads_first = load
         self._load_task: Task[Progress, Loaded] | None = None
         self._answering: Running | None = None
-        self._kept_question = (
-            False  # a question is kept, and the models for its answer are not there
-        )
+        self._sending = False  # a question is being kept, which may take its time
+        self._given_up = False  # nobody waits for that any more
+        # A question is kept, and the models for its answer are not there.
+        self._kept_question = False
         self._editing: Turn | None = None
         self._changing = asyncio.Lock()
         self._status = ""
@@ -91,7 +101,7 @@ class ChatState(Screen[None]):
 
     @property
     def busy(self) -> bool:
-        return self._answering is not None or self._kept_question
+        return self._answering is not None or self._kept_question or self._sending
 
     def show_head(self) -> None:
         parts: list[str] = []
@@ -126,13 +136,35 @@ class ChatState(Screen[None]):
         tell(self, error)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        self.run_worker(work, exit_on_error=True)
+        self.run_worker(until_left(self, work))
 
     def refused(self) -> bool:
-        """Whether an answer is being written; then it says so."""
+        """Whether something is on its way that must end first; then it says so."""
         if self.busy:
-            self.trouble(_BUSY)
+            self.trouble(_SENDING if self._sending else _BUSY)
         return self.busy
+
+    async def when_free(self, work: Callable[[], T]) -> T:
+        """Writes to the history; where another program does, again and again until that lets it.
+        Keys are answered meanwhile: nothing that holds one up may wait for this.
+
+        Raises:
+            LockedError: it did not for long, or the person gave up.
+        """
+        before, until = self._status, time.monotonic() + BUSY_SECONDS
+        self._given_up = False
+        try:
+            while True:
+                try:
+                    return work()
+                except LockedError:
+                    if self._given_up or time.monotonic() >= until:
+                        raise
+                self.status(_WAITING)
+                await asyncio.sleep(_AGAIN)
+        finally:
+            if self._status == _WAITING:
+                self.status(before)
 
     def path(self) -> list[Turn]:
         """What is shown, as it is kept; another process may have gone on from there."""

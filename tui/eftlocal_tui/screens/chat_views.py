@@ -13,13 +13,13 @@ from eftlocal_tui import commands
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Turn, export_file
 from eftlocal_tui.kept_dials import restored
-from eftlocal_tui.screens.chat_answers import ChatAnswers
+from eftlocal_tui.screens.chat_asks import ChatAsks
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.text_safety import code_blocks, encodable, one_line
 
 
-class ChatViews(ChatAnswers):
+class ChatViews(ChatAsks):
     """Looks at answers, and carries text elsewhere."""
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:

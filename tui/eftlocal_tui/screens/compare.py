@@ -6,26 +6,28 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from textual import work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from eftlocal.errors import EftlocalError
+from eftlocal.generation import FinishReason
 from eftlocal.prompt.messages import Message
 from eftlocal.recipe import Recipe
 from eftlocal_tui.dials import Dials, recipe_name
-from eftlocal_tui.engine import tasks
-from eftlocal_tui.engine.protocol import Live, Loaded
+from eftlocal_tui.engine.comparing import Column, Compared, Figured, compare
+from eftlocal_tui.engine.protocol import Came, Live, Loaded
 from eftlocal_tui.engine.worker import StoppedError, Task
-from eftlocal_tui.figures_text import totals_line
+from eftlocal_tui.figures_text import reason_text, totals_line
 from eftlocal_tui.keys import bindings
+from eftlocal_tui.leaving import leave, until_left
 from eftlocal_tui.services import Services
 from eftlocal_tui.text_safety import one_line
 from eftlocal_tui.widgets.streamed import Streamed
 
 _ALONE = ("tuned", "base")
+_WAITING = "waiting"
 
 
 class CompareColumn(VerticalScroll, can_focus=True):
@@ -38,18 +40,45 @@ class CompareColumn(VerticalScroll, can_focus=True):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.border_title = name
+        self._reason: FinishReason | None = None
+        self._error = ""
+        self._figures = Static(_WAITING, classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
         yield Streamed()
-        yield Static("waiting", classes="foot", markup=False)
+        yield self._figures
 
     async def restart(self) -> None:
+        self._reason, self._error = None, ""
         await self.query(Streamed).remove()
         await self.mount(Streamed(), before=0)
-        self.foot("waiting")
+        self._foot(_WAITING)
 
-    def foot(self, text: str) -> None:
-        self.query_one(".foot", Static).update(text)
+    async def show(self, events: Sequence[Column]) -> None:
+        """What came for this column."""
+        pieces = [event.piece for event in events if isinstance(event, Came) and event.piece]
+        await self.body.append("".join(piece.text for piece in pieces))
+        for event in events:
+            if isinstance(event, Figured):
+                figures = event.live.figures
+                self._foot(f"{figures.tokens} tokens · {figures.tokens_per_second:.1f} tok/s")
+            elif event.piece is None:
+                self._error = event.error
+                self._foot(f"✗ {one_line(event.error)}")
+            else:
+                self._reason = event.piece.finish_reason
+
+    async def end(self, live: Live | None, seed: int) -> None:
+        """All columns have ended; this one so far as it came, or with an error."""
+        await self.body.finish()
+        how = reason_text("done" if self._reason else "stopped", self._reason, None)
+        parts = [f"✗ {one_line(self._error)}" if self._error else how]
+        if live is not None:
+            parts.append(totals_line(live.figures, seed))
+        self._foot(" · ".join(part for part in parts if part))
+
+    def _foot(self, text: str) -> None:
+        self._figures.update(text)
 
     @property
     def body(self) -> Streamed:
@@ -80,7 +109,7 @@ class CompareScreen(Screen[None]):
         ]
         self._recipes = [dials.recipe, *(Recipe.single(role) for role in alone)]
         self._dials = dials
-        self._job: Task[tasks.Column, tuple[Live | None, ...]] | None = None
+        self._job: Task[Column, Compared] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(one_line(self._messages[-1]["content"], 400), id="head", markup=False)
@@ -96,9 +125,11 @@ class CompareScreen(Screen[None]):
     def columns(self) -> list[CompareColumn]:
         return list(self.query(CompareColumn))
 
-    @work(exclusive=True)
-    async def answer(self, seed: int | None) -> None:
-        """All columns from one seed, one after the other."""
+    def answer(self, seed: int | None) -> None:
+        """All columns side by side, from one seed."""
+        self.run_worker(until_left(self, self._answer(seed)), exclusive=True)
+
+    async def _answer(self, seed: int | None) -> None:
         drawn = secrets.randbits(32) if seed is None else seed
         sampling = replace(self._dials.sampling, seed=drawn)
         dials = [replace(self._dials, recipe=r, sampling=sampling) for r in self._recipes]
@@ -106,26 +137,20 @@ class CompareScreen(Screen[None]):
         for column in columns:
             await column.restart()
         services = self._services
-        self._job = task = tasks.compare(services.thread, services.engine, self._messages, dials)
+        self._job = task = compare(services.thread, services.engine, self._messages, dials)
         async for batch in task.batches():
             for index, column in enumerate(columns):
-                of_column = [event for event in batch if event.index == index]
-                if of_column:
-                    text = "".join(event.piece.text for event in of_column if event.piece)
-                    await column.body.append(text)
-                    error = next((event.error for event in of_column if event.error), "")
-                    column.foot(f"✗ {one_line(error)}" if error else "…")
+                if of_column := [event for event in batch if event.index == index]:
+                    await column.show(of_column)
         try:
             lives = await task.result()
-        except StoppedError:
-            return
+        except StoppedError:  # before its turn came
+            lives = (None,) * len(columns)
         except EftlocalError as error:
             self.notify(one_line(str(error), 300), severity="error", markup=False)
             return
         for column, live in zip(columns, lives, strict=True):
-            await column.body.finish()
-            if live is not None:
-                column.foot(totals_line(live.figures, drawn))
+            await column.end(live, drawn)
 
     def action_again(self) -> None:
         if self._job is not None and self._job.ended:
@@ -137,6 +162,7 @@ class CompareScreen(Screen[None]):
         self.notify(f"Copied: {column.border_title}", markup=False)
 
     def action_back(self) -> None:
-        if self._job is not None:
+        if self._job is None or self._job.ended or self._job.stopping:
+            leave(self, None)
+        else:  # what came stays to be read
             self._job.stop()
-        self.dismiss(None)

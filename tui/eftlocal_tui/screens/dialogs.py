@@ -8,6 +8,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Footer, Input, Label, TextArea
 
 from eftlocal_tui.keys import bindings
+from eftlocal_tui.leaving import leave
 from eftlocal_tui.text_safety import one_line, pasted
 
 _CSS = """
@@ -47,12 +48,12 @@ class AskText(ModalScreen[str | None]):
 
     def action_accept(self) -> None:
         if self._long:
-            self.dismiss(self.query_one(TextArea).text)
+            leave(self, self.query_one(TextArea).text)
         else:
-            self.dismiss(self.query_one(Input).value)
+            leave(self, self.query_one(Input).value)
 
     def action_cancel(self) -> None:
-        self.dismiss(None)
+        leave(self, None)
 
 
 class Confirm(ModalScreen[bool]):
@@ -74,7 +75,7 @@ class Confirm(ModalScreen[bool]):
         yield Footer(compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.dismiss(event.button.id == "yes")
+        leave(self, event.button.id == "yes")
 
     def action_cancel(self) -> None:
-        self.dismiss(False)
+        leave(self, False)

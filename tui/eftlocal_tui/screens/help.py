@@ -12,6 +12,7 @@ from textual.widgets import Footer, Static
 
 from eftlocal_tui.commands import COMMANDS
 from eftlocal_tui.keys import bindings, display, of_place
+from eftlocal_tui.leaving import leave
 from eftlocal_tui.settings import settings_path
 from eftlocal_tui.text_safety import one_line
 
@@ -22,7 +23,8 @@ _ABOUT = {
         "The chat",
         "Three models answer together. Ctrl+B unfolds the side panel, Ctrl+T goes to its dials: "
         "↑ and ↓ step a dial, and the next token follows it, also in the middle of an answer; "
-        "the transcript marks where. Everything is saved as it comes.",
+        "the transcript marks where. Everything is saved as it comes. The theme and the side panel "
+        "come back as you left them, unless the settings file sets them.",
         ("chat", "prompt", "turn", "dial", "app"),
     ),
     "history": (
@@ -102,4 +104,4 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).focus()
 
     def action_back(self) -> None:
-        self.dismiss(None)
+        leave(self, None)

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 
 from eftlocal_tui.history import Conversation, Hit, export_file, free_name
 from eftlocal_tui.keys import bindings
+from eftlocal_tui.leaving import leave
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.services import Services
 from eftlocal_tui.text_safety import fitted, one_line
@@ -122,7 +123,7 @@ class HistoryScreen(Screen[int | None]):
             hits = self._services.history.search(words, limit=1, conversation=chosen)
             if hits and hits[0].turn is not None:
                 self._services.history.turns.switch(hits[0].turn)
-        self.dismiss(chosen)
+        leave(self, chosen)
 
     def action_rename(self) -> None:
         chosen = self._chosen
@@ -187,7 +188,7 @@ class HistoryScreen(Screen[int | None]):
         if self.focused is not self._list and self._list.option_count:
             self._list.focus()
         else:
-            self.dismiss(None)
+            leave(self, None)
 
 
 def _listed(found: Conversation, now: float, width: int) -> Option:

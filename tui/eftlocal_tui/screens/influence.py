@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.text import Text
-from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
@@ -18,6 +17,7 @@ from eftlocal_tui.engine import tasks
 from eftlocal_tui.engine.protocol import Moved, MovedToken
 from eftlocal_tui.engine.worker import StoppedError, Task
 from eftlocal_tui.keys import bindings
+from eftlocal_tui.leaving import leave, until_left
 from eftlocal_tui.services import Services
 from eftlocal_tui.text_safety import one_line
 from eftlocal_tui.widgets.token_text import LEGEND, TokenText
@@ -66,10 +66,9 @@ class InfluenceScreen(Screen[None]):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        self.read()
+        self.run_worker(until_left(self, self._read()))
 
-    @work
-    async def read(self) -> None:
+    async def _read(self) -> None:
         services = self._services
         self._job = task = tasks.inspect(
             services.thread, services.engine, self._messages, self._answer, self._dials
@@ -102,7 +101,7 @@ class InfluenceScreen(Screen[None]):
     def action_back(self) -> None:
         if self._job is not None:
             self._job.stop()
-        self.dismiss(None)
+        leave(self, None)
 
 
 def _detail(token: MovedToken, index: int, count: int) -> Text:

@@ -1,0 +1,57 @@
+"""What a verb's options ask for together, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eftlocal.cli import options as opt
+
+if TYPE_CHECKING:
+    from eftlocal.defaults import Defaults
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Models and settings.
+
+    Attributes:
+        models: a preset's name, or files.
+        roles: of these models.
+        defaults: the preset's or the program's, with the options.
+        engine: n_ctx, threads, gpu_layers and force, as `eftlocal.load` takes them.
+    """
+
+    models: str | Mapping[str, Path]
+    roles: tuple[str, ...]
+    defaults: Defaults
+    engine: dict[str, Any]
+
+
+def choose(given: Mapping[str, Any]) -> Chosen:
+    """The meaning of a verb's options.
+
+    Args:
+        given: the verb's parameters by their names; those of models, recipe, max_tokens, stop
+            and engine are needed, those of sampling and speculation may be.
+
+    Raises:
+        UsageError: an option is wrong, or does not go with another; the line names it.
+    """
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.generation import check_max_tokens
+    from eftlocal.presets.reading import find
+    from eftlocal.text import TextStream
+
+    files = (given[role] for role in ("base", "tuned", "reference", "role"))
+    models = opt.chosen_models(given["preset"], *files, offline=given["offline"])
+    found = find(models) if isinstance(models, str) else None
+    check_max_tokens(given["max_tokens"])
+    TextStream(given["stop"] or ())  # refuses what cannot be a stop string
+    defaults = opt.chosen_defaults(preset_defaults(found) if found else Defaults(), given)
+    roles = tuple(found.roles if found else models)
+    opt.check_roles(defaults.recipe, None, roles)
+    engine = {name: given[name] for name in ("n_ctx", "threads", "gpu_layers", "force")}
+    return Chosen(models, roles, defaults, engine)

@@ -1,0 +1,89 @@
+"""A given text under the combination: log-probabilities of its tokens, and of each role alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.distribution import token_logprob
+from eftlocal.ensemble import Ensemble
+from eftlocal.errors import PromptError
+from eftlocal.recipe import Recipe
+from eftlocal.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class TextLogprobs:
+    """A given text under the combination.
+
+    Attributes:
+        tokens: (n,) ids.
+        pieces: (n,) the bytes of each token.
+        logprobs: (n,) float64, nats, at temperature 1; nan for a first token that nothing
+            stands before.
+        greedy: (n,) bool, whether the token is the most probable one.
+        roles: the same as logprobs, under each role of the recipe alone.
+    """
+
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+    logprobs: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+    roles: Mapping[str, NDArray[np.float64]]
+
+
+def score(
+    ensemble: Ensemble,
+    prompts: Mapping[str, Sequence[int]],
+    tokens: Sequence[int],
+    *,
+    recipe: Recipe,
+    piece: Callable[[int], bytes],
+    first: int | None = None,
+) -> TextLogprobs:
+    """Scores tokens that follow the prompts.
+
+    Args:
+        prompts: token ids for every role.
+        piece: the bytes of a token.
+        first: the token that is the whole prompt and belongs to the text, with nothing before it
+            that would predict it; None where the prompt is no part of the text.
+
+    Raises:
+        PromptError: there is nothing to score, or it does not fit a context.
+    """
+    if not tokens:
+        raise PromptError("there is no token to score; give a longer text, or a prompt before it")
+    unpredicted = [] if first is None else [first]
+    combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
+    alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}
+    scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
+    sequence = ensemble.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
+    try:
+        room = ensemble.room(sequence)
+        if len(tokens) > room:
+            raise PromptError(
+                f"the text has {len(tokens)} tokens and {room} fit after its prompt; "
+                "shorten it or raise n_ctx"
+            )
+        for token, row, rows in ensemble.score(sequence, tokens):
+            combined.append(token_logprob(row, token, scratch))
+            greedy.append(int(row.argmax()) == token)
+            for role, of_role in rows.items():
+                if ensemble.unusable.size:
+                    of_role = of_role.copy()
+                    of_role[ensemble.unusable] = -np.inf
+                alone[role].append(token_logprob(of_role, token, scratch))
+    finally:
+        ensemble.close(sequence)
+    scored = (*unpredicted, *tokens)
+    return TextLogprobs(
+        tokens=scored,
+        pieces=tuple(piece(token) for token in scored),
+        logprobs=np.array(combined),
+        greedy=np.array(greedy),
+        roles={role: np.array(values) for role, values in alone.items()},
+    )

@@ -1,0 +1,371 @@
+"""The chat's engine over real models: side by side, places that are kept, prompts that are left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_engine import PATIENCE
+from tui_driver import asynchronous, driven
+
+from eftlocal import Recipe, Sampling, Speculation
+from eftlocal.defaults import Defaults
+from eftlocal.errors import PromptError
+from eftlocal.prompt.messages import Message
+from eftlocal_tui.dials import Dials
+from eftlocal_tui.engine.local import PLACES, LocalEngine, Start
+from eftlocal_tui.engine.local_answers import LocalAnswering, LocalAnswers
+from eftlocal_tui.engine.protocol import Check, Moved
+from eftlocal_tui.engine.worker import StoppedError
+from eftlocal_tui.screens.compare import CompareColumn
+from eftlocal_tui.screens.influence import InfluenceScreen
+
+LONG = "Tell me about the river, the hills beside it and the people who live there. " * 8
+NEW = 12  # tokens that the next turn of `conversation` adds to the prompt, at most
+
+
+def quick(defaults: Defaults) -> Defaults:
+    """Greedy, and no measuring of drafts."""
+    return replace(
+        defaults, sampling=Sampling(temperature=0.0, seed=1), speculation=Speculation(length=0)
+    )
+
+
+def demo(places: int) -> LocalEngine:
+    engine = {"n_seq_max": places, "n_ctx": 512, "threads": 1}
+    call = {"max_tokens": 16}
+    return LocalEngine(Start("demo", offline=True, adjust=quick, engine=engine, call=call))
+
+
+def opened(engine: LocalEngine) -> Iterator[tuple[LocalEngine, Dials]]:
+    yield engine, engine.load(None, lambda _: None).dials
+    engine.close()
+
+
+@pytest.fixture(params=[PLACES, 3, 2, 1])
+def any_places(request: pytest.FixtureRequest) -> Iterator[tuple[LocalEngine, Dials]]:
+    yield from opened(demo(request.param))
+
+
+@pytest.fixture(params=[PLACES, 3, 2])
+def several(request: pytest.FixtureRequest) -> Iterator[tuple[LocalEngine, Dials]]:
+    yield from opened(demo(request.param))
+
+
+def said(role: str, text: str) -> Message:
+    return Message(role=role, content=text)  # type: ignore[typeddict-item]
+
+
+def columns_of(dials: Dials) -> list[Dials]:
+    recipes = (dials.recipe, Recipe.single("tuned"), Recipe.single("base"))
+    return [replace(dials, recipe=recipe) for recipe in recipes]
+
+
+def decoded(engine: LocalEngine) -> dict[str, int]:
+    """Tokens that each role has decoded since it was loaded."""
+    assert engine._emulator is not None
+    return {role: c.decoded for role, c in engine._emulator.ensemble.contexts.items()}
+
+
+def free(engine: LocalEngine) -> int:
+    assert engine._emulator is not None
+    return len(engine._emulator.ensemble.free)
+
+
+def text_of(answering: LocalAnswering) -> str:
+    text = "".join(piece.text for piece in answering)
+    answering.close()
+    return text
+
+
+def conversation(engine: LocalEngine, dials: Dials) -> list[Message]:
+    """Two turns, answered, so that the caches hold them."""
+    messages: list[Message] = []
+    for question in ("Where is Braga? Say it in a whole sentence.", "And where is Toulouse?"):
+        messages.append(said("user", question))
+        messages.append(said("assistant", text_of(engine.answer(messages, dials))))
+    return messages
+
+
+# Side by side ----------------------------------------------------------------------------------
+
+
+def test_several_answers_have_their_tokens_and_figures(
+    any_places: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = any_places
+    places = free(engine)
+    answers = engine.answers([said("user", "Where is Braga?")], columns_of(dials))
+    assert [answers.live(i) for i in range(3)] == [None] * 3
+    came = list(answers)
+    for index in range(3):
+        pieces = [c.piece for c in came if c.index == index]
+        live = answers.live(index)
+        assert all(piece is not None for piece in pieces)
+        assert [p.finish_reason is None for p in pieces if p] == [True] * (len(pieces) - 1) + [
+            False
+        ]
+        assert live is not None
+        assert live.figures.tokens == len(pieces) > 1
+    order = [c.index for c in came]
+    if places == 1:
+        assert order == sorted(order)
+    else:  # as many as there are places began before any of them ended
+        first_end = next(i for i, c in enumerate(came) if c.piece and c.piece.finish_reason)
+        assert set(order[:first_end]) == set(range(min(places, 3)))
+    answers.close()
+    assert free(engine) == places
+
+
+def test_comparing_keeps_what_the_caches_hold_of_the_conversation(
+    several: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = several
+    messages = conversation(engine, dials)
+    places = free(engine)
+    compared = engine.answers(messages[:-1], columns_of(dials))
+    assert {came.index for came in compared} == {0, 1, 2}
+    compared.close()
+    assert free(engine) == places
+    assert new_tokens(engine, dials, messages) <= NEW
+
+
+def test_the_next_turn_reads_the_answer_again_where_there_is_one_place() -> None:
+    """What the test above would see if nothing were kept aside."""
+    for engine, dials in opened(demo(1)):
+        messages = conversation(engine, dials)
+        assert new_tokens(engine, dials, messages) <= NEW
+        compared = engine.answers(messages[:-1], columns_of(dials))
+        assert {came.index for came in compared} == {0, 1, 2}
+        compared.close()
+        assert new_tokens(engine, dials, messages) > NEW
+
+
+def new_tokens(engine: LocalEngine, dials: Dials, messages: Sequence[Message]) -> int:
+    """What the role that decodes most decodes for the first token of the next turn."""
+    before = decoded(engine)
+    answering = engine.answer([*messages, said("user", "And Lima?")], dials)
+    next(answering)
+    answering.close()
+    return max(now - before[role] for role, now in decoded(engine).items())
+
+
+def test_inspecting_an_earlier_answer_keeps_the_conversation(
+    several: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = several
+    messages = conversation(engine, dials)
+    moved = engine.inspect(messages[:1], str(messages[1]["content"]), dials)
+    assert moved.tokens
+    assert new_tokens(engine, dials, messages) <= NEW
+
+
+def test_a_turn_finds_its_place_again(several: tuple[LocalEngine, Dials]) -> None:
+    engine, dials = several
+    messages = conversation(engine, dials)
+    assert new_tokens(engine, dials, messages) <= NEW
+
+
+def test_a_role_that_has_decoded_nothing_yet_is_no_hindrance(
+    several: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = several
+    alone = replace(dials, recipe=Recipe.single("base"))
+    messages = [said("user", "Where is Braga?")]
+    text = text_of(engine.answer(messages, alone))
+    before = decoded(engine)
+    assert before["tuned"] == 0
+    compared = engine.answers(messages, columns_of(dials))
+    assert {came.index for came in compared if came.piece} == {0, 1, 2}
+    compared.close()
+    assert text == text_of(engine.answer(messages, alone))
+
+
+def test_a_prompt_that_is_refused_is_told_in_every_column(
+    any_places: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = any_places
+    places = free(engine)
+    answers = engine.answers([said("user", LONG * 20)], columns_of(dials))
+    came = list(answers)
+    assert sorted(c.index for c in came) == [0, 1, 2]
+    assert all(c.piece is None and "shorten the prompt" in c.error for c in came)
+    answers.close()
+    with pytest.raises(PromptError):
+        engine.answer([said("user", LONG * 20)], dials)
+    assert free(engine) == places
+
+
+def test_answers_that_are_closed_early_give_their_places_back(
+    any_places: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = any_places
+    places = free(engine)
+    answers = engine.answers([said("user", "Where is Braga?")], columns_of(dials))
+    next(answers)
+    answers.close()
+    assert free(engine) == places
+    assert list(answers) == []
+
+
+def test_as_many_places_are_loaded_as_fit() -> None:
+    for engine, _ in opened(LocalEngine(Start("demo", offline=True, adjust=quick))):
+        assert free(engine) == PLACES
+
+
+# Prompts that are left -------------------------------------------------------------------------
+
+
+def stopping_at(call: int) -> Check:
+    """A check that stops the work when it is called for the nth time."""
+    calls = iter(range(call - 1))
+
+    def check() -> None:
+        if next(calls, None) is None:
+            raise StoppedError("stopped")
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def slow(smollm2: Path) -> Iterator[tuple[LocalEngine, Dials]]:
+    """SmolLM2 in all three roles: a prompt takes it long enough to be left."""
+    yield from opened(slow_engine(smollm2))
+
+
+def slow_engine(
+    smollm2: Path, of: Callable[[Start], LocalEngine] = LocalEngine, places: int = PLACES
+) -> LocalEngine:
+    files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
+    engine = {"n_seq_max": places, "n_ctx": 1024, "threads": 1}
+    return of(Start(files, adjust=quick, engine=engine, call={"max_tokens": 4}))
+
+
+@pytest.mark.parametrize("call", [1, 2, 20])
+def test_a_long_prompt_is_left_and_read_on_later(
+    slow: tuple[LocalEngine, Dials], call: int
+) -> None:
+    engine, dials = slow
+    messages = [said("user", f"{call}. {LONG}")]
+    before = decoded(engine)
+    answering = engine.answer(messages, dials, check=stopping_at(call))
+    with pytest.raises(StoppedError):
+        next(answering)
+    assert answering.live().figures.tokens == 0
+    answering.close()
+    read = [now - before[role] for role, now in decoded(engine).items()]
+    prompt = answering.live().figures.prompt_tokens
+    assert prompt is not None
+    assert min(read) == 0 < prompt
+    assert free(engine) == PLACES
+    if call == 20:
+        again = text_of(engine.answer(messages, dials))
+        assert again == text_of(engine.answer(messages, dials))
+        assert again
+
+
+def test_a_comparison_is_left_while_its_prompt_is_read(slow: tuple[LocalEngine, Dials]) -> None:
+    engine, dials = slow
+    messages = [said("user", f"Compare. {LONG}")]
+    answers = engine.answers(messages, columns_of(dials), check=stopping_at(5))
+    with pytest.raises(StoppedError):
+        next(answers)
+    answers.close()
+    assert free(engine) == PLACES
+    short = engine.answers([said("user", "Where is Braga?")], columns_of(dials))
+    assert {came.index for came in short if came.piece} == {0, 1, 2}
+    short.close()
+
+
+def test_an_inspection_is_left(slow: tuple[LocalEngine, Dials]) -> None:
+    engine, dials = slow
+    messages = [said("user", f"Inspect. {LONG}")]
+    with pytest.raises(StoppedError):
+        engine.inspect(messages, "A river.", dials, check=stopping_at(3))
+    assert free(engine) == PLACES
+    assert engine.inspect([said("user", "Hello")], "A river.", dials).tokens
+
+
+class Watched(LocalEngine):
+    """Says when a prompt is being read, and waits there until a stop can have been asked for."""
+
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.reading, self.go = threading.Event(), threading.Event()
+        self.left = False
+
+    def answer(self, *args: Any, check: Check | None = None, **options: Any) -> LocalAnswering:
+        return super().answer(*args, check=self.watched(check), **options)
+
+    def answers(self, *args: Any, check: Check | None = None) -> LocalAnswers:
+        return super().answers(*args, check=self.watched(check))
+
+    def inspect(self, *args: Any, check: Check | None = None) -> Moved:
+        try:
+            return super().inspect(*args, check=self.watched(check))
+        except StoppedError:
+            self.left = True
+            raise
+
+    def watched(self, check: Check | None) -> Check:
+        assert check is not None
+
+        def watched() -> None:
+            self.reading.set()
+            assert self.go.wait(PATIENCE)
+            check()
+
+        return watched
+
+
+@asynchronous
+async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2: Path) -> None:
+    engine = slow_engine(smollm2, Watched, places=2)
+    assert isinstance(engine, Watched)
+    async with driven(engine, tmp_path) as d:
+        await d.send(LONG)
+        await d.until(engine.reading.is_set)
+        await d.press("escape")
+        engine.go.set()
+        await d.idle()
+        answer = d.chat.path()[-1]
+        assert (answer.state, answer.text) == ("stopped", "")
+        assert max(decoded(engine).values()) == 0
+        await d.type("Hello")
+        engine.reading.clear()
+        engine.go.clear()
+        await d.press("f5")
+        await d.until(engine.reading.is_set)
+        columns = list(d.app.screen.query(CompareColumn))
+        await d.press("escape")
+        engine.go.set()
+        await d.until(lambda: d.screen_text().count("■ stopped") == 3)
+        assert [column.body.raw for column in columns] == [""] * 3
+        await d.press("escape", "enter")
+        await d.idle()
+        assert d.chat.path()[-1].state == "done"
+
+
+@asynchronous
+async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path, smollm2: Path) -> None:
+    engine = slow_engine(smollm2, Watched, places=2)
+    assert isinstance(engine, Watched)
+    engine.go.set()
+    async with driven(engine, tmp_path) as d:
+        await d.ask("Hello")
+        engine.reading.clear()
+        engine.go.clear()
+        await d.press("f6")
+        await d.until(engine.reading.is_set)
+        assert isinstance(d.app.screen, InfluenceScreen)
+        before = decoded(engine)
+        await d.press("escape")
+        engine.go.set()
+        await d.until(lambda: engine.left)
+        assert decoded(engine) == before
+        await d.ask("Go on")
+        assert d.chat.path()[-1].state == "done"
