@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eftlocal.answer import Answer, AnswerStream, Timing
+    from eftlocal.decoding.text_logprobs import TextLogprobs
     from eftlocal.defaults import Defaults
     from eftlocal.emulator import Emulator
     from eftlocal.errors import EftlocalError
     from eftlocal.generation import Step
+    from eftlocal.logits.recipe import Recipe
+    from eftlocal.logits.sampling import Sampling
     from eftlocal.prompt.messages import Message
-    from eftlocal.recipe import Recipe
-    from eftlocal.sampling import Sampling
     from eftlocal.sources import load
     from eftlocal.speculation.settings import Speculation
-    from eftlocal.text_logprobs import TextLogprobs
 
 __version__ = "0.1.0"
 
@@ -35,11 +35,11 @@ _HOME = {
     "EftlocalError": "errors",
     "Emulator": "emulator",
     "Message": "prompt.messages",
-    "Recipe": "recipe",
-    "Sampling": "sampling",
+    "Recipe": "logits.recipe",
+    "Sampling": "logits.sampling",
     "Speculation": "speculation.settings",
     "Step": "generation",
-    "TextLogprobs": "text_logprobs",
+    "TextLogprobs": "decoding.text_logprobs",
     "Timing": "answer",
     "load": "sources",
 }

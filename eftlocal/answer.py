@@ -8,12 +8,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from eftlocal.closing import Closing
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.llama import Grammar
-from eftlocal.recipe import Recipe
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import RunningSequence
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import Speculation
 from eftlocal.speculation.totals import Totals

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
-from eftlocal.recipe import Recipe
-from eftlocal.recipe_text import parse_recipe
-from eftlocal.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 
 

@@ -16,28 +16,28 @@ from typing import Any
 
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.closing import Closing
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.text_logprobs import TextLogprobs, score
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Grammar
-from eftlocal.loading import Loaded, Progress, UpTo, load_roles, prepare
-from eftlocal.prompt.messages import Message
-from eftlocal.prompt.reader import PromptReader
-from eftlocal.recipe import BASE, Recipe
-from eftlocal.recipe_text import parse_recipe
-from eftlocal.roles import (
+from eftlocal.loading.prepare import Loaded, Progress, UpTo, load_roles, prepare
+from eftlocal.loading.roles import (
     RoleSource,
     file_sources,
     require_roles,
     with_engine,
     with_unguided,
 )
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import BASE, Recipe
+from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.sampling import Sampling
+from eftlocal.prompt.messages import Message
+from eftlocal.prompt.reader import PromptReader
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
-from eftlocal.text_logprobs import TextLogprobs, score
 
 Prompt = str | Sequence[Message]
 

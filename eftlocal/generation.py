@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eftlocal.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.sequence import RunningSequence, Source
 from eftlocal.errors import UsageError
-from eftlocal.sequence import RunningSequence, Source
 from eftlocal.text import TextStream
 
 FinishReason = Literal["stop", "length", "context", "repetition"]

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.closing import Closing
+from eftlocal.decoding.ensemble import WORTH_COPYING
+from eftlocal.decoding.sequence import RunningSequence, common
 from eftlocal.emulator import Emulator, Prompt
-from eftlocal.ensemble import WORTH_COPYING
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Step
-from eftlocal.sequence import RunningSequence, common
 from eftlocal.speculation.costs import rows_for
 
 PREFILL = 256  # tokens of prompts decoded between two rounds

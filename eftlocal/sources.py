@@ -10,11 +10,11 @@ from typing import Any
 from eftlocal import hub
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
-from eftlocal.loading import Progress, UpTo
+from eftlocal.loading.prepare import Progress, UpTo
+from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_engine
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
-from eftlocal.recipe import Recipe
-from eftlocal.roles import RoleSource, file_sources, preset_sources, with_engine
-from eftlocal.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ import psutil
 from numpy.typing import NDArray
 
 from eftlocal import llama
-from eftlocal.combine import Combiner
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Candidates, Filters, Sampling, draw, penalise
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw, penalise
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""

@@ -30,10 +30,10 @@ from synthetic_rule import SyntheticRule
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.evaluate.questions import read
-from eftlocal.roles import RoleSource
-from eftlocal.rounds import Rounds
+from eftlocal.loading.roles import RoleSource
 from eftlocal.speculation.costs import Costs, Curve, measure
 from eftlocal.speculation.drafting import Acceptance, Plan
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation

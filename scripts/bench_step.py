@@ -31,14 +31,14 @@ from numpy.typing import NDArray
 from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
 
 from eftlocal import Emulator
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
-from eftlocal.recipe import Recipe
-from eftlocal.recipe_text import parse_recipe
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import Choice, RunningSequence
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.sampling import Sampling
 
 ROLES = ("base", "tuned", "reference")
 GOAL = 1.03  # with models of 1B size or more

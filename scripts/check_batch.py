@@ -36,7 +36,7 @@ import eftlocal
 from eftlocal import Emulator
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.questions import SPLITS, read
-from eftlocal.sampling import Sampling
+from eftlocal.logits.sampling import Sampling
 
 PARTS = ("kills", "memory")
 RUN = [sys.executable, str(Path(__file__).with_name("run_batch.py"))]

@@ -43,10 +43,10 @@ from exactness.texts import (
 )
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import Choice, Wanted
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.questions import read
-from eftlocal.rounds import Rounds
-from eftlocal.sequence import Choice, Wanted
 from eftlocal.speculation.costs import Costs, measure
 from eftlocal.speculation.rules import RULES
 

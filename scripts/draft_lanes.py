@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence, Wanted
 from eftlocal.llama import Check, Context, Span
-from eftlocal.recipe import Recipe
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import RunningSequence, Wanted
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.speculation.totals import Totals
 

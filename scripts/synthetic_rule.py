@@ -6,7 +6,7 @@ Random weights draft badly. With this rule they cost what good drafts would: all
 
 from __future__ import annotations
 
-from eftlocal.sampling import Candidates, draw, uniform
+from eftlocal.logits.sampling import Candidates, draw, uniform
 from eftlocal.speculation.rules import Draft
 
 _DECIDING = 7  # a stream of noise that no real rule uses

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.roles import RoleSource
+from eftlocal.loading.roles import RoleSource
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

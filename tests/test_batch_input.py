@@ -29,11 +29,11 @@ from eftlocal.batch.seeds import digest_of, seed_of, shard_of
 from eftlocal.batch.source import MAX_LINE, TooLong, open_source
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
+from eftlocal.loading.roles import file_sources, with_engine
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt
-from eftlocal.request import Request, RequestDefaults
-from eftlocal.roles import file_sources, with_engine
+from eftlocal.request.reading import Request, RequestDefaults
 
 DEFAULTS = RequestDefaults(model="demo")
 

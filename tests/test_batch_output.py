@@ -27,10 +27,10 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.lines import encoder
 from eftlocal.journal.manifest import differences, manifest_path, read_manifest, write_manifest
-from eftlocal.recipe import Recipe
-from eftlocal.request import Request, RequestDefaults
-from eftlocal.roles import RoleSource
-from eftlocal.sampling import Sampling
+from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
+from eftlocal.request.reading import Request, RequestDefaults
 from eftlocal.speculation.settings import OFF
 from eftlocal.speculation.totals import Totals
 

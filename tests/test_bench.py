@@ -21,8 +21,8 @@ from eftlocal.benchmark.measuring import measure, prefill
 from eftlocal.benchmark.prompts import BUILT_IN, built_in, read_prompts
 from eftlocal.cli.app import app
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 
 SHORT = ["--max-tokens", "6", "--repeat", "1", "--prompt-tokens", "16", "--threads", "1"]

@@ -19,8 +19,8 @@ from synthetic_rule import SyntheticRule
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Candidates
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.logits.sampling import Candidates
 from eftlocal.speculation.costs import Costs, Curve
 from eftlocal.speculation.drafting import Plan
 from eftlocal.speculation.rules import Draft

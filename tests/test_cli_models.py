@@ -14,7 +14,7 @@ from hub_server import HubServer, isolate
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from eftlocal import hub, loading, placement
+from eftlocal import hub
 from eftlocal.cli.models import models_app
 from eftlocal.errors import (
     DoesNotFitError,
@@ -23,6 +23,7 @@ from eftlocal.errors import (
     UsageError,
     VocabularyError,
 )
+from eftlocal.loading import placement, prepare
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.selftest_model import write_random_model
@@ -261,8 +262,8 @@ def test_check_of_models_that_do_not_fit(
     server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("pull", "mine")
-    monkeypatch.setattr(loading, "host_memory_free", lambda: 1 << 20)
-    monkeypatch.setattr(loading.llama, "devices", list)
+    monkeypatch.setattr(prepare, "host_memory_free", lambda: 1 << 20)
+    monkeypatch.setattr(prepare.llama, "devices", list)
     result = run("check", "mine")
     assert isinstance(result.exception, DoesNotFitError)
     assert "does not fit" in result.stdout

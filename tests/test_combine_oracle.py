@@ -13,9 +13,9 @@ import oracle
 import pytest
 from numpy.typing import NDArray
 
-from eftlocal.combine import Combiner
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Candidates, Filters, Sampling, draw, penalise
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw, penalise
 
 # A numpy warning on a user's screen would be a defect of its own.
 pytestmark = pytest.mark.filterwarnings("error")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eftlocal import Emulator, Sampling, Speculation
-from eftlocal.roles import RoleSource
+from eftlocal.loading.roles import RoleSource
 from eftlocal.speculation.costs import ROWS, Costs, Curve, measure, recall, remember
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.distribution import log_sum_exp, nucleus, top_k
+from eftlocal.logits.distribution import log_sum_exp, nucleus, top_k
 
 logits = st.lists(
     st.sampled_from([-np.inf, -3.0, -1.0, 0.0, 0.5, 0.5, 2.0, 7.0]), min_size=1, max_size=60

@@ -14,7 +14,7 @@ from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
 from eftlocal.generation import Generation, goes_in_circles
 from eftlocal.llama import Context, Span
-from eftlocal.roles import RoleSource
+from eftlocal.loading.roles import RoleSource
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = "What is the capital of Peru?"

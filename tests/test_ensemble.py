@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
-from eftlocal.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence, Wanted
 from eftlocal.errors import EngineError, PromptError
-from eftlocal.roles import RoleSource
-from eftlocal.rounds import Rounds
-from eftlocal.sequence import RunningSequence, Wanted
+from eftlocal.loading.roles import RoleSource
 
 GREEDY = Sampling(temperature=0.0)
 FIRST, SECOND = list(range(20, 60)), list(range(100, 117))

@@ -23,8 +23,8 @@ from eftlocal.evaluate.answers import GreedyAnswer, judge, names
 from eftlocal.evaluate.questions import Question, QuestionSet, read
 from eftlocal.evaluate.recovered import recovered
 from eftlocal.evaluate.scoring import gold_tokens, score
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 FILES = ("base", "tuned", "reference", "plain")
 

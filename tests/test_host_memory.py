@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal import host_memory
-from eftlocal.host_memory import cgroup_free, host_memory_free
+from eftlocal.loading import host_memory
+from eftlocal.loading.host_memory import cgroup_free, host_memory_free
 
 UNLIMITED_V1 = 9223372036854771712  # what the kernel writes
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.sequence import RunningSequence
+from eftlocal.decoding.sequence import RunningSequence
 
 GREEDY = Sampling(temperature=0.0)
 PROMPTS = ["What is the capital of France?", "Name a river in Peru and say where it ends."]
@@ -120,7 +120,7 @@ def test_equal_tuned_and_reference_is_base(emulator: Emulator, dial: float) -> N
     if emulator.models["tuned"] is emulator.models["reference"]:
         assert close(combined, own["base"])
     else:
-        from eftlocal.combine import Combiner
+        from eftlocal.logits.combine import Combiner
 
         twice = {"base": own["base"], "tuned": own["tuned"], "tuned again": own["tuned"]}
         combiner = Combiner(emulator.ensemble.vocab_size)
@@ -141,7 +141,7 @@ def test_beta_one_is_alpha_one_and_a_filter_of_one_is_none(emulator: Emulator) -
 
 
 def test_a_constant_added_to_one_role_changes_nothing(demo: Emulator) -> None:
-    from eftlocal.combine import Combiner
+    from eftlocal.logits.combine import Combiner
 
     _, own = rows(demo, dict.fromkeys(demo.roles, PROMPTS[0]), Recipe.upscale())
     combiner = Combiner(demo.ensemble.vocab_size)

@@ -35,7 +35,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.journal.places import check_place, replacing
-from eftlocal.roles import RoleSource
+from eftlocal.loading.roles import RoleSource
 
 MANIFEST = {"seed": "0", "input": "x"}
 KIND = Kind("trial", "a row of a trial", "give another file")

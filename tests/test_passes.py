@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eftlocal.decoding.passes import LONGEST, passes
 from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Model, Span
-from eftlocal.passes import LONGEST, passes
 
 N_BATCH = 40
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.presets.schema import Preset, PromptTemplate
-from eftlocal.recipe_text import parse_recipe
 
 TRIO = """
 [[preset]]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import EftlocalError, PromptError, UsageError
-from eftlocal.request import Request, RequestDefaults, read_request
-from eftlocal.request_body import FIELDS, UNSUPPORTED
+from eftlocal.request.body import FIELDS, UNSUPPORTED
+from eftlocal.request.reading import Request, RequestDefaults, read_request
 from eftlocal.speculation.settings import Speculation
 
 DEFAULTS = RequestDefaults(

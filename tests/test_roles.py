@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from eftlocal.errors import DownloadError, UsageError
+from eftlocal.loading.roles import RoleSource, require_roles, role_source
+from eftlocal.logits.recipe import Recipe
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
-from eftlocal.recipe import Recipe
-from eftlocal.roles import RoleSource, require_roles, role_source
 
 BASE, ADAPTER = Path("base.gguf"), Path("adapter.gguf")
 

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Context, Span
-from eftlocal.rounds import Rounds
-from eftlocal.sequence import Choice, RunningSequence
 from eftlocal.speculation.costs import Curve
 from eftlocal.speculation.drafting import Plan
 from eftlocal.speculation.lookup import PromptLookup

@@ -7,7 +7,7 @@ import pytest
 
 from eftlocal import Sampling
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.sampling import Candidates, Filters, draw, penalise
+from eftlocal.logits.sampling import Candidates, Filters, draw, penalise
 
 
 def row(*values: float) -> np.ndarray:

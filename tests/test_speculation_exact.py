@@ -25,10 +25,10 @@ from exactness.texts import (
 )
 
 from eftlocal import Emulator, Sampling, Speculation
+from eftlocal.decoding.rounds import Rounds
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.questions import read
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Candidates, draw
+from eftlocal.logits.sampling import Candidates, draw
 from eftlocal.speculation.rules import RULES, Draft, Rejection
 
 WIDTH = 16

@@ -12,7 +12,7 @@ import pytest
 from exactness.chi_square import goodness_of_fit, independent, joint, same_distribution, survival
 from exactness.rules import Case, candidates, cases, coupled_acceptance, outcome
 
-from eftlocal.sampling import Candidates, draw, uniform
+from eftlocal.logits.sampling import Candidates, draw, uniform
 from eftlocal.speculation.rules import RULES, Coupled, Draft, Rejection
 
 NUMBER = 2_000

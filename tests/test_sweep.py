@@ -28,9 +28,9 @@ from eftlocal.evaluate import demo as demo_evaluation
 from eftlocal.evaluate.answers import answer, judge
 from eftlocal.evaluate.questions import read
 from eftlocal.evaluate.scoring import score
-from eftlocal.recipe import Recipe
-from eftlocal.recipe_text import parse_recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.sweep.dials import DIALS, parse_dials, shown

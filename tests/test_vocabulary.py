@@ -27,7 +27,7 @@ from gguf_files import (
 
 from eftlocal.errors import ModelFileError, UsageError, VocabularyError
 from eftlocal.gguf_file.header import Header, read_header
-from eftlocal.vocabulary import VocabularyReport, compare, require
+from eftlocal.loading.vocabulary import VocabularyReport, compare, require
 
 SOURCE = "llama-cpp-python==0.3.36"
 REAL = ["llama-bpe", "llama-spm", "qwen2", "gpt-2", "starcoder", "phi-3", "gpt-neox",

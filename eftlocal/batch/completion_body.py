@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eftlocal.answer import Answer
-from eftlocal.recipe import TUNED, Recipe
+from eftlocal.logits.recipe import TUNED, Recipe
 
 Piece = Callable[[int], bytes]
 

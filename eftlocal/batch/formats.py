@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eftlocal.answer import Answer
 from eftlocal.batch.completion_body import Piece, completion_body, finite, timings_of, usage_of
-from eftlocal.recipe import Recipe
+from eftlocal.logits.recipe import Recipe
 
 if TYPE_CHECKING:
     from eftlocal.batch.line import Line

@@ -19,10 +19,10 @@ from eftlocal.batch.source import open_source
 from eftlocal.closing import Closing
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
-from eftlocal.loading import Progress, UpTo, prepare
-from eftlocal.recipe import UNGUIDED
-from eftlocal.request import RequestDefaults
-from eftlocal.roles import with_unguided
+from eftlocal.loading.prepare import Progress, UpTo, prepare
+from eftlocal.loading.roles import with_unguided
+from eftlocal.logits.recipe import UNGUIDED
+from eftlocal.request.reading import RequestDefaults
 from eftlocal.scheduler import best_parallel
 from eftlocal.sources import Sources
 

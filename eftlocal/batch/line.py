@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.prompt.worker import one_line
-from eftlocal.request import Request, RequestDefaults, read_request
-from eftlocal.request_body import FIELDS, SETTINGS, UNSUPPORTED, broken_text, shown, unknown
+from eftlocal.request.body import FIELDS, SETTINGS, UNSUPPORTED, broken_text, shown, unknown
+from eftlocal.request.reading import Request, RequestDefaults, read_request
 
 MAX_ID = 512  # characters of a custom_id
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from eftlocal.batch.line import Line
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Model
-from eftlocal.loading import DEFAULT_N_CTX, role_prompt
+from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
+from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
-from eftlocal.recipe import TUNED
-from eftlocal.roles import RoleSource
 
 _AROUND = 4  # tokens beside those of the text: BOS, EOS, a space put before it
 _ODD = "\ufdfa" * 8 + "\u00bd" * 8  # a tokenizer that rewrites its text makes these longer

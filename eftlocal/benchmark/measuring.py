@@ -15,8 +15,8 @@ from eftlocal.benchmark.modes import Mode
 from eftlocal.benchmark.prompts import BUILT_IN
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.totals import Totals
 
 _PREFILLED = 512  # tokens of the prompt that prefill is measured on, or half a context

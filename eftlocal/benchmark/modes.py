@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from llama_cpp import llama_speculative
 
-from eftlocal.recipe import Recipe
+from eftlocal.logits.recipe import Recipe
 from eftlocal.speculation.settings import OFF, Speculation
 
 BASE, PLAIN, AUTO = "base alone", "plain emulation", "speculative, auto"

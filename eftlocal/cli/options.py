@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eftlocal import choices
 from eftlocal.errors import UsageError
 from eftlocal.json_grammar import json_schema_to_gbnf
-from eftlocal.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
-from eftlocal.roles import require_roles
-from eftlocal.sampling import Sampling
+from eftlocal.loading.roles import require_roles
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.sampling import Sampling
+from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 
 if TYPE_CHECKING:

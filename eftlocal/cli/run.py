@@ -151,7 +151,7 @@ def _answers(
     call: dict[str, Any],
 ) -> dict[str, Answer]:
     """The emulation's answer and each role's own, all with the emulation's seed."""
-    from eftlocal.recipe import Recipe
+    from eftlocal.logits.recipe import Recipe
 
     answers = {"emulation": emulator.generate(asked, recipe=recipe, sampling=sampling, **call)}
     same = replace(sampling, seed=answers["emulation"].seed)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from eftlocal.emulator import Emulator
 from eftlocal.evaluate.questions import QuestionSet
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 LONGEST = 40  # tokens; the longest gold answer of the demo has 18
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eftlocal.recipe import Recipe
+from eftlocal.logits.recipe import Recipe
 
 BETAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)

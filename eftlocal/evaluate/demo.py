@@ -22,8 +22,8 @@ from eftlocal.evaluate.drafts import acceptance
 from eftlocal.evaluate.questions import QuestionSet, read
 from eftlocal.evaluate.recovered import recovered
 from eftlocal.evaluate.scoring import Scores, score
-from eftlocal.recipe import Recipe
-from eftlocal.roles import RoleSource, with_engine
+from eftlocal.loading.roles import RoleSource, with_engine
+from eftlocal.logits.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "demo"
 ROLES = ("base", "tuned", "reference", "plain")

@@ -10,8 +10,8 @@ import numpy as np
 from eftlocal.emulator import Emulator
 from eftlocal.evaluate.answers import GreedyAnswer
 from eftlocal.evaluate.questions import QuestionSet
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 
 @dataclass(frozen=True)

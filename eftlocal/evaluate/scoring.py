@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.combine import Combiner
-from eftlocal.distribution import token_logprob
 from eftlocal.emulator import Emulator
 from eftlocal.evaluate.questions import Question, QuestionSet
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.distribution import token_logprob
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from eftlocal.decoding.sequence import Choice, RunningSequence, Wanted
 from eftlocal.emulator import Emulator, Prompt
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
@@ -13,9 +14,8 @@ from eftlocal.influence.inspection import Inspection
 from eftlocal.influence.rows import Columns, RowComparison
 from eftlocal.influence.sides import COMBINATION, pairs, sides
 from eftlocal.llama import Model
-from eftlocal.recipe import TUNED, Recipe
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import Choice, RunningSequence, Wanted
+from eftlocal.logits.recipe import TUNED, Recipe
+from eftlocal.logits.sampling import Sampling
 
 MAX_CANDIDATES = 100
 _ROWS = 32  # rows of each role held at once, as when a text is scored

@@ -16,7 +16,7 @@ from eftlocal.generation import FinishReason
 from eftlocal.influence.rows import Columns
 from eftlocal.influence.sides import COMBINATION
 from eftlocal.influence.winner import won
-from eftlocal.recipe import Recipe
+from eftlocal.logits.recipe import Recipe
 
 
 class Candidate(NamedTuple):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eftlocal.errors import UsageError
 from eftlocal.influence.inspection import Inspection
 from eftlocal.influence.sides import COMBINATION, pairs, sides
-from eftlocal.recipe import BASE, REFERENCE, TUNED, Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 
 Values = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from eftlocal.influence.inspection import InspectedToken, Inspection
 from eftlocal.influence.measures import Measure, measures_of
 from eftlocal.influence.sides import COMBINATION
 from eftlocal.influence.winner import AGREED, NOBODY, SHARED
-from eftlocal.recipe import BASE
+from eftlocal.logits.recipe import BASE
 
 SHORT = {COMBINATION: "combined", "reference": "ref."}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eftlocal.recipe import BASE, REFERENCE, TUNED, Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 
 COMBINATION = "combination"
 

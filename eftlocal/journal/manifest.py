@@ -18,8 +18,8 @@ import eftlocal
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.hub.disk import beside, hash_rest
 from eftlocal.journal.places import replacing
+from eftlocal.loading.roles import RoleSource
 from eftlocal.prompt.worker import one_line
-from eftlocal.roles import RoleSource
 
 Manifest = dict[str, str]
 

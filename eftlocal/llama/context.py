@@ -36,7 +36,7 @@ _NO_CALLBACK = llama_cpp.ggml_abort_callback(0)
 class Span(NamedTuple):
     """Tokens to append to a sequence in one call, and for how many of the last to give logits.
 
-    padding: so many tokens more are decoded and dropped (see `eftlocal.passes`).
+    padding: so many tokens more are decoded and dropped (see `eftlocal.decoding.passes`).
     """
 
     sequence: int

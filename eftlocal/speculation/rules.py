@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.sampling import Candidates, draw, uniform
+from eftlocal.logits.sampling import Candidates, draw, uniform
 
 # Streams of noise at one position; drafts and plain tokens are drawn from stream 0.
 _ACCEPTING, _RECOVERING = 1, 2

@@ -12,8 +12,8 @@ from math import prod
 from typing import Any
 
 from eftlocal.errors import UsageError
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.sweep.dials import Value, shown
 from eftlocal.sweep.faults import refuse
 

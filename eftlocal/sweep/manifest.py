@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
-from eftlocal.roles import RoleSource
+from eftlocal.loading.roles import RoleSource
 from eftlocal.speculation.settings import Speculation
 from eftlocal.sweep.prompts import Item, digest
 

@@ -13,7 +13,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.evaluate.answers import GreedyAnswer, judge, names
 from eftlocal.evaluate.demo import WARM
 from eftlocal.evaluate.scoring import score
-from eftlocal.recipe import Recipe
+from eftlocal.logits.recipe import Recipe
 from eftlocal.sweep.prompts import Item
 
 # In the order in which they are shown.

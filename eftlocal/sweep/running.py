@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from eftlocal.decoding.sequence import Wanted
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError
 from eftlocal.evaluate.questions import Question
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import Wanted
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 from eftlocal.sweep.grid import Point, plain_dials
 from eftlocal.sweep.journal import Journal, Record

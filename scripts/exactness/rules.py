@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eftlocal.sampling import Candidates, Filters, Sampling, draw
+from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw
 from eftlocal.speculation.rules import Draft, Rule
 from exactness.chi_square import Floats, goodness_of_fit
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from eftlocal import Emulator
-from eftlocal.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence, Source
 from eftlocal.llama import Context, Span
-from eftlocal.recipe import Recipe
-from eftlocal.rounds import Rounds
-from eftlocal.sampling import Candidates, Sampling
-from eftlocal.sequence import RunningSequence, Source
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Candidates, Sampling
 from eftlocal.speculation.costs import Costs, Curve
 from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
 from eftlocal.speculation.totals import Totals

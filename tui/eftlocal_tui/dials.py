@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
-from eftlocal.recipe import BASE, REFERENCE, TUNED, Recipe
-from eftlocal.recipe_text import NAMED, parse_recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
+from eftlocal.logits.recipe_text import NAMED, parse_recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation, parse_length
 
 _LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")

@@ -25,9 +25,9 @@ from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
 
 if TYPE_CHECKING:
-    from eftlocal.loading import Prepared
-    from eftlocal.roles import RoleSource
-    from eftlocal.vocabulary import VocabularyReport
+    from eftlocal.loading.prepare import Prepared
+    from eftlocal.loading.roles import RoleSource
+    from eftlocal.loading.vocabulary import VocabularyReport
 
 
 def check_models(
@@ -65,13 +65,13 @@ def check_models(
 
 
 def _sources_of_paths(paths: dict[str, Path]) -> dict[str, RoleSource]:
-    from eftlocal.roles import RoleSource
+    from eftlocal.loading.roles import RoleSource
 
     return {role: RoleSource(path) for role, path in paths.items()}
 
 
 def _sources_of(preset: Preset) -> dict[str, RoleSource]:
-    from eftlocal.roles import role_source
+    from eftlocal.loading.roles import role_source
 
     return {role: role_source(preset, role, hub.resolve) for role in preset.roles}
 
@@ -115,8 +115,8 @@ def _check_files(
     sources: dict[str, RoleSource], exceptions: tuple[int, ...], n_ctx: int | None, json_: bool
 ) -> None:
     from eftlocal.gguf_file.header import read_header
-    from eftlocal.loading import prepare
-    from eftlocal.vocabulary import compare, require
+    from eftlocal.loading.prepare import prepare
+    from eftlocal.loading.vocabulary import compare, require
 
     headers = {role: read_header(source.path) for role, source in sources.items()}
     report = compare(headers, exceptions)

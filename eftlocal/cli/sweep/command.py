@@ -14,8 +14,8 @@ from eftlocal.errors import UsageError
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
-    from eftlocal.recipe import Recipe
-    from eftlocal.sampling import Sampling
+    from eftlocal.logits.recipe import Recipe
+    from eftlocal.logits.sampling import Sampling
     from eftlocal.sweep.grid import Build
 
 

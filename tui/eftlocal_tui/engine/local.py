@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal import hub
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.influence import inspect
 from eftlocal.influence.measures import measures_of
-from eftlocal.loading import UpTo
+from eftlocal.loading.prepare import UpTo
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
-from eftlocal.sequence import RunningSequence
 from eftlocal.sources import load
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine.local_answers import LocalAnswering, LocalAnswers, checked

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from eftlocal.answer import AnswerStream
+from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.emulator import Emulator
-from eftlocal.ensemble import Ensemble
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
 from eftlocal.scheduler import Scheduler

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eftlocal.ensemble import Ensemble
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import RunningSequence
+from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.logits.sampling import Sampling
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from textual.widgets import Footer, Static
 
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import FinishReason
+from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
-from eftlocal.recipe import Recipe
 from eftlocal_tui.dials import Dials, recipe_name
 from eftlocal_tui.engine.comparing import Column, Compared, Figured, compare
 from eftlocal_tui.engine.protocol import Came, Live, Loaded

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from eftlocal.errors import UsageError
-from eftlocal.recipe import REFERENCE, Recipe
-from eftlocal.recipe_text import Lambda, parse_recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.recipe import REFERENCE, Recipe
+from eftlocal.logits.recipe_text import Lambda, parse_recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation, parse_length
 
 Written = Callable[[str], str]

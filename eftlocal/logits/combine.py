@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eftlocal.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus
-from eftlocal.recipe import Recipe
+from eftlocal.logits.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus
+from eftlocal.logits.recipe import Recipe
 
 _LEAST = 1e-7  # what the judge's certainty of a foreign id leaves to the others
 

@@ -1,4 +1,4 @@
-"""The fields that a request may have, and their shapes. What they mean is `eftlocal.request`'s.
+"""The fields that a request may have, and their shapes. `reading` says what they mean.
 
 A fault is one line that names the field, what is needed there and what was given.
 """

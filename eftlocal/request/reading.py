@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from eftlocal.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.frozen import FrozenMapping
 from eftlocal.json_grammar import json_schema_to_gbnf
+from eftlocal.loading.roles import require_roles
+from eftlocal.logits.recipe import UNGUIDED, Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.prompt.openai import conversation
 from eftlocal.prompt.worker import one_line
-from eftlocal.recipe import UNGUIDED, Recipe
-from eftlocal.request_body import Body, read_body, shown, unknown
-from eftlocal.roles import require_roles
-from eftlocal.sampling import Sampling
+from eftlocal.request.body import Body, read_body, shown, unknown
+from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation
 
 _LONGEST = 400  # characters of a message

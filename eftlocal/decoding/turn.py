@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from eftlocal.distribution import Row
-from eftlocal.recipe import Recipe
-from eftlocal.sequence import Choice, RunningSequence
+from eftlocal.decoding.sequence import Choice, RunningSequence
+from eftlocal.logits.distribution import Row
+from eftlocal.logits.recipe import Recipe
 from eftlocal.speculation.drafting import Plan
 from eftlocal.speculation.rules import Draft
 

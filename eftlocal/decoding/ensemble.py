@@ -16,14 +16,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.combine import Combiner
-from eftlocal.distribution import Row
+from eftlocal.decoding.passes import passes
+from eftlocal.decoding.sequence import Choice, Mask, RunningSequence, Wanted, common
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Check, Context, Span
-from eftlocal.passes import passes
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
-from eftlocal.sequence import Choice, Mask, RunningSequence, Wanted, common
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.distribution import Row
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
 from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
 

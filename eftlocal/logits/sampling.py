@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.distribution import Ids, Row, nucleus, top_k
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.frozen import FrozenMapping
+from eftlocal.logits.distribution import Ids, Row, nucleus, top_k
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from eftlocal.errors import UsageError
-from eftlocal.recipe import BASE, REFERENCE, TUNED, Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 
 Lambda = float | Mapping[str, float]
 

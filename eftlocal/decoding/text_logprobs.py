@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.distribution import token_logprob
-from eftlocal.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import PromptError
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Sampling
+from eftlocal.logits.distribution import token_logprob
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
 
 
 @dataclass(frozen=True)

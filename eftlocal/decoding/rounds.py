@@ -22,16 +22,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eftlocal.distribution import Row, token_logprob
-from eftlocal.ensemble import Ensemble
-from eftlocal.recipe import Recipe
-from eftlocal.sampling import Candidates, Filters, draw, penalise
-from eftlocal.sequence import Choice, RunningSequence, Source, Wanted
+from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Wanted
+from eftlocal.decoding.turn import Turn
+from eftlocal.logits.distribution import Row, token_logprob
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Candidates, Filters, draw, penalise
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.drafting import Plan, worth
 from eftlocal.speculation.rules import RULES, Draft, Rule
 from eftlocal.speculation.settings import MAX_DRAFT
-from eftlocal.turn import Turn
 
 _PLANNED_FOR = 256  # plans made before the costs, corrected meanwhile, are read again
 

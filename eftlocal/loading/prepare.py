@@ -16,14 +16,14 @@ from pathlib import Path
 
 import eftlocal
 from eftlocal import llama
-from eftlocal.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.header import Header, read_header
-from eftlocal.host_memory import host_memory_free
-from eftlocal.placement import DeviceMemory, Plan, RoleNeeds, plan
+from eftlocal.loading.host_memory import host_memory_free
+from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
+from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.render import RolePrompt
-from eftlocal.roles import RoleSource
-from eftlocal.vocabulary import Vocabulary, require
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 
