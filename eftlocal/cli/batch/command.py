@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -97,42 +97,36 @@ def batch(
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.batch.showing import Telling, tell_faults, working
     from eftlocal.cli.batch.stopping import terminable
-    from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.generation import check_max_tokens
-    from eftlocal.presets.reading import find
+    from eftlocal.cli.chosen import choose
     from eftlocal.sources import Sources
-    from eftlocal.text import TextStream
 
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
-    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
-    found = find(models) if isinstance(models, str) else None
-    check_max_tokens(max_tokens)
-    TextStream(stop or ())  # refuses what cannot be a stop string
-    defaults = preset_defaults(found) if found else Defaults()
-    changed = opt.chosen_defaults(defaults, {**given, "seed": None})  # --seed is the run's
-    opt.check_roles(changed.recipe, None, tuple(found.roles if found else models))
+    chosen = choose({**given, "seed": None})  # --seed is the run's
     form = opt.constraint(grammar, json_schema)
     part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != _STANDARD and not Path(source).exists():
         raise UsageError(f"{source}: cannot be read: No such file or directory")
-    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    engine = {name: value for name, value in chosen.engine.items() if name != "force"}
     with loading_bars() as bars:
-        if isinstance(models, str):
-            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
+        if isinstance(chosen.models, str):
+            sources = Sources.of_preset(
+                chosen.models, offline=offline, progress=bars.download, **engine
+            )
         else:
-            sources = Sources.of_files(models, **engine)
-    changed = replace(
-        changed,
+            sources = Sources.of_files(chosen.models, **engine)
+    defaults = chosen.defaults
+    defaults = replace(
+        defaults,
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
         stop=(*defaults.stop, *(stop or ())),
     )
     job = Job(
         source=source,
         output=output,
-        sources=replace(sources, defaults=changed),
+        sources=replace(sources, defaults=defaults),
         format=format.value,
         seed=seed,
         raw=raw,
