@@ -9,7 +9,15 @@ import pytest
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.loading.roles import RoleSource
-from eftlocal.speculation.costs import ROWS, Costs, Curve, measure, recall, remember
+from eftlocal.speculation.costs import (
+    ROWS,
+    Costs,
+    Curve,
+    measure,
+    plausible,
+    recall,
+    remember,
+)
 
 
 def test_every_role_is_measured_and_its_cache_left_empty(tiny: Emulator) -> None:
@@ -56,11 +64,11 @@ def test_costs_are_kept_for_the_next_start(
     [
         "",
         "[]",
-        '{"format": 2, "roles": {}}',
-        '{"format": 1, "roles": {"base": {"1": 0.5}}}',
-        '{"format": 1, "roles": {"base": {"1": -0.5, "2": 1}}}',
-        '{"format": 1, "roles": {"tuned": {"1": 0.5, "2": 1}}}',
-        '{"format": 1, "roles": {"base": {"1": 0.5, "2": 1}}, "more": 1}',
+        '{"format": 3, "roles": {}}',
+        '{"format": 2, "roles": {"base": {"1": 0.5}}}',
+        '{"format": 2, "roles": {"base": {"1": -0.5, "2": 1}}}',
+        '{"format": 2, "roles": {"tuned": {"1": 0.5, "2": 1}}}',
+        '{"format": 2, "roles": {"base": {"1": 0.5, "2": 1}}, "more": 1}',
     ],
 )
 def test_a_file_that_does_not_fit_is_not_used(
@@ -122,3 +130,15 @@ def test_no_room_for_drafts_is_no_reason_to_fail(tiny_files: dict[str, Path]) ->
         found = emulator.generate("Hello", **options)
         fixed = emulator.generate("Hello", speculation=Speculation(length=4), **options)
     assert found.tokens == fixed.tokens and fixed.speculation.drafts == 0
+
+
+def test_times_that_more_rows_refute_are_brought_down() -> None:
+    real = {1: 19.0, 2: 34.0, 3: 35.0, 4: 31.0, 8: 55.0}
+    assert plausible(real) == real  # a step of kernels: four rows take less than three
+    assert plausible({1: 147.0, 2: 424.0, 4: 31.0, 8: 1237.0, 16: 83.0}) == {
+        1: 1.25 * 31.0,
+        2: 1.25 * 31.0,
+        4: 31.0,
+        8: 1.25 * 83.0,
+        16: 83.0,
+    }

@@ -22,13 +22,15 @@ from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
 _WIDE = (24, 32, 48, 64)  # where so many sequences are decoded together
-_SECONDS_EACH = 1.5  # of measuring a role, beyond the first times round
+_SECONDS_EACH, _SECONDS_MOST = 1.5, 6.0  # of measuring a role, beyond the first times round
 _LEAST_TIMES, _MOST_TIMES = 2, 7
+_SETTLED = 0.9  # of what was least before: a round that finds less than this calls for another
+_STEP = 1.25  # times what more rows take is the most that rows really take, by the steps of kernels
 _CORRECTION = 0.1  # share of a new time in a curve's point
 _PAST = 32  # tokens that stand before the timed ones
 _BESIDE_ROWS = 5
 _BESIDE_GAIN = 0.95  # side by side must take less than this share
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Curve:
@@ -92,8 +94,9 @@ def measure(
 ) -> Costs:
     """Times decodes of each role in a free slot, whose cache it empties.
 
-    Every number of rows is timed in turn, and that again until 1.5 s are over, twice at least and
-    7 times at most; the least of each counts, since other programs only ever add time.
+    Every number of rows is timed in turn, and that again until 1.5 s are over and the figures
+    have settled (6 s at most), twice at least and 7 times at most; the least of each counts, since
+    other programs only ever add time. What is left of that shows where more rows take less.
 
     Args:
         contexts: of an ensemble, none of them in use, and `measurable`.
@@ -108,21 +111,34 @@ def measure(
         least: dict[int, float] = {}
         began = time.perf_counter()
         for again in range(_MOST_TIMES):
+            settled = True
             for n in counts:
                 start = time.perf_counter()
                 context.decode([Span(slot, [0] * n, n)])
                 took = time.perf_counter() - start
+                settled = settled and took >= _SETTLED * least.get(n, took)
                 least[n] = min(took, least.get(n, took))
                 context.rewind(slot, past)
             spent = time.perf_counter() - began
             if progress is not None:
                 done = min(spent / _SECONDS_EACH, (again + 1) / _LEAST_TIMES)
                 progress(role, min(1.0, max(done, (again + 1) / _MOST_TIMES)))
-            if again + 1 >= _LEAST_TIMES and spent > _SECONDS_EACH:
+            enough = _SECONDS_EACH if settled else _SECONDS_MOST
+            if again + 1 >= _LEAST_TIMES and spent > enough:
                 break
         context.clear(slot)
-        curves[role] = Curve(least)
+        curves[role] = Curve(plausible(least))
     return Costs(curves, None if pool is None else _faster_beside(contexts, slot, pool))
+
+
+def plausible(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Times by rows without those that something else has lengthened."""
+    found: dict[int, float] = {}
+    bound = float("inf")
+    for n in sorted(seconds, reverse=True):
+        found[n] = min(seconds[n], _STEP * bound)
+        bound = min(bound, seconds[n])
+    return found
 
 
 def rows_for(n_seq_max: int) -> tuple[int, ...]:
