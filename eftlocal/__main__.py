@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from eftlocal.errors import InterruptedRunError
+
 
 def main() -> None:
     """The console script."""
@@ -11,7 +13,7 @@ def main() -> None:
         from eftlocal.cli.app import main as run
     except KeyboardInterrupt:  # importing takes a third of a second
         sys.stderr.write("eftlocal: stopped\n")
-        sys.exit(130)
+        sys.exit(InterruptedRunError.exit_code)
     run()
 
 

@@ -50,3 +50,9 @@ class EngineError(EftlocalError):
     """llama.cpp reported a failure."""
 
     exit_code = 8
+
+
+class InterruptedRunError(EftlocalError):
+    """Ctrl-C ended a run that keeps what is done; the message says how to go on."""
+
+    exit_code = 130  # what a shell reports of a program ended by Ctrl-C

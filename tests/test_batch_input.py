@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import eftlocal.batch.check as checking
@@ -257,8 +257,6 @@ def test_text_beyond_ascii_comes_through() -> None:
     assert read_line(1, data, DEFAULTS).request.prompt == told
 
 
-# The first text that hypothesis makes takes it a second.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SURROGATES = st.sampled_from(["\ud800", "a\udfff"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | SURROGATES,
@@ -285,13 +283,11 @@ def outcome(data: bytes, number: int) -> Line | BadLine:
         return error
 
 
-@PATIENT
 @given(st.binary(), st.integers(1, 3))
 def test_any_bytes_give_a_line_or_a_bad_line(data: bytes, number: int) -> None:
     outcome(data, number)
 
 
-@PATIENT
 @given(RECORDS, st.booleans())
 def test_any_json_gives_a_line_or_a_bad_line(record: dict[str, Any], ascii_: bool) -> None:
     text = json.dumps(record, ensure_ascii=ascii_)
@@ -304,7 +300,6 @@ def test_any_json_gives_a_line_or_a_bad_line(record: dict[str, Any], ascii_: boo
             custom_id.encode()
 
 
-@PATIENT
 @given(RECORDS, st.data())
 def test_a_line_cut_anywhere_gives_a_line_or_a_bad_line(record: Any, data: st.DataObject) -> None:
     text = json.dumps(record).encode()
@@ -320,7 +315,6 @@ def test_seeds_and_shards_are_the_same_for_ever() -> None:
     assert len(digest_of("a")) == 16
 
 
-@PATIENT
 @given(st.integers(), st.text(), st.integers(1, 50))
 def test_seeds_and_shards_are_in_range(seed: int, custom_id: str, count: int) -> None:
     assert 0 <= seed_of(seed, custom_id) < 2**32
@@ -690,7 +684,6 @@ def test_the_bound_is_a_bound(which: str, request: pytest.FixtureRequest) -> Non
     made = PromptBound(emulator.models, emulator.prompts, dict.fromkeys(emulator.roles, SHORT))
     seen = []
 
-    @PATIENT
     @given(
         st.lists(
             st.tuples(st.sampled_from(["system", "user", "assistant"]), CONTENTS),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling
@@ -393,8 +393,6 @@ def test_the_options_are_those_of_an_emulator(demo: Emulator) -> None:
     )
 
 
-# The first text that hypothesis makes takes it a second.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SURROGATES = st.sampled_from(["\ud800", "a\udfff"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | SURROGATES,
@@ -413,7 +411,6 @@ SHAPED = (
 VALUES = JSON | WORDS | SHAPED | st.lists(SHAPED, max_size=2)
 
 
-@PATIENT
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.sampled_from([None, True, False]))
 def test_anything_gives_a_request_or_one_line(body: dict[str, Any], raw: bool | None) -> None:
     for fields in (body, {"prompt": "x", **body}):

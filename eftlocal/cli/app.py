@@ -21,9 +21,7 @@ from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
 from eftlocal.cli.streams import prepare_streams
 from eftlocal.cli.sweep import sweep
-from eftlocal.errors import EftlocalError
-
-INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
+from eftlocal.errors import EftlocalError, InterruptedRunError
 
 
 class _OneLineErrors(TyperGroup):
@@ -35,7 +33,7 @@ class _OneLineErrors(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("eftlocal: stopped", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(InterruptedRunError.exit_code) from None
         except OSError as error:  # of the machine: a full disk, a file that may not be read
             if error.errno == errno.EPIPE:
                 raise  # the reader has left, which is no fault; typer ends quietly

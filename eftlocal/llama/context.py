@@ -91,28 +91,24 @@ class Context(Closing):
         params.flash_attn_type = _choice("flash attention", flash_attention, _FLASH)
         params.swa_full = swa_full
         params.no_perf = True
-        recent.clear()
-        try:
-            with SignalsLater():
-                self._handle = llama_cpp.llama_init_from_model(model.handle, params)
-            raise_pending()
-        except BaseException:
-            self.close()
-            raise
-        if not self._handle:
-            raise EngineError(
-                f"{model.path.name}: no context of {n_ctx} tokens x {n_seq_max}: {last_words()}; "
-                "try a smaller n_ctx or a smaller KV cache type"
-            )
-        self._memory: Any = llama_cpp.llama_get_memory(self._handle)
-        self.n_ctx: int = llama_cpp.llama_n_ctx_seq(self._handle)
-        self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
         self.n_seq_max = n_seq_max
         self.swa_full = swa_full
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._copied = False  # the next decode will, and say much of it
+        recent.clear()
         try:
+            with SignalsLater():
+                self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+            raise_pending()
+            if not self._handle:
+                raise EngineError(
+                    f"{model.path.name}: no context of {n_ctx} tokens x {n_seq_max}: "
+                    f"{last_words()}; try a smaller n_ctx or a smaller KV cache type"
+                )
+            self._memory: Any = llama_cpp.llama_get_memory(self._handle)
+            self.n_ctx: int = llama_cpp.llama_n_ctx_seq(self._handle)
+            self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
             self._batch = _Batch(self.n_batch)
             if adapters:
                 self._apply(adapters)

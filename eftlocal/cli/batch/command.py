@@ -12,8 +12,8 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.batch import options as own
-from eftlocal.cli.batch.exit_codes import STOPPED, code_of
-from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.cli.batch.exit_codes import code_of
+from eftlocal.errors import InterruptedRunError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from eftlocal.batch.job import Batch
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from eftlocal.cli.batch.showing import Telling
 
 _STANDARD = "-"  # stdin or stdout
-
-
-class _StoppedError(EftlocalError):
-    exit_code = STOPPED
 
 
 def batch(
@@ -188,7 +184,7 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
         done = len(rows.finished) - before
         kept = f"; {rows.path} keeps them: run the same command again to go on"
         kept = "" if rows.path == _STANDARD else kept
-        raise _StoppedError(f"stopped after {counted(done, 'row')}{kept}") from None
+        raise InterruptedRunError(f"stopped after {counted(done, 'row')}{kept}") from None
 
 
 def _failures(ready: Batch, rows: Output) -> str:

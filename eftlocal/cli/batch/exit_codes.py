@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-STOPPED = 130  # what a shell reports of a program ended by Ctrl-C
+from eftlocal.errors import InterruptedRunError
+
+STOPPED = InterruptedRunError.exit_code
 _FAILED = 10  # of a finished run with failed lines: this, and how many
 _MOST_TOLD = 90  # codes above 125 are the shell's
 

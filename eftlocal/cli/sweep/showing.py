@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import InterruptedRunError
 from eftlocal.evaluate.report import as_json
 from eftlocal.sweep.grid import Point
 from eftlocal.sweep.journal import Journal
@@ -27,10 +27,6 @@ from eftlocal.sweep.plot import plot
 from eftlocal.sweep.prompts import Item
 from eftlocal.sweep.report import as_data, as_tables, constants
 from eftlocal.sweep.summary import summarise
-
-
-class _StoppedError(EftlocalError):
-    exit_code = 130  # what a shell reports of a program ended by Ctrl-C
 
 
 @contextmanager
@@ -55,7 +51,7 @@ def progress(left: int, journal: Journal) -> Iterator[Callable[[], object]]:
             yield lambda: bars.advance(bar)
     except KeyboardInterrupt:
         done = _lines(journal) - before
-        raise _StoppedError(
+        raise InterruptedRunError(
             f"stopped after {done} of {left} answers; they are in {journal.path}: run the same "
             "command again to go on"
         ) from None
