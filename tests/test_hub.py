@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
+from eftlocal.hub.record import recall
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import RoleFile
 
@@ -36,12 +36,11 @@ def test_a_file_is_kept_whole_under_repo_and_revision(fetch: Fetch, tmp_path: Pa
     path = fetch()
     assert path == tmp_path / "store" / "owner" / "models" / "main" / "base.gguf"
     assert path.read_bytes() == CONTENT
-    assert sorted(p.name for p in path.parent.iterdir() if not p.name.endswith(".lock")) == [
-        "base.gguf",
-        "base.gguf.json",
-    ]
-    record = json.loads((path.parent / "base.gguf.json").read_text())
-    assert record == {"sha256": SHA256, "size": len(CONTENT), "commit": COMMIT}
+    assert [p.name for p in path.parent.iterdir() if not p.name.endswith(".lock")] == ["base.gguf"]
+    record = recall(path)
+    assert record is not None
+    assert (record.sha256, record.size) == (SHA256, len(CONTENT))
+    assert (record.commit, record.checked) == (COMMIT, True)
 
 
 def test_a_file_that_is_here_is_not_asked_for_again(server: HubServer, fetch: Fetch) -> None:

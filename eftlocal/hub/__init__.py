@@ -15,6 +15,7 @@ from pathlib import Path
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.hub.disk import readable
 from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
+from eftlocal.hub.record import vouched
 from eftlocal.hub.remote import RemoteFile, ask, offline_by_environment
 from eftlocal.hub.retry import Sleep, patiently
 from eftlocal.hub.transfer import Download, Progress, check_space
@@ -33,6 +34,7 @@ __all__ = [
     "store",
     "stored_bytes",
     "stored_path",
+    "vouched",
 ]
 
 

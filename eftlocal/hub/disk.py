@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,28 @@ def locked(path: Path, ref: FileRef) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def open_regular(path: Path, mode: int = os.O_RDONLY, *, follow: bool = False) -> IO[bytes]:
+    """Open, unbuffered, what is a regular file; a FIFO or device is refused and not waited for.
+
+    Args:
+        mode: flags of os.open.
+        follow: go where a symbolic link points; otherwise it is refused.
+
+    Raises:
+        OSError: as os.open, or with a text that says what is there instead of a file.
+    """
+    flags = mode | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "is a symbolic link; remove it", str(path))
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file; remove it", str(path))
+    return os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "r+b", buffering=0)
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from eftlocal.hub.disk import (
-    beside,
     disk_errors,
     hash_rest,
+    open_regular,
     part_files,
     read_json,
     write_all,
 )
+from eftlocal.hub.record import remember
 from eftlocal.hub.remote import RemoteFile
 
 
@@ -26,9 +27,8 @@ class Part:
         self.path = path
         self.part, self.note = part_files(path)
         with disk_errors(self.part):
-            self.part.touch()
             # Unbuffered, so that an error is met where it happens and nothing is left to flush.
-            self._file: IO[bytes] = self.part.open("r+b", buffering=0)
+            self._file: IO[bytes] = open_regular(self.part, os.O_RDWR | os.O_CREAT)
             self._hash = hash_rest(self._file)
             self.size = self._file.tell()
         self.total = 0
@@ -72,13 +72,13 @@ class Part:
             self.part.unlink()
             self.note.unlink(missing_ok=True)
 
-    def keep(self, remote: RemoteFile) -> None:
+    def keep(self, commit: str | None, *, checked: bool) -> None:
         """Make the part the file. Its record is there before it is, so a file has a record."""
-        record = {"sha256": self.sha256, "size": self.size, "commit": remote.commit}
         with disk_errors(self.part, self.total):
             os.fsync(self._file.fileno())
+            found = os.fstat(self._file.fileno())
             self._file.close()
-            beside(self.path, ".json").write_text(json.dumps(record), encoding="utf-8")
+            remember(self.path, found, self.sha256, checked=checked, commit=commit)
             self.part.replace(self.path)
             self.note.unlink(missing_ok=True)
             if os.name == "posix":  # elsewhere a folder cannot be opened to flush the rename

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import platformdirs
 
 from eftlocal.errors import UsageError
-from eftlocal.hub.disk import beside, disk_errors, hash_rest, locked, part_files, read_json
+from eftlocal.hub.disk import beside, disk_errors, locked, part_files
+from eftlocal.hub.record import confirm, examine, recall
 from eftlocal.presets.file_ref import SPLIT, FileRef
 
 
@@ -79,21 +79,25 @@ def remove(ref: FileRef) -> int:
 
 
 def in_store(ref: FileRef) -> Path | None:
-    """The one file, no shards, if the store has it whole and as pinned."""
+    """The one file, no shards, if the store has it whole, unchanged and as pinned."""
     path = stored_path(ref)
     if not path.is_file():
         return None
-    record = read_json(beside(path, ".json"))
     size = path.stat().st_size
-    if any(size != claim for claim in (ref.size, record.get("size")) if claim is not None):
+    if ref.size is not None and size != ref.size:
         return None
-    if ref.sha256 is not None:
-        if "sha256" not in record:  # put there by hand: look at it once
-            with disk_errors(path), path.open("rb") as file:
-                record = {"size": size, "sha256": hash_rest(file).hexdigest()}
-                beside(path, ".json").write_text(json.dumps(record), encoding="utf-8")
-        if record["sha256"] != ref.sha256:
-            return None
+    record = recall(path)
+    if record is None and ref.sha256 is None:
+        return path  # put there by hand
+    if record is not None and record.size != size and not record.changed:
+        return None  # cut short
+    with disk_errors(path):
+        if record is None or not record.holds_for(path):
+            record = examine(path)
+    if record.changed or ref.sha256 not in (None, record.sha256):
+        return None
+    if ref.sha256 is not None and not record.checked:
+        confirm(record)
     return path
 
 
@@ -115,4 +119,4 @@ def _in_hub_cache(ref: FileRef) -> Path | None:
 
 def _belongings(ref: FileRef) -> list[Path]:
     path = stored_path(ref)
-    return [file for file in (path, beside(path, ".json"), *part_files(path)) if file.is_file()]
+    return [file for file in (path, *part_files(path)) if file.is_file()]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from eftlocal.errors import DownloadError
 from eftlocal.hub.disk import disk_errors, locked, part_files, readable
 from eftlocal.hub.part import Part
 from eftlocal.hub.places import in_store, store, stored_path
+from eftlocal.hub.record import recall
 from eftlocal.hub.remote import RemoteFile, ask, open_from, refuse, same_host
 from eftlocal.hub.retry import TRIES, Broken, Sleep, patiently
 from eftlocal.presets.file_ref import FileRef
+
+_log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -50,13 +55,28 @@ class Download:
                     part.discard()
                     raise DownloadError(
                         f"{self.ref}: what arrived has SHA-256 {part.sha256}, not the expected "
-                        f"{self.ref.sha256 or self.remote.sha256}; it was not kept, try again"
+                        f"{self._expected}; it was not kept, try again"
                     )
-                part.keep(self.remote)
+                self._tell_of_another(path, part)
+                part.keep(self.remote.commit, checked=self._expected is not None)
+
+    @property
+    def _expected(self) -> str | None:
+        """The SHA-256 that the file must have, if anybody has said one."""
+        return self.ref.sha256 or self.remote.sha256
 
     def _is_right(self, part: Part) -> bool:
-        expected = self.ref.sha256 or self.remote.sha256
-        return expected is None or part.sha256 == expected
+        return self._expected in (None, part.sha256)
+
+    def _tell_of_another(self, path: Path, part: Part) -> None:
+        """Nobody says what is right; but the file came before, and was another."""
+        before = recall(path)
+        if self._expected is None and before is not None and before.sha256 != part.sha256:
+            _log.warning(
+                "%s: is not the file that was here before (SHA-256 %s, was %s), and neither the "
+                "hub nor the preset says which is right",
+                *(self.ref, part.sha256, before.sha256),
+            )
 
     def _fetch(self, part: Part) -> int:
         """Make `part` the whole file, by its length. Returns the bytes it began with."""
