@@ -11,7 +11,7 @@ from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.generation import FinishReason, Generation, Step
-from eftlocal.llama import Grammar
+from eftlocal.llama import Grammar, Guide
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
@@ -93,7 +93,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: float,
         check: Callable[[Recipe | str], Recipe],
         allow: Callable[[Speculation], Speculation],
-        grammar: Grammar | None = None,
+        grammar: Grammar | Guide | None = None,
     ) -> None:
         self._rounds = rounds
         self._generation = generation

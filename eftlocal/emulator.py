@@ -21,7 +21,7 @@ from eftlocal.decoding.text_logprobs import TextLogprobs, score
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.generation import Generation
-from eftlocal.llama import Grammar
+from eftlocal.llama import Grammar, Guide
 from eftlocal.loading.prepare import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
     RoleSource,
@@ -333,14 +333,14 @@ class Emulator(Closing):
 
     def _grammar(
         self, grammar: str | None, json_schema: str | Mapping[str, Any] | None
-    ) -> Grammar | None:
+    ) -> Grammar | Guide | None:
         if grammar is not None and json_schema is not None:
             raise UsageError("grammar and json_schema exclude each other; leave one out")
         ends = self.ensemble.stop_tokens
         if grammar is not None:
             return Grammar(self._text_model, grammar, ends=ends)
         if json_schema is not None:
-            return Grammar.from_json_schema(self._text_model, json_schema, ends=ends)
+            return Guide.from_json_schema(self._text_model, json_schema, ends=ends)
         return None
 
     def _acceptance(self, recipe: Recipe) -> Acceptance:

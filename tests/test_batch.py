@@ -308,7 +308,7 @@ def test_an_answers_form(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"--grammar": "root = x"}, "grammar: "),
-        ({"--json-schema": '{"type": "colour"}'}, 'type "colour" is not known'),
+        ({"--json-schema": '{"type": "colour"}'}, "Invalid type: colour"),
         ({"--json-schema": "{"}, "JSON schema: not JSON"),
         ({"--grammar": None}, "No such file"),
         ({"--grammar": 'root ::= "a"', "--json-schema": "{}"}, "exclude each other"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eftlocal.batch.line import Line
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.llama import Grammar, Model
+from eftlocal.llama import Grammar, Guide, Model
 from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED
@@ -113,11 +113,11 @@ class PromptBound:
         return float(most)
 
     def _check_form(self, grammar: str | None, json_schema: str | None) -> None:
-        """Raises UsageError for what llama.cpp refuses."""
+        """Raises UsageError for what llama.cpp or llguidance refuses."""
         if grammar is not None:
             Grammar(self._text_model, grammar).close()
         if json_schema is not None:
-            Grammar.from_json_schema(self._text_model, json_schema).close()
+            Guide.from_json_schema(self._text_model, json_schema).close()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.errors import UsageError
-from eftlocal.json_grammar import json_schema_to_gbnf
+from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -225,7 +225,9 @@ def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]
         return {"grammar": _text("--grammar", grammar)}
     if json_schema is not None:
         schema = _text("--json-schema", json_schema)
-        json_schema_to_gbnf(schema)  # refuses what it cannot express, before models are loaded
+        json_schema_grammar(schema)  # refuses what cannot be kept, before models are loaded
+        for note in schema_notes(schema):
+            typer.secho(f"note: --json-schema: {note}", err=True)
         return {"json_schema": schema}
     return {}
 

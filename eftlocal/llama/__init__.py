@@ -16,6 +16,7 @@ from eftlocal.llama.engine import (
     system_info,
 )
 from eftlocal.llama.grammar import Grammar
+from eftlocal.llama.guide import Guide
 from eftlocal.llama.model import Model
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Context",
     "Device",
     "Grammar",
+    "Guide",
     "Model",
     "Span",
     "default_threads",

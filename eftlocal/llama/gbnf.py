@@ -17,12 +17,12 @@ from typing import Any
 import llama_cpp
 
 from eftlocal.errors import UsageError
-from eftlocal.json_grammar import MAX_REPEATS
 from eftlocal.llama.engine import last_words, recent
 from eftlocal.llama.model import Model
 
 MAX_CHARACTERS = 1 << 18
 MAX_DEPTH = 200
+MAX_REPEATS = 2000  # llama.cpp takes a larger number for "without end"
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\r\n]*)|(?P<rule>[a-zA-Z0-9-]+)[ \t]*::=|(?P<name>[a-zA-Z0-9-]+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from eftlocal.closing import Closing
 from eftlocal.errors import EngineError
-from eftlocal.json_grammar import json_schema_to_gbnf
 from eftlocal.llama.gbnf import compile_gbnf, prefixes_decide
 from eftlocal.llama.model import Model
 from eftlocal.llama.token_prefixes import Ids, token_prefixes
@@ -64,20 +63,6 @@ class Grammar(Closing):
         self._ends = self._vocabulary.ends | frozenset(ends)
         self._prefixes_decide = prefixes_decide(gbnf)
         self._start = _State(compile_gbnf(model, gbnf, root))
-
-    @classmethod
-    def from_json_schema(
-        cls, model: Model, schema: str | Mapping[str, Any], *, ends: Iterable[int] = ()
-    ) -> Grammar:
-        """The grammar of the JSON texts that a schema describes.
-
-        `{}` is any JSON value and `{"type": "object"}` any object. What is supported is said in
-        eftlocal.json_grammar.
-
-        Raises:
-            UsageError: not JSON, or it uses a keyword that cannot be kept; the line names it.
-        """
-        return cls(model, json_schema_to_gbnf(schema), ends=ends)
 
     def allowed(self, tokens: Sequence[int]) -> Mask:
         """Which tokens may follow these.

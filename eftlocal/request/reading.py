@@ -10,7 +10,7 @@ from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.frozen import FrozenMapping
-from eftlocal.json_grammar import json_schema_to_gbnf
+from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -314,4 +314,4 @@ def _only(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
 
 @lru_cache(maxsize=64)
 def _check_schema(text: str) -> None:
-    json_schema_to_gbnf(text)
+    json_schema_grammar(text)

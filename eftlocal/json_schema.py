@@ -1,0 +1,147 @@
+"""JSON schemas as grammars for llguidance: every text of such a grammar fits its schema.
+
+llguidance compiles the schema; what it cannot keep is refused by name. Three things are ours:
+
+- An object with `properties` and no `additionalProperties` has no others, as in llama.cpp's own
+  converter: small models otherwise go on inventing keys. (Not inside allOf, whose parts name
+  different properties of one object.)
+- White space is one blank, or a line break with at most 20 blanks, so that an answer ends.
+- `propertyNames` becomes `properties` or `patternProperties`. `uniqueItems` cannot be kept
+  by a grammar and is dropped: `schema_notes` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from llguidance import LLMatcher
+
+from eftlocal.errors import UsageError
+
+_OPTIONS = {
+    "whitespace_pattern": r"( |\n[ \t]{0,20})?",
+    "coerce_one_of": True,
+    "json_allow_general_unicode_escapes": True,
+}
+MAX_CHARACTERS = 1 << 17  # the time to compile grows with the square of what is named
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("prefixItems", "anyOf", "oneOf")
+_SINGLE = ("items", "additionalProperties")
+_OWN = "x-guidance"  # where llguidance reads its options
+
+
+def json_schema_grammar(schema: str | Mapping[str, Any]) -> str:
+    """Lark text, as llguidance reads it, of the JSON texts that a schema accepts.
+
+    Args:
+        schema: JSON text, or what it stands for. `{}` is any JSON value.
+
+    Raises:
+        UsageError: not JSON, no schema, or it uses a keyword that cannot be kept; the line names
+            it.
+    """
+    parsed = _parsed(schema)
+    try:
+        closed = _closed(parsed)
+        text = json.dumps(
+            {**closed, _OWN: _OPTIONS},
+            allow_nan=False,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"JSON schema: it holds what is not a JSON value: {error}") from None
+    except RecursionError:
+        raise UsageError("JSON schema: it is nested too deeply; make it flatter") from None
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(f"JSON schema: it has over {MAX_CHARACTERS} characters; make it smaller")
+    # Without forcing, a text may be written in any tokens that spell it. With forcing only the
+    # tokenizer's own would be allowed, which changes the model's distribution.
+    grammar = f'%llguidance {{"no_forcing": true}}\nstart: %json {text}'
+    if fault := LLMatcher.validate_grammar(grammar):
+        raise UsageError(f"JSON schema: {_reason(fault)}")
+    return grammar
+
+
+def _parsed(schema: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else schema
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"JSON schema: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise UsageError("JSON schema: it is nested too deeply; make it flatter") from None
+    if parsed is True:
+        return {}
+    if not isinstance(parsed, Mapping):
+        raise UsageError(
+            "JSON schema: an object or true is needed, not " + json.dumps(parsed, default=str)[:40]
+        )
+    return parsed
+
+
+def _closed(schema: Any, *, inside_all_of: bool = False) -> Any:
+    """The schema with its objects closed, and with what llguidance lacks said otherwise."""
+    if not isinstance(schema, Mapping):
+        return schema
+    if _OWN in schema:
+        raise UsageError(f"JSON schema: {_OWN} is not supported; leave it out")
+    made = dict(schema)
+    made.pop("uniqueItems", None)
+    for key in _MAPS:
+        if isinstance(made.get(key), Mapping):
+            made[key] = {name: _closed(part) for name, part in made[key].items()}
+    for key in _LISTS:
+        if isinstance(made.get(key), list):
+            made[key] = [_closed(part, inside_all_of=inside_all_of) for part in made[key]]
+    if isinstance(made.get("allOf"), list):
+        made["allOf"] = [_closed(part, inside_all_of=True) for part in made["allOf"]]
+        inside_all_of = True
+    for key in _SINGLE:
+        if key in made:
+            made[key] = _closed(made[key])
+    if "propertyNames" in made:
+        _name_properties(made)
+    elif made.get("properties") and "$ref" not in made and not inside_all_of:
+        made.setdefault("additionalProperties", "patternProperties" in made)
+    return made
+
+
+def _name_properties(schema: dict[str, Any]) -> None:
+    """Puts what propertyNames says of names where llguidance looks for it."""
+    names, value = schema.pop("propertyNames"), schema.get("additionalProperties", {})
+    if names is True or names == {}:
+        return
+    if not isinstance(names, Mapping) or "properties" in schema or "patternProperties" in schema:
+        raise UsageError("JSON schema: propertyNames beside properties is not supported")
+    kept = {key: part for key, part in names.items() if key not in ("type", "title", "description")}
+    if set(kept) in ({"enum"}, {"const"}):
+        allowed = kept.get("enum", [kept.get("const")])
+        schema["properties"] = {str(name): value for name in allowed}
+    elif set(kept) == {"pattern"}:
+        schema["patternProperties"] = {str(kept["pattern"]): value}
+    elif set(kept) <= {"minLength", "maxLength"}:
+        least, most = kept.get("minLength", 0), kept.get("maxLength", "")
+        schema["patternProperties"] = {f"^.{{{least},{most}}}$": value} if kept else {"": value}
+    else:
+        raise UsageError(
+            f"JSON schema: propertyNames with {', '.join(sorted(kept))} is not supported"
+        )
+    schema["additionalProperties"] = False
+
+
+def schema_notes(schema: str | Mapping[str, Any]) -> tuple[str, ...]:
+    """What the schema asks for that an answer is not held to."""
+    if '"uniqueItems": true' in json.dumps(_parsed(schema)):
+        return ("uniqueItems is not enforced: a list may hold an item twice",)
+    return ()
+
+
+def _reason(fault: str) -> str:
+    """llguidance's own reason, without where it stood in the text around the schema."""
+    first = fault.split("\n   1 |")[0]
+    reason = re.sub(r"^.*?failed to compile JSON schema: ", "", first, flags=re.DOTALL)
+    reason = re.sub(r'^Unimplemented keys: \["(.*)"\]$', r"\1 is not supported", reason)
+    return " ".join(reason.replace('", "', ", ").split())

@@ -1,0 +1,176 @@
+"""Which tokens may follow an answer so far, under a grammar run by llguidance.
+
+Callers give the whole answer each time and keep no state. The matcher's own list of tokens is the
+only record of where it stands: it is rolled back to what the answer shares with it and fed the
+rest, so a refused draft, a dial turned back and one more token are the same case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
+
+from eftlocal.closing import Closing
+from eftlocal.errors import EngineError, UsageError
+from eftlocal.json_schema import json_schema_grammar
+from eftlocal.llama.model import Model
+
+_LONGEST_NUMBER = 32  # digits in a row; floats and 64-bit integers have 20
+
+_LIMITS = LLParserLimits(verbose_errors=False)  # the others bound time and memory as they are
+
+Mask = NDArray[np.bool_]
+
+
+class Guide(Closing):
+    """A grammar over the tokens of one model. Used from one thread at a time.
+
+    Args:
+        model: whose tokens the answers are made of.
+        grammar: Lark text, as llguidance reads it.
+        ends: further ids that end an answer, beside the model's own end-of-generation tokens.
+        numbers_end: after 32 digits in a row another one follows only where nothing else may, so
+            that a JSON number, which has no longest form, comes to an end.
+
+    Raises:
+        UsageError: llguidance refuses the grammar, or the model has no end token.
+    """
+
+    def __init__(
+        self, model: Model, grammar: str, *, ends: Iterable[int] = (), numbers_end: bool = False
+    ) -> None:
+        self._vocabulary = _vocabulary(model)
+        size = model.vocab_size
+        ends_ = self._vocabulary.ends.union(ends)
+        self._ends = ends_
+        self._end_ids = np.array(sorted(t for t in ends_ if t < size), dtype=np.intp)
+        self._numbers_end = numbers_end
+        self._bits = np.zeros((size + 31) // 32, dtype=np.uint32)
+        self._held: list[int] = []
+        self._mask: Mask | None = None
+        self._matcher: LLMatcher | None = LLMatcher(
+            self._vocabulary.tokenizer, grammar, log_level=0, limits=_LIMITS
+        )
+        if fault := self._matcher.get_error():
+            raise UsageError(f"grammar: {' '.join(fault.split())}")
+
+    @classmethod
+    def from_json_schema(
+        cls, model: Model, schema: str | Mapping[str, Any], *, ends: Iterable[int] = ()
+    ) -> Guide:
+        """The JSON texts that a schema describes; see `json_schema`."""
+        return cls(model, json_schema_grammar(schema), ends=ends, numbers_end=True)
+
+    def allowed(self, tokens: Sequence[int]) -> Mask:
+        """Which tokens may follow these.
+
+        After a complete match the end tokens are among them; after an end token only these.
+        Control tokens that do not end an answer have no text, and are never allowed.
+
+        Args:
+            tokens: of the answer so far, the prompt not counted.
+
+        Returns:
+            (vocab_size of the model,) bool, read-only.
+
+        Raises:
+            EngineError: the grammar does not accept these tokens.
+        """
+        path = list(tokens)
+        if self._mask is None or path != self._held:
+            self._mask = self._after(path)
+            self._mask.setflags(write=False)
+        return self._mask
+
+    def _after(self, path: list[int]) -> Mask:
+        if self._matcher is None:
+            raise EngineError("the grammar is closed; make it again")
+        text = next((i for i, token in enumerate(path) if token in self._ends), len(path))
+        self._go_to(path[:text])
+        complete = self._matcher.is_accepting()
+        ended = text < len(path)
+        if ended and not (complete and self._ends.issuperset(path[text:])):
+            raise self._refusal(path, text)
+        size = self._vocabulary.size
+        mask = np.zeros(size, dtype=np.bool_)
+        if not ended:
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+            if fault := self._matcher.get_error():
+                raise EngineError(f"grammar: {' '.join(fault.split())}; make it simpler")
+            mask = np.unpackbits(self._bits.view(np.uint8), count=size, bitorder="little").view(
+                np.bool_
+            )
+            if self._numbers_end and self._long_number():
+                others = mask & ~self._vocabulary.digits
+                mask = others if complete or others.any() else mask
+        mask[self._end_ids] = complete
+        return mask
+
+    def _go_to(self, path: list[int]) -> None:
+        """Brings the matcher to where these tokens of text lead."""
+        matcher = self._matcher
+        assert matcher is not None
+        common = len(self._held)
+        if path[:common] != self._held:
+            common = next(i for i, held in enumerate(self._held) if path[i : i + 1] != [held])
+        if len(self._held) > common and not matcher.rollback(len(self._held) - common):
+            raise EngineError(f"grammar: {matcher.get_error()}")
+        self._held, self._mask = path[:common], None
+        for token in path[common:]:
+            if not 0 <= token < self._vocabulary.size or not matcher.try_consume_tokens([token]):
+                raise self._refusal(path, len(self._held))
+            self._held.append(token)
+
+    def _refusal(self, path: Sequence[int], index: int) -> EngineError:
+        return EngineError(
+            f"the grammar does not accept token {path[index]} at index {index} of the answer"
+        )
+
+    def _long_number(self) -> bool:
+        digits = 0
+        for token in reversed(self._held):
+            piece = self._vocabulary.tokens[token]
+            rest = piece.rstrip(b"0123456789")
+            digits += len(piece) - len(rest)
+            if rest or digits >= _LONGEST_NUMBER:
+                break
+        return digits >= _LONGEST_NUMBER
+
+    def close(self) -> None:
+        """Frees the matcher. A second call does nothing."""
+        self._matcher = self._mask = None
+
+
+class _Vocabulary:
+    """A model's tokens as llguidance takes them: made once a model, in 0.1 to 1 s."""
+
+    bos_token_id = None
+
+    def __init__(self, model: Model) -> None:
+        self.size = model.vocab_size
+        self.ends = model.end_tokens(range(self.size))
+        if not self.ends:
+            raise UsageError(f"{model.path.name} has no end token: a grammar could not end")
+        # An empty token is never allowed: control tokens have no text.
+        self.tokens = [b"" if t in self.ends else model.piece(t) for t in range(self.size)]
+        self.eos_token_id = min(self.ends)
+        self.digits = np.array([piece[:1].isdigit() for piece in self.tokens], dtype=np.bool_)
+        self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size)
+
+    def __call__(self, data: bytes) -> list[int]:
+        """Asked for by llguidance where it forces tokens, which `no_forcing` forbids."""
+        raise NotImplementedError
+
+
+_known: WeakKeyDictionary[Model, _Vocabulary] = WeakKeyDictionary()
+
+
+def _vocabulary(model: Model) -> _Vocabulary:
+    if model not in _known:
+        _known[model] = _Vocabulary(model)
+    return _known[model]
