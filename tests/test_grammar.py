@@ -483,8 +483,11 @@ def test_a_text_may_be_spelled_in_any_tokens(model: Model, pieces: list[bytes]) 
     assert set(np.flatnonzero(mask)) == expected
 
 
-# Its vocabulary lacks some bytes of what lies beyond.
-texts = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=4)
+# Its vocabulary lacks some bytes of what lies beyond. A DEL is written as an escape.
+texts = st.text(
+    st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"], exclude_characters="\x7f"),
+    max_size=4,
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**15), 10**15) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -495,6 +498,6 @@ json_values = st.recursive(
 @settings(max_examples=20, deadline=None)
 @given(value=json_values)
 def test_any_json_value_is_accepted(model: Model, value: Any) -> None:
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(value, ensure_ascii=False)
     assert accepted(model, {}, text)
     assert accepted(model, {"const": value}, text)
