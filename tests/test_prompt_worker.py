@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from eftlocal.child.process import child_command
+from eftlocal.child.watchdog import Watchdog
 from eftlocal.errors import PromptError
-from eftlocal.prompt import child as template_child
-from eftlocal.prompt.watchdog import Watchdog
 from eftlocal.prompt.worker import TemplateWorker
 
 SAY = "{{ word }}"
@@ -38,7 +38,7 @@ def test_a_template_without_end_is_killed_at_the_deadline(
     worker.deadline_s = 0.5
     with pytest.raises(PromptError, match=r"^template timed out: .* after 0.5 s$"):
         worker.render(source, {})
-    assert worker.pid is None
+    assert worker.child.pid is None
     worker.deadline_s = 60.0
     assert worker.render(SAY, {"word": "after"}) == "after"
 
@@ -46,13 +46,13 @@ def test_a_template_without_end_is_killed_at_the_deadline(
 @needs_signals
 def test_a_killed_child_is_replaced(worker: TemplateWorker) -> None:
     assert worker.render(SAY, {"word": "one"}) == "one"
-    pid = worker.pid
+    pid = worker.child.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert worker.render(SAY, {"word": "two"}) == "two"
-    assert worker.pid not in (None, pid)
+    assert worker.child.pid not in (None, pid)
     worker.close()
-    assert worker.pid is None
+    assert worker.child.pid is None
     assert worker.render(SAY, {"word": "three"}) == "three"
 
 
@@ -74,7 +74,7 @@ def test_an_answer_that_an_interrupt_left_unread_answers_nothing_else(
     worker: TemplateWorker,
 ) -> None:
     assert worker.render(SAY, {"word": "one"}) == "one"
-    process = worker._process
+    process = worker.child._process
     assert process is not None
     process.stdin = Interrupted(process.stdin)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
@@ -90,7 +90,7 @@ def test_an_interrupt_before_the_child_is_ready_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_exchange", interrupted)
+        patch.setattr(worker.child, "_exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             worker.render(SAY, {"word": "one"})
     assert worker.render(SAY, {"word": "two"}) == "two"
@@ -103,7 +103,7 @@ def test_a_fork_in_the_midst_of_a_rendering_renders_by_itself(worker: TemplateWo
     worker.deadline_s = 1.0  # of the rendering that another thread waits for while we fork
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(worker.render, ENDLESS, {})
-        while not (worker._answer_due or waiting.done()):
+        while not (worker.child._answer_due or waiting.done()):
             pass
         fork = os.fork()
         if fork == 0:
@@ -140,7 +140,7 @@ def test_one_worker_serves_many_threads(worker: TemplateWorker) -> None:
 def start_child(deadline_s: float) -> "subprocess.Popen[bytes]":
     limits = (str(1 << 29), "1000", str(deadline_s))
     child = subprocess.Popen(
-        [sys.executable, "-I", template_child.__file__, *limits],
+        child_command("eftlocal.prompt.child", limits),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

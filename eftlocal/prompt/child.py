@@ -1,38 +1,24 @@
-"""The child process in which chat templates run; a script, started by `worker`.
+"""The child process in which chat templates run, started by `worker`.
 
-One JSON request a line on stdin, one JSON answer a line on stdout, until stdin ends. It imports
-jinja2 and the standard library only. It bounds its own memory (on Linux; other systems do not
-enforce the limit), its output, and its time, so that it cannot outlive a parent that was killed.
+It imports jinja2 and little else, and bounds its memory, its output and its time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import faulthandler
 import functools
 import json
-import signal
 import sys
 import traceback
 from typing import Any, NoReturn
 
+from eftlocal.child.service import limit_files, limit_memory, serve
+
+_WORDS = 65_536  # bytes of stderr, the one file that it writes
 TEMPLATE_FILE = "<template>"  # the file name jinja2 gives to frames of a template made of text
 # What code in a template can raise. Anything else ends the process, and the parent reports that.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError,
           RuntimeError, SyntaxError, TypeError, ValueError)  # fmt: skip
-
-
-def limit_resources(memory_bytes: int) -> None:
-    if sys.platform == "win32":
-        return
-    import resource
-
-    wanted = {"RLIMIT_AS": memory_bytes, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
-    for name, value in wanted.items():
-        # Not every system has or enforces each; the parent's deadline remains.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            resource.setrlimit(getattr(resource, name), (value, value))
 
 
 def make_compile() -> Any:
@@ -110,23 +96,13 @@ def render(compile_: Any, request: dict[str, Any], output_chars: int) -> dict[st
         return fault(type(error).__name__, error)
 
 
-def main(memory_bytes: int, output_chars: int, deadline_s: float, search_path: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the parent's to handle
-    sys.path.extend(search_path)  # -I hides a per-user or PYTHONPATH installation of jinja2
+def main(memory_bytes: int, output_chars: int, deadline_s: float) -> None:
     compile_ = make_compile()
     render(compile_, {"source": "{{ [].a.b }}", "variables": {}}, 1)  # late imports happen now
-    limit_resources(memory_bytes)
-    out = sys.stdout.buffer
-    out.write(b'{"ready": true}\n')
-    out.flush()
-    for line in sys.stdin.buffer:
-        # Its thread needs no interpreter lock: it ends even one long call into C, on every system.
-        faulthandler.dump_traceback_later(deadline_s + 1.0, exit=True)
-        answer = render(compile_, json.loads(line), output_chars)
-        faulthandler.cancel_dump_traceback_later()
-        out.write(json.dumps(answer).encode("ascii") + b"\n")
-        out.flush()
+    limit_files(_WORDS)
+    limit_memory(memory_bytes)
+    serve(lambda request, _tell: render(compile_, request, output_chars), seconds=deadline_s + 1.0)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -35,6 +35,13 @@ class Watchdog:
             elif self._deadline < self._wakes:
                 self._changed.notify()
 
+    def extend(self, seconds: float) -> None:
+        """The process has shown life: kill it so many seconds from now instead."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            if self._wakes is not None and self._deadline < self._wakes:
+                self._changed.notify()
+
     def release(self) -> bool:
         """Watch no longer: from here on nothing is killed. Whether the process was."""
         with self._changed:
