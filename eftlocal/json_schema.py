@@ -20,6 +20,7 @@ from typing import Any
 from llguidance import LLMatcher
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import TextError, parse_json
 
 _OPTIONS = {
     "whitespace_pattern": r"( |\n[ \t]{0,20})?",
@@ -66,13 +67,9 @@ def json_schema_grammar(schema: str | Mapping[str, Any]) -> str:
 
 def _parsed(schema: str | Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(schema) if isinstance(schema, str) else schema
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"JSON schema: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
-    except RecursionError:
-        raise UsageError("JSON schema: it is nested too deeply; make it flatter") from None
+        parsed = parse_json(schema) if isinstance(schema, str) else schema
+    except TextError as error:
+        raise UsageError(f"JSON schema: {error}") from None
     if parsed is True:
         return {}
     if not isinstance(parsed, Mapping):

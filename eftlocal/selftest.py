@@ -152,7 +152,7 @@ def read_build_facts(path: Path | None = None) -> dict[str, Any]:
     path = path or Path(sys.prefix) / "eftlocal-build.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -107,13 +107,13 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (bytes(9), "9 zeros and no text, as a crash leaves them; remove them", None),
         (b'["x"]', 'an object is needed, such as {"prompt": "..."}, not a list', None),
         (b"null", 'an object is needed, such as {"prompt": "..."}, not null', None),
-        (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13; convert the file", None),
+        (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13", None),
         (
             TooLong(10_000_000),
             "it has 10000000 bytes, and a line may have 8388608; shorten it",
             None,
         ),
-        (DEEP, "it is nested too deeply; make it flatter", None),
+        (DEEP, "nested more than 200 deep; make it flatter", None),
         (
             b'{"custom_id": "a", "prompt": "x", "top_p": NaN}',
             "not JSON: NaN is no JSON number",
@@ -127,7 +127,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"custom_id": "a", "prompt": "x", "beta": 1e999}', "the number 1e999 is too large", "a"),
         (
             b'{"custom_id": "a", "seed": %s}' % (b"9" * 5000),
-            "a whole number of 5000 digits; 64 bits are the most",
+            "an integer of 5000 digits is too large; 64 bits are the most",
             "a",
         ),
         (b'{"custom_id": "a", "prompt": "x", "prompt": "y"}', "key 'prompt' is given twice", "a"),

@@ -553,6 +553,11 @@ def no_text(parts: list[Path], _: Path) -> list[Path]:
     return parts
 
 
+def deep(parts: list[Path], _: Path) -> list[Path]:
+    parts[1].write_bytes(b"[" * 100_000 + b"]" * 100_000 + b"\n")
+    return parts
+
+
 def nothing(_: list[Path], __: Path) -> list[Path]:
     return []
 
@@ -574,6 +579,7 @@ def nothing(_: list[Path], __: Path) -> list[Path]:
         (a_sweep, "2.jsonl is no output of a batch, says 2.jsonl.manifest.json"),
         (not_there, "there is no file F/2.jsonl"),
         (no_text, "1.jsonl.manifest.json is no manifest of a run"),
+        (deep, "2.jsonl, line 1: not a row of a batch in the format plain"),
         (nothing, "no shards to merge; name their files"),
     ],
 )

@@ -158,7 +158,7 @@ def test_prompts_of_a_file(two_prompts: Path, tmp_path: Path) -> None:
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2: not JSON"),
         ("p.jsonl", b'{"prompt": 3}', 'line 1: no text under "prompt"'),
         ("p.jsonl", b'\n["prompt"]', "line 2: not an object"),
-        ("p.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("p.jsonl", b"[" * 100_000, "line 1: nested more than 200 deep"),
     ],
 )
 def test_a_file_of_no_prompts(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -53,6 +53,22 @@ def test_a_second_turn_prefills_only_what_is_new(demo: Emulator) -> None:
         assert reused >= first.timing.prompt_tokens[role] + len(first.tokens) - 2
 
 
+def test_a_conversation_in_openais_form(demo: Emulator) -> None:
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "a finch?"}]
+    given = [
+        {"role": "developer", "content": "Rhyme."},
+        {"role": "user", "content": parts, "name": "Ada"},
+    ]
+    own = [
+        {"role": "system", "content": "Rhyme."},
+        {"role": "user", "content": "What is\na finch?"},
+    ]
+    options = {"sampling": Sampling(temperature=0.0), "max_tokens": 4}
+    assert demo.chat(given, **options).tokens == demo.chat(own, **options).tokens
+    assert demo.tokenize(given) == demo.tokenize(own)
+    assert demo.logprobs("A", prompt=given).tokens == demo.logprobs("A", prompt=own).tokens
+
+
 def test_seeds(smol: Emulator) -> None:
     hot = Sampling(temperature=1.2, top_p=1.0, seed=5)
     first = smol.generate(QUESTION, sampling=hot, max_tokens=12)

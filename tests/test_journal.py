@@ -230,6 +230,8 @@ def test_damage_in_the_middle_of_gzip(tmp_path: Path) -> None:
         (b"[1]\n", "line 1: not a row of a trial"),
         (b"\n", "line 1: not a row of a trial"),
         (b"\xff\xfe\n", "line 1: not a row of a trial"),
+        (b'{"n":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1: not a row of a trial"),
+        (b'{"n":' + b"9" * 5000 + b"}\n", "line 1: not a row of a trial"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -274,9 +276,10 @@ def test_a_bomb_is_not_unpacked_into_memory(
 def test_without_its_manifest_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     whole = written(path)
-    manifest_path(path).write_text("[]")
-    with pytest.raises(UsageError, match=r"out\.jsonl\.manifest\.json is no manifest of a run"):
-        there(path)
+    for text in ("[]", "[" * 100_000, "9" * 5000):
+        manifest_path(path).write_text(text)
+        with pytest.raises(UsageError, match=r"out\.jsonl\.manifest\.json is no manifest of a run"):
+            there(path)
     manifest_path(path).unlink()
     with pytest.raises(UsageError) as refused:
         there(path)

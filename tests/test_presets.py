@@ -322,6 +322,9 @@ def test_a_file_that_is_no_list_of_presets(tmp_path: Path, text: str, message: s
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.toml: cannot be read"):
         load_presets(tmp_path / "gone.toml")
+    (tmp_path / "deep.toml").write_text("preset = " + "[" * 100_000)
+    with pytest.raises(UsageError, match=r"deep\.toml: nested more than 200 deep"):
+        load_presets(tmp_path / "deep.toml")
     (tmp_path / "bytes.toml").write_bytes(b'name = "\xff"')
     with pytest.raises(UsageError, match="is not UTF-8 text"):
         load_presets(tmp_path / "bytes.toml")

@@ -238,7 +238,11 @@ def test_classes_do_not_leak(worker: TemplateWorker) -> None:
         ([{"content": "x"}], "message 0: 'role' is missing"),
         ([{"role": "tool", "content": "x"}], "message 0: role 'tool' is not known"),
         ([{"role": ["user"], "content": "x"}], "message 0: role .* is not known"),
-        ([{**ASK, "tool_calls": []}], "message 0: key 'tool_calls' is not supported"),
+        ([{**ASK, "tool_calls": [{}]}], "message 0: 'tool_calls': tools are not supported"),
+        ([{**ASK, "refusal": "No."}], "message 0: 'refusal': put its text into content"),
+        ([{**ASK, "colour": 1}], "message 0: 'colour': not supported; leave it out"),
+        ([{**ASK, 5: 1}], "message 0: '5': not supported; leave it out"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], 'message 0: part 0: type "image'),
         ([{"role": "user", "content": None}], "message 0: content must be a string, not NoneType"),
         ([{"role": "user", "content": "ab\ud83d"}], "message 0: .*surrogate pair at character 2"),
     ],
@@ -253,6 +257,32 @@ def test_good_messages_are_copied() -> None:
     checked = validate_messages(tuple(messages))
     assert checked == messages
     assert checked[0] is not SYSTEM
+
+
+def test_messages_as_clients_send_them() -> None:
+    """What the `openai` package gives back for an answer may be sent again as it is."""
+    answer = {
+        "role": "assistant",
+        "content": "4",
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+    }
+    answer |= {"function_call": None, "tool_calls": None, "name": "calculator"}
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "2+2?"}]
+    marked = [{**part, "cache_control": {"type": "ephemeral"}} for part in parts]
+    checked = validate_messages(
+        [
+            {"role": "developer", "content": "Be brief.", "cache_control": {"type": "ephemeral"}},
+            {"role": "user", "content": marked, "name": "Ada"},
+            answer,
+        ]
+    )
+    assert checked == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is\n2+2?"},
+        {"role": "assistant", "content": "4"},
+    ]
 
 
 # --- roles ------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_what_is_text_to_go_on_with() -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]},
-            "message 0: part 0: key 'x' is not supported",
+            "message 0: part 0: 'x': not supported; leave it out",
         ),
         (
             {"messages": [{"role": "user", "content": "x"}], "raw": True},

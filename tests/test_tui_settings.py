@@ -60,6 +60,7 @@ def test_the_first_file_is_valid_with_its_values_set(tmp_path: Path) -> None:
         ('[keys]\n"chat.edit" = "escap"', 'did you mean "escape"?'),
         ('[keys]\n"chat.edit" = "f2,"', '"chat.edit" has no key'),
         ("theme = ", "chat.toml"),
+        ("theme = " + "[" * 100_000, "chat.toml: nested more than 200 deep"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:

@@ -7,15 +7,14 @@ The form is told from the line's own keys. Whatever a line holds, the outcome is
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.json_text import TextError, parse_json
 from eftlocal.prompt.worker import one_line
 from eftlocal.request.body import FIELDS, SETTINGS, UNSUPPORTED, broken_text, shown, unknown
 from eftlocal.request.reading import Request, RequestDefaults, read_request
@@ -30,7 +29,7 @@ _SHORT = FIELDS | {"custom_id", "body", "instruction", "task_id"}
 _ALPACA = frozenset(("instruction", "input", "output", "generator", "dataset", "datasplit", "text"))
 _HUMANEVAL = frozenset(("task_id", "prompt", "entry_point", "canonical_solution", "test"))
 _RAW_OF_URL = {"/v1/chat/completions": False, "/v1/completions": True}
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -86,48 +85,37 @@ def read_line(number: int, data: bytes | TooLong, defaults: RequestDefaults) -> 
     try:
         text = _text(data)
         try:
-            record = _record(text)
-        except _LineError:
+            record = parse_json(text)
+        except TextError:
             custom_id = _legible_id(text)
             raise
+        if not isinstance(record, dict):
+            raise _LineError(
+                f'an object is needed, such as {{"prompt": "..."}}, not {shown(record)}'
+            )
         custom_id = _custom_id(record)
         if _SURROGATE.search(text) and (broken := broken_text(record)):
             raise _LineError(broken)
         return _line(number, record, custom_id or id_of(number), defaults)
-    except (_LineError, PromptError, UsageError) as error:
+    except (TextError, _LineError, PromptError, UsageError) as error:
         raise BadLine(number, str(error), custom_id) from None
-    except RecursionError:
-        raise BadLine(number, "it is nested too deeply; make it flatter", custom_id) from None
 
 
 class _LineError(ValueError):
     """Says what is wrong with a line."""
 
 
-def _text(data: bytes | TooLong) -> str:
+def _text(data: bytes | TooLong) -> bytes:
     if isinstance(data, TooLong):
         raise _LineError(f"it has {data.size} bytes, and a line may have {MAX_LINE}; shorten it")
     if not data.strip():
         raise _LineError("it is empty; remove it")
     if not data.strip(b"\0"):
         raise _LineError(f"{len(data)} zeros and no text, as a crash leaves them; remove them")
-    try:
-        return data.decode("utf-8-sig")  # files that were joined have the mark anywhere
-    except UnicodeDecodeError as error:
-        raise _LineError(f"not valid UTF-8 at byte {error.start + 1}; convert the file") from None
+    return data
 
 
-def _record(text: str) -> dict[str, Any]:
-    try:
-        record = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise _LineError(f"not JSON: {error.msg} (character {error.pos + 1})") from None
-    if not isinstance(record, dict):
-        raise _LineError(f'an object is needed, such as {{"prompt": "..."}}, not {shown(record)}')
-    return record
-
-
-def _legible_id(text: str) -> str | None:
+def _legible_id(text: bytes) -> str | None:
     """The custom_id of an object that is refused for something inside it."""
     try:
         record = json.loads(text, parse_int=len)
@@ -209,35 +197,3 @@ def _alpaca_prompt(record: Mapping[str, Any]) -> str:
         if not isinstance(part, str):
             raise _LineError(f"{key}: a string is needed, not {shown(part)}")
     return "\n\n".join(part for part in parts if part)
-
-
-# JSON -----------------------------------------------------------------------------------------
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = Counter(key for key, _ in pairs)
-        raise _LineError(f"key {one_line(max(times, key=times.__getitem__), 40)!r} is given twice")
-    return found
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20:
-        raise _LineError(f"a whole number of {len(text.lstrip('-'))} digits; 64 bits are the most")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise _LineError(f"the number {one_line(text, 40)} is too large")
-    return number
-
-
-def _constant(text: str) -> NoReturn:
-    raise _LineError(f"not JSON: {text} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_constant
-)

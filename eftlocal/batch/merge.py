@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.journal.places import check_place, replacing
+from eftlocal.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _write(out: Path, shards: Sequence[Path], manifest: Manifest) -> Merged:
                 file.write(encode(line))
         write_manifest(out, manifest)
     lines = manifest.get("lines", "")
-    return Merged(len(owners), failed, int(lines) if lines.isdigit() else None)
+    return Merged(len(owners), failed, int(lines) if re.fullmatch("[0-9]{1,18}", lines) else None)
 
 
 def _rows(shard: Path, format: Format) -> Iterator[tuple[bytes, str, bool]]:
@@ -93,7 +94,7 @@ def _rows(shard: Path, format: Format) -> Iterator[tuple[bytes, str, bool]]:
     lines = WholeLines(shard)
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             found = custom_id_of(row, format), is_error(row, format)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise UsageError(

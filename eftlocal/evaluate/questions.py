@@ -7,7 +7,6 @@ The file holds, per style, a regular expression (`form`) and the answer template
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import parse_json
 
 SPLITS = ("validation", "test")
 
@@ -76,7 +76,7 @@ def read(path: Path, split: str) -> QuestionSet:
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; there are {' and '.join(SPLITS)}")
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_bytes())
         styles = data["styles"]
         return QuestionSet(
             split,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from eftlocal.errors import DownloadError
+from eftlocal.json_text import parse_json
 from eftlocal.presets.file_ref import FileRef
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def part_files(path: Path) -> tuple[Path, Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A small record; empty where there is none or a crash tore it."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -32,6 +32,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.journal.places import cannot_write, check_place, replacing
+from eftlocal.json_text import parse_json
 
 Row = Mapping[str, Any]
 
@@ -199,7 +200,7 @@ class Journal(Closing):
     def _rows(self, lines: WholeLines) -> Iterator[tuple[int, bytes, Row]]:
         for number, line in enumerate(lines, 1):
             with self._foreign(number):
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row, dict):
                     raise TypeError
             yield number, line, row

@@ -18,6 +18,7 @@ import eftlocal
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.hub.disk import beside, hash_rest
 from eftlocal.journal.places import replacing
+from eftlocal.json_text import parse_json
 from eftlocal.loading.roles import RoleSource
 from eftlocal.prompt.worker import one_line
 
@@ -85,7 +86,7 @@ def read_manifest(rows: Path) -> dict[str, object] | None:
     """
     path = manifest_path(rows)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,12 +18,8 @@ import platformdirs
 from pydantic import ValidationError
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.schema import Preset
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def builtin_path() -> Path:
@@ -72,12 +67,12 @@ def find(name: str) -> Preset:
 
 def _load(path: Path) -> dict[str, Preset]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:  # its message ends with the line and column
+    except TextError as error:
         raise UsageError(f"{path}: {error}") from error
     tables = document.pop("preset", [])
     if document:

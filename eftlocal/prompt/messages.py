@@ -1,7 +1,8 @@
-"""What a conversation is: checked when it comes from outside, written out as plain text."""
+"""What a conversation is: read in OpenAI's form on every surface, written out as plain text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, cast
 
@@ -10,6 +11,23 @@ from eftlocal.prompt.worker import one_line
 
 Role = Literal["system", "user", "assistant"]
 ROLES = ("system", "user", "assistant")
+
+# What clients send beside role and content, and what becomes of it. docs/fields.md is made of it.
+IGNORED = {
+    "name": "chat templates have no place for it",
+    "annotations": "citations of an earlier answer are no part of its text",
+    "cache_control": "prompts that begin alike are always read once",
+    "prompt_cache_breakpoint": "prompts that begin alike are always read once",
+}
+REFUSED = {
+    "tool_calls": "tools are not supported",
+    "tool_call_id": "tools are not supported",
+    "function_call": "tools are not supported",
+    "refusal": "put its text into content",
+    "audio": "only text is supported",
+    "reasoning_content": "put what the model is to read into content",
+}
+_IGNORED_IN_PART = ("cache_control", "prompt_cache_breakpoint")
 
 
 class Message(TypedDict):
@@ -22,33 +40,59 @@ class Message(TypedDict):
 def validate_messages(messages: object) -> list[Message]:
     """A checked copy of a conversation that came from outside.
 
-    Raises PromptError naming the index of the message (from 0) and what is wrong with it.
+    As in OpenAI's form, the role may be `developer` (it becomes `system`) and the content a list
+    of parts of type "text" (they become lines). A key that is null or empty is as good as absent;
+    IGNORED and REFUSED say what becomes of the others.
+
+    Raises:
+        PromptError: names the message (from 0) and what is wrong with it.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise PromptError(f"messages: a list is needed, not {type(messages).__name__}")
     if not messages:
         raise PromptError("messages: the list is empty, so there is nothing to answer")
-    return [_validate_message(f"message {i}", message) for i, message in enumerate(messages)]
+    return [_message(f"message {i}", message) for i, message in enumerate(messages)]
 
 
-def _validate_message(where: str, message: object) -> Message:
+def _message(where: str, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise PromptError(f"{where}: an object is needed, not {type(message).__name__}")
     for key in ("role", "content"):
         if key not in message:
             raise PromptError(f"{where}: {key!r} is missing")
-    for key in message:
-        if key not in ("role", "content"):
-            raise PromptError(f"{where}: key {one_line(str(key), 40)!r} is not supported")
+    for key, value in message.items():
+        if key in ("role", "content", *IGNORED) or value is None or value in ("", [], {}):
+            continue
+        why = REFUSED.get(key, "not supported; leave it out")
+        raise PromptError(f"{where}: {one_line(str(key), 40)!r}: {why}")
     role, content = message["role"], message["content"]
+    role = "system" if role == "developer" else role
     if role not in ROLES:
         raise PromptError(
             f"{where}: role {one_line(str(role), 40)!r} is not known: use {', '.join(ROLES)}"
         )
+    if isinstance(content, (list, tuple)):
+        content = "\n".join(_text(f"{where}: part {i}", part) for i, part in enumerate(content))
     if not isinstance(content, str):
         raise PromptError(f"{where}: content must be a string, not {type(content).__name__}")
     _check_text(f"{where}: content", content)
     return Message(role=cast(Role, role), content=content)
+
+
+def _text(where: str, part: object) -> str:
+    """The text of one part of a content."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or not isinstance(kind, str):
+        raise PromptError(f'{where}: an object with "type" and "text" is needed')
+    if kind != "text":
+        named = json.dumps(one_line(kind, 40), ensure_ascii=False)
+        raise PromptError(f"{where}: type {named} is not supported; only text is")
+    for key, value in part.items():
+        if key not in ("type", "text", *_IGNORED_IN_PART) and value is not None:
+            raise PromptError(f"{where}: {one_line(str(key), 40)!r}: not supported; leave it out")
+    if not isinstance(part.get("text"), str):
+        raise PromptError(f"{where}: text must be a string")
+    return str(part["text"])
 
 
 def validate_prompt(text: str) -> str:

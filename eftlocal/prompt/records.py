@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.json_text import TextError, parse_json
 
 
 def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -50,9 +50,9 @@ def text_of(where: str, record: dict[str, Any]) -> str:
 
 def _object(where: str, line: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"{where}: not JSON ({error}); write one object a line") from None
+        record = parse_json(line)
+    except TextError as error:
+        raise PromptError(f"{where}: {error}; write one JSON object a line") from None
     if not isinstance(record, dict):
         raise PromptError(f'{where}: not an object; write {{"prompt": "..."}}')
     for key in record:

@@ -14,8 +14,7 @@ from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.prompt.messages import Message, validate_prompt
-from eftlocal.prompt.openai import conversation
+from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
 from eftlocal.prompt.worker import one_line
 from eftlocal.request.body import Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
@@ -108,8 +107,6 @@ def read_request(
 ) -> Request:
     """A request from a JSON object. Nothing of it is ignored but user, metadata and store.
 
-    Content in parts of type "text" is put on lines of its own; the role "developer" is "system".
-
     Args:
         raw: True where only a prompt may be given, that is text to go on with; False where only
             messages may be given; None leaves it to the object.
@@ -170,7 +167,7 @@ def _prompt(
     if given.messages is not None:
         if raw or given.raw:
             raise PromptError("messages: text to go on with is given as prompt")
-        return conversation(given.messages), False
+        return tuple(validate_messages(given.messages)), False
     if raw is False:
         raise PromptError("prompt: a conversation is given as messages")
     chosen = given.raw if raw is None else raw

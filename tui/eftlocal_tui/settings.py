@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.strict_table import StrictTable
 from eftlocal_tui.keys import check_keys
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FIRST = """\
 # Settings of `eftlocal chat`. Take the sign # away to set a value.
@@ -86,12 +81,12 @@ def read_settings(path: Path | None = None) -> Settings:
     if path is None and not file.is_file():
         return Settings()
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except TextError as error:
         raise UsageError(f"{file}: {error}") from error
     try:
         return Settings.model_validate(table)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from eftlocal.json_text import TextError, parse_json
 from eftlocal_tui.history.conversations import insert
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import (
@@ -141,14 +142,9 @@ def _turn(saved: SavedTurn) -> Turn:
 
 def _checked(text: str, source: str) -> SavedFile:
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise HistoryError(
-            f"{source}: is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise HistoryError(f"{source}: {one_line(why, 200)}") from error
+        document = parse_json(text)
+    except TextError as error:
+        raise HistoryError(f"{source}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise HistoryError(f'{source}: is not an export of eftlocal: no "format": "{FORMAT}"')
     if document.get("version") != VERSION:
@@ -192,16 +188,3 @@ def _place(location: tuple[int | str, ...]) -> str:
     """Where in the document: conversations[0].turns[3].role."""
     steps = (f"[{s}]" if isinstance(s, int) else "." + one_line(s, 60) for s in location)
     return "".join(steps).lstrip(".")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {one_line(twice, 60)!r} stands twice in one object")
-    return table
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
