@@ -34,6 +34,7 @@ from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt
 from eftlocal.request.reading import Request, RequestDefaults
+from eftlocal.terminal_text import one_line
 
 DEFAULTS = RequestDefaults(model="demo")
 
@@ -277,7 +278,7 @@ def outcome(data: bytes, number: int) -> Line | BadLine:
         return read_line(number, data, DEFAULTS)
     except BadLine as error:
         assert error.number == number
-        assert str(error).isprintable()
+        assert one_line(str(error), 10_000) == str(error)
         assert len(str(error)) < 600
         error.row_id.encode()
         return error

@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
 from eftlocal.cli.asking import read_prompt
-from eftlocal.cli.screen import printable
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
@@ -190,12 +189,6 @@ def test_a_closed_pipe_is_no_crash(files: list[str]) -> None:
     errors = child.stderr.read().decode()
     child.wait(timeout=60)
     assert "Traceback" not in errors
-
-
-def test_terminals_are_not_driven_by_model_text() -> None:
-    hostile = "a\x1b[31mb\x07\x9bc\u202ed\r\n\te"
-    assert printable(hostile, terminal=True) == "a�[31mb��c�d�\n\te"
-    assert printable(hostile, terminal=False) == hostile
 
 
 def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> None:

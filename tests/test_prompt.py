@@ -22,6 +22,7 @@ from eftlocal.prompt.render import (
     validate_messages,
 )
 from eftlocal.prompt.worker import TemplateWorker
+from eftlocal.terminal_text import one_line
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 ASK: Message = {"role": "user", "content": "What is 2+2?"}
@@ -177,7 +178,7 @@ FAULTS = {
     "{% if %}": r"is not valid \(line 1\)",
     "\n{{ messages[0].name.first }}": r"uses what is not there \(line 2\): .*'name'",
     "{{ raise_exception('System role\n\x1b[31m not supported') }}": (
-        r"refuses the conversation \(line 1\): System role \[31m not supported$"
+        r"refuses the conversation \(line 1\): System role �\[31m not supported$"
     ),
     "{{ 1 // 0 }}": "fails with ZeroDivisionError",
     "{{ 'a' + 1 }}": "fails with TypeError",
@@ -207,7 +208,7 @@ def test_a_bad_template_is_one_line_that_names_the_fault(
         ChatTemplate(source, name="tuned's chat template", worker=worker).render([ASK])
     message = str(caught.value)
     assert message.startswith("tuned's chat template ")
-    assert message.isprintable()
+    assert one_line(message, 10_000) == message
     assert len(message) < 300
     assert ChatTemplate(CHATML, worker=worker).render([ASK]).startswith("<|im_start|>")
 

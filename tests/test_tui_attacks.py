@@ -12,7 +12,8 @@ from textual import events
 from textual.widgets import Markdown
 from tui_driver import Driver, asynchronous, driven
 
-from eftlocal_tui.text_safety import code_blocks, is_bomb, one_line, open_fence, pasted, safe
+from eftlocal.terminal_text import one_line, printable
+from eftlocal_tui.text_safety import code_blocks, is_bomb, open_fence, pasted
 from eftlocal_tui.widgets.streamed import Streamed
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b31m\x00\x08 \u202egnp.exe [bold]x[/bold] [/]"
@@ -156,7 +157,7 @@ async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path, after: str
 
 @given(st.text(max_size=200))
 def test_safe_text_drives_nothing(text: str) -> None:
-    shown = safe(text)
+    shown = printable(text)
     assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
     assert "\x7f" not in shown
     assert "\n" not in one_line(text)

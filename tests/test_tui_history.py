@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal import Recipe, Sampling
+from eftlocal.terminal_text import UNSAFE
 from eftlocal_tui.history import (
     Figures,
     History,
@@ -24,7 +25,7 @@ from eftlocal_tui.history import (
     data_folder,
     values_of,
 )
-from eftlocal_tui.history.text import loaded, one_line, stored
+from eftlocal_tui.history.text import excerpt, loaded, stored
 
 FIGURES = Figures(tokens=3, seconds=1.5, first_token=0.5, tokens_per_second=2.0, acceptance=0.25)
 
@@ -205,7 +206,7 @@ def test_titles_come_from_the_first_question_or_by_hand(history: History) -> Non
     chat = history.conversations.create().id
     question = history.turns.ask(chat, "\x1b[31mTell\u202e me\n\n about " + "glaciers " * 20)
     title = history.conversations.get(chat).title
-    assert title.startswith("[31mTell me about glaciers") and title.endswith("glaciers…")
+    assert title.startswith("�[31mTell� me about glaciers") and title.endswith("glaciers…")
     assert len(title) <= 60
     history.turns.edit(question.id, "another")
     assert history.conversations.get(chat).title == title
@@ -287,10 +288,10 @@ def test_any_string_is_stored_as_text_and_comes_back(text: str) -> None:
 
 @given(texts, st.integers(4, 50))
 def test_a_line_is_short_and_printable(text: str, limit: int) -> None:
-    line = one_line(text, limit)
+    line = excerpt(text, limit)
     assert len(line) <= limit
-    assert all(c.isprintable() or c in "\u200c\u200d" for c in line)
-    assert one_line(line, limit) == line
+    assert not UNSAFE.search(line) and "\n" not in line
+    assert excerpt(line, limit) == line
 
 
 def test_hostile_texts_survive(history: History) -> None:
@@ -301,7 +302,7 @@ def test_hostile_texts_survive(history: History) -> None:
     expected = [text.replace("\ud83d\ude00", "😀") for text in texts for _ in "qa"]
     assert [turn.text for turn in history.turns.path(chat.id)] == expected
     assert history.conversations.get(chat.id).system == texts[0]
-    assert history.conversations.get(chat.id).title == "a b c"
+    assert history.conversations.get(chat.id).title == "a�b�c�"
     assert [hit.turn for hit in history.search("b\x10c\ud800")] == [2]
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, parse_json
-from eftlocal.prompt.worker import one_line
 from eftlocal.request.body import FIELDS, SETTINGS, UNSUPPORTED, broken_text, shown, unknown
 from eftlocal.request.reading import Request, RequestDefaults, read_request
+from eftlocal.terminal_text import one_line
 
 MAX_ID = 512  # characters of a custom_id
 

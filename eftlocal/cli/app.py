@@ -19,20 +19,36 @@ from eftlocal.cli.eval import evaluate
 from eftlocal.cli.inspect import inspect
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
+from eftlocal.cli.screen import tell
 from eftlocal.cli.streams import prepare_streams
 from eftlocal.cli.sweep import sweep
 from eftlocal.errors import EftlocalError, InterruptedRunError
 
 
 class _OneLineErrors(TyperGroup):
+    """Whatever ends a verb is one line on stderr and an exit code; wrong options too."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        more["standalone_mode"] = False  # or typer would print what goes wrong in its own way
+        try:
+            code = super().main(*args, **more)
+        except typer.TyperException as error:
+            code = error.exit_code
+            if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
+                tell(f"eftlocal: {_of_usage(error)}")
+        except typer.Abort:  # a question answered with no, or not at all
+            tell("eftlocal: aborted; nothing was done")
+            code = EftlocalError.exit_code
+        sys.exit(code)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except EftlocalError as error:
-            typer.echo(f"eftlocal: {error}", err=True)
+            tell(f"eftlocal: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("eftlocal: stopped", err=True)
+            tell("eftlocal: stopped")
             raise typer.Exit(InterruptedRunError.exit_code) from None
         except OSError as error:  # of the machine: a full disk, a file that may not be read
             if error.errno == errno.EPIPE:
@@ -40,8 +56,15 @@ class _OneLineErrors(TyperGroup):
             with suppress(OSError):
                 sys.stdout.close()  # at exit it would fail once more
             where = "output" if error.filename is None else error.filename
-            typer.echo(f"eftlocal: {where}: {error.strerror or error}", err=True)
+            tell(f"eftlocal: {where}: {error.strerror or error}")
             raise typer.Exit(EftlocalError.exit_code) from None
+
+
+def _of_usage(error: typer.TyperException) -> str:
+    """What is wrong with an option or argument, and whose help says more."""
+    context = getattr(error, "ctx", None)
+    words = error.format_message().strip().rstrip(".").replace("Value error, ", "")
+    return f"{words}; see `{context.command_path} --help`" if context else words
 
 
 app = typer.Typer(

@@ -23,6 +23,8 @@ from rich.progress import (
 )
 
 from eftlocal import hub
+from eftlocal.cli.screen import Screen
+from eftlocal.terminal_text import one_line
 
 A_MOMENT = 0.5  # seconds of loading that pass without a bar
 
@@ -30,7 +32,7 @@ A_MOMENT = 0.5  # seconds of loading that pass without a bar
 @contextmanager
 def download_bars() -> Iterator[hub.Progress]:
     """One bar a file, left on the screen when it is done; nothing where no byte comes."""
-    bars = _downloads(Console(stderr=True))
+    bars = _downloads(Screen(stderr=True))
     report = _on_download(bars)
     with ExitStack() as screen:
 
@@ -61,7 +63,7 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
     if not sys.stderr.isatty():
         yield LoadingProgress()
         return
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     downloads = _downloads(console)
     weights, measuring = _shares("loading", console), _shares("measuring", console)
     # stdout carries the answer, and may go to a file: nothing of it is drawn above the bars.
@@ -124,7 +126,7 @@ def _on_download(bars: Progress) -> hub.Progress:
 
     def progress(file: str, done: int, total: int, /) -> None:
         if file not in tasks:  # what is resumed does not count towards the speed
-            tasks[file] = bars.add_task(Path(file).name, total=total, completed=done)
+            tasks[file] = bars.add_task(one_line(Path(file).name), total=total, completed=done)
         bars.update(tasks[file], total=total, completed=done)
 
     return progress
@@ -135,7 +137,7 @@ def _on_share(bars: Progress) -> Callable[[str, float], None]:
 
     def progress(role: str, share: float) -> None:
         if role not in tasks:
-            tasks[role] = bars.add_task(role, total=1.0)
+            tasks[role] = bars.add_task(one_line(role), total=1.0)
         bars.update(tasks[role], completed=share)
 
     return progress

@@ -10,6 +10,7 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.files import check_writable, write_text
+from eftlocal.cli.screen import Screen
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
@@ -53,7 +54,6 @@ def bench(
 
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from eftlocal.benchmark.machine import machine
@@ -93,7 +93,7 @@ def bench(
         device_before = device_used()
         emulator = sources.load(force=force, progress=bars.weights)
         emulator.measure(bars.measuring)
-    errors = Console(stderr=True)
+    errors = Screen(stderr=True)
     with (
         emulator,
         Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress,
@@ -116,8 +116,6 @@ def bench(
 
 
 def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> None:
-    from rich.console import Console
-
     from eftlocal.benchmark.plot import plot
     from eftlocal.benchmark.report import as_tables, notes
     from eftlocal.evaluate.report import as_json
@@ -129,7 +127,7 @@ def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> N
         return
     if file:
         write_text(file, as_json(report) + "\n")
-    console = Console()
+    console = Screen()
     for title, table in as_tables(report):
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)

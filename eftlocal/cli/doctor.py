@@ -5,7 +5,6 @@ llama.cpp is asked in a child process only, so that a broken build cannot end th
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from importlib import metadata
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eftlocal.cli.screen import Screen, print_json
 from eftlocal.errors import EngineError
 from eftlocal.selftest import SelfTestResult, read_build_facts, run_in_child
 
@@ -41,9 +40,9 @@ def doctor(
     result = run_in_child()
     report = collect(result)
     if json_:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report, indent=2)
     else:
-        Console().print(as_table(report))
+        Screen().print(as_table(report))
     if not result.ok:
         raise typer.Exit(EngineError.exit_code)
 

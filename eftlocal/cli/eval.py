@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
+from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
         raise UsageError(f"unknown evaluation {name!r}{hint}: {', '.join(KNOWN)}")
     if picture:
         check_plot(picture)
-    errors = Console(stderr=True)
+    errors = Screen(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
 
         def started(stage: str, total: int) -> Advance:
@@ -70,7 +70,7 @@ def evaluate(
     if json_:
         typer.echo(as_json(figures))
         return
-    console = Console()
+    console = Screen()
     for title, table in as_tables(figures):
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)

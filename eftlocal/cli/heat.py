@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from eftlocal.cli.screen import printable
 from eftlocal.influence.inspection import Inspection
 from eftlocal.influence.measures import Measure
+from eftlocal.terminal_text import printable
 
 LEVELS = (0.1, 0.3, 0.6)  # a token is at the last level that its measure reaches
 # Ink is given with the paper, so that both are readable on dark and light terminals.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.screen import Screen, tell
 from eftlocal.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def inspect(
 
     with emulator:
         for note in emulator.notes(chosen):
-            typer.secho(f"note: {note}", err=True)
+            tell(f"note: {note}")
         if prompts is None:
             seen = see(asked[0])
             print_one(seen, measure, top=top, plain=plain, as_json=json_, html=html)
@@ -189,10 +190,9 @@ def _exclude(what: str, *, why: str = "leave one out", **options: Any) -> None:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[], object]]:
     """A bar on stderr; gives what advances it."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    errors = Console(stderr=True)
+    errors = Screen(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
         bar = bars.add_task("inspecting", total=total)
         yield lambda: bars.advance(bar)

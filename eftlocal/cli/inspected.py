@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-from rich.console import Console
-
 from eftlocal.cli.files import write_text
 from eftlocal.cli.heat import heat, legend
+from eftlocal.cli.screen import Screen, print_json
 from eftlocal.influence import Inspection
 from eftlocal.influence.measures import measure_of, measures_of
 from eftlocal.influence.page import page
@@ -40,9 +37,9 @@ def print_one(
     if html is not None:
         write_text(html, page(seen, chosen.name))
     if as_json:
-        typer.echo(json.dumps(as_data(seen), ensure_ascii=False, allow_nan=False))
+        print_json(as_data(seen))
         return
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     if plain:
         console.print(token_table(seen, chosen, seen.tokens))
     else:
@@ -70,9 +67,9 @@ def print_survey(
     if picture is not None:
         plot_survey(figures, picture)
     if as_json:
-        typer.echo(json.dumps(survey_data(figures), ensure_ascii=False, allow_nan=False))
+        print_json(survey_data(figures))
         return
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     for title, table in survey_tables(figures, top):
         console.print(title, style="bold", markup=False)
         console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -13,7 +12,9 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.asking import read_prompt
+from eftlocal.cli.screen import Screen, of_answer, print_json, tell
 from eftlocal.errors import UsageError
+from eftlocal.terminal_text import printable
 
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator, Recipe, Sampling
@@ -102,7 +103,7 @@ def run(
             emulator.measure(bars.measuring)
     with emulator:
         for note in emulator.notes(chosen):
-            typer.secho(f"note: {note}", err=True)
+            tell(f"note: {note}")
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
@@ -123,18 +124,17 @@ def run(
         else:
             finished = _stream(emulator, asked, call)
         if not quiet and not json_:
-            typer.secho(_figures(finished), err=True, dim=True)
+            tell(_figures(finished), dim=True)
             if stats:
-                typer.secho(_draft_figures(finished.speculation), err=True, dim=True)
+                for line in _draft_figures(finished.speculation):
+                    tell(line, dim=True)
 
 
 def _stream(emulator: Emulator, asked: Any, call: dict[str, Any]) -> Answer:
-    from eftlocal.cli.screen import printable
-
     stream = emulator.stream(asked, **call)
     try:
         for step in stream:
-            typer.echo(printable(step.text), nl=False)
+            typer.echo(of_answer(step.text), nl=False)
             sys.stdout.flush()
     finally:
         stream.close()
@@ -161,17 +161,14 @@ def _answers(
 
 
 def _print_beside(answers: dict[str, Answer]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from eftlocal.cli.screen import printable
 
     table = Table(show_lines=False, pad_edge=False)
     for name in answers:
         table.add_column(name, ratio=1, overflow="fold")
     table.add_row(*(Text(printable(answer.text).strip()) for answer in answers.values()))
-    Console().print(table)
+    Screen().print(table)
 
 
 def _print_json(
@@ -207,7 +204,7 @@ def _print_json(
         "sampling": {**settings, "seed": answers[first].seed},
         "alone": {role: record(answers[role]) for role in others},
     }
-    typer.echo(json.dumps(result, ensure_ascii=False))
+    print_json(result)
 
 
 def _figures(answer: Answer) -> str:
@@ -226,7 +223,7 @@ def _figures(answer: Answer) -> str:
     )
 
 
-def _draft_figures(totals: Totals) -> str:
+def _draft_figures(totals: Totals) -> list[str]:
     parts = {
         "prompt": totals.prompt_seconds,
         "draft": totals.draft_seconds,
@@ -247,14 +244,14 @@ def _draft_figures(totals: Totals) -> str:
             f"{totals.accepted_length:.2f} of {totals.drafted_length:.2f} tokens a draft",
             f"accepted by position: {by_position}",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 class _ToStderr(logging.Handler):
     """Writes to what stderr is at that moment: while bars are drawn, to the lines above them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{self.format(record)}\n")
+        tell(self.format(record))
 
 
 def _show_engine_log() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from eftlocal.terminal_text import shown_json
+
 SMALL, EMULATION, LARGE = "small tuned", "emulation", "large tuned"
 
 
 def as_json(figures: dict[str, Any]) -> str:
     """The figures; NaN and infinity, which JSON does not have, as null."""
-    return json.dumps(_finite(figures), indent=2, ensure_ascii=False, allow_nan=False)
+    return shown_json(_finite(figures), indent=2)
 
 
 def as_tables(figures: dict[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -7,9 +7,7 @@ at a time writes. Rows are never held: whoever opens the file is given them one 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,11 +31,10 @@ from eftlocal.journal.manifest import (
 )
 from eftlocal.journal.places import cannot_write, check_place, replacing
 from eftlocal.json_text import parse_json
+from eftlocal.terminal_text import shown_json
 
 Row = Mapping[str, Any]
 
-# JSON lets them stand as they are; but some drive a terminal, and some end a line for a reader.
-_UNSHOWN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -223,9 +220,7 @@ def as_line(row: Row) -> bytes:
     Raises:
         ValueError: it holds NaN or an infinity.
     """
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair: \udxxx is JSON too
+    return shown_json(row, separators=(",", ":")).encode()
 
 
 def locked(real: Path, in_use: str) -> FileLock:

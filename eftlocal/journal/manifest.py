@@ -20,7 +20,7 @@ from eftlocal.hub.disk import beside, hash_rest
 from eftlocal.journal.places import replacing
 from eftlocal.json_text import parse_json
 from eftlocal.loading.roles import RoleSource
-from eftlocal.prompt.worker import one_line
+from eftlocal.terminal_text import one_line
 
 Manifest = dict[str, str]
 

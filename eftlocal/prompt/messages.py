@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, cast
 
 from eftlocal.errors import PromptError
-from eftlocal.prompt.worker import one_line
+from eftlocal.terminal_text import one_line
 
 Role = Literal["system", "user", "assistant"]
 ROLES = ("system", "user", "assistant")

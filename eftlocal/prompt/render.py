@@ -14,7 +14,8 @@ from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.prompt.messages import Message, plain_text, validate_messages
-from eftlocal.prompt.worker import TemplateWorker, one_line
+from eftlocal.prompt.worker import TemplateWorker
+from eftlocal.terminal_text import one_line
 
 FORMATS = ("chat", "same", "plain")
 # Variables of a template that are ours to set; `tools` and `documents` exist as None because

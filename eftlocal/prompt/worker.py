@@ -11,6 +11,7 @@ from typing import Any
 
 from eftlocal.child.process import ChildDiedError, ChildProcess
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.terminal_text import one_line
 
 MIB = 1 << 20
 _WORDS = {
@@ -20,13 +21,6 @@ _WORDS = {
     "refused": "refuses the conversation",
     "recursion": "recurses without end",
 }
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """`text` from an untrusted file made fit for a message: one line, printable, bounded."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 4 * limit])
-    line = " ".join(line.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 class TemplateWorker:

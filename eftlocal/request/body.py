@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.errors import UsageError
-from eftlocal.prompt.worker import one_line
 from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.terminal_text import one_line
 
 MAX_STOPS, MAX_STOP = 64, 1000  # strings, and characters of each
 _MOST = 100.0  # logits and temperatures beyond lose their meaning in float32

@@ -15,10 +15,10 @@ from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
-from eftlocal.prompt.worker import one_line
 from eftlocal.request.body import Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation
+from eftlocal.terminal_text import one_line
 
 _LONGEST = 400  # characters of a message
 

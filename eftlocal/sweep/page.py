@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from eftlocal.sweep.journal import Record
 from eftlocal.sweep.prompts import Item
 from eftlocal.sweep.report import cell, constants
 from eftlocal.sweep.summary import PointSummary
+from eftlocal.terminal_text import printable
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -25,7 +25,6 @@ _REASONS = {
     "context": "cut: the context is full",
     "repetition": "cut: it went round in circles",
 }
-_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # disguise what is shown
 
 
 def check_page(path: Path) -> None:
@@ -63,7 +62,7 @@ def render(
 ) -> str:
     """The page's source."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["visible"] = visible
+    environment.filters["visible"] = printable
     dials = varied([s.point for s in summaries])
     columns = [
         {
@@ -93,16 +92,6 @@ def render(
             )
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         summary=constants(summaries), columns=columns, rows=rows
-    )
-
-
-def visible(text: str) -> str:
-    """The text with a mark for each control character, which a page cannot or should not hold."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in _OVERRIDES
-        else c
-        for c in text
     )
 
 

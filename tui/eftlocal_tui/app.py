@@ -15,6 +15,7 @@ from textual.screen import Screen
 
 from eftlocal.errors import EftlocalError
 from eftlocal.presets.reading import load_presets
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.history import Conversation
 from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.remembered import read_remembered, remember
@@ -22,7 +23,7 @@ from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.help import HelpScreen
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import one_line, pasted
+from eftlocal_tui.text_safety import pasted
 from eftlocal_tui.told import tell
 
 _DARK, _LIGHT = "textual-dark", "textual-light"

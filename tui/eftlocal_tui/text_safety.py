@@ -7,7 +7,7 @@ import re
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from eftlocal.cli.screen import printable
+from eftlocal.terminal_text import one_line, printable
 
 _LONGEST = 60_000  # characters that are laid out as Markdown
 _MOST_LINES = 2_000
@@ -15,20 +15,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _DEEPEST = 24  # markers of quotes and lists at the beginning of one line
 
 
-def safe(text: str) -> str:
-    """The text without what would drive a terminal, whatever the terminal is."""
-    return encodable(printable(text.replace("\r\n", "\n"), terminal=True))
-
-
 def encodable(text: str) -> str:
     """The text with U+FFFD for halves of surrogate pairs, which a file to import may hold."""
     return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def one_line(text: str, width: int = 200) -> str:
-    """The text as one safe line, cut to so many characters."""
-    line = " ".join(safe(text).split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def fitted(text: str, cells: int) -> str:
@@ -40,7 +29,7 @@ def fitted(text: str, cells: int) -> str:
 
 def pasted(text: str) -> str:
     """What a person pasted: line ends of any system become one kind."""
-    return safe(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def is_bomb(text: str) -> bool:

@@ -10,7 +10,7 @@ from textual.app import App
 from textual.screen import Screen
 
 from eftlocal.errors import EftlocalError
-from eftlocal_tui.text_safety import one_line
+from eftlocal.terminal_text import one_line
 
 _SECONDS = 8.0  # that a failure stays to be read
 

@@ -13,6 +13,7 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.batch import options as own
 from eftlocal.cli.batch.exit_codes import code_of
+from eftlocal.cli.screen import tell
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def batch(
                     "leave them out with --skip-invalid"
                 )
         if dry_run:
-            typer.echo(_plan(ready), err=True)
+            tell(_plan(ready))
             return
         with working("comparing with what is done", quiet=quiet):
             rows = resources.enter_context(ready.open_output())
@@ -157,9 +158,9 @@ def batch(
         if left:
             _run(ready, rows, telling, left)
         if not quiet:
-            typer.echo(telling.figures() if left else "nothing left to do", err=True)
+            tell(telling.figures() if left else "nothing left to do")
         if rows.failed:
-            typer.echo(f"eftlocal: {_failures(ready, rows)}", err=True)
+            tell(f"eftlocal: {_failures(ready, rows)}")
             raise typer.Exit(code_of(rows.failed))
 
 
@@ -176,7 +177,7 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
                 emulator = ready.load(progress=bars.weights)
                 emulator.measure(bars.measuring)
             for note in emulator.notes():
-                typer.secho(f"note: {note}", err=True)
+                tell(f"note: {note}")
             with emulator, telling.shown():
                 for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):
                     telling.on_row(answered)

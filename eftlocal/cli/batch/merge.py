@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from eftlocal.cli.screen import tell
+
 
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="A new file for all rows.")],
@@ -19,10 +21,9 @@ def merge(
 
     merged = merge_shards(out, shards)
     failed = f", {merged.failed} of them errors" if merged.failed else ""
-    typer.echo(f"{out}: {merged.rows} rows{failed}", err=True)
+    tell(f"{out}: {merged.rows} rows{failed}")
     if merged.lines is not None and merged.rows < merged.lines:
-        typer.echo(
+        tell(
             f"note: the input has {merged.lines} lines: {merged.lines - merged.rows} have no row; "
-            "were the shards limited, or left unfinished?",
-            err=True,
+            "were the shards limited, or left unfinished?"
         )

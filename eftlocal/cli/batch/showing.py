@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
-import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from eftlocal.cli.screen import Screen, tell
 from eftlocal.errors import EftlocalError
 
 _TOLD = 20  # faults that are written out
@@ -26,7 +25,7 @@ _EVERY = 30.0  # seconds between lines of progress where there is no terminal
 @contextmanager
 def working(what: str, *, quiet: bool) -> Iterator[None]:
     """Says on a terminal what takes long, as long as it does."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with console.status(what) if console.is_terminal and not quiet else nullcontext():
         yield
 
@@ -35,10 +34,10 @@ def tell_faults(faults: Sequence[EftlocalError], *, all: bool) -> None:
     """Each fault on its line, up to 20 of them if not all."""
     told = faults if all else faults[:_TOLD]
     for fault in told:
-        typer.echo(f"eftlocal: {fault}", err=True)
+        tell(f"eftlocal: {fault}")
     if len(faults) > len(told):
         more = len(faults) - len(told)
-        typer.echo(f"eftlocal: and {more} more; --dry-run tells them all", err=True)
+        tell(f"eftlocal: and {more} more; --dry-run tells them all")
 
 
 def counted(count: int, what: str) -> str:
@@ -58,7 +57,7 @@ class Telling:
         self._total = total
         self._quiet = quiet
         self._began = self._told = time.monotonic()
-        console = Console(stderr=True)
+        console = Screen(stderr=True)
         self._draws = bar and console.is_terminal and not quiet
         self._bars = Progress(
             TextColumn("answering"),
@@ -104,7 +103,7 @@ class Telling:
             self._told = now
             left = (self._total - self.rows) * self.seconds / max(1, self.rows)
             eta = f", about {_duration(left)} left" if self.rows else ""
-            typer.echo(f"{self.rows} of {self._total} rows, {self._rate()}{eta}", err=True)
+            tell(f"{self.rows} of {self._total} rows, {self._rate()}{eta}")
 
     def _rate(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""

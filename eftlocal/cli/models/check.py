@@ -15,14 +15,15 @@ from eftlocal.cli.models.output import (
     add_row,
     new_fact_sheet,
     new_table,
-    print_json,
     print_table,
     size_text,
 )
 from eftlocal.cli.models.pull import pull
+from eftlocal.cli.screen import print_json, say
 from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, UsageError
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
+from eftlocal.terminal_text import one_line
 
 if TYPE_CHECKING:
     from eftlocal.loading.prepare import Prepared
@@ -94,7 +95,7 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
             found["hub"] = str(error)
             failures.append(error)
     if json_:
-        print_json({"name": preset.name, "files": report, "complete": False})
+        print_json({"name": preset.name, "files": report, "complete": False}, indent=2)
     else:
         table = new_table("file", "name", "size", "here", "on the hub")
         for label, found in report.items():
@@ -177,7 +178,7 @@ def _report_vocabulary(
             "unusable": len(found.unusable) if found else None,
             "end_tokens": dict(found.end_tokens_declared) if found else None,
         }
-        print_json({"vocabulary": vocabulary, "memory": memory, "complete": True})
+        print_json({"vocabulary": vocabulary, "memory": memory, "complete": True}, indent=2)
         return
     table = new_fact_sheet()
     if found is not None:
@@ -187,7 +188,7 @@ def _report_vocabulary(
             add_row(table, role, what)
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         for line in lines:
-            add_row(table, title, line)
+            add_row(table, title, one_line(line, 500))
     print_table(table)
     if memory is None:
         return
@@ -197,8 +198,8 @@ def _report_vocabulary(
         on_devices = [hub.readable(need["devices"][name]) for name in devices]
         layers = str(need["gpu_layers"])
         add_row(needs, role, str(need["n_ctx"]), hub.readable(need["host"]), *on_devices, layers)
-    typer.echo()
+    say("")
     print_table(needs)
     free = "unknown" if memory["host_free"] is None else hub.readable(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
-    typer.echo(f"{hub.readable(memory['host_needed'])} needed, {free} free: {verdict}")
+    say(f"{hub.readable(memory['host_needed'])} needed, {free} free: {verdict}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from eftlocal.cli.models.files import here, states_of, total_size
 from eftlocal.cli.models.options import AsJson
 from eftlocal.cli.models.output import (
     add_row,
     new_table,
-    print_json,
     print_table,
     screen_width,
     size_text,
 )
+from eftlocal.cli.screen import print_json, say
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import Preset
 
@@ -25,7 +23,7 @@ def list_presets(json_: AsJson = False) -> None:
     """List the presets: what they are, their size, and which are on this machine."""
     presets = load_presets().values()
     if json_:
-        print_json([_as_json(preset) for preset in presets])
+        print_json([_as_json(preset) for preset in presets], indent=2)
         return
     table = new_table("name", "what it is", "size", "here", "licence")
     name, _, size, here_, licence = table.columns
@@ -44,7 +42,7 @@ def list_presets(json_: AsJson = False) -> None:
             preset.license + (" (gated)" if preset.gated else ""),
         )
     print_table(table)
-    typer.echo(f"\nYour own presets go into {user_path()}")
+    say(f"\nYour own presets go into {user_path()}")
 
 
 def _summary(preset: Preset) -> str:

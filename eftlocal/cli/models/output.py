@@ -1,17 +1,16 @@
-"""How `eftlocal models` writes: tables whose cells are never markup, JSON, sizes."""
+"""How `eftlocal models` writes: tables whose cells are never markup, sizes."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from eftlocal import hub
+from eftlocal.cli.screen import Screen
 
 
 def new_table(*columns: str) -> Table:
@@ -35,16 +34,12 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    Console().print(table)
+    Screen().print(table)
 
 
 def screen_width() -> int:
     """Characters on a line; 80 where nothing tells."""
-    return Console().width
-
-
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    return Screen().width
 
 
 def size_text(size: int | None) -> str:

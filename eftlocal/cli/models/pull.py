@@ -6,7 +6,8 @@ from eftlocal import hub
 from eftlocal.cli.bars import download_bars
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson, Name
-from eftlocal.cli.models.output import add_row, new_table, print_json, print_table, size_text
+from eftlocal.cli.models.output import add_row, new_table, print_table, size_text
+from eftlocal.cli.screen import print_json
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
 
@@ -17,7 +18,7 @@ def pull_preset(name: Name, json_: AsJson = False) -> None:
     pull(preset)
     states = states_of(preset)
     if json_:
-        print_json({"name": name, "files": {s.label: s.as_json() for s in states}})
+        print_json({"name": name, "files": {s.label: s.as_json() for s in states}}, indent=2)
         return
     table = new_table("file", "size", "path")
     for state in states:

@@ -9,10 +9,11 @@ import typer
 from eftlocal import hub
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson, Name
-from eftlocal.cli.models.output import print_json
+from eftlocal.cli.screen import print_json, say
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.presets.schema import Preset
+from eftlocal.terminal_text import printable
 
 
 def remove_preset(
@@ -35,17 +36,18 @@ def remove_preset(
             kept[str(ref)] = reason
     if not json_:
         for file, reason in kept.items():
-            typer.echo(f"kept {file}: {reason}")
+            say(f"kept {file}: {reason}")
     total = sum(hub.stored_bytes(ref) for ref in doomed)
     if doomed and not yes:
         listed = "\n".join(f"  {ref}" for ref in doomed)
         question = f"{listed}\nRemove these files, {hub.readable(total)}?"
-        typer.confirm(question, abort=True, err=True)
+        typer.confirm(printable(question), abort=True, err=True)
     freed = sum(hub.remove(ref) for ref in doomed)
     if json_:
-        print_json({"removed": [str(ref) for ref in doomed], "freed": freed, "kept": kept})
+        removed = [str(ref) for ref in doomed]
+        print_json({"removed": removed, "freed": freed, "kept": kept}, indent=2)
     else:
-        typer.echo(f"removed {len(doomed)} files, {hub.readable(freed)} freed")
+        say(f"removed {len(doomed)} files, {hub.readable(freed)} freed")
 
 
 def _why_keep(preset: Preset, ref: FileRef) -> str | None:

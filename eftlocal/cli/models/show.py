@@ -10,10 +10,10 @@ from eftlocal.cli.models.output import (
     add_row,
     new_fact_sheet,
     plain,
-    print_json,
     print_table,
     size_text,
 )
+from eftlocal.cli.screen import print_json
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
@@ -27,7 +27,7 @@ def show_preset(name: Name, json_: AsJson = False) -> None:
     preset = find(name)
     said = preset.model_dump(mode="json", by_alias=True, exclude_none=True)
     if json_:
-        print_json({**said, "files": {s.label: s.as_json() for s in states_of(preset)}})
+        print_json({**said, "files": {s.label: s.as_json() for s in states_of(preset)}}, indent=2)
         return
     sheet = new_fact_sheet()
     add_row(sheet, "preset", f"{preset.name}: {preset.title}" if preset.title else preset.name)

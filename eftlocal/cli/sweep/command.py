@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from eftlocal.cli import options as opt
+from eftlocal.cli.screen import tell
 from eftlocal.cli.sweep import options as own
 from eftlocal.errors import UsageError
 
@@ -156,7 +155,7 @@ def sweep(
                 if speculation.length is None:
                     emulator.measure(bars.measuring)
             for note in dict.fromkeys(n for p in points for n in emulator.notes(p.recipe)):
-                typer.secho(f"note: {note}", err=True)
+                tell(f"note: {note}")
             with emulator, progress(left, journal) as advance:
                 run_sweep(
                     emulator,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from eftlocal.cli.screen import Screen, say
 from eftlocal.errors import InterruptedRunError
 from eftlocal.evaluate.report import as_json
 from eftlocal.sweep.grid import Point
@@ -32,7 +32,7 @@ from eftlocal.sweep.summary import summarise
 @contextmanager
 def progress(left: int, journal: Journal) -> Iterator[Callable[[], object]]:
     """A bar on stderr; an interrupt says what is kept and how to go on."""
-    errors = Console(stderr=True)
+    errors = Screen(stderr=True)
     bars = Progress(
         TextColumn("answering"),
         BarColumn(),
@@ -64,9 +64,9 @@ def _lines(journal: Journal) -> int:
 
 def print_grid(points: tuple[Point, ...], prompts: int) -> None:
     lines = [f"{point.label()}  ({point.recipe})" for point in points]
-    typer.echo("\n".join(lines))
+    say("\n".join(lines))
     answers = len({point.key for point in points}) * prompts
-    typer.echo(f"{len(points)} points x {prompts} prompts: {answers} answers")
+    say(f"{len(points)} points x {prompts} prompts: {answers} answers")
 
 
 def write(
@@ -88,7 +88,7 @@ def write(
     if json_:
         typer.echo(as_json(as_data(summaries, identity, metrics)))
         return
-    console = Console()
+    console = Screen()
     console.print(constants(summaries), style="bold", markup=False, highlight=False)
     for table in as_tables(summaries, metrics, width=console.width):
         console.print(table)

@@ -10,10 +10,11 @@ import sqlite3
 import time
 from threading import RLock
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import Figures, Mark, Settings, State, Turn
-from eftlocal_tui.history.text import one_line, stored
+from eftlocal_tui.history.text import stored
 from eftlocal_tui.history.turn_rows import insert_turn, marks_json, next_visit, record_json
 from eftlocal_tui.history.turns import touch
 from eftlocal_tui.history.writers import Writers

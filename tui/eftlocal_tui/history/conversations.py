@@ -8,7 +8,7 @@ import time
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import Conversation
-from eftlocal_tui.history.text import loaded, one_line, stored
+from eftlocal_tui.history.text import excerpt, loaded, stored
 from eftlocal_tui.history.turn_rows import PIECES, insert_tree
 from eftlocal_tui.history.turns import TITLE_CHARS, Turns
 
@@ -58,10 +58,10 @@ class Conversations:
     def rename(self, conversation: int, title: str) -> Conversation:
         """Gives it a title by hand; an empty one goes back to the first question's words."""
         with self._db.transaction() as connection:
-            name = one_line(title, NAME_CHARS)
+            name = excerpt(title, NAME_CHARS)
             if not name:
                 question = connection.execute(_FIRST_QUESTION, (conversation,)).fetchone()
-                name = one_line(loaded(question[0]), TITLE_CHARS) if question else ""
+                name = excerpt(loaded(question[0]), TITLE_CHARS) if question else ""
             return self._set("title = ?", stored(name), conversation)
 
     def set_system(self, conversation: int, text: str) -> Conversation:
@@ -82,7 +82,7 @@ class Conversations:
         now = time.time()
         with self._db.transaction() as connection:
             old = self.get(conversation)
-            title = one_line(f"{old.title} (copy)", NAME_CHARS)
+            title = excerpt(f"{old.title} (copy)", NAME_CHARS)
             new = insert(connection, title, old.system, False, now, now)
             insert_tree(connection, new, self._turns.all(conversation))
             return self.get(new)
@@ -106,7 +106,7 @@ class Conversations:
             created=row["created"],
             updated=row["updated"],
             turns=row["turns"],
-            snippet=one_line(loaded(head), _SNIPPET_CHARS),
+            snippet=excerpt(loaded(head), _SNIPPET_CHARS),
             leaf=row["leaf"],
         )
 
@@ -122,5 +122,5 @@ def insert(
     """Writes an empty conversation and returns its id."""
     sql = """INSERT INTO conversation (title, system, archived, created, updated)
         VALUES (?, ?, ?, ?, ?)"""
-    values = (stored(one_line(title, NAME_CHARS)), stored(system), archived, created, updated)
+    values = (stored(excerpt(title, NAME_CHARS)), stored(system), archived, created, updated)
     return int(connection.execute(sql, values).lastrowid or 0)

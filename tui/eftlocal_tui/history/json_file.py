@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from eftlocal.json_text import TextError, parse_json
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.history.conversations import insert
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import (
@@ -26,7 +27,6 @@ from eftlocal_tui.history.records import (
     Turn,
 )
 from eftlocal_tui.history.store import History
-from eftlocal_tui.history.text import one_line
 from eftlocal_tui.history.turn_rows import insert_tree
 
 FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"

@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 
 from markdown_it import MarkdownIt
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.history.records import Mark, Turn
 from eftlocal_tui.history.store import History
-from eftlocal_tui.history.text import one_line
 
 _HEADINGS = {"user": "User", "assistant": "Assistant"}
 _TOP = 2  # level of the headings of turns; texts have only lower ones

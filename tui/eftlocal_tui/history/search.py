@@ -16,7 +16,7 @@ from eftlocal_tui.history.conversations import Conversations
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import Hit
-from eftlocal_tui.history.text import loaded, one_line, stored
+from eftlocal_tui.history.text import excerpt, loaded, stored
 
 LONGEST_QUERY = 200
 _TRIGRAM = 3
@@ -117,6 +117,6 @@ def _excerpt(text: str, words: Sequence[str]) -> tuple[str, tuple[tuple[int, int
     pattern = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))), re.I)
     first = pattern.search(text)
     begin = max(0, first.start() - _BEFORE) if first else 0
-    line = one_line(text[begin:], _EXCERPT)
+    line = excerpt(text[begin:], _EXCERPT)
     line = ("…" if begin else "") + line
     return line, tuple(found.span() for found in pattern.finditer(line))

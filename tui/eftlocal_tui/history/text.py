@@ -1,4 +1,4 @@
-"""Any Python string as valid UTF-8 without NUL, and back; and any text as one line to show.
+"""Any Python string as valid UTF-8 without NUL, and back; and its beginning to show.
 
 SQLite's functions end a text at a NUL, and UTF-8 has no lone surrogates. Both are written as
 U+0010 (data link escape) and four hexadecimal digits, and so is U+0010 itself: nothing is lost,
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 
+from eftlocal.terminal_text import one_line
+
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SPECIAL = re.compile("[\x00\x10\ud800-\udfff]")
 _ESCAPE = re.compile("\x10([0-9a-f]{4})")
-_JOINERS = "\u200c\u200d"  # not printable for Python, but emoji and several scripts need them
 
 
 def stored(text: str) -> str:
@@ -30,12 +31,10 @@ def loaded(text: str) -> str:
     return _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
 
 
-def one_line(text: str, limit: int) -> str:
-    """The beginning of a text as one line of printable characters, cut at a word if possible."""
-    head = text[: 4 * limit]
-    line = " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in head).split())
-    if len(line) <= limit:
+def excerpt(text: str, limit: int) -> str:
+    """The beginning of a text as one line for the screen, cut at a word if possible."""
+    line = one_line(text, limit)
+    if len(line) < limit or not line.endswith("…"):
         return line
-    cut = line[: limit - 1]
-    space = cut.rfind(" ", limit // 2)
-    return (cut[:space] if space > 0 else cut) + "…"
+    space = line.rfind(" ", limit // 2)
+    return f"{line[:space]}…" if space > 0 else line

@@ -15,7 +15,7 @@ from eftlocal.prompt.messages import Message
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError
 from eftlocal_tui.history.records import Turn
-from eftlocal_tui.history.text import loaded, one_line, stored
+from eftlocal_tui.history.text import excerpt, loaded, stored
 from eftlocal_tui.history.turn_rows import COLUMNS, insert_turn, next_visit, turn_of
 
 TITLE_CHARS = 60  # of a title made from the first question
@@ -75,7 +75,7 @@ class Turns:
             touch(connection, conversation, now)
             connection.execute(
                 "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
-                (stored(one_line(text, TITLE_CHARS)), conversation),
+                (stored(excerpt(text, TITLE_CHARS)), conversation),
             )
             return self.get(new)
 

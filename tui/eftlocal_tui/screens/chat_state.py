@@ -13,6 +13,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from eftlocal.errors import EftlocalError
+from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import tasks
@@ -22,7 +23,7 @@ from eftlocal_tui.history import Conversation, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
 from eftlocal_tui.leaving import until_left
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import fitted, one_line
+from eftlocal_tui.text_safety import fitted
 from eftlocal_tui.told import tell
 from eftlocal_tui.widgets.prompt import PromptArea
 from eftlocal_tui.widgets.transcript import Transcript

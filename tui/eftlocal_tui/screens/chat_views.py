@@ -9,6 +9,7 @@ from textual.widgets import Markdown
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Turn, export_file
@@ -16,7 +17,7 @@ from eftlocal_tui.kept_dials import restored
 from eftlocal_tui.screens.chat_asks import ChatAsks
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
-from eftlocal_tui.text_safety import code_blocks, encodable, one_line
+from eftlocal_tui.text_safety import code_blocks, encodable
 
 
 class ChatViews(ChatAsks):

@@ -15,6 +15,7 @@ from eftlocal.errors import EftlocalError
 from eftlocal.generation import FinishReason
 from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_name
 from eftlocal_tui.engine.comparing import Column, Compared, Figured, compare
 from eftlocal_tui.engine.protocol import Came, Live, Loaded
@@ -23,7 +24,6 @@ from eftlocal_tui.figures_text import reason_text, totals_line
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.leaving import leave, until_left
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import one_line
 from eftlocal_tui.widgets.streamed import Streamed
 
 _ALONE = ("tuned", "base")

@@ -7,9 +7,10 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Footer, Input, Label, TextArea
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.leaving import leave
-from eftlocal_tui.text_safety import one_line, pasted
+from eftlocal_tui.text_safety import pasted
 
 _CSS = """
 {0} {{ align: center middle; }}

@@ -10,11 +10,11 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import COMMANDS
 from eftlocal_tui.keys import bindings, display, of_place
 from eftlocal_tui.leaving import leave
 from eftlocal_tui.settings import settings_path
-from eftlocal_tui.text_safety import one_line
 
 _NAMES_FIT = 90  # columns
 

@@ -13,12 +13,13 @@ from textual.screen import Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.history import Conversation, Hit, export_file, free_name
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.leaving import leave
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import fitted, one_line
+from eftlocal_tui.text_safety import fitted
 from eftlocal_tui.told import told
 
 _PAGE = 100

@@ -12,6 +12,7 @@ from textual.widgets import Footer, Static
 
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import tasks
 from eftlocal_tui.engine.protocol import Moved, MovedToken
@@ -19,7 +20,6 @@ from eftlocal_tui.engine.worker import StoppedError, Task
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.leaving import leave, until_left
 from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import one_line
 from eftlocal_tui.widgets.token_text import LEGEND, TokenText
 
 _WON = {

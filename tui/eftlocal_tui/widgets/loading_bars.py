@@ -6,9 +6,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Label, ProgressBar
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine.protocol import Progress
 from eftlocal_tui.figures_text import size
-from eftlocal_tui.text_safety import one_line
 
 _VERBS = {"download": "Downloading", "weights": "Loading", "measuring": "Measuring"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.widgets import Static
 
-from eftlocal_tui.text_safety import one_line
+from eftlocal.terminal_text import one_line
 
 
 class MarkLine(Static):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.widgets import Static
 
-from eftlocal_tui.text_safety import safe
+from eftlocal.terminal_text import printable
 
 
 class Note(Static):
@@ -17,7 +17,7 @@ class Note(Static):
     """
 
     def __init__(self, text: str, *, error: bool = False) -> None:
-        said = safe(text)
+        said = printable(text)
         super().__init__(f"Error: {said}" if error else said, markup=False)
         self.set_class(error, "-error")
         self.said = said

@@ -8,7 +8,8 @@ from textual.widgets import Markdown, Static
 from textual.widgets._markdown import MarkdownTable  # it has no public name
 from textual.widgets.markdown import MarkdownBlock, MarkdownStream
 
-from eftlocal_tui.text_safety import is_bomb, parser, safe
+from eftlocal.terminal_text import printable
+from eftlocal_tui.text_safety import is_bomb, parser
 
 
 class _Table(MarkdownTable):
@@ -48,13 +49,13 @@ class Streamed(Vertical):
     def __init__(self, text: str = "", *, fence: str = "") -> None:
         super().__init__()
         self.raw = text
-        self._fence = f"{safe(fence)}\n" if fence else ""
+        self._fence = f"{printable(fence)}\n" if fence else ""
         self._plain = is_bomb(text)
         self._stream: MarkdownStream | None = None
 
     @property
     def _shown(self) -> str:
-        return self._fence + safe(self.raw)
+        return self._fence + printable(self.raw)
 
     def compose(self) -> ComposeResult:
         if self._plain:
@@ -71,7 +72,7 @@ class Streamed(Vertical):
         else:
             if self._stream is None:
                 self._stream = Markdown.get_stream(self.query_one(Markdown))
-            await self._stream.write(safe(text))
+            await self._stream.write(printable(text))
 
     async def finish(self) -> None:
         """Lays the whole text out once more: what streamed in pieces may have lost a fence."""

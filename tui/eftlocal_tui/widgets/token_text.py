@@ -15,8 +15,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from eftlocal.cli.heat import LEVELS, level
+from eftlocal.terminal_text import printable
 from eftlocal_tui.engine.protocol import MovedToken
-from eftlocal_tui.text_safety import safe
 
 # Ink is given with the paper, so that both are readable on dark and light themes.
 _STYLES = (
@@ -117,7 +117,7 @@ class TokenText(ScrollView, can_focus=True):
         used = 0
         for index, token in enumerate(self._shown):
             before, after = _MARKS[level(token.moved)]
-            shown = safe(token.text).replace("\t", "    ").replace("\n", "↵")
+            shown = printable(token.text).replace("\t", "    ").replace("\n", "↵")
             text = f"{before}{shown}{after}"
             cells = Text(text).cell_len
             if used and used + cells > width:

@@ -8,10 +8,11 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Static
 
+from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.figures_text import reason_text, totals_line
 from eftlocal_tui.history import Turn
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text_safety import code_blocks, one_line, open_fence, safe
+from eftlocal_tui.text_safety import code_blocks, open_fence
 from eftlocal_tui.widgets.mark import MarkLine
 from eftlocal_tui.widgets.streamed import Streamed
 
@@ -101,7 +102,7 @@ class QuestionView(TurnView):
 
     def __init__(self, turn: Turn) -> None:
         super().__init__(turn)
-        self._shown = safe(turn.text)
+        self._shown = printable(turn.text)
         lines = self._shown.split("\n")
         self._short = "\n".join(lines[:_FOLDED_LINES])[:_FOLDED_CHARACTERS]
         self._folded = len(self._short) < len(self._shown)
@@ -169,7 +170,7 @@ class AnswerView(TurnView):
         if turn.figures is not None:
             seed = turn.settings.seed if turn.settings else None
             parts.append(totals_line(turn.figures, seed))
-        return safe(" · ".join(part for part in parts if part))
+        return printable(" · ".join(part for part in parts if part))
 
     async def append(self, text: str) -> None:
         self._text += text
