@@ -85,6 +85,7 @@ class ChildProcess:
         self._watchdog = Watchdog()
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
+        self._said = 0  # bytes of them, before the last request
         self._answer_due = False
 
     @property
@@ -173,6 +174,7 @@ class ChildProcess:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         self._answer_due = True
+        self._said = os.fstat(self._words.fileno()).st_size if self._words else 0
         # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
         self._watchdog.watch(process, seconds)
         unsent = memoryview(request)
@@ -208,7 +210,7 @@ class ChildProcess:
     def _last_words(self) -> str:
         if self._words is None:
             return ""
-        self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - _LAST_WORDS))
+        self._words.seek(max(self._said, self._words.seek(0, os.SEEK_END) - _LAST_WORDS))
         return self._words.read().decode("utf-8", "replace").strip()
 
     def _discard(self) -> None:

@@ -48,6 +48,12 @@ class Header:
     tensors: tuple[TensorInfo, ...]
     n_vocab: int  # tokens in the vocabulary, 0 if the file has none
     shards: tuple[Path, ...] = ()
+    header_bytes: tuple[int, ...] = ()  # length of each file's header: metadata and tensor infos
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the model."""
+        return self.shards or (self.path,)
 
     @property
     def architecture(self) -> str:
@@ -223,7 +229,10 @@ def read_header(path: str | Path, *, arrays: bool = True) -> Header:
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise ModelFileError(f"{path}: its parts hold the same tensor twice: {AGAIN}")
     size = sum(part.file_size for part in parts)
-    return Header(path, size, first.version, first.metadata, tensors, first.n_vocab, shards)
+    lengths = tuple(part.header_bytes for part in parts)
+    return Header(
+        path, size, first.version, first.metadata, tensors, first.n_vocab, shards, lengths
+    )
 
 
 def _shards(path: Path, count: Any) -> tuple[Path, ...]:

@@ -48,6 +48,7 @@ class FileHeader:
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
     n_vocab: int
+    header_bytes: int
 
 
 def parse_file(path: Path, *, arrays: bool) -> FileHeader:
@@ -121,7 +122,7 @@ def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
         cursor.fail("its vocabulary is not an array of strings, or its size is impossible")
     if not arrays:
         metadata = {key: value for key, value in metadata.items() if not _is_long(value)}
-    return FileHeader(size, version, MappingProxyType(metadata), tensors, n_vocab)
+    return FileHeader(size, version, MappingProxyType(metadata), tensors, n_vocab, cursor.at)
 
 
 def _is_long(value: Any) -> bool:

@@ -8,6 +8,7 @@ the rows asked for.
 from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
+    build,
     default_threads,
     devices,
     repacked_types,
@@ -15,7 +16,7 @@ from eftlocal.llama.engine import (
     supports_rpc,
     system_info,
 )
-from eftlocal.llama.grammar import Grammar
+from eftlocal.llama.grammar import Grammar, ask_every_token
 from eftlocal.llama.guide import Guide
 from eftlocal.llama.model import Model
 
@@ -27,6 +28,8 @@ __all__ = [
     "Guide",
     "Model",
     "Span",
+    "ask_every_token",
+    "build",
     "default_threads",
     "devices",
     "repacked_types",

@@ -116,6 +116,12 @@ def system_info() -> str:
     return (llama_cpp.llama_print_system_info() or b"").decode("utf-8", "replace").strip()
 
 
+def build() -> str:
+    """Versions of llama.cpp and its Python package, and how it was compiled: one line."""
+    version = llama_cpp.llama_version().decode("utf-8", "replace")
+    return f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {version}, {system_info()}"
+
+
 def repacked_types() -> frozenset[str]:
     """Names of the tensor types that this build, on the CPU, copies into a layout of its own.
 

@@ -170,6 +170,15 @@ class Grammar(Closing):
         return following
 
 
+def ask_every_token(model: Model) -> None:
+    """Lets a grammar look at the text of every token of a model, and does nothing with it."""
+    sampler = compile_gbnf(model, "root ::= [^\\x00]*", "root")
+    try:
+        _possible(sampler, np.arange(model.vocab_size, dtype=np.int32))
+    finally:
+        llama_cpp.llama_sampler_free(sampler)
+
+
 def _possible(sampler: Any, ids: Ids) -> Mask:
     """Which of the ids the sampler lets through."""
     data = np.zeros(len(ids), dtype=_CANDIDATE)

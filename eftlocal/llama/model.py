@@ -26,6 +26,8 @@ class Model(Closing):
         tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
         mapped: map the file into memory; False reads it, which keeps a model whose weights are
             repacked from standing in memory twice.
+        host_only: use no other device than the CPU, not even for large batches.
+        repacked: let the CPU copy weights into a layout that it computes faster with.
         vocab_only: load the tokenizer without the weights; n_ctx_train and n_layers are then 0.
         progress: called with the share loaded, 0.0 to 1.0; what it raises ends the load.
 
@@ -40,6 +42,8 @@ class Model(Closing):
         gpu_layers: int = 0,
         tensor_split: Sequence[float] = (),
         mapped: bool = True,
+        host_only: bool = False,
+        repacked: bool = True,
         vocab_only: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> None:
@@ -52,6 +56,10 @@ class Model(Closing):
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        params.use_extra_bufts = repacked
+        none = (ctypes.c_void_p * 1)()  # a list of devices that ends at once
+        if host_only:
+            params.devices = ctypes.addressof(none)
         if not mapped:
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         if any(tensor_split):

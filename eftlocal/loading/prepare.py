@@ -1,6 +1,7 @@
 """From files to running roles: headers checked, one vocabulary, memory planned, then loaded.
 
-Everything that can be refused is refused before llama.cpp sees a file.
+Everything that can be refused is refused before llama.cpp sees a file, and what nothing vouches for
+is first loaded in a child process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.render import RolePrompt
 
@@ -30,6 +32,8 @@ DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less 
 _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
+
+trial = Trial()  # of this process
 
 Progress = Callable[[str, float], None]
 """Called with a role and the share of its weights loaded, 0.0 to 1.0."""
@@ -76,10 +80,15 @@ def prepare(
     n_seq_max: int | UpTo = 1,
     vocabulary_exceptions: Collection[int] = (),
     force: bool = False,
+    trust: bool = False,
+    checking: Checking | None = None,
 ) -> Prepared:
-    """Checks every file and plans the memory; loads nothing.
+    """Checks every file, plans the memory, and tries files that are new; loads nothing here.
 
-    n_seq_max: sequences side by side.
+    Args:
+        n_seq_max: sequences side by side.
+        trust: new files are not tried in a child process.
+        checking: called while one is tried.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
@@ -115,7 +124,34 @@ def prepare(
     else:
         planned = _planned(sources, headers, most, force=force)
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
+    if not trust:
+        candidates = _candidates(sources, headers, header_of, planned)
+        trial.require(candidates, vouched=is_vouched, checking=checking)
     return Prepared(sources, headers, vocabulary, foreign, planned, most)
+
+
+def _candidates(
+    sources: Mapping[str, RoleSource],
+    headers: Mapping[str, Header],
+    header_of: Callable[[Path], Header],
+    planned: Plan,
+) -> list[Candidate]:
+    """Each file once, with all adapters that roles put on it."""
+    roles_of: dict[Path, list[str]] = {}
+    for role, source in sources.items():
+        roles_of.setdefault(source.path.resolve(), []).append(role)
+    return [
+        Candidate(
+            headers[roles[0]],
+            [
+                header_of(file)
+                for file in dict.fromkeys(sources[role].lora for role in roles)
+                if file is not None
+            ],
+            repacked=planned.roles[roles[0]].n_gpu_layers == 0,
+        )
+        for roles in roles_of.values()
+    ]
 
 
 def _most_sequences(
