@@ -14,7 +14,7 @@ from eftlocal.child.service import Tell, limit_files, limit_memory, serve
 from eftlocal.errors import EftlocalError
 from eftlocal.llama import Context, Model, Span
 
-SHORT, BATCH = 256, 64  # tokens: of the small context, and of a batch
+SHORT, BATCH = 256, 16  # tokens: of the small context, and of a batch
 _WORDS = 65_536  # bytes of stderr, the one file that it writes
 _LONGEST_S = 86_400.0  # the parent's limits are nearer
 _SPECIAL = 256  # control tokens whose texts are tokenized
@@ -116,7 +116,7 @@ def _decode(
         adapters=adapters,
     ) as context:
         several = list(tokens[: BATCH // 2])
-        context.decode([Span(sequence, several, len(several)) for sequence in range(sequences)])
+        context.decode([Span(sequence, several, 2) for sequence in range(sequences)])
         if thorough:
             context.decode([Span(0, several[:1])])
             if context.can_rewind(0, 1):

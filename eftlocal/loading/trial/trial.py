@@ -26,7 +26,7 @@ Checking = Callable[[str, float], None]
 """Called with a file's name and the share of its first load that is done, 0.0 to 1.0."""
 
 _N_CTX = 4096  # tokens of the large context, where the model was trained for as many
-_THREADS = 8
+_THREADS, _PER_THREAD = 8, 1 << 28  # at most so many, one for so many bytes of weights
 _LOADING, _QUICK = "loading", ("reading text",)  # the quick take no longer for larger weights
 _TOTAL = 10  # times the longest step
 _ENVIRONMENT = {
@@ -133,25 +133,24 @@ class Trial:
         try:
             reply = self.child.ask(request, slow, on_progress)
         except ChildDiedError as died:
-            raise ModelFileError(
-                f"{file}: {_death(died, allowed, request['memory'])} while {step} when it was "
-                f"first tried, in a process of its own; {_ADVICE}"
-            ) from None
+            happened = _death(died, allowed, request["memory"])
+            raise _refused(file, step, happened) from None
         if checking is not None:
             checking(model.path.name, 1.0)
-        if fault := reply["fault"]:
-            message = one_line(str(reply["message"]), 400)
-            if fault == "memory":
-                self.child.close()  # what it still holds would be missing for the next file
-                message = (
-                    f"{file}: needed more than {gib(request['memory'])} while {step} when it was "
-                    f"first tried, in a process of its own; {_ADVICE}"
-                )
-            elif fault != ModelFileError.__name__:  # these name the file and what to do
-                message = (
-                    f"{file}: failed while {step} when it was first tried: {message}; {_ADVICE}"
-                )
+        fault, message = reply["fault"], one_line(str(reply.get("message", "")), 400)
+        if fault == "memory":
+            self.child.close()  # what it still holds would be missing for the next file
+            raise _refused(file, step, f"needed more than {gib(request['memory'])}")
+        if fault == ModelFileError.__name__:  # it names the file, and what to do
             raise ModelFileError(message)
+        if fault:
+            raise _refused(file, step, f"failed ({message})")
+
+
+def _refused(file: str, step: str, happened: str) -> ModelFileError:
+    return ModelFileError(
+        f"{file}: its first load, tried in a child process, {happened} while {step}; {_ADVICE}"
+    )
 
 
 def _new(candidate: Candidate, vouched: Callable[[Path], bool]) -> dict[Path, str | None]:
@@ -184,7 +183,7 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
         "repacked": repacked,
         "passes": weights < free,
         "n_ctx": large,
-        "threads": min(llama.default_threads(), _THREADS),
+        "threads": min(llama.default_threads(), _THREADS, 1 + weights // _PER_THREAD),
         "memory": mapped + min(own, free) + limits.margin,
     }
 
