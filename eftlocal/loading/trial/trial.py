@@ -19,8 +19,8 @@ from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import estimate, gib
 from eftlocal.loading.trial import known
 from eftlocal.loading.trial.child import BATCH, NO_MEMORY, SHORT
-from eftlocal.prompt.worker import one_line
 from eftlocal.selftest import crash_name
+from eftlocal.terminal_text import one_line
 
 Checking = Callable[[str, float], None]
 """Called with a file's name and the share of its first load that is done, 0.0 to 1.0."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import eftlocal
+from eftlocal import hub
 
 _PACKAGE = Path(eftlocal.__file__).resolve().parent
 
 
 def is_vouched(path: Path) -> bool:
-    """Whether the file lies in this package."""
-    return _PACKAGE in path.resolve().parents
+    """Whether the file lies in this package, or a checksum of the hub or a preset is its own."""
+    return _PACKAGE in path.resolve().parents or hub.vouched(path)
