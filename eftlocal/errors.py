@@ -1,13 +1,22 @@
 """The one family of errors. Each message is one line: what is wrong, where, what to do.
 
-The command line prints the message and leaves with `exit_code`; the Python API raises.
+The command line prints the message and leaves with `exit_code`; the Python API raises. Names from
+files and from the hub are part of messages, so every message is made safe to show, and bounded.
 """
+
+from eftlocal.terminal_text import one_line
+
+LONGEST = 1000  # characters of a message
+_END = 300  # of them from its end, where the cause often is
 
 
 class EftlocalError(Exception):
     """Anything eftlocal refuses or fails at. Catch this to catch them all."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message, LONGEST, _END))
 
 
 class UsageError(EftlocalError, ValueError):

@@ -13,8 +13,7 @@ from rich.segment import Segment
 
 from eftlocal.terminal_text import one_line, printable, shown_json
 
-_LONGEST = 1000  # characters of a message
-_END = 300  # of them from its end, where a path or the cause often is
+_LONGEST = 1200  # characters of a line on stderr: those of an error, and what stands before it
 
 
 class Screen(Console):
@@ -32,8 +31,10 @@ class Screen(Console):
 
 def tell(message: str, *, dim: bool = False) -> None:
     """One line on stderr, of bounded length."""
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    typer.secho(one_line(message, _LONGEST, _END), err=True, dim=(dim and not plain) or None)
+    line = one_line(message, _LONGEST)
+    if dim and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        line = typer.style(line, dim=True)
+    typer.echo(line, err=True)
 
 
 def say(text: str) -> None:

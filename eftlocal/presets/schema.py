@@ -172,6 +172,8 @@ class Preset(StrictTable):
     @model_validator(mode="after")
     def _roles_fit_together(self) -> Preset:
         for role, source in self.roles.items():
+            if not role.isidentifier():
+                raise ValueError(f"role {role!r} is no name: take letters, digits and _")
             if role in ("base", "tuned", "reference"):
                 if source.kind not in (None, role):
                     raise ValueError(f'role "{role}" cannot be of kind "{source.kind}"')

@@ -15,7 +15,7 @@ from textual.screen import Screen
 
 from eftlocal.errors import EftlocalError
 from eftlocal.presets.reading import load_presets
-from eftlocal.terminal_text import one_line
+from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.history import Conversation
 from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.remembered import read_remembered, remember
@@ -91,6 +91,10 @@ class ChatApp(App[None], inherit_bindings=False):
             if self.is_running and self.return_code is None:
                 raise
             return True
+
+    def notify(self, message: str, **options: Any) -> None:
+        """A toast; what it says may come from a file or the hub, and is no markup."""
+        super().notify(printable(message), **{**options, "markup": False})
 
     @contextmanager
     def suspend(self) -> Iterator[None]:
