@@ -81,7 +81,9 @@ class Emulator(Closing):
         threads: int | None = None,
         gpu_layers: int | None = None,
         force: bool = False,
+        trust: bool = False,
         progress: Progress | None = None,
+        checking: Progress | None = None,
         **files: str | os.PathLike[str],
     ) -> Emulator:
         """Loads one GGUF file per role: base=..., tuned=..., reference=..., and further roles.
@@ -94,7 +96,10 @@ class Emulator(Closing):
             n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
+            trust: the files are known to be good. Otherwise a file that is new, and that no
+                checksum vouches for, is first loaded in a child process.
             progress: called while weights are loaded.
+            checking: called with a file's name and the share done of its load in a child.
 
         Raises:
             EftlocalError: see eftlocal.errors; nothing stays loaded.
@@ -113,7 +118,9 @@ class Emulator(Closing):
             defaults=defaults,
             n_seq_max=n_seq_max,
             force=force,
+            trust=trust,
             progress=progress,
+            checking=checking,
         )
 
     @classmethod
@@ -125,7 +132,9 @@ class Emulator(Closing):
         vocabulary_exceptions: Collection[int] = (),
         n_seq_max: int | UpTo = 1,
         force: bool = False,
+        trust: bool = False,
         progress: Progress | None = None,
+        checking: Progress | None = None,
         name: str = "",
     ) -> Emulator:
         """Loads roles with settings of their own; the other arguments are those of from_files."""
@@ -137,6 +146,8 @@ class Emulator(Closing):
             n_seq_max=n_seq_max,
             vocabulary_exceptions=vocabulary_exceptions,
             force=force,
+            trust=trust,
+            checking=checking,
         )
         loaded = load_roles(prepared, progress=progress)
         return cls(loaded, defaults, name=name)

@@ -22,13 +22,14 @@ class Sources:
     """Roles that can be loaded together, or the base by itself.
 
     Attributes:
-        engine: n_ctx, threads and gpu_layers for every role; None leaves one as it is.
+        trust: new files are not tried in a child process first.
     """
 
     roles: Mapping[str, RoleSource]
     defaults: Defaults
     vocabulary_exceptions: tuple[int, ...] = ()
     name: str = ""
+    trust: bool = False
 
     @classmethod
     def of_preset(
@@ -36,24 +37,34 @@ class Sources:
         name: str,
         *,
         offline: bool,
+        trust: bool = False,
         progress: hub.Progress | None = None,
         **engine: Any,
     ) -> Sources:
-        """Downloads what is missing; the errors are those of `eftlocal.load`."""
+        """Downloads what is missing; the errors are those of `eftlocal.load`.
+
+        Args:
+            engine: n_ctx, threads and gpu_layers for every role; None leaves one as it is.
+        """
         preset = find(name)
         roles = preset_sources(
             preset, lambda file: hub.resolve(file, offline=offline, progress=progress)
         )
         exceptions = tuple(preset.vocabulary_exceptions)
-        return cls(with_engine(roles, **engine), preset_defaults(preset), exceptions, name)
+        return cls(with_engine(roles, **engine), preset_defaults(preset), exceptions, name, trust)
 
     @classmethod
-    def of_files(cls, files: Mapping[str, Path], **engine: Any) -> Sources:
+    def of_files(cls, files: Mapping[str, Path], *, trust: bool = False, **engine: Any) -> Sources:
         """Files for roles, with the program's defaults."""
-        return cls(with_engine(file_sources(files), **engine), Defaults())
+        return cls(with_engine(file_sources(files), **engine), Defaults(), trust=trust)
 
     def load(
-        self, *, force: bool, n_seq_max: int | UpTo = 1, progress: Progress | None = None
+        self,
+        *,
+        force: bool,
+        n_seq_max: int | UpTo = 1,
+        progress: Progress | None = None,
+        checking: Progress | None = None,
     ) -> Emulator:
         """All roles."""
         return Emulator.from_sources(
@@ -62,17 +73,27 @@ class Sources:
             vocabulary_exceptions=self.vocabulary_exceptions,
             n_seq_max=n_seq_max,
             force=force,
+            trust=self.trust,
             progress=progress,
+            checking=checking,
             name=self.name,
         )
 
-    def load_base(self, *, force: bool, progress: Progress | None = None) -> Emulator:
+    def load_base(
+        self,
+        *,
+        force: bool,
+        progress: Progress | None = None,
+        checking: Progress | None = None,
+    ) -> Emulator:
         """The base by itself, as if the program knew no other model."""
         return Emulator.from_sources(
             {"base": replace(self.roles["base"], prompt="plain")},
             defaults=Defaults(Recipe.single("base")),
             force=force,
+            trust=self.trust,
             progress=progress,
+            checking=checking,
         )
 
 
@@ -87,7 +108,9 @@ def load(
     threads: int | None = None,
     gpu_layers: int | None = None,
     force: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
+    checking: Progress | None = None,
     download_progress: hub.Progress | None = None,
 ) -> Emulator:
     """Loads a preset by name, downloading what is missing.
@@ -107,6 +130,7 @@ def load(
     sources = Sources.of_preset(
         preset,
         offline=offline,
+        trust=trust,
         progress=download_progress,
         n_ctx=n_ctx,
         threads=threads,
@@ -118,5 +142,5 @@ def load(
         sampling=sampling or sources.defaults.sampling,
     )
     return replace(sources, defaults=defaults).load(
-        n_seq_max=n_seq_max, force=force, progress=progress
+        n_seq_max=n_seq_max, force=force, progress=progress, checking=checking
     )

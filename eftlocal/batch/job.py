@@ -66,6 +66,9 @@ class Job:
 class Batch(Closing):
     """A job whose every line was checked. Close it, or use it in a `with` block.
 
+    Args:
+        checking: called while a new model file is tried, as `Emulator.from_files` does.
+
     Attributes:
         checked: what the check found; lines with a fault get an error row each.
         n_seq_max: lines at once that the memory allows.
@@ -74,7 +77,7 @@ class Batch(Closing):
         EftlocalError: the input, the output, or a model file; nothing was written or loaded.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, checking: Progress | None = None) -> None:
         self.job = job
         check_output(job.output, job.source)
         recipe = job.sources.defaults.recipe
@@ -86,6 +89,8 @@ class Batch(Closing):
                 n_seq_max=job.parallel or UpTo(),
                 vocabulary_exceptions=job.sources.vocabulary_exceptions,
                 force=job.force,
+                trust=job.sources.trust,
+                checking=checking,
             )
             self._defaults = RequestDefaults(
                 recipe=recipe,

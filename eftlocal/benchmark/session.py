@@ -47,7 +47,12 @@ class Settings:
 
 
 def memory_of_base(
-    sources: Sources, settings: Settings, *, force: bool, progress: Progress | None = None
+    sources: Sources,
+    settings: Settings,
+    *,
+    force: bool,
+    progress: Progress | None = None,
+    checking: Progress | None = None,
 ) -> Memory | None:
     """Loads the base by itself and decodes a prompt; None where there is no base.
 
@@ -56,7 +61,7 @@ def memory_of_base(
     if "base" not in sources.roles:
         return None
     before = device_used()
-    with sources.load_base(force=force, progress=progress) as alone:
+    with sources.load_base(force=force, progress=progress, checking=checking) as alone:
         recipe = alone.defaults.recipe
         prefill(alone, recipe, prefill_length(alone, settings.prompt_tokens))
         return Memory(peak_resident(), max(0, device_used() - before))

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: files that arrive, weights that are loaded, costs that are measured."""
+"""Progress bars on stderr: files that arrive and are tried, weights loaded, costs measured."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class LoadingProgress:
     """What `eftlocal.load` is to call; None where nobody would see it."""
 
     download: hub.Progress | None = None
+    checking: Callable[[str, float], None] | None = None
     weights: Callable[[str, float], None] | None = None
     measuring: Callable[[str, float], None] | None = None
 
@@ -65,10 +66,15 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
         return
     console = Screen(stderr=True)
     downloads = _downloads(console)
-    weights, measuring = _shares("loading", console), _shares("measuring", console)
+    checking = _shares("checking {task.description} for the first time", console)
+    weights = _shares("loading {task.description}", console)
+    measuring = _shares("measuring {task.description}", console)
     # stdout carries the answer, and may go to a file: nothing of it is drawn above the bars.
     live = Live(
-        Group(downloads, weights, measuring), console=console, transient=True, redirect_stdout=False
+        Group(downloads, checking, weights, measuring),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
     )
     with ExitStack() as screen:
         shown = False
@@ -98,7 +104,7 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
 
             return progress
 
-        yield LoadingProgress(on_download, after_a_moment(weights), after_a_moment(measuring))
+        yield LoadingProgress(on_download, *map(after_a_moment, (checking, weights, measuring)))
 
 
 def _downloads(console: Console) -> Progress:
@@ -112,9 +118,9 @@ def _downloads(console: Console) -> Progress:
     )
 
 
-def _shares(verb: str, console: Console) -> Progress:
+def _shares(what: str, console: Console) -> Progress:
     return Progress(
-        TextColumn(verb + " {task.description}", markup=False),
+        TextColumn(what, markup=False),
         BarColumn(),
         TaskProgressColumn(),
         console=console,

@@ -49,6 +49,7 @@ def bench(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Measure base alone, plain emulation and speculative emulation, in turn.
 
@@ -71,6 +72,7 @@ def bench(
     if picture:
         check_plot(picture)
     engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    engine["trust"] = trust
     with loading_bars() as bars:
         if isinstance(models, str):
             sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
@@ -89,9 +91,10 @@ def bench(
             prompt_tokens=prompt_tokens,
         )
         where = machine()
-        base_memory = memory_of_base(sources, settings, force=force, progress=bars.weights)
+        shown: Any = {"progress": bars.weights, "checking": bars.checking}
+        base_memory = memory_of_base(sources, settings, force=force, **shown)
         device_before = device_used()
-        emulator = sources.load(force=force, progress=bars.weights)
+        emulator = sources.load(force=force, **shown)
         emulator.measure(bars.measuring)
     errors = Screen(stderr=True)
     with (

@@ -56,6 +56,7 @@ def chat(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Chat in the terminal: three models at work, dials that turn while they speak."""
     given = dict(locals())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress
 
+from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
 
@@ -40,11 +41,13 @@ def evaluate(
         typer.Option("--plot", help="Write the curves as a picture (extra `plot`)."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; the demo is tiny.")] = 1,
+    trust: opt.Trust = False,
 ) -> None:
     """Measure small tuned, base, emulation and large tuned on held-out questions.
 
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
+    del trust  # the demo's files are the program's own, and never tried
     from eftlocal.evaluate.demo import FOLDER, evaluate_demo
     from eftlocal.evaluate.plot import check_plot, plot
     from eftlocal.evaluate.report import as_json, as_tables, summary

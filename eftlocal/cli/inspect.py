@@ -89,6 +89,7 @@ def inspect(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
     options = dict(locals())

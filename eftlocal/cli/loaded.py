@@ -22,7 +22,7 @@ def load_chosen(
 ) -> Emulator:
     """Loads what `options.chosen_models` gave, with the options' own recipe and sampling.
 
-    engine: n_ctx, threads, gpu_layers and force, as `eftlocal.load` takes them.
+    engine: n_ctx, threads, gpu_layers, force and trust, as `eftlocal.load` takes them.
     """
     from eftlocal.emulator import Emulator
     from eftlocal.sources import load
@@ -34,8 +34,11 @@ def load_chosen(
             recipe=defaults.recipe,
             sampling=defaults.sampling,
             progress=bars.weights,
+            checking=bars.checking,
             download_progress=bars.download,
             **engine,
         )
     files: Any = models
-    return Emulator.from_files(defaults=defaults, progress=bars.weights, **engine, **files)
+    return Emulator.from_files(
+        defaults=defaults, progress=bars.weights, checking=bars.checking, **engine, **files
+    )

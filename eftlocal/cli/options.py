@@ -169,6 +169,10 @@ GpuLayers = Annotated[
     _option("--gpu-layers", "Layers on the GPU, every role; -1 is all (default: auto).", _ENGINE),
 ]
 Force = Annotated[bool, _option("--force", "Load even if memory seems too small.", _ENGINE)]
+Trust = Annotated[
+    bool,
+    _option("--trust", "Do not try new files in a process of their own first.", _MODELS),
+]
 Verbose = Annotated[bool, _option("--verbose", "Show llama.cpp's own log.", _ENGINE)]
 
 

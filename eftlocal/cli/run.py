@@ -74,6 +74,7 @@ def run(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Answer one prompt with the combination of the three models."""

@@ -73,6 +73,7 @@ def batch(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Answer every line of a file, side by side, and lose nothing.
 
@@ -138,8 +139,8 @@ def batch(
     with ExitStack() as resources:
         resources.enter_context(terminable())
         first = "reading stdin to its end, and " if source == _STANDARD else ""
-        with working(f"{first}checking every line", quiet=quiet):
-            ready = resources.enter_context(Batch(job))
+        with working(f"{first}checking every line", quiet=quiet) as checking:
+            ready = resources.enter_context(Batch(job, checking=checking))
         if faults := ready.checked.faults:
             tell_faults(faults, all=dry_run)
             if not skip_invalid:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,11 +24,20 @@ _EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 @contextmanager
-def working(what: str, *, quiet: bool) -> Iterator[None]:
-    """Says on a terminal what takes long, as long as it does."""
+def working(what: str, *, quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """Says on a terminal what takes long, as long as it does.
+
+    It gives what to call with a file's name and the share of it that is done, while a new model
+    file is tried.
+    """
     console = Screen(stderr=True)
-    with console.status(what) if console.is_terminal and not quiet else nullcontext():
-        yield
+    if quiet or not console.is_terminal:
+        yield lambda _name, _share: None
+        return
+    with console.status(what) as status:
+        yield lambda name, share: status.update(
+            what if share == 1.0 else f"checking {escape(name)} for the first time: {share:.0%}"
+        )
 
 
 def tell_faults(faults: Sequence[EftlocalError], *, all: bool) -> None:

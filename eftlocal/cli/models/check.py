@@ -37,11 +37,15 @@ def check_models(
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     n_ctx: Annotated[int | None, typer.Option(min=1, help="Context, in tokens.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Do not try new files in a process of their own.")
+    ] = False,
     pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Check that models share a vocabulary and fit in memory, without loading them.
+    """Check that models share a vocabulary, fit in memory, and load.
 
+    New files are loaded in a process of their own, where one that crashes llama.cpp does no harm.
     Files that are not here yet are looked up on the hub: do they exist, and are they what the
     preset says?
     """
@@ -59,7 +63,7 @@ def check_models(
         if any(state.path is None for state in states_of(preset)):
             _check_on_the_hub(preset, json_)
         sources, exceptions = _sources_of(preset), preset.vocabulary_exceptions
-    _check_files(sources, exceptions, n_ctx, json_)
+    _check_files(sources, exceptions, n_ctx, json_, trust=trust)
 
 
 # llama.cpp is loaded for files that are here only: the hub can be asked without it.
@@ -113,8 +117,14 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
 
 
 def _check_files(
-    sources: dict[str, RoleSource], exceptions: tuple[int, ...], n_ctx: int | None, json_: bool
+    sources: dict[str, RoleSource],
+    exceptions: tuple[int, ...],
+    n_ctx: int | None,
+    json_: bool,
+    *,
+    trust: bool,
 ) -> None:
+    from eftlocal.cli.bars import loading_bars
     from eftlocal.gguf_file.header import read_header
     from eftlocal.loading.prepare import prepare
     from eftlocal.loading.vocabulary import compare, require
@@ -128,10 +138,13 @@ def _check_files(
         sources = {role: replace(source, n_ctx=n_ctx) for role, source in sources.items()}
     too_large: DoesNotFitError | None = None
     try:
-        prepared = prepare(sources, vocabulary_exceptions=exceptions)
-    except DoesNotFitError as error:
+        with loading_bars() as bars:
+            prepared = prepare(
+                sources, vocabulary_exceptions=exceptions, trust=trust, checking=bars.checking
+            )
+    except DoesNotFitError as error:  # then nothing is loaded, in another process neither
         too_large = error
-        prepared = prepare(sources, vocabulary_exceptions=exceptions, force=True)
+        prepared = prepare(sources, vocabulary_exceptions=exceptions, force=True, trust=True)
     memory = _memory(prepared, fits=too_large is None)
     _report_vocabulary(report, memory, json_)
     if too_large is not None:

@@ -65,6 +65,7 @@ def sweep(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     force: opt.Force = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Answer a set of prompts at every point of a grid, and compare the points.
 
@@ -131,6 +132,7 @@ def sweep(
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
     engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
+    engine["trust"] = trust
     with loading_bars() as bars:
         if isinstance(models, str):
             sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
@@ -151,7 +153,7 @@ def sweep(
                 # Only a default recipe that needs it brings the role `unguided` along.
                 first = next((p for p in points if "unguided" in p.recipe.roles), points[0])
                 sources = replace(sources, defaults=replace(defaults, recipe=first.recipe))
-                emulator = sources.load(force=force, progress=bars.weights)
+                emulator = sources.load(force=force, progress=bars.weights, checking=bars.checking)
                 if speculation.length is None:
                     emulator.measure(bars.measuring)
             for note in dict.fromkeys(n for p in points for n in emulator.notes(p.recipe)):

@@ -44,7 +44,7 @@ class Start:
         models: a preset's name, or role to file.
         offline: never download.
         adjust: the defaults with the options that were given; they are checked here.
-        engine: n_ctx, n_seq_max, threads, gpu_layers, force, as in `eftlocal.load`.
+        engine: n_ctx, n_seq_max, threads, gpu_layers, force, trust, as in `eftlocal.load`.
         call: what every answer is given beside its dials: max_tokens, stop.
     """
 
@@ -69,6 +69,7 @@ class LocalEngine:
             "n_seq_max": UpTo(PLACES),
             **self._start.engine,
             "progress": _shares("weights", report),
+            "checking": _shares("checking", report),
         }
         models: Any = self._start.models if preset is None else preset
         if isinstance(models, str):

@@ -17,9 +17,9 @@ from eftlocal_tui.history import Figures
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a file, a role's weights or its measuring have come; done and total in one unit."""
+    """How far a file, its trial, weights or measuring have come; done and total in one unit."""
 
-    stage: Literal["download", "weights", "measuring"]
+    stage: Literal["download", "checking", "weights", "measuring"]
     name: str
     done: float
     total: float

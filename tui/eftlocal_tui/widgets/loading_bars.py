@@ -10,7 +10,12 @@ from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine.protocol import Progress
 from eftlocal_tui.figures_text import size
 
-_VERBS = {"download": "Downloading", "weights": "Loading", "measuring": "Measuring"}
+_VERBS = {
+    "download": "Downloading",
+    "checking": "Checking for the first time:",
+    "weights": "Loading",
+    "measuring": "Measuring",
+}
 
 
 class _Bar(Horizontal):
