@@ -134,7 +134,7 @@ def test_list_breaks_no_name_and_names_no_file(
 
 
 def test_an_unfinished_download_is_part_of_a_preset(server: HubServer) -> None:
-    begun = stored("base.gguf.part")
+    begun = Path(f"{stored('base.gguf')}.part")
     begun.parent.mkdir(parents=True)
     begun.write_bytes(b"GGUF")
     assert " part " in run("list").stdout

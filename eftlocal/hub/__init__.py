@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.hub.disk import readable
+from eftlocal.hub.http import offline_by_environment
 from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
 from eftlocal.hub.record import vouched
-from eftlocal.hub.remote import RemoteFile, ask, offline_by_environment
+from eftlocal.hub.remote import RemoteFile, ask, check_parts
 from eftlocal.hub.retry import Sleep, patiently
 from eftlocal.hub.transfer import Download, Progress, check_space
 from eftlocal.presets.file_ref import FileRef
@@ -93,6 +95,10 @@ def download(
         for shard in shards(ref)
         if in_store(shard) is None
     }
+    for ref in refs:
+        parts = [shard for shard in shards(ref) if missing.get(stored_path(shard)) == shard]
+        if len(parts) > 1:
+            patiently(partial(check_parts, parts, endpoint), ref, sleep, tries=3)
     jobs = [
         Download(shard, look_up(shard, endpoint=endpoint, sleep=sleep), progress, endpoint, sleep)
         for shard in missing.values()

@@ -33,7 +33,13 @@ def disk_errors(path: Path, total: int = 0) -> Iterator[None]:
                 f"{path}: the disk is full; the first {readable(done)} are kept, make room for "
                 f"{readable(max(0, total - done))} more and run it again"
             ) from error
-        raise DownloadError(f"{path}: {error.strerror or error}") from error
+        if error.errno == errno.EFBIG:
+            raise DownloadError(
+                f"{path}: this disk's file system keeps no file of {readable(total)}; "
+                "set EFTLOCAL_MODELS to a folder on another disk"
+            ) from error
+        where = path if error.filename is None else error.filename
+        raise DownloadError(f"{where}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -41,9 +47,11 @@ def locked(path: Path, ref: FileRef) -> Iterator[None]:
     """Keep other processes from this file; one that has it is named at once, not waited for."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(beside(path, ".lock"))
+    place = beside(path, ".lock")
+    lock = FileLock(place)
     with disk_errors(path):
         try:
+            open_regular(place, os.O_RDWR | os.O_CREAT).close()  # neither a link nor a pipe
             lock.acquire(timeout=0)
         except Timeout as error:
             raise DownloadError(f"{ref}: another process is downloading it; wait for it") from error
@@ -69,9 +77,13 @@ def open_regular(path: Path, mode: int = os.O_RDONLY, *, follow: bool = False) -
         if path.is_symlink():
             raise OSError(errno.ELOOP, "is a symbolic link; remove it", str(path))
     descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is not a regular file; remove it", str(path))
+    if mode != os.O_RDONLY and found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "has another name (a hard link); remove it", str(path))
     return os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "r+b", buffering=0)
 
 
@@ -86,7 +98,8 @@ def part_files(path: Path) -> tuple[Path, Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A small record; empty where there is none or a crash tore it."""
     try:
-        record = parse_json(path.read_bytes())
+        with open_regular(path) as file:
+            record = parse_json(file.read(_BLOCK))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -17,7 +17,7 @@ from eftlocal.hub.disk import (
     write_all,
 )
 from eftlocal.hub.record import remember
-from eftlocal.hub.remote import RemoteFile
+from eftlocal.hub.remote import RemoteFile, entity_tag
 
 
 class Part:
@@ -32,12 +32,17 @@ class Part:
             self._hash = hash_rest(self._file)
             self.size = self._file.tell()
         self.total = 0
+        self.validator: str | None = None
 
     def __enter__(self) -> Part:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if not self.size:  # nothing of it is worth keeping
+            with disk_errors(self.part):
+                self.part.unlink(missing_ok=True)
+                self.note.unlink(missing_ok=True)
 
     @property
     def sha256(self) -> str:
@@ -45,14 +50,37 @@ class Part:
 
     def become(self, remote: RemoteFile) -> None:
         """Go on towards this version of the file; start again if the bytes are another's."""
-        identity = {"etag": remote.etag, "size": remote.size, "commit": remote.commit}
         note = read_json(self.note)
         same = remote.etag is not None and note.get("etag") == remote.etag
         if not same or note.get("size") != remote.size or self.size > remote.size:
             self.restart()
+            note = {}
         self.total = remote.size
+        self.validator = entity_tag(note.get("validator"))
+        self._identity = {"etag": remote.etag, "size": remote.size, "commit": remote.commit}
+        self._write_note()
+
+    def comes_as(self, validator: str | None) -> None:
+        """Note the storage's own strong ETag of what it sends: what goes on must still have it."""
+        if validator != self.validator:
+            self.validator = validator
+            self._write_note()
+
+    def _write_note(self) -> None:
+        note = {**self._identity, "validator": self.validator}
+        if read_json(self.note) == note:
+            return
+        flags = os.O_RDWR | os.O_CREAT
+        with disk_errors(self.part, self.total), open_regular(self.note, flags) as file:
+            file.truncate()
+            write_all(file, json.dumps(note).encode())
+
+    def begins_with(self, text: bytes) -> bool:
         with disk_errors(self.part):
-            self.note.write_text(json.dumps(identity), encoding="utf-8")
+            self._file.seek(0)
+            begins = self._file.read(len(text)) == text
+            self._file.seek(0, os.SEEK_END)
+        return begins
 
     def restart(self) -> None:
         with disk_errors(self.part):
@@ -65,12 +93,6 @@ class Part:
             write_all(self._file, chunk)
         self._hash.update(chunk)
         self.size += len(chunk)
-
-    def discard(self) -> None:
-        with disk_errors(self.part):
-            self._file.close()
-            self.part.unlink()
-            self.note.unlink(missing_ok=True)
 
     def keep(self, commit: str | None, *, checked: bool) -> None:
         """Make the part the file. Its record is there before it is, so a file has a record."""

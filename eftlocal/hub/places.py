@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import platformdirs
 
-from eftlocal.errors import UsageError
+from eftlocal.errors import DownloadError, UsageError
 from eftlocal.hub.disk import beside, disk_errors, locked, part_files
 from eftlocal.hub.record import confirm, examine, recall
-from eftlocal.presets.file_ref import SPLIT, FileRef
+from eftlocal.presets.file_ref import MOST_SHARDS, SPLIT, FileRef
 
 
 def store() -> Path:
@@ -23,13 +24,31 @@ def stored_path(ref: FileRef) -> Path:
     """Where `ref`, a file of the hub, is or would be kept: <store>/<repo>/<revision>/<file>."""
     if ref.repo is None:
         raise UsageError(f"{ref.file} is a path, not a file of the hub")
-    return store() / ref.repo / (ref.revision or "main") / ref.file
+    # A revision is one folder: "a/b" and its file "c" are not "a" and its file "b/c".
+    return store() / ref.repo / quote(ref.revision or "main", safe="") / ref.file
+
+
+def check_place(path: Path) -> None:
+    """Refuse to change what lies outside the store, or what is no file, under a file's name.
+
+    Raises:
+        DownloadError: a symbolic link leads out of the store, or a folder or pipe is in the way.
+    """
+    top, folder = Path(os.path.realpath(store())), Path(os.path.realpath(path.parent))
+    if not folder.is_relative_to(top):
+        raise DownloadError(
+            f"{path.parent}: a symbolic link leads out of the models folder; remove it, or set "
+            "EFTLOCAL_MODELS to a folder that holds the models themselves"
+        )
+    with disk_errors(path):
+        if path.exists() and not path.is_file():
+            raise DownloadError(f"{path}: is not a regular file; remove it")
 
 
 def shards(ref: FileRef) -> list[FileRef]:
     """The files that `ref` stands for: itself, or all shards of a split model, in order."""
     split = SPLIT.search(ref.file)
-    if split is None:
+    if split is None or not 1 <= int(split[2]) <= MOST_SHARDS:  # a path may be named anything
         return [ref]
     stem, count = ref.file[: split.start()], int(split[2])
     return [
@@ -55,7 +74,7 @@ def locate(ref: FileRef) -> Path | None:
 
 def stored_bytes(ref: FileRef) -> int:
     """Bytes that `ref` takes in the store, unfinished downloads included."""
-    return sum(file.stat().st_size for shard in shards(ref) for file in _belongings(shard))
+    return sum(file.lstat().st_size for shard in shards(ref) for file in _belongings(shard))
 
 
 def remove(ref: FileRef) -> int:
@@ -65,9 +84,10 @@ def remove(ref: FileRef) -> int:
         path = stored_path(shard)
         if not path.parent.is_dir():
             continue
+        check_place(path)
         with locked(path, shard), disk_errors(path):
             for file in _belongings(shard):
-                freed += file.stat().st_size
+                freed += file.lstat().st_size
                 file.unlink()
         with disk_errors(path):
             beside(path, ".lock").unlink(missing_ok=True)
@@ -118,5 +138,10 @@ def _in_hub_cache(ref: FileRef) -> Path | None:
 
 
 def _belongings(ref: FileRef) -> list[Path]:
+    """The file and what a download keeps beside it, whatever they are, but no folders."""
     path = stored_path(ref)
-    return [file for file in (path, *part_files(path)) if file.is_file()]
+    return [
+        file
+        for file in (path, *part_files(path))
+        if file.is_symlink() or (file.exists() and not file.is_dir())
+    ]

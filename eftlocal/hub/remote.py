@@ -1,20 +1,23 @@
-"""What the hub says of a file, and the bytes it sends. huggingface_hub knows its addresses."""
+"""What the hub says of a file, and what its refusals mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from email.utils import parsedate_to_datetime
+from typing import NoReturn
+from urllib.parse import quote
 
 from eftlocal.errors import DownloadError
-from eftlocal.hub.retry import Broken
+from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, shown
+from eftlocal.hub.listing import Listing, files_of
+from eftlocal.hub.retry import Broken, Hopeless
 from eftlocal.presets.file_ref import FileRef
 
-_RETRY = frozenset((408, 429, 500, 502, 503, 504))
+_MOST_COMPARED = 2000  # names
 
 
 @dataclass(frozen=True)
@@ -29,66 +32,113 @@ class RemoteFile:
 
 
 def ask(ref: FileRef, endpoint: str | None) -> RemoteFile:
-    """One request for what the hub knows of a file; a contradiction to its pins is an error."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
+    """One question for what the hub knows of a file; a contradiction to its pins is an error."""
     assert ref.repo is not None
-    url = hf_hub_url(ref.repo, ref.file, revision=ref.revision, endpoint=endpoint)
-    try:
-        found = get_hf_file_metadata(url, token=_token() or False, endpoint=endpoint)
-    except OfflineModeIsEnabled as error:
-        raise DownloadError(f"{ref}: HF_HUB_OFFLINE is set; unset it to download") from error
-    except HfHubHTTPError as error:
-        refuse(error.response.status_code, error.response.headers, ref, endpoint)
-    except _http_error() as error:
-        raise Broken(_first_line(error)) from error
-    etag = found.etag
+    revision = quote(ref.revision or "main", safe="")
+    url = f"{endpoint_or_default(endpoint)}/{ref.repo}/resolve/{revision}/{quote(ref.file)}"
+    with ask_for("HEAD", url, endpoint, stop=_knows_the_file) as answer:
+        if answer.status != 200 and answer.target is None:
+            refuse(answer.status, answer.headers, ref, endpoint)
+        return _promised(answer, ref)
+
+
+def _knows_the_file(answer: Answer) -> bool:
+    """A redirect to the storage tells of the file itself; one to its new name does not."""
+    return "X-Linked-Etag" in answer.headers or "X-Linked-Size" in answer.headers
+
+
+def _promised(answer: Answer, ref: FileRef) -> RemoteFile:
+    etag = entity_tag(answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag"))
+    etag = etag and etag.removeprefix("W/").strip('"')
     sha256 = etag if etag and re.fullmatch(r"[0-9a-f]{64}", etag) else None  # Git LFS
-    said_size = found.size or None  # older versions take a redirect's own length, 0
-    for what, pinned, said in (("size", ref.size, said_size), ("SHA-256", ref.sha256, sha256)):
-        if pinned is not None and said is not None and pinned != said:
+    said = answer.headers.get("X-Linked-Size")
+    if said is None and answer.target is None:  # not the length of a redirect's own body
+        said = answer.headers.get("Content-Length")
+    size = None if said is None else whole_number(said)
+    if said is not None and not size:
+        raise Hopeless(f"the hub says that the file has a size of {shown(said)} bytes")
+    for what, pinned, found in (("size", ref.size, size), ("SHA-256", ref.sha256, sha256)):
+        if None not in (pinned, found) and pinned != found:
             raise DownloadError(
-                f"{ref}: the hub has a file of {what} {said}, the preset pins {pinned}; "
+                f"{ref}: the hub has a file of {what} {found}, the preset pins {pinned}; "
                 "correct the pin, or pin the revision that it belongs to"
             )
-    size = said_size or ref.size
+    size = size or ref.size
     if size is None:
-        raise DownloadError(f"{ref}: the hub does not say how long the file is; pin its size")
-    return RemoteFile(size, sha256, etag, found.commit_hash, found.location)
+        raise Hopeless("the hub does not say how long the file is; pin its size")
+    commit = answer.headers.get("X-Repo-Commit", "")
+    known_commit = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    return RemoteFile(size, sha256, etag, known_commit, answer.target or answer.url)
+
+
+def whole_number(text: str) -> int | None:
+    """A number of bytes as HTTP writes it; None if it is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
+
+
+def entity_tag(text: str | None) -> str | None:
+    """An ETag header that is short enough to be one."""
+    return text if text and len(text) <= 200 and text.isascii() and text.isprintable() else None
 
 
 def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str | None) -> NoReturn:
-    """Raise what an error status means: Broken if it may pass, else a DownloadError."""
+    """Raise what an error status means: Broken if it may pass, else a Hopeless or DownloadError."""
     code = headers.get("X-Error-Code", "")
-    page = f"{_endpoint(endpoint)}/{ref.repo}"
-    if status in _RETRY:
-        wait = headers.get("Retry-After", "")
-        raise Broken(f"the server answered {status}", float(wait) if wait.isdigit() else None)
+    page = f"{_public(endpoint)}/{ref.repo}"
+    if may_pass(status):
+        raise Broken(f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", "")))
     if status in (401, 403):
-        raise DownloadError(
-            f"{ref}: the hub refuses access ({status}): gated, private, or not there; "
+        raise Hopeless(
+            f"the hub refuses access ({status}): gated, private, or not there; "
             f"accept the licence on {page}, then run `hf auth login`"
         )
     if code == "RepoNotFound":
-        raise DownloadError(f"{ref}: there is no repository {page}, or it is private")
+        raise Hopeless(f"there is no repository {page}, or it is private")
     if code == "RevisionNotFound":
-        raise DownloadError(f'{ref}: {page} has no revision "{ref.revision}"')
+        raise Hopeless(f'{page} has no revision "{ref.revision}"')
     if status == 404:
-        raise DownloadError(f"{ref}: no such file; {_nearest_files(ref, endpoint)}")
-    raise DownloadError(f"{ref}: the server answered {status}; try again later")
+        raise Hopeless(f"no such file; {_nearest_files(ref, endpoint)}")
+    raise Hopeless(f"the server answered {phrase(status)}")
+
+
+def _wait(asked: str) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date."""
+    seconds = whole_number(asked)
+    if seconds is not None:
+        return float(seconds)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def check_parts(parts: Sequence[FileRef], endpoint: str | None) -> None:
+    """Refuse a split model of which the hub's list of files lacks a part, before each is asked for.
+
+    A hub that gives no list, or not all of one, is asked part by part.
+    """
+    listing = files_of(parts[0], endpoint, folder_only=True)
+    absent = [part for part in parts if listing and part.file not in listing.names]
+    if listing is not None and listing.whole and absent:
+        names = _nearest(listing, absent[0])
+        raise DownloadError(
+            f"{absent[0]}: no such file; {len(absent)} of {len(parts)} parts are not there; {names}"
+        )
 
 
 def _nearest_files(ref: FileRef, endpoint: str | None) -> str:
     """The repository's .gguf files most like the one asked for, as a piece of a message."""
-    from huggingface_hub import HfApi
-
-    assert ref.repo is not None
     try:
-        names = HfApi(endpoint=endpoint).list_repo_files(ref.repo, revision=ref.revision)
-    except (_http_error(), ValueError):
-        return f"see {_endpoint(endpoint)}/{ref.repo}/tree/{ref.revision or 'main'}"
-    models = [name for name in names if name.endswith(".gguf")]
+        listing = files_of(ref, endpoint)
+    except (Broken, Hopeless):
+        listing = None
+    if listing is None:
+        return f"see {_public(endpoint)}/{ref.repo}/tree/{ref.revision or 'main'}"
+    return _nearest(listing, ref)
+
+
+def _nearest(listing: Listing, ref: FileRef) -> str:
+    models = sorted(name for name in listing.names if name.endswith(".gguf"))[:_MOST_COMPARED]
     if not models:
         return "the repository holds no .gguf file at all"
     wanted = ref.file.lower()
@@ -96,57 +146,6 @@ def _nearest_files(ref: FileRef, endpoint: str | None) -> str:
     return f"nearest of the {len(models)} .gguf files there: {', '.join(models[:3])}"
 
 
-@contextmanager
-def open_from(url: str, start: int, endpoint: str | None) -> Iterator[Any]:
-    """GET from byte `start` on; the response, its body unread. A broken connection is Broken."""
-    from huggingface_hub import constants, get_session
-
-    # Ranges count the bytes of the file itself, so no compression on the way.
-    headers = {"Accept-Encoding": "identity", "User-Agent": "eftlocal"}
-    if same_host(url, endpoint) and (token := _token()):
-        # The token belongs to the hub, not to the storage it redirects to.
-        headers["Authorization"] = f"Bearer {token}"
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    try:
-        with get_session().stream(
-            "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        ) as response:
-            yield response
-    except _http_error() as error:
-        raise Broken(_first_line(error)) from error
-
-
-def _http_error() -> type[Exception]:
-    """The root error of the HTTP client that this huggingface_hub brings (httpx, then httpx2)."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    root: type[Exception] = HfHubHTTPError.__bases__[0]
-    return root
-
-
-def _endpoint(endpoint: str | None) -> str:
-    from huggingface_hub import constants
-
-    return (endpoint or constants.ENDPOINT).rstrip("/")
-
-
-def same_host(url: str, endpoint: str | None) -> bool:
-    ours, theirs = urlsplit(_endpoint(endpoint)), urlsplit(url)
-    return (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
-
-
-def _token() -> str | None:
-    from huggingface_hub import constants, get_token
-
-    return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-
-
-def offline_by_environment() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _public(endpoint: str | None) -> str:
+    """The hub's address without a password that may be in it."""
+    return re.sub(r"//[^/@]*@", "//", endpoint_or_default(endpoint))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from eftlocal.errors import DownloadError
 from eftlocal.hub.disk import disk_errors, locked, part_files, readable
+from eftlocal.hub.http import Answer, ask_for, phrase, shown
 from eftlocal.hub.part import Part
-from eftlocal.hub.places import in_store, store, stored_path
+from eftlocal.hub.places import check_place, in_store, store, stored_path
 from eftlocal.hub.record import recall
-from eftlocal.hub.remote import RemoteFile, ask, open_from, refuse, same_host
-from eftlocal.hub.retry import TRIES, Broken, Sleep, patiently
+from eftlocal.hub.remote import RemoteFile, ask, entity_tag, refuse, whole_number
+from eftlocal.hub.retry import TRIES, Broken, Hopeless, Sleep, patiently
 from eftlocal.presets.file_ref import FileRef
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,7 @@ class Download:
     def run(self) -> None:
         """Fetch the file, or the rest of it; check it; put it in its place."""
         path = stored_path(self.ref)
+        check_place(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path, self.ref):
@@ -52,9 +56,10 @@ class Download:
                     part.restart()
                     self._fetch(part)
                 if not self._is_right(part):
-                    part.discard()
+                    came = part.sha256
+                    part.restart()
                     raise DownloadError(
-                        f"{self.ref}: what arrived has SHA-256 {part.sha256}, not the expected "
+                        f"{self.ref}: what arrived has SHA-256 {came}, not the expected "
                         f"{self._expected}; it was not kept, try again"
                     )
                 self._tell_of_another(path, part)
@@ -82,54 +87,102 @@ class Download:
         """Make `part` the whole file, by its length. Returns the bytes it began with."""
         part.become(self.remote)
         began = part.size
-        first = True
+        fresh = False
 
         def attempt() -> None:
-            nonlocal first
-            if not first:  # a signed address expires, and the file may have changed
+            nonlocal fresh
+            if fresh:  # a signed address expires, and the file may have changed
                 self.remote = ask(self.ref, self.endpoint)
                 part.become(self.remote)
-            first = False
-            self._stream(part)
+            now, fresh = fresh, True
+            self._stream(part, fresh=now)
 
         patiently(attempt, self.ref, self.sleep, tries=TRIES, gained=lambda: part.size)
         return began
 
-    def _stream(self, part: Part) -> None:
-        """One request for what is missing of `part`, written as it comes."""
+    def _stream(self, part: Part, *, fresh: bool) -> None:
+        """One request for what is missing of `part`, written as it comes.
+
+        Args:
+            fresh: the hub has just given the file's address.
+        """
         self._report(part)
         if part.size == self.remote.size:
             return
-        with open_from(self.remote.location, part.size, self.endpoint) as response:
-            self._check_answer(response, part)
-            for chunk in response.iter_bytes():
+        headers = {"Range": f"bytes={part.size}-"} if part.size else {}
+        if part.size and part.validator and self._expected is None:
+            headers["If-Range"] = part.validator
+        with ask_for("GET", self.remote.location, self.endpoint, headers) as answer:
+            self._check_answer(answer, part, fresh)
+            for chunk in answer.chunks:
                 if part.size + len(chunk) > self.remote.size:
-                    part.discard()
-                    raise DownloadError(
-                        f"{self.ref}: the server sent more than the {self.remote.size} bytes "
-                        "that it promised; nothing was kept, try again"
+                    part.restart()
+                    raise Hopeless(
+                        f"the server sent more than the {self.remote.size} bytes that it promised; "
+                        "nothing was kept, try again"
                     )
                 part.write(chunk)
                 self._report(part)
         if part.size < self.remote.size:
             raise Broken("the connection ended early")
+        if part.begins_with(_LFS_POINTER):
+            part.restart()
+            raise Hopeless("the server sent Git LFS's pointer in the place of the file")
 
-    def _check_answer(self, response: Any, part: Part) -> None:
+    def _check_answer(self, answer: Answer, part: Part, fresh: bool) -> None:
         """Let pass only the bytes asked for, or the whole file from its beginning."""
-        status = response.status_code
-        if status == 200:
-            part.restart()  # the server knows no ranges
-        elif status == 206:
-            asked = f"bytes {part.size}-{self.remote.size - 1}/"
-            if not response.headers.get("Content-Range", "").startswith(asked):
-                raise Broken("the server sent another range than the one asked for")
-        elif status == 416:
+        if answer.status in (200, 206):
+            self._check_body(answer.headers)
+            validator = entity_tag(answer.headers.get("ETag"))
+            validator = validator if validator and validator.startswith('"') else None
+        if answer.status == 200:
+            if part.size:
+                part.restart()  # the server knows no ranges, or has another version
+            self._check_length(answer.headers.get("Content-Length"))
+            part.comes_as(validator)
+        elif answer.status == 206:
+            self._check_range(answer.headers.get("Content-Range", ""), part)
+            if part.size and part.validator not in (None, validator):
+                part.restart()
+                raise Broken("the file has changed on the server")
+            part.comes_as(validator)
+        elif answer.status == 416 and part.size:
             part.restart()
             raise Broken("the server does not have the range asked for")
-        elif status in (401, 403) and not same_host(self.remote.location, self.endpoint):
-            raise Broken(f"the file's address was refused ({status})")
+        elif not answer.ours and answer.status in (401, 403, 404, 410):
+            reason = f"the storage that the hub names answered {phrase(answer.status)}"
+            raise Hopeless(reason) if fresh else Broken(reason)  # an address expires
         else:
-            refuse(status, response.headers, self.ref, self.endpoint)
+            refuse(answer.status, answer.headers, self.ref, self.endpoint)
+
+    def _check_body(self, headers: Mapping[str, str]) -> None:
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind == "text/html":
+            raise Hopeless(
+                "the server sent a web page in the place of the file; "
+                "is there a proxy or a login page on the way?"
+            )
+        coding = headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() not in ("", "identity"):
+            raise Hopeless(f"the server sent the file compressed ({shown(coding)}), unasked")
+
+    def _check_length(self, text: str | None) -> None:
+        if text is not None and whole_number(text) != self.remote.size:
+            raise Hopeless(
+                f"the server has {shown(text)} bytes to send, and the hub promised "
+                f"{self.remote.size}"
+            )
+
+    def _check_range(self, text: str, part: Part) -> None:
+        found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(\*|[0-9]{1,18})", text.strip())
+        total = str(self.remote.size)
+        if found and int(found[1]) == part.size <= int(found[2]) and found[3] in ("*", total):
+            return
+        reason = f"the server sent another range ({shown(text)}) than the one asked for"
+        if not part.size:
+            raise Hopeless(reason)
+        part.restart()  # all of it can be asked for without a range
+        raise Broken(reason)
 
     def _report(self, part: Part) -> None:
         if self.progress is not None:
@@ -141,7 +194,7 @@ def check_space(jobs: Iterable[Download]) -> None:
     needed = 0
     for job in jobs:
         part, _ = part_files(stored_path(job.ref))
-        needed += max(0, job.remote.size - (part.stat().st_size if part.is_file() else 0))
+        needed += max(0, job.remote.size - (part.lstat().st_size if part.is_file() else 0))
     top = store().absolute()
     folder = next((place for place in (top, *top.parents) if place.is_dir()), top)
     with disk_errors(folder):

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from eftlocal.presets.strict_table import StrictTable
 
-SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")  # llama.cpp's name of one shard of a model
+# llama.cpp's name of one shard of a model.
+SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
+MOST_SHARDS = 512  # the largest models have about a hundred
+# Names that Windows keeps for devices, whatever follows the first dot.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+_OURS = (".part", ".part.json", ".lock")  # what a download keeps beside its file
 # The hub's rule for owner/name.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
+
+
+def is_inside(path: str) -> bool:
+    """Whether this is a path inside a repository that every system can keep as it is."""
+    return len(path) <= 1000 and all(map(_is_a_name, path.split("/")))
+
+
+def _is_a_name(name: str) -> bool:
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= 240
+        and name.isprintable()
+        and not name.endswith((".", " "))  # also . and ..
+        and not re.search(r'[\\:*?"<>|]', name)
+        and not _DEVICE.fullmatch(name)
+    )
 
 
 class FileRef(StrictTable):
@@ -35,8 +55,8 @@ class FileRef(StrictTable):
     @field_validator("repo")
     @classmethod
     def _is_a_repo(cls, repo: str | None) -> str | None:
-        if repo is not None and not _REPO.fullmatch(repo):
-            raise ValueError(f'"{repo}" is not of the form owner/name')
+        if repo is not None and not (_REPO.fullmatch(repo) and is_inside(repo)):
+            raise ValueError(f"{repo!a} is not of the form owner/name")
         return repo
 
     @field_validator("file", "revision")
@@ -44,12 +64,24 @@ class FileRef(StrictTable):
     def _stays_inside(cls, value: str | None, info: ValidationInfo) -> str | None:
         """A hub file's path becomes a path in the store: it may not point out of it."""
         if value and info.data.get("repo"):
-            parts = PurePosixPath(value).parts
-            if value.startswith("/") or ".." in parts or re.search(r'[\\:*?"<>|\x00-\x1f]', value):
-                raise ValueError(f'"{value}" is not a path inside a repository')
+            if not is_inside(value):
+                raise ValueError(f"{value!a} is not a path inside a repository")
+            if info.field_name == "file" and value.endswith(_OURS):
+                raise ValueError(f"{value} has the name of an unfinished download")
         elif value and info.field_name == "file" and info.context:
             return str(Path(info.context["root"]) / Path(value).expanduser())
         return value
+
+    @model_validator(mode="after")
+    def _is_a_shard(self) -> FileRef:
+        if self.repo and (split := SPLIT.search(self.file)):
+            number, count = int(split[1]), int(split[2])
+            if not 1 <= number <= count <= MOST_SHARDS:
+                raise ValueError(
+                    f"{self.file}: there is no part {number} of {count}; a model has at most "
+                    f"{MOST_SHARDS} parts, and they count from 1"
+                )
+        return self
 
     @model_validator(mode="after")
     def _pins_have_a_hub(self) -> FileRef:

@@ -1,0 +1,319 @@
+"""The one place where requests are made: none can hang, and only the hub is sent the token.
+
+Requests run in a thread of their own, so that neither a name that does not resolve nor a byte a
+second can hold up a deadline or a Ctrl-C. The client is the one that huggingface_hub uses (httpx,
+later httpx2), with whatever proxy or certificates were set up for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from queue import Empty, Full, Queue
+from typing import Any
+
+from eftlocal.errors import UsageError
+from eftlocal.hub.retry import Broken, Hopeless
+
+MOST_REDIRECTS = 10
+LEAST_RATE = 1024  # bytes a second, over _STALL times the timeout; slower is as good as broken
+_STALL = 6
+_PATIENCE = 3  # times the timeout, for an answer to begin however it drips
+_TICK = 0.1  # seconds; on Windows a wait is not interrupted by Ctrl-C
+_NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+_NEVER = (501, 505, 506, 510, 511)  # errors of a server that will not pass
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered, its body still to come.
+
+    Attributes:
+        url: what was asked, after redirects.
+        ours: it is the hub's own answer, not that of a storage it redirects to.
+        target: where a redirect leads, an absolute address; None if it is no redirect.
+        chunks: the body's bytes as they come, not decoded. Raises Broken.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    ours: bool
+    target: str | None
+    chunks: Iterator[bytes] = field(repr=False)
+
+
+@contextmanager
+def ask_for(
+    method: str,
+    url: str,
+    endpoint: str | None,
+    headers: Mapping[str, str] | None = None,
+    stop: Callable[[Answer], bool] = lambda _: False,
+) -> Iterator[Answer]:
+    """Send a request and follow its redirects, as far as `stop` lets.
+
+    Raises:
+        Broken: no answer, or none in time; it may come when asked again.
+        Hopeless: an address that is none, a certificate that does not fit, too many redirects.
+    """
+    for _ in range(MOST_REDIRECTS + 1):
+        with _exchange(method, url, endpoint, headers or {}) as answer:
+            if answer.target is None or stop(answer):
+                yield answer
+                return
+            url = answer.target
+    raise Hopeless(f"the server redirects more than {MOST_REDIRECTS} times")
+
+
+def endpoint_or_default(endpoint: str | None) -> str:
+    return (endpoint or huggingface_hub().constants.ENDPOINT).rstrip("/")
+
+
+def offline_by_environment() -> bool:
+    return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
+
+
+def huggingface_hub() -> Any:
+    """The library; it reads its settings from the environment when it is first imported."""
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ValueError as error:
+        raise UsageError(f"a setting HF_... of the environment is wrong: {error}") from error
+
+
+def patience() -> float:
+    """Seconds in which an answer has to have begun, and a listing's page to have come."""
+    return _PATIENCE * float(huggingface_hub().constants.HF_HUB_ETAG_TIMEOUT)
+
+
+@contextmanager
+def _exchange(
+    method: str, url: str, endpoint: str | None, headers: Mapping[str, str]
+) -> Iterator[Answer]:
+    library = huggingface_hub()
+    if library.constants.HF_HUB_OFFLINE:
+        raise Hopeless("HF_HUB_OFFLINE is set; unset it to download")
+    timeout = float(library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    session = library.get_session()
+    hub = _address(session, endpoint_or_default(endpoint), "the hub's address (HF_ENDPOINT)").url
+    # Ranges count the bytes of the file itself, so no compression on the way.
+    sent = {"Accept-Encoding": "identity", "User-Agent": "eftlocal", **headers}
+    request = _address(session, url, "the address", method=method, headers=sent, timeout=timeout)
+    ours = _origin(request.url) == _origin(hub)
+    if not ours:
+        request.headers.pop("Authorization", None)
+    elif token := _token(library):
+        request.headers["Authorization"] = f"Bearer {token}"
+
+    def send() -> Any:
+        own = {} if ours else {"auth": None}  # the client's own is not for another server either
+        return session.send(request, stream=True, follow_redirects=False, **own)
+
+    pump = _Pump(send)
+    try:
+        response = pump.response(patience())
+        yield Answer(
+            response.status_code,
+            response.headers,
+            str(request.url),
+            ours,
+            _target(session, request.url, response),
+            pump.chunks(timeout),
+        )
+    finally:
+        pump.leave()
+
+
+class _Pump:
+    """A request that runs in a thread; what comes is handed over through a short queue."""
+
+    def __init__(self, send: Callable[[], Any]) -> None:
+        self._queue: Queue[Any] = Queue(maxsize=16)
+        self._left = threading.Event()
+        threading.Thread(target=self._run, args=(send,), daemon=True).start()
+
+    def response(self, seconds: float) -> Any:
+        """The response, its body unread."""
+        until = time.monotonic() + seconds
+        while (found := self._next()) is None:
+            if time.monotonic() > until:
+                raise Broken(f"no answer within {seconds:g} s")
+        return found
+
+    def chunks(self, timeout: float) -> Iterator[bytes]:
+        window, waited, came = _STALL * timeout, 0.0, 0
+        while True:
+            began = time.monotonic()
+            chunk = self._next()
+            waited += time.monotonic() - began
+            if chunk == b"":
+                return
+            if waited > window:
+                if came < LEAST_RATE * window:
+                    raise Broken(f"only {came} bytes came in {window:g} s of waiting", in_vain=True)
+                waited, came = 0.0, 0
+            if chunk is not None:
+                came += len(chunk)
+                yield chunk
+
+    def leave(self) -> None:
+        """Nobody waits for the rest: the thread ends when it next hears of the server."""
+        self._left.set()
+
+    def _next(self) -> Any:
+        """What came next; b"" at the end, None if nothing came for a moment."""
+        try:
+            item = self._queue.get(timeout=_TICK)
+        except Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise _meaning(item) from item
+        return item
+
+    def _run(self, send: Callable[[], Any]) -> None:
+        try:
+            response = send()
+            try:
+                self._hand_over(response)
+                for chunk in response.iter_raw():
+                    if chunk:
+                        self._hand_over(chunk)
+            finally:
+                response.close()
+            self._hand_over(b"")
+        except _Left:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            with suppress(_Left):
+                self._hand_over(error)
+
+    def _hand_over(self, item: Any) -> None:
+        while not self._left.is_set():
+            with suppress(Full):
+                return self._queue.put(item, timeout=_TICK)
+        raise _Left
+
+
+class _Left(Exception):  # noqa: N818 - not an error
+    """The request was given up."""
+
+
+def _meaning(error: BaseException) -> BaseException:
+    """What a failure of the client means: Broken if it may pass, Hopeless if not."""
+    http = _client_library()
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    reason = reason if reason.isprintable() else ascii(reason)
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Hopeless(f"the server's certificate is not valid: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError) and not isinstance(
+            cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+        ):
+            return Hopeless(f"no secure connection: {cause.reason or reason}")
+        if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
+            return Hopeless(f"no server of that name: {cause.strerror}")
+    if isinstance(error, (http.UnsupportedProtocol, http.LocalProtocolError, http.InvalidURL)):
+        return Hopeless(reason)
+    if isinstance(error, (http.HTTPError, OSError)):
+        return Broken(reason)
+    if isinstance(error, (ValueError, OverflowError)):  # of a name or a port that none can have
+        return Hopeless(f"the server's address cannot be used: {reason}")
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _client_library() -> Any:
+    """httpx, or httpx2, whichever this huggingface_hub brings."""
+    root = importlib.import_module("huggingface_hub.errors").HfHubHTTPError.__bases__[0]
+    return importlib.import_module(root.__module__.partition(".")[0])
+
+
+def _address(session: Any, url: str, what: str, method: str = "HEAD", **options: Any) -> Any:
+    """A request for an address, as the client itself reads it."""
+    try:
+        request = session.build_request(method, url, **options)
+    except (_client_library().InvalidURL, ValueError) as error:
+        raise Hopeless(f"{what} {shown(url)} cannot be read: {error}") from error
+    if not _is_web(request.url):
+        raise Hopeless(f"{what} {shown(url)} is not one of http or https")
+    return request
+
+
+def _target(session: Any, url: Any, response: Any) -> str | None:
+    """Where a redirect leads; None if the response is none."""
+    if response.status_code not in _REDIRECTS:
+        return None
+    locations = response.headers.get_list("Location")
+    if len(locations) != 1:
+        raise Hopeless(
+            f"the server redirects ({response.status_code}) and gives {len(locations)} addresses"
+        )
+    library = _client_library()
+    what = "the server redirects to an address that"
+    try:
+        target = url.join(locations[0])
+    except (library.InvalidURL, ValueError) as error:
+        raise Hopeless(f"{what} cannot be read: {shown(locations[0])}: {error}") from error
+    if not _is_web(target):
+        raise Hopeless(f"{what} is not one of http or https: {shown(locations[0])}")
+    if target.userinfo and _origin(target) != _origin(url):
+        raise Hopeless(f"{what} holds a user's name: {shown(locations[0])}")
+    if url.scheme == "https" and target.scheme == "http":
+        raise Hopeless(f"{what} is not secure, from one that is: {shown(locations[0])}")
+    return str(target)
+
+
+def _is_web(url: Any) -> bool:
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port or 0) < 1 << 16
+
+
+def _origin(url: Any) -> tuple[str, bytes, int]:
+    return url.scheme, url.raw_host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+
+
+def _token(library: Any) -> str | None:
+    if library.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return None
+    try:
+        token = library.get_token()
+    except (OSError, ValueError, _client_library().HTTPError) as error:
+        raise Hopeless("the hub's token could not be had; run `hf auth login`") from error
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise Hopeless(
+            "the hub's token holds a character that no token has; correct HF_TOKEN, "
+            "or run `hf auth login`"
+        )
+    return token or None
+
+
+def shown(text: str) -> str:
+    """Text of a server as it may stand in a message: short, quoted and in ASCII."""
+    return ascii(text if len(text) <= 100 else text[:97] + "...")
+
+
+def may_pass(status: int) -> bool:
+    """Whether an error is one that a server may get over."""
+    return status in (408, 425, 429) or (500 <= status < 600 and status not in _NEVER)
+
+
+def phrase(status: int) -> str:
+    """404 (Not Found)."""
+    try:
+        return f"{status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        return str(status)

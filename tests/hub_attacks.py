@@ -1,0 +1,1009 @@
+"""A hostile hub: what it answers, case by case, and what a download must make of each.
+
+The tests run every case in their own process; scripts/check_hub.py runs the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TOKEN = "hf_secret"
+CONTENT = b"GGUF" + bytes(range(256)) * 512  # 128 KiB and a bit
+SIZE = len(CONTENT)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+COMMIT = "c0ffee" * 6 + "c0ff"
+POSIX = os.name == "posix"
+Headers = dict[str, str | None]
+
+
+@dataclass
+class Seen:
+    """One request that arrived at one of the two servers."""
+
+    host: str  # "hub" or "other"
+    method: str
+    path: str
+    headers: dict[str, str]
+
+    @property
+    def token(self) -> bool:
+        return any(TOKEN in value for value in self.headers.values())
+
+
+class Request(BaseHTTPRequestHandler):
+    """A request to be answered, rightly by `rightly`, or in another way."""
+
+    attacked: Attacked
+    host: str
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None:
+        """Keep the tests' output clean."""
+
+    def do_HEAD(self) -> None:
+        self.close_connection = True
+        seen = Seen(self.host, self.command, self.path, dict(self.headers))
+        self.attacked.requests.append(seen)
+        self.number = sum(
+            (r.host, r.method) == (self.host, self.command) for r in self.attacked.requests
+        )
+        with contextlib.suppress(OSError):  # the client has left, as it often should
+            self.attacked.case.answer(self)
+
+    do_GET = do_HEAD  # noqa: N815 - http.server's names
+
+    @property
+    def hub(self) -> str:
+        return self.attacked.address("hub")
+
+    @property
+    def other(self) -> str:
+        return self.attacked.address("other")
+
+    @property
+    def head(self) -> bool:
+        return self.command == "HEAD"
+
+    @property
+    def lists(self) -> bool:
+        return self.path.startswith("/api/")
+
+    @property
+    def blob(self) -> bool:
+        """The storage's address of the file, at which the bytes are."""
+        return self.path.startswith("/blob")
+
+    def raw(self, text: bytes | str) -> None:
+        self.wfile.write(text.encode("latin-1") if isinstance(text, str) else text)
+        self.wfile.flush()
+
+    def say(self, status: int, headers: Headers | None = None, body: bytes = b"") -> None:
+        """Status, headers (None leaves one out) and, of a GET, the body."""
+        told: Headers = {"Content-Length": str(len(body)), **(headers or {})}
+        lines = [f"HTTP/1.1 {status} -"]
+        lines += [f"{key}: {value}" for key, value in told.items() if value is not None]
+        self.raw("\r\n".join([*lines, "Connection: close", "", ""]))
+        if not self.head:
+            self.raw(body)
+
+    def promise(self, **changes: str | None) -> None:
+        """The right answer to HEAD: where the file is, and what it is."""
+        headers: Headers = {
+            "Location": f"{self.other}/blob",
+            "X-Linked-Size": str(SIZE),
+            "X-Linked-Etag": f'"{SHA256}"',
+            "X-Repo-Commit": COMMIT,
+        }
+        changed = {key.replace("_", "-"): value for key, value in changes.items()}
+        self.say(302, {**headers, **changed})
+
+    def send(self, body: bytes = CONTENT, status: int | None = None, **changes: str | None) -> None:
+        """The right answer to GET at the storage, ranges too."""
+        asked = self.headers.get("Range", "")
+        start = int(asked[6:-1]) if asked else 0
+        headers: Headers = {"ETag": '"storage"', "Content-Type": "application/octet-stream"}
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        changed = {key.replace("_", "-"): value for key, value in changes.items()}
+        right = 206 if asked else 200
+        self.say(status or right, {**headers, **changed}, body[start:])
+
+    def list(self, *names: str, link: str | None = None) -> None:
+        entries = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+        self.say(200, {"Link": link}, json.dumps(entries).encode())
+
+    def rightly(self) -> None:
+        if self.lists:
+            self.list("model.gguf")
+        elif self.head and not self.blob:
+            self.promise()
+        elif self.blob:
+            self.send()
+        else:
+            self.say(302, {"Location": f"{self.other}/blob"})
+
+    def reset(self) -> None:
+        """End the connection as a crashed server does."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def drip(self, piece: bytes, seconds: float = 0.01) -> None:
+        """For as long as anybody listens."""
+        while not self.attacked.over.is_set():
+            self.raw(piece)
+            time.sleep(seconds)
+
+    def hold(self) -> None:
+        """Say nothing more, and stay."""
+        self.attacked.over.wait(120)
+
+
+Answer = Callable[[Request], None]
+Change = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one hostile hub does.
+
+    Attributes:
+        answer: called with every request.
+        says: a regular expression for the one line; "" if the download must succeed.
+        file, pin: what the preset asks for.
+        requests: the most that may be made.
+        code: the exit code, where it is not that of a failed download.
+        before: called with the models folder and a folder outside of it.
+        endpoint: the hub's address, made from "hub" and "other" addresses.
+        slow: it is about time. The tests run it with short times.
+        token: the hub is sent the token at all.
+    """
+
+    name: str
+    answer: Answer
+    says: str
+    file: str = "model.gguf"
+    pin: str = ""
+    requests: int = 3
+    code: int = 5
+    before: Change | None = None
+    endpoint: str = "{hub}"
+    slow: bool = False
+    token: bool = True
+
+
+@dataclass
+class Attacked:
+    """The two servers of a case, running, and all the requests that came."""
+
+    case: Case
+    requests: list[Seen] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+    servers: dict[str, ThreadingHTTPServer] = field(default_factory=dict)
+
+    def address(self, host: str) -> str:
+        return f"http://127.0.0.1:{self.servers[host].server_address[1]}"
+
+    def endpoint(self) -> str:
+        host = urlsplit(self.address("hub")).netloc
+        return self.case.endpoint.format(
+            hub=self.address("hub"), hub_host=host, hub_port=host.rpartition(":")[2]
+        )
+
+
+@contextmanager
+def attacked_by(case: Case) -> Iterator[Attacked]:
+    found = Attacked(case)
+    for host in ("hub", "other"):
+        handler = type("Handler", (Request,), {"attacked": found, "host": host})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        found.servers[host] = server
+    try:
+        yield found
+    finally:
+        found.over.set()
+        for server in found.servers.values():
+            server.shutdown()
+            server.server_close()
+
+
+def preset(case: Case) -> str:
+    """A presets file with the one file of a case."""
+    return (
+        '[[preset]]\nname = "attacked"\nrecipe = { name = "base" }\n'
+        f"[preset.roles.base]\nrepo = 'owner/models'\nfile = {json.dumps(case.file)}\n{case.pin}\n"
+    )
+
+
+# What a hub can do --------------------------------------------------------------------------
+
+
+def promising(**changes: str | None) -> Answer:
+    """All is right but the headers of the answer to HEAD."""
+
+    def answer(request: Request) -> None:
+        if request.head and request.host == "hub" and not request.blob:
+            told = {k: v and v.format(**places_of(request)) for k, v in changes.items()}
+            request.promise(**told)
+        else:
+            request.rightly()
+
+    return answer
+
+
+def sending(send: Answer, **changes: str | None) -> Answer:
+    """All is right but the storage's answer to GET; and, if said, the promises before it."""
+    promise = promising(**changes)
+
+    def answer(request: Request) -> None:
+        if request.blob and not request.head:
+            send(request)
+        else:
+            promise(request)
+
+    return answer
+
+
+def refusing(status: int, **headers: str) -> Answer:
+    """The hub answers HEAD so, always."""
+
+    def answer(request: Request) -> None:
+        if request.head:
+            request.say(status, {key.replace("_", "-"): value for key, value in headers.items()})
+        else:
+            request.rightly()
+
+    return answer
+
+
+def once(first: Answer) -> Answer:
+    """The first HEAD is answered so, and all others rightly."""
+
+    def answer(request: Request) -> None:
+        (first if request.head and request.number == 1 else Request.rightly)(request)
+
+    return answer
+
+
+def listing(body: bytes | str, **headers: str) -> Answer:
+    """The file is not there, and this is the answer to the question what is."""
+
+    def answer(request: Request) -> None:
+        if request.lists:
+            text = body.encode() if isinstance(body, str) else body
+            request.say(200, {key.replace("_", "-"): v for key, v in headers.items()}, text)
+        else:
+            request.say(404)
+
+    return answer
+
+
+def entries(*names: Any) -> str:
+    return json.dumps([{"type": "file", "path": name, "size": 1} for name in names])
+
+
+def endless_listing(request: Request) -> None:
+    if request.lists:
+        number = len(request.attacked.requests)
+        link = f'<{request.hub}/api/models/owner/models/tree/main?cursor={number}>; rel="next"'
+        request.list(f"file-{number}.gguf", link=link)
+    else:
+        request.say(404)
+
+
+def listing_elsewhere(request: Request) -> None:
+    if request.lists and request.host == "hub":
+        request.list("a.gguf", link=f'<{request.other}/api/next>; rel="next"')
+    elif request.lists:
+        request.list("b.gguf")
+    else:
+        request.say(404)
+
+
+def split_listing(*missing: int, count: int) -> Answer:
+    """A split model of which the listing lacks some parts."""
+
+    def answer(request: Request) -> None:
+        if request.lists:
+            parts = (i for i in range(1, count + 1) if i not in missing)
+            request.list(*(f"model-{i:05}-of-{count:05}.gguf" for i in parts))
+        else:
+            request.rightly()
+
+    return answer
+
+
+def places_of(request: Request) -> dict[str, str]:
+    """What an address in a case may be made of."""
+    hosts = {name: urlsplit(getattr(request, name)).netloc for name in ("hub", "other")}
+    return {
+        "hub": request.hub,
+        "other": request.other,
+        "hub_host": hosts["hub"],
+        "other_host": hosts["other"],
+        "hub_port": hosts["hub"].rpartition(":")[2],
+    }
+
+
+def redirecting(location: str, status: int = 302) -> Answer:
+    """HEAD is redirected there; what has been asked there is answered rightly."""
+
+    def answer(request: Request) -> None:
+        if "/resolve/" in request.path and request.head and request.host == "hub":
+            to = location.format(**places_of(request))
+            request.say(status, {"Location": to})
+        elif request.head and request.host == "other":
+            request.say(200, {"Content-Length": str(SIZE), "ETag": f'"{SHA256}"'})
+        elif not request.head:
+            request.send()
+        else:
+            request.promise()
+
+    return answer
+
+
+def loop(request: Request) -> None:
+    request.say(302, {"Location": request.path + "x"})
+
+
+def between_two(request: Request) -> None:
+    other = request.other if request.host == "hub" else request.hub
+    request.say(302, {"Location": other + request.path})
+
+
+def two_locations(request: Request) -> None:
+    request.raw("HTTP/1.1 302 -\r\nLocation: /a\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n")
+
+
+def renamed(request: Request) -> None:
+    """A repository that has moved: a redirect that knows nothing of the file."""
+    if request.head and "/owner/models/" in request.path:
+        moved = request.path.replace("/owner/models/", "/new/name/")
+        request.say(307, {"Location": moved})
+    else:
+        request.rightly()
+
+
+def only_get_is_redirected(request: Request) -> None:
+    if request.head:
+        request.say(200, {"Content-Length": str(SIZE), "ETag": f'"{SHA256}"'})
+    else:
+        request.rightly()
+
+
+def torn(*, again: Answer, at: int = 100_000) -> Answer:
+    """The first GET breaks; the second, with a Range, is answered so."""
+
+    def send(request: Request) -> None:
+        if request.number == 1:
+            request.say(200, {"Content-Length": str(SIZE), "ETag": '"storage"'}, CONTENT[:at])
+        else:
+            again(request)
+
+    return send
+
+
+def changed_meanwhile(request: Request) -> None:
+    """Another version, which the hub says nothing of, since the first GET."""
+    if "Range" in request.headers and request.headers.get("If-Range") == '"storage"':
+        whole(request, CONTENT[::-1], ETag='"newer"')
+    elif "Range" in request.headers:
+        request.send(CONTENT[::-1])
+    else:
+        request.send(CONTENT[::-1], ETag='"newer"')
+
+
+def whole(request: Request, body: bytes = CONTENT, **changes: str | None) -> None:
+    changed = {key.replace("_", "-"): value for key, value in changes.items()}
+    request.say(200, {"ETag": '"storage"', **changed}, body)
+
+
+def chunked(request: Request, *chunks: bytes, end: bool = True) -> None:
+    request.say(200, {"Content-Length": None, "Transfer-Encoding": "chunked"})
+    for chunk in chunks:
+        request.raw(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+    if end:
+        request.raw(b"0\r\n\r\n")
+
+
+def without_end(request: Request) -> None:
+    request.say(200, {"Content-Length": None})
+    request.drip(CONTENT, 0)
+
+
+def then(*steps: Any) -> Answer:
+    """Raw bytes and what to do after them, in turn."""
+
+    def answer(request: Request) -> None:
+        for step in steps:
+            request.raw(step) if isinstance(step, (bytes, str)) else step(request)
+
+    return answer
+
+
+def dripping(piece: bytes) -> Answer:
+    return lambda request: request.drip(piece)
+
+
+def hundred_bytes(request: Request) -> None:
+    """What was asked for, but a hundred bytes of it and no more."""
+    start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+    span = f"bytes {start}-{SIZE - 1}/{SIZE}" if start else None
+    told = {"Content-Range": span, "Content-Length": str(SIZE - start)}
+    request.say(206 if start else 200, told, CONTENT[start : start + 100])
+
+
+def page(request: Request) -> None:
+    whole(request, b"<html>log in</html>", Content_Type="text/html; charset=utf-8")
+
+
+# What may lie in the models folder ----------------------------------------------------------
+
+HERE = Path("owner", "models", "main")
+
+
+def place(make: Callable[[Path, Path], None], name: str = "model.gguf.part") -> Change:
+    """Something of that name lies where the download would."""
+
+    def before(store: Path, outside: Path) -> None:
+        (store / HERE).mkdir(parents=True)
+        make(store / HERE / name, outside)
+
+    return before
+
+
+def link(path: Path, outside: Path) -> None:
+    path.symlink_to(outside / "precious")
+
+
+def dangling_link(path: Path, outside: Path) -> None:
+    path.symlink_to(outside / "made")
+
+
+def hard_link(path: Path, outside: Path) -> None:
+    path.hardlink_to(outside / "precious")
+
+
+def fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+def linked_folder(store: Path, outside: Path) -> None:
+    store.mkdir()
+    (store / "owner").symlink_to(outside)
+
+
+def file_for_a_folder(store: Path, _: Path) -> None:
+    store.write_text("a file")
+
+
+def nested_note(path: Path, _: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {SIZE}\n".encode()
+PLAIN = {"X_Linked_Etag": '"abc"'}  # the hub knows no checksum
+PART = "model-00001-of-00003.gguf"
+
+CASES = [
+    # Where the token goes: to the hub's own scheme, host and port, and nowhere else
+    Case("the storage is another server", Request.rightly, ""),
+    Case("GET alone is redirected", only_get_is_redirected, ""),
+    Case("a renamed repository", renamed, ""),
+    Case("HEAD goes to another server", redirecting("{other}/blob"), ""),
+    Case("HEAD goes on without a scheme", redirecting("//{other_host}/blob"), ""),
+    Case("HEAD goes on with a user's name", redirecting("http://u@{other_host}/x"), "user's name"),
+    Case("HEAD goes on behind an @", redirecting("http://{hub_host}@{other_host}/"), "user's name"),
+    Case("HEAD goes on with a backslash", redirecting("http://{hub_host}\\@{other_host}/"), "."),
+    Case(
+        "HEAD goes to the hub by another name", redirecting("http://localhost:{hub_port}/blob"), ""
+    ),
+    Case("a listing goes on elsewhere", listing_elsewhere, "nearest of the 2"),
+    Case(
+        "the hub's name in capitals", Request.rightly, "", endpoint="HTTP://LOCALHOST:{hub_port}/"
+    ),
+    Case(
+        "a hub with a password", Request.rightly, "", endpoint="http://a:b@{hub_host}", token=False
+    ),
+    # Addresses
+    Case("Location: none", refusing(302), "gives 0 addresses", requests=1),
+    Case("Location: two", two_locations, "gives 2 addresses", requests=1),
+    Case("Location: no host", promising(Location="http:///x"), ""),
+    Case("Location: broken IPv6", promising(Location="http://[::1"), "cannot be read", requests=1),
+    Case(
+        "Location: port 99999",
+        promising(Location="http://127.0.0.1:99999/"),
+        "not one of http",
+        requests=1,
+    ),
+    Case("Location: port x", promising(Location="http://h:x/"), "cannot be read", requests=1),
+    Case(
+        "Location: a file", promising(Location="file:///etc/passwd"), "not one of http", requests=1
+    ),
+    Case("Location: ftp", promising(Location="ftp://127.0.0.1/x"), "not one of http", requests=1),
+    Case("Location: data", promising(Location="data:,GGUF"), "not one of http", requests=1),
+    Case(
+        "Location: controls",
+        promising(Location="http://h/\x01\x1b[2J"),
+        "cannot be read",
+        requests=1,
+    ),
+    Case("Location: 60,000 letters", promising(Location="{other}/" + "a" * 60_000), ""),
+    Case("Location: not text", promising(Location="http://\xff\xfe\xfd/"), "."),
+    Case("Location: a bad name", promising(Location="http://" + "a" * 300 + "/"), "."),
+    Case(
+        "Location: nobody there",
+        promising(Location="http://127.0.0.1:1/"),
+        "gave up after 6 tries",
+        requests=6,
+        slow=True,
+    ),
+    Case("Location: https where http is", promising(Location="https://{other_host}/"), "secure"),
+    Case("redirects in a circle", loop, "more than 10 times", requests=11),
+    Case("redirects to and fro", between_two, "more than 10 times", requests=11),
+    Case("a hub that is no address", Request.rightly, "HF_ENDPOINT", endpoint="http://[::1"),
+    Case("a hub that is a path", Request.rightly, "HF_ENDPOINT", endpoint="/models"),
+    Case("a hub that is a file", Request.rightly, "HF_ENDPOINT", endpoint="file:///tmp"),
+    Case("a hub without TLS", Request.rightly, "secure", endpoint="https://{hub_host}"),
+    Case("a hub that nobody is", Request.rightly, "gave up after 3", endpoint="http://127.0.0.1:1"),
+    Case(
+        "a hub without a name",
+        Request.rightly,
+        "no server of that name|gave up after 3",
+        endpoint="http://no-such-host.invalid",
+    ),
+    # Promises
+    Case("size: negative", promising(X_Linked_Size="-7"), "a size of '-7' bytes", requests=1),
+    Case("size: nothing", promising(X_Linked_Size="0"), "a size of '0' bytes", requests=1),
+    Case("size: a word", promising(X_Linked_Size="big"), "a size of 'big' bytes", requests=1),
+    Case("size: a power", promising(X_Linked_Size="\xb2"), r"a size of '\\xb2' bytes", requests=1),
+    Case("size: a float", promising(X_Linked_Size="1e3"), "a size of '1e3' bytes", requests=1),
+    Case("size: NaN", promising(X_Linked_Size="NaN"), "a size of 'NaN' bytes", requests=1),
+    Case("size: 5,000 digits", promising(X_Linked_Size="9" * 5000), "a size of '999", requests=1),
+    Case("size: a petabyte", promising(X_Linked_Size="9" * 16), "PB|TB to download", requests=1),
+    Case("size: one less", promising(X_Linked_Size=str(SIZE - 1)), "promised"),
+    Case("size: one more", promising(X_Linked_Size=str(SIZE + 1)), "promised"),
+    Case("size: none", promising(X_Linked_Size=None), "does not say how long", requests=1),
+    Case(
+        "checksum: another", promising(X_Linked_Etag='"' + "0" * 64 + '"'), "not the expected 0000"
+    ),
+    Case("checksum: none", promising(X_Linked_Etag=None), ""),
+    Case("ETag: 60,000 letters", promising(X_Linked_Etag='"' + "e" * 60_000 + '"'), ""),
+    Case("ETag: controls", promising(X_Linked_Etag='"\x1b[2J"'), ""),
+    Case("commit: a path", promising(X_Repo_Commit="../../../outside"), ""),
+    Case("headers: 200 kB", promising(X_Junk="j" * 200_000), "gave up after 3"),
+    # Refusals
+    *(
+        Case(f"HEAD: {status}", refusing(status), says, requests=2)
+        for status, says in {
+            400: "answered 400",
+            401: "hf auth login",
+            403: "accept the licence",
+            404: "no such file",
+            405: "answered 405",
+            410: "410 .Gone",
+            451: "451 .Unavailable",
+            501: "answered 501",
+            505: "answered 505",
+            204: "answered 204",
+            206: "answered 206",
+            304: "answered 304",
+            300: "answered 300",
+            999: "answered 999",
+        }.items()
+    ),
+    *(
+        Case(f"HEAD: {status}", refusing(status), f"gave up after 3 .*answered {status}")
+        for status in (408, 425, 429, 500, 502, 503, 504, 520)
+    ),
+    Case("gated", refusing(403, X_Error_Code="GatedRepo"), "accept the licence", requests=1),
+    Case("no repository", refusing(404, X_Error_Code="RepoNotFound"), "no repository", requests=1),
+    Case("no revision", refusing(404, X_Error_Code="RevisionNotFound"), "no revision", requests=1),
+    *(
+        Case(f"Retry-After: {wait}", once(refusing(429, Retry_After=wait)), "", requests=4)
+        for wait in (
+            "\xb2",
+            "-5",
+            "NaN",
+            "1e9",
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Wed, 99 Oct 99999 07:28:00 GMT",
+            "\x1b[2J",
+            "9" * 5000,
+            "",
+        )
+    ),
+    *(
+        Case(
+            f"storage: {status}",
+            sending(lambda r, s=status: r.say(s)),
+            f"answered {status}",
+            requests=4,
+        )
+        for status in (401, 403, 404, 410)
+    ),
+    *(
+        Case(f"storage: {status}", sending(lambda r, s=status: r.say(s)), f"answered {status}")
+        for status in (400, 405, 416, 451, 501, 204, 304)
+    ),
+    Case("storage: 503", sending(lambda r: r.say(503)), "gave up after 6", requests=12, slow=True),
+    # Listings
+    *(
+        Case(f"listing: {what}", listing(body), says, requests=2)
+        for what, body, says in (
+            ("nothing", "", "see http"),
+            ("a number", "7", "see http"),
+            ("null", "null", "see http"),
+            ("an object", '{"error": "no"}', "see http"),
+            ("a list of words", '["a.gguf"]', "see http"),
+            ("a list of lists", "[[[]]]", "see http"),
+            ("no names", '[{"type": "file"}]', "see http"),
+            ("names of numbers", entries(7), "see http"),
+            ("names of NaN", '[{"type": "file", "path": NaN}]', "see http"),
+            ("no types", '[{"path": "a.gguf"}]', "no .gguf file at all"),
+            ("nested 100,000 deep", "[" * 100_000, "see http"),
+            ("an integer of 10,000 digits", "[" + "9" * 10_000 + "]", "see http"),
+            ("not UTF-8", b"[\xff\xfe]", "see http"),
+            ("a web page", "<html>", "see http"),
+            ("twice the same", entries("a.gguf", "a.gguf"), "nearest of the 1 .gguf"),
+            ("names that leave", entries("../a.gguf", "/a.gguf", "a/../../b.gguf"), "no .gguf"),
+            ("names of Windows", entries("C:\\a.gguf", "a\\b.gguf", "nul.gguf"), "no .gguf"),
+            (
+                "names that drive",
+                entries("\x1b[2Ja.gguf", "a\nb.gguf", "\0.gguf", "\u202e.gguf", "\ud800.gguf"),
+                "no .gguf",
+            ),
+            ("empty names", entries("", ".", "a//b.gguf"), "no .gguf"),
+            ("long names", entries("a" * 5000 + ".gguf"), "no .gguf"),
+            ("20 MB", "[" + " " * 20_000_000 + "]", "see http"),
+        )
+    ),
+    Case(
+        "listing: 9,000 long names",
+        listing(entries(*(f"{i}" + "ab" * 100 + ".gguf" for i in range(9000)))),
+        "nearest of the 2000",
+        requests=2,
+    ),
+    Case("listing: compressed", listing(b"\x1f\x8b\x08", Content_Encoding="gzip"), "see http"),
+    Case("listing: without end", endless_listing, "nearest of the 20", requests=21),
+    Case(
+        "listing: goes on at no address",
+        listing("[]", Link='<http://[::1>; rel="next"'),
+        "see http",
+    ),
+    Case("listing: goes on at a file", listing("[]", Link='<file:///etc>; rel="next"'), "see http"),
+    Case("listing: goes on in nonsense", listing("[]", Link="<<<,;rel=next"), "no .gguf"),
+    # Parts of split models
+    Case(
+        "parts: 99,999",
+        Request.rightly,
+        "no part 1 of 99999",
+        file="m-00001-of-99999.gguf",
+        requests=0,
+        code=2,
+    ),
+    Case(
+        "parts: none",
+        Request.rightly,
+        "no part 1 of 0",
+        file="m-00001-of-00000.gguf",
+        requests=0,
+        code=2,
+    ),
+    Case(
+        "parts: part 0",
+        Request.rightly,
+        "no part 0 of 2",
+        file="m-00000-of-00002.gguf",
+        requests=0,
+        code=2,
+    ),
+    Case(
+        "parts: part 3 of 2",
+        Request.rightly,
+        "no part 3 of 2",
+        file="m-00003-of-00002.gguf",
+        requests=0,
+        code=2,
+    ),
+    Case(
+        "parts: 512 are missing",
+        Request.rightly,
+        "512 of 512 parts are not there",
+        file="model-00001-of-00512.gguf",
+        requests=1,
+    ),
+    Case(
+        "parts: one is missing",
+        split_listing(2, count=3),
+        "model-00002-of-00003.gguf",
+        file=PART,
+        requests=1,
+    ),
+    Case("parts: all are there", split_listing(count=3), "", file=PART, requests=10),
+    Case(
+        "parts: no listing",
+        then(lambda r: r.say(404) if r.lists else r.rightly()),
+        "",
+        file=PART,
+        requests=10,
+    ),
+    Case(
+        "parts: a listing of nonsense",
+        then(lambda r: r.say(200, {}, b"7") if r.lists else r.rightly()),
+        "list of files",
+        file=PART,
+        requests=1,
+    ),
+    # Names in a preset
+    *(
+        Case(
+            f"file: {name!a:.30}",
+            Request.rightly,
+            "not a path inside|unfinished",
+            file=name,
+            requests=0,
+            code=2,
+        )
+        for name in (
+            "../x.gguf",
+            "/x.gguf",
+            "a/../x.gguf",
+            "a\\x.gguf",
+            "C:/x.gguf",
+            "nul.gguf",
+            "a//x.gguf",
+            "./x.gguf",
+            "x.gguf.",
+            "\u202ex.gguf",
+            "x" * 300,
+            "a\x1b.gguf",
+            "x.gguf.part",
+            "x.gguf.lock",
+            "https://h/x.gguf",
+        )
+    ),
+    *(
+        Case(
+            f"revision: {name!a}",
+            Request.rightly,
+            "not a path inside",
+            pin=f'revision = "{name}"',
+            requests=0,
+            code=2,
+        )
+        for name in ("../..", "/main", "a//b", "main/", "con")
+    ),
+    Case("revision: refs/pr/1", Request.rightly, "", pin='revision = "refs/pr/1"'),
+    # Bodies
+    Case("body: a web page", sending(page), "a web page", requests=2),
+    Case("body: a web page, unknown", sending(page, **PLAIN), "a web page", requests=2),
+    Case(
+        "body: LFS pointer",
+        sending(lambda r: whole(r, LFS), X_Linked_Size=str(len(LFS)), **PLAIN),
+        "Git LFS",
+    ),
+    Case("body: empty", sending(lambda r: whole(r, b"")), "promised", requests=2),
+    Case(
+        "body: compressed",
+        sending(lambda r: whole(r, Content_Encoding="gzip")),
+        "compressed",
+        requests=2,
+    ),
+    Case("body: one byte less", sending(lambda r: whole(r, CONTENT[:-1])), "promised", requests=2),
+    Case(
+        "body: one byte more", sending(lambda r: whole(r, CONTENT + b"!")), "promised", requests=2
+    ),
+    Case("body: other bytes", sending(lambda r: whole(r, CONTENT[::-1])), "not the expected"),
+    Case("body: other bytes, unknown", sending(lambda r: whole(r, CONTENT[::-1]), **PLAIN), ""),
+    Case("body: without end", sending(without_end), "more than the", requests=2),
+    Case("body: chunks", sending(lambda r: chunked(r, CONTENT)), ""),
+    Case("body: one chunk more", sending(lambda r: chunked(r, CONTENT, b"!")), "more than the"),
+    Case(
+        "body: chunks of nonsense",
+        sending(then("HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n", "zz\r\n")),
+        "gave up after 6",
+        requests=12,
+        slow=True,
+    ),
+    Case(
+        "body: length of letters",
+        sending(then("HTTP/1.1 200 -\r\nContent-Length: x\r\n\r\n")),
+        "gave up after 6",
+        requests=12,
+        slow=True,
+    ),
+    Case(
+        "body: two lengths",
+        sending(then("HTTP/1.1 200 -\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx")),
+        "gave up after 6",
+        requests=12,
+        slow=True,
+    ),
+    Case(
+        "body: a negative length",
+        sending(then("HTTP/1.1 200 -\r\nContent-Length: -1\r\n\r\n")),
+        "gave up after 6",
+        requests=12,
+        slow=True,
+    ),
+    Case("body: cut in the middle", sending(torn(again=Request.send)), "", requests=5),
+    Case(
+        "body: reset in the middle",
+        sending(
+            lambda r: (
+                (r.say(200, {"Content-Length": str(SIZE)}, CONTENT[:70_000]), r.reset())
+                if r.number == 1
+                else r.send()
+            )
+        ),
+        "",
+        requests=5,
+    ),
+    Case(
+        "body: 100 bytes a connection",
+        sending(hundred_bytes),
+        "gave up after 6 tries without progress",
+        requests=12,
+        slow=True,
+    ),
+    # Ranges
+    Case("range: 206 unasked", sending(lambda r: r.send(status=206)), "another range"),
+    Case(
+        "range: 206 unasked, rightly",
+        sending(lambda r: r.send(status=206, Content_Range=f"bytes 0-{SIZE - 1}/{SIZE}")),
+        "",
+    ),
+    Case("range: 200", sending(torn(again=whole)), "", requests=5),
+    *(
+        Case(
+            f"range: {what}",
+            sending(
+                torn(
+                    again=lambda r, t=text: (
+                        r.send(Content_Range=t) if "Range" in r.headers else r.send()
+                    )
+                )
+            ),
+            "",
+            requests=7,
+        )
+        for what, text in (
+            ("none", None),
+            ("empty", ""),
+            ("from 0", f"bytes 0-{SIZE - 1}/{SIZE}"),
+            ("of another file", "bytes 100000-100001/100002"),
+            ("of letters", "bytes a-b/c"),
+            ("in lines", f"lines 100000-{SIZE - 1}/{SIZE}"),
+            ("of a power", "bytes \xb2-\xb3/\xb9"),
+        )
+    ),
+    Case(
+        "range: 416",
+        sending(torn(again=lambda r: r.say(416) if "Range" in r.headers else r.send())),
+        "",
+        requests=7,
+    ),
+    Case("range: 416 always", sending(lambda r: r.say(416)), "answered 416", requests=2),
+    Case(
+        "range: another version, unknown",
+        sending(torn(again=changed_meanwhile), **PLAIN),
+        "",
+        requests=7,
+    ),
+    Case(
+        "range: another version",
+        sending(torn(again=changed_meanwhile)),
+        "not the expected",
+        requests=9,
+    ),
+    # Not HTTP
+    Case("nothing is said", lambda r: r.connection.close(), "gave up after 3"),
+    Case("reset at once", Request.reset, "gave up after 3"),
+    Case("nonsense is said", then(b"\x00\xff\x1b[2J\r\n\r\n"), "gave up after 3"),
+    Case("another protocol is said", then("SSH-2.0-OpenSSH\r\n"), "gave up after 3"),
+    Case("status of letters", then("HTTP/1.1 abc -\r\n\r\n"), "gave up after 3"),
+    Case(
+        "headers without end",
+        then("HTTP/1.1 200 -\r\n", dripping(b"A: b\r\n" * 20_000)),
+        "gave up after 3",
+    ),
+    Case(
+        "100 Continue without end",
+        then(dripping(b"HTTP/1.1 100 -\r\n\r\n" * 100)),
+        "gave up after 3",
+        slow=True,
+    ),
+    # Slow
+    Case("slow: no answer", Request.hold, "timed out|no answer within", slow=True),
+    Case(
+        "slow: headers drip",
+        then("HTTP/1.1 200 -\r\n", dripping(b"x")),
+        "timed out|no answer within",
+        slow=True,
+    ),
+    Case(
+        "slow: a listing drips",
+        lambda r: then("HTTP/1.1 200 -\r\n\r\n[", dripping(b" "))(r) if r.lists else r.say(404),
+        "see http",
+        requests=2,
+        slow=True,
+    ),
+    Case(
+        "slow: the body drips",
+        sending(lambda r: (r.say(200, {"Content-Length": str(SIZE)}), r.drip(b"x"))),
+        "of waiting|timed out",
+        requests=12,
+        slow=True,
+    ),
+    Case(
+        "slow: chunks' ends drip",
+        sending(then("HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n", dripping(b"0"))),
+        "gave up after 6",
+        requests=12,
+        slow=True,
+    ),
+    Case(
+        "slow: the body stops",
+        sending(lambda r: (r.say(200, {"Content-Length": str(SIZE)}, CONTENT[:90_000]), r.hold())),
+        "are kept, run it again",
+        requests=20,
+        slow=True,
+    ),
+    # The models folder
+    *(
+        Case(f"folder: {what}", Request.rightly, says, before=before, requests=1)
+        for what, before, says in (
+            ("the part is a link", place(link), "symbolic link"),
+            ("the part is a dangling link", place(dangling_link), "symbolic link"),
+            ("the part is another's file", place(hard_link), "another name"),
+            ("the part is a pipe", place(fifo), "not a regular file"),
+            ("the part is a folder", place(folder), "model.gguf.part"),
+            ("the lock is a link", place(link, "model.gguf.lock"), "symbolic link"),
+            (
+                "the lock is a dangling link",
+                place(dangling_link, "model.gguf.lock"),
+                "symbolic link",
+            ),
+            ("the lock is a pipe", place(fifo, "model.gguf.lock"), "not a regular file"),
+            ("the note is a link", place(dangling_link, "model.gguf.part.json"), "symbolic link"),
+            ("the note is a pipe", place(fifo, "model.gguf.part.json"), "not a regular file"),
+            ("the file is a pipe", place(fifo, "model.gguf"), "not a regular file"),
+            ("the file is a folder", place(folder, "model.gguf"), "a folder|not a regular file"),
+            ("a folder leads out", linked_folder, "leads out of"),
+            ("it is a file", file_for_a_folder, "store"),
+        )
+    ),
+    Case(
+        "folder: a dangling link is the file",
+        Request.rightly,
+        "",
+        before=place(dangling_link, "model.gguf"),
+    ),
+    Case(
+        "folder: a note nested 100,000 deep",
+        Request.rightly,
+        "",
+        before=place(nested_note, "model.gguf.part.json"),
+    ),
+]
