@@ -22,19 +22,21 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Grammar, Guide
+from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.prepare import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
     RoleSource,
     file_sources,
     require_roles,
-    with_engine,
+    with_settings,
     with_unguided,
 )
-from eftlocal.logits.recipe import BASE, Recipe
+from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import special_note
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
@@ -65,10 +67,12 @@ class Emulator(Closing):
         self._known: dict[Recipe, Acceptance] = {}
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
+        self._reader = PromptReader(self.models, self.prompts)
         self.defaults = defaults
         self.name = name
         self._resources = loaded.resources
-        self._text_model = self.models.get("tuned") or next(iter(self.models.values()))
+        self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
+        self._text_model = self.models[self._text_role]
 
     @classmethod
     def from_files(
@@ -76,6 +80,8 @@ class Emulator(Closing):
         *,
         prompts: Mapping[str, str] | None = None,
         defaults: Defaults | None = None,
+        system_in_user: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         n_ctx: int | None = None,
         n_seq_max: int | UpTo = 1,
         threads: int | None = None,
@@ -90,8 +96,12 @@ class Emulator(Closing):
 
         Args:
             files: role to path; a path may play several roles and is loaded once.
-            prompts: role to "chat", "same", "plain" or a template. By default the tuned role
-                sees its own chat template, and the others the same text.
+            prompts: role to "chat", "same", "plain", a chat format that llama.cpp knows by name
+                ("chatml"), or a template's source. By default the tuned role sees its own chat
+                template, and the others the same text.
+            system_in_user: put system messages at the beginning of the user's, for templates
+                that take none.
+            chat_template_kwargs: variables for templates, such as {"enable_thinking": False}.
             defaults: recipe, sampling and limits; None is up-scaling.
             n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
@@ -109,12 +119,16 @@ class Emulator(Closing):
                 raise UsageError(f"from_files: {role} is {file!r}, neither a path nor an option")
         if not files:
             raise UsageError("from_files: give at least one file, as in base=...")
-        for role in prompts or {}:
-            if role not in files:
-                raise UsageError(f"prompts: there is no role {role}; given are {', '.join(files)}")
-        sources = file_sources({role: Path(path) for role, path in files.items()}, prompts)
         return cls.from_sources(
-            with_engine(sources, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers),
+            with_settings(
+                file_sources({role: Path(path) for role, path in files.items()}),
+                prompts=prompts,
+                system_in_user=system_in_user,
+                chat_template_kwargs=chat_template_kwargs,
+                n_ctx=n_ctx,
+                threads=threads,
+                gpu_layers=gpu_layers,
+            ),
             defaults=defaults,
             n_seq_max=n_seq_max,
             force=force,
@@ -161,12 +175,14 @@ class Emulator(Closing):
         prompt: Prompt,
         *,
         raw: bool = False,
+        special: bool = False,
         recipe: Recipe | str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         logprobs: bool = False,
         continue_last: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
         grammar: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
@@ -177,11 +193,13 @@ class Emulator(Closing):
         Args:
             prompt: a conversation, or a string: one message of the user.
             raw: the string is text to go on with as it stands, without a chat template.
+            special: in raw text, the texts of special tokens (`<|im_start|>`) are those tokens.
             recipe, sampling, max_tokens, speculation: None takes the emulator's defaults; a
                 recipe may be given by its name, as in `recipe_text.parse_recipe`.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
+            chat_template_kwargs: variables for templates, on top of those it was loaded with.
             grammar: the answer matches this GBNF, from its rule `root`.
             json_schema: the answer is JSON of this schema; {} is any.
             ignore_end: go on after an end token, up to max_tokens (for measuring).
@@ -197,7 +215,13 @@ class Emulator(Closing):
         drawn = sampling or self.defaults.sampling
         seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
         drafting = self._speculation(speculation or self.defaults.speculation)
-        ids = self.tokenize(prompt, raw=raw, continue_last=continue_last)
+        ids = self.tokenize(
+            prompt,
+            raw=raw,
+            special=special,
+            continue_last=continue_last,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         with ExitStack() as undone:
             rules = self._grammar(grammar, json_schema)
             if rules:
@@ -254,14 +278,19 @@ class Emulator(Closing):
         *,
         prompt: Prompt | None = None,
         raw: bool = False,
+        special: bool = False,
         recipe: Recipe | str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> TextLogprobs:
         """Log-probabilities of a given text under the combination and under each role.
 
         Args:
-            text: what is scored, token by token.
+            text: what is scored, token by token: it goes on where the prompt ends, so a space
+                between the two belongs to one of them.
             prompt: what stands before it, as in `stream`; None scores the text by itself.
             raw: the prompt is text as it stands.
+            special: the texts of special tokens are those tokens, in `text` and a raw prompt.
+            chat_template_kwargs: as in `stream`.
 
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
@@ -269,13 +298,15 @@ class Emulator(Closing):
         chosen = self.checked(recipe or self.defaults.recipe)
         first = None
         if prompt is None:
-            whole = self._text_model.tokenize(text, add_special=True)
+            whole = self._reader.raw_ids(self._text_role, text, special=special)
             ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
             if whole[:1] != [self._text_model.bos]:
                 first = whole[0] if whole else None
         else:
-            ids = self.tokenize(prompt, raw=raw)
-            tokens = self._text_model.tokenize(text)
+            ids = self.tokenize(
+                prompt, raw=raw, special=special and raw, chat_template_kwargs=chat_template_kwargs
+            )
+            tokens = self._text_model.tokenize(text, parse_special=special, continues=True)
         return score(
             self.ensemble, ids, tokens, recipe=chosen, piece=self._special_piece, first=first
         )
@@ -283,27 +314,41 @@ class Emulator(Closing):
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
 
-    def tokenize(
-        self, prompt: Prompt, *, raw: bool = False, continue_last: bool = False
-    ) -> dict[str, list[int]]:
-        """The token ids that each role is given of a prompt."""
-        reader = PromptReader(self.models, self.prompts)
-        return reader.ids(prompt, raw=raw, continue_last=continue_last)
+    def tokenize(self, prompt: Prompt, **options: Any) -> dict[str, list[int]]:
+        """The token ids that each role is given of a prompt; the options are those of `stream`."""
+        return self._reader.ids(prompt, **options)
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, as they stand in an answer."""
         return self._text_model.piece(token)
 
-    def notes(self, recipe: Recipe | None = None) -> tuple[str, ...]:
-        """What a person should know before using a recipe (None: the default) with these models."""
+    def notes(self, recipe: Recipe | None = None, *, raw_text: str = "") -> tuple[str, ...]:
+        """What a person should know before using a recipe (None: the default) with these models.
+
+        Args:
+            raw_text: that is to be gone on with, without `special`.
+        """
         recipe = recipe or self.defaults.recipe
+        found: list[str] = []
         base = self.models.get(BASE)
         if recipe.name == "steer" and base is not None and base.chat_template:
-            return (
+            found.append(
                 f"{base.path.name} has a chat template, so it may be tuned already: steering such "
-                "a base gains little (arXiv 2401.17256)",
+                "a base gains little (arXiv 2401.17256)"
             )
-        return ()
+        beyond: dict[tuple[int, int], list[str]] = {}
+        for role, model in self.models.items():
+            n_ctx = self.ensemble.contexts[role].n_ctx
+            if 0 < model.n_ctx_train < n_ctx:
+                beyond.setdefault((n_ctx, model.n_ctx_train), []).append(role)
+        for (n_ctx, trained), roles in beyond.items():
+            found.append(
+                f"n_ctx is {n_ctx}, and {', '.join(roles)} learned from texts of {trained} tokens: "
+                "beyond that an answer may make no sense"
+            )
+        if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
+            found.append(special_note(spelled))
+        return tuple(found)
 
     def measure(self, progress: Progress | None = None) -> Costs | None:
         """Seconds of decodes on this machine, from which draft lengths are chosen.

@@ -204,7 +204,7 @@ def _compare(model: Model) -> tuple[str, dict[str, float]]:
     import numpy as np
 
     text = "".join(chr(ord("a") + n * 7 % 26) for n in range(4 * TOKENS))
-    tokens = model.tokenize(text, add_special=True)[:TOKENS]
+    tokens = model.tokenize(text, add_bos=True)[:TOKENS]
     together = _rows(model, [tokens])
     apart = _rows(model, [[token] for token in tokens])
     if not (np.isfinite(together).all() and np.isfinite(apart).all()):

@@ -11,7 +11,7 @@ from eftlocal import hub
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.loading.prepare import Progress, UpTo
-from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_engine
+from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
@@ -44,19 +44,19 @@ class Sources:
         """Downloads what is missing; the errors are those of `eftlocal.load`.
 
         Args:
-            engine: n_ctx, threads and gpu_layers for every role; None leaves one as it is.
+            engine: as `loading.roles.with_settings` takes it: prompts, n_ctx, threads and others.
         """
         preset = find(name)
         roles = preset_sources(
             preset, lambda file: hub.resolve(file, offline=offline, progress=progress)
         )
         exceptions = tuple(preset.vocabulary_exceptions)
-        return cls(with_engine(roles, **engine), preset_defaults(preset), exceptions, name, trust)
+        return cls(with_settings(roles, **engine), preset_defaults(preset), exceptions, name, trust)
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path], *, trust: bool = False, **engine: Any) -> Sources:
         """Files for roles, with the program's defaults."""
-        return cls(with_engine(file_sources(files), **engine), Defaults(), trust=trust)
+        return cls(with_settings(file_sources(files), **engine), Defaults(), trust=trust)
 
     def load(
         self,
@@ -88,7 +88,7 @@ class Sources:
     ) -> Emulator:
         """The base by itself, as if the program knew no other model."""
         return Emulator.from_sources(
-            {"base": replace(self.roles["base"], prompt="plain")},
+            {"base": replace(self.roles["base"], prompt="plain", chat_template_kwargs={})},
             defaults=Defaults(Recipe.single("base")),
             force=force,
             trust=self.trust,
@@ -103,6 +103,9 @@ def load(
     offline: bool = False,
     recipe: Recipe | None = None,
     sampling: Sampling | None = None,
+    prompts: Mapping[str, str] | None = None,
+    system_in_user: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     n_ctx: int | None = None,
     n_seq_max: int | UpTo = 1,
     threads: int | None = None,
@@ -119,7 +122,8 @@ def load(
         preset: a name in models.toml or the user's presets file.
         offline: refuse to download.
         recipe, sampling: defaults instead of the preset's.
-        n_ctx, threads, gpu_layers: for every role, instead of the preset's.
+        prompts, system_in_user, chat_template_kwargs, n_ctx, threads, gpu_layers: instead of the
+            preset's, or on top of them, as in `Emulator.from_files`.
         download_progress: called while a missing file arrives.
 
     The other arguments are those of `Emulator.from_files`.
@@ -132,6 +136,9 @@ def load(
         offline=offline,
         trust=trust,
         progress=download_progress,
+        prompts=prompts,
+        system_in_user=system_in_user,
+        chat_template_kwargs=chat_template_kwargs,
         n_ctx=n_ctx,
         threads=threads,
         gpu_layers=gpu_layers,

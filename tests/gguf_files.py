@@ -131,3 +131,50 @@ def write(path: Path, data: bytes) -> Path:
 
 
 ARCH = entry("general.architecture", STRING, text("llama"))
+
+
+def edited(source: Path, target: Path, changes: Mapping[str, Any]) -> Path:
+    """A copy of a model with other metadata (bool, int, str or a list; None takes a key away)."""
+    reader = gguf.GGUFReader(source)
+    kept = [f for name, f in reader.fields.items() if not name.startswith("GGUF.")]
+    writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    for field in kept:
+        if field.name not in changes and field.name != "general.architecture":
+            kind, *inner = field.types
+            writer.add_key_value(field.name, field.contents(), kind, *inner[-1:])
+    for key, value in changes.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32,
+               str: writer.add_string, list: writer.add_array}  # fmt: skip
+        if value is not None:
+            add[type(value)](key, value)
+    for one in reader.tensors:
+        writer.add_tensor(one.name, one.data, raw_dtype=one.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+SENTENCEPIECE = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+
+
+def sentencepiece(source: Path, target: Path, **flags: bool) -> Path:
+    """A copy of a model with a SentencePiece vocabulary of as many tokens: special ones, all
+    bytes, letters and pieces of words. Flags are keys of tokenizer.ggml."""
+    size = len(gguf.GGUFReader(source).fields["tokenizer.ggml.tokens"].data)
+    letters = "▁etaoinsrhldcumfpgwybvkxjqzTAPFI.,!?<>|_\n"
+    words = ["▁The", "The", "▁Paris", "Paris", "▁is", "▁of", "▁capital", "▁France", "▁▁", "im",
+             "start", "end", "user", "▁user", "Assistant", "Par", "▁Par", "is",
+             "<s", "</s", "<|im_end|"]  # fmt: skip
+    parts = {w[:i] for w in words for i in range(2, len(w) + 1)}
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    known = [*SENTENCEPIECE, *bytes_, *letters, *sorted(parts, key=lambda p: (len(p), p))]
+    tokens = [*known, *(f"[PAD{i}]" for i in range(size - len(known)))]
+    types = [UNKNOWN, *[CONTROL] * 4, *[BYTE] * 256]
+    types += [NORMAL] * (len(known) - len(types)) + [UNUSED] * (size - len(known))
+    scores = [float(len(t) - 100) for t in tokens]  # longer pieces are merged first
+    changes = {"model": "llama", "pre": "default", "tokens": tokens, "token_type": types,
+               "scores": scores, "merges": None, "bos_token_id": 1, "eos_token_id": 2,
+               "add_bos_token": True, **flags}  # fmt: skip
+    return edited(source, target, {f"tokenizer.ggml.{k}": v for k, v in changes.items()})

@@ -29,7 +29,7 @@ from eftlocal.batch.seeds import digest_of, seed_of, shard_of
 from eftlocal.batch.source import MAX_LINE, TooLong, open_source
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
-from eftlocal.loading.roles import file_sources, with_engine
+from eftlocal.loading.roles import file_sources, with_settings
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt
@@ -630,7 +630,7 @@ SHORT = 300
 
 @pytest.fixture(scope="module")
 def bound(demo_files: dict[str, Path]) -> Iterator[PromptBound]:
-    with prompt_bound(with_engine(file_sources(demo_files), n_ctx=SHORT)) as made:
+    with prompt_bound(with_settings(file_sources(demo_files), n_ctx=SHORT)) as made:
         yield made
 
 

@@ -47,7 +47,7 @@ def generate(model: Model, grammar: Grammar | Guide, prompt: str, most: int) -> 
     finished = model.end_tokens(range(model.vocab_size))
     answer: list[int] = []
     with Context(model, n_ctx=512, n_threads=1) as context:
-        fed = model.tokenize(prompt, add_special=True)
+        fed = model.tokenize(prompt, add_bos=True)
         while len(answer) < most:
             row = context.decode([Span(0, fed)])[0].copy()
             row[~grammar.allowed(answer)] = -np.inf

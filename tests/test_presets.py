@@ -229,8 +229,8 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"tuned": 'prompt = "caht"'},
-            "preset \"mine\": roles.tuned.prompt: input should be 'chat', 'same' or 'plain', "
-            'not "caht"',
+            'preset "mine": roles.tuned.prompt: "caht" is no prompt: use "chat", "same", "plain", '
+            "the name of a chat format that",
         ),
         (
             {"base": "n_ctx = 0"},

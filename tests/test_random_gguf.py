@@ -20,7 +20,7 @@ def test_decodes_as_a_trained_model_would(tmp_path: Path, quantization: str) -> 
     path = write_random_model(tmp_path / "tiny.gguf", "tiny", quantization)
     with Model(path) as model, Context(model, n_ctx=64, n_threads=1) as context:
         assert model.vocab_size == TINY.n_vocab and model.n_layers == TINY.n_layers
-        tokens = model.tokenize(TEXT, add_special=True)
+        tokens = model.tokenize(TEXT, add_bos=True)
         assert tokens[0] == model.bos and b"".join(map(model.piece, tokens)) == TEXT.encode()
         logits = context.decode([Span(0, tokens, len(tokens))])
         assert logits.shape == (len(tokens), TINY.n_vocab) and np.isfinite(logits).all()

@@ -40,6 +40,8 @@ def test_a_prompt_alone_takes_every_default() -> None:
         "stop": (),
         "logprobs": False,
         "speculation": None,
+        "special": False,
+        "chat_template_kwargs": None,
         "grammar": None,
         "json_schema": None,
     }

@@ -369,3 +369,26 @@ async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path, smoll
         assert decoded(engine) == before
         await d.ask("Go on")
         assert d.chat.path()[-1].state == "done"
+
+
+def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
+    template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{{ more }}{% endfor %}"
+    engine = {
+        "n_ctx": 512,
+        "threads": 1,
+        "prompts": {"tuned": template, "base": "plain"},
+        "system_in_user": True,
+        "chat_template_kwargs": {"more": " please"},
+    }
+    chat = LocalEngine(Start(demo_files, adjust=quick, engine=engine, call={"max_tokens": 4}))
+    for loaded, _ in opened(chat):
+        answering = loaded.answer(
+            [said("system", "Be brief."), said("user", "Where?")], loaded.load(None, print).dials
+        )
+        assert loaded._emulator is not None
+        told, model = answering._stream.sequence.prompts, loaded._emulator.models["tuned"]
+        texts = {r: b"".join(map(model.piece, ids)).decode() for r, ids in told.items()}
+        assert texts["tuned"] == texts["reference"] == "Be brief.\n\nWhere? please"
+        assert texts["base"] == "Be brief.\n\nUser: Where?\nAssistant:\n"
+        answering.close()
+        loaded.load("demo", print)  # whose own prompts then stand

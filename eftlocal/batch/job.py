@@ -37,6 +37,7 @@ class Job:
         sources: the models, and the defaults of every line.
         seed: of the run; see `seeds.seed_of`.
         raw: prompts that are strings are text to go on with, unless a line says otherwise.
+        special: in raw text, special tokens' texts are those tokens, unless a line says otherwise.
         system: a system message for conversations that have none.
         grammar, json_schema: of answers whose line asks for no form; one at most. GBNF, and the
             JSON text of a schema.
@@ -53,6 +54,7 @@ class Job:
     format: Format = "openai"
     seed: int = 0
     raw: bool = False
+    special: bool = False
     system: str | None = None
     grammar: str | None = None
     json_schema: str | None = None
@@ -72,6 +74,7 @@ class Batch(Closing):
     Attributes:
         checked: what the check found; lines with a fault get an error row each.
         n_seq_max: lines at once that the memory allows.
+        special_text: of a special token, that stands in a raw prompt as ordinary text; or empty.
 
     Raises:
         EftlocalError: the input, the output, or a model file; nothing was written or loaded.
@@ -99,6 +102,7 @@ class Batch(Closing):
                 model=job.sources.name,
                 roles=tuple(roles),
                 raw=job.raw,
+                special=job.special,
                 system=job.system,
                 grammar=job.grammar,
                 json_schema=job.json_schema,
@@ -114,6 +118,7 @@ class Batch(Closing):
                     shard=job.shard,
                     too_long=bound,
                 )
+                self.special_text = bound.special_text
             self.n_seq_max = min(prepared.n_seq_max, max(1, self.checked.to_run))
             self._resources = undone.pop_all()
 

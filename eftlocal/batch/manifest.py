@@ -55,6 +55,7 @@ def batch_manifest(
         "max-tokens": "none" if max_tokens is None else str(max_tokens),
         "stop": brief(repr(list(stop))),
         "raw": str(defaults.raw).lower(),
+        **({"special": "true"} if defaults.special else {}),
         "system": _text(defaults.system),
         "grammar": _text(defaults.grammar),
         "json-schema": _text(defaults.json_schema),

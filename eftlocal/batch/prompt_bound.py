@@ -6,15 +6,18 @@ and are not tokenized: what a template adds is measured once for each order of r
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from eftlocal.batch.line import Line
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Guide, Model
+from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED
@@ -22,7 +25,7 @@ from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
 
-_AROUND = 4  # tokens beside those of the text: BOS, EOS, a space put before it
+_AROUND = 4  # tokens beside those of the text: BOS, a space put before it
 _ODD = "\ufdfa" * 8 + "\u00bd" * 8  # a tokenizer that rewrites its text makes these longer
 _MARKS = '"\\\n<&>\téA'  # a template that rewrites contents changes some of these
 
@@ -49,7 +52,9 @@ class PromptBound:
         self._least = min(n_ctx.values())
         self._bounded = all(len(m.tokenize(_ODD)) <= _bytes(_ODD) + 1 for m in models.values())
         texts = {text for prompt in prompts.values() for text in prompt.special_texts}
+        self._special_texts = texts
         self._first = {text[0] for text in texts if len(text) > 1}
+        self.special_text = ""  # that a raw prompt held as ordinary text, the first one found
         self._added = lru_cache(maxsize=4096)(self._measure)
         self.check_form = lru_cache(maxsize=64)(self._check_form)
 
@@ -58,9 +63,16 @@ class PromptBound:
         request = line.request
         try:
             self.check_form(request.grammar, request.json_schema)
-            if self._bound(request.prompt, request.raw) < self._least:
+            if request.raw and not request.special:
+                self._look_for_special(str(request.prompt))
+            if self._bound(request.prompt, request.raw, request.chat_template_kwargs) < self._least:
                 return None
-            ids = self._reader.ids(request.prompt, raw=request.raw)
+            ids = self._reader.ids(
+                request.prompt,
+                raw=request.raw,
+                special=request.special,
+                chat_template_kwargs=request.chat_template_kwargs,
+            )
         except (PromptError, UsageError) as error:
             return str(error)
         for role, n_ctx in self._n_ctx.items():
@@ -73,7 +85,16 @@ class PromptBound:
                 return f"the prompt of {role} is empty; give at least one token"
         return None
 
-    def _bound(self, prompt: str | Sequence[Message], raw: bool) -> float:
+    def _look_for_special(self, text: str) -> None:
+        if not self.special_text and any(first in text for first in self._first):
+            self.special_text = special_text_in(text, self._special_texts)
+
+    def _bound(
+        self,
+        prompt: str | Sequence[Message],
+        raw: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> float:
         """At least the tokens of any role's prompt; inf where only tokenizing tells."""
         if not self._bounded:
             return float("inf")
@@ -81,15 +102,18 @@ class PromptBound:
             return _bytes(prompt) + _AROUND
         if isinstance(prompt, str):
             prompt = [Message(role="user", content=prompt)]
-        tokens = self._added(tuple(message["role"] for message in prompt))
+        order = tuple(message["role"] for message in prompt)
+        tokens = self._added(order, json.dumps(variables or {}, sort_keys=True))
         for message in prompt:
             content = message["content"]
-            # A special token's text in a content is parted, and each part may begin with a space.
-            tokens += _bytes(content) + sum(content.count(first) for first in self._first)
+            tokens += _bytes(content)
         return tokens
 
-    def _measure(self, order: tuple[str, ...]) -> float:
+    def _measure(self, order: tuple[str, ...], variables: str) -> float:
         """Bytes that templates add to contents; inf where one does not show each as it stands.
+
+        Args:
+            variables: of the templates, as JSON.
 
         Raises:
             PromptError: a template refuses this order of roles.
@@ -102,9 +126,12 @@ class PromptBound:
         ]
         same_as = TUNED if TUNED in self._prompts else next(iter(self._prompts))
         most = 0
-        for segments in render_roles(messages, self._prompts, same_as=same_as).values():
-            text = "".join(segment.text for segment in segments)
-            added = _bytes(text) + len(segments) + _AROUND
+        told = render_roles(
+            messages, self._prompts, same_as=same_as, variables=json.loads(variables)
+        )
+        for role_text in told.values():
+            text = str(role_text)
+            added = _bytes(text) + _AROUND
             for nonce, content in zip(nonces, contents, strict=True):
                 if text.count(content) > 1 or text.count(nonce) != 2 * text.count(content):
                     return float("inf")

@@ -123,7 +123,7 @@ def prefill(emulator: Emulator, recipe: Recipe, length: int) -> float:
     clear(emulator)
     ids = {}
     for role, model in emulator.models.items():
-        tokens = model.tokenize(" ".join(BUILT_IN), add_special=True)
+        tokens = model.tokenize(" ".join(BUILT_IN), add_bos=True)
         ids[role] = (tokens * (length // len(tokens) + 1))[:length]
     sequence = emulator.ensemble.open(ids, recipe=recipe, sampling=Sampling(temperature=0.0))
     try:

@@ -26,7 +26,7 @@ def read_prompt(prompt: str | None) -> str:
     else:
         where, data = "stdin", sys.stdin.buffer.read()
     try:
-        return validate_prompt(data.decode("utf-8"))
+        return validate_prompt(data.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         raise PromptError(
             f"{where} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "

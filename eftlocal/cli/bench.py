@@ -45,6 +45,9 @@ def bench(
     ] = None,
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_kwargs: opt.ChatTemplateKwargs = None,
+    system_in_user: opt.SystemInUser = False,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -55,6 +58,7 @@ def bench(
 
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
+    given = dict(locals())
     from rich.progress import Progress
 
     from eftlocal.benchmark.machine import machine
@@ -63,16 +67,17 @@ def bench(
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
     from eftlocal.cli.bars import loading_bars
     from eftlocal.evaluate.plot import check_plot
+    from eftlocal.presets.reading import find
     from eftlocal.sources import Sources
 
     models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
+    roles = find(models).roles if isinstance(models, str) else models
+    engine = {name: v for name, v in opt.engine(given, roles).items() if name != "force"}
     asked = read_prompts(prompts) if prompts else built_in(str(models))
     if json_ and str(json_) != "-":
         check_writable(json_)
     if picture:
         check_plot(picture)
-    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
-    engine["trust"] = trust
     with loading_bars() as bars:
         if isinstance(models, str):
             sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)

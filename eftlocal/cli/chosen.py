@@ -21,7 +21,7 @@ class Chosen:
         models: a preset's name, or files.
         roles: of these models.
         defaults: the preset's or the program's, with the options.
-        engine: n_ctx, threads, gpu_layers, force and trust, as `eftlocal.load` takes them.
+        engine: how the roles are loaded, as `eftlocal.load` takes it: prompts, n_ctx and others.
     """
 
     models: str | Mapping[str, Path]
@@ -53,5 +53,4 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     defaults = opt.chosen_defaults(preset_defaults(found) if found else Defaults(), given)
     roles = tuple(found.roles if found else models)
     opt.check_roles(defaults.recipe, None, roles)
-    engine = {name: given[name] for name in ("n_ctx", "threads", "gpu_layers", "force", "trust")}
-    return Chosen(models, roles, defaults, engine)
+    return Chosen(models, roles, defaults, opt.engine(given, roles))

@@ -85,6 +85,10 @@ def inspect(
     seed: opt.Seed = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_kwargs: opt.ChatTemplateKwargs = None,
+    system_in_user: opt.SystemInUser = False,
+    special: opt.Special = False,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -104,8 +108,7 @@ def inspect(
     from eftlocal.influence.asked import Asked, read_asked
     from eftlocal.influence.measures import measure_of, measures_for
 
-    if raw and system is not None:
-        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    opt.check_raw(options)
     given = _given_answer(answer, answer_file)
     if prompts is not None:
         _exclude("--prompts", PROMPT=prompt, answer=given, html=html, plain=plain or None)
@@ -145,11 +148,18 @@ def inspect(
             ]
         more = limits if one.answer is None else {}
         return inspect_answer(
-            emulator, conversation, one.answer, candidates=candidates, raw=raw, **more
+            emulator,
+            conversation,
+            one.answer,
+            candidates=candidates,
+            raw=raw,
+            special=special,
+            **more,
         )
 
     with emulator:
-        for note in emulator.notes(chosen):
+        spelled = "\n".join(one.prompt for one in asked) if raw and not special else ""
+        for note in emulator.notes(chosen, raw_text=spelled):
             tell(f"note: {note}")
         if prompts is None:
             seen = see(asked[0])

@@ -22,7 +22,7 @@ def load_chosen(
 ) -> Emulator:
     """Loads what `options.chosen_models` gave, with the options' own recipe and sampling.
 
-    engine: n_ctx, threads, gpu_layers, force and trust, as `eftlocal.load` takes them.
+    engine: as `options.engine` gives it.
     """
     from eftlocal.emulator import Emulator
     from eftlocal.sources import load

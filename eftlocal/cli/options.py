@@ -6,6 +6,7 @@ before any model is loaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
 _FLAGS = (BASE, TUNED, REFERENCE)
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
+_PROMPT = "Prompt"
 _SPECULATION = "Speculation (changes the speed, never the distribution)"
 
 
@@ -162,6 +164,37 @@ DraftSource = Annotated[
     ),
 ]
 
+ChatTemplate = Annotated[
+    list[str] | None,
+    _option(
+        "--chat-template",
+        "How a role sees a conversation, as in base=plain: plain, chat (its file's template), same "
+        "(the tuned role's text), a format llama.cpp knows (chatml, llama3, ...) or a FILE of "
+        "jinja2. Without ROLE= the tuned one. Repeatable.",
+        _PROMPT,
+    ),
+]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    _option(
+        "--chat-template-kwargs",
+        """Variables for chat templates, as JSON: '{"enable_thinking": false}'.""",
+        _PROMPT,
+    ),
+]
+SystemInUser = Annotated[
+    bool,
+    _option(
+        "--system-in-user",
+        "Put system messages at the beginning of the user's, for templates that take none.",
+        _PROMPT,
+    ),
+]
+Special = Annotated[
+    bool,
+    _option("--special", "With --raw: read the texts of special tokens as those tokens.", _PROMPT),
+]
+
 NCtx = Annotated[int | None, _option("--n-ctx", "Context in tokens, every role.", _ENGINE)]
 Threads = Annotated[int | None, _option("--threads", "CPU threads.", _ENGINE)]
 GpuLayers = Annotated[
@@ -271,6 +304,92 @@ def chosen_models(
     if offline:
         raise UsageError("--offline is for presets: files given by path are never downloaded")
     return given
+
+
+def engine(given: Mapping[str, Any], roles: Collection[str]) -> dict[str, Any]:
+    """How roles are to be loaded, as `eftlocal.load` takes it.
+
+    Args:
+        given: a verb's parameters by their names.
+        roles: that are there.
+    """
+    return {
+        "prompts": _prompts(given["chat_template"] or (), roles),
+        "system_in_user": given["system_in_user"] or None,
+        "chat_template_kwargs": _variables(given["chat_template_kwargs"]),
+        **{name: given[name] for name in ("n_ctx", "threads", "gpu_layers", "force", "trust")},
+    }
+
+
+def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
+    """Role to its prompt, from --chat-template."""
+    found: dict[str, str] = {}
+    for text in given:
+        role, sign, value = text.partition("=")
+        if not sign or not role.isidentifier():
+            role, value = TUNED if TUNED in roles else next(iter(roles)), text
+        if role not in roles:
+            raise UsageError(
+                f"--chat-template {text}: there is no role {role}; there are {', '.join(roles)}"
+            )
+        if role in found:
+            raise UsageError(f"--chat-template: {role} is given twice; leave one out")
+        found[role] = _prompt(value)
+    return found
+
+
+def _prompt(value: str) -> str:
+    """A prompt's format: named, or the template in a file."""
+    from eftlocal.prompt.render import check_format, is_template
+
+    try:
+        check_format(value)
+        return value
+    except UsageError as error:
+        if not Path(value).exists():
+            raise UsageError(
+                f"--chat-template {value}: there is no such file, and {error}"
+            ) from None
+    source = _text("--chat-template", Path(value)).removeprefix("\ufeff")
+    if not is_template(source):
+        source = source.strip()
+        try:
+            check_format(source)
+        except UsageError:
+            raise UsageError(
+                f"--chat-template {value}: the file holds no jinja2 template: nothing in it stands "
+                "for the messages"
+            ) from None
+    return source
+
+
+def _variables(text: str | None) -> dict[str, Any] | None:
+    """The object of --chat-template-kwargs."""
+    if text is None:
+        return None
+    from eftlocal.prompt.variables import check_variables
+
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--chat-template-kwargs: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(
+            """--chat-template-kwargs: an object is needed, as in '{"enable_thinking": false}'"""
+        )
+    check_variables(found)
+    return found
+
+
+def check_raw(given: Mapping[str, Any]) -> None:
+    """Refuses what does not go with --raw, or only with it."""
+    if given["special"] and not given["raw"]:
+        raise UsageError("--special is for raw text; add --raw")
+    for name in ("system", "chat_template", "chat_template_kwargs", "system_in_user"):
+        if given["raw"] and given[name] not in (None, False, []):
+            raise UsageError(
+                f"{_written(name)} needs the chat template, which --raw leaves out; drop one"
+            )
 
 
 def check_guidance(recipe: Recipe, system: str | None, roles: Collection[str]) -> None:

@@ -70,6 +70,10 @@ def run(
     speculative: opt.Speculative = None,
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_kwargs: opt.ChatTemplateKwargs = None,
+    system_in_user: opt.SystemInUser = False,
+    special: opt.Special = False,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -83,8 +87,7 @@ def run(
     from eftlocal.cli.chosen import choose
     from eftlocal.cli.loaded import load_chosen
 
-    if raw and system is not None:
-        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    opt.check_raw(given)
     text = read_prompt(prompt)
     asked_for = choose(given)
     defaults = asked_for.defaults
@@ -103,13 +106,14 @@ def run(
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:
-        for note in emulator.notes(chosen):
+        for note in emulator.notes(chosen, raw_text=text if raw and not special else ""):
             tell(f"note: {note}")
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
         call = {
             "raw": raw,
+            "special": special,
             "max_tokens": max_tokens,
             "stop": stop or (),
             "speculation": speculation,

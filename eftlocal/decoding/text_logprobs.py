@@ -57,6 +57,12 @@ def score(
     """
     if not tokens:
         raise PromptError("there is no token to score; give a longer text, or a prompt before it")
+    outside = next((token for token in tokens if token >= ensemble.vocab_size), None)
+    if outside is not None:
+        raise PromptError(
+            f"the text has token {outside}, and the vocabulary that all roles share ends at "
+            f"{ensemble.vocab_size - 1}; leave it out"
+        )
     unpredicted = [] if first is None else [first]
     combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
     alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}

@@ -22,7 +22,7 @@ from eftlocal.evaluate.drafts import acceptance
 from eftlocal.evaluate.questions import QuestionSet, read
 from eftlocal.evaluate.recovered import recovered
 from eftlocal.evaluate.scoring import Scores, score
-from eftlocal.loading.roles import RoleSource, with_engine
+from eftlocal.loading.roles import RoleSource, with_settings
 from eftlocal.logits.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "demo"
@@ -117,7 +117,7 @@ def _load(files: dict[str, Path], defaults: Defaults, threads: int) -> Emulator:
         for role, path in files.items()
     }
     return Emulator.from_sources(
-        with_engine(sources, n_ctx=N_CTX, threads=threads, gpu_layers=0), defaults=defaults
+        with_settings(sources, n_ctx=N_CTX, threads=threads, gpu_layers=0), defaults=defaults
     )
 
 

@@ -42,7 +42,7 @@ def acceptance(
     same: list[bool] = []
     overlap: list[float] = []
     for question, given in zip(asked.questions, answers, strict=True):
-        tokens = em.models["tuned"].tokenize(f" {given.text}")
+        tokens = em.models["tuned"].tokenize(f" {given.text}", continues=True)
         if given.stopped:
             tokens = [*tokens, min(em.ensemble.stop_tokens)]
         sequence = em.ensemble.open(

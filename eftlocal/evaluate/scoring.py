@@ -87,7 +87,7 @@ def gold_tokens(
     text = f" {question.answers[style][0]}"
     start = len(text[: text.lower().rfind(question.value.lower())].encode())
     end = start + len(question.value.encode())
-    tokens, is_fact, position = model.tokenize(text), [], 0
+    tokens, is_fact, position = model.tokenize(text, continues=True), [], 0
     for token in tokens:
         size = len(model.piece(token))
         is_fact.append(position < end and position + size > start)

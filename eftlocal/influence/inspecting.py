@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ def inspect(
     stop: Sequence[str] = (),
     candidates: int = 5,
     raw: bool = False,
+    special: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Inspection:
     """Answers a prompt, or takes a given answer, and says of every token which model moved it.
 
@@ -45,7 +48,8 @@ def inspect(
         sampling, max_tokens, stop: of a generated answer, as in `Emulator.stream`. They change
             which tokens are chosen; the numbers are those before sampling, at temperature 1.
         candidates: how many of the most probable tokens are kept of every distribution.
-        raw: the prompt is text to go on with as it stands, without a chat template.
+        raw, special, chat_template_kwargs: of the prompt, as in `Emulator.stream`. With special,
+            special tokens' texts are those tokens in a given answer too.
 
     Raises:
         PromptError: empty, nothing to inspect, or it does not fit a context.
@@ -57,11 +61,18 @@ def inspect(
     if COMBINATION in emulator.roles:
         raise UsageError(f"a role is called {COMBINATION!r}, which stands for all; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
+    read: dict[str, Any] = {"raw": raw, "special": special}
+    read["chat_template_kwargs"] = chat_template_kwargs
     seed: int | None = None
     finish_reason: FinishReason | None = None
     if answer is None:
         generated = emulator.generate(
-            prompt, raw=raw, recipe=chosen, sampling=sampling, max_tokens=max_tokens, stop=stop
+            prompt,
+            **read,
+            recipe=chosen,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
         )
         tokens = list(generated.tokens)
         seed, finish_reason = generated.seed, generated.finish_reason
@@ -70,7 +81,7 @@ def inspect(
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is for a generated answer, and one is given: drop it")
-        tokens = _tokens(answer, model, emulator.ensemble.vocab_size)
+        tokens = _tokens(answer, model, emulator.ensemble.vocab_size, special)
     distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)
     comparison = RowComparison(
@@ -81,7 +92,7 @@ def inspect(
         emulator.ensemble.unusable,
     )
     sequence = emulator.ensemble.open(
-        emulator.tokenize(prompt, raw=raw), recipe=chosen, sampling=Sampling(temperature=0.0)
+        emulator.tokenize(prompt, **read), recipe=chosen, sampling=Sampling(temperature=0.0)
     )
     try:
         room = emulator.ensemble.room(sequence)
@@ -148,22 +159,14 @@ def _all(emulator: Emulator, wanted: list[Wanted]) -> dict[str, list[Wanted]]:
     return dict.fromkeys(emulator.roles, wanted)
 
 
-def _tokens(answer: str | Sequence[int], model: Model, size: int) -> list[int]:
+def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
     if isinstance(answer, str):
-        try:
-            answer.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the answer is not valid text: half of a surrogate pair at character {error.start}"
-            ) from None
-        tokens = model.tokenize(answer)
+        tokens = model.tokenize(answer, parse_special=special, continues=True)
     else:
         tokens = [int(token) for token in answer]
-        for token in tokens:
-            if not 0 <= token < size:
-                raise PromptError(
-                    f"the answer has token {token}; the vocabulary is 0 to {size - 1}"
-                )
+    for token in tokens:
+        if not 0 <= token < size:
+            raise PromptError(f"the answer has token {token}; the vocabulary is 0 to {size - 1}")
     if not tokens:
         raise PromptError("the answer is empty: there is no token to inspect")
     return tokens

@@ -24,7 +24,6 @@ from eftlocal.terminal_text import one_line
 
 Manifest = dict[str, str]
 
-_FORMATS = ("chat", "same", "plain")
 _TOLD = 6  # differences named in one line
 
 
@@ -114,12 +113,17 @@ def _of(manifest: Mapping[str, object], key: str) -> str:
 
 def _model(source: RoleSource) -> Manifest:
     prompt = source.prompt
-    if prompt not in _FORMATS:
+    if "{" in prompt:
         prompt = f"template {hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
+    if source.chat_template_kwargs:
+        variables = json.dumps(source.chat_template_kwargs, sort_keys=True)
+        prompt += f" with {brief(variables)}"
+    prompt += " without system" if source.without_system else ""
+    prompt += " system in user" if source.system_in_user else ""
     return {
         "file": _file(source.path),
         "adapter": "none" if source.lora is None else _file(source.lora),
-        "prompt": prompt + (" without system" if source.without_system else ""),
+        "prompt": prompt,
         "n_ctx": "auto" if source.n_ctx is None else str(source.n_ctx),
         "cache": f"{source.cache_type_k} {source.cache_type_v}",
         "flash attention": source.flash_attention,

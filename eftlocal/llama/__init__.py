@@ -5,6 +5,7 @@ The low-level functions are used, never the `Llama` class: they give a zero-copy
 the rows asked for.
 """
 
+from eftlocal.llama.chat_formats import chat_formats, format_chat
 from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
@@ -30,8 +31,10 @@ __all__ = [
     "Span",
     "ask_every_token",
     "build",
+    "chat_formats",
     "default_threads",
     "devices",
+    "format_chat",
     "repacked_types",
     "supports_gpu_offload",
     "supports_rpc",

@@ -25,6 +25,7 @@ from eftlocal.llama.signals import SignalsLater
 
 _CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
+_MOST_CELLS = 2**31 - 1  # tokens of all sequences: positions are 32-bit numbers
 _LONG = 32  # tokens of a call that is worth watching: it is a prompt, and may take seconds
 
 Check = Callable[[], object]
@@ -50,7 +51,7 @@ class Context(Closing):
 
     Args:
         model: stays open as long as the context.
-        n_ctx: longest sequence, in tokens (llama.cpp rounds it up).
+        n_ctx: longest sequence, in tokens. llama.cpp rounds it up; the rest is never used.
         n_batch: most tokens in one `decode`.
         n_seq_max: sequences that may live side by side.
         n_threads: CPU threads; None is every physical core.
@@ -61,7 +62,8 @@ class Context(Closing):
 
     Raises:
         EngineError: llama.cpp cannot make it, most often for want of memory.
-        UsageError: an unknown cache type or flash attention setting.
+        UsageError: an unknown cache type or flash attention setting, or a cache of more tokens
+            than llama.cpp can count.
     """
 
     def __init__(
@@ -81,6 +83,11 @@ class Context(Closing):
         self.model = model
         self._handle: Any = None
         params = llama_cpp.llama_context_default_params()
+        if n_ctx * n_seq_max > _MOST_CELLS:
+            raise UsageError(
+                f"n_ctx is {n_ctx}, for each of {n_seq_max} sequences; together they may have "
+                f"{_MOST_CELLS}"
+            )
         params.n_ctx = n_ctx * n_seq_max
         params.n_batch = max(n_batch, n_seq_max)
         params.n_ubatch = params.n_batch
@@ -107,7 +114,7 @@ class Context(Closing):
                     f"{last_words()}; try a smaller n_ctx or a smaller KV cache type"
                 )
             self._memory: Any = llama_cpp.llama_get_memory(self._handle)
-            self.n_ctx: int = llama_cpp.llama_n_ctx_seq(self._handle)
+            self.n_ctx = min(n_ctx, int(llama_cpp.llama_n_ctx_seq(self._handle)))
             self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
             self._batch = _Batch(self.n_batch)
             if adapters:

@@ -12,9 +12,14 @@ from typing import Any
 import llama_cpp
 
 from eftlocal.closing import Closing
-from eftlocal.errors import EngineError, ModelFileError
+from eftlocal.errors import EngineError, ModelFileError, PromptError
 from eftlocal.llama.engine import last_words, raise_pending, recent, start
 from eftlocal.llama.signals import SignalsLater
+from eftlocal.llama.special_texts import parted
+
+# A character that no vocabulary has, so that no token reaches across it: what stands after it is
+# tokenized as it is in the middle of a text.
+_BREAK = "\U0010ffff".encode()
 
 
 class Model(Closing):
@@ -150,36 +155,94 @@ class Model(Closing):
 
     def special_tokens(self, *, user_defined: bool = True) -> list[int]:
         """Ids of control tokens, and of user-defined ones unless left out, ascending."""
-        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
-        return [t for t, kind in self._special.items() if user_defined or kind & control]
+        wanted = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        wanted |= llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED if user_defined else 0
+        return [t for t, kind in self._special.items() if kind & wanted]
+
+    @cached_property
+    def control_texts(self) -> frozenset[str]:
+        """The texts that `parse_special` reads as tokens, as a file and as a prompt write them;
+        user-defined tokens, which are always read, are no part of them."""
+        unknown = llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        ids = [*self._control, *(t for t, kind in self._special.items() if kind & unknown)]
+        pieces = (self.piece(token, special=True) for token in ids)
+        texts = [piece.decode("utf-8", "replace") for piece in pieces]
+        return frozenset([*texts, *(text.replace("▁", " ") for text in texts)])
+
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        return frozenset(self.special_tokens(user_defined=False))
 
     @cached_property
     def _special(self) -> dict[int, int]:
         """Attributes of the special tokens, looked for once: 18 ms for 49,152 tokens."""
-        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        special = (
+            llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+            | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+            | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        )
         attribute, vocab = llama_cpp.llama_vocab_get_attr, self._vocab
         kinds = ((t, attribute(vocab, t)) for t in range(self.vocab_size))
         return {t: kind for t, kind in kinds if kind & special}
 
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = False
+        self,
+        text: str,
+        *,
+        add_bos: bool = False,
+        parse_special: bool = False,
+        continues: bool = False,
     ) -> list[int]:
         """Token ids of a text.
 
         Args:
-            add_special: put BOS (and EOS) where the model wants them.
+            add_bos: begin with BOS where the model wants one. EOS is never added.
             parse_special: read the texts of special tokens as these tokens.
+            continues: the text goes on where another one ended, so its bytes are the tokens'.
+                Otherwise SentencePiece puts a space before it, if the file asks for that.
+
+        Raises:
+            PromptError: UTF-8 cannot hold the text.
         """
-        data = text.encode("utf-8")
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"the text is not valid: half of a surrogate pair at character {error.start}"
+            ) from None
+        first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
+        ids = self._tokenize(data, parse_special, continues)
+        if not parse_special and not self._control.isdisjoint(ids):
+            # SentencePiece merges letters into any token, a control token too.
+            begin, *rest = parted(text, self.control_texts)
+            ids = self._tokenize(begin.encode(), False, continues)
+            for piece in rest:
+                ids += self._tokenize(piece.encode(), False, True)
+        return first + ids
+
+    def _tokenize(self, data: bytes, parse_special: bool, continues: bool) -> list[int]:
+        skipped = self._tokens_of_break if continues and data else 0
+        return self._llama_tokenize(_BREAK + data if skipped else data, parse_special)[skipped:]
+
+    def _llama_tokenize(self, data: bytes, parse_special: bool) -> list[int]:
         capacity = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * capacity)()
+            # BOS and EOS are not left to llama.cpp: some tokenizers add them unasked, some never.
             count = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), buffer, capacity, add_special, parse_special
+                self._vocab, data, len(data), buffer, capacity, False, parse_special
             )
             if count >= 0:
                 return list(buffer[:count])
             capacity = -count
+
+    @cached_property
+    def _tokens_of_break(self) -> int:
+        """Tokens of `_BREAK` with the space put before it; 0 where none ever is."""
+        kind = llama_cpp.llama_vocab_type(self._vocab)
+        if kind not in (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_UGM):
+            return 0
+        return len(self._llama_tokenize(_BREAK, False))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token: a part of a UTF-8 text, possibly a part of a character.

@@ -25,7 +25,8 @@ from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
-from eftlocal.prompt.render import RolePrompt
+from eftlocal.prompt.render import RolePrompt, check_format
+from eftlocal.prompt.variables import check_variables
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 
@@ -98,6 +99,9 @@ def prepare(
     most = n_seq_max.most if isinstance(n_seq_max, UpTo) else n_seq_max
     if most < 1:
         raise UsageError(f"n_seq_max is {most}; it must be 1 or more")
+    for source in sources.values():
+        check_format(source.prompt)
+        check_variables(source.chat_template_kwargs)
     header_of = cache(read_header)  # a file may play several roles
     headers = {role: header_of(source.path) for role, source in sources.items()}
     for role, header in headers.items():
@@ -267,7 +271,14 @@ def _fingerprint(prepared: Prepared) -> str:
     ]
     for role, source in prepared.sources.items():
         header, placement = prepared.headers[role], prepared.plan.roles[role]
-        source = replace(source, prompt="", without_system=False, n_ctx=None)
+        source = replace(
+            source,
+            prompt="",
+            without_system=False,
+            system_in_user=False,
+            chat_template_kwargs={},
+            n_ctx=None,
+        )
         threads = source.threads or llama.default_threads()
         parts += [
             f"{role} {replace(source, path=Path(), lora=None)} {threads}",
@@ -308,11 +319,13 @@ def role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
     return RolePrompt(
         format=source.prompt,
         without_system=source.without_system,
+        system_in_user=source.system_in_user,
+        variables=source.chat_template_kwargs,
         template=model.chat_template,
         bos_token=text(model.bos),
         eos_token=text(model.eos),
         add_bos=model.adds_bos,
-        special_texts=frozenset(text(t) for t in model.special_tokens(user_defined=False)),
+        special_texts=model.control_texts,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ class RoleSource:
     Attributes:
         path: the weights.
         lora: an adapter put on them, for this role only.
-        prompt: "chat", "same" (the very text of the tuned role), "plain", or a template's source.
+        prompt: "chat", "same" (the very text of the tuned role), "plain", the name of a chat format
+            of llama.cpp's (chatml, llama3, ...), or a template's source.
         without_system: leave out system messages for this role.
+        system_in_user: put them at the beginning of the user's instead, for its template.
+        chat_template_kwargs: further variables for its template, such as enable_thinking.
         n_ctx: longest sequence in tokens; None is what the model was trained for, at most 4096.
         n_batch: most tokens decoded in one call.
         threads: CPU threads; None is every physical core.
@@ -43,6 +46,8 @@ class RoleSource:
     lora: Path | None = None
     prompt: str = "chat"
     without_system: bool = False
+    system_in_user: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     n_ctx: int | None = None
     n_batch: int = 512
     threads: int | None = None
@@ -55,6 +60,8 @@ class RoleSource:
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise UsageError(f"{name} is {value!r}; it must be a whole number")
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; it must be {least} or more")
             if value is not None and value > most:
@@ -83,6 +90,8 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
+        system_in_user=bool(file.system_in_user),
+        chat_template_kwargs=dict(file.chat_template_kwargs or {}),
     )
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return replace(source, **given)
@@ -103,10 +112,36 @@ def file_sources(
     return {role: RoleSource(path, prompt=prompt[role]) for role, path in files.items()}
 
 
-def with_engine(sources: Mapping[str, RoleSource], **changes: Any) -> dict[str, RoleSource]:
-    """The sources with these settings for every role; None leaves one as it is."""
+def with_settings(
+    sources: Mapping[str, RoleSource],
+    *,
+    prompts: Mapping[str, str] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> dict[str, RoleSource]:
+    """The sources with these settings for every role; None leaves one as it is.
+
+    Args:
+        prompts: role to its prompt.
+        chat_template_kwargs: on top of those that a role has.
+        changes: further attributes of `RoleSource`.
+
+    Raises:
+        UsageError: there is no role that `prompts` names, or a value is out of its range.
+    """
+    for role in prompts or {}:
+        if role not in sources:
+            raise UsageError(f"prompts: there is no role {role}; there are {', '.join(sources)}")
     given = {key: value for key, value in changes.items() if value is not None}
-    return {role: replace(source, **given) for role, source in sources.items()}
+    changed = {}
+    for role, source in sources.items():
+        changed[role] = replace(
+            source,
+            prompt=(prompts or {}).get(role, source.prompt),
+            chat_template_kwargs={**source.chat_template_kwargs, **(chat_template_kwargs or {})},
+            **given,
+        )
+    return changed
 
 
 def require_roles(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
@@ -31,8 +31,22 @@ def _prompt_kind(value: Any) -> str:
     return "table" if isinstance(value, (dict, PromptTemplate)) else "name"
 
 
+def _known_prompt(name: str) -> str:
+    if name not in ("chat", "same", "plain"):
+        from eftlocal.llama.chat_formats import (
+            chat_formats,
+        )  # with llama_cpp: not for `models list`
+
+        if name not in chat_formats():
+            raise ValueError(
+                f'"{name}" is no prompt: use "chat", "same", "plain", the name of a chat format '
+                'that llama.cpp knows ("chatml"), or {template = "..."}'
+            )
+    return name
+
+
 Prompt = Annotated[
-    Annotated[Literal["chat", "same", "plain"], Tag("name")]
+    Annotated[str, AfterValidator(_known_prompt), Tag("name")]
     | Annotated[PromptTemplate, Tag("table")],
     Discriminator(_prompt_kind),
 ]
@@ -46,8 +60,11 @@ class RoleFile(FileRef):
         lora: a GGUF LoRA adapter put on the weights, in this role only.
         kind: what a role of another name is; the roles base, tuned and reference are themselves.
         prompt: "chat" is the chat template of the role's own file, "same" the text that the tuned
-            role sees, "plain" the conversation as plain text; or a table with a template.
+            role sees, "plain" the conversation as plain text, another name a chat format of
+            llama.cpp's ("chatml"); or a table with a template.
         without_system: leave out system messages for this role.
+        system_in_user: put them at the beginning of the user's instead, for its template.
+        chat_template_kwargs: variables for its template, such as enable_thinking = false.
         evidence: how we know that the file exists and is what it says.
         approx_size: bytes, to tell what a download costs; never checked, unlike size.
         gpu_layers: "auto" as many as fit, -1 all.
@@ -61,6 +78,8 @@ class RoleFile(FileRef):
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
     without_system: bool | None = None
+    system_in_user: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     evidence: str = ""
     approx_size: int | None = Field(default=None, gt=0)
     n_ctx: int | None = Field(default=None, ge=1)

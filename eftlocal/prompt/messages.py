@@ -125,5 +125,6 @@ def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = Tru
     """
     before = {"system": "", "user": "User: ", "assistant": "Assistant:\n"}
     after = {"system": "\n\n", "user": "\n", "assistant": "\n"}
-    text = "".join(before[m["role"]] + m["content"] + after[m["role"]] for m in messages)
+    told = [m for m in messages if m["content"].strip() or m["role"] != "system"]
+    text = "".join(before[m["role"]] + m["content"] + after[m["role"]] for m in told)
     return text + before["assistant"] if add_generation_prompt else text

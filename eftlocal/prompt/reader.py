@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from eftlocal.errors import UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
-from eftlocal.prompt.render import RolePrompt, Segment, render_roles
+from eftlocal.prompt.render import RolePrompt, RoleText, Segment, raw_text, render_roles
 
 
 class Tokenizer(Protocol):
     """As `eftlocal.llama.Model`, with weights or without."""
 
+    @property
+    def bos(self) -> int | None: ...
+
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = False
+        self, text: str, *, parse_special: bool = False, continues: bool = False
     ) -> list[int]: ...
 
     def __hash__(self) -> int: ...
@@ -38,18 +41,24 @@ class PromptReader:
         prompt: str | Sequence[Message],
         *,
         raw: bool = False,
+        special: bool = False,
         continue_last: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> dict[str, list[int]]:
         """The token ids of a prompt, by role; the arguments are those of `Emulator.stream`.
 
         Raises:
             PromptError: it is empty or not valid, or a template fails.
-            UsageError: raw, and it is a conversation.
+            UsageError: raw, and it is a conversation; or an option does not go with the prompt.
         """
+        if special and not raw:
+            raise UsageError("special is for raw text; in messages no special token is read")
+        if raw and chat_template_kwargs:
+            raise UsageError("chat_template_kwargs are for a template, which raw leaves out")
         if isinstance(prompt, str):
             validate_prompt(prompt)
             if raw:
-                return {r: m.tokenize(prompt, add_special=True) for r, m in self.models.items()}
+                return {role: self.raw_ids(role, prompt, special=special) for role in self.models}
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
             raise UsageError("raw takes a string, not messages")
@@ -58,13 +67,23 @@ class PromptReader:
             self.prompts,
             same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
             continue_last=continue_last,
+            variables=chat_template_kwargs,
         )
+        return self._tokens({role: texts[role] for role in self.models})
 
+    def raw_ids(self, role: str, text: str, *, special: bool = False) -> list[int]:
+        """The token ids that a role is given of a text as it stands, with BOS where it wants it."""
+        return self._tokens({role: raw_text(text, self.prompts[role], special=special)})[role]
+
+    def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:
         @cache  # a file may play several roles, which as a rule read the same text
-        def tokens(model: Tokenizer, segment: Segment) -> list[int]:
-            return model.tokenize(segment.text, parse_special=segment.special)
+        def tokens(model: Tokenizer, segment: Segment, continues: bool) -> list[int]:
+            return model.tokenize(segment.text, parse_special=segment.special, continues=continues)
 
-        return {
-            role: [token for segment in texts[role] for token in tokens(model, segment)]
-            for role, model in self.models.items()
-        }
+        found: dict[str, list[int]] = {}
+        for role, text in texts.items():
+            model = self.models[role]
+            found[role] = [model.bos] if text.bos and model.bos is not None else []
+            for i, segment in enumerate(text.segments):
+                found[role] += tokens(model, segment, i > 0)
+        return found

@@ -1,27 +1,28 @@
 """Conversations into the text each role reads, special tokens kept apart from what users wrote.
 
 A chat template comes from a model file and is not trusted: it is rendered by `worker`.
-The text is returned as segments to be tokenized one after the other with add_special off and
-parse_special as the segment says; BOS is part of the text, exactly once where it is wanted.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.llama.chat_formats import chat_formats, format_chat
+from eftlocal.llama.special_texts import parted
 from eftlocal.prompt.messages import Message, plain_text, validate_messages
+from eftlocal.prompt.variables import check_variables
 from eftlocal.prompt.worker import TemplateWorker
 from eftlocal.terminal_text import one_line
 
 FORMATS = ("chat", "same", "plain")
-# Variables of a template that are ours to set; `tools` and `documents` exist as None because
-# templates written for transformers test them without asking whether they are defined.
-_OWN_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token")
 _worker = TemplateWorker()
+
+Render = Callable[[Sequence[Message]], str]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,30 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class RoleText:
+    """What a role reads: BOS if `bos`, then the segments, each going on where the last ended."""
+
+    segments: tuple[Segment, ...]
+    bos: bool = False
+
+    def __str__(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
 class RolePrompt:
     """How one role sees a conversation, and what of its model that takes."""
 
     format: str = "chat"
     """"chat": its model's own template. "same": the very text another role sees. "plain": see
-    `plain_text`. Anything else is the source of a template, and must hold `{{` or `{%`."""
+    `plain_text`. Anything else is a chat format that llama.cpp knows by name, or the source of a
+    template, which holds `{{` or `{%`."""
     without_system: bool = False
     """Whether system messages are left out for it; a role of format "same" follows the other."""
+    system_in_user: bool = False
+    """Whether system messages stand at the beginning of the next user message; not in "plain"."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for its template, such as `enable_thinking`: JSON values."""
     template: str | None = None
     """The model's own chat template; None when its file has none."""
     bos_token: str = ""
@@ -53,11 +70,30 @@ class RolePrompt:
     """Texts of the vocabulary's control tokens, which must not be parsed in users' text."""
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS and "{{" not in self.format and "{%" not in self.format:
-            raise UsageError(
-                f"prompt format {one_line(self.format, 40)!r} is not known: use "
-                f"{', '.join(FORMATS)}, or a chat template's source"
-            )
+        check_format(self.format)
+        check_variables(self.variables)
+
+    @property
+    def source(self) -> str:
+        """Of its template, or a chat format's name; empty where its file has none."""
+        return (self.template or "").strip() if self.format == "chat" else self.format
+
+
+def check_format(format: str) -> None:
+    """Raises UsageError for what is neither a prompt format nor a template's source."""
+    if is_template(format) or format in FORMATS or format in chat_formats():
+        return
+    near = get_close_matches(format, (*FORMATS, *chat_formats()), 1)
+    advice = f"did you mean {near[0]}?" if near else f"use {', '.join((*FORMATS, *chat_formats()))}"
+    raise UsageError(
+        f"prompt format {one_line(format, 40)!r} is not known, and no chat template's source; "
+        f"{advice}"
+    )
+
+
+def is_template(text: str) -> bool:
+    """Whether it is a template's source: one that names no variable would drop the messages."""
+    return "{{" in text or "{%" in text
 
 
 class ChatTemplate:
@@ -95,10 +131,8 @@ class ChatTemplate:
         to take from the caller.
         """
         further = dict(variables or {})
-        for key in _OWN_VARIABLES:
-            if key in further:
-                raise UsageError(f"template variable {key!r} is set by eftlocal: leave it out")
-        values = {
+        check_variables(further)
+        values = {  # templates written for transformers test the first two without asking more
             "tools": None,
             "documents": None,
             **further,
@@ -118,15 +152,16 @@ def render_roles(
     continue_last: bool = False,
     add_generation_prompt: bool = True,
     variables: Mapping[str, Any] | None = None,
-) -> dict[str, list[Segment]]:
+) -> dict[str, RoleText]:
     """What each role reads of one conversation.
 
     `same_as`: whose text a role of format "same" reads. `continue_last`: the last message is the
     assistant's, and its text is the beginning of the answer: every role's text ends with it.
-    `variables` are for the templates.
+    `variables` are for the templates, on top of each role's own.
 
-    Raises PromptError when a template fails, when a model has none and "chat" is asked for, or
-    when a message holds a special token's text and the template gives no way to keep it apart.
+    Raises PromptError when a template fails or leaves a message out, when a model has none and
+    "chat" is asked for, or when a message holds a special token's text and the template gives no
+    way to keep it apart.
     """
     checked = validate_messages(messages)
     partial = ""
@@ -137,10 +172,11 @@ def render_roles(
             )
         partial = checked.pop()["content"]
         add_generation_prompt = True
-    if variables and all(role.format == "plain" for role in roles.values()):
-        raise UsageError("template variables were given, but no role's prompt is a template")
+    given = bool(variables) or any(role.variables for role in roles.values())
+    if given and not any(is_template(role.source) for role in roles.values()):
+        raise UsageError("chat_template_kwargs: no role's prompt is a template; leave them out")
     texts: dict[str, list[Segment]] = {}  # by owner: a render asks another process
-    segments: dict[str, list[Segment]] = {}
+    found: dict[str, RoleText] = {}
     for name, role in roles.items():
         owner = same_as if role.format == "same" else name
         if owner not in roles or roles[owner].format == "same":
@@ -150,8 +186,44 @@ def render_roles(
         if owner not in texts:
             text = _render_one(owner, roles[owner], checked, add_generation_prompt, variables)
             texts[owner] = _continued(text, partial, roles[owner].special_texts)
-        segments[name] = _with_bos(texts[owner], role)
-    return segments
+        found[name] = _with_bos(texts[owner], role)
+    return found
+
+
+def raw_text(text: str, role: RolePrompt, *, special: bool = False) -> RoleText:
+    """What a role reads of a text as it stands.
+
+    `special`: texts of special tokens become those tokens.
+    """
+    return _with_bos([Segment(text, special)], role)
+
+
+def special_note(special_text: str) -> str:
+    """What to say of raw text in which that text stands."""
+    return (
+        f"the raw text holds {one_line(special_text, 40)}, which is read as ordinary text; "
+        "--special (in Python special=True) reads it as the special token of that name"
+    )
+
+
+def system_into_user(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with each system message at the beginning of the next user message.
+
+    One that no user message follows becomes a user message.
+    """
+    told: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            waiting += [message["content"]] if message["content"].strip() else []
+        elif message["role"] == "user" and waiting:
+            told.append(Message(role="user", content="\n\n".join([*waiting, message["content"]])))
+            waiting = []
+        else:
+            told.append(message)
+    if waiting:
+        told.append(Message(role="user", content="\n\n".join(waiting)))
+    return told
 
 
 def _render_one(
@@ -166,32 +238,15 @@ def _render_one(
     if role.format == "plain":
         text = plain_text(messages, add_generation_prompt=add_generation_prompt)
         return [Segment(text, special=False)]
-    source = role.template if role.format == "chat" else role.format
-    if not source:
-        raise PromptError(
-            f"{name}: its model file has no chat template: give the role a template or the "
-            "format 'plain', or pass the prompt as raw text"
-        )
-    template = ChatTemplate(
-        source,
-        bos_token=role.bos_token,
-        eos_token=role.eos_token,
-        name=f"{name}'s chat template",
-    )
-
-    def render(contents: Sequence[Message]) -> str:
-        return template.render(
-            contents, add_generation_prompt=add_generation_prompt, variables=variables
-        )
-
-    text = render(messages)
-    if not text:
-        raise PromptError(f"{template.name} makes an empty text of this conversation")
+    if role.system_in_user:
+        messages = system_into_user(messages)
+    whose, render = _renderer(name, role, add_generation_prompt, variables)
+    text = _rendered(whose, render, messages)
     # A mark that no file can know stands in the middle of each special token's text that a user
     # wrote. The text is parted there, so everywhere else it is tokenized as it always is.
     mark = secrets.token_hex(16)
     marked = [
-        Message(role=m["role"], content=mark.join(_parted(m["content"], role.special_texts)))
+        Message(role=m["role"], content=mark.join(parted(m["content"], role.special_texts)))
         for m in messages
     ]
     changed = [i for i, (a, b) in enumerate(zip(messages, marked, strict=True)) if a != b]
@@ -200,28 +255,80 @@ def _render_one(
     pieces = render(marked).split(mark)
     if "".join(pieces) != text:  # the template looks into the content, or changes it
         raise PromptError(
-            f"message {changed[0]}: its text holds a special token's text, and {template.name} "
+            f"message {changed[0]}: its text holds a special token's text, and {whose} "
             "gives no way to keep that apart from its own: remove it from the message"
         )
     return [Segment(piece, special=True) for piece in pieces if piece]
 
 
-def _parted(text: str, special_texts: Collection[str]) -> list[str]:
-    """`text` in pieces, none of which holds a special text; as few cuts as that takes.
+def _renderer(
+    name: str,
+    role: RolePrompt,
+    add_generation_prompt: bool,
+    variables: Mapping[str, Any] | None,
+) -> tuple[str, Render]:
+    """What to call a role's template in messages, and what renders it."""
+    source = role.source
+    if not source:
+        raise PromptError(
+            f"{name}: its model file has no chat template: give it a form with --chat-template "
+            f"{name}=FILE (in Python prompts={{{name!r}: ...}}), which may also be plain or a name "
+            "such as chatml; or pass the prompt as raw text"
+        )
+    if is_template(source):
+        whose = f"{name}'s chat template"
+        template = ChatTemplate(
+            source, bos_token=role.bos_token, eos_token=role.eos_token, name=whose
+        )
+        given = {**role.variables, **(variables or {})}
+        return whose, lambda messages: template.render(
+            messages, add_generation_prompt=add_generation_prompt, variables=given
+        )
+    if source not in chat_formats():
+        raise PromptError(
+            f"{name}: the chat template in its model file is no template but the text "
+            f"{one_line(source, 40)!r}: give it one with --chat-template {name}=FILE"
+        )
+    return f"{name}'s chat format {source}", lambda messages: format_chat(
+        source, messages, add_generation_prompt=add_generation_prompt
+    )
 
-    A special text of a single character cannot be parted and is left alone.
-    """
-    found: list[tuple[int, int]] = []  # (end, start) of every occurrence, overlapping ones too
-    for special in special_texts:
-        start = text.find(special) if len(special) > 1 else -1
-        while start >= 0:
-            found.append((start + len(special), start))
-            start = text.find(special, start + 1)
-    cuts = [0]
-    for end, start in sorted(found):
-        if cuts[-1] <= start:  # the last cut does not part this one
-            cuts.append(end - 1)
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+def _rendered(whose: str, render: Render, messages: Sequence[Message]) -> str:
+    """The text of the messages, none of the user's or the system's left out."""
+    instructed = any(message["role"] == "system" for message in messages)
+    try:
+        text = render(messages)
+    except PromptError as error:
+        if instructed and _renders(render, system_into_user(messages)):
+            raise PromptError(f"{error}; {_SYSTEM_IN_USER}") from None
+        raise
+    if not text:
+        raise PromptError(f"{whose} makes an empty text of this conversation")
+    for i, message in enumerate(messages):
+        content = message["content"].strip()
+        if message["role"] == "assistant" or content in text:
+            continue
+        other = [*messages[:i], {**message, "content": secrets.token_hex(16)}]
+        if render([*other, *messages[i + 1 :]]) == text:  # type: ignore[list-item]
+            advice = "give another template with --chat-template"
+            if message["role"] == "system":
+                advice = _SYSTEM_IN_USER
+            raise PromptError(f"{whose} leaves out message {i}, the {message['role']}'s; {advice}")
+    return text
+
+
+_SYSTEM_IN_USER = (
+    "--system-in-user (in Python and presets system_in_user) puts the system message at the "
+    "beginning of the user's"
+)
+
+
+def _renders(render: Render, messages: Sequence[Message]) -> bool:
+    try:
+        return bool(render(messages))
+    except PromptError:
+        return False
 
 
 def _continued(
@@ -231,21 +338,16 @@ def _continued(
     *before, last = segments
     if not last.special:
         return [*before, Segment(last.text + partial, special=False)]
-    first, *rest = _parted(partial, special_texts)
+    first, *rest = parted(partial, special_texts)
     return [*before, Segment(last.text + first, True), *(Segment(p, True) for p in rest)]
 
 
-def _with_bos(segments: list[Segment], role: RolePrompt) -> list[Segment]:
-    """`segments` with BOS at their beginning once, where the template or the model wants it."""
-    bos = role.bos_token
-    if not bos:
-        return segments
-    first, *rest = segments
-    if not first.special:
-        return [Segment(bos, special=True), *segments] if role.add_bos else segments
-    text = first.text
-    while text.startswith(bos + bos):
-        text = text[len(bos) :]
-    if role.add_bos and not text.startswith(bos):
-        text = bos + text
-    return [Segment(text, special=True), *rest]
+def _with_bos(segments: Sequence[Segment], role: RolePrompt) -> RoleText:
+    """BOS once, where the template or the model wants it."""
+    bos, (first, *rest) = role.bos_token, segments
+    text, written = first.text, False
+    while bos and first.special and text.startswith(bos):
+        text, written = text[len(bos) :], True
+    if written:
+        segments = [Segment(text, True), *rest] if text else rest
+    return RoleText(tuple(segments), role.add_bos or written)

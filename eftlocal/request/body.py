@@ -73,6 +73,8 @@ class Body(BaseModel):
 
     # ours
     raw: _Flag = None
+    special: _Flag = None
+    chat_template_kwargs: _Object = None
     top_k: _Count = None
     min_p: _Number = None
     repeat_penalty: _Positive = None

@@ -15,6 +15,7 @@ from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
+from eftlocal.prompt.variables import check_variables
 from eftlocal.request.body import Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation
@@ -38,6 +39,8 @@ class Request:
         logprobs: whether each token's log-probability is asked for.
         grammar: GBNF that the answer matches.
         json_schema: JSON text of a schema that the answer fits.
+        special: in raw text, special tokens' texts are those tokens.
+        chat_template_kwargs: variables for chat templates, on top of those of the run.
     """
 
     prompt: str | tuple[Message, ...]
@@ -51,6 +54,8 @@ class Request:
     speculation: Speculation | None = None
     grammar: str | None = None
     json_schema: str | None = None
+    special: bool = False
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def options(self, seed: int) -> dict[str, Any]:
         """The keyword arguments of `Emulator.stream`.
@@ -69,6 +74,8 @@ class Request:
             "speculation": self.speculation,
             "grammar": self.grammar,
             "json_schema": self.json_schema,
+            "special": self.special,
+            "chat_template_kwargs": self.chat_template_kwargs,
         }
 
 
@@ -81,6 +88,8 @@ class RequestDefaults:
         model: the only name that its `model` may give.
         roles: that are loaded.
         raw: prompts that are strings are text to go on with, unless a request says otherwise.
+        special: in raw text, special tokens' texts are those tokens, unless a request says
+            otherwise.
         system: a system message for conversations that have none.
         vocab_size: ids below it are tokens; None leaves logit_bias's ids unchecked.
         unguided_by_system: the role "unguided" is the tuned model without the system message, so
@@ -95,6 +104,7 @@ class RequestDefaults:
     model: str = ""
     roles: Collection[str] = ("base", "tuned", "reference")
     raw: bool = False
+    special: bool = False
     system: str | None = None
     vocab_size: int | None = None
     unguided_by_system: bool = False
@@ -142,6 +152,8 @@ def read_request(
             speculation=_speculation(given, defaults.speculation),
             grammar=grammar,
             json_schema=schema,
+            special=_special(given, defaults, is_raw),
+            chat_template_kwargs=_template_variables(given, is_raw),
         )
     except (UsageError, PromptError) as error:
         raise type(error)(one_line(str(error), _LONGEST)) from None
@@ -172,6 +184,21 @@ def _prompt(
         raise PromptError("prompt: a conversation is given as messages")
     chosen = given.raw if raw is None else raw
     return validate_prompt(given.prompt or ""), defaults.raw if chosen is None else chosen
+
+
+def _special(given: Body, defaults: RequestDefaults, raw: bool) -> bool:
+    if given.special and not raw:
+        raise UsageError("special is for raw text; add raw, or leave it out")
+    return raw and (defaults.special if given.special is None else given.special)
+
+
+def _template_variables(given: Body, raw: bool) -> Mapping[str, Any] | None:
+    variables = given.chat_template_kwargs
+    if variables:
+        if raw:
+            raise UsageError("chat_template_kwargs are for a template, which raw leaves out")
+        check_variables(variables)
+    return variables or None
 
 
 def _instructed(prompt: str | tuple[Message, ...], system: str) -> tuple[Message, ...]:

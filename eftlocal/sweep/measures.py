@@ -108,6 +108,12 @@ def losses(em: Emulator, item: Item, recipes: Mapping[str, Recipe]) -> dict[str,
             found[name] = {part: float(values[0]) for part, values in parts.items()}
     elif item.gold:
         for name, recipe in recipes.items():
-            scored = em.logprobs(item.gold[0], prompt=item.prompt, raw=item.raw, recipe=recipe)
+            scored = em.logprobs(
+                item.gold[0],
+                prompt=item.prompt,
+                raw=item.raw,
+                special=item.special,
+                recipe=recipe,
+            )
             found[name]["gold_nll"] = -float(scored.logprobs.sum())
     return found

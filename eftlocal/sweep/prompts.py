@@ -30,6 +30,7 @@ class Item:
         gold: right answers, the first one scored; empty where none is known.
         asked: the demo's question by itself, with its styles; None for other prompts.
         raw: the prompt is text to go on with, without a chat template.
+        special: special tokens' texts in it are those tokens.
     """
 
     prompt: Prompt
@@ -37,6 +38,7 @@ class Item:
     gold: tuple[str, ...] = ()
     asked: QuestionSet | None = None
     raw: bool = False
+    special: bool = False
 
 
 def demo_items(path: Path, split: str) -> tuple[Item, ...]:
@@ -48,7 +50,9 @@ def demo_items(path: Path, split: str) -> tuple[Item, ...]:
     )
 
 
-def file_items(path: Path, *, system: str | None = None, raw: bool = False) -> tuple[Item, ...]:
+def file_items(
+    path: Path, *, system: str | None = None, raw: bool = False, special: bool = False
+) -> tuple[Item, ...]:
     """One prompt a line; of a .jsonl file, one object a line; empty lines do not count.
 
     An object has "prompt" (a string) or "messages" (a conversation), and may have "gold" (a right
@@ -57,6 +61,7 @@ def file_items(path: Path, *, system: str | None = None, raw: bool = False) -> t
     Args:
         system: a system prompt before each.
         raw: go on with each prompt as it stands.
+        special: special tokens' texts in it are those tokens.
 
     Raises:
         UsageError: the file cannot be read.
@@ -65,14 +70,14 @@ def file_items(path: Path, *, system: str | None = None, raw: bool = False) -> t
 
     def item(where: str, record: dict[str, Any]) -> Item:
         try:
-            return _item(record, system, raw)
+            return _item(record, system, raw, special)
         except EftlocalError as error:
             raise PromptError(f"{where}: {error}") from None
 
     return tuple(item(*line) for line in read_records(path, _KEYS))
 
 
-def _item(record: dict[str, Any], system: str | None, raw: bool) -> Item:
+def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) -> Item:
     if ("prompt" in record) == ("messages" in record):
         raise PromptError('give one of "prompt" and "messages"')
     given = record.get("gold", [])
@@ -92,7 +97,7 @@ def _item(record: dict[str, Any], system: str | None, raw: bool) -> Item:
             raise PromptError("prompt: a string is needed")
         text = validate_prompt(record["prompt"])
         if raw:
-            return Item(text, text, tuple(gold), raw=True)
+            return Item(text, text, tuple(gold), raw=True, special=special)
         messages = [Message(role="user", content=text)]
     if system is not None:
         messages = [Message(role="system", content=system), *messages]
@@ -117,7 +122,7 @@ def digest(items: Sequence[Item]) -> str:
     told = [
         [
             item.prompt,
-            item.raw,
+            [item.raw, item.special] if item.special else item.raw,
             list(item.gold),
             [dict(q.answers) | {"value": q.value} for q in item.asked.questions]
             if item.asked

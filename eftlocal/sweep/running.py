@@ -69,6 +69,7 @@ def run_sweep(
             answer = em.generate(
                 item.prompt,
                 raw=item.raw,
+                special=item.special,
                 recipe=point.recipe,
                 sampling=drawn,
                 max_tokens=max_tokens,
@@ -92,9 +93,11 @@ def run_sweep(
 
 def _check_fits(em: Emulator, item: Item, index: int) -> None:
     gold = [*item.gold[:1], *(q.answers["warm"][0] for q in _questions(item))]
-    for role, ids in em.tokenize(item.prompt, raw=item.raw).items():
+    for role, ids in em.tokenize(item.prompt, raw=item.raw, special=item.special).items():
         holds = em.ensemble.contexts[role].n_ctx
-        scored = max((len(em.models[role].tokenize(f" {text}")) + 1 for text in gold), default=1)
+        model = em.models[role]
+        answers = (model.tokenize(f" {text}", continues=True) for text in gold)
+        scored = max((len(answer) + 1 for answer in answers), default=1)
         if len(ids) + scored > holds:
             raise PromptError(
                 f"prompt {index + 1} has {len(ids)} tokens under {role}, its answer {scored} or "
@@ -109,7 +112,7 @@ def _prefill(em: Emulator, item: Item, points: Sequence[Point]) -> None:
             context.clear(slot)
     roles = dict.fromkeys(role for point in points for role in point.recipe.roles)
     needed = Recipe(dict.fromkeys(roles, 1.0), name="all roles", any_sum=True)
-    ids = em.tokenize(item.prompt, raw=item.raw)
+    ids = em.tokenize(item.prompt, raw=item.raw, special=item.special)
     sequence = em.ensemble.open(ids, recipe=needed, sampling=Sampling(temperature=0.0))
     try:
         em.ensemble.decode({role: [Wanted(sequence)] for role in roles})

@@ -69,6 +69,10 @@ def batch(
     speculative: opt.Speculative = None,
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_kwargs: opt.ChatTemplateKwargs = None,
+    system_in_user: opt.SystemInUser = False,
+    special: opt.Special = False,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -98,8 +102,7 @@ def batch(
     from eftlocal.cli.chosen import choose
     from eftlocal.sources import Sources
 
-    if raw and system is not None:
-        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
+    opt.check_raw(given)
     chosen = choose({**given, "seed": None})  # --seed is the run's
     form = opt.constraint(grammar, json_schema)
     part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
@@ -128,6 +131,7 @@ def batch(
         format=format.value,
         seed=seed,
         raw=raw,
+        special=special,
         system=system,
         **form,
         limit=limit,
@@ -177,7 +181,7 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
             with loading_bars() as bars:
                 emulator = ready.load(progress=bars.weights)
                 emulator.measure(bars.measuring)
-            for note in emulator.notes():
+            for note in emulator.notes(raw_text=ready.special_text):
                 tell(f"note: {note}")
             with emulator, telling.shown():
                 for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):

@@ -21,15 +21,14 @@ def chosen_items(
     limit: int | None,
     system: str | None,
     raw: bool,
+    special: bool,
 ) -> tuple[Item, ...]:
     if (prompts is None) == (questions is None):
         raise UsageError("give one of --prompts FILE and --questions demo")
-    if raw and system is not None:
-        raise UsageError("--system needs the chat template, which --raw leaves out; drop one")
     if prompts is not None:
         if split is not None:
             raise UsageError("--split is for --questions; leave it out with --prompts")
-        return spread(file_items(prompts, system=system, raw=raw), limit)
+        return spread(file_items(prompts, system=system, raw=raw, special=special), limit)
     if raw or system is not None:
         raise UsageError(f"{'--raw' if raw else '--system'} is for --prompts, not for --questions")
     which = (split or Split.validation).value

@@ -61,6 +61,10 @@ def sweep(
     speculative: own.Speculative = "off",
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_kwargs: opt.ChatTemplateKwargs = None,
+    system_in_user: opt.SystemInUser = False,
+    special: opt.Special = False,
     n_ctx: opt.NCtx = None,
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
@@ -73,6 +77,7 @@ def sweep(
 
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
+    given = dict(locals())
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.sweep.asking import check_outputs, chosen_items, chosen_metrics
     from eftlocal.cli.sweep.showing import print_grid, progress, write
@@ -92,6 +97,8 @@ def sweep(
     models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
     found = find(models) if isinstance(models, str) else None
     roles = tuple(found.roles if found else models)
+    opt.check_raw(given)
+    loading = opt.engine(given, roles)
     check_max_tokens(max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
@@ -123,7 +130,9 @@ def sweep(
     speculation = opt.chosen_speculation(
         defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
     )
-    items = chosen_items(prompts, questions, split, limit=limit, system=system, raw=raw)
+    items = chosen_items(
+        prompts, questions, split, limit=limit, system=system, raw=raw, special=special
+    )
     shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
     check_outputs(prompts, out, picture, page)
     if dry_run:
@@ -131,8 +140,7 @@ def sweep(
         return
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
-    engine: dict[str, Any] = {"n_ctx": n_ctx, "threads": threads, "gpu_layers": gpu_layers}
-    engine["trust"] = trust
+    engine = {name: value for name, value in loading.items() if name != "force"}
     with loading_bars() as bars:
         if isinstance(models, str):
             sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
@@ -156,7 +164,10 @@ def sweep(
                 emulator = sources.load(force=force, progress=bars.weights, checking=bars.checking)
                 if speculation.length is None:
                     emulator.measure(bars.measuring)
-            for note in dict.fromkeys(n for p in points for n in emulator.notes(p.recipe)):
+            texts = (str(i.prompt) for i in items if i.raw and not i.special)
+            spelled = "\n".join(texts)
+            notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))
+            for note in dict.fromkeys(notes):
                 tell(f"note: {note}")
             with emulator, progress(left, journal) as advance:
                 run_sweep(

@@ -87,7 +87,7 @@ def _read_text(model: Model) -> list[int]:
     tokens: list[int] = []
     for text in (*_TEXTS, written[: 1 << 16]):
         for parse in (False, True):
-            tokens += model.tokenize(text, add_special=parse, parse_special=parse)
+            tokens += model.tokenize(text, add_bos=parse, parse_special=parse, continues=not parse)
     for token in dict.fromkeys(tokens):
         model.piece(token)
     llama.ask_every_token(model)

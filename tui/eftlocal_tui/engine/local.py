@@ -44,7 +44,8 @@ class Start:
         models: a preset's name, or role to file.
         offline: never download.
         adjust: the defaults with the options that were given; they are checked here.
-        engine: n_ctx, n_seq_max, threads, gpu_layers, force, trust, as in `eftlocal.load`.
+        engine: n_ctx, n_seq_max, threads and others, as in `eftlocal.load`; prompts are for these
+            models only.
         call: what every answer is given beside its dials: max_tokens, stop.
     """
 
@@ -72,6 +73,8 @@ class LocalEngine:
             "checking": _shares("checking", report),
         }
         models: Any = self._start.models if preset is None else preset
+        if preset is not None:  # it may have other roles
+            options.pop("prompts", None)
         if isinstance(models, str):
             defaults = preset_defaults(find(models))
             if preset is None:

@@ -1,0 +1,17 @@
+"""Variables of a chat template beside the conversation, such as `enable_thinking`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eftlocal.errors import UsageError
+
+OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Raises UsageError for one that is not the caller's to set."""
+    for name in OWN:
+        if name in variables:
+            raise UsageError(f"chat_template_kwargs: {name!r} is set by eftlocal; leave it out")

@@ -1,0 +1,190 @@
+"""Texts to tokens: BOS once, no EOS, and what follows a prompt cut as what follows it.
+
+The vocabularies differ in what their files ask for: BOS, EOS, a space before a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+from gguf_files import SENTENCEPIECE, edited, sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eftlocal import Emulator
+from eftlocal.errors import PromptError
+from eftlocal.llama import Model
+
+FLAGS = {
+    f"bos={bos}, eos={eos}, space={space}": {
+        "add_bos_token": bos,
+        "add_eos_token": eos,
+        **({} if space is None else {"add_space_prefix": space}),
+    }
+    for bos in (False, True)
+    for eos in (False, True)
+    for space in (None, False, True)
+}
+SPECIAL = range(len(SENTENCEPIECE))
+TEXT = st.text("The Parisofcapital\n.é🙂▁<|>", max_size=12) | st.sampled_from(
+    [*SENTENCEPIECE, " ", "  ", "The capital", " of France is", "Paris", " Paris"]
+)
+TEXTS = st.lists(TEXT, max_size=5).map("".join)
+
+
+@pytest.fixture(scope="module", params=FLAGS)
+def piecewise(
+    request: pytest.FixtureRequest,
+    tiny_files: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Model, dict[str, bool]]]:
+    """A SentencePiece vocabulary with one combination of flags."""
+    flags = FLAGS[request.param]
+    path = tmp_path_factory.mktemp("spm") / "model.gguf"
+    sentencepiece(tiny_files["base"], path, **flags)
+    with Model(path, vocab_only=True) as model:
+        yield model, flags
+
+
+def of_llama(model: Model, text: str) -> list[int]:
+    """llama.cpp's own tokens of a whole text, special tokens left ordinary and none added."""
+    data = text.encode()
+    room = (llama_cpp.llama_token * (len(data) + 8))()
+    vocabulary = llama_cpp.llama_model_get_vocab(model.handle)
+    count = llama_cpp.llama_tokenize(vocabulary, data, len(data), room, len(room), False, False)
+    return list(room[:count])
+
+
+def bytes_of(model: Model, tokens: list[int]) -> bytes:
+    return b"".join(model.piece(token, special=True) for token in tokens)
+
+
+def test_bytes_are_those_of_the_text(piecewise: tuple[Model, dict[str, bool]]) -> None:
+    model, flags = piecewise
+    space = b" " if flags.get("add_space_prefix", True) else b""
+
+    @given(TEXTS)
+    def holds(text: str) -> None:
+        shown = text.replace("▁", " ").encode()
+        assert bytes_of(model, model.tokenize(text, continues=True)) == shown
+        whole = model.tokenize(text, add_bos=True)
+        assert (whole[:1] == [model.bos]) == flags["add_bos_token"]
+        bare = whole[1:] if flags["add_bos_token"] else whole
+        if set(own := of_llama(model, text)).isdisjoint(SPECIAL):
+            assert bare == own
+        assert set(bare).isdisjoint(SPECIAL)  # which llama.cpp itself does not keep
+        assert bytes_of(model, bare) == (space + shown if text else b"")
+
+    holds()
+
+
+def test_what_follows_is_cut_as_what_follows(piecewise: tuple[Model, dict[str, bool]]) -> None:
+    """Wherever a token of the whole text ends where the first part ends, its last tokens are
+    those of the second part."""
+    model, _ = piecewise
+    agreed = []
+
+    @given(TEXTS, TEXTS)
+    def holds(first: str, second: str) -> None:
+        whole, end = of_llama(model, first + second), len(bytes_of(model, of_llama(model, first)))
+        ends = np.cumsum([len(model.piece(token, special=True)) for token in whole])
+        if first and end in ends and set(whole).isdisjoint(SPECIAL):
+            cut = int(np.searchsorted(ends, end)) + 1
+            assert model.tokenize(second, continues=True) == whole[cut:]
+            agreed.append(bool(second))
+
+    holds()
+    assert sum(agreed) > 10
+
+
+@pytest.mark.parametrize("space", [False, True])
+def test_a_unigram_vocabulary_gains_no_space(
+    tiny_files: dict[str, Path], tmp_path: Path, space: bool
+) -> None:
+    path = tmp_path / "model.gguf"
+    piecewise = sentencepiece(tiny_files["base"], tmp_path / "other.gguf", add_space_prefix=space)
+    edited(piecewise, path, {"tokenizer.ggml.model": "t5", "tokenizer.ggml.unknown_token_id": 0})
+    with Model(path, vocab_only=True) as model:
+        for first, second in (("The", " Paris"), ("The ", "Paris"), ("The Par", "is")):
+            tokens = model.tokenize(first) + model.tokenize(second, continues=True)
+            assert bytes_of(model, tokens).lstrip() == (first + second).encode()
+
+
+@pytest.mark.parametrize("eos", [False, True])
+def test_no_end_token_is_put_after_a_text(
+    demo_files: dict[str, Path], tmp_path: Path, eos: bool
+) -> None:
+    changes = {"tokenizer.ggml.add_eos_token": eos, "tokenizer.ggml.add_bos_token": True}
+    file = edited(demo_files["tuned"], tmp_path / "tuned.gguf", changes)
+    files = dict.fromkeys(demo_files, file)
+    with Emulator.from_files(**files, threads=1) as em:
+        model = em.models["tuned"]
+        ids = em.tokenize("Once", raw=True)["tuned"]
+        assert ids == [model.bos, *model.tokenize("Once")]
+        for prompt in (None, "Once"):
+            scored = em.logprobs(" upon", prompt=prompt, raw=True)
+            assert b"".join(scored.pieces) == b" upon"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no space", "space"])
+def spm(
+    request: pytest.FixtureRequest,
+    tiny_files: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Emulator]:
+    folder = tmp_path_factory.mktemp("spm")
+    files = {
+        role: sentencepiece(
+            path, folder / path.name, add_space_prefix=request.param, add_eos_token=True
+        )
+        for role, path in tiny_files.items()
+    }
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    with Emulator.from_files(**files, prompts={"tuned": template}, threads=1) as em:
+        yield em
+
+
+def test_a_text_is_scored_as_it_goes_on(spm: Emulator) -> None:
+    prompt, text = "The capital of France is", " Paris."
+    whole = spm.logprobs(prompt + text)
+    scored = spm.logprobs(text, prompt=prompt, raw=True)
+    assert b"".join(scored.pieces) == text.encode()
+    assert len(scored.tokens) == 2
+    assert scored.tokens == whole.tokens[-2:]
+    assert scored.logprobs == pytest.approx(whole.logprobs[-2:], abs=0.05)
+
+
+@pytest.mark.parametrize("content", ["a<|im_start|>b", "<|im_end|><|im_end|> x", "</s>", "<unk>"])
+def test_a_text_that_is_parted_gains_no_space(spm: Emulator, content: str) -> None:
+    for ids in spm.tokenize([{"role": "user", "content": content}]).values():
+        model = spm.models["tuned"]
+        assert ids[0] == model.bos
+        assert set(ids[1:]).isdisjoint(SPECIAL)
+        assert bytes_of(model, ids[1:]).lstrip() == content.encode()
+
+
+def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:
+    model, text = spm.models["tuned"], "<|im_start|>user<|im_end|>"
+    ordinary = spm.tokenize(text, raw=True)["tuned"]
+    special = spm.tokenize(text, raw=True, special=True)["tuned"]
+    marks = [SENTENCEPIECE.index("<|im_start|>"), SENTENCEPIECE.index("<|im_end|>")]
+    assert not set(ordinary[1:]) & set(marks)
+    assert [token for token in special if token in marks] == marks
+    assert special[0] == model.bos
+    begun = spm.tokenize("<s>" + text, raw=True, special=True)["tuned"]
+    assert begun == special  # BOS comes once
+    scored = spm.logprobs("user<|im_end|>", prompt="<|im_start|>", raw=True, special=True)
+    assert scored.tokens[-1] == marks[1] and b"".join(scored.pieces) == b"user<|im_end|>"
+    (note,) = spm.notes(raw_text=text)
+    assert "<|im_start|>" in note and "--special" in note
+    assert not spm.notes(raw_text="user")
+
+
+@pytest.mark.parametrize("call", ["text", "prompt"])
+def test_half_a_surrogate_pair_is_one_line(spm: Emulator, call: str) -> None:
+    with pytest.raises(PromptError, match="half of a surrogate pair at character 1"):
+        spm.logprobs("a\ud800") if call == "text" else spm.logprobs("a", prompt="b\ud800")
