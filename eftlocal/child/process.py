@@ -38,12 +38,12 @@ class ChildDiedError(Exception):
     """The child ended instead of answering.
 
     Attributes:
-        code: its exit code, negative for a signal; None when it answered what is not JSON.
+        code: its exit code, negative for a signal; that of SIGKILL when it answered nonsense.
         timed_out: it was killed at its deadline.
         words: the end of what it wrote to stderr.
     """
 
-    def __init__(self, code: int | None, timed_out: bool, words: str) -> None:
+    def __init__(self, code: int, timed_out: bool, words: str) -> None:
         super().__init__(f"exit code {code}")
         self.code, self.timed_out, self.words = code, timed_out, words
 
@@ -133,10 +133,9 @@ class ChildProcess:
             if fresh:
                 self._start()
             line, timed_out = self._exchange(request, seconds, on_progress)
-            if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError):
-                    return dict(json.loads(line))
-            code = None if line.endswith(b"\n") else self._ended()
+            if (said := _parsed(line)) is not None:
+                return said
+            code = self._ended()
             died = ChildDiedError(code, timed_out, self._last_words())
             self._discard()
             if fresh or timed_out:
@@ -192,7 +191,9 @@ class ChildProcess:
             while (end := rest.find(b"\n") + 1) and not line:
                 line, rest = rest[:end], rest[end:]
                 if on_progress is not None and line.startswith(b'{"progress"'):
-                    self._watchdog.extend(on_progress(json.loads(line)))
+                    if (said := _parsed(line)) is None:
+                        break
+                    self._watchdog.extend(on_progress(said))
                     line = b""
         timed_out = self._watchdog.release()
         self._answer_due = False
@@ -225,6 +226,15 @@ class ChildProcess:
             self._words.close()
             self._words = None
         self._answer_due = False
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line; None for anything else, as a harmed process may write."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and line.endswith(b"\n") else None
 
 
 def child_command(module: str, arguments: Sequence[str]) -> list[str]:

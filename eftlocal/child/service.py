@@ -74,12 +74,15 @@ def limit_files(file_bytes: int) -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def limit_memory(more_bytes: int) -> None:
+def limit_memory(more_bytes: int, mapped_bytes: int = 0) -> None:
     """From here on this process may take so much more memory than it has; a later call replaces it.
 
-    Linux counts the address space, mapped files too, and refuses what would exceed it. Other
-    systems do not keep to such a limit: there a thread looks at the resident memory, and ends the
-    process with MEMORY_EXIT.
+    Linux counts the address space, and refuses what would exceed it. Other systems do not keep to
+    such a limit: there a thread looks at the resident memory, and ends the process with
+    MEMORY_EXIT.
+
+    Args:
+        mapped_bytes: of files that are mapped already, and become resident as they are read.
     """
     if _REFUSES:
         import resource
@@ -94,7 +97,7 @@ def limit_memory(more_bytes: int) -> None:
 
     process = psutil.Process()
     watched = bool(_most)
-    _most[:] = [process.memory_info().rss + more_bytes]
+    _most[:] = [process.memory_info().rss + more_bytes + mapped_bytes]
     if not watched:
 
         def watch() -> None:

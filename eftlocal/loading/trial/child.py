@@ -14,11 +14,20 @@ from eftlocal.child.service import Tell, limit_files, limit_memory, serve
 from eftlocal.errors import EftlocalError
 from eftlocal.llama import Context, Model, Span
 
+LOADING, READING, DECODING = "loading", "reading text", "decoding"  # the steps
 SHORT, BATCH = 256, 16  # tokens: of the small context, and of a batch
 _WORDS = 65_536  # bytes of stderr, the one file that it writes
 _LONGEST_S = 86_400.0  # the parent's limits are nearer
 _SPECIAL = 256  # control tokens whose texts are tokenized
+# Every byte of UTF-8, each by itself: a tokenizer that lacks one may go round in circles there.
+_ALONE = (
+    *range(1, 0x180),
+    *range(0x180, 0x800, 0x40),
+    *range(0x800, 0xD800, 0x400),
+    *range(0xE000, 0x110000, 0x2000),
+)
 _TEXTS = (
+    "\x01".join(map(chr, _ALONE)),
     "Hello, world! It's 9 o'clock: 3.14159 * x_1 <= foo(bar)[0];\r\n\r\n\tif (a && b) return;",
     " " * 300 + "x" + "\n" * 100 + "\t" * 50 + " \n" * 50,
     "你好，世界。日本語のテキストです。한국어 문장입니다. ไม่มีช่องว่าง " * 4,
@@ -34,12 +43,14 @@ NO_MEMORY = ("bad_alloc", "failed to allocate", "unable to allocate", "cannot al
 def answer(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """`{"fault": ""}`, or with what went wrong and its message.
 
-    The request: model, adapters (paths), repacked, threads, memory (bytes), n_ctx (of the large
-    context), passes (whether every token may read all weights several times).
+    The request: model, adapters (paths), repacked, threads, n_ctx (of the large context), passes
+    (whether all weights may be read several times), mapped (bytes of the files), memory (step to
+    bytes that it may take beyond what was there when it began).
     """
-    limit_memory(request["memory"])
 
     def step(name: str, share: float = 0.0, file: str = request["model"]) -> None:
+        if not share:
+            limit_memory(request["memory"][name], 0 if name == LOADING else request["mapped"])
         tell({"progress": share, "step": name, "file": file})
 
     try:
@@ -62,21 +73,21 @@ def _load(request: dict[str, Any], step: Callable[..., None]) -> None:
         nonlocal told
         if share >= told + 0.01 or share >= 1.0:
             told = share
-            step("loading", share)
+            step(LOADING, share)
 
-    step("loading")
+    step(LOADING)
     with Model(
         request["model"], host_only=True, repacked=request["repacked"], progress=progress
     ) as model:
-        step("reading text")
+        step(READING)
         tokens = _read_text(model)
-        step("decoding")
+        step(DECODING)
         _decode(model, tokens, request, SHORT, thorough=request["passes"])
         if request["passes"] and request["n_ctx"] > SHORT:
-            step("decoding")
+            step(DECODING)
             _decode(model, tokens, request, request["n_ctx"])
         for file in request["adapters"]:
-            step("decoding", file=file)
+            step(DECODING, file=file)
             _decode(model, tokens, request, SHORT, adapters=[(Path(file), 1.0)])
 
 

@@ -18,7 +18,7 @@ from eftlocal.gguf_file.header import Header
 from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import estimate, gib
 from eftlocal.loading.trial import known
-from eftlocal.loading.trial.child import BATCH, NO_MEMORY, SHORT
+from eftlocal.loading.trial.child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
 from eftlocal.selftest import crash_name
 from eftlocal.terminal_text import one_line
 
@@ -27,7 +27,6 @@ Checking = Callable[[str, float], None]
 
 _N_CTX = 4096  # tokens of the large context, where the model was trained for as many
 _THREADS, _PER_THREAD = 8, 1 << 28  # at most so many, one for so many bytes of weights
-_LOADING, _QUICK = "loading", ("reading text",)  # the quick take no longer for larger weights
 _TOTAL = 10  # times the longest step
 _ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",  # or a crash starts a debugger
@@ -41,7 +40,6 @@ _CRASHES = {
     "SIGILL": "illegal instruction",
     "SIGFPE": "division by zero",
     "SIGABRT": "abort",
-    "SIGKILL": "killed by the system, most often for want of memory",
 }
 _FOLDER = re.compile(r"^\S*[/\\](?=[^/\\ ]+:\d+: )")  # in which llama.cpp was compiled
 _ADVICE = (
@@ -53,10 +51,14 @@ _ADVICE = (
 class Limits:
     """What a trial may take.
 
-    A step that grows with the weights (loading, decoding) may go without progress for
-    `stall_s` + file size / `bytes_per_s`, another one for `stall_s`; all of them together for ten
-    times the longer. Memory: the files mapped, and once more if repacked; the caches; four times
-    the planned buffers; `margin` and 16 bytes for each of the header.
+    Time without progress: `stall_s`, and where all weights are read (loading, decoding) the files'
+    size / `bytes_per_s` more. Time in all: ten times that.
+
+    Memory, beyond what the process has at the beginning of a step: `margin`, and
+    - loading: the files, mapped; the weights once more where they are repacked; 16 times the
+      headers (vocabularies become hash tables);
+    - decoding: the cache, four times the buffers that are planned, and twice the adapters.
+    What is not mapped is never more than what the host has left.
 
     Attributes:
         bytes_per_s: of the slowest disk, or network, that a model is loaded from.
@@ -116,31 +118,34 @@ class Trial:
     def run(self, candidate: Candidate, *, checking: Checking | None = None) -> None:
         """Tries one model with each of its adapters, known or not. Errors: see `require`."""
         model, limits = candidate.model, self.limits
-        size = model.file_size + sum(adapter.file_size for adapter in candidate.adapters)
-        slow = limits.stall_s + size / limits.bytes_per_s
-        end = time.monotonic() + _TOTAL * slow
         request = _request(candidate, limits)
-        step, file, allowed = _LOADING, str(model.path), slow
+        slow = round(limits.stall_s + request["mapped"] / limits.bytes_per_s, 1)
+        began, total = time.monotonic(), float(round(_TOTAL * slow, 1))
+        step, file, allowed = LOADING, str(model.path), slow
 
         def on_progress(line: dict[str, Any]) -> float:
             nonlocal step, file, allowed
             step, file = str(line["step"]), str(line["file"])
             if checking is not None:
                 checking(model.path.name, _share(step, float(line["progress"])))
-            allowed = limits.stall_s if step in _QUICK else slow
-            return min(allowed, end - time.monotonic())
+            allowed = limits.stall_s if step == READING else slow
+            return min(allowed, max(0.0, began + total - time.monotonic()))
 
         try:
             reply = self.child.ask(request, slow, on_progress)
         except ChildDiedError as died:
-            happened = _death(died, allowed, request["memory"])
+            happened = _death(died, request["memory"][step])
+            if died.timed_out and time.monotonic() - began > total:
+                happened = f"was not done after {total:g} s"
+            elif died.timed_out:
+                happened = f"made no progress for {allowed:g} s"
             raise _refused(file, step, happened) from None
         if checking is not None:
             checking(model.path.name, 1.0)
         fault, message = reply["fault"], one_line(str(reply.get("message", "")), 400)
         if fault == "memory":
             self.child.close()  # what it still holds would be missing for the next file
-            raise _refused(file, step, f"needed more than {gib(request['memory'])}")
+            raise _refused(file, step, f"needed more than {gib(request['memory'][step])}")
         if fault == ModelFileError.__name__:  # it names the file, and what to do
             raise ModelFileError(message)
         if fault:
@@ -174,9 +179,9 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
     need = estimate(model, n_ctx=large, n_batch=BATCH)
     if 4 * need.cache > free:
         need = estimate(model, n_ctx=(large := SHORT), n_batch=BATCH)
-    header_bytes = sum(model.header_bytes)
-    own = weights * repacked + need.cache + 4 * need.compute + 16 * header_bytes
-    mapped = model.file_size + sum(2 * adapter.file_size for adapter in candidate.adapters)
+    adapters = sum(adapter.file_size for adapter in candidate.adapters)
+    loading = weights * repacked + 16 * sum(model.header_bytes)
+    decoding = need.cache + 4 * need.compute + 2 * adapters
     return {
         "model": str(model.path),
         "adapters": [str(adapter.path) for adapter in candidate.adapters],
@@ -184,21 +189,26 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
         "passes": weights < free,
         "n_ctx": large,
         "threads": min(llama.default_threads(), _THREADS, 1 + weights // _PER_THREAD),
-        "memory": mapped + min(own, free) + limits.margin,
+        "mapped": model.file_size + adapters,
+        "memory": {
+            LOADING: model.file_size + min(loading, free) + limits.margin,
+            READING: limits.margin,
+            DECODING: min(decoding, free) + limits.margin,
+        },
     }
 
 
 def _share(step: str, share: float) -> float:
-    return 0.8 * share if step == _LOADING else 0.9
+    return 0.8 * share if step == LOADING else 0.9
 
 
-def _death(died: ChildDiedError, seconds: float, memory: int) -> str:
-    """What happened, as a clause."""
-    if died.timed_out:
-        return f"did not finish within {seconds:.0f} s"
+def _death(died: ChildDiedError, memory: int) -> str:
+    """How the child ended by itself, as a clause."""
     if died.code == MEMORY_EXIT or any(words in died.words.lower() for words in NO_MEMORY):
         return f"needed more than {gib(memory)}"
-    name = "" if died.code is None else crash_name(died.code)
+    name = crash_name(died.code)
+    if name == "SIGKILL":
+        return "was killed by the system, most often for want of memory,"
     happened = _CRASHES.get(name, name or f"exit code {died.code}")
     if name == "SIGABRT" and died.words:
         last = died.words.splitlines()[-1]
