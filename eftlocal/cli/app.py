@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from contextlib import suppress
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from eftlocal.cli.chat import chat
 from eftlocal.cli.doctor import doctor
 from eftlocal.cli.eval import evaluate
 from eftlocal.cli.inspect import inspect
+from eftlocal.cli.interrupts import finish
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
 from eftlocal.cli.screen import tell
@@ -36,28 +36,26 @@ class _OneLineErrors(TyperGroup):
             code = error.exit_code
             if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
                 tell(f"eftlocal: {_of_usage(error)}")
+        except EftlocalError as error:
+            code = error.exit_code
+            tell(f"eftlocal: {error}")
         except typer.Abort:  # a question answered with no, or not at all
-            tell("eftlocal: aborted; nothing was done")
             code = EftlocalError.exit_code
+            tell("eftlocal: aborted; nothing was done")
+        except OSError as error:  # of the machine: a full disk, a file that may not be read
+            code = EftlocalError.exit_code
+            with suppress(OSError):
+                sys.stdout.close()  # at exit it would fail once more
+            where = "output" if error.filename is None else error.filename
+            tell(f"eftlocal: {where}: {error.strerror or error}")
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except EftlocalError as error:
-            tell(f"eftlocal: {error}")
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # which typer would end without a word
             tell("eftlocal: stopped")
             raise typer.Exit(InterruptedRunError.exit_code) from None
-        except OSError as error:  # of the machine: a full disk, a file that may not be read
-            if error.errno == errno.EPIPE:
-                raise  # the reader has left, which is no fault; typer ends quietly
-            with suppress(OSError):
-                sys.stdout.close()  # at exit it would fail once more
-            where = "output" if error.filename is None else error.filename
-            tell(f"eftlocal: {where}: {error.strerror or error}")
-            raise typer.Exit(EftlocalError.exit_code) from None
 
 
 def _of_usage(error: typer.TyperException) -> str:
@@ -105,4 +103,8 @@ def _root(
 def main() -> None:
     """The verb that the command line names."""
     prepare_streams()
-    app(prog_name="eftlocal")
+    try:
+        app(prog_name="eftlocal")
+    except SystemExit as ended:
+        finish(ended.code if isinstance(ended.code, int) else 0)
+        raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.interrupts import raising
 from eftlocal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,4 +85,7 @@ def chat(
     start = Start(chosen.models, offline=offline, adjust=adjust, engine=chosen.engine, call=call)
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("the terminal chat needs a terminal; for pipes there is `eftlocal run`")
-    run_chat(start if named else None, settings, default=start, resume=resume, continue_=continue_)
+    with raising():
+        run_chat(
+            start if named else None, settings, default=start, resume=resume, continue_=continue_
+        )

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a sweep's options, together: one line each."""
+"""Everything that is wrong with a sweep's options, told together in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eftlocal.errors import UsageError
 
-_SHOWN = 20
+_SHOWN = 6
 
 
 def refuse(faults: Sequence[str]) -> None:
@@ -16,7 +16,7 @@ def refuse(faults: Sequence[str]) -> None:
         counts[fault] = counts.get(fault, 0) + 1
     if not counts:
         return
-    lines = [f"{fault} ({n} points)" if n > 1 else fault for fault, n in counts.items()]
-    if len(lines) > _SHOWN:
-        lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more faults"]
-    raise UsageError("\n".join(lines))
+    told = [f"{fault} ({n} points)" if n > 1 else fault for fault, n in counts.items()]
+    if len(told) > _SHOWN:
+        told = [*told[:_SHOWN], f"and {len(told) - _SHOWN} more faults"]
+    raise UsageError(" | ".join(told))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import tell
 from eftlocal.cli.sweep import options as own
 from eftlocal.errors import UsageError
@@ -155,7 +156,7 @@ def sweep(
             stop=(*defaults.stop, *(stop or ())),
             speculation=speculation,
         )
-    with Journal(out, identity) as journal:
+    with raising(), Journal(out, identity) as journal:
         if left := remaining(points, items, journal):
             with loading_bars() as bars:
                 # Only a default recipe that needs it brings the role `unguided` along.
