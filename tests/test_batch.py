@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from eftlocal import Emulator, Sampling
 from eftlocal.batch.line import Line
+from eftlocal.batch.output import Output
 from eftlocal.batch.running import answer_lines
 from eftlocal.cli.app import app
 from eftlocal.cli.batch.stopping import terminable
@@ -416,6 +417,88 @@ def test_a_system_prompt_for_lines_without_one(tmp_path: Path) -> None:
         assert batch(source, out, *QUICK, "--format", "plain", *options).exit_code == 0
         counts.append([rows(out)[f"line-{n}"]["usage"]["prompt_tokens"] for n in (1, 2)])
     assert counts[0][0] + 5 < counts[1][0] and counts[0][1] == counts[1][1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps an open file where it is")
+@pytest.mark.parametrize("after", [3, 9])
+@pytest.mark.parametrize(
+    ("attack", "says"),
+    [
+        (lambda path: path.unlink(), "was removed while the run wrote it: {} rows lost; run"),
+        (lambda path: path.rename(path.with_name("new")), "{} rows safe in FOLDER/new; put it"),
+        (lambda path: os.truncate(path, 0), "to 0 bytes while the run wrote it: the rows that"),
+    ],
+)
+def test_an_output_that_others_take_away_is_told(
+    attack: Callable[[Path], object],
+    says: str,
+    after: int,
+    asked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the middle of the run, and after the last row."""
+    add, out = Output.add, tmp_path / "out.jsonl"
+
+    def attacked(output: Output, row: Any) -> None:
+        add(output, row)
+        if len(output.finished) == after:
+            attack(out)
+
+    monkeypatch.setattr(Output, "add", attacked)
+    result = batch(asked, out, *QUICK, "--format", "plain")
+    assert result.exit_code == 1
+    assert says.format(after).replace("FOLDER", str(tmp_path)) in result.stderr
+    assert result.stderr.count("\n") == 1 and " rows, " not in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps an open file where it is")
+def test_an_interrupt_does_not_say_that_a_lost_output_is_kept(
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, out = Output.add, tmp_path / "out.jsonl"
+
+    def attacked(output: Output, row: Any) -> None:
+        add(output, row)
+        out.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Output, "add", attacked)
+    result = batch(asked, out, *QUICK)
+    assert result.exit_code == 1 and "was removed while the run wrote it: 1 row " in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams of a shell of POSIX")
+@pytest.mark.parametrize(
+    ("words", "code", "said", "kept"),
+    [
+        ("- >&-", 2, "stdout is closed, so no row would be kept; name an output file", 0),
+        ("- >/dev/full", 1, "stdout: No space left on device; the rows before this one", 0),
+        ("out 2>&-", 0, "", 9),
+        ("out 2>/dev/full", 0, "", 9),
+        ("out <&- >&- 2>&-", 0, "", 9),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    words: str, code: int, said: str, kept: int, asked: Path, tmp_path: Path
+) -> None:
+    program = "from eftlocal.cli.app import main; main()"
+    found = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'"$0" -c "$1" batch in.jsonl --max-tokens 3 {words}',
+            sys.executable,
+            program,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (code, "")
+    assert said in found.stderr and found.stderr.count("\n") == bool(said)
+    assert len(rows(tmp_path / "out")) == kept if kept else not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

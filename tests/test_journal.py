@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import EftlocalError, ModelFileError, UsageError
+from eftlocal.journal import growing as growing_module
 from eftlocal.journal import journal as journal_module
 from eftlocal.journal import lines as lines_module
 from eftlocal.journal.journal import Journal, Kind
@@ -298,6 +301,147 @@ def test_an_empty_file_is_anybodys(tmp_path: Path) -> None:
         assert read_manifest(path) == MANIFEST
 
 
+# Other processes ---------------------------------------------------------------------------------
+
+
+def other(path: Path) -> Path:
+    found = path.with_name("other")
+    found.write_text("other\n")
+    return found
+
+
+Attack = Callable[[Path, Path], object]
+ATTACKS: dict[str, tuple[Attack, str]] = {
+    "unlink": (lambda path, _: path.unlink(), "was removed W: 2 rows lost; R to begin anew"),
+    "rename": (
+        lambda path, new: path.rename(new),
+        "was moved away W: 2 rows safe in N; put it back and R to go on",
+    ),
+    "replace": (
+        lambda path, _: other(path).replace(path),
+        "was replaced by another file W: 2 rows lost, unless that file holds them; R",
+    ),
+    "rename and make anew": (
+        lambda path, new: (path.rename(new), path.touch()),
+        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+    ),
+    "hard link and replace": (
+        lambda path, new: (os.link(path, new), other(path).replace(path)),
+        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+    ),
+    "rename and link elsewhere": (
+        lambda path, new: (path.rename(new), path.symlink_to(other(path))),
+        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+    ),
+    "cut": (
+        lambda path, _: os.truncate(path, 0),
+        "was cut from SIZE to 0 bytes W: the rows that are left are safe; R to answer the others",
+    ),
+    "cut in a row": (
+        lambda path, _: os.truncate(path, path.stat().st_size - 3),
+        "was cut from SIZE to LESS bytes W: the rows that are left are safe; R to answer",
+    ),
+    "write": (
+        lambda path, _: path.open("ab").write(b"x\n"),
+        "grew by 2 bytes that this run did not write W: 2 rows safe before them; see what else",
+    ),
+    "fill with zeros": (
+        lambda path, _: path.write_bytes(bytes(path.stat().st_size)),
+        "was written over W: its rows are lost; give another output file",
+    ),
+    "rename the folder": (
+        lambda path, new: path.parent.rename(new),
+        "was moved away W: 2 rows safe in N/NAME; put it back and R to go on",
+    ),
+}
+
+
+@POSIX
+@BOTH
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_what_others_do_to_the_file_is_told(
+    name: str, attack: str, at_the_end: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "here" / name
+    path.parent.mkdir()
+    new = tmp_path / "new" if "folder" in attack else path.with_name("new")
+    journal = opened(path)
+    for row in ROWS[:2]:
+        journal.add(row)
+    size = path.stat().st_size
+    act, says = ATTACKS[attack]
+    act(path, new)
+    if at_the_end:
+        with pytest.raises(EftlocalError) as told:
+            journal.close()
+    else:
+        with pytest.raises(EftlocalError) as told:
+            journal.add(ROWS[2])
+        with pytest.raises(EftlocalError, match="while the run wrote it"):
+            journal.add(ROWS[2])
+        journal.close()  # says nothing twice
+    words = {"W": "while the run wrote it", "R": "run the same command again", "NAME": name}
+    words |= {"N": str(new), "SIZE": str(size), "LESS": str(size - 3)}
+    for key, value in words.items():
+        says = re.sub(rf"\b{key}\b", lambda _, v=value: v, says)
+    assert str(told.value).startswith(f"{path} {says}") and told.value.exit_code == 1
+    assert "\n" not in str(told.value)
+    if "safe in" in says:
+        kept = new / name if new.is_dir() else new
+        shutil.copy(kept, tmp_path / name)
+        shutil.copy(manifest_path(kept if new.is_dir() else path), manifest_path(tmp_path / name))
+        assert there(tmp_path / name) == ROWS[:2]
+    elif "are left" in says:
+        assert there(path) == ROWS[: int(attack == "cut in a row")]
+    elif "before them" in says:
+        path.write_bytes(path.read_bytes()[:-2])
+        assert there(path) == ROWS[:2]
+
+
+@POSIX
+def test_a_link_may_be_put_in_the_place_of_the_file(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "out.jsonl", tmp_path / "disk2.jsonl"
+    with opened(path) as journal:
+        journal.add(ROWS[0])
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+        journal.add(ROWS[1])
+    assert len(elsewhere.read_bytes().splitlines()) == 2
+
+
+@POSIX
+def test_a_file_that_is_cut_in_the_middle_of_a_write_gets_no_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+
+    def write(file: Any, data: bytes) -> None:
+        os.truncate(path, 0)
+        file.write(data)
+
+    with opened(path) as journal:
+        journal.add(ROWS[0])
+        monkeypatch.setattr(growing_module, "write_all", write)
+        with pytest.raises(EftlocalError, match="was cut from"):
+            journal.add({"n": 1, "text": ""})
+    assert path.read_bytes() == journal_module.as_line({"n": 1, "text": ""}) + b"\n"
+
+
+@POSIX
+@pytest.mark.parametrize("text", [None, "{}", "[" * 10_000])
+def test_a_manifest_that_others_took_away_is_written_again(
+    text: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.jsonl"
+    with opened(path) as journal:
+        journal.add(ROWS[0])
+        manifest_path(path).unlink()
+        if text is not None:
+            manifest_path(path).write_text(text)
+    assert there(path) == ROWS[:1]
+
+
 # Manifests ---------------------------------------------------------------------------------------
 
 
@@ -498,12 +642,12 @@ def test_after_a_failed_write_the_next_row_follows_the_last_whole_one(
     with opened(path) as journal:
         journal.add(ROWS[0])
         with monkeypatch.context() as patch:
-            patch.setattr(journal_module, "write_all", half_then(error))
+            patch.setattr(growing_module, "write_all", half_then(error))
             with pytest.raises((EftlocalError, KeyboardInterrupt)):
                 journal.add(ROWS[1])
         journal.add(ROWS[2])
         with monkeypatch.context() as patch:
-            patch.setattr(journal_module, "write_all", half_then(error))
+            patch.setattr(growing_module, "write_all", half_then(error))
             with pytest.raises((EftlocalError, KeyboardInterrupt)):
                 journal.add(ROWS[1])
     assert path.stat().st_size == sum(

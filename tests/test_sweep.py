@@ -573,6 +573,33 @@ def test_a_finished_sweep_is_shown_without_loading(
     assert changed.exit_code == 2 and "seed was 0 and is 1" in changed.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps an open file where it is")
+@pytest.mark.parametrize("after", [1, 3])
+def test_results_that_another_process_takes_away_are_told(
+    after: int,
+    files: list[str],
+    asked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add, out, new = Journal.add, tmp_path / "out.jsonl", tmp_path / "new.jsonl"
+
+    def attacked(journal: Journal, record: Record) -> None:
+        add(journal, record)
+        if len(journal.records) == after:
+            out.rename(new)
+
+    monkeypatch.setattr(Journal, "add", attacked)
+    options = ["--prompts", str(asked), "--limit", "1", *files, *QUICK, "--out", str(out)]
+    result = run(*options)
+    assert result.exit_code == 1 and result.stdout == ""
+    count = f"{after} row{'s' if after > 1 else ''}"
+    assert f"{count} safe in {new}; put it back and run" in result.stderr
+    new.rename(out)
+    monkeypatch.undo()
+    assert run(*options).exit_code == 0 and len(out.read_bytes().splitlines()) == 3
+
+
 def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sources, "of_preset", None)
     result = run("--prompts", str(asked), "--beta", "0:1:0.5", "--temperature", "0,1", "--dry-run")

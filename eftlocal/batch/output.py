@@ -35,6 +35,8 @@ def check_output(output: str, source: str) -> None:
     """
     given = None if source == STDOUT or not Path(source).exists() else Path(source)
     if output == STDOUT:
+        if sys.stdout is None or getattr(sys.stdout, "name", "") == os.devnull:  # see cli.streams
+            raise UsageError("stdout is closed, so no row would be kept; name an output file")
         if given is not None and _goes_to(given):
             raise UsageError(f"stdout goes into the input {source}; name an output file")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,11 +31,14 @@ class Screen(Console):
 
 
 def tell(message: str, *, dim: bool = False) -> None:
-    """One line on stderr, of bounded length."""
+    """One line on stderr, of bounded length. Where nobody reads it any more, the work goes on."""
     line = one_line(message, _LONGEST)
     if dim and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         line = typer.style(line, dim=True)
-    typer.echo(line, err=True)
+    try:
+        typer.echo(line, err=True)
+    except OSError:  # what waits in the old stream would fail once more at the exit
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def say(text: str) -> None:

@@ -7,10 +7,9 @@ at a time writes. Rows are never held: whoever opens the file is given them one 
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from filelock import FileLock, Timeout
 
 from eftlocal.closing import Closing
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.hub.disk import beside, write_all
+from eftlocal.hub.disk import beside
+from eftlocal.journal.growing import GrowingFile
 from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
     Manifest,
@@ -81,6 +81,7 @@ class Journal(Closing):
     ) -> None:
         self.path = path
         self._kind = kind
+        self._manifest = manifest
         self._real = check_place(path)
         self._encode = encoder(self._real)
         self._sync_seconds = sync_seconds
@@ -89,9 +90,8 @@ class Journal(Closing):
         self._lock = locked(self._real, f"{path}: another {kind.name} is writing it; wait for it")
         try:
             self._check(manifest)
-            self._end = self._read(take, keep)
-            self._file = self._real.open("r+b" if self._real.exists() else "w+b", buffering=0)
-            self._drop_torn()
+            end, rows = self._read(take, keep)
+            self._file = GrowingFile(path, end=end, rows=rows)
         except OSError as error:
             self._lock.release()
             raise cannot_write(path, error) from None
@@ -105,12 +105,12 @@ class Journal(Closing):
         Raises:
             EftlocalError: the disk refuses. The rows before it are kept, this one is not there,
                 and another call tries again.
+            EftlocalError: another process removed, renamed, replaced or changed the file; the
+                line says what is safe where.
         """
         data = self._encode(as_line(row))
         with self._disk_errors():
-            self._drop_torn()
-            write_all(self._file, data)
-            self._end += len(data)
+            self._file.append(data)
             self._unsynced = True
 
     def sync(self) -> None:
@@ -122,37 +122,47 @@ class Journal(Closing):
         if self._unsynced and time.monotonic() - self._synced >= self._sync_seconds:
             self._to_disk()
 
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return self._file.rows
+
     def close(self) -> None:
+        """Raises EftlocalError as `sync` does, and where another process touched the file."""
         if self._file.closed:
             return
         try:
-            with self._disk_errors():
-                self._drop_torn()
-            if self._unsynced:
+            with self._disk_errors(), self._file:
                 self._to_disk()
         finally:
-            self._file.close()
             self._lock.release()
 
     def _to_disk(self) -> None:
-        self._unsynced = False  # a failure is told once: the system forgets it too
+        unsynced, self._unsynced = self._unsynced, False  # told once: the system forgets it too
         with self._disk_errors():
-            os.fsync(self._file.fileno())
+            self._keep_manifest()
+            if unsynced:
+                self._file.sync()
         self._synced = time.monotonic()
 
-    def _drop_torn(self) -> None:
-        """Cuts off what a failed or interrupted write left after the last row."""
-        if self._file.seek(0, os.SEEK_END) != self._end:
-            self._file.truncate(self._end)
-            self._file.seek(self._end)
+    def _keep_manifest(self) -> None:
+        """Writes it again where another process removed or changed it: rows need it to go on."""
+        if self._file.touched:
+            return
+        try:
+            place = manifest_path(self._real)
+            there = place.is_file() and read_manifest(self._real) == self._manifest
+        except UsageError:
+            there = False
+        if not there:
+            self._file.check()  # its folder may be gone too, and that is to be told
+            write_manifest(self._real, self._manifest)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            with suppress(OSError):
-                self._drop_torn()
             cure = "make room" if error.errno in _NO_ROOM else "see to the disk"
             raise EftlocalError(
                 f"{self.path}: {error.strerror or error}; what is done is kept, so {cure} and "
@@ -176,25 +186,29 @@ class Journal(Closing):
                 f"{kind.instead[:1].upper()}{kind.instead[1:]}"
             )
 
-    def _read(self, take: Callable[[Row], object], keep: Callable[[Row], bool] | None) -> int:
-        """Gives every row that stays to `take`. Returns the bytes of the file that hold them."""
+    def _read(
+        self, take: Callable[[Row], object], keep: Callable[[Row], bool] | None
+    ) -> tuple[int, int]:
+        """Gives every row that stays to `take`. Returns how many bytes hold them, and how many
+        they are."""
         if not self._real.exists():
-            return 0
-        lines = WholeLines(self._real)
+            return 0, 0
+        lines, kept = WholeLines(self._real), 0
         if keep is None:
-            for number, _, row in self._rows(lines):
-                with self._foreign(number):
+            for kept, _, row in self._rows_of(lines):
+                with self._foreign(kept):
                     take(row)
-            return lines.end
+            return lines.end, kept
         with replacing(self._real) as file:
-            for number, line, row in self._rows(lines):
+            for number, line, row in self._rows_of(lines):
                 with self._foreign(number):
                     if keep(row):
                         take(row)
                         file.write(self._encode(line))
-            return file.tell()
+                        kept += 1
+            return file.tell(), kept
 
-    def _rows(self, lines: WholeLines) -> Iterator[tuple[int, bytes, Row]]:
+    def _rows_of(self, lines: WholeLines) -> Iterator[tuple[int, bytes, Row]]:
         for number, line in enumerate(lines, 1):
             with self._foreign(number):
                 row = parse_json(line)

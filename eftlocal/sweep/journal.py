@@ -66,6 +66,11 @@ class Journal(Closing):
         self._file.sync()
         self.records[record.point, record.prompt] = record
 
+    @property
+    def rows(self) -> int:
+        """Answers in the file: an interrupt may come between the write and what follows it."""
+        return self._file.rows
+
     def close(self) -> None:
         self._file.close()
 

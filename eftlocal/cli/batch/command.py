@@ -162,6 +162,7 @@ def batch(
         telling = Telling(left, quiet=quiet, bar=not shared)
         if left:
             _run(ready, rows, telling, left)
+        rows.close()  # which says if what is in it was lost
         if not quiet:
             tell(telling.figures() if left else "nothing left to do")
         if rows.failed:
@@ -187,6 +188,7 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
                 for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):
                     telling.on_row(answered)
     except KeyboardInterrupt:
+        rows.close()
         done = len(rows.finished) - before
         kept = f"; {rows.path} keeps them: run the same command again to go on"
         kept = "" if rows.path == _STANDARD else kept

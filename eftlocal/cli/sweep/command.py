@@ -182,7 +182,7 @@ def sweep(
                     speculation=speculation,
                     advance=advance,
                 )
-        write(points, items, journal, identity, shown, json_=json_, picture=picture, page=page)
+    write(points, items, journal, identity, shown, json_=json_, picture=picture, page=page)
 
 
 def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build:

@@ -44,22 +44,18 @@ def progress(left: int, journal: Journal) -> Iterator[Callable[[], object]]:
         transient=True,
         disable=not errors.is_terminal,
     )
-    before = _lines(journal)
+    before = journal.rows
     try:
         with bars:
             bar = bars.add_task("answering", total=left)
             yield lambda: bars.advance(bar)
     except KeyboardInterrupt:
-        done = _lines(journal) - before
+        done = journal.rows - before
+        journal.close()  # which says if they are there no more
         raise InterruptedRunError(
             f"stopped after {done} of {left} answers; they are in {journal.path}: run the same "
             "command again to go on"
         ) from None
-
-
-def _lines(journal: Journal) -> int:
-    """Answers that are on disk: an interrupt may come between the write and what follows it."""
-    return journal.path.read_bytes().count(b"\n")
 
 
 def print_grid(points: tuple[Point, ...], prompts: int) -> None:
