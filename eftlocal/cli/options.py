@@ -6,7 +6,6 @@ before any model is loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -367,12 +366,13 @@ def _variables(text: str | None) -> dict[str, Any] | None:
     """The object of --chat-template-kwargs."""
     if text is None:
         return None
+    from eftlocal.json_text import TextError, parse_json
     from eftlocal.prompt.variables import check_variables
 
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--chat-template-kwargs: not JSON: {error}") from None
+        found = parse_json(text)
+    except TextError as error:
+        raise UsageError(f"--chat-template-kwargs: {error}") from None
     if not isinstance(found, dict):
         raise UsageError(
             """--chat-template-kwargs: an object is needed, as in '{"enable_thinking": false}'"""
