@@ -178,6 +178,27 @@ def test_pull_fetches_what_is_missing(server: HubServer, models: dict[str, bytes
     assert [Path(request.path).name for request in server.gets()] == ["tuned.gguf"]
 
 
+def test_what_no_checksum_vouches_for_is_told_everywhere(
+    server: HubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run("pull", "mine")
+    assert result.stdout.count(" checked ") == 3
+    assert "not checked" not in result.stdout + caplog.text
+    assert run("rm", "mine", "--yes").exit_code == 0
+    server.lfs = False
+    assert run("pull", "mine").stdout.count("not checked") == 3
+    sha256 = hashlib.sha256(server.files["owner/models/base.gguf"]).hexdigest()
+    assert "owner/models/base.gguf: is not checked: neither the hub nor" in caplog.text
+    assert f"it is {sha256}" in caplog.text
+    listed = run("list").stdout
+    assert " yes* " in listed
+    assert "* not checked against a checksum" in listed
+    assert f"SHA-256 {sha256}, not checked" in run("show", "mine").stdout
+    assert [row["checked"] for row in run_json("list") if row["name"] == "mine"] == [False]
+    shown = run_json("show", "mine")["files"]["base"]
+    assert (shown["checked"], shown["sha256"]) == (False, sha256)
+
+
 def test_json_is_all_of_stdout_while_bars_go_to_stderr(server: HubServer) -> None:
     result = run("pull", "mine", "--json")
     assert json.loads(result.stdout)["name"] == "mine"

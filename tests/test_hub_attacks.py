@@ -7,7 +7,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_attacks import CASES, POSIX, Case, attacked_by, preset
+from hostile_hub import POSIX, Case, attacked_by, preset
+from hub_attacks import CASES
 from hub_server import isolate
 
 from eftlocal import hub

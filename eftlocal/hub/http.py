@@ -19,7 +19,7 @@ from http import HTTPStatus
 from queue import Empty, Full, Queue
 from typing import Any
 
-from eftlocal.errors import UsageError
+from eftlocal.errors import DownloadError
 from eftlocal.hub.retry import Broken, Hopeless
 
 MOST_REDIRECTS = 10
@@ -85,9 +85,12 @@ def offline_by_environment() -> bool:
 def huggingface_hub() -> Any:
     """The library; it reads its settings from the environment when it is first imported."""
     try:
+        importlib.import_module("huggingface_hub.constants")
         return importlib.import_module("huggingface_hub")
     except ValueError as error:
-        raise UsageError(f"a setting HF_... of the environment is wrong: {error}") from error
+        raise DownloadError(
+            f"HF_ENDPOINT, or another setting HF_... of the environment, is wrong: {error}"
+        ) from error
 
 
 def patience() -> float:
@@ -126,7 +129,7 @@ def _exchange(
             response.headers,
             str(request.url),
             ours,
-            _target(session, request.url, response),
+            _target(request.url, response),
             pump.chunks(timeout),
         )
     finally:
@@ -215,11 +218,12 @@ def _meaning(error: BaseException) -> BaseException:
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Hopeless(f"the server's certificate is not valid: {cause.verify_message}")
+            why = getattr(cause, "verify_message", reason)
+            return Hopeless(f"the server's certificate is not valid: {why}")
         if isinstance(cause, ssl.SSLError) and not isinstance(
             cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
         ):
-            return Hopeless(f"no secure connection: {cause.reason or reason}")
+            return Hopeless(f"no secure connection: {getattr(cause, 'reason', reason)}")
         if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
             return Hopeless(f"no server of that name: {cause.strerror}")
     if isinstance(error, (http.UnsupportedProtocol, http.LocalProtocolError, http.InvalidURL)):
@@ -254,7 +258,7 @@ def _address(session: Any, url: str, what: str, method: str = "HEAD", **options:
     return request
 
 
-def _target(session: Any, url: Any, response: Any) -> str | None:
+def _target(url: Any, response: Any) -> str | None:
     """Where a redirect leads; None if the response is none."""
     if response.status_code not in _REDIRECTS:
         return None

@@ -10,6 +10,7 @@ import platformdirs
 
 from eftlocal.errors import DownloadError, UsageError
 from eftlocal.hub.disk import beside, disk_errors, locked, part_files
+from eftlocal.hub.http import huggingface_hub
 from eftlocal.hub.record import confirm, examine, recall
 from eftlocal.presets.file_ref import MOST_SHARDS, SPLIT, FileRef
 
@@ -122,10 +123,8 @@ def in_store(ref: FileRef) -> Path | None:
 
 
 def _in_hub_cache(ref: FileRef) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
     assert ref.repo is not None
-    cached = try_to_load_from_cache(ref.repo, ref.file, revision=ref.revision)
+    cached = huggingface_hub().try_to_load_from_cache(ref.repo, ref.file, revision=ref.revision)
     if not isinstance(cached, str):
         return None
     path = Path(cached)

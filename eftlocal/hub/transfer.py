@@ -62,7 +62,8 @@ class Download:
                         f"{self.ref}: what arrived has SHA-256 {came}, not the expected "
                         f"{self._expected}; it was not kept, try again"
                     )
-                self._tell_of_another(path, part)
+                if self._expected is None:
+                    self._tell_that_nobody_knows(path, part.sha256)
                 part.keep(self.remote.commit, checked=self._expected is not None)
 
     @property
@@ -73,15 +74,16 @@ class Download:
     def _is_right(self, part: Part) -> bool:
         return self._expected in (None, part.sha256)
 
-    def _tell_of_another(self, path: Path, part: Part) -> None:
-        """Nobody says what is right; but the file came before, and was another."""
+    def _tell_that_nobody_knows(self, path: Path, sha256: str) -> None:
         before = recall(path)
-        if self._expected is None and before is not None and before.sha256 != part.sha256:
-            _log.warning(
-                "%s: is not the file that was here before (SHA-256 %s, was %s), and neither the "
-                "hub nor the preset says which is right",
-                *(self.ref, part.sha256, before.sha256),
-            )
+        if before is not None and before.sha256 != sha256:
+            what = f"is not the file that was here before (SHA-256 {before.sha256})"
+        else:
+            what = "is not checked"
+        _log.warning(
+            "%s: %s: neither the hub nor the preset says what its SHA-256 should be; it is %s",
+            *(self.ref, what, sha256),
+        )
 
     def _fetch(self, part: Part) -> int:
         """Make `part` the whole file, by its length. Returns the bytes it began with."""

@@ -14,27 +14,45 @@ from eftlocal.presets.schema import Preset, RoleFile
 
 @dataclass(frozen=True)
 class FileState:
-    """A preset's file: where it is on this machine (None: nowhere), its bytes if known."""
+    """A preset's file.
+
+    Attributes:
+        path: where it is on this machine; None if it is not.
+        size: bytes, if known.
+        checked: whether a checksum vouches for a downloaded file; None for others.
+        sha256: what was recorded of a downloaded file that is one and not in parts.
+    """
 
     label: str
     ref: FileRef
     path: Path | None
     size: int | None
+    checked: bool | None = None
+    sha256: str | None = None
 
     @classmethod
     def of(cls, label: str, ref: FileRef) -> FileState:
         path = hub.locate(ref)
-        size = ref.size
+        size, checked, sha256 = ref.size, None, None
         if path is not None:
-            size = sum((path.parent / Path(s.file).name).stat().st_size for s in hub.shards(ref))
+            files = [path.parent / Path(shard.file).name for shard in hub.shards(ref)]
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            if ref.repo is not None:
+                checked = all(map(hub.vouched, files))
+                record = hub.recall(path) if len(files) == 1 else None
+                sha256 = record.sha256 if record is not None else None
         elif size is None and isinstance(ref, RoleFile):
             size = ref.approx_size
-        return cls(label, ref, path, size)
+        return cls(label, ref, path, size, checked, sha256)
 
     def as_json(self) -> dict[str, Any]:
         where = {"repo": self.ref.repo, "file": self.ref.file, "revision": self.ref.revision}
-        path = None if self.path is None else str(self.path)
-        return {**where, "size": self.size, "downloaded": path is not None, "path": path}
+        here = {"downloaded": self.path is not None, "checked": self.checked, "sha256": self.sha256}
+        return {**where, "size": self.size, **here, "path": self.path and str(self.path)}
+
+    def checked_text(self) -> str:
+        """What there is to say of the checksum; nothing of a file that was not downloaded."""
+        return {True: "checked", False: "not checked", None: ""}[self.checked]
 
 
 def states_of(preset: Preset) -> list[FileState]:

@@ -31,17 +31,22 @@ def list_presets(json_: AsJson = False) -> None:
         column.no_wrap = True
     size.justify = "right"
     licence.max_width = screen_width() // 4  # a long one must not take the titles' room
+    unchecked = False
     for preset in presets:
         states = states_of(preset)
+        doubtful = any(state.checked is False for state in states)
+        unchecked = unchecked or doubtful
         add_row(
             table,
             preset.name,
             _summary(preset),
             size_text(total_size(states)),
-            here(states),
+            here(states) + ("*" if doubtful else ""),
             preset.license + (" (gated)" if preset.gated else ""),
         )
     print_table(table)
+    if unchecked:
+        say("\n* not checked against a checksum; `eftlocal models show NAME` tells which file")
     say(f"\nYour own presets go into {user_path()}")
 
 
@@ -60,5 +65,6 @@ def _as_json(preset: Preset) -> dict[str, Any]:
         "roles": {role: str(preset.weights(role)) for role in preset.roles},
         "size": total_size(states),
         "downloaded": here(states) == "yes",
+        "checked": not any(state.checked is False for state in states),
         "here": f"{sum(state.path is not None for state in states)} of {len(states)}",
     }

@@ -20,9 +20,10 @@ def pull_preset(name: Name, json_: AsJson = False) -> None:
     if json_:
         print_json({"name": name, "files": {s.label: s.as_json() for s in states}}, indent=2)
         return
-    table = new_table("file", "size", "path")
+    table = new_table("file", "size", "SHA-256", "path")
     for state in states:
-        add_row(table, state.label, size_text(state.size), str(state.path))
+        size = size_text(state.size)
+        add_row(table, state.label, size, state.checked_text(), str(state.path))
     print_table(table)
 
 

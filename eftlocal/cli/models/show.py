@@ -68,3 +68,5 @@ def _file(state: FileState) -> Iterator[str]:
     if state.path is not None and ref.repo is not None:
         where = f"at {state.path}"
     yield f"{size_text(state.size)}, {where}"
+    if state.checked is not None:
+        yield f"SHA-256 {state.sha256 + ', ' if state.sha256 else ''}{state.checked_text()}"
