@@ -67,7 +67,8 @@ class Emulator(Closing):
         self._known: dict[Recipe, Acceptance] = {}
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
-        self._reader = PromptReader(self.models, self.prompts)
+        n_ctx = {role: context.n_ctx for role, context in self.ensemble.contexts.items()}
+        self._reader = PromptReader(self.models, self.prompts, n_ctx)
         self.defaults = defaults
         self.name = name
         self._resources = loaded.resources
@@ -306,6 +307,7 @@ class Emulator(Closing):
             ids = self.tokenize(
                 prompt, raw=raw, special=special and raw, chat_template_kwargs=chat_template_kwargs
             )
+            self._reader.check_length(self._text_role, text, "text")
             tokens = self._text_model.tokenize(text, parse_special=special, continues=True)
         return score(
             self.ensemble, ids, tokens, recipe=chosen, piece=self._special_piece, first=first
@@ -314,9 +316,28 @@ class Emulator(Closing):
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
 
-    def tokenize(self, prompt: Prompt, **options: Any) -> dict[str, list[int]]:
-        """The token ids that each role is given of a prompt; the options are those of `stream`."""
-        return self._reader.ids(prompt, **options)
+    def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        raw: bool = False,
+        special: bool = False,
+        continue_last: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> dict[str, list[int]]:
+        """The token ids that each role is given of a prompt; the arguments are those of `stream`.
+
+        Raises:
+            PromptError: it is empty or far too long, or its template fails.
+            UsageError: options that do not go together.
+        """
+        return self._reader.ids(
+            prompt,
+            raw=raw,
+            special=special,
+            continue_last=continue_last,
+            chat_template_kwargs=chat_template_kwargs,
+        )
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, as they stand in an answer."""

@@ -719,7 +719,10 @@ def test_templates_that_change_contents_are_run(demo: Emulator, template: str) -
     prompts = dict.fromkeys(demo.roles, RolePrompt(format=template))
     made = PromptBound(demo.models, prompts, dict.fromkeys(demo.roles, SHORT))
     text = '"' * 200
-    most = max(len(i) for i in PromptReader(demo.models, prompts).ids(text).values())
+    most = max(
+        len(i)
+        for i in PromptReader(demo.models, prompts, dict.fromkeys(prompts, 512)).ids(text).values()
+    )
     assert (made(of(text)) is None) == (most < SHORT)
     assert made._bound("x", False) == float("inf")
 
@@ -744,7 +747,9 @@ def test_grammars_are_compiled(bound: PromptBound) -> None:
 
 def test_a_vocabulary_alone_gives_the_same_tokens(smol: Emulator, smollm2: Path) -> None:
     with Model(smollm2, vocab_only=True) as model:
-        reader = PromptReader(dict.fromkeys(smol.roles, model), smol.prompts)
+        reader = PromptReader(
+            dict.fromkeys(smol.roles, model), smol.prompts, dict.fromkeys(smol.roles, 512)
+        )
         for text in ("Hello there, é 😀", "<|im_start|>user"):
             assert reader.ids(text) == smol.tokenize(text)
             assert reader.ids(text, raw=True) == smol.tokenize(text, raw=True)

@@ -1,4 +1,4 @@
-"""Every command and program of the README and of the recipes' page, run as it stands there."""
+"""Every command and program of the README and of the pages in docs, run as it stands there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROMPTS = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
@@ -25,7 +26,7 @@ def lines(page: str) -> list[str]:
 
 COMMANDS = lines(README)
 SET_UP = [line for line in COMMANDS if line.startswith("python3 scripts/")]
-HERE = [*(line for line in COMMANDS if line not in SET_UP), *lines(RECIPES)]
+HERE = [*(line for line in COMMANDS if line not in SET_UP), *lines(RECIPES), *lines(PROMPTS)]
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -62,7 +63,7 @@ def test_a_command(command: str, tmp_path: Path) -> None:
         assert result.stdout.strip()
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", [*blocks("python"), *blocks("python", PROMPTS)])
 def test_a_program(program: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", program],

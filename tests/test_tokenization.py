@@ -188,3 +188,20 @@ def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:
 def test_half_a_surrogate_pair_is_one_line(spm: Emulator, call: str) -> None:
     with pytest.raises(PromptError, match="half of a surrogate pair at character 1"):
         spm.logprobs("a\ud800") if call == "text" else spm.logprobs("a", prompt="b\ud800")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_cannot_fit_is_not_tokenized(
+    smol: Emulator, raw: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, n_ctx = smol.models["tuned"], smol.ensemble.n_ctx
+    longest = max(len(model.piece(t, special=True)) for t in range(model.vocab_size))
+    monkeypatch.setattr(llama_cpp, "llama_tokenize", None)
+    text = " " * (longest * n_ctx) + "x"
+    with pytest.raises(PromptError, match=r"the prompt of base has 51[0-9] tokens or more"):
+        smol.tokenize(text, raw=raw)
+    monkeypatch.undo()
+    with pytest.raises(PromptError, match=r"the text of tuned has 51[0-9] tokens or more"):
+        smol.logprobs(text, prompt="x")
+    fits = " " * (longest * (n_ctx // 4)) + "x"
+    assert longest > 8 and len(smol.tokenize(fits, raw=raw)["tuned"]) < n_ctx

@@ -45,7 +45,7 @@ class PromptBound:
         prompts: Mapping[str, RolePrompt],
         n_ctx: Mapping[str, int],
     ) -> None:
-        self._reader = PromptReader(models, prompts)
+        self._reader = PromptReader(models, prompts, n_ctx)
         self._text_model = models.get(TUNED) or next(iter(models.values()))
         self._prompts = prompts
         self._n_ctx = n_ctx

@@ -220,6 +220,18 @@ class Model(Closing):
                 ids += self._tokenize(piece.encode(), False, True)
         return first + ids
 
+    def at_least(self, size: int) -> int:
+        """Tokens that a text of so many bytes has at least; 0 where the tokenizer drops some."""
+        return -(-size // self._longest_piece) if self._longest_piece else 0
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        """Bytes of the longest token; 0 for tokenizers that drop characters of a text."""
+        kind = llama_cpp.llama_vocab_type(self._vocab)
+        if kind in (llama_cpp.LLAMA_VOCAB_TYPE_UGM, llama_cpp.LLAMA_VOCAB_TYPE_WPM):
+            return 0
+        return max(len(self.piece(token, special=True)) for token in range(self.vocab_size))
+
     def _tokenize(self, data: bytes, parse_special: bool, continues: bool) -> list[int]:
         skipped = self._tokens_of_break if continues and data else 0
         return self._llama_tokenize(_BREAK + data if skipped else data, parse_special)[skipped:]

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from eftlocal.errors import UsageError
+from eftlocal.errors import PromptError, UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.prompt.render import RolePrompt, RoleText, Segment, raw_text, render_roles
+
+_BYTES = 8  # of a token: a text with fewer for each token of a context may well fit
 
 
 class Tokenizer(Protocol):
@@ -21,6 +23,8 @@ class Tokenizer(Protocol):
         self, text: str, *, parse_special: bool = False, continues: bool = False
     ) -> list[int]: ...
 
+    def at_least(self, size: int) -> int: ...
+
     def __hash__(self) -> int: ...
 
 
@@ -30,11 +34,19 @@ class PromptReader:
     Args:
         models: role to the model whose tokenizer it reads with.
         prompts: role to how it sees a conversation.
+        n_ctx: role to the tokens that its context holds. A text that cannot fit is refused by its
+            length: llama.cpp takes minutes to cut some texts of a few megabytes.
     """
 
-    def __init__(self, models: Mapping[str, Tokenizer], prompts: Mapping[str, RolePrompt]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Tokenizer],
+        prompts: Mapping[str, RolePrompt],
+        n_ctx: Mapping[str, int],
+    ) -> None:
         self.models = models
         self.prompts = prompts
+        self.n_ctx = n_ctx
 
     def ids(
         self,
@@ -48,7 +60,7 @@ class PromptReader:
         """The token ids of a prompt, by role; the arguments are those of `Emulator.stream`.
 
         Raises:
-            PromptError: it is empty or not valid, or a template fails.
+            PromptError: it is empty, not valid or far too long, or a template fails.
             UsageError: raw, and it is a conversation; or an option does not go with the prompt.
         """
         if special and not raw:
@@ -75,6 +87,15 @@ class PromptReader:
         """The token ids that a role is given of a text as it stands, with BOS where it wants it."""
         return self._tokens({role: raw_text(text, self.prompts[role], special=special)})[role]
 
+    def check_length(self, role: str, text: str, what: str) -> None:
+        """Raises PromptError for a text that cannot fit, whatever its tokens."""
+        size, n_ctx = len(text.encode("utf-8", "replace")), self.n_ctx[role]
+        if size > _BYTES * n_ctx and (least := self.models[role].at_least(size)) >= n_ctx:
+            raise PromptError(
+                f"the {what} of {role} has {least} tokens or more and its context holds {n_ctx}, "
+                f"answer included; shorten the {what} or raise n_ctx"
+            )
+
     def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:
         @cache  # a file may play several roles, which as a rule read the same text
         def tokens(model: Tokenizer, segment: Segment, continues: bool) -> list[int]:
@@ -83,6 +104,7 @@ class PromptReader:
         found: dict[str, list[int]] = {}
         for role, text in texts.items():
             model = self.models[role]
+            self.check_length(role, str(text), "prompt")
             found[role] = [model.bos] if text.bos and model.bos is not None else []
             for i, segment in enumerate(text.segments):
                 found[role] += tokens(model, segment, i > 0)
