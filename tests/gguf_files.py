@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-U8, U32, STRING, ARRAY, U64 = 0, 4, 8, 9, 10  # types of metadata values
+U8, U16, U32, I32, STRING, ARRAY, U64 = 0, 2, 4, 5, 8, 9, 10  # types of metadata values
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 WORDS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", *(f"word{i}" for i in range(60))]
 TYPES = [CONTROL] * 4 + [NORMAL] * 60

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import ARCH, U32, WORDS, entry, raw, tensor, u32, write, write_model
+from gguf_files import ARCH, I32, U16, U32, WORDS, entry, raw, tensor, u32, write, write_model
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.cursor import StringArray
@@ -130,10 +130,14 @@ class TestShards:
         """Two files as llama.cpp's splitter writes them."""
         parts = []
         for number in (0, 1):
-            count = entry("split.count", 2, struct.pack("<H", 2))
+            split = [
+                entry("split.no", U16, struct.pack("<H", number)),
+                entry("split.count", U16, struct.pack("<H", 2)),
+                entry("split.tensors.count", I32, struct.pack("<i", 2)),
+            ]
             tensors = [tensor(f"blk.{number}.attn_k.weight", (64,))]
             path = folder / f"big-{number + 1:05d}-of-00002.gguf"
-            parts.append(write(path, raw([ARCH, count], tensors, data=256)))
+            parts.append(write(path, raw([ARCH, *split], tensors, data=256)))
         return parts
 
     def test_sizes_are_summed(self, tmp_path: Path) -> None:

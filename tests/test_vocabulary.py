@@ -228,12 +228,6 @@ def test_bos_switch_is_a_note(files: Files) -> None:
     assert report.ok and report.notes == ("add_bos_token differs: a True, b False",)
 
 
-def test_double_tokens_are_refused(files: Files) -> None:
-    # llama.cpp aborts the process on them
-    with pytest.raises(ModelFileError, match="two tokens have the same text"):
-        require({"base": files("base", changed(9, "word1"))})
-
-
 def test_too_few_token_types_are_refused(files: Files) -> None:
     with pytest.raises(ModelFileError, match="token_type does not give a type"):
         require({"base": files("base", types=TYPES[:-1])})

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from eftlocal.errors import ModelFileError
 
@@ -26,6 +26,7 @@ _SCALARS: dict[int, struct.Struct] = {
     number: struct.Struct(f"<{code}")
     for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
+_TYPE_NAMES = {int(kind): kind.name.lower() for kind in GGUFValueType}
 _DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _SCALARS.items()}
 _MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
 
@@ -37,18 +38,28 @@ class StringArray(Sequence[str]):
     ends (n,) int64, where each entry ends in raw.
     """
 
-    __slots__ = ("ends", "raw")
+    __slots__ = ("_texts", "ends", "raw")
 
     def __init__(self, raw: bytes, ends: npt.NDArray[np.int64]) -> None:
         self.raw, self.ends = raw, ends
+        self._texts: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def to_bytes(self) -> list[bytes]:
-        """All the texts as bytes, in one pass."""
-        raw, ends = self.raw, self.ends.tolist()
-        return [raw[start + 8 : end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        """All the texts as bytes, taken apart once. Do not modify."""
+        if self._texts is None:
+            raw, ends = self.raw, self.ends.tolist()
+            starts = [0, *ends[:-1]]
+            self._texts = [raw[a + 8 : b] for a, b in zip(starts, ends, strict=True)]
+        return self._texts
+
+    def has_nul(self) -> bool:
+        """Whether a text holds a NUL, where it ends for llama.cpp."""
+        lengths = np.diff(self.ends, prepend=0) - 8
+        own = np.count_nonzero(lengths.astype("<u8").view(np.uint8) == 0)
+        return bool(self.raw.count(0) > own)
 
     def _text(self, i: int) -> str:
         start = int(self.ends[i - 1]) if i else 0
@@ -99,7 +110,10 @@ class Cursor:
         nbytes = self.scalar(U64)
         if not 1 <= nbytes <= longest:
             self.fail(f"{what} has a name of {nbytes} bytes (1 to {longest} allowed)")
-        return self.take(nbytes).decode("utf-8", "backslashreplace")
+        name = self.take(nbytes)
+        if b"\0" in name:  # llama.cpp would read another name: the part before it
+            self.fail(f"{what} has a NUL in its name")
+        return name.decode("utf-8", "backslashreplace")
 
     def strings(self, count: int) -> StringArray:
         self.require(8 * count)
@@ -115,19 +129,26 @@ class Cursor:
         self.at = at
         return StringArray(data[start:at], np.frombuffer(ends, np.int64))
 
-    def value(self, key: str) -> Any:
+    def value(self, key: str) -> tuple[str, Any]:
+        """The type of a value, such as "uint32" or "array of string", and the value.
+
+        A string ends at its first NUL, as it does for llama.cpp.
+        """
         kind = self.scalar(U32)
         if kind == _STRING:
-            return self.take(self.scalar(U64)).decode("utf-8", "replace")
+            text = self.take(self.scalar(U64)).partition(b"\0")[0]
+            return _TYPE_NAMES[kind], text.decode("utf-8", "replace")
         if kind in _SCALARS:
-            return self.scalar(_SCALARS[kind])
+            return _TYPE_NAMES[kind], self.scalar(_SCALARS[kind])
         if kind != _ARRAY:
             self.fail(f"{key} has the unknown value type {kind}")
         kind, count = self.scalar(U32), self.scalar(U64)
+        type_ = f"array of {_TYPE_NAMES.get(kind)}"
         if kind == _STRING:
-            return self.strings(count)
+            return type_, self.strings(count)
         if kind in _DTYPES:
-            return np.frombuffer(self.take(count * _DTYPES[kind].itemsize), _DTYPES[kind])
+            data = self.take(count * _DTYPES[kind].itemsize)
+            return type_, np.frombuffer(data, _DTYPES[kind])
         what = "arrays, which no model has" if kind == _ARRAY else f"the unknown value type {kind}"
         return self.fail(f"{key} is an array of {what}")
 

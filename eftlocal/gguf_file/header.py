@@ -18,7 +18,7 @@ from gguf.constants import LlamaFileType
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.cursor import AGAIN
-from eftlocal.gguf_file.parser import TensorInfo, parse_file
+from eftlocal.gguf_file.parser import FileHeader, TensorInfo, parse_file
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _T = TypeVar("_T")
@@ -37,7 +37,8 @@ HYBRID = frozenset(
 class Header:
     """Metadata and tensors of one model; those of all its shards where the file is split.
 
-    `metadata` maps keys to int, float, bool, str, numpy arrays (n,) or StringArray.
+    `metadata` maps keys to int, float, bool, str, numpy arrays (n,) or StringArray, `types` to the
+    type in the file, such as "uint32" or "array of string".
     Properties raise ModelFileError when the file lacks what they need.
     """
 
@@ -45,6 +46,7 @@ class Header:
     file_size: int  # bytes, all shards together
     version: int
     metadata: Mapping[str, Any]
+    types: Mapping[str, str]
     tensors: tuple[TensorInfo, ...]
     n_vocab: int  # tokens in the vocabulary, 0 if the file has none
     shards: tuple[Path, ...] = ()
@@ -187,6 +189,10 @@ class Header:
             self._fail(f"{full} is {value}, outside {low}..{high}: the file is damaged, {AGAIN}")
         return value
 
+    def refuse(self, what: str) -> NoReturn:
+        """ModelFileError: llama.cpp cannot use this file."""
+        self._fail(f"{what}: the file is damaged or badly converted, choose another copy")
+
     def _fail(self, what: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {what}")
 
@@ -228,11 +234,31 @@ def read_header(path: str | Path, *, arrays: bool = True) -> Header:
     tensors = tuple(tensor for part in parts for tensor in part.tensors)
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise ModelFileError(f"{path}: its parts hold the same tensor twice: {AGAIN}")
+    if shards:
+        _check_parts(parts, len(tensors))
     size = sum(part.file_size for part in parts)
     lengths = tuple(part.header_bytes for part in parts)
+    metadata, types = first.metadata, first.types
     return Header(
-        path, size, first.version, first.metadata, tensors, first.n_vocab, shards, lengths
+        path, size, first.version, metadata, types, tensors, first.n_vocab, shards, lengths
     )
+
+
+def _check_parts(parts: list[FileHeader], n_tensors: int) -> None:
+    """Every part says which it is, and the first of how many parts and tensors."""
+    for number, part in enumerate(parts):
+        wanted = {"split.no": ("uint16", number)}
+        if number == 0:
+            wanted["split.count"] = ("uint16", len(parts))
+            wanted["split.tensors.count"] = ("int32", n_tensors)
+        for key, (type_, value) in wanted.items():
+            if part.types.get(key) != type_ or part.metadata[key] != value:
+                found = part.metadata.get(key, "missing")
+                raise ModelFileError(
+                    f"{part.path}: {key} is {found!r:.60} ({part.types.get(key, 'no value')}), and "
+                    f"must be {value} ({type_}): the parts are not of one model, download them "
+                    "again"
+                )
 
 
 def _shards(path: Path, count: Any) -> tuple[Path, ...]:

@@ -26,6 +26,7 @@ _FIRST_READ = 16 << 20
 _MAX_KEY = 65535  # bytes, from the format's definition
 _SHORT_ARRAY = 4096  # elements kept under arrays=False: per-layer settings, not vocabularies
 _MAX_VOCAB = 1 << 24  # tokens
+_ALIGNMENT = 32  # bytes: the default, and where ggml wants mapped weights to begin
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class TensorInfo:
 
 @dataclass(frozen=True, eq=False)
 class FileHeader:
-    """What one file holds; the attributes are those of gguf_header.Header."""
+    """What one file holds; the attributes are those of header.Header."""
 
+    path: Path
     file_size: int
     version: int
     metadata: Mapping[str, Any]
+    types: Mapping[str, str]
     tensors: tuple[TensorInfo, ...]
     n_vocab: int
     header_bytes: int
@@ -108,13 +111,14 @@ def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
         _check_end(path, cursor.at + count * smallest, size)
 
     metadata: dict[str, Any] = {}
+    types: dict[str, str] = {}
     for number in range(n_keys):
         key = cursor.name(f"metadata key {number}", _MAX_KEY)
         if key in metadata:
             cursor.fail(f"the metadata key {key} is there twice")
-        metadata[key] = cursor.value(key)
+        types[key], metadata[key] = cursor.value(key)
 
-    tensors = _tensors(cursor, n_tensors, metadata, size)
+    tensors = _tensors(cursor, n_tensors, metadata, types, size)
     architecture = metadata.get("general.architecture")
     tokens = metadata.get("tokenizer.ggml.tokens", metadata.get(f"{architecture}.vocab_size", 0))
     n_vocab = len(tokens) if isinstance(tokens, StringArray) else tokens
@@ -122,7 +126,8 @@ def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
         cursor.fail("its vocabulary is not an array of strings, or its size is impossible")
     if not arrays:
         metadata = {key: value for key, value in metadata.items() if not _is_long(value)}
-    return FileHeader(size, version, MappingProxyType(metadata), tensors, n_vocab, cursor.at)
+    proxies = MappingProxyType(metadata), MappingProxyType(types)
+    return FileHeader(path, size, version, *proxies, tensors, n_vocab, cursor.at)
 
 
 def _is_long(value: Any) -> bool:
@@ -130,11 +135,15 @@ def _is_long(value: Any) -> bool:
 
 
 def _tensors(
-    cursor: Cursor, count: int, metadata: Mapping[str, Any], size: int
+    cursor: Cursor, count: int, metadata: Mapping[str, Any], types: Mapping[str, str], size: int
 ) -> tuple[TensorInfo, ...]:
-    alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if types.get("general.alignment", "uint32") != "uint32":
+        cursor.fail(f"general.alignment is of type {types['general.alignment']}, not uint32")
+    if alignment < 1 or alignment & (alignment - 1):
         cursor.fail(f"general.alignment is {alignment}, not a power of two")
+    if alignment < _ALIGNMENT and count:
+        cursor.fail(f"general.alignment is {alignment}; llama.cpp needs {_ALIGNMENT} or more")
     infos = [cursor.tensor(number) for number in range(count)]
     data_start = -(-cursor.at // alignment) * alignment
     names: set[str] = set()

@@ -19,6 +19,8 @@ import eftlocal
 from eftlocal import llama
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
+from eftlocal.gguf_file.adapter_rules import check_adapter
+from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
@@ -102,7 +104,7 @@ def prepare(
     for source in sources.values():
         check_format(source.prompt)
         check_variables(source.chat_template_kwargs)
-    header_of = cache(read_header)  # a file may play several roles
+    header_of = cache(checked_model)  # a file may play several roles
     headers = {role: header_of(source.path) for role, source in sources.items()}
     for role, header in headers.items():
         if header.is_adapter:
@@ -110,11 +112,14 @@ def prepare(
                 f"{header.path}: a LoRA adapter cannot play {role} by itself; give it as lora"
             )
     for role, source in sources.items():
-        if source.lora is not None and not header_of(source.lora).is_adapter:
+        if source.lora is None:
+            continue
+        if not header_of(source.lora).is_adapter:
             raise ModelFileError(
                 f"{source.lora}: not a LoRA adapter, so it cannot be put on {role}; give a GGUF "
                 "whose general.type is adapter"
             )
+        check_adapter(header_of(source.lora), headers[role])
     sources = {
         role: source
         if source.n_ctx is not None

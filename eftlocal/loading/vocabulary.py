@@ -86,14 +86,6 @@ class _Tokens:
         self.texts = stored.to_bytes()
         self.type = self._text("model", "none")
         self.pre = self._text("pre", "default") if self.type == "gpt2" else "default"
-        if len(set(self.texts)) != self.n and self.type != "none":
-            # empty texts are renamed by llama.cpp; any other double makes it abort
-            filled = [text for text in self.texts if text]
-            if len(set(filled)) != len(filled):
-                raise ModelFileError(
-                    f"{header.path}: two tokens have the same text: the file is damaged, "
-                    "download it again"
-                )
         self.types = self._types()
         self.padding = self._padding()
 

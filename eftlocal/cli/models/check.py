@@ -125,11 +125,11 @@ def _check_files(
     trust: bool,
 ) -> None:
     from eftlocal.cli.bars import loading_bars
-    from eftlocal.gguf_file.header import read_header
+    from eftlocal.gguf_file.check import checked_model
     from eftlocal.loading.prepare import prepare
     from eftlocal.loading.vocabulary import compare, require
 
-    headers = {role: read_header(source.path) for role, source in sources.items()}
+    headers = {role: checked_model(source.path) for role, source in sources.items()}
     report = compare(headers, exceptions)
     if not report.ok:
         _report_vocabulary(report, None, json_)

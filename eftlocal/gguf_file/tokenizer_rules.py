@@ -1,0 +1,186 @@
+"""What llama.cpp wants of a tokenizer: that it can take any text apart without looping or aborting.
+
+llama.cpp finds most of this out while it tokenizes, where it ends the process or never returns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+import numpy as np
+import numpy.typing as npt
+
+from eftlocal.gguf_file.cursor import StringArray
+from eftlocal.gguf_file.header import Header
+
+_BYTE = 6  # llama_token_type
+_BPE = ("gpt2", "gemma4", "hybriddna", "whitespace")
+# Bytes that a text in UTF-8 can hold
+_IN_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
+_SPECIAL = (
+    "bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "cls", "fim_pre",
+    "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep", "prefix", "suffix", "middle",
+)  # fmt: skip
+_SWITCHES = (
+    "add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix",
+    "remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents",
+)  # fmt: skip
+# What llama.cpp takes where a file names no id: of bos, eos, unknown
+_DEFAULTS: dict[str, tuple[int | None, int | None, int | None]] = {
+    "llama": (1, 2, 0),
+    "bert": (101, None, 100),
+    "t5": (None, 1, 2),
+    "plamo2": (1, 2, 0),
+    "gpt2": (11, 11, None),
+    "hybriddna": (11, 11, None),
+    "whitespace": (11, 11, None),
+}
+_ADDS_BOS = ("llama", "bert")
+_PRE_ADDS_BOS = frozenset(  # pre-tokenizers of byte-pair encodings that start texts with BOS
+    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
+    | {"jina-v5-nano", "tekken", "chameleon", "gemma4", "granite-embed-multi-311m"}
+)
+_PRE_NO_BOS = ("chatglm-bpe", "glm4", "glm5")  # these have no BOS unless the file names one
+
+
+def check_tokenizer(header: Header) -> None:
+    """Raises ModelFileError for a tokenizer that is missing, contradicts itself or has holes.
+
+    The header must have been read with its arrays.
+    """
+    model = header.metadata.get("tokenizer.ggml.model")
+    if not isinstance(model, str) or model in ("none", "no_vocab", ""):
+        header.refuse(f"has no tokenizer (tokenizer.ggml.model is {model!r:.60})")
+    _check_types(header)
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, StringArray) or not len(tokens):
+        header.refuse("has no vocabulary (tokenizer.ggml.tokens)")
+    texts = _as_llama_cpp_reads(tokens)
+    _check_doubles(header, texts)
+    _check_columns(header, len(texts))
+    if model in _BPE and header.metadata.get("tokenizer.ggml.pre") != "kimi-k2":
+        _check_type(header, "merges", "array of string", needed=True)
+    if spelled := _SPELLINGS.get(model):
+        _check_bytes(header, spelled, set(texts))
+    if model == "bert" and (_column(header, "token_type") == _BYTE).any():
+        header.refuse("has byte tokens, which its tokenizer bert cannot write")
+    _check_special(header, model, len(texts))
+
+
+def _check_types(header: Header) -> None:
+    _check_type(header, "pre", "string")
+    for name in _SPECIAL:
+        _check_type(header, f"{name}_token_id", "uint32")
+    for name in _SWITCHES:
+        _check_type(header, name, "bool")
+    _check_type(header, "token_type", "array of int32")
+    _check_type(header, "scores", "array of float32", "array of int32")
+    _check_type(header, "suppress_tokens", "array of int32")
+    if header.types.get("tokenizer.chat_template", "string") != "string":
+        header.refuse("tokenizer.chat_template is not a string")
+
+
+def _check_type(header: Header, name: str, *allowed: str, needed: bool = False) -> None:
+    key = f"tokenizer.ggml.{name}"
+    found = header.types.get(key)
+    if found is None and needed:
+        header.refuse(f"has no {key}")
+    if found is not None and found not in allowed:
+        header.refuse(f"{key} is of type {found}, and llama.cpp reads {' or '.join(allowed)}")
+
+
+def _as_llama_cpp_reads(tokens: StringArray) -> list[bytes]:
+    """The texts as bytes, each up to its first NUL; an empty one has a name made of its id."""
+    texts = tokens.to_bytes()
+    if tokens.has_nul():
+        texts = [text.partition(b"\0")[0] for text in texts]
+    return [text or b"[EMPTY_%d]" % i for i, text in enumerate(texts)] if b"" in texts else texts
+
+
+def _check_doubles(header: Header, texts: list[bytes]) -> None:
+    if len(set(texts)) == len(texts):
+        return
+    seen: dict[bytes, int] = {}
+    for i, text in enumerate(texts):
+        if text in seen:
+            header.refuse(f"tokens {seen[text]} and {i} have the same text")
+        seen[text] = i
+
+
+def _column(header: Header, name: str) -> npt.NDArray[np.generic]:
+    value = header.metadata.get(f"tokenizer.ggml.{name}")
+    return value if isinstance(value, np.ndarray) else np.empty(0, np.int32)
+
+
+def _check_columns(header: Header, n_tokens: int) -> None:
+    for name in ("scores", "token_type"):
+        values = _column(header, name)
+        if f"tokenizer.ggml.{name}" in header.types and len(values) < n_tokens:
+            header.refuse(f"tokenizer.ggml.{name} has {len(values)} values for {n_tokens} tokens")
+    if np.isnan(_column(header, "scores")).any():
+        header.refuse("tokenizer.ggml.scores holds values that are no numbers")
+
+
+def _hexadecimal(texts: Collection[bytes]) -> set[int]:
+    """Bytes written as <0x0A>."""
+    return {byte for byte in range(256) if b"<0x%02X>" % byte in texts}
+
+
+def _hexadecimal_or_raw(texts: Collection[bytes]) -> set[int]:
+    return _hexadecimal(texts) | {byte for byte in range(1, 256) if bytes([byte]) in texts}
+
+
+def _escaped(texts: Collection[bytes]) -> set[int]:
+    """Bytes written as they are, or as in the vocabulary of RWKV: \\n, \\x0a."""
+    found = {text[0] for text in texts if len(text) == 1 and text != b"\\"}
+    for text in texts:
+        if match := re.fullmatch(rb"\\(?:x([0-9a-f]{2})|([^x]))", text, re.DOTALL):
+            letter = {b"t": 9, b"n": 10, b"r": 13}
+            found.add(int(match[1], 16) if match[1] else letter.get(match[2], match[2][0]))
+    return found
+
+
+_SPELLINGS: dict[str, Callable[[Collection[bytes]], set[int]]] = {
+    "llama": _hexadecimal_or_raw,
+    "plamo2": _hexadecimal,
+    "rwkv": _escaped,
+}
+
+
+def _check_bytes(
+    header: Header, spelled: Callable[[Collection[bytes]], set[int]], texts: set[bytes]
+) -> None:
+    missing = sorted(set(_IN_TEXT) - spelled({text for text in texts if len(text) <= 6}))
+    if missing:
+        model = header.metadata["tokenizer.ggml.model"]
+        header.refuse(
+            f"has no token for {len(missing)} single bytes, the first 0x{missing[0]:02X}, which a "
+            f"tokenizer {model} needs for texts that it does not know"
+        )
+
+
+def _check_special(header: Header, model: str, n_tokens: int) -> None:
+    """A token that is put around every text must be there."""
+    pre = header.metadata.get("tokenizer.ggml.pre", "")
+    defaults = dict(zip(("bos", "eos", "unknown"), _DEFAULTS.get(model, (None,) * 3), strict=True))
+    if pre in _PRE_NO_BOS:
+        defaults["bos"] = None
+    adds = {
+        "bos": model in _ADDS_BOS or (model in _BPE and pre in _PRE_ADDS_BOS),
+        "eos": model == "t5",
+    }
+
+    def there(name: str) -> bool:
+        stated = header.metadata.get(f"tokenizer.ggml.{name}_token_id", n_tokens)
+        default = defaults.get(name)
+        return stated < n_tokens or (default is not None and default < n_tokens)
+
+    for name, by_default in adds.items():
+        if header.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default) and not there(name):
+            header.refuse(
+                f"puts a {name} token at every text and has none: "
+                f"tokenizer.ggml.{name}_token_id is missing or outside its {n_tokens} tokens"
+            )
+    if model in ("bert", "t5", "rwkv") and not there("unknown"):
+        header.refuse(f"a tokenizer {model} needs tokenizer.ggml.unknown_token_id")
