@@ -37,8 +37,8 @@ from eftlocal.journal.manifest import (
     read_manifest,
     write_manifest,
 )
-from eftlocal.journal.places import check_place, replacing
 from eftlocal.loading.roles import RoleSource
+from eftlocal.output_file import check_place, replacing
 
 MANIFEST = {"seed": "0", "input": "x"}
 KIND = Kind("trial", "a row of a trial", "give another file")
@@ -515,7 +515,7 @@ import os, sys
 from pathlib import Path
 from eftlocal.errors import EftlocalError
 from eftlocal.journal.journal import Journal, Kind
-from eftlocal.journal.places import check_place
+from eftlocal.output_file import check_place
 path = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setuid(65534)  # root may write everywhere
@@ -754,7 +754,7 @@ def test_rows_are_taken_out(name: str, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from eftlocal.journal import places
+from eftlocal import output_file as places
 from eftlocal.journal.journal import Journal, Kind
 path, step = Path(sys.argv[1]), sys.argv[2]
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

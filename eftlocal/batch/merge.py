@@ -24,8 +24,8 @@ from eftlocal.journal.manifest import (
     read_manifest,
     write_manifest,
 )
-from eftlocal.journal.places import check_place, replacing
 from eftlocal.json_text import parse_json
+from eftlocal.output_file import check_place, replacing
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.hub.disk import beside, write_all
 from eftlocal.journal.journal import Journal, Kind, Row, as_line
 from eftlocal.journal.manifest import Manifest, manifest_path
-from eftlocal.journal.places import check_place
+from eftlocal.output_file import check_place
 
 STDOUT = "-"
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eftlocal.errors import UsageError
+from eftlocal.output_file import write_picture
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -41,7 +41,4 @@ def plot(report: dict[str, Any], path: Path) -> None:
     right.set_ylim(0, 1.02)
     if right.lines:
         right.legend()
-    try:
-        picture.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_picture(picture, path)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.files import check_writable, write_text
 from eftlocal.cli.screen import Screen
+from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
@@ -74,8 +74,7 @@ def bench(
     roles = find(models).roles if isinstance(models, str) else models
     engine = {name: v for name, v in opt.engine(given, roles).items() if name != "force"}
     asked = read_prompts(prompts) if prompts else built_in(str(models))
-    if json_ and str(json_) != "-":
-        check_writable(json_)
+    check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])
     if picture:
         check_plot(picture)
     with loading_bars() as bars:
@@ -130,11 +129,10 @@ def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> N
 
     if picture:
         plot(report, picture)
-    if str(file) == "-":
-        typer.echo(as_json(report))
-        return
     if file:
-        write_text(file, as_json(report) + "\n")
+        write_whole(file, as_json(report) + "\n")
+        if is_stdout(file):
+            return
     console = Screen()
     for title, table in as_tables(report):
         console.print(title, style="bold", markup=False, highlight=False)

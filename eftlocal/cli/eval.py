@@ -13,6 +13,7 @@ from rich.progress import Progress
 from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
+from eftlocal.output_file import check_outputs
 
 if TYPE_CHECKING:
     from eftlocal.evaluate.demo import Advance
@@ -56,6 +57,7 @@ def evaluate(
         near = get_close_matches(name, KNOWN, 1)
         hint = f"; did you mean {near[0]}? Known" if near else "; known"
         raise UsageError(f"unknown evaluation {name!r}{hint}: {', '.join(KNOWN)}")
+    check_outputs({"--plot": picture})
     if picture:
         check_plot(picture)
     errors = Screen(stderr=True)

@@ -12,6 +12,7 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen, tell
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.output_file import check_outputs
 
 if TYPE_CHECKING:
     from eftlocal.influence import Inspection
@@ -100,7 +101,6 @@ def inspect(
     from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.chosen import choose
-    from eftlocal.cli.files import check_writable
     from eftlocal.cli.inspected import print_one, print_survey
     from eftlocal.cli.loaded import load_chosen
     from eftlocal.evaluate.plot import check_plot
@@ -122,8 +122,9 @@ def inspect(
         asked = (Asked(read_prompt(prompt), given),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")
-    if html is not None:
-        check_writable(html)
+    check_outputs(
+        {"--html": html, "--plot": picture}, {"--prompts": prompts, "--answer-file": answer_file}
+    )
     if picture:
         check_plot(picture)
     asked_for = choose(options)

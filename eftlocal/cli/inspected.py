@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eftlocal.cli.files import write_text
 from eftlocal.cli.heat import heat, legend
 from eftlocal.cli.screen import Screen, print_json
 from eftlocal.influence import Inspection
@@ -21,6 +20,7 @@ from eftlocal.influence.report import (
     token_table,
 )
 from eftlocal.influence.survey import survey
+from eftlocal.output_file import write_whole
 
 
 def print_one(
@@ -35,7 +35,7 @@ def print_one(
     """One answer: coloured text, a table of all its tokens (plain), or JSON; and a page."""
     chosen = measure_of(measures_of(seen), measure)
     if html is not None:
-        write_text(html, page(seen, chosen.name))
+        write_whole(html, page(seen, chosen.name))
     if as_json:
         print_json(as_data(seen))
         return

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import UsageError
+from eftlocal.output_file import write_picture
 
 
 def check_plot(path: Path) -> None:
-    """Refuses, before anything is measured, a picture that could not be written.
+    """Refuses, before anything is measured, what could not be drawn.
 
     Raises:
-        UsageError: matplotlib is missing, the folder is, or the ending names no picture format.
+        UsageError: matplotlib is missing, or the ending names no picture format.
     """
     try:
         from matplotlib.figure import Figure
@@ -23,8 +24,6 @@ def check_plot(path: Path) -> None:
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise UsageError(f"cannot write {path}: its ending must be one of {', '.join(known)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
@@ -56,7 +55,4 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     right.set(xlabel="lambda", ylabel="share of answers", title="Between two tuned models")
     right.set_ylim(0, 1.02)
     right.legend()
-    try:
-        picture.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_picture(picture, path)

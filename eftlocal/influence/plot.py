@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eftlocal.errors import UsageError
+from eftlocal.output_file import write_picture
 
 
 def plot_survey(figures: dict[str, Any], path: Path, *, top: int = 20) -> None:
@@ -23,10 +23,7 @@ def plot_survey(figures: dict[str, Any], path: Path, *, top: int = 20) -> None:
     _bars(right, tokens, "tokens moved most")
     left.set_xlabel(f"mean {figures['measure']} [95%]")
     right.set_xlabel(figures["about"])
-    try:
-        picture.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_picture(picture, path)
 
 
 def _bars(axes: Any, groups: list[tuple[str, Any]], title: str) -> None:

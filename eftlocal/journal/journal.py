@@ -29,8 +29,8 @@ from eftlocal.journal.manifest import (
     read_manifest,
     write_manifest,
 )
-from eftlocal.journal.places import cannot_write, check_place, replacing
 from eftlocal.json_text import parse_json
+from eftlocal.output_file import cannot_write, check_place, replacing
 from eftlocal.terminal_text import shown_json
 
 Row = Mapping[str, Any]

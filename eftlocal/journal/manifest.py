@@ -17,9 +17,9 @@ from pathlib import Path
 import eftlocal
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.hub.disk import beside, hash_rest
-from eftlocal.journal.places import replacing
 from eftlocal.json_text import parse_json
 from eftlocal.loading.roles import RoleSource
+from eftlocal.output_file import replacing
 from eftlocal.terminal_text import one_line
 
 Manifest = dict[str, str]

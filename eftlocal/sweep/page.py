@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from eftlocal.errors import UsageError
 from eftlocal.evaluate.questions import Question
+from eftlocal.output_file import write_whole
 from eftlocal.sweep.dials import shown
 from eftlocal.sweep.grid import varied
 from eftlocal.sweep.journal import Record
@@ -27,14 +27,6 @@ _REASONS = {
 }
 
 
-def check_page(path: Path) -> None:
-    """Refuses, before anything is generated, a page that could not be written."""
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder")
-
-
 def write_page(
     path: Path,
     summaries: Sequence[PointSummary],
@@ -47,11 +39,7 @@ def write_page(
     Raises:
         UsageError: the file cannot be written.
     """
-    text = render(summaries, items, records, metrics)
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_whole(path, render(summaries, items, records, metrics))
 
 
 def render(

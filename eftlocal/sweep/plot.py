@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eftlocal.errors import UsageError
+from eftlocal.output_file import write_picture
 from eftlocal.sweep.dials import Value
 from eftlocal.sweep.grid import Point, varied
 from eftlocal.sweep.measures import SHARES
@@ -47,10 +47,7 @@ def plot(summaries: Sequence[PointSummary], metrics: Sequence[str], path: Path) 
         panel.set_title(_title(metric))
     if not (len(dials) == len(numeric) == 2):
         _legend(picture, panels[0])
-    try:
-        picture.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_picture(picture, path)
 
 
 def _curves(

@@ -9,7 +9,7 @@ from eftlocal.cli.sweep.options import Questions
 from eftlocal.errors import UsageError
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.evaluate.plot import check_plot
-from eftlocal.sweep.page import check_page
+from eftlocal.output_file import check_outputs
 from eftlocal.sweep.prompts import Item, demo_items, file_items, spread
 
 
@@ -45,19 +45,10 @@ def chosen_metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]
     return wanted
 
 
-def check_outputs(
+def check_files(
     prompts: Path | None, out: Path | None, picture: Path | None, page: Path | None
 ) -> None:
     """Refuses, before anything is run, a file that could not be written or would be lost."""
-    files = {"--prompts": prompts, "--out": out, "--plot": picture, "--html": page}
-    seen: dict[Path, str] = {}
-    for flag, path in files.items():
-        if path is None:
-            continue
-        other = seen.setdefault(path.absolute().resolve(), flag)
-        if other != flag:
-            raise UsageError(f"{other} and {flag} are the same file, {path}; give two")
-        if flag in ("--out", "--html"):
-            check_page(path)
+    check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
     if picture:
         check_plot(picture)

@@ -80,7 +80,7 @@ def sweep(
     """
     given = dict(locals())
     from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.sweep.asking import check_outputs, chosen_items, chosen_metrics
+    from eftlocal.cli.sweep.asking import check_files, chosen_items, chosen_metrics
     from eftlocal.cli.sweep.showing import print_grid, progress, write
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.answers import LONGEST
@@ -135,7 +135,7 @@ def sweep(
         prompts, questions, split, limit=limit, system=system, raw=raw, special=special
     )
     shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
-    check_outputs(prompts, out, picture, page)
+    check_files(prompts, out, picture, page)
     if dry_run:
         print_grid(points, len(items))
         return

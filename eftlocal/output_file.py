@@ -1,0 +1,179 @@
+"""Files that are asked for: one rule for where they may be, and how whole ones are written.
+
+A file is refused before the work that fills it. What is written whole is replaced whole or not at
+all; what grows row by row is `journal`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from eftlocal.errors import UsageError
+from eftlocal.hub.disk import beside
+from eftlocal.presets.reading import builtin_path, user_path
+
+STDOUT = "-"
+_ALSO_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether the name means standard output: `-`, or a system's name for it."""
+    return str(path) in (STDOUT, *_ALSO_STDOUT)
+
+
+def check_outputs(
+    outputs: Mapping[str, Path | None],
+    inputs: Mapping[str, Path | None] | None = None,
+    *,
+    rows: Mapping[str, Path | None] | None = None,
+    stdout: Collection[str] = (),
+) -> None:
+    """Refuses files to be written, before there is anything to write. Nothing is written.
+
+    Args:
+        outputs: written whole; by the option that names each, None if it was not given.
+        inputs: files that are read, likewise.
+        rows: files that grow row by row, which may be there, likewise.
+        stdout: the options that may name standard output.
+
+    Raises:
+        UsageError: one is a folder, a device, a link, an input, a model, a file of presets or
+            another output, or cannot be written; the line names the option.
+    """
+    taken = {option: path for option, path in (inputs or {}).items() if path is not None}
+    growing = dict(rows or {})
+    for option, path in {**growing, **outputs}.items():
+        if path is None or (is_stdout(path) and option in stdout):
+            continue
+        try:
+            if option in growing:
+                check_place(path)
+            else:
+                _check_whole(path)
+        except UsageError as error:
+            raise UsageError(f"{option}: {error}") from None
+        for other, file in taken.items():
+            if _is_same(path, file):
+                raise UsageError(f"{other} and {option} are the same file, {path}; give two")
+        taken[option] = path
+
+
+def _check_whole(path: Path) -> None:
+    if is_stdout(path):
+        raise UsageError(f"{path} is standard output; name a file, as in ./name")
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link to {path.readlink()}; name that file itself")
+    real = check_place(path)
+    if not os.access(real.parent, os.W_OK):  # a new file takes its place
+        raise UsageError(f"cannot write {path}: nothing may be written in {real.parent}")
+    if not path.exists():
+        return
+    if any(_is_same(path, presets) for presets in (builtin_path(), user_path())):
+        raise UsageError(f"{path} is a file of presets; name another file")
+    with path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            raise UsageError(f"{path} is a model, which would be lost; name another file")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one is not there yet
+        return one.absolute().resolve() == other.absolute().resolve()
+
+
+def check_place(path: Path) -> Path:
+    """Refuses what cannot become or go on being a file; nothing is written.
+
+    Returns:
+        The file itself where `path` is a link to it.
+
+    Raises:
+        UsageError: it is a folder or a device, its folder is missing, or it may not be written.
+    """
+    if "\0" in str(path):
+        raise UsageError(f"cannot write {path}: no file's name has a NUL")
+    try:
+        real = path.resolve()
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file in it")
+        if not real.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}; make it first")
+        if path.exists():  # a pipe's link leads to no name, and yet it is there
+            if not path.is_file():
+                raise UsageError(f"{path} is a pipe or a device, not a file; name a file")
+            real.open("r+b").close()
+        elif not os.access(real.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: nothing may be written in {real.parent}")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return real
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write {path}: {error.strerror or error}")
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Writes a file, or standard output; a text as UTF-8 with its line ends as they are.
+
+    Raises:
+        UsageError: it cannot be written; what was there is as it was.
+    """
+    data = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    if is_stdout(path):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    try:
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def write_picture(picture: Any, path: Path) -> None:
+    """Writes a figure of matplotlib in the format that the file's ending names, likewise."""
+    data = io.BytesIO()
+    picture.savefig(data, format=path.suffix[1:].lower())
+    write_whole(path, data.getvalue())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends; an exception leaves the old.
+
+    Whenever the process or the machine stops, `path` is the old file or the new one, whole.
+    """
+    part = beside(path, ".part")
+    try:
+        part.unlink(missing_ok=True)  # of a process that was killed, or a link that was laid here
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder outlast a power failure; Windows cannot be asked to."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
