@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+from eftlocal.arguments import checked
 from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.errors import UsageError
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.llama import Grammar, Guide
 from eftlocal.logits.recipe import Recipe
@@ -72,7 +75,8 @@ class AnswerStream(Closing, Iterator[Step]):
     """The steps of one answer as they come. Read it to its end, close it, or use it in `with`.
 
     `recipe`, `sampling` and `speculation` may be set while it runs: the next token follows them.
-    An exception in a round (an interrupt, say) loses nothing: the stream can be read on, or closed.
+    An exception in a round (an interrupt, say) loses nothing: the stream can be read on, or closed,
+    or left, and then its sequence is free for the next call. A stream that nobody holds is closed.
 
     Args:
         rounds: that advance the sequence.
@@ -81,9 +85,11 @@ class AnswerStream(Closing, Iterator[Step]):
         check: raises UsageError for a recipe that the ensemble has no roles for.
         allow: raises UsageError for a speculation that is impossible, and makes ready for one.
         grammar: closed with the stream.
-    """
 
-    open = False  # nothing to close yet
+    Attributes:
+        reader: the thread that reads it; None where a scheduler advances it.
+        started: time.perf_counter() of the call.
+    """
 
     def __init__(
         self,
@@ -98,21 +104,40 @@ class AnswerStream(Closing, Iterator[Step]):
         self._rounds = rounds
         self._generation = generation
         self._sequence = generation.sequence
-        self._started = started
-        self._times: list[float] = []
+        self.started = started
+        self.reader: threading.Thread | None = threading.current_thread()
+        self._reading = False
         self._at_first = 0
         self._check = check
         self._allow = allow
         self._grammar = grammar
-        self._steps: list[Step] = []
-        self.open = True
+        self._steps: list[tuple[float, Step]] = []  # each with its time
+        self._closed = False
 
     def __next__(self) -> Step:
         if not self.open:
             raise StopIteration
+        return self._rounds.ensemble.alone(self._next)
+
+    def _next(self) -> Step:
+        self.reader = threading.current_thread()
         if not self.pending:
+            if self._sequence.closed:
+                raise UsageError(
+                    "this answer was left unfinished and a later call took its place; load with "
+                    f"n_seq_max={self._rounds.ensemble.n_seq_max + 1} to keep both"
+                )
+            self._reading = True  # and it stays so, whatever ends the round
             self._rounds([self._sequence])
-        return self._take()
+        step = self._take()
+        self._reading = False
+        return step
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it was interrupted and not read since, or has come to its end."""
+        gone = self.reader is not None and not self.reader.is_alive()
+        return gone or self._reading or not self.open
 
     @property
     def sequence(self) -> RunningSequence:
@@ -132,22 +157,22 @@ class AnswerStream(Closing, Iterator[Step]):
     def _take(self) -> Step:
         self._at_first = self._at_first or len(self._sequence.choices)
         step = self._generation.take(len(self._steps))
-        self._times.append(time.perf_counter() - self._started)
-        self._steps.append(step)
+        self._steps.append((time.perf_counter() - self.started, step))
         if step.finish_reason is not None:
             self.close()
         return step
 
+    @property
+    def open(self) -> bool:
+        """Whether more may come."""
+        return not self._closed and not (self._steps and self._steps[-1][1].finish_reason)
+
     def close(self) -> None:
         """Ends the answer here; its tokens stay in the caches for the next prompt."""
-        if self.open:
-            self.open = False
-            self._rounds.ensemble.close(self._sequence)
-            if self._grammar is not None:
-                self._grammar.close()
-
-    def __del__(self) -> None:
-        self.close()
+        self._closed = True
+        self._rounds.ensemble.close(self._sequence)
+        if self._grammar is not None:
+            self._grammar.close()
 
     @property
     def recipe(self) -> Recipe:
@@ -155,9 +180,13 @@ class AnswerStream(Closing, Iterator[Step]):
 
     @recipe.setter
     def recipe(self, recipe: Recipe | str) -> None:
-        self._sequence.recipe = self._check(recipe)
-        self._sequence.drafting.acceptance = Acceptance()  # what was known is of the old recipe
-        self._sequence.cut(len(self._steps))
+        def change(to: Recipe) -> None:
+            self._sequence.recipe = to
+            self._sequence.drafting.acceptance = Acceptance()  # what was known is of the old recipe
+            self._sequence.cut(len(self._steps))
+
+        chosen = self._check(recipe)
+        self._rounds.ensemble.alone(lambda: change(chosen))
 
     @property
     def sampling(self) -> Sampling:
@@ -165,8 +194,12 @@ class AnswerStream(Closing, Iterator[Step]):
 
     @sampling.setter
     def sampling(self, sampling: Sampling) -> None:
-        self._sequence.sampling = sampling
-        self._sequence.cut(len(self._steps))
+        def change(to: Sampling) -> None:
+            self._sequence.sampling = to
+            self._sequence.cut(len(self._steps))
+
+        chosen = checked("sampling", sampling)
+        self._rounds.ensemble.alone(lambda: change(chosen))
 
     @property
     def speculation(self) -> Speculation:
@@ -185,19 +218,20 @@ class AnswerStream(Closing, Iterator[Step]):
         return Timing(
             prompt_tokens={role: len(ids) for role, ids in self._sequence.prompts.items()},
             reused_tokens=dict(self._sequence.reused),
-            first_token=self._times[0] if self._times else 0.0,
-            seconds=self._times[-1] if self._times else 0.0,
+            first_token=self._steps[0][0] if self._steps else 0.0,
+            seconds=self._steps[-1][0] if self._steps else 0.0,
             tokens=len(self._steps),
             at_first=min(self._at_first, len(self._steps)),
         )
 
     def answer(self) -> Answer:
         """What has come so far, as an answer."""
-        last = self._steps[-1] if self._steps else None
-        logprobs = tuple(step.logprob for step in self._steps if step.logprob is not None)
+        steps = [step for _, step in self._steps]
+        last = steps[-1] if steps else None
+        logprobs = tuple(step.logprob for step in steps if step.logprob is not None)
         return Answer(
-            text="".join(step.text for step in self._steps),
-            tokens=tuple(step.token for step in self._steps),
+            text="".join(step.text for step in steps),
+            tokens=tuple(step.token for step in steps),
             finish_reason=last.finish_reason if last else None,
             stop=last.stop if last else None,
             seed=self.seed,

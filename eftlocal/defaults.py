@@ -8,6 +8,7 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
+from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.speculation.settings import Speculation
 
 
@@ -20,16 +21,19 @@ class Defaults:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     speculation: Speculation = field(default_factory=Speculation)
+    loop_guard: int = LOOP_GUARD
 
 
 def preset_defaults(preset: Preset) -> Defaults:
     """What the preset's numbers mean."""
-    given = preset.sampling.model_dump(exclude_none=True, exclude={"max_tokens"})
+    given = preset.sampling.model_dump(exclude_none=True, exclude={"max_tokens", "loop_guard"})
+    guard = preset.sampling.loop_guard
     return Defaults(
         recipe=_recipe(preset.recipe),
         sampling=replace(Sampling(), **given),
         max_tokens=preset.sampling.max_tokens,
         stop=preset.stop,
+        loop_guard=LOOP_GUARD if guard is None else loop_guard_tokens("loop_guard", guard),
         speculation=Speculation(
             length=None if preset.speculation.length == "auto" else preset.speculation.length,
             rule=preset.speculation.rule,

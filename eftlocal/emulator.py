@@ -1,25 +1,30 @@
 """What users hold: an ensemble with its prompts and defaults. Generate, stream, chat, score.
 
-An `Emulator` is made by `eftlocal.load` (a preset) or `Emulator.from_files`. It is used from one
-thread at a time; as many streams may be open at once as it was loaded for (n_seq_max).
+An `Emulator` is made by `eftlocal.load` (a preset) or `Emulator.from_files`. As many streams may be
+open at once as it was loaded for (n_seq_max). Threads may share one: their calls take turns, the
+tokens of their streams alternate, and who finds no free sequence waits for one.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, TypeVar
+from weakref import WeakSet
 
 from eftlocal.answer import Answer, AnswerStream
+from eftlocal.arguments import checked, checked_all, refuse, refuse_unknown
 from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.decoding.text_logprobs import TextLogprobs, score
 from eftlocal.defaults import Defaults
-from eftlocal.errors import UsageError
+from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Grammar, Guide
 from eftlocal.llama.special_texts import special_text_in
@@ -32,18 +37,42 @@ from eftlocal.loading.roles import (
     with_unguided,
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
-from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import special_note
+from eftlocal.request.body import shown
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, Speculation
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Prompt = str | Sequence[Message]
+T = TypeVar("T")
 
 _KNOWN = 16  # recipes whose acceptance is kept for the next answer
+_PAUSE = 0.005  # seconds between two looks for a sequence that another thread has given back
+
+
+class AnswerOptions(TypedDict, total=False):
+    """What one answer may be asked for; see `Emulator.stream`."""
+
+    raw: bool
+    special: bool
+    recipe: Recipe | str | None
+    sampling: Sampling | None
+    max_tokens: int | None
+    stop: Sequence[str] | None
+    logprobs: bool
+    continue_last: bool
+    chat_template_kwargs: Mapping[str, Any] | None
+    speculation: Speculation | None
+    grammar: str | None
+    json_schema: str | Mapping[str, Any] | None
+    loop_guard: int | Literal["off"] | None
+    ignore_end: bool
 
 
 class Emulator(Closing):
@@ -72,6 +101,7 @@ class Emulator(Closing):
         self.defaults = defaults
         self.name = name
         self._resources = loaded.resources
+        self._streams: WeakSet[AnswerStream] = WeakSet()
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
         self._text_model = self.models[self._text_role]
 
@@ -117,18 +147,20 @@ class Emulator(Closing):
         """
         for role, file in files.items():
             if not isinstance(file, (str, os.PathLike)):
-                raise UsageError(f"from_files: {role} is {file!r}, neither a path nor an option")
+                refuse(role, file, "a path (every further keyword is a role)")
         if not files:
             raise UsageError("from_files: give at least one file, as in base=...")
+        loading = checked_all(
+            prompts=prompts,
+            system_in_user=system_in_user,
+            chat_template_kwargs=chat_template_kwargs,
+            n_ctx=n_ctx,
+            threads=threads,
+            gpu_layers=gpu_layers,
+        )
         return cls.from_sources(
             with_settings(
-                file_sources({role: Path(path) for role, path in files.items()}),
-                prompts=prompts,
-                system_in_user=system_in_user,
-                chat_template_kwargs=chat_template_kwargs,
-                n_ctx=n_ctx,
-                threads=threads,
-                gpu_layers=gpu_layers,
+                file_sources({role: Path(path) for role, path in files.items()}), **loading
             ),
             defaults=defaults,
             n_seq_max=n_seq_max,
@@ -153,18 +185,20 @@ class Emulator(Closing):
         name: str = "",
     ) -> Emulator:
         """Loads roles with settings of their own; the other arguments are those of from_files."""
-        defaults = defaults or Defaults()
+        defaults = Defaults() if defaults is None else defaults
+        if not isinstance(defaults, Defaults):
+            refuse("defaults", defaults, "Defaults, as in Defaults(recipe=..., sampling=...)")
         sources = with_unguided(sources, defaults.recipe)
         require_roles(defaults.recipe, sources)
         prepared = prepare(
             sources,
-            n_seq_max=n_seq_max,
+            n_seq_max=checked("n_seq_max", n_seq_max),
             vocabulary_exceptions=vocabulary_exceptions,
-            force=force,
-            trust=trust,
-            checking=checking,
+            force=checked("force", force),
+            trust=checked("trust", trust),
+            checking=checked("checking", checking),
         )
-        loaded = load_roles(prepared, progress=progress)
+        loaded = load_roles(prepared, progress=checked("progress", progress))
         return cls(loaded, defaults, name=name)
 
     @property
@@ -180,84 +214,117 @@ class Emulator(Closing):
         recipe: Recipe | str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         logprobs: bool = False,
         continue_last: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
         grammar: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
+        loop_guard: int | Literal["off"] | None = None,
         ignore_end: bool = False,
+        **unknown: NoReturn,
     ) -> AnswerStream:
         """Answers a prompt token by token. The prompt is checked before this returns.
+
+        Where no sequence is free, one is taken from a stream that was interrupted or that this
+        thread has left unfinished (reading such a stream on is an error that says so); or this
+        waits until another thread's stream ends.
 
         Args:
             prompt: a conversation, or a string: one message of the user.
             raw: the string is text to go on with as it stands, without a chat template.
             special: in raw text, the texts of special tokens (`<|im_start|>`) are those tokens.
-            recipe, sampling, max_tokens, speculation: None takes the emulator's defaults; a
-                recipe may be given by its name, as in `recipe_text.parse_recipe`.
+            recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
+                defaults; a recipe may be given by its name, as in `recipe_text.parse_recipe`.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
             chat_template_kwargs: variables for templates, on top of those it was loaded with.
             grammar: the answer matches this GBNF, from its rule `root`.
             json_schema: the answer is JSON of this schema; {} is any.
-            ignore_end: go on after an end token, up to max_tokens (for measuring).
+            loop_guard: end the answer once it has repeated one phrase over this many tokens; 0 or
+                "off" is never. It does not act under a grammar or a schema; see `repetition`.
+            ignore_end: go on after an end token, up to max_tokens, without a loop guard (for
+                measuring).
 
         Raises:
             PromptError: empty, too long for a context, or its template fails.
-            UsageError: an option is out of its range, or the recipe names a missing role.
+            UsageError: an option is not known, of a wrong type or out of its range, or the recipe
+                names a missing role.
         """
-        if isinstance(stop, str):
-            raise UsageError(f"stop: a list of strings is needed; for one, stop=[{stop!r}]")
-        started = time.perf_counter()
-        chosen = self.checked(recipe or self.defaults.recipe)
-        drawn = sampling or self.defaults.sampling
-        seed = secrets.randbits(32) if drawn.seed is None else drawn.seed
-        drafting = self._speculation(speculation or self.defaults.speculation)
-        ids = self.tokenize(
-            prompt,
+        refuse_unknown(unknown, tuple(AnswerOptions.__annotations__))
+        asked = checked_all(
             raw=raw,
             special=special,
+            recipe=recipe,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            logprobs=logprobs,
             continue_last=continue_last,
             chat_template_kwargs=chat_template_kwargs,
+            speculation=speculation,
+            grammar=grammar,
+            json_schema=json_schema,
+            loop_guard=loop_guard,
+            ignore_end=ignore_end,
+        )
+        started = time.perf_counter()
+        return self.with_place(lambda: self._stream(prompt, asked, started))
+
+    def _stream(self, prompt: Prompt, asked: Mapping[str, Any], started: float) -> AnswerStream:
+        defaults = self.defaults
+        recipe = self.checked(asked["recipe"] or defaults.recipe)
+        sampling = asked["sampling"] or defaults.sampling
+        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        drafting = self._speculation(asked["speculation"] or defaults.speculation)
+        max_tokens, loop_guard = asked["max_tokens"], asked["loop_guard"]
+        ids = self.tokenize(
+            prompt,
+            raw=asked["raw"],
+            special=asked["special"],
+            continue_last=asked["continue_last"],
+            chat_template_kwargs=asked["chat_template_kwargs"],
         )
         with ExitStack() as undone:
-            rules = self._grammar(grammar, json_schema)
+            rules = self._grammar(asked["grammar"], asked["json_schema"])
             if rules:
                 undone.callback(rules.close)
             sequence = self.ensemble.open(
                 ids,
                 mask=rules.allowed if rules else None,
-                recipe=chosen,
-                sampling=drawn,
+                recipe=recipe,
+                sampling=sampling,
                 seed=seed,
                 speculation=drafting,
-                logprobs=logprobs,
-                acceptance=self._acceptance(chosen) if drafting.rule == "coupled" else None,
-                ends=frozenset() if ignore_end else None,
+                logprobs=asked["logprobs"],
+                acceptance=self._acceptance(recipe) if drafting.rule == "coupled" else None,
+                ends=frozenset() if asked["ignore_end"] else None,
             )
             undone.callback(self.ensemble.close, sequence)
-            generation = Generation(
-                self.ensemble,
-                sequence,
-                piece=self._text_model.piece,
-                max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
-                stop=(*self.defaults.stop, *stop),
-            )
             stream = AnswerStream(
                 self.rounds,
-                generation,
+                Generation(
+                    self.ensemble,
+                    sequence,
+                    piece=self._text_model.piece,
+                    max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
+                    stop=(*defaults.stop, *(asked["stop"] or ())),
+                    loop_guard=0
+                    if asked["ignore_end"]
+                    else (defaults.loop_guard if loop_guard is None else loop_guard),
+                ),
                 started=started,
                 check=self.checked,
                 allow=self._speculation,
                 grammar=rules,
             )
+            self._streams.add(stream)
             undone.pop_all()
             return stream
 
-    def generate(self, prompt: Prompt, **options: Any) -> Answer:
+    def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
         stream = self.stream(prompt, **options)
         try:
@@ -267,7 +334,7 @@ class Emulator(Closing):
             stream.close()
         return stream.answer()
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
+    def chat(self, messages: Sequence[Message], **options: Unpack[AnswerOptions]) -> Answer:
         """The answer to a conversation; the same arguments as `stream`."""
         if isinstance(messages, str):
             raise UsageError("chat takes a list of messages; for one string use generate")
@@ -296,22 +363,80 @@ class Emulator(Closing):
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
         """
-        chosen = self.checked(recipe or self.defaults.recipe)
-        first = None
-        if prompt is None:
-            whole = self._reader.raw_ids(self._text_role, text, special=special)
-            ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
-            if whole[:1] != [self._text_model.bos]:
-                first = whole[0] if whole else None
-        else:
-            ids = self.tokenize(
-                prompt, raw=raw, special=special and raw, chat_template_kwargs=chat_template_kwargs
+        checked_all(text=text, raw=raw, special=special)
+        chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
+        model = self._text_model
+
+        def work() -> TextLogprobs:
+            first = None
+            if prompt is None:
+                whole = self._reader.raw_ids(self._text_role, text, special=special)
+                ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
+                if whole[:1] != [model.bos]:
+                    first = whole[0] if whole else None
+            else:
+                ids = self.tokenize(
+                    prompt,
+                    raw=raw,
+                    special=special and raw,
+                    chat_template_kwargs=chat_template_kwargs,
+                )
+                self._reader.check_length(self._text_role, text, "text")
+                tokens = model.tokenize(text, parse_special=special, continues=True)
+            return score(
+                self.ensemble,
+                ids,
+                tokens,
+                recipe=chosen,
+                piece=self._special_piece,
+                first=first,
             )
-            self._reader.check_length(self._text_role, text, "text")
-            tokens = self._text_model.tokenize(text, parse_special=special, continues=True)
-        return score(
-            self.ensemble, ids, tokens, recipe=chosen, piece=self._special_piece, first=first
-        )
+
+        return self.with_place(work)
+
+    def with_place(self, work: Callable[[], T]) -> T:
+        """Does something that opens a sequence, once one is free, alone with the models."""
+        found: list[T] = []
+
+        def try_it() -> None:
+            if self.make_place():
+                found.append(work())
+
+        while True:
+            self.ensemble.alone(try_it)
+            if found:
+                return found[0]
+            time.sleep(_PAUSE)
+
+    def make_place(self) -> bool:
+        """Whether a sequence is free, after one was taken from a stream that nobody reads.
+
+        To be called by work of `Ensemble.alone`.
+
+        Returns:
+            False where all belong to other threads, which will give them back.
+
+        Raises:
+            EngineError: all are a scheduler's.
+        """
+        if self.ensemble.free:
+            return True
+        me = threading.current_thread()
+        streams = {stream.sequence: stream for stream in self._streams}
+        left: list[tuple[bool, float, RunningSequence]] = []
+        for sequence in self.ensemble.running:
+            stream = streams.get(sequence)
+            # Other work is done alone: what it has left here was interrupted.
+            abandoned = stream is None or stream.abandoned
+            if abandoned or (stream is not None and stream.reader is me):
+                left.append((not abandoned, stream.started if stream else 0.0, sequence))
+        if left:
+            self.ensemble.close(min(left, key=lambda one: one[:2])[2])
+            return True
+        if all(stream.reader is None for stream in streams.values() if stream.open):
+            most = self.ensemble.n_seq_max
+            raise EngineError(f"a scheduler uses all {most} sequences; add this call to it")
+        return False
 
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
@@ -331,17 +456,25 @@ class Emulator(Closing):
             PromptError: it is empty or far too long, or its template fails.
             UsageError: options that do not go together.
         """
-        return self._reader.ids(
-            prompt,
+        if not isinstance(prompt, (str, Sequence)) or isinstance(prompt, bytes):
+            raise PromptError(
+                f"the prompt is {shown(prompt)}; it must be a string or a list of messages"
+            )
+        asked = checked_all(
             raw=raw,
             special=special,
             continue_last=continue_last,
             chat_template_kwargs=chat_template_kwargs,
         )
+        return self.ensemble.alone(lambda: self._reader.ids(prompt, **asked))
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token, as they stand in an answer."""
-        return self._text_model.piece(token)
+        """The bytes of a token, as they stand in an answer.
+
+        Raises:
+            UsageError: there is no such token.
+        """
+        return self.ensemble.alone(lambda: self._text_model.piece(checked("token", token)))
 
     def notes(self, recipe: Recipe | None = None, *, raw_text: str = "") -> tuple[str, ...]:
         """What a person should know before using a recipe (None: the default) with these models.
@@ -384,6 +517,9 @@ class Emulator(Closing):
             None where drafting is impossible or has no room, or while sequences run that the
             measuring would disturb.
         """
+        return self.ensemble.alone(lambda: self._measure(progress))
+
+    def _measure(self, progress: Progress | None) -> Costs | None:
         if self.rounds.costs is not None or self._cannot_rewind():
             return self.rounds.costs
         rows = rows_for(self.ensemble.n_seq_max)
@@ -398,6 +534,7 @@ class Emulator(Closing):
         return costs
 
     def _speculation(self, asked: Speculation) -> Speculation:
+        asked = checked("speculation", asked)
         if asked.off:
             return asked
         if stuck := self._cannot_rewind():
@@ -440,8 +577,11 @@ class Emulator(Closing):
         return ""
 
     def close(self) -> None:
-        """Frees contexts and models. A second call does nothing."""
-        self._resources.close()
+        """Frees contexts and models. A second call does nothing.
+
+        An answer in the making, in whatever thread, ends with an EngineError.
+        """
+        self.ensemble.end(self._resources.close)
 
     def checked(self, recipe: Recipe | str) -> Recipe:
         """The recipe, or the one of that name.
@@ -449,6 +589,4 @@ class Emulator(Closing):
         Raises:
             UsageError: it names a role that is not loaded, or is no recipe.
         """
-        return require_roles(
-            parse_recipe(recipe) if isinstance(recipe, str) else recipe, self.models
-        )
+        return require_roles(checked("recipe", recipe), self.models)

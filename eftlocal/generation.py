@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from eftlocal import repetition
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import RunningSequence, Source
-from eftlocal.errors import UsageError
 from eftlocal.text import TextStream
 
 FinishReason = Literal["stop", "length", "context", "repetition"]
+
+_EVERY = 16  # tokens between two looks for a repetition
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Step:
             "recovered" (a draft was refused) or "bonus" (after a draft accepted whole).
         finish_reason: None but on the last step: "stop" (an end token or a stop string),
             "length" (max_tokens), "context" (some role's context is full), "repetition" (the
-            answer went round in a circle).
+            loop guard ended it).
         stop: the stop string that ended the answer, if one did.
     """
 
@@ -52,9 +54,11 @@ class Generation:
         piece: the bytes of a token.
         max_tokens: most tokens of the answer; None is as many as fit the contexts.
         stop: strings that end the answer and are not part of it.
+        loop_guard: tokens of repetition that end the answer; 0 is none. A mask may force any
+            repetition, so there is no guard under one.
 
     Raises:
-        UsageError: max_tokens is below 1, or a stop string is empty.
+        UsageError: a stop string is empty.
     """
 
     def __init__(
@@ -65,65 +69,67 @@ class Generation:
         piece: Callable[[int], bytes],
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
+        loop_guard: int = repetition.LOOP_GUARD,
     ) -> None:
-        check_max_tokens(max_tokens)
         self.sequence = sequence
         sequence.max_tokens = max_tokens
-        self.finish_reason: FinishReason | None = None
         self._ensemble = ensemble
         self._piece = piece
         self._max_tokens = max_tokens
-        self._text = TextStream(stop)
+        self._loop_guard = 0 if sequence.mask is not None else loop_guard
+        self._last: tuple[TextStream, Step | None] = (TextStream(stop), None)
 
     def take(self, index: int) -> Step:
-        """The step of the answer's token at this index; each is taken once, in order."""
-        choice = self.sequence.choices[index]
+        """The step of the answer's token at this index; each is taken in order.
+
+        Interrupted, it can be called again: nothing is changed but all at once.
+        """
+        before, last = self._last
+        if last is not None and last.index == index:
+            return last
+        text, choice = before.copy(), self.sequence.choices[index]
+        reason: FinishReason | None = None
         ended = choice.token in self.sequence.ends
-        text = "" if ended else self._text.push(self._piece(choice.token))
-        if ended or self._text.stopped is not None:
-            self.finish_reason = "stop"
+        shown = "" if ended else text.push(self._piece(choice.token))
+        if ended or text.stopped is not None:
+            reason = "stop"
         elif self._max_tokens is not None and index + 1 >= self._max_tokens:
-            self.finish_reason = "length"
+            reason = "length"
         elif self._ensemble.room(self.sequence) + len(self.sequence.choices) <= index + 1:
-            self.finish_reason = "context"
-        elif index % 16 == 15 and goes_in_circles(self._last_tokens(index)):
-            self.finish_reason = "repetition"
-        if self.finish_reason is not None:
-            text += self._text.finish()
+            reason = "context"
+        elif index % _EVERY == _EVERY - 1 and self._goes_in_circles(index + 1):
+            reason = "repetition"
+        if reason is not None:
+            shown += text.finish()
+            if text.stopped is not None:  # what was held back may have been a stop string
+                reason = "stop"
             self.sequence.cut(index + 1)  # a round may bring tokens beyond the end
-        return Step(
+        step = Step(
             index=index,
             token=choice.token,
-            text=text,
+            text=shown,
             logprob=choice.logprob,
             source=choice.source,
-            finish_reason=self.finish_reason,
-            stop=self._text.stopped,
+            finish_reason=reason,
+            stop=text.stopped,
         )
+        self._last = text, step
+        return step
 
-    def _last_tokens(self, index: int) -> list[int]:
-        choices = self.sequence.choices[max(0, index + 1 - _LOOKED_AT) : index + 1]
-        return [choice.token for choice in choices]
-
-
-_LONGEST, _TIMES, _AT_LEAST = 48, 6, 120
-_LOOKED_AT = max(_AT_LEAST, _LONGEST * _TIMES)
-
-
-def goes_in_circles(tokens: Sequence[int]) -> bool:
-    """Whether the tokens end in one phrase over and over.
-
-    A phrase of up to 48 tokens counts when it stands at the end at least 6 times and over at
-    least 120 tokens: a ruled line or a short list is let through.
-    """
-    for period in range(1, _LONGEST + 1):
-        span = max(_AT_LEAST, _TIMES * period)
-        if len(tokens) >= span and tokens[-span:-period] == tokens[period - span :]:
+    def _goes_in_circles(self, count: int) -> bool:
+        """Whether the answer's first `count` tokens end in what the loop guard is for."""
+        guard = self._loop_guard
+        if not guard or count < guard:
+            return False
+        tokens = self._tokens(count - guard, count)
+        length = repetition.repeated_phrase(tokens)
+        if not length:
+            return False
+        phrase = b"".join(map(self._piece, tokens[-length:])).decode("utf-8", "replace")
+        if not repetition.is_of_numbers(phrase):
             return True
-    return False
+        guard *= repetition.OF_NUMBERS
+        return count >= guard and repetition.repeated_phrase(self._tokens(count - guard, count)) > 0
 
-
-def check_max_tokens(max_tokens: int | None) -> None:
-    """Refuses what is not a number of tokens; None is as many as fit."""
-    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
-        raise UsageError(f"max_tokens is {max_tokens}; it must be a whole number, 1 or more")
+    def _tokens(self, start: int, end: int) -> list[int]:
+        return [choice.token for choice in self.sequence.choices[start:end]]

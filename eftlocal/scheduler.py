@@ -6,7 +6,8 @@ long, a finished answer's place is taken at once, and a prompt's beginning that 
 is decoded once and copied. Prompts and rounds are separate calls: a row's bits then depend less
 on what else is decoded.
 
-Who uses it (a batch, a server) adds calls and reads what `step` brings. One thread at a time.
+Who uses it (a batch, a server) adds calls and reads what `step` brings. Threads may share one: a
+call is added at once, the other methods wait for the step that is being done.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eftlocal.answer import Answer, AnswerStream
+from eftlocal.arguments import checked
 from eftlocal.closing import Closing
 from eftlocal.decoding.ensemble import WORTH_COPYING
 from eftlocal.decoding.sequence import RunningSequence, common
 from eftlocal.emulator import Emulator, Prompt
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.speculation.costs import rows_for
 
@@ -84,15 +86,14 @@ class Scheduler(Closing):
         self, emulator: Emulator, *, parallel: int | None = None, prefill: int = PREFILL
     ) -> None:
         places = emulator.ensemble.n_seq_max
-        if parallel is not None and not 1 <= parallel <= places:
+        parallel = checked("parallel", parallel)
+        if parallel is not None and parallel > places:
             raise UsageError(
                 f"parallel is {parallel}; the emulator was loaded for 1 to {places} sequences"
             )
-        if prefill < 1:
-            raise UsageError(f"prefill is {prefill}; it must be 1 or more")
         self.emulator = emulator
-        self.parallel = parallel or places
-        self._prefill_tokens = prefill
+        self.parallel: int = parallel or places
+        self._prefill_tokens: int = checked("prefill", prefill)
         self._waiting: deque[Call] = deque()
         self._reading: list[Call] = []
         self._running: list[Call] = []
@@ -124,6 +125,9 @@ class Scheduler(Closing):
 
     def cancel(self, call: Call) -> None:
         """Ends a call here. What has come stays in its stream; an ended call stays as it is."""
+        self.emulator.ensemble.alone(lambda: self._cancel(call))
+
+    def _cancel(self, call: Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
         if call.stream is not None:
@@ -143,6 +147,9 @@ class Scheduler(Closing):
         Raises:
             EngineError: llama.cpp failed. All calls are kept.
         """
+        return self.emulator.ensemble.alone(self._step)
+
+    def _step(self) -> list[Came]:
         self._sort_out()
         came = self._admit()
         self._close_gaps()
@@ -163,16 +170,20 @@ class Scheduler(Closing):
     def _admit(self) -> list[Came]:
         refused = []
         while self._waiting and self.active < self.parallel:
-            call = self._waiting.popleft()
+            call = self._waiting[0]  # it waits until it was admitted: an interrupt loses none
             try:
-                call.stream = self.emulator.stream(call.prompt, **call.options)
-                self._reading.append(call)
+                if call.stream is None:
+                    if not self.emulator.make_place():
+                        raise EngineError("other threads' answers use all sequences; close one")
+                    stream = self.emulator.stream(call.prompt, **call.options)
+                    stream.reader = None
+                    call.stream = stream
+                if call not in self._reading:
+                    self._reading.append(call)
             except (PromptError, UsageError) as error:
                 call.error, call.ended = error, True
                 refused.append(Came(call, None))
-            except BaseException:
-                self._waiting.appendleft(call)
-                raise
+            self._waiting.popleft()
         return refused
 
     def _close_gaps(self) -> None:
@@ -194,8 +205,9 @@ class Scheduler(Closing):
                 ensemble.share(sequence)
                 left -= ensemble.prefill(sequence, left)
             if ensemble.lacks(sequence) <= 1:
+                if call not in self._running:
+                    self._running.append(call)
                 self._reading.remove(call)
-                self._running.append(call)
             else:
                 before.append(sequence)
 

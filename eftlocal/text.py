@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from copy import copy
 
 from eftlocal.errors import UsageError
 
@@ -27,6 +28,13 @@ class TextStream:
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+
+    def copy(self) -> TextStream:
+        """Another one, as far as this one is."""
+        other = copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        other._decoder.setstate(self._decoder.getstate())
+        return other
 
     def push(self, piece: bytes) -> str:
         """Take one token's bytes; the text that can be released now. Empty once stopped."""

@@ -403,7 +403,7 @@ def test_stdout_that_refuses() -> None:
 def manifest(path: Path, **changes: Any) -> dict[str, str]:
     given: dict[str, Any] = {
         "input_sha256": "0" * 64, "lines": 4, "roles": {"base": RoleSource(path)},
-        "seed": 1, "max_tokens": None, "stop": (), "format": "plain",
+        "seed": 1, "max_tokens": None, "stop": (), "loop_guard": 1024, "format": "plain",
     }  # fmt: skip
     of_lines = {name: changes.pop(name) for name in list(changes) if name not in {*given, "shard"}}
     return batch_manifest(RequestDefaults(**{"model": "demo"} | of_lines), **given | changes)
@@ -420,6 +420,7 @@ def manifest(path: Path, **changes: Any) -> dict[str, str]:
         ({"seed": 2}, "seed was 1 and is 2"),
         ({"max_tokens": 9}, "max-tokens was none and is 9"),
         ({"stop": ("\n",)}, "stop was [] and is ['\\n']"),
+        ({"loop_guard": 0}, "loop-guard was 1024 and is off"),
         ({"raw": True}, "raw was false and is true"),
         ({"system": "Be\nkind"}, "system was none and is 'Be\\nkind'"),
         ({"grammar": 'root ::= "a"'}, "grammar was none and is 'root ::= \"a\"'"),

@@ -12,7 +12,7 @@ import pytest
 import eftlocal
 from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyError
-from eftlocal.generation import Generation, goes_in_circles
+from eftlocal.generation import Generation
 from eftlocal.llama import Context, Span
 from eftlocal.loading.roles import RoleSource
 
@@ -123,21 +123,6 @@ def test_a_full_context_ends_the_answer(tiny: Emulator) -> None:
     assert answer.finish_reason == "context"
     prompt = answer.timing.prompt_tokens["base"]
     assert prompt + len(answer.tokens) == tiny.ensemble.n_ctx
-
-
-def test_going_in_circles_ends_the_answer(smol: Emulator) -> None:
-    token = smol.models["tuned"].tokenize(" la")[0]
-    stuck = Sampling(temperature=0.0, logit_bias={token: 1000.0})
-    answer = smol.generate(QUESTION, sampling=stuck)
-    assert answer.finish_reason == "repetition"
-    assert len(answer.tokens) == 128
-
-
-def test_what_counts_as_a_circle() -> None:
-    assert goes_in_circles([*range(16), *[1, 2, 3] * 48])
-    assert not goes_in_circles([*range(160)])
-    assert not goes_in_circles([7] * 64)
-    assert not goes_in_circles([*range(80), *[7] * 64])
 
 
 def test_the_recipe_can_change_in_the_middle(demo: Emulator) -> None:
@@ -293,11 +278,6 @@ def test_options_that_are_refused(smol: Emulator, call: object, says: str) -> No
         call(smol)  # type: ignore[operator]
     assert says in str(caught.value)
     assert smol.generate("x", sampling=GREEDY, max_tokens=1).tokens  # the slot was given back
-
-
-def test_an_unknown_option_is_refused_by_name(smol: Emulator) -> None:
-    with pytest.raises(TypeError, match="temprature"):
-        smol.generate("x", temprature=1.0)
 
 
 def test_files_that_do_not_go_together(smollm2: Path, tiny_files: dict[str, Path]) -> None:

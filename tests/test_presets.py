@@ -224,8 +224,8 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"top": "sampling = {zzz = 1}"},
-            'preset "mine": sampling: unknown key "zzz"; known: frequency_penalty, max_tokens, '
-            "min_p, presence_penalty, repeat_penalty, seed, temperature, top_k, top_p",
+            'preset "mine": sampling: unknown key "zzz"; known: frequency_penalty, loop_guard, '
+            "max_tokens, min_p, presence_penalty, repeat_penalty, seed, temperature, top_k, top_p",
         ),
         (
             {"tuned": 'prompt = "caht"'},

@@ -38,6 +38,7 @@ def test_a_prompt_alone_takes_every_default() -> None:
         "sampling": Sampling(temperature=0.3, top_p=0.8, seed=7),
         "max_tokens": None,
         "stop": (),
+        "loop_guard": None,
         "logprobs": False,
         "speculation": None,
         "special": False,

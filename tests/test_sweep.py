@@ -374,7 +374,7 @@ def questions() -> tuple[Item, ...]:
 
 
 def sweep(em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, **more: Any) -> Journal:
-    settings = {"seed": 0, "max_tokens": 40, "stop": (), "speculation": OFF} | more
+    settings = {"seed": 0, "max_tokens": 40, "stop": (), "loop_guard": 0, "speculation": OFF} | more
     with Journal(path, MANIFEST) as journal:
         run_sweep(em, grid, items, journal, **settings)
         assert remaining(grid, items, journal) == 0
@@ -457,7 +457,8 @@ def test_a_prompt_that_does_not_fit_is_told_before_any_answer(
         Journal(tmp_path / "out.jsonl", MANIFEST) as journal,
         pytest.raises(PromptError, match="prompt 2 has"),
     ):
-        run_sweep(tiny, points(), items, journal, seed=0, max_tokens=4, stop=(), speculation=OFF)
+        settings = {"seed": 0, "max_tokens": 4, "stop": (), "loop_guard": 0, "speculation": OFF}
+        run_sweep(tiny, points(), items, journal, **settings)  # type: ignore[arg-type]
     assert not journal.records
 
 

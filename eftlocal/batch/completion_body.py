@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from eftlocal.answer import Answer
@@ -106,14 +107,22 @@ def speculation_of(answer: Answer) -> dict[str, Any]:
 
 
 def logprobs_of(answer: Answer, piece: Piece, *, raw: bool) -> dict[str, Any]:
-    """Each token with its log-probability (nats); an end token has no text and is left out.
+    """Each token of the text with its log-probability (nats): no end token, and none of a stop
+    string, unless it begins with text that was kept.
 
     A character of several tokens is in none of their texts: `bytes` has them, and in the older
     form, which has no bytes, the token that ends it shows it.
     """
-    ended = answer.finish_reason == "stop" and answer.stop is None
-    count = len(answer.tokens) - ended
-    pieces = [piece(token) for token in answer.tokens[:count]]
+    pieces = [piece(token) for token in answer.tokens]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts = [decoder.decode(data) for data in pieces]
+    starts = list(accumulate(map(len, texts), initial=0))
+    count = len(pieces)
+    if answer.stop is not None:
+        count = sum(start < len(answer.text) for start in starts[:-1])
+    elif answer.finish_reason == "stop":
+        count -= 1
+    pieces, texts = pieces[:count], texts[:count]
     nats = finite((answer.logprobs or ())[:count])
     if not raw:
         content = [
@@ -126,16 +135,11 @@ def logprobs_of(answer: Answer, piece: Piece, *, raw: bool) -> dict[str, Any]:
             for data, logprob in zip(pieces, nats, strict=True)
         ]
         return {"content": content, "refusal": None}
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    texts = [decoder.decode(data) for data in pieces]
-    starts = [0]
-    for text in texts:
-        starts.append(starts[-1] + len(text))
     return {
         "tokens": texts,
         "token_logprobs": nats,
         "top_logprobs": None,
-        "text_offset": starts[: len(texts)],
+        "text_offset": starts[:count],
     }
 
 

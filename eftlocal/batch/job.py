@@ -140,6 +140,7 @@ class Batch(Closing):
             seed=job.seed,
             max_tokens=job.sources.defaults.max_tokens,
             stop=job.sources.defaults.stop,
+            loop_guard=job.sources.defaults.loop_guard,
             format=job.format,
             shard=job.shard,
         )

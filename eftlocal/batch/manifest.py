@@ -22,6 +22,7 @@ def batch_manifest(
     seed: int,
     max_tokens: int | None,
     stop: Sequence[str],
+    loop_guard: int,
     format: Format,
     shard: tuple[int, int] | None = None,
 ) -> Manifest:
@@ -54,6 +55,7 @@ def batch_manifest(
         "seed": str(seed),
         "max-tokens": "none" if max_tokens is None else str(max_tokens),
         "stop": brief(repr(list(stop))),
+        "loop-guard": str(loop_guard or "off"),
         "raw": str(defaults.raw).lower(),
         **({"special": "true"} if defaults.special else {}),
         "system": _text(defaults.system),

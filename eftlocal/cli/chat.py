@@ -50,6 +50,7 @@ def chat(
     seed: opt.Seed = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    loop_guard: opt.LoopGuard = None,
     speculative: opt.Speculative = None,
     draft_rule: opt.DraftRule = None,
     draft_source: opt.DraftSource = None,
@@ -81,7 +82,7 @@ def chat(
     def adjust(defaults: Defaults) -> Defaults:
         return opt.chosen_defaults(defaults, given)
 
-    call = {"max_tokens": max_tokens, "stop": tuple(stop or ())}
+    call = {"max_tokens": max_tokens, "stop": stop, "loop_guard": loop_guard}
     start = Start(chosen.models, offline=offline, adjust=adjust, engine=chosen.engine, call=call)
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("the terminal chat needs a terminal; for pipes there is `eftlocal run`")

@@ -40,15 +40,15 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     Raises:
         UsageError: an option is wrong, or does not go with another; the line names it.
     """
+    from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
     from eftlocal.text import TextStream
 
     files = (given[role] for role in ("base", "tuned", "reference", "role"))
     models = opt.chosen_models(given["preset"], *files, offline=given["offline"])
     found = find(models) if isinstance(models, str) else None
-    check_max_tokens(given["max_tokens"])
+    checked("max_tokens", given["max_tokens"])
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
     defaults = opt.chosen_defaults(preset_defaults(found) if found else Defaults(), given)
     roles = tuple(found.roles if found else models)

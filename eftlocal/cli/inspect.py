@@ -86,6 +86,7 @@ def inspect(
     seed: opt.Seed = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    loop_guard: opt.LoopGuard = None,
     chat_template: opt.ChatTemplate = None,
     chat_template_kwargs: opt.ChatTemplateKwargs = None,
     system_in_user: opt.SystemInUser = False,
@@ -116,7 +117,7 @@ def inspect(
     else:
         _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
         if given is not None:
-            drawing = (*opt.DRAWN, "max_tokens", "stop")
+            drawing = (*opt.DRAWN, "max_tokens", "stop", "loop_guard")
             why = "nothing is generated"
             _exclude("an answer", why=why, **{name: options[name] for name in drawing})
         asked = (Asked(read_prompt(prompt), given),)
@@ -138,7 +139,7 @@ def inspect(
         )
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
-    limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or ()}
+    limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "loop_guard": loop_guard}
 
     def see(one: Asked) -> Inspection:
         conversation: Any = one.prompt

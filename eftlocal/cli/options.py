@@ -18,6 +18,7 @@ from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 
@@ -129,6 +130,16 @@ Seed = Annotated[int | None, _option("--seed", "The same seed gives the same tex
 MaxTokens = Annotated[int | None, _option("--max-tokens", "Most tokens of the answer.", _SAMPLING)]
 Stop = Annotated[
     list[str] | None, _option("--stop", "End the answer before this text. Repeatable.", _SAMPLING)
+]
+
+LoopGuard = Annotated[
+    str | None,
+    _option(
+        "--loop-guard",
+        "End an answer that repeats one phrase over so many tokens: 16 or more, or off "
+        f"(default: {LOOP_GUARD}).",
+        _SAMPLING,
+    ),
 ]
 
 GrammarFile = Annotated[
@@ -250,7 +261,15 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
         rule=given.get("draft_rule"),
         source=given.get("draft_source"),
     )
-    return replace(default, recipe=recipe, sampling=sampling, speculation=speculation)
+    guard = chosen_loop_guard(default, given.get("loop_guard"))
+    return replace(
+        default, recipe=recipe, sampling=sampling, speculation=speculation, loop_guard=guard
+    )
+
+
+def chosen_loop_guard(default: Defaults, given: str | None) -> int:
+    """The default loop guard, or the one given."""
+    return default.loop_guard if given is None else loop_guard_tokens("--loop-guard", given)
 
 
 def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:

@@ -65,6 +65,7 @@ def run(
     seed: opt.Seed = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    loop_guard: opt.LoopGuard = None,
     grammar: opt.GrammarFile = None,
     json_schema: opt.SchemaFile = None,
     speculative: opt.Speculative = None,
@@ -115,7 +116,8 @@ def run(
             "raw": raw,
             "special": special,
             "max_tokens": max_tokens,
-            "stop": stop or (),
+            "stop": stop,
+            "loop_guard": loop_guard,
             "speculation": speculation,
             **constraint,
         }
@@ -218,7 +220,7 @@ def _figures(answer: Answer) -> str:
         "stop": "",
         "length": ", cut at max-tokens",
         "context": ", cut: the context is full",
-        "repetition": ", cut: it went round in circles",
+        "repetition": ", stopped: repeating",
         None: ", stopped",
     }[answer.finish_reason]
     return (

@@ -4,11 +4,17 @@ Each role decodes what its cache *lacks* of a sequence, and drops what the seque
 Nothing else has to be remembered: a role whose weight was 0 for a while simply lacks more tokens
 when it is needed again, a prompt is only a long lack, and a refused draft or an interrupted round
 leaves tokens in a cache which the next decode drops. One sequence is a batch of one.
+
+A slot belongs to the sequence that says so, as long as somebody holds that sequence and it is not
+closed. There is no list of free slots to keep in step, so no interrupt can lose one.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -32,6 +38,7 @@ T = TypeVar("T")
 
 _SCORED = 32  # rows of each role held at once while a given text is scored
 WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
+_LOOKS, _MOMENT = 5000, 1e-4  # and seconds between them, until a waiting thread has woken up
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
 
 
@@ -71,7 +78,12 @@ class Ensemble:
         self.stop_tokens = stop_tokens
         self.n_ctx = min(context.n_ctx for context in contexts.values())
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
-        self._free = list(range(self.n_seq_max))
+        self._holders: list[Callable[[], RunningSequence | None]] = [_nobody] * self.n_seq_max
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._ended = False
+        self._asking: set[int] = set()  # threads that wait for the lock
+        self._at_work: int | None = None  # the thread that has it
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self.combine = Combiner(
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
@@ -83,6 +95,56 @@ class Ensemble:
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Works with the contexts while no other thread does; work may do so itself again.
+
+        Whoever keeps rows beyond one call does all of it in one piece of work. Threads take turns:
+        a lock that is taken again at once would never be seen free by a thread that sleeps.
+
+        Raises:
+            EngineError: the models are closed, or this process is a fork of the one that loaded.
+        """
+        if os.getpid() != self._process:
+            raise EngineError(
+                "the models were loaded before this process was forked; load them in the process "
+                "that uses them"
+            )
+        me = threading.get_ident()
+        inside = self._at_work == me
+        self._asking.add(me)
+        try:
+            with self._lock:
+                self._asking.discard(me)
+                self._refuse_if_ended()
+                self._at_work = me
+                return work()
+        finally:
+            self._asking.discard(me)
+            if not inside:
+                self._at_work = None
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """Lets the threads that are asking go first."""
+        for _ in range(_LOOKS):
+            if not self._asking:
+                return
+            time.sleep(_MOMENT)
+
+    def end(self, free: Callable[[], object]) -> None:
+        """Refuses all further work, in every thread; frees once nothing is being decoded.
+
+        In a forked process nothing is freed: llama.cpp's threads are not there.
+        """
+        if os.getpid() == self._process:
+            self._ended = True
+            with self._lock:
+                free()
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            raise EngineError("the models are closed; load them again")
 
     def open(
         self,
@@ -120,9 +182,10 @@ class Ensemble:
                     f"the prompt of {role} has {len(prompts[role])} tokens and its context holds "
                     f"{context.n_ctx}, answer included; shorten the prompt or raise n_ctx"
                 )
-        if not self._free:
+        free = self.free
+        if not free:
             raise EngineError(f"all {self.n_seq_max} sequences are running; close one first")
-        slot = max(self._free, key=lambda free: (self._shared(free, prompts), -free))
+        slot = max(free, key=lambda free: (self._shared(free, prompts), -free))
         sequence = RunningSequence(
             slot,
             prompts,
@@ -145,17 +208,15 @@ class Ensemble:
                 context.clear(slot)
             sequence.reused[role] = len(context.tokens(slot))
         self.share(sequence)
-        self._free.remove(slot)
+        self._holders[slot] = weakref.ref(sequence)
         return sequence
 
     def close(self, sequence: RunningSequence) -> None:
         """Gives the slot back; its caches stay for a later prompt with the same beginning.
 
-        A second call does nothing.
+        A second call does nothing. A sequence that nobody holds any more is closed.
         """
-        if not sequence.closed:
-            sequence.closed = True
-            self._free.append(sequence.slot)
+        sequence.closed = True
 
     def share(self, sequence: RunningSequence) -> None:
         """Copies the beginning of its prompts from slots that hold more of it than its own.
@@ -205,21 +266,28 @@ class Ensemble:
 
     def move(self, sequence: RunningSequence, slot: int) -> None:
         """Takes a sequence to a free slot, its caches with it."""
-        self._free.remove(slot)
+        if self._holder(slot) is not None:
+            raise EngineError(f"slot {slot} is not free")
         for context in self.contexts.values():
             context.copy(sequence.slot, slot)
-        self._free.append(sequence.slot)
-        sequence.slot = slot
+        self._holders[slot] = weakref.ref(sequence)
+        sequence.slot = slot  # from here on it is there, and its old slot is free
 
     @property
-    def free(self) -> Sequence[int]:
+    def free(self) -> list[int]:
         """The slots that no sequence has, in order."""
-        return sorted(self._free)
+        return [slot for slot in range(self.n_seq_max) if self._holder(slot) is None]
 
     @property
-    def running(self) -> bool:
-        """Whether any sequence is open."""
-        return len(self._free) < self.n_seq_max
+    def running(self) -> list[RunningSequence]:
+        """The sequences that are open, by their slots."""
+        return [s for s in map(self._holder, range(self.n_seq_max)) if s is not None]
+
+    def _holder(self, slot: int) -> RunningSequence | None:
+        sequence = self._holders[slot]()
+        if sequence is None or sequence.closed or sequence.slot != slot:
+            return None
+        return sequence
 
     def room(self, sequence: RunningSequence) -> int:
         """Tokens that can still be appended before some role's context is full."""
@@ -241,10 +309,18 @@ class Ensemble:
         """Does something for each role, side by side where that was found to be faster."""
         if self.pool is None or not self.side_by_side or len(roles) < 2:
             return {role: work(role) for role in roles}
+
+        def watched(role: str) -> T:
+            try:
+                return work(role)
+            except BaseException:
+                self._abandoned = True  # the others end at once
+                raise
+
         futures: dict[str, Future[T]] = {}
         try:
             for role in roles:
-                futures[role] = self.pool.submit(work, role)
+                futures[role] = self.pool.submit(watched, role)
             return {role: future.result() for role, future in futures.items()}
         except BaseException:
             self._abandoned = True
@@ -258,6 +334,7 @@ class Ensemble:
         """Ends a long decode that nobody waits for any more, or that `check` ends."""
         if self._abandoned:
             raise EngineError("another role's decode has ended in an error")
+        self._refuse_if_ended()
         if self.check is not None:
             self.check()
 
@@ -319,6 +396,10 @@ class Ensemble:
         return sum(
             common(context.tokens(slot), prompts[role]) for role, context in self.contexts.items()
         )
+
+
+def _nobody() -> None:
+    """A slot that no sequence ever had."""
 
 
 def _unmeasured(role: str, rows: int) -> float:

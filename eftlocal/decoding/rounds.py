@@ -25,6 +25,7 @@ import numpy as np
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Wanted
 from eftlocal.decoding.turn import Turn
+from eftlocal.errors import EngineError
 from eftlocal.logits.distribution import Row, token_logprob
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, Filters, draw, penalise
@@ -76,7 +77,15 @@ class Rounds:
         """Advances every sequence; returns the tokens chosen and appended for each.
 
         Interrupted or failing, it leaves each sequence either as it was or advanced.
+
+        Raises:
+            EngineError: a sequence is closed (its slot may be another's), or llama.cpp failed.
         """
+        return self.ensemble.alone(lambda: self._advance(sequences))
+
+    def _advance(self, sequences: Sequence[RunningSequence]) -> list[list[Choice]]:
+        if any(sequence.closed for sequence in sequences):
+            raise EngineError("a sequence of this round is closed; open another")
         began = time.perf_counter()
         turns = [self._turn(sequence, len(sequences)) for sequence in sequences]
         self._draft(turns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def inspect(
     recipe: Recipe | str | None = None,
     sampling: Sampling | None = None,
     max_tokens: int | None = None,
-    stop: Sequence[str] = (),
+    stop: Sequence[str] | None = None,
+    loop_guard: int | Literal["off"] | None = None,
     candidates: int = 5,
     raw: bool = False,
     special: bool = False,
@@ -45,8 +46,9 @@ def inspect(
         prompt: a conversation, or a string: one message of the user.
         answer: text or token ids; None generates one.
         recipe: of the combination; None takes the emulator's default.
-        sampling, max_tokens, stop: of a generated answer, as in `Emulator.stream`. They change
-            which tokens are chosen; the numbers are those before sampling, at temperature 1.
+        sampling, max_tokens, stop, loop_guard: of a generated answer, as in `Emulator.stream`.
+            They change which tokens are chosen; the numbers are those before sampling, at
+            temperature 1.
         candidates: how many of the most probable tokens are kept of every distribution.
         raw, special, chat_template_kwargs: of the prompt, as in `Emulator.stream`. With special,
             special tokens' texts are those tokens in a given answer too.
@@ -61,7 +63,7 @@ def inspect(
     if COMBINATION in emulator.roles:
         raise UsageError(f"a role is called {COMBINATION!r}, which stands for all; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
-    read: dict[str, Any] = {"raw": raw, "special": special and raw}
+    read: dict[str, Any] = {"raw": raw, "special": special}
     read["chat_template_kwargs"] = chat_template_kwargs
     seed: int | None = None
     finish_reason: FinishReason | None = None
@@ -73,11 +75,17 @@ def inspect(
             sampling=sampling,
             max_tokens=max_tokens,
             stop=stop,
+            loop_guard=loop_guard,
         )
         tokens = list(generated.tokens)
         seed, finish_reason = generated.seed, generated.finish_reason
     else:
-        given = {"sampling": sampling, "max_tokens": max_tokens, "stop": stop or None}
+        given = {
+            "sampling": sampling,
+            "max_tokens": max_tokens,
+            "stop": stop or None,
+            "loop_guard": loop_guard,
+        }
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is for a generated answer, and one is given: drop it")
@@ -91,19 +99,9 @@ def inspect(
         candidates,
         emulator.ensemble.unusable,
     )
-    sequence = emulator.ensemble.open(
-        emulator.tokenize(prompt, **read), recipe=chosen, sampling=Sampling(temperature=0.0)
+    columns = emulator.with_place(
+        lambda: _columns(emulator, emulator.tokenize(prompt, **read), chosen, tokens, comparison)
     )
-    try:
-        room = emulator.ensemble.room(sequence)
-        if len(tokens) > room:
-            raise PromptError(
-                f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
-                "shorten it or raise n_ctx"
-            )
-        columns = Columns.join(list(_compare(emulator, sequence, tokens, comparison)))
-    finally:
-        emulator.ensemble.close(sequence)
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
     pieces = {token: model.piece(token) for token in occurring}
     return Inspection(
@@ -124,6 +122,27 @@ def inspect(
         seed=seed,
         finish_reason=finish_reason,
     )
+
+
+def _columns(
+    emulator: Emulator,
+    ids: dict[str, list[int]],
+    recipe: Recipe,
+    tokens: Sequence[int],
+    comparison: RowComparison,
+) -> Columns:
+    ensemble = emulator.ensemble
+    sequence = ensemble.open(ids, recipe=recipe, sampling=Sampling(temperature=0.0))
+    try:
+        room = ensemble.room(sequence)
+        if len(tokens) > room:
+            raise PromptError(
+                f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
+                "shorten it or raise n_ctx"
+            )
+        return Columns.join(list(_compare(emulator, sequence, tokens, comparison)))
+    finally:
+        ensemble.close(sequence)
 
 
 def _compare(

@@ -2,6 +2,11 @@
 
 A context must not be used from two threads at once; two contexts may decode side by side,
 because ctypes releases the interpreter's lock during a call.
+
+An exception can come between any two lines (Ctrl-C), so between a call of llama.cpp and the record
+of it too. Therefore the record of a sequence always says a beginning of what its cache holds, and a
+sequence is marked *unsettled* before its cache is touched: what the cache may hold beyond the
+record is dropped before the sequence is looked at again.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from eftlocal.llama.signals import SignalsLater
 _CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _MOST_CELLS = 2**31 - 1  # tokens of all sequences: positions are 32-bit numbers
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 _LONG = 32  # tokens of a call that is worth watching: it is a prompt, and may take seconds
 
 Check = Callable[[], object]
@@ -82,6 +88,8 @@ class Context(Closing):
     ) -> None:
         self.model = model
         self._handle: Any = None
+        if not 1 <= n_seq_max <= _MAX_SEQUENCES:
+            raise UsageError(f"n_seq_max is {n_seq_max}; it must be 1 to {_MAX_SEQUENCES}")
         params = llama_cpp.llama_context_default_params()
         if n_ctx * n_seq_max > _MOST_CELLS:
             raise UsageError(
@@ -102,7 +110,9 @@ class Context(Closing):
         self.swa_full = swa_full
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._unsettled: set[int] = set()
         self._copied = False  # the next decode will, and say much of it
+        self._watch: Any = None  # llama.cpp's callback during a long call
         recent.clear()
         try:
             with SignalsLater():
@@ -113,7 +123,6 @@ class Context(Closing):
                     f"{model.path.name}: no context of {n_ctx} tokens x {n_seq_max}: "
                     f"{last_words()}; try a smaller n_ctx or a smaller KV cache type"
                 )
-            self._memory: Any = llama_cpp.llama_get_memory(self._handle)
             self.n_ctx = min(n_ctx, int(llama_cpp.llama_n_ctx_seq(self._handle)))
             self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
             self._batch = _Batch(self.n_batch)
@@ -137,9 +146,29 @@ class Context(Closing):
             raise EngineError(f"the context of {self.model.path.name} is closed")
         return self._handle
 
+    @property
+    def _memory(self) -> Any:
+        return llama_cpp.llama_get_memory(self.handle)
+
     def tokens(self, sequence: int) -> Sequence[int]:
         """What the cache holds of a sequence. Do not modify."""
-        return self._tokens[sequence]
+        return self._settled(sequence)
+
+    def _settled(self, sequence: int) -> list[int]:
+        """The record of a sequence, once its cache holds nothing else."""
+        if not 0 <= sequence < self.n_seq_max:
+            raise EngineError(f"there is no sequence {sequence}; there are {self.n_seq_max}")
+        tokens = self._tokens[sequence]
+        if sequence in self._unsettled:
+            memory, length = self._memory, len(tokens)
+            if not (
+                self._window_reaches(sequence, length)
+                and llama_cpp.llama_memory_seq_rm(memory, sequence, length, -1)
+            ):
+                tokens.clear()
+                llama_cpp.llama_memory_seq_rm(memory, sequence, -1, -1)  # this never fails
+            self._unsettled.discard(sequence)
+        return tokens
 
     def decode(self, spans: Sequence[Span], check: Check | None = None) -> NDArray[np.float32]:
         """Appends tokens to sequences, in one call of llama.cpp.
@@ -156,35 +185,24 @@ class Context(Closing):
             EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
         """
         handle = self.handle
-        rows = self._batch.fill(spans, [len(self._tokens[s.sequence]) for s in spans])
-        for span in spans:
-            length = len(self._tokens[span.sequence]) + len(span.tokens) + span.padding
+        records = [self._settled(span.sequence) for span in spans]
+        rows = self._batch.fill(spans, [len(tokens) for tokens in records])
+        for span, tokens in zip(spans, records, strict=True):
+            length = len(tokens) + len(span.tokens) + span.padding
             if length > self.n_ctx:
                 raise EngineError(
                     f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
                 )
-        before = [(span.sequence, len(self._tokens[span.sequence])) for span in spans]
-        try:
-            code = self._call(check)
-            if code != 0:
-                raise EngineError(
-                    f"{self.model.path.name}: llama_decode gave {code}: {last_words()}"
-                )
-            # Waits for the device: the time of a decode is counted where it is spent.
-            logits = llama_cpp.llama_get_logits(handle) if rows else None
-            for span in spans:
-                self._tokens[span.sequence].extend(span.tokens)
-                if span.padding:
-                    self._drop(span.sequence, len(self._tokens[span.sequence]))
-        except BaseException:
-            for sequence, length in before:
-                del self._tokens[sequence][length:]
-                if not (
-                    self._window_reaches(sequence, length)
-                    and llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
-                ):
-                    self.clear(sequence)
-            raise
+        self._unsettled.update(span.sequence for span in spans)
+        code = self._call(check)
+        if code != 0:
+            raise EngineError(f"{self.model.path.name}: llama_decode gave {code}: {last_words()}")
+        # Waits for the device: the time of a decode is counted where it is spent.
+        logits = llama_cpp.llama_get_logits(handle) if rows else None
+        for span, tokens in zip(spans, records, strict=True):
+            tokens.extend(span.tokens)
+            if not span.padding:
+                self._unsettled.discard(span.sequence)
         self.decoded += self._batch.struct.n_tokens
         if logits is None:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
@@ -196,7 +214,8 @@ class Context(Closing):
 
     def _call(self, check: Check | None) -> int:
         """llama_decode's return value; raises what ended a long call."""
-        if self._batch.struct.n_tokens < _LONG and not self._copied:  # it calls nothing back
+        long = self._batch.struct.n_tokens >= _LONG or self._copied
+        if not long and self._watch is None:
             return int(llama_cpp.llama_decode(self.handle, self._batch.struct))
         self._copied = False
         raised: list[BaseException] = []
@@ -214,9 +233,11 @@ class Context(Closing):
         if check is not None:
             check()
         with SignalsLater() as later:
+            self._watch = ended  # kept until it is taken back, whatever happens
             llama_cpp.llama_set_abort_callback(self.handle, ended, None)
             code = int(llama_cpp.llama_decode(self.handle, self._batch.struct))
             llama_cpp.llama_set_abort_callback(self.handle, _NO_CALLBACK, None)
+            self._watch = None
         if raised:
             raise raised[0]
         return code
@@ -232,10 +253,10 @@ class Context(Closing):
 
     def can_rewind(self, sequence: int, length: int) -> bool:
         """Whether the sequence can be cut back to its first `length` tokens."""
-        held = len(self._tokens[sequence])
+        held = len(self._settled(sequence))
         if length in (0, held):
             return True
-        if length > held or not self.model.rewinds:
+        if not 0 < length < held or not self.model.rewinds:
             return False
         return self._window_reaches(sequence, length)
 
@@ -255,21 +276,18 @@ class Context(Closing):
         Raises:
             EngineError: the model cannot (see `can_rewind`); nothing was changed.
         """
+        tokens = self._settled(sequence)
         if not self.can_rewind(sequence, length):
-            why = self.cannot_rewind
-            if length > len(self._tokens[sequence]):
-                why = "holds fewer"
+            why = self.cannot_rewind if 0 <= length <= len(tokens) else "holds fewer"
             raise EngineError(
-                f"{self.model.path.name}: cannot rewind from {len(self._tokens[sequence])} "
-                f"to {length} tokens: it {why}"
+                f"{self.model.path.name}: cannot rewind from {len(tokens)} to {length} tokens: "
+                f"it {why}"
             )
-        if length < len(self._tokens[sequence]):
-            self._drop(sequence, length)
-            del self._tokens[sequence][length:]
-
-    def _drop(self, sequence: int, length: int) -> None:
-        if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1):
-            raise EngineError(f"{self.model.path.name}: llama.cpp refused to rewind")
+        if length < len(tokens):
+            self._unsettled.add(sequence)
+            del tokens[length:]
+            if len(self._settled(sequence)) < length:
+                raise EngineError(f"{self.model.path.name}: llama.cpp refused to rewind")
 
     def copy(self, source: int, target: int) -> None:
         """Gives one sequence what the cache holds of another, instead of what it held.
@@ -277,21 +295,27 @@ class Context(Closing):
         The next decode copies the whole of the sequence's memory, used or not.
         """
         if source != target:
+            held = self._settled(source)
             self.clear(target)
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._unsettled.add(target)
             self._copied = True
-            self._tokens[target].extend(self._tokens[source])
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._tokens[target].extend(held)
+            self._unsettled.discard(target)
 
     def clear(self, sequence: int) -> None:
         """Empties a sequence; this never fails."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self._tokens[sequence].clear()
+        tokens = self._settled(sequence)
+        if tokens:
+            self._unsettled.add(sequence)
+            tokens.clear()
+            self._settled(sequence)
 
     def close(self) -> None:
         """Frees the cache. A second call does nothing."""
-        if self._handle is not None:
-            llama_cpp.llama_free(self._handle)
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            llama_cpp.llama_free(handle)
 
 
 class _Batch:

@@ -31,11 +31,18 @@ Mask = NDArray[np.bool_]
 
 @dataclass(eq=False)
 class _State:
-    """After some answer: llama.cpp's sampler, None once the answer has ended."""
+    """After some answer: llama.cpp's sampler, None once the answer has ended.
+
+    It is freed with the last reference, so that a grammar may be closed while it is used.
+    """
 
     sampler: Any
     part: bytes = b""  # of a character that the answer's last token leaves unfinished
     mask: Mask | None = None
+
+    def __del__(self) -> None:
+        if self.sampler is not None:
+            llama_cpp.llama_sampler_free(self.sampler)
 
 
 class Grammar(Closing):
@@ -99,12 +106,9 @@ class Grammar(Closing):
         return self._accepts(self._after(tokens), token)
 
     def close(self) -> None:
-        """Frees every state. A second call does nothing."""
-        states, self._start = [self._start, *self._states.values()], _State(None)
+        """Lets go of every state. A second call does nothing."""
+        self._start = _State(None)
         self._states.clear()
-        for state in states:
-            if state.sampler is not None:
-                llama_cpp.llama_sampler_free(state.sampler)
 
     def _look(self, sampler: Any, mask: Mask) -> None:
         """Marks the tokens of text: only those are looked at whose own beginnings may stand."""
@@ -164,9 +168,7 @@ class Grammar(Closing):
             llama_cpp.llama_sampler_accept(following.sampler, token)
         self._states[path] = following
         if len(self._states) > _KEPT:
-            _, oldest = self._states.popitem(last=False)
-            if oldest.sampler is not None:
-                llama_cpp.llama_sampler_free(oldest.sampler)
+            self._states.popitem(last=False)
         return following
 
 

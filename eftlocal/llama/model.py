@@ -12,7 +12,7 @@ from typing import Any
 import llama_cpp
 
 from eftlocal.closing import Closing
-from eftlocal.errors import EngineError, ModelFileError, PromptError
+from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
 from eftlocal.llama.engine import last_words, raise_pending, recent, start
 from eftlocal.llama.signals import SignalsLater
 from eftlocal.llama.special_texts import parted
@@ -151,7 +151,8 @@ class Model(Closing):
     def end_tokens(self, among: Iterable[int]) -> frozenset[int]:
         """Those of the ids that llama.cpp takes as the end of generation in this model."""
         vocab = self._vocab
-        return frozenset(t for t in among if llama_cpp.llama_vocab_is_eog(vocab, t))
+        known = (t for t in among if 0 <= t < self.vocab_size)
+        return frozenset(t for t in known if llama_cpp.llama_vocab_is_eog(vocab, t))
 
     def special_tokens(self, *, user_defined: bool = True) -> list[int]:
         """Ids of control tokens, and of user-defined ones unless left out, ascending."""
@@ -260,9 +261,16 @@ class Model(Closing):
         """The bytes of a token: a part of a UTF-8 text, possibly a part of a character.
 
         Control tokens are empty, or with `special` their own text, as in `<|im_end|>`.
+
+        Raises:
+            UsageError: there is no such token.
         """
         known = self._pieces.get((token, special))
         if known is None:
+            if not 0 <= token < self.vocab_size:
+                raise UsageError(
+                    f"token {token} is outside the vocabulary of {self.vocab_size} tokens"
+                )
             size = 64
             while True:
                 buffer = ctypes.create_string_buffer(size)
@@ -290,9 +298,9 @@ class Model(Closing):
 
     def close(self) -> None:
         """Frees the weights. Close the contexts first. A second call does nothing."""
-        if self._handle:
-            llama_cpp.llama_model_free(self._handle)  # frees its adapters too
-            self._handle, self._adapters = None, {}
+        handle, self._handle, self._adapters = self._handle, None, {}
+        if handle:
+            llama_cpp.llama_model_free(handle)  # frees its adapters too
 
 
 def _token_or_none(token: int) -> int | None:

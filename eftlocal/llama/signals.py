@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_DEFERRED = (signal.SIGTERM, signal.SIGINT)  # the one that raises, as a rule, comes back last
+_DEFERRED = (signal.SIGINT, signal.SIGTERM)  # the one that raises, as a rule, goes first
 
 
 class SignalsLater:
@@ -37,7 +37,7 @@ class SignalsLater:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
+        for number, handler in reversed(self._handlers.items()):  # ... and comes back last
             signal.signal(number, handler)
         self.deliver()
 

@@ -146,6 +146,7 @@ class SamplingSettings(StrictTable):
     frequency_penalty: float | None = None
     seed: int | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
+    loop_guard: Annotated[int, Field(ge=16)] | Literal["off"] | None = None
 
 
 class SpeculationSettings(StrictTable):

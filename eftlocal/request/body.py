@@ -94,6 +94,10 @@ class Body(BaseModel):
     delta_clip: _Number = None
     first_tokens: _Count = None
     unsure_below: _Number = None
+    loop_guard: Annotated[
+        Literal["off"] | Annotated[int, Field(ge=0)] | None,
+        Field(description='a number of tokens, or "off",'),
+    ] = None
     speculative: Annotated[
         Literal["auto", "off"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None,
         Field(description=f'"auto", "off", or 1 to {MAX_DRAFT}'),

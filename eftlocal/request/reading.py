@@ -16,6 +16,7 @@ from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
 from eftlocal.prompt.variables import check_variables
+from eftlocal.repetition import loop_guard_tokens
 from eftlocal.request.body import Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation
@@ -31,7 +32,7 @@ class Request:
     Attributes:
         prompt: a conversation, or a string: one message of the user.
         raw: the prompt is text to go on with as it stands.
-        recipe, speculation, max_tokens: None takes the emulator's default.
+        recipe, speculation, max_tokens, loop_guard: None takes the emulator's default.
         sampling: complete, the run's defaults with what the request changes; None is the
             program's own.
         seed: of its own; None where it gives none.
@@ -50,6 +51,7 @@ class Request:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    loop_guard: int | None = None
     logprobs: bool = False
     speculation: Speculation | None = None
     grammar: str | None = None
@@ -70,6 +72,7 @@ class Request:
             "sampling": replace(self.sampling or Sampling(), seed=own),
             "max_tokens": self.max_tokens,
             "stop": self.stop,
+            "loop_guard": self.loop_guard,
             "logprobs": self.logprobs,
             "speculation": self.speculation,
             "grammar": self.grammar,
@@ -148,6 +151,9 @@ def read_request(
             seed=given.seed,
             max_tokens=_max_tokens(given),
             stop=(given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ()),
+            loop_guard=None
+            if given.loop_guard is None
+            else loop_guard_tokens("loop_guard", given.loop_guard),
             logprobs=bool(given.logprobs),
             speculation=_speculation(given, defaults.speculation),
             grammar=grammar,

@@ -20,6 +20,7 @@ def manifest(
     seed: int,
     max_tokens: int | None,
     stop: Sequence[str],
+    loop_guard: int,
     speculation: Speculation,
 ) -> Manifest:
     """Everything that the answers depend on beside the points.
@@ -34,6 +35,7 @@ def manifest(
         "seed": str(seed),
         "max-tokens": "none" if max_tokens is None else str(max_tokens),
         "stop": repr(list(stop)),
+        "loop-guard": str(loop_guard or "off"),
         "speculative": "off" if speculation.off else str(speculation),
         **of_roles(roles),
     }

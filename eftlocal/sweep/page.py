@@ -23,7 +23,7 @@ _REASONS = {
     "stop": "stopped by itself",
     "length": "cut at max-tokens",
     "context": "cut: the context is full",
-    "repetition": "cut: it went round in circles",
+    "repetition": "stopped: repeating",
 }
 
 

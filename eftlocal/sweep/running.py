@@ -39,6 +39,7 @@ def run_sweep(
     seed: int,
     max_tokens: int | None,
     stop: Sequence[str],
+    loop_guard: int,
     speculation: Speculation,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
@@ -74,6 +75,7 @@ def run_sweep(
                 sampling=drawn,
                 max_tokens=max_tokens,
                 stop=stop,
+                loop_guard=loop_guard,
                 logprobs=True,
                 speculation=speculation,
             )

@@ -12,7 +12,7 @@ _REASONS = {
     "stop": "",
     "length": "cut at max-tokens",
     "context": "cut: the context is full",
-    "repetition": "cut: it went round in circles",
+    "repetition": "stopped: repeating",
 }
 
 

@@ -64,6 +64,7 @@ def batch(
     seed: own.Seed = 0,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    loop_guard: opt.LoopGuard = None,
     grammar: opt.GrammarFile = None,
     json_schema: opt.SchemaFile = None,
     speculative: opt.Speculative = None,

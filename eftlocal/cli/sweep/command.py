@@ -52,6 +52,7 @@ def sweep(
     seed: own.Seed = 0,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
+    loop_guard: opt.LoopGuard = None,
     any_sum: opt.AnySum = False,
     preset: opt.PresetName = None,
     base: opt.BaseFile = None,
@@ -79,12 +80,12 @@ def sweep(
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
     given = dict(locals())
+    from eftlocal.arguments import checked
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.sweep.asking import check_files, chosen_items, chosen_metrics
     from eftlocal.cli.sweep.showing import print_grid, progress, write
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.answers import LONGEST
-    from eftlocal.generation import check_max_tokens
     from eftlocal.presets.reading import find
     from eftlocal.sources import Sources
     from eftlocal.sweep.dials import parse_dials
@@ -100,12 +101,13 @@ def sweep(
     roles = tuple(found.roles if found else models)
     opt.check_raw(given)
     loading = opt.engine(given, roles)
-    check_max_tokens(max_tokens)
+    checked("max_tokens", max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
     if questions:
         defaults = replace(defaults, sampling=replace(defaults.sampling, temperature=0.0))
         max_tokens = max_tokens or LONGEST
+    guard = opt.chosen_loop_guard(defaults, loop_guard)
     dials = parse_dials(
         {
             "recipe": recipe,
@@ -154,6 +156,7 @@ def sweep(
             seed=seed,
             max_tokens=max_tokens or defaults.max_tokens,
             stop=(*defaults.stop, *(stop or ())),
+            loop_guard=guard,
             speculation=speculation,
         )
     with raising(), Journal(out, identity) as journal:
@@ -179,6 +182,7 @@ def sweep(
                     seed=seed,
                     max_tokens=max_tokens,
                     stop=stop or (),
+                    loop_guard=guard,
                     speculation=speculation,
                     advance=advance,
                 )

@@ -46,7 +46,7 @@ class Start:
         adjust: the defaults with the options that were given; they are checked here.
         engine: n_ctx, n_seq_max, threads and others, as in `eftlocal.load`; prompts are for these
             models only.
-        call: what every answer is given beside its dials: max_tokens, stop.
+        call: what every answer is given beside its dials: max_tokens, stop, loop_guard.
     """
 
     models: str | Mapping[str, Path]

@@ -1,0 +1,177 @@
+"""Arguments of the Python API, checked at its door: a wrong one is one line that names it.
+
+Each argument is declared once, whatever calls take it. None leaves an argument to its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any, NoReturn
+
+from eftlocal.errors import UsageError
+from eftlocal.loading.prepare import UpTo
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.sampling import Sampling
+from eftlocal.repetition import loop_guard_tokens
+from eftlocal.request.body import broken_text, shown
+from eftlocal.speculation.settings import Speculation
+
+Check = Callable[[str, Any], Any]
+"""From an argument's name and value to the value that the program works with."""
+
+
+def refuse(name: str, value: object, rule: str) -> NoReturn:
+    raise UsageError(f"{name} is {shown(value)}; it must be {rule}")
+
+
+def of_type(kind: type | tuple[type, ...], rule: str) -> Check:
+    """Takes values of a type as they are."""
+
+    def check(name: str, value: Any) -> Any:
+        return value if isinstance(value, kind) else refuse(name, value, rule)
+
+    return check
+
+
+def whole(least: int) -> Check:
+    """Takes whole numbers, numpy's too, and never a bool."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+            return int(value)
+        return refuse(name, value, f"a whole number, {least} or more")
+
+    return check
+
+
+def text(name: str, value: Any) -> str:
+    """Takes strings that UTF-8 can hold."""
+    if not isinstance(value, str):
+        refuse(name, value, "a string")
+    if broken_text(value):
+        raise UsageError(f"{name} is not valid text: it holds half of a surrogate pair")
+    return value
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise UsageError(f"{name}: a list of strings is needed; for one, {name}=[{value!r}]")
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        refuse(name, value, "a list of strings")
+    return tuple(text(f"{name}[{i}]", part) for i, part in enumerate(value))
+
+
+def _recipe(name: str, value: Any) -> Recipe:
+    if isinstance(value, Recipe):
+        return value
+    if not isinstance(value, str):
+        rule = "a Recipe, or text such as 'upscale' or 'base=1,tuned=1,reference=-1'"
+        refuse(name, value, rule)
+    return parse_recipe(text(name, value))
+
+
+def _schema(name: str, value: Any) -> str | Mapping[str, Any]:
+    if not isinstance(value, (str, Mapping)):
+        refuse(name, value, "a JSON schema, as a mapping or as JSON text")
+    if broken := broken_text(value):
+        raise UsageError(f"{name}: {broken}")
+    return value
+
+
+def _sequences(name: str, value: Any) -> int | UpTo:
+    return value if isinstance(value, UpTo) else whole(1)(name, value)
+
+
+def _prompts(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        refuse(name, value, "a mapping of roles to 'chat', 'same', 'plain' or a template")
+    return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
+
+
+_FLAG = of_type(bool, "True or False")
+_COUNT = whole(1)
+_CALL = of_type(Callable, "a function")  # type: ignore[arg-type]
+
+_CHECKS: dict[str, Check] = {
+    # of an answer
+    "raw": _FLAG,
+    "special": _FLAG,
+    "recipe": _recipe,
+    "sampling": of_type(Sampling, "a Sampling, as in Sampling(temperature=0.7)"),
+    "max_tokens": _COUNT,
+    "stop": _texts,
+    "logprobs": _FLAG,
+    "continue_last": _FLAG,
+    "chat_template_kwargs": of_type(Mapping, "a mapping of names to values"),
+    "speculation": of_type(Speculation, "a Speculation, as in Speculation(length=4)"),
+    "grammar": text,
+    "json_schema": _schema,
+    "loop_guard": loop_guard_tokens,
+    "ignore_end": _FLAG,
+    "text": text,
+    "token": whole(0),
+    # of loading
+    "preset": text,
+    "offline": _FLAG,
+    "force": _FLAG,
+    "trust": _FLAG,
+    "system_in_user": _FLAG,
+    "prompts": _prompts,
+    "n_ctx": _COUNT,
+    "n_seq_max": _sequences,
+    "threads": _COUNT,
+    "gpu_layers": whole(-1),
+    "progress": _CALL,
+    "checking": _CALL,
+    "download_progress": _CALL,
+    # of a scheduler
+    "parallel": _COUNT,
+    "prefill": _COUNT,
+}
+
+
+def checked(name: str, value: Any) -> Any:
+    """The argument of this name as the program works with it.
+
+    Raises:
+        UsageError: it is of a wrong type or out of its range.
+    """
+    return None if value is None else _CHECKS[name](name, value)
+
+
+def checked_all(**arguments: Any) -> dict[str, Any]:
+    """Several arguments by their names; see `checked`."""
+    return {name: checked(name, value) for name, value in arguments.items()}
+
+
+_PLACES = {
+    **{field.name: f"sampling=Sampling({field.name}=...)" for field in fields(Sampling)},
+    **{field.name: f"speculation=Speculation({field.name}=...)" for field in fields(Speculation)},
+    "alpha": "recipe=Recipe.proxy(alpha=...)",
+    "beta": "recipe=Recipe.upscale(beta=...)",
+    "lambda_": "recipe=Recipe.realign(...)",
+    "system": "a message of the role system",
+    "messages": "the prompt, the first argument",
+}
+"""Where to give what people look for among an answer's options."""
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuses keyword arguments that a call does not have.
+
+    Raises:
+        UsageError: it names the first of them, and the nearest that there is.
+    """
+    for name in given:
+        if name in known:
+            continue
+        near = get_close_matches(name, [*known, *_PLACES], 1)
+        hint = f"; there are {', '.join(known)}"
+        if near:
+            hint = f"; {near[0]} is given as {_PLACES[near[0]]}" if near[0] in _PLACES else ""
+            hint = hint or f"; did you mean {near[0]}?"
+        raise UsageError(f"there is no option {shown(name)}{hint}")
