@@ -25,10 +25,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parent))  # also for the worker
 
@@ -215,7 +216,12 @@ FAULTS = ("death", "hang", "memory", "traceback", "two lines")
 
 
 def fuzz(
-    cases: Iterator[Case], folder: Path, *, keep: Path | None = None, limit: float = LIMIT
+    cases: Iterator[Case],
+    folder: Path,
+    *,
+    keep: Path | None = None,
+    limit: float = LIMIT,
+    log: TextIO | None = None,
 ) -> tuple[Counter[tuple[str, str]], list[tuple[Case, dict[str, Any]]]]:
     """Runs the cases. Returns how often each kind ended how, and the faults."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -233,6 +239,9 @@ def fuzz(
             if "\n" in found["message"] and found["outcome"] != "traceback":
                 found["outcome"] = "two lines"
             counts[case.kind, found["outcome"]] += 1
+            if log:
+                told = {"kind": case.kind, "number": case.number, "what": case.what, **found}
+                print(json.dumps(told), file=log, flush=True)
             if found["outcome"] in FAULTS:
                 faults.append((case, found))
                 if keep:
@@ -270,15 +279,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=EDITS, help="edits of one kind")
     parser.add_argument("--keep", type=Path, help="a folder for the files of faults")
+    parser.add_argument("--log", type=Path, help="a file for a line of JSON a case")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds a case may take")
     options = parser.parse_args()
     kinds = [options.only] if options.only else list(EDITS)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with ExitStack() as open_:
+        folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
+        log = open_.enter_context(options.log.open("w")) if options.log else None
         sources = Sources.written(folder)
         cases = cases_of(sources, kinds, options.cases, options.seed, options.start)
-        counts, faults = fuzz(cases, folder, keep=options.keep, limit=options.limit)
+        counts, faults = fuzz(cases, folder, keep=options.keep, limit=options.limit, log=log)
     report(counts, faults, time.perf_counter() - began)
     return 1 if faults else 0
 

@@ -237,6 +237,9 @@ ON_OTHERS: dict[str, tuple[str, str, Edit, str]] = {
     "bert: bytes": (
         "llama", "bert", array("tokenizer.ggml.token_type", numbers(I32, [6] * 80)), "byte tokens"
     ),
+    "bert: no separator": (
+        "llama", "bert", lambda f: f.remove("tokenizer.ggml.seperator_token_id"), "seperator_token"
+    ),
     "t5: no unknown": (
         "llama", "t5", both(put("tokenizer.ggml.unknown_token_id", U32, 99999),
                             tokens(lambda t: t[:2]), reshape("token_embd.weight", EMBD, 2)),

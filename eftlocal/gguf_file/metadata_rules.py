@@ -187,7 +187,8 @@ def _check_heads(header: Header) -> None:
                 f"layer {layer} has {queries} heads and {keys} key-value heads, which does not "
                 f"divide ({arch}.attention.head_count_kv)"
             )
-    if not heads[0]:
+    latent = f"{arch}.attention.kv_lora_rank" in header.metadata  # heads have other widths there
+    if not heads[0] or latent:
         return
     rotated = header.metadata.get(f"{arch}.rope.dimension_count", 0)
     if rotated % 2 or rotated > header.key_length:

@@ -25,8 +25,7 @@ _FLOAT32 = frozenset(
 )
 _NAME = re.compile(r"(?:blk\.\d+\.)?(?P<stem>.*?)(?:\.(?P<suffix>weight|lora_a|lora_b))?")
 
-# Dimensions as in the file, fastest first: E embeddings, V tokens, X experts; None is any. Drafting
-# heads and speech decoders have vocabularies of their own.
+# Dimensions as in the file, fastest first: E embeddings, V tokens, X experts; None is any.
 _SHAPES: dict[str, tuple[str | None, ...]] = {
     "token_embd.weight": ("E", "V"),
     "output.weight": ("E", "V"),
@@ -50,7 +49,8 @@ _SHAPES: dict[str, tuple[str | None, ...]] = {
     "ffn_down.bias": ("E",),
     "ffn_gate_inp.weight": ("E", "X"),
 }
-_OTHER_SHAPES = ("dflash", "eagle3", "wavtokenizer", "qwen3vl", "pockettts", "talkie", "clip")
+# Drafting heads, speech and vision models have widths and vocabularies beside these.
+_OTHER_SHAPES = ("dflash", "eagle3", "qwen3vl", "pockettts")
 
 
 def check_tensors(header: Header) -> None:

@@ -26,17 +26,18 @@ _SWITCHES = (
     "add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix",
     "remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents",
 )  # fmt: skip
-# What llama.cpp takes where a file names no id: of bos, eos, unknown
-_DEFAULTS: dict[str, tuple[int | None, int | None, int | None]] = {
-    "llama": (1, 2, 0),
-    "bert": (101, None, 100),
-    "t5": (None, 1, 2),
-    "plamo2": (1, 2, 0),
-    "gpt2": (11, 11, None),
-    "hybriddna": (11, 11, None),
-    "whitespace": (11, 11, None),
+# What llama.cpp takes where a file names no id
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "bert": {"bos": 101, "unknown": 100, "seperator": 102},
+    "t5": {"eos": 1, "unknown": 2},
+    "plamo2": {"bos": 1, "eos": 2, "unknown": 0},
+    "gpt2": {"bos": 11, "eos": 11},
+    "hybriddna": {"bos": 11, "eos": 11},
+    "whitespace": {"bos": 11, "eos": 11},
 }
-_ADDS_BOS = ("llama", "bert")
+# Ids that a tokenizer writes whatever the switches say
+_NEEDED = {"bert": ("bos", "seperator", "unknown"), "t5": ("unknown",), "rwkv": ("unknown",)}
 _PRE_ADDS_BOS = frozenset(  # pre-tokenizers of byte-pair encodings that start texts with BOS
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
     | {"jina-v5-nano", "tekken", "chameleon", "gemma4", "granite-embed-multi-311m"}
@@ -163,24 +164,25 @@ def _check_bytes(
 def _check_special(header: Header, model: str, n_tokens: int) -> None:
     """A token that is put around every text must be there."""
     pre = header.metadata.get("tokenizer.ggml.pre", "")
-    defaults = dict(zip(("bos", "eos", "unknown"), _DEFAULTS.get(model, (None,) * 3), strict=True))
+    defaults = dict(_DEFAULTS.get(model, {}))
     if pre in _PRE_NO_BOS:
-        defaults["bos"] = None
+        defaults.pop("bos", None)
     adds = {
-        "bos": model in _ADDS_BOS or (model in _BPE and pre in _PRE_ADDS_BOS),
+        "bos": model == "llama" or (model in _BPE and pre in _PRE_ADDS_BOS),
         "eos": model == "t5",
     }
 
-    def there(name: str) -> bool:
+    def is_there(name: str) -> bool:
         stated = header.metadata.get(f"tokenizer.ggml.{name}_token_id", n_tokens)
-        default = defaults.get(name)
-        return stated < n_tokens or (default is not None and default < n_tokens)
+        return bool(min(stated, defaults.get(name, n_tokens)) < n_tokens)
 
     for name, by_default in adds.items():
-        if header.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default) and not there(name):
+        added = header.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default)
+        if added and not is_there(name):
             header.refuse(
                 f"puts a {name} token at every text and has none: "
                 f"tokenizer.ggml.{name}_token_id is missing or outside its {n_tokens} tokens"
             )
-    if model in ("bert", "t5", "rwkv") and not there("unknown"):
-        header.refuse(f"a tokenizer {model} needs tokenizer.ggml.unknown_token_id")
+    for name in _NEEDED.get(model, ()):
+        if not is_there(name):
+            header.refuse(f"a tokenizer {model} needs tokenizer.ggml.{name}_token_id")
