@@ -157,6 +157,21 @@ def test_a_file_in_the_hubs_own_cache_is_used(
     assert server.requests == []
 
 
+def test_a_pin_vouches_for_a_cached_file(server: HubServer, tmp_path: Path) -> None:
+    link = in_the_hubs_cache(tmp_path, CONTENT)
+    assert hub.locate(REF) == link
+    assert not hub.vouched(link)
+    assert hub.locate(pin(sha256=SHA256)) == link
+    assert hub.vouched(link)
+
+
+def test_a_cached_file_whose_bytes_are_not_what_its_name_says_is_not_used(
+    fetch: Fetch, tmp_path: Path
+) -> None:
+    in_the_hubs_cache(tmp_path, CONTENT).resolve().write_bytes(CONTENT[::-1])
+    assert fetch(pin(sha256=SHA256)) == hub.stored_path(REF)
+
+
 @pytest.mark.parametrize("ref", [pin(sha256=SHA256), pin(size=len(CONTENT))])
 def test_a_cached_file_that_is_not_the_pinned_one_is_not_used(
     fetch: Fetch, tmp_path: Path, ref: FileRef

@@ -71,7 +71,7 @@ def test_a_token_that_cannot_be_sent_is_not_shown(
     isolate(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DownloadError, match="the hub's token holds a character") as refused:
-        hub.look_up(REF, endpoint="http://127.0.0.1:1", sleep=lambda _: None)
+        hub.look_up([REF], endpoint="http://127.0.0.1:1", sleep=lambda _: None)
     assert token not in str(refused.value)
 
 
@@ -142,7 +142,7 @@ def test_a_name_that_takes_for_ever_to_resolve_holds_nothing_up(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
     try:
         with pytest.raises(DownloadError, match="no answer within"):
-            hub.look_up(REF, endpoint="http://slow.invalid", sleep=lambda _: None)
+            hub.look_up([REF], endpoint="http://slow.invalid", sleep=lambda _: None)
     finally:
         over.set()
 
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_a_wait_for_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            hub.look_up(REF, endpoint="http://slow.invalid")
+            hub.look_up([REF], endpoint="http://slow.invalid")
     finally:
         over.set()
     assert time.monotonic() - began < 30  # and not the minute that the name takes

@@ -90,30 +90,26 @@ def download(
         DownloadError: no such file, no access, no space, no network, not what was promised. What
             has arrived stays in the .part file, unless it was wrong.
     """
-    missing = {
-        stored_path(shard): shard
-        for ref in refs
-        for shard in shards(ref)
-        if in_store(shard) is None
-    }
+    jobs: dict[Path, Download] = {}
     for ref in refs:
-        parts = [shard for shard in shards(ref) if missing.get(stored_path(shard)) == shard]
-        if len(parts) > 1:
-            patiently(partial(check_parts, parts, endpoint), ref, sleep, tries=3)
-    jobs = [
-        Download(shard, look_up(shard, endpoint=endpoint, sleep=sleep), progress, endpoint, sleep)
-        for shard in missing.values()
-    ]
-    check_space(jobs)
-    for job in jobs:
+        missing = {stored_path(shard): shard for shard in shards(ref) if in_store(shard) is None}
+        parts = [shard for place, shard in missing.items() if place not in jobs]
+        for part, found in zip(parts, look_up(parts, endpoint=endpoint, sleep=sleep), strict=True):
+            jobs[stored_path(part)] = Download(part, found, progress, endpoint, sleep)
+    check_space(jobs.values())
+    for job in jobs.values():
         job.run()
     return [stored_path(shards(ref)[0]) for ref in refs]
 
 
-def look_up(ref: FileRef, *, endpoint: str | None = None, sleep: Sleep = time.sleep) -> RemoteFile:
-    """What the hub says of one file, its pins compared.
+def look_up(
+    parts: Sequence[FileRef], *, endpoint: str | None = None, sleep: Sleep = time.sleep
+) -> list[RemoteFile]:
+    """What the hub says of a file, or of the parts of one model, their pins compared.
 
     Raises:
         DownloadError: as for `download`; for a wrong name the line has the nearest right ones.
     """
-    return patiently(lambda: ask(ref, endpoint), ref, sleep, tries=3)
+    if len(parts) > 1:
+        patiently(partial(check_parts, parts, endpoint), parts[0], sleep, tries=3)
+    return [patiently(partial(ask, part, endpoint), part, sleep, tries=3) for part in parts]

@@ -102,38 +102,33 @@ def remove(ref: FileRef) -> int:
 def in_store(ref: FileRef) -> Path | None:
     """The one file, no shards, if the store has it whole, unchanged and as pinned."""
     path = stored_path(ref)
-    if not path.is_file():
-        return None
-    size = path.stat().st_size
-    if ref.size is not None and size != ref.size:
-        return None
-    record = recall(path)
-    if record is None and ref.sha256 is None:
-        return path  # put there by hand
-    if record is not None and record.size != size and not record.changed:
-        return None  # cut short
-    with disk_errors(path):
-        if record is None or not record.holds_for(path):
-            record = examine(path)
-    if record.changed or ref.sha256 not in (None, record.sha256):
-        return None
-    if ref.sha256 is not None and not record.checked:
-        confirm(record)
-    return path
+    return path if path.is_file() and _is_right(path, ref) else None
 
 
 def _in_hub_cache(ref: FileRef) -> Path | None:
     assert ref.repo is not None
     cached = huggingface_hub().try_to_load_from_cache(ref.repo, ref.file, revision=ref.revision)
-    if not isinstance(cached, str):
-        return None
-    path = Path(cached)
-    if ref.size is not None and path.stat().st_size != ref.size:
-        return None
-    # The cache names a blob by its checksum; where it cannot link to blobs, nothing tells it.
-    if ref.sha256 is not None and path.resolve().name != ref.sha256:
-        return None
-    return path
+    return Path(cached) if isinstance(cached, str) and _is_right(Path(cached), ref) else None
+
+
+def _is_right(path: Path, ref: FileRef) -> bool:
+    """Whether a file is as pinned, and as recorded; it is read whole if that must be found out."""
+    size = path.stat().st_size
+    if ref.size is not None and size != ref.size:
+        return False
+    record = recall(path)
+    if record is None and ref.sha256 is None:
+        return True  # nobody says what it should be
+    if record is not None and record.size != size and not record.changed:
+        return False  # cut short
+    with disk_errors(path):
+        if record is None or not record.holds_for(path):
+            record = examine(path)
+    if record.changed or ref.sha256 not in (None, record.sha256):
+        return False
+    if ref.sha256 is not None and not record.checked:
+        confirm(record)
+    return True
 
 
 def _belongings(ref: FileRef) -> list[Path]:

@@ -92,7 +92,7 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
         try:
             if state.ref.repo is None:
                 hub.resolve(state.ref)
-            remote = [hub.look_up(shard) for shard in hub.shards(state.ref)]
+            remote = hub.look_up(hub.shards(state.ref))
             found["size"] = sum(file.size for file in remote)
             found["hub"] = "is there"
         except EftlocalError as error:
