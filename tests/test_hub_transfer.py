@@ -176,7 +176,7 @@ def test_wrong_bytes_are_not_kept(server: HubServer, fetch: Fetch) -> None:
 
 def test_more_bytes_than_promised_are_not_kept(server: HubServer, fetch: Fetch) -> None:
     server.get = [("bytes", CONTENT + b"!")]
-    assert "'262145' bytes to send, and the hub promised 262144" in fetch.fails()
+    assert '"262145" bytes to send, and the hub promised 262144' in fetch.fails()
     assert not part().exists()
 
 

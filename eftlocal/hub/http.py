@@ -21,6 +21,7 @@ from typing import Any
 
 from eftlocal.errors import DownloadError
 from eftlocal.hub.retry import Broken, Hopeless
+from eftlocal.terminal_text import one_line
 
 MOST_REDIRECTS = 10
 LEAST_RATE = 1024  # bytes a second, over _STALL times the timeout; slower is as good as broken
@@ -213,8 +214,7 @@ class _Left(Exception):  # noqa: N818 - not an error
 def _meaning(error: BaseException) -> BaseException:
     """What a failure of the client means: Broken if it may pass, Hopeless if not."""
     http = _client_library()
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    reason = reason if reason.isprintable() else ascii(reason)
+    reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -306,8 +306,8 @@ def _token(library: Any) -> str | None:
 
 
 def shown(text: str) -> str:
-    """Text of a server as it may stand in a message: short, quoted and in ASCII."""
-    return ascii(text if len(text) <= 100 else text[:97] + "...")
+    """Text of a server as it may stand in a message: one short line, quoted."""
+    return f'"{one_line(text, 100)}"'
 
 
 def may_pass(status: int) -> bool:

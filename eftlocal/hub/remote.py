@@ -84,7 +84,7 @@ def entity_tag(text: str | None) -> str | None:
 def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str | None) -> NoReturn:
     """Raise what an error status means: Broken if it may pass, else a Hopeless or DownloadError."""
     code = headers.get("X-Error-Code", "")
-    page = f"{_public(endpoint)}/{ref.repo}"
+    page, revision = f"{_public(endpoint)}/{ref.repo}", ref.revision or "main"
     if may_pass(status):
         raise Broken(f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", "")))
     if status in (401, 403):
@@ -95,7 +95,7 @@ def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str 
     if code == "RepoNotFound":
         raise Hopeless(f"there is no repository {page}, or it is private")
     if code == "RevisionNotFound":
-        raise Hopeless(f'{page} has no revision "{ref.revision}"')
+        raise Hopeless(f'{page} has no revision "{revision}"')
     if status == 404:
         raise Hopeless(f"no such file; {_nearest_files(ref, endpoint)}")
     raise Hopeless(f"the server answered {phrase(status)}")
