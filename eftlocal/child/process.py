@@ -143,13 +143,14 @@ class ChildProcess:
 
     def _start(self) -> None:
         self._answer_due = True  # it says when it is ready
-        self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed by _discard)
+        with contextlib.suppress(OSError):  # no room for its last words: it works without
+            self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (_discard closes it)
         try:
             self._process = subprocess.Popen(
                 child_command(self._module, self._arguments()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._words,
+                stderr=self._words or subprocess.DEVNULL,
                 bufsize=0,  # a buffer's lock may be held by a thread that a fork does not have
                 env={**os.environ, **self._environment},
                 start_new_session=True,  # the terminal's signals are the parent's to handle

@@ -87,6 +87,10 @@ def limit_memory(more_bytes: int, mapped_bytes: int = 0) -> None:
     if _REFUSES:
         import resource
 
+        with contextlib.suppress(
+            OSError
+        ):  # where memory runs out all the same, this one goes first
+            Path("/proc/self/oom_score_adj").write_text("1000")
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + more_bytes
         _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -15,7 +15,7 @@ from eftlocal.errors import EftlocalError
 from eftlocal.llama import Context, Model, Span
 
 LOADING, READING, DECODING = "loading", "reading text", "decoding"  # the steps
-SHORT, BATCH = 256, 16  # tokens: of the small context, and of a batch
+SHORT, BATCH, _SEVERAL = 256, 16, 4  # tokens: of the small context, of a batch, at once
 _WORDS = 65_536  # bytes of stderr, the one file that it writes
 _LONGEST_S = 86_400.0  # the parent's limits are nearer
 _SPECIAL = 256  # control tokens whose texts are tokenized
@@ -116,7 +116,7 @@ def _decode(
     thorough: bool = False,
     adapters: Sequence[tuple[Path, float]] = (),
 ) -> None:
-    """Several tokens at once; `thorough` also in two sequences, one, a copy and a rewind."""
+    """Several tokens at once; `thorough`: in two sequences, then a rewind, a copy, and one."""
     sequences = 2 if thorough else 1
     with Context(
         model,
@@ -126,14 +126,13 @@ def _decode(
         n_threads=request["threads"],
         adapters=adapters,
     ) as context:
-        several = list(tokens[: BATCH // 2])
+        several = list(tokens[:_SEVERAL])
         context.decode([Span(sequence, several, 2) for sequence in range(sequences)])
         if thorough:
-            context.decode([Span(0, several[:1])])
             if context.can_rewind(0, 1):
                 context.rewind(0, 1)
             context.copy(0, 1)
-            context.decode([Span(1, several[:3], 3)])
+            context.decode([Span(1, several[:1])])
 
 
 def main() -> None:
