@@ -117,9 +117,9 @@ def test_files_and_modes_in_turn(tiny_files: dict[str, Path], two_prompts: Path)
         (["--preset", "demo", "--base", "x"], 2, "exclude each other"),
         (["--base", "no.gguf"], 2, "only base; give --tuned and --reference, or"),
         (["--base", "n.gguf", "--tuned", "n.gguf", "--reference", "n.gguf"], 3, "n.gguf"),
-        (["--prompts", "nowhere.txt"], 2, "cannot read nowhere.txt"),
-        (["--json", "nowhere/b.json"], 2, "cannot write nowhere/b.json: there is no folder"),
-        (["--json", "."], 2, "cannot write .: it is a folder"),
+        (["--prompts", "nowhere.txt"], 2, "nowhere.txt: cannot be read"),
+        (["--json", "nowhere/b.json"], 2, "--json: there is no folder nowhere"),
+        (["--json", "."], 2, "--json: . is a folder"),
         (["--plot", "nowhere/b.png"], 2, "there is no folder nowhere"),
         (["--prompt-tokens", "999999"], 2, "--prompt-tokens 999999: a context holds"),
         (["--prompt-tokens", "0"], 2, "--prompt-tokens 0"),
@@ -154,7 +154,7 @@ def test_prompts_of_a_file(two_prompts: Path, tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("p.txt", b" \n\n", "holds no prompt"),
-        ("p.txt", b"fine\nab\xff", "not valid UTF-8 at byte 7"),
+        ("p.txt", b"fine\nab\xff", "not valid UTF-8: byte 0xff at offset 7"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2: not JSON"),
         ("p.jsonl", b'{"prompt": 3}', 'line 1: no text under "prompt"'),
         ("p.jsonl", b'\n["prompt"]', "line 2: not an object"),
@@ -166,7 +166,7 @@ def test_a_file_of_no_prompts(tmp_path: Path, name: str, content: bytes, says: s
     path.write_bytes(content)
     with pytest.raises(PromptError, match=says):
         read_prompts(path)
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_prompts(tmp_path)
 
 

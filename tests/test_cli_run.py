@@ -127,10 +127,10 @@ def test_a_recipe_of_two_roles_needs_two_files(tiny_files: dict[str, Path]) -> N
 def test_bytes_that_are_no_text() -> None:
     result = run(stdin=b"ab\xffcd")
     assert result.exit_code == 7
-    assert "stdin is not valid UTF-8: byte 0xff at offset 2" in result.stderr
+    assert "stdin: not valid UTF-8: byte 0xff at offset 2" in result.stderr
     result = run("ab\udcffcd")  # as Python gives such an argument
     assert result.exit_code == 7
-    assert "the prompt is not valid UTF-8: byte 0xff at offset 2" in result.stderr
+    assert "the prompt: not valid UTF-8: byte 0xff at offset 2" in result.stderr
     result = run("ab\ud83d")
     assert result.exit_code == 7 and "the prompt is not valid text: half of" in result.stderr
 
@@ -216,7 +216,7 @@ def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> N
         (["--recipe", "guidance", "--strength", "1"], "give them with --system"),
         (["--stats", "--quiet"], "--stats and --quiet exclude each other"),
         (["--grammar", "a", "--json-schema", "b"], "--grammar and --json-schema exclude"),
-        (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: No such file"),
+        (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: cannot be read: No such file"),
     ],
 )
 def test_options_refused(files: list[str], options: list[str], says: str) -> None:

@@ -383,7 +383,7 @@ def test_prompts_with_and_without_answers(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("p.txt", b" \n", "holds no prompt"),
-        ("p.txt", b"\xff", "not valid UTF-8 at byte 0"),
+        ("p.txt", b"\xff", "not valid UTF-8: byte 0xff at offset 0"),
         ("p.jsonl", b'{"prompt": "a"}\n{', "p.jsonl, line 2: not JSON"),
         ("p.jsonl", b"[1]", "line 1: not an object"),
         ("p.jsonl", b'{"answer": "a"}', 'no text under "prompt"'),
@@ -395,7 +395,7 @@ def test_files_refused(tmp_path: Path, name: str, content: bytes, says: str) -> 
     file.write_bytes(content)
     with pytest.raises(PromptError, match=says):
         read_asked(file)
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_asked(tmp_path / "missing.txt")
 
 

@@ -326,7 +326,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"deep\.toml: nested more than 200 deep"):
         load_presets(tmp_path / "deep.toml")
     (tmp_path / "bytes.toml").write_bytes(b'name = "\xff"')
-    with pytest.raises(UsageError, match="is not UTF-8 text"):
+    with pytest.raises(UsageError, match="not valid UTF-8: byte"):
         load_presets(tmp_path / "bytes.toml")
 
 

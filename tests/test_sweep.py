@@ -619,7 +619,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--prompts", "P", "--out", "P"], "--prompts and --out are the same file"),
         (["--prompts", "P", "--out", "no/o.jsonl"], "there is no folder no"),
         (["--prompts", "P", "--split", "test"], "--split is for --questions"),
-        (["--prompts", "no.txt"], "cannot read no.txt"),
+        (["--prompts", "no.txt"], "no.txt: cannot be read"),
         (["--prompts", "P", "--metrics", "exact"], "'exact' is not measured here; stopped"),
         (["--prompts", "P", "--beta", "a"], "--beta: 'a' is neither a number"),
         (["--prompts", "P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),

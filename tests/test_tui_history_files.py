@@ -318,6 +318,6 @@ def test_files_are_not_overwritten_unasked(history: History, chat: int, tmp_path
     with pytest.raises(HistoryError, match="No such file"):
         import_file(history, tmp_path / "nothing.json")
     (tmp_path / "latin.json").write_bytes(b"\xe9")
-    with pytest.raises(HistoryError, match="is not UTF-8 text"):
+    with pytest.raises(HistoryError, match="not valid UTF-8: byte"):
         import_file(history, tmp_path / "latin.json")
     assert not [file for file in tmp_path.iterdir() if file.suffix == ".part"]

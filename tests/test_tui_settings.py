@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, said: str
 def test_not_utf8_and_not_there(tmp_path: Path) -> None:
     path = tmp_path / "chat.toml"
     path.write_bytes(b'theme = "\xff"')
-    with pytest.raises(UsageError, match="not UTF-8"):
+    with pytest.raises(UsageError, match="not valid UTF-8"):
         read_settings(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_settings(tmp_path / "missing.toml")

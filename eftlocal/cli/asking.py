@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.text_file import decoded, utf_8
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -16,19 +17,12 @@ def read_prompt(prompt: str | None) -> str:
     """
     from eftlocal.prompt.messages import validate_prompt
 
-    if prompt is not None and prompt != "-":
-        try:  # bytes that the locale did not know stand for themselves
-            where, data = "the prompt", prompt.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            return validate_prompt(prompt)  # which says what is wrong
-    elif prompt is None and sys.stdin.isatty():
+    if prompt is None and sys.stdin.isatty():
         raise UsageError("no prompt: give one as an argument, or on stdin")
-    else:
-        where, data = "stdin", sys.stdin.buffer.read()
-    try:
-        return validate_prompt(data.decode("utf-8").removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"{where} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            "convert the text to UTF-8"
-        ) from None
+    if prompt is None or prompt == "-":
+        return validate_prompt(decoded(sys.stdin.buffer, "stdin", not_text=PromptError))
+    try:  # bytes that the locale did not know stand for themselves
+        data = prompt.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return validate_prompt(prompt)  # which says what is wrong
+    return validate_prompt(utf_8(data, "the prompt", PromptError))

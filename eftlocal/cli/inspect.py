@@ -13,6 +13,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen, tell
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs
+from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
     from eftlocal.influence import Inspection
@@ -181,12 +182,7 @@ def _given_answer(answer: str | None, file: Path | None) -> str | None:
     if answer is not None and file is not None:
         raise UsageError("--answer and --answer-file exclude each other; leave one out")
     if file is not None:
-        try:
-            answer = file.read_text("utf-8")
-        except OSError as error:
-            raise UsageError(f"--answer-file {file}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise PromptError(f"--answer-file {file}: not valid UTF-8") from None
+        answer = read_text(file, f"--answer-file {file}", not_text=PromptError)
     if answer == "":
         raise PromptError("the answer is empty: there is no token to inspect")
     return answer

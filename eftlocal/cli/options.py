@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
@@ -21,6 +22,7 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
+from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
@@ -277,23 +279,14 @@ def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]
     if grammar is not None and json_schema is not None:
         raise UsageError("--grammar and --json-schema exclude each other; leave one out")
     if grammar is not None:
-        return {"grammar": _text("--grammar", grammar)}
+        return {"grammar": read_text(grammar, f"--grammar {grammar}")}
     if json_schema is not None:
-        schema = _text("--json-schema", json_schema)
+        schema = read_text(json_schema, f"--json-schema {json_schema}")
         json_schema_grammar(schema)  # refuses what cannot be kept, before models are loaded
         for note in schema_notes(schema):
-            typer.secho(f"note: --json-schema: {note}", err=True)
+            tell(f"note: --json-schema: {note}")
         return {"json_schema": schema}
     return {}
-
-
-def _text(option: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{option} {path}: not valid UTF-8") from None
 
 
 def chosen_models(
@@ -368,7 +361,7 @@ def _prompt(value: str) -> str:
             raise UsageError(
                 f"--chat-template {value}: there is no such file, and {error}"
             ) from None
-    source = _text("--chat-template", Path(value)).removeprefix("\ufeff")
+    source = read_text(Path(value), f"--chat-template {value}")
     if not is_template(source):
         source = source.strip()
         try:

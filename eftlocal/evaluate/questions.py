@@ -15,6 +15,7 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_json
+from eftlocal.text_file import read_text
 
 SPLITS = ("validation", "test")
 
@@ -76,7 +77,7 @@ def read(path: Path, split: str) -> QuestionSet:
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; there are {' and '.join(SPLITS)}")
     try:
-        data = parse_json(path.read_bytes())
+        data = parse_json(read_text(path))
         styles = data["styles"]
         return QuestionSet(
             split,

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.schema import Preset
+from eftlocal.text_file import read_text
 
 
 def builtin_path() -> Path:
@@ -67,11 +68,7 @@ def find(name: str) -> Preset:
 
 def _load(path: Path) -> dict[str, Preset]:
     try:
-        document = parse_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        document = parse_toml(read_text(path))
     except TextError as error:
         raise UsageError(f"{path}: {error}") from error
     tables = document.pop("preset", [])

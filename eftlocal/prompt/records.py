@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.errors import PromptError
 from eftlocal.json_text import TextError, parse_json
+from eftlocal.text_file import read_text
 
 
 def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -19,14 +20,7 @@ def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, A
         UsageError: the file cannot be read.
         PromptError: it is not UTF-8, holds no prompt, or a line is no such object.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"
-        ) from None
+    text = read_text(path, not_text=PromptError)
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(where, line) for where, line in lines if line.strip()]
     if not lines:

@@ -12,6 +12,7 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.strict_table import StrictTable
+from eftlocal.text_file import read_text
 from eftlocal_tui.keys import check_keys
 
 FIRST = """\
@@ -81,11 +82,7 @@ def read_settings(path: Path | None = None) -> Settings:
     if path is None and not file.is_file():
         return Settings()
     try:
-        table = parse_toml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: is not UTF-8 text (byte {error.start})") from error
+        table = parse_toml(read_text(file))
     except TextError as error:
         raise UsageError(f"{file}: {error}") from error
     try:

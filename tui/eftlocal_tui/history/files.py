@@ -6,11 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from eftlocal.errors import UsageError
+from eftlocal.text_file import read_text
 from eftlocal_tui.history.errors import HistoryError, sqlite_errors
 from eftlocal_tui.history.json_file import from_json, to_json
 from eftlocal_tui.history.markdown import to_markdown
 from eftlocal_tui.history.records import Conversation
 from eftlocal_tui.history.store import History
+
+_LARGEST = 1 << 30  # bytes of an export that is read again
 
 
 def export_file(
@@ -54,12 +58,10 @@ def import_file(history: History, path: Path) -> list[Conversation]:
     Raises:
         HistoryError: it cannot be read, or holds something that is refused; nothing was added.
     """
-    with sqlite_errors(path):
-        data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HistoryError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        text = read_text(path, largest=_LARGEST)
+    except UsageError as error:
+        raise HistoryError(str(error)) from error
     return from_json(history, text, str(path))
 
 
