@@ -50,7 +50,7 @@ _GENERAL = {
 }
 _REQUIRED = ("context_length", "embedding_length", "block_count")
 _OF_ARCHITECTURE = {
-    "context_length": _Rule("uint32", 1, _INT32),
+    "context_length": _COUNT,
     "embedding_length": _Rule("uint32", 1, 1 << 24),
     "embedding_length_out": _Rule("uint32", 0, 1 << 24),
     "block_count": _Rule("uint32", 1, MAX_LAYERS),

@@ -142,8 +142,6 @@ def _tensors(
         cursor.fail(f"general.alignment is of type {types['general.alignment']}, not uint32")
     if alignment < 1 or alignment & (alignment - 1):
         cursor.fail(f"general.alignment is {alignment}, not a power of two")
-    if alignment < _ALIGNMENT and count:
-        cursor.fail(f"general.alignment is {alignment}; llama.cpp needs {_ALIGNMENT} or more")
     infos = [cursor.tensor(number) for number in range(count)]
     data_start = -(-cursor.at // alignment) * alignment
     names: set[str] = set()
@@ -156,6 +154,11 @@ def _tensors(
         names.add(name)
         end = data_start + offset + nbytes
         expected = -(-(offset + nbytes) // alignment) * alignment
+        if (data_start + offset) % _ALIGNMENT:
+            cursor.fail(
+                f"the data of tensor {name} is at byte {data_start + offset:,} of the file, no "
+                f"multiple of {_ALIGNMENT} (general.alignment is {alignment})"
+            )
         tensors.append(TensorInfo(name, shape, type_, nbytes, data_start + offset))
     if end > size:
         raise ModelFileError(
