@@ -100,10 +100,17 @@ def at_least(x: Floats, fraction: float, tolerance: float) -> Membership:
 
 @dataclass(frozen=True)
 class Combined:
-    """`row` (n,): the combined log-probabilities. `others` (m, n): equally right per token."""
+    """What a step's rows become, by the formulas.
+
+    Attributes:
+        row: (n,) the combined log-probabilities, up to a constant.
+        others: (m, n) rows that are as right where rounding decides; the first is `row`.
+        uncut: (m, n) the same before the plausibility cut.
+    """
 
     row: Floats
     others: Floats
+    uncut: Floats
 
 
 def combine(
@@ -113,9 +120,15 @@ def combine(
     *,
     unusable: Sequence[int] = (),
     stop_tokens: Sequence[int] = (),
+    foreign: Sequence[int] = (),
     tolerance: float = 1e-5,
 ) -> Combined:
-    """z = anchor + delta, the delta as the recipe's stabilisers leave it.
+    """z = anchor + delta, the delta as the recipe's stabilisers leave it; then the cut.
+
+    Li et al. 2023 (contrastive decoding) cut before they subtract, so a token that is cut takes
+    no part and the others' scores are what they were. It leaves something: a cut that would
+    leave nothing possible is not made. Where a schedule says that the delta does
+    not apply there is nothing to stabilise: the anchor stands as it is, cut by nothing.
 
     `tolerance`: of log-probabilities in nats, at the thresholds.
     """
@@ -125,7 +138,7 @@ def combine(
     never = np.zeros(size, bool)
     never[list(unusable)] = True
     lp = {}
-    for role in {*weights, *anchor_weights, *(judge_weights if recipe.stabilised else ())}:
+    for role in recipe.roles:
         lp[role] = log_softmax(repaired(np.where(never, -np.inf, rows[role][:size]), size))
     impossible = np.zeros((2, size), bool)  # by a role of positive, of negative weight
     delta, anchor = np.zeros(size), np.zeros(size)
@@ -141,53 +154,99 @@ def combine(
         delta = np.clip(delta, -recipe.delta_clip, recipe.delta_clip)
     inside_z = np.where(impossible[1], anchor, anchor + delta)
     inside_z[impossible[0]] = -np.inf
-    outside_z = anchor.copy()
 
     judge = np.zeros(size)
-    for role, j in judge_weights.items() if recipe.stabilised else ():
+    judged = judge_weights.keys() <= lp.keys()  # else it is not decoded, and not needed
+    for role, j in judge_weights.items() if judged else ():
         judge += j * lp[role]
-    nucleus = top_p(judge, recipe.delta_top_p, tolerance)
-    if recipe.delta_top_p >= 1.0:
-        nucleus = Membership(np.ones(size, bool), np.zeros(size, bool))
-    plausible = at_least(judge, recipe.plausibility, tolerance)
-    keep = plausible.chosen.copy()
-    if recipe.plausibility == 0.0:
-        keep[:] = True
-    doubt = plausible.either.copy()
-    keep[list(stop_tokens)], doubt[list(stop_tokens)] = True, False
+    judge = np.round(judge, 10)  # tokens that are equal stay so, whatever float64 made of them
+    everything = Membership(np.ones(size, bool), np.zeros(size, bool))
+    inside = top_p(judge, recipe.delta_top_p, tolerance) if recipe.delta_top_p < 1.0 else everything
+    kept = at_least(judge, recipe.plausibility, tolerance) if recipe.plausibility else everything
+    always = np.zeros(size, bool)
+    always[list(stop_tokens)] = True
 
-    def cut(inside: Bools, kept: Bools) -> Floats:
-        return np.where(kept & ~never, np.where(inside, inside_z, outside_z), -np.inf)
+    def finished(z: Floats) -> Floats:
+        """Without what may never be chosen, and with the judge's word on foreign ids."""
+        z = np.where(never, -np.inf, z)
+        if len(foreign) and len(lp) > 1 and judged:
+            z[list(foreign)] = -np.inf
+            if z.max() > -np.inf and judge.max() > -np.inf:
+                own = log_softmax(judge)[list(foreign)]
+                foreign_share = np.exp(own).sum()
+                rest = max(1.0 - foreign_share, 1e-7 * foreign_share)  # some is left to the others
+                others = np.log(np.exp(z - z.max()).sum()) + z.max()
+                z[list(foreign)] = own - math.log(rest) + others
+        return np.where(never, -np.inf, z)
 
-    flipped = nucleus.chosen ^ nucleus.either
-    others = [
-        cut(inside, kept) for inside in (nucleus.chosen, flipped) for kept in (keep, keep ^ doubt)
-    ]
+    found = []
+    for nucleus in (inside.chosen, inside.chosen ^ inside.either):
+        z = finished(np.where(nucleus, inside_z, anchor))
+        for plausible in (kept.chosen, kept.chosen ^ kept.either):
+            cut = np.where(plausible | always, z, -np.inf)
+            found.append((cut if cut.max() > -np.inf else z, z))
     if recipe.unsure_below < 1.0 and all((x > -np.inf).any() for x in lp.values()):
         alone = np.where(never, -np.inf, anchor)
         if not np.isnan(alone).any() and alone.max() > -np.inf:
             best, least = log_softmax(alone).max(), math.log(recipe.unsure_below)
+            alone = finished(anchor)
             if abs(best - least) <= tolerance:
-                others.append(alone)
+                found.append((alone, alone))
             elif best > least:
-                others = [alone]
-    return Combined(others[0], np.array(others))
+                found = [(alone, alone)]
+    return Combined(
+        found[0][0], np.array([cut for cut, _ in found]), np.array([z for _, z in found])
+    )
 
 
 def penalise(row: Floats, sampling: Sampling, counts: Mapping[int, int]) -> Floats:
-    """Repeat, presence and frequency penalties and the bias, on a combined row."""
+    """Penalties and bias on a combined row that nothing was cut from, token by token.
+
+    Repeat penalty: CTRL (Keskar et al. 2019, arXiv 1909.05858, section 4.1) divides the score of
+    a token that was generated before by theta. A score below 0 is multiplied, as the
+    implementations of it do, so that theta above 1 always means less probable. A combination's
+    scores are known up to a constant; 0 is put at their mean over the tokens that it holds
+    possible. Which of them are later cut or masked has no part in that.
+
+    Presence and frequency penalty and bias: OpenAI's API reference,
+    mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence, plus the bias.
+    """
     z = row.copy()
-    possible = z > -np.inf
-    seen = [token for token, count in counts.items() if count > 0 and possible[token]]
-    mean = z[possible].mean() if possible.any() else 0.0
-    for token in seen:
-        about = z[token] - mean
-        about = about / sampling.repeat_penalty if about > 0 else about * sampling.repeat_penalty
-        z[token] = mean + about - sampling.presence_penalty
-        z[token] -= sampling.frequency_penalty * counts[token]
+    possible = [token for token in range(len(row)) if row[token] > -np.inf]
+    zero = math.fsum(row[possible]) / len(possible) if possible else 0.0
+    for token, count in counts.items():
+        if count <= 0 or row[token] == -np.inf:
+            continue
+        score = row[token] - zero
+        theta = sampling.repeat_penalty
+        score = score / theta if score > 0 else score * theta
+        z[token] = zero + score - sampling.presence_penalty - count * sampling.frequency_penalty
     for token, bias in sampling.logit_bias.items():
         z[token] += bias
     return z
+
+
+def step(
+    combined: Combined,
+    recipe: Recipe,
+    sampling: Sampling,
+    counts: Mapping[int, int],
+    mask: Bools | None = None,
+    tolerance: float = 1e-5,
+) -> list[Filtered]:
+    """What the next token may be drawn from; several where rounding decides, none where nothing
+    is possible. What a mask or a ban leaves is cut, unless the cut would leave nothing of it."""
+    found = []
+    for cut, uncut in zip(combined.others, combined.uncut, strict=True):
+        z = penalise(uncut, sampling, counts)
+        if mask is not None:
+            z = np.where(mask, z, -np.inf)
+        left = np.where(cut > -np.inf, z, -np.inf)
+        if recipe.plausibility and left.max() == -np.inf:
+            left = z
+        if left.max() > -np.inf:
+            found.append(filtered(left, sampling, tolerance))
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw, penalise
+from eftlocal.logits.step import Step
 
 # A numpy warning on a user's screen would be a defect of its own.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -243,17 +244,20 @@ def test_the_whole_chain() -> None:
     for rng, case in some_cases(seed=4, count=1500):
         sampling, counts = some_sampling(rng, case.size), some_counts(rng, case.size)
         sampling = dataclasses.replace(sampling, temperature=max(sampling.temperature, 0.3))
-        combined = case.oracle()
-        if not (combined.row > -np.inf).any():
-            continue
-        in_float64 = oracle.penalise(combined.row, sampling, counts)
+        mask = rng.random(case.size) < 0.5 if rng.random() < 0.3 else None
         tolerance = 3 * case.tolerance + 1e-4
-        wanted = oracle.filtered(in_float64, sampling, tolerance)
-        row = case.impl().copy()
-        penalise(row, sampling, counts)
-        if (combined.others == combined.row).all() and not wanted.either.any():
-            candidates = Filters(case.size)(row, sampling)
-            certain += check_candidates(candidates, wanted, tolerance / sampling.temperature)
+        combined = case.oracle()
+        possible = oracle.step(combined, case.recipe, sampling, counts, mask, tolerance)
+        sure = (combined.others == combined.row).all() and (
+            combined.uncut == combined.uncut[0]
+        ).all()
+        if not possible or not sure or possible[0].either.any():
+            continue
+        combiner = Combiner(case.size, unusable=case.unusable, stop_tokens=case.stops)
+        row, candidates = Step(combiner)(case.rows, case.recipe, sampling, counts, mask)
+        certain += check_candidates(candidates, possible[0], tolerance / sampling.temperature)
+        if not sampling.penalised and mask is None:
+            assert np.array_equal(row, case.impl())
     assert certain > 700
 
 

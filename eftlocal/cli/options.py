@@ -17,6 +17,7 @@ from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
+from eftlocal.logits.ranges import LIMITS, OFF, shown
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
 
 DEFAULT_PRESET = "demo"
-_LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
 _PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
 DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
 _FLAGS = (BASE, TUNED, REFERENCE)
@@ -40,6 +40,21 @@ _SPECULATION = "Speculation (changes the speed, never the distribution)"
 
 def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+def _dial(flag: str, text: str, panel: str) -> Any:
+    """A number with an off."""
+    return _option(flag, text, panel, parser=_number_or_off, metavar="NUMBER|off")
+
+
+def _number_or_off(text: str) -> float | str:
+    # A whole number stays one; whether the dial may have it, the dial says.
+    if text == OFF:
+        return OFF
+    try:
+        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{shown(text)} is neither a number nor off") from None
 
 
 PresetName = Annotated[
@@ -89,24 +104,26 @@ AnySum = Annotated[
 ]
 DeltaTopP = Annotated[
     float | None,
-    _option("--delta-top-p", "Apply the delta inside the tuned model's top-p set only.", _RECIPE),
+    _dial("--delta-top-p", "Apply the delta inside the tuned model's top-p set only.", _RECIPE),
 ]
 Plausibility = Annotated[
     float | None,
-    _option("--plausibility", "Drop tokens below this share of the best one's.", _RECIPE),
+    _dial("--plausibility", "Drop tokens below this share of the best one's.", _RECIPE),
 ]
 DeltaClip = Annotated[
-    float | None, _option("--delta-clip", "Limit the delta to this many nats.", _RECIPE)
+    float | None, _dial("--delta-clip", "Limit the delta to this many nats.", _RECIPE)
 ]
 
 FirstTokens = Annotated[
-    int | None, _option("--first-tokens", "The delta applies to so many tokens only.", _RECIPE)
+    int | None,
+    _dial("--first-tokens", "The delta applies to so many tokens, then the anchor alone.", _RECIPE),
 ]
 UnsureBelow = Annotated[
     float | None,
-    _option(
+    _dial(
         "--unsure-below",
-        "The delta applies only where the anchor's best token is less probable than this.",
+        "The delta applies where the anchor's best token is less probable than this; "
+        "elsewhere the anchor alone.",
         _RECIPE,
     ),
 ]
@@ -114,21 +131,23 @@ UnsureBelow = Annotated[
 Temperature = Annotated[
     float | None, _option("--temperature", "0 is greedy (default: 0.7).", _SAMPLING)
 ]
-TopK = Annotated[int | None, _option("--top-k", "Only the k most probable tokens.", _SAMPLING)]
-TopP = Annotated[float | None, _option("--top-p", "Only the top-p set (default: 0.95).", _SAMPLING)]
+TopK = Annotated[int | None, _dial("--top-k", "Only the k most probable tokens.", _SAMPLING)]
+TopP = Annotated[float | None, _dial("--top-p", "Only the top-p set (default: 0.95).", _SAMPLING)]
 MinP = Annotated[
-    float | None, _option("--min-p", "Only tokens of this share of the best one's.", _SAMPLING)
+    float | None, _dial("--min-p", "Only tokens of this share of the best one's.", _SAMPLING)
 ]
 RepeatPenalty = Annotated[
-    float | None, _option("--repeat-penalty", "Divides repeated tokens' logits.", _SAMPLING)
+    float | None, _dial("--repeat-penalty", "Divides repeated tokens' logits.", _SAMPLING)
 ]
 PresencePenalty = Annotated[
-    float | None, _option("--presence-penalty", "Off every token used before.", _SAMPLING)
+    float | None, _dial("--presence-penalty", "Off every token used before.", _SAMPLING)
 ]
 FrequencyPenalty = Annotated[
-    float | None, _option("--frequency-penalty", "Off a token for each use.", _SAMPLING)
+    float | None, _dial("--frequency-penalty", "Off a token for each use.", _SAMPLING)
 ]
-Seed = Annotated[int | None, _option("--seed", "The same seed gives the same text.", _SAMPLING)]
+Seed = Annotated[
+    int | None, _dial("--seed", "The same seed gives the same text; off: a new one.", _SAMPLING)
+]
 MaxTokens = Annotated[int | None, _option("--max-tokens", "Most tokens of the answer.", _SAMPLING)]
 Stop = Annotated[
     list[str] | None, _option("--stop", "End the answer before this text. Repeatable.", _SAMPLING)
@@ -254,7 +273,7 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
         default.recipe,
         name=given["recipe"],
         **{name: given[name] for name in ("alpha", "beta", "lambda_", "strength", "any_sum")},
-        **{name: given[name] for name in _LIMITS},
+        **{name: given[name] for name in LIMITS},
     )
     sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in DRAWN})
     speculation = chosen_speculation(

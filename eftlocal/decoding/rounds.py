@@ -28,7 +28,8 @@ from eftlocal.decoding.turn import Turn
 from eftlocal.errors import EngineError
 from eftlocal.logits.distribution import Row, token_logprob
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Filters, draw, penalise
+from eftlocal.logits.sampling import Candidates, draw
+from eftlocal.logits.step import Step
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.drafting import Plan, worth
 from eftlocal.speculation.rules import RULES, Draft, Rule
@@ -57,7 +58,7 @@ class Rounds:
         self.ensemble = ensemble
         self.costs = costs
         self._rules = rules
-        self._filter = Filters(ensemble.vocab_size)
+        self._step = Step(ensemble.combine)
         self._scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
         self._plans: dict[object, Plan] = {}
         self._planned = 0
@@ -319,21 +320,10 @@ class Rounds:
 
         Both are valid until the next call.
         """
-        sequence = turn.sequence
-        row = changed = self.ensemble.combine(turn.rows[position], recipe)
-        if sequence.sampling.penalised or sequence.mask is not None:
-            changed = row.copy()
-            before = turn.tokens[:position]
-            if sequence.sampling.penalised:
-                penalise(changed, sequence.sampling, turn.counts + Counter(before))
-            if sequence.mask is not None:
-                allowed = sequence.mask([*sequence.tokens(), *before])
-                changed[~allowed[: len(changed)]] = -np.inf
-                if recipe.plausibility and np.isneginf(changed.max()):
-                    # The cut left nothing that the mask allows: the mask stands.
-                    uncut = recipe.stabilise(plausibility=0.0)
-                    return self._distribution(turn, uncut, position)
-        return row, self._filter(changed, sequence.sampling)
+        sequence, before = turn.sequence, turn.tokens[:position]
+        counts = turn.counts + Counter(before) if sequence.sampling.counting else {}
+        mask = None if sequence.mask is None else sequence.mask([*sequence.tokens(), *before])
+        return self._step(turn.rows[position], recipe, sequence.sampling, counts, mask)
 
     def _choice(self, turn: Turn, token: int, source: Source, row: Row) -> Choice:
         wanted = turn.sequence.logprobs

@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eftlocal.logits.distribution import Ids, Row, exp_shifted, log_sum_exp, nucleus
+from eftlocal.logits.distribution import (
+    Ids,
+    Row,
+    exp_shifted,
+    log_sum_exp,
+    mean_of_possible,
+    nucleus,
+)
 from eftlocal.logits.recipe import Recipe
 
-_LEAST = 1e-7  # what the judge's certainty of a foreign id leaves to the others
+_LEAST = 1e-7  # odds that the judge's certainty of foreign ids leaves to the others
 
 
 class Combiner:
@@ -27,7 +34,8 @@ class Combiner:
         stop_tokens: ids that the plausibility cut never removes.
         foreign: ids that mean something else to some roles (a distilled model reuses a spare id,
             say for the end of its thinking). They keep the probability that the judge, the tuned
-            model as a rule, gives them: the others' ratio there is noise.
+            model as a rule, gives them: the others' ratio there is noise. Where the judge is not
+            decoded they are as the recipe's one role has them.
     """
 
     def __init__(
@@ -45,32 +53,46 @@ class Combiner:
         self._out = np.empty(size, dtype=np.float32)
         self._delta = np.empty(size, dtype=np.float32)
         self._scratch = np.empty(size, dtype=np.float32)
+        self.mean = 0.0
 
-    def __call__(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
+    def __call__(self, rows: Mapping[str, Row], recipe: Recipe, *, find_mean: bool = False) -> Row:
         """The combined row: log-probabilities up to a constant, at temperature 1.
 
         A role alone at weight 1 passes through bit for bit. There is no NaN and no +inf in the
         result whatever comes in: NaN counts as -inf, and +inf as certainty. Where the delta
         applies, a token that a role of positive weight holds impossible (-inf) is impossible;
         one that only a role of negative weight holds impossible has no finite ratio, so its
-        delta is 0. A role that holds every token impossible leaves nothing possible.
+        delta is 0. A role that holds every token impossible leaves nothing possible. The
+        plausibility cut comes last: what it leaves keeps its proportions, and if it would leave
+        nothing it is not made.
 
         Args:
             rows: (>= size,) float32 per role of `recipe.roles`; not modified.
             recipe: weights and stabilisers.
+            find_mean: leave in `mean` the mean of the logits that are possible before the cut.
 
         Returns:
             (size,) float32, overwritten by the next call. All -inf when nothing is possible.
         """
         rows = {role: rows[role][: self.size] for role in recipe.roles}
         with np.errstate(invalid="ignore", over="ignore"):
-            if recipe.stabilised or not self._plain(rows, recipe):
+            delta_applies = True
+            careful = recipe.stabilised or not self._plain(rows, recipe)
+            foreign = self._foreign.size > 0 and len(rows) > 1
+            if careful or foreign:
                 rows = {role: self._usable(row) for role, row in rows.items()}
-                self._careful(rows, recipe)
-            if self._foreign.size and len(rows) > 1:
-                self._leave_to_judge(rows, recipe)
-        if self._unusable.size:
+            if careful:
+                delta_applies = self._careful(rows, recipe)
             self._out[self._unusable] = -np.inf
+            if foreign:
+                self._leave_to_judge(rows, recipe)
+                self._out[self._unusable] = -np.inf
+            if find_mean:
+                self.mean = mean_of_possible(self._out)
+            if recipe.plausibility > 0.0 and delta_applies:
+                self._cut_implausible(rows, recipe)
+                if np.isneginf(self._out.max()):
+                    return self(rows, recipe.uncut, find_mean=find_mean)
         return self._out
 
     def _plain(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
@@ -79,18 +101,20 @@ class Combiner:
         # max() carries a NaN or +inf out of the row, so one pass finds them all.
         return math.isfinite(self._out.max())
 
-    def _careful(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
-        """z by the rule that uses log-probabilities, where stabilisers or -inf ask for it."""
+    def _careful(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
+        """z by the rule that uses log-probabilities, where stabilisers or -inf ask for it.
+
+        Returns whether the delta applies here; where not, the anchor stands alone.
+        """
         if not all(math.isfinite(row.max()) for row in rows.values()):
             self._out.fill(-np.inf)
-            return
+            return True
         if recipe.unsure_below < 1.0 and self._anchor_is_sure(rows, recipe):
-            return
+            return False
         reshaped = recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf
         if reshaped or not self._plain(rows, recipe):
             self._anchor_and_delta(rows, recipe)
-        if recipe.plausibility > 0.0:
-            self._cut_implausible(rows, recipe)
+        return True
 
     def _anchor_is_sure(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
         """Whether the anchor alone stands as the result here."""
@@ -165,12 +189,17 @@ class Combiner:
         if not {role for role, weight in recipe.judge.items() if weight != 0.0} <= rows.keys():
             return
         self._out[self._foreign] = -np.inf
-        judge = self._judge(rows, recipe)
-        if not (math.isfinite(judge.max()) and math.isfinite(self._out.max())):
+        judge = self._judge(rows, recipe).copy()
+        own = judge[self._foreign].astype(np.float64)
+        judge[self._foreign] = -np.inf
+        if not math.isfinite(self._out.max()) or not np.isfinite(own).any():
             return
-        own = judge[self._foreign].astype(np.float64) - log_sum_exp(judge, self._scratch)
-        rest = max(1.0 - float(np.exp(own).sum()), _LEAST)
-        self._out[self._foreign] = own - math.log(rest) + log_sum_exp(self._out, self._scratch)
+        # Their odds against all others together are the judge's.
+        best = float(own.max())
+        rest = best + math.log(float(np.exp(own - best).sum())) + math.log(_LEAST)
+        if math.isfinite(judge.max()):
+            rest = max(rest, log_sum_exp(judge, self._scratch))
+        self._out[self._foreign] = own - rest + log_sum_exp(self._out, self._scratch)
 
     def _judge(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
         """The judge's logits (size,): a role's own row, or in the memory of the delta."""

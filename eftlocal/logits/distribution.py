@@ -31,6 +31,15 @@ def token_logprob(logits: Row, token: int, scratch: Row) -> float:
     return float(logits[token]) - log_sum_exp(logits, scratch)
 
 
+def mean_of_possible(logits: Row) -> float:
+    """The mean of the finite logits; 0 where there are none."""
+    mean = float(logits.mean(dtype=np.float64))
+    if math.isfinite(mean):
+        return mean
+    possible = logits[np.isfinite(logits)]
+    return float(possible.mean(dtype=np.float64)) if possible.size else 0.0
+
+
 def nucleus(weights: Row, total: float, p: float) -> Ids:
     """The smallest set of heaviest tokens whose share of `total` reaches p, by ascending id.
 

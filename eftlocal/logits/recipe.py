@@ -12,6 +12,8 @@ The rest is the *delta*, which is what a stabiliser limits:
 A *judge* says on which tokens the small models know what they are talking about. Up-scaling
 trusts the tuned model (anchor) and proxy-tuning the base; the tuned model judges both. Two
 schedules limit where the delta applies at all: to the first tokens, or where the anchor is unsure.
+Elsewhere the anchor stands alone: there is no delta to limit, so no stabiliser acts there, the
+plausibility cut included.
 
 Two dials cover both papers, z = alpha*tuned + beta*base + (1 - alpha - beta)*reference:
 up-scaling (Mitchell et al. 2023, arXiv 2310.12962) is alpha = 1 and its beta multiplies what
@@ -25,9 +27,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.frozen import FrozenMapping
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, checked
 
 BASE, TUNED, REFERENCE = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
@@ -38,7 +42,8 @@ class Recipe:
     """A weight per role, and the stabilisers of the delta. Immutable.
 
     Build one with the named constructors; the bare constructor takes any weights and refuses
-    those that do not sum to 1 unless `any_sum` says that it is meant.
+    those that do not sum to 1 unless `any_sum` says that it is meant. Ranges are those of
+    `ranges.RANGES`; a stabiliser may be given as the word "off".
 
     Attributes:
         weights: weight of each role's log-probabilities. A role at 0 is not decoded at all.
@@ -49,12 +54,14 @@ class Recipe:
             log-probability. 1 is no filter. In (0, 1].
         plausibility: a token whose probability under the judge is below this fraction of the
             best token's becomes impossible; stop tokens never do (contrastive decoding,
-            Li et al. 2023, arXiv 2210.15097). 0 is no cut. In [0, 1).
+            Li et al. 2023, arXiv 2210.15097). What is left keeps its proportions, and penalties
+            act as they would without the cut. 0 is no cut. In [0, 1).
         delta_clip: the delta is limited to [-delta_clip, delta_clip] nats. inf is no limit.
         first_tokens: the delta applies to this many tokens at the beginning of an answer; the
-            others follow the anchor alone. None is no limit.
+            others follow the anchor alone, with no stabiliser. None is no limit.
         unsure_below: the delta applies only where the anchor's best token has a probability
-            below this (nudging, Fei et al. 2024, arXiv 2410.09300). 1 is everywhere. In (0, 1].
+            below this; elsewhere the anchor stands alone, with no stabiliser (nudging, Fei et
+            al. 2024, arXiv 2410.09300). 1 is everywhere. In (0, 1].
         any_sum: the caller means weights that do not sum to 1.
 
     Raises:
@@ -73,7 +80,7 @@ class Recipe:
     any_sum: bool = False
 
     def __post_init__(self) -> None:
-        weights = {role: _finite(f"weight of {role}", w) for role, w in self.weights.items()}
+        weights = _checked_weights("weight", self.weights)
         if not any(weights.values()):
             raise UsageError(
                 f"recipe {self.name}: every weight is 0; give at least one role a weight"
@@ -85,21 +92,10 @@ class Recipe:
                 f"recipe {self.name}: the weights {listed} sum to {total:g}, not 1; "
                 "change one of them, or say that another sum is meant (any_sum)"
             )
-        anchor = dict(self.anchor) or _natural_anchor(weights)
-        judge = dict(self.judge) or anchor
-        for part, values in (("anchor", anchor), ("judge", judge)):
-            for role, value in values.items():
-                _finite(f"{part} weight of {role}", value)
-        if not 0.0 < self.delta_top_p <= 1.0:
-            raise UsageError(f"delta_top_p is {self.delta_top_p:g}; it must be in (0, 1]")
-        if not 0.0 <= self.plausibility < 1.0:
-            raise UsageError(f"plausibility is {self.plausibility:g}; it must be in [0, 1)")
-        if not self.delta_clip >= 0.0:
-            raise UsageError(f"delta_clip is {self.delta_clip:g}; it must be 0 or more")
-        if self.first_tokens is not None and self.first_tokens < 0:
-            raise UsageError(f"first_tokens is {self.first_tokens}; it must be 0 or more")
-        if not 0.0 < self.unsure_below <= 1.0:
-            raise UsageError(f"unsure_below is {self.unsure_below:g}; it must be in (0, 1]")
+        anchor = _checked_weights("anchor weight", self.anchor) or _natural_anchor(weights)
+        judge = _checked_weights("judge weight", self.judge) or anchor
+        for name in LIMITS:
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
         object.__setattr__(self, "weights", FrozenMapping(weights))
         object.__setattr__(self, "anchor", FrozenMapping(anchor))
         object.__setattr__(self, "judge", FrozenMapping(judge))
@@ -133,7 +129,8 @@ class Recipe:
 
     @cached_property
     def _settled(self) -> Recipe:
-        return Recipe(self.anchor, name=self.name, any_sum=True)
+        alone = self.anchor
+        return Recipe(alone, name=self.name, any_sum=True, anchor=alone, judge=self.judge)
 
     @cached_property
     def drafter(self) -> Recipe | None:
@@ -145,26 +142,39 @@ class Recipe:
         judge = {role: weight for role, weight in self.judge.items() if weight != 0.0}
         if not set(judge) < set(self.roles):
             return None
-        return Recipe(judge, name="drafter", any_sum=True)
+        return Recipe(judge, name="drafter", any_sum=True, anchor=judge, judge=judge)
 
     def stabilise(
         self,
         *,
-        delta_top_p: float | None = None,
-        plausibility: float | None = None,
-        delta_clip: float | None = None,
-        first_tokens: int | None = None,
-        unsure_below: float | None = None,
+        delta_top_p: float | Off | None = None,
+        plausibility: float | Off | None = None,
+        delta_clip: float | Off | None = None,
+        first_tokens: int | Off | None = None,
+        unsure_below: float | Off | None = None,
     ) -> Recipe:
-        """The same recipe with these limits of its delta; None leaves one as it is."""
-        return replace(
-            self,
-            delta_top_p=self.delta_top_p if delta_top_p is None else delta_top_p,
-            plausibility=self.plausibility if plausibility is None else plausibility,
-            delta_clip=self.delta_clip if delta_clip is None else delta_clip,
-            first_tokens=self.first_tokens if first_tokens is None else first_tokens,
-            unsure_below=self.unsure_below if unsure_below is None else unsure_below,
-        )
+        """The same recipe with these limits of its delta.
+
+        None leaves a limit as it is; the word "off" takes it away.
+        """
+        given = {
+            "delta_top_p": delta_top_p,
+            "plausibility": plausibility,
+            "delta_clip": delta_clip,
+            "first_tokens": first_tokens,
+            "unsure_below": unsure_below,
+        }
+        changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+        return replace(self, **changes) if changes else self
+
+    def limited_as(self, other: Recipe) -> Recipe:
+        """The same recipe with the other one's limits of its delta."""
+        return replace(self, **{name: getattr(other, name) for name in LIMITS})
+
+    @cached_property
+    def uncut(self) -> Recipe:
+        """The same recipe without its plausibility cut."""
+        return self.stabilise(plausibility=OFF)
 
     def __str__(self) -> str:
         parts = [f"{w:+g} {role}" for role, w in self.weights.items() if w != 0.0]
@@ -185,7 +195,7 @@ class Recipe:
     @classmethod
     def dials(cls, alpha: float = 1.0, beta: float = 1.0, *, name: str = "dials") -> Recipe:
         """alpha * tuned + beta * base + (1 - alpha - beta) * reference: both papers' dials."""
-        alpha, beta = _finite("alpha", alpha), _finite("beta", beta)
+        alpha, beta = checked("alpha", alpha), checked("beta", beta)
         weights = {BASE: beta, TUNED: alpha, REFERENCE: 1.0 - alpha - beta}
         if name in ("proxy", "steer"):
             # With alpha 0 the tuned model takes no part, and must not judge either.
@@ -227,7 +237,7 @@ class Recipe:
             lambdas: weight of each tuned role; each 0 or more, summing to 1.
             references: the reference role of a tuned role where it is not "reference".
         """
-        lambdas = {role: _finite(f"lambda of {role}", v) for role, v in lambdas.items()}
+        lambdas = {r: RANGES["lambda"].checked(f"lambda of {r}", v) for r, v in lambdas.items()}
         total = math.fsum(lambdas.values())
         if not lambdas or min(lambdas.values()) < 0.0 or abs(total - 1.0) > 1e-6:
             listed = ", ".join(f"{role}={v:g}" for role, v in lambdas.items())
@@ -244,7 +254,7 @@ class Recipe:
     @classmethod
     def realign(cls, lambda_: float) -> Recipe:
         """reference + lambda * (tuned - reference); lambda may pass 1. DeRa, Liu et al. 2024."""
-        lambda_ = _finite("lambda", lambda_)
+        lambda_ = checked("lambda", lambda_)
         return cls({TUNED: lambda_, REFERENCE: 1.0 - lambda_}, name="realign")
 
     @classmethod
@@ -256,7 +266,7 @@ class Recipe:
         The two roles are two models (Li et al. 2023), or one model under two prompts
         (Sanchez et al. 2023, arXiv 2306.17806).
         """
-        g = _finite("strength", strength)
+        g = checked("strength", strength)
         if conditioned == plain:
             raise UsageError(f"contrast needs two roles; both are {plain}")
         return cls({conditioned: 1.0 + g, plain: -g}, name="contrast", anchor={conditioned: 1.0})
@@ -284,8 +294,5 @@ def _natural_anchor(weights: Mapping[str, float]) -> dict[str, float]:
     return {max(weights, key=lambda role: weights[role]): 1.0}
 
 
-def _finite(what: str, value: float) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise UsageError(f"{what} is {number}; it must be a finite number")
-    return number
+def _checked_weights(what: str, weights: Mapping[str, float]) -> dict[str, float]:
+    return {role: RANGES["weight"].checked(f"{what} of {role}", w) for role, w in weights.items()}

@@ -1,7 +1,7 @@
 """From one combined row to one token: penalties, temperature, filters, and an exact draw.
 
-The order of a step is fixed: penalties and bias on the combined row, temperature, top-k,
-top-p, min-p (each on what the one before it left), then the draw. Everything here is a pure
+The order is that of `step`: penalties and bias on the combined row, masks, temperature,
+top-k, top-p, min-p (each on what the one before it left), then the draw. Everything here is a pure
 function of its arguments. Chance enters only by `draw`, whose noise depends on nothing but
 (seed, position, token): a text is the same however many sequences run beside it and however
 its tokens are grouped into rounds, and rewinding needs no generator to be rewound.
@@ -12,18 +12,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.frozen import FrozenMapping
-from eftlocal.logits.distribution import Ids, Row, nucleus, top_k
+from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
+from eftlocal.logits.ranges import RANGES, checked, shown
+
+_MOST = float(np.finfo(np.float32).max)
+_DIALS = (
+    *("temperature", "top_k", "top_p", "min_p"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty", "seed"),
+)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a token is chosen from the combined distribution. Immutable.
+
+    Ranges are those of `ranges.RANGES`. What can be off may be given as the word "off".
 
     Attributes:
         temperature: logits are divided by it; 0 is greedy (the most probable token), and so is
@@ -32,12 +43,14 @@ class Sampling:
         top_p: only the smallest set whose probability reaches p; 1 is all. In (0, 1].
         min_p: only tokens of at least min_p times the best token's probability. In [0, 1).
         repeat_penalty: divides the logit of every token already in the answer (multiplies a
-            negative one), logits taken about the row's mean so that the result does not depend
-            on the row's constant (CTRL, Keskar et al. 2019). 1 is none.
+            negative one; CTRL, Keskar et al. 2019). A combined row is known up to a constant
+            only, so its logits are taken about their mean over the tokens that are possible
+            before the recipe's plausibility cut and any mask: neither changes how strongly a
+            token is penalised. 1 is none.
         presence_penalty: subtracted once from every token already in the answer.
         frequency_penalty: subtracted once per occurrence in the answer.
-        logit_bias: added to the logits of these token ids.
-        seed: 0 or more; None draws a new one for each generation.
+        logit_bias: added to the logits of these token ids; -inf bans a token.
+        seed: 0 or more; None (or off) draws a new one for each generation.
 
     Raises:
         UsageError: a value is out of its range; the line names it.
@@ -54,26 +67,10 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        def check(name: str, fine: bool, rule: str) -> None:
-            if not fine:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be {rule}")
-
-        check("temperature", 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
-        check("top_k", _is_whole(self.top_k) and self.top_k >= 0, "a whole number, 0 (all) or more")
-        check("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]")
-        check("min_p", 0.0 <= self.min_p < 1.0, "in [0, 1)")
-        check("repeat_penalty", 0.0 < self.repeat_penalty < math.inf, "above 0")
-        check("presence_penalty", math.isfinite(self.presence_penalty), "a finite number")
-        check("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number")
-        seed = self.seed
-        fine = seed is None or (_is_whole(seed) and 0 <= seed < 2**63)
-        check("seed", fine, "a whole number from 0 to 2**63 - 1")
-        for token, bias in self.logit_bias.items():
-            if not _is_whole(token) or token < 0:
-                raise UsageError(f"logit_bias: {token!r} is not a token id")
-            if math.isnan(bias) or bias == math.inf:
-                raise UsageError(f"logit_bias of token {token} is {bias}; use a number or -inf")
-        object.__setattr__(self, "logit_bias", FrozenMapping(self.logit_bias))
+        for name in _DIALS:
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
+        bias = {_token_id(token): _bias(token, value) for token, value in self.logit_bias.items()}
+        object.__setattr__(self, "logit_bias", FrozenMapping(bias))
 
     @property
     def greedy(self) -> bool:
@@ -82,12 +79,12 @@ class Sampling:
     @property
     def penalised(self) -> bool:
         """True when `penalise` would change a row once the answer has tokens."""
-        return bool(
-            self.logit_bias
-            or self.repeat_penalty != 1.0
-            or self.presence_penalty
-            or self.frequency_penalty
-        )
+        return bool(self.logit_bias) or self.counting
+
+    @property
+    def counting(self) -> bool:
+        """True when tokens already in the answer are penalised."""
+        return bool(self.repeat_penalty != 1.0 or self.presence_penalty or self.frequency_penalty)
 
 
 @dataclass(frozen=True)
@@ -119,38 +116,49 @@ class Candidates:
         return ids, weights / weights.sum()
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _token_id(token: Any) -> int:
+    whole = isinstance(token, Integral) and not isinstance(token, bool)
+    if not whole or int(token) < 0:
+        raise UsageError(f"logit_bias: {shown(token)} is not a token id")
+    return int(token)
 
 
-def penalise(row: Row, sampling: Sampling, counts: Mapping[int, int]) -> None:
-    """Applies penalties and bias to a combined row, in place.
+def _bias(token: int, value: Any) -> float:
+    if isinstance(value, Real) and value == -math.inf:
+        return -math.inf
+    bias: float = RANGES["logit_bias"].checked(f"logit_bias of token {token}", value)
+    return bias
+
+
+def penalise(
+    row: Row, sampling: Sampling, counts: Mapping[int, int], *, mean: float | None = None
+) -> None:
+    """Applies penalties and bias to a combined row, in place. What is possible stays finite.
 
     Args:
         row: (vocab,) float32.
         counts: how often each token id occurs in the answer so far (the prompt not counted).
+        mean: the logit about which `repeat_penalty` scales: the mean over the tokens that are
+            possible before any cut. None: the row was not cut, so it is the row's own.
 
     Raises:
         UsageError: a biased token id is outside the vocabulary.
     """
-    if counts and (
-        sampling.repeat_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
-    ):
+    if counts and sampling.counting:
         ids = np.fromiter(counts.keys(), dtype=np.intp, count=len(counts))
-        times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
-        values = row[ids]
+        times = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
+        values = row[ids].astype(np.float64)
         if sampling.repeat_penalty != 1.0:
-            mean = np.float32(row[np.isfinite(row)].mean(dtype=np.float64))
-            about = values - mean
-            penalty = np.float32(sampling.repeat_penalty)
-            values = mean + np.where(about > 0.0, about / penalty, about * penalty)
-        values -= np.float32(sampling.presence_penalty)
-        values -= np.float32(sampling.frequency_penalty) * times
-        row[ids] = values
+            middle = mean_of_possible(row) if mean is None else mean
+            about, penalty = values - middle, sampling.repeat_penalty
+            values = middle + np.where(about > 0.0, about / penalty, about * penalty)
+        values -= sampling.presence_penalty + sampling.frequency_penalty * times
+        row[ids] = np.where(values == -np.inf, values, np.clip(values, -_MOST, _MOST))
     for token, bias in sampling.logit_bias.items():
         if token >= len(row):
             raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {len(row)}")
-        row[token] += np.float32(bias)
+        value = float(row[token]) + bias
+        row[token] = value if value == -math.inf else min(max(value, -_MOST), _MOST)
 
 
 class Filters:
@@ -192,7 +200,7 @@ class Filters:
             inner = nucleus(weights, float(weights.sum()), sampling.top_p)
             ids, scaled = inner if ids is None else ids[inner], scaled[inner]
         if sampling.min_p > 0.0:
-            inner = np.flatnonzero(scaled >= math.log(sampling.min_p))
+            inner = np.flatnonzero(scaled >= scaled.max() + np.float32(math.log(sampling.min_p)))
             ids, scaled = inner if ids is None else ids[inner], scaled[inner]
         return Candidates(ids, scaled)
 

@@ -14,7 +14,7 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import REFERENCE, Recipe
 from eftlocal.logits.recipe_text import Lambda, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.speculation.settings import Speculation, parse_length
+from eftlocal.speculation.settings import Speculation, draft_length
 
 Written = Callable[[str], str]
 
@@ -33,7 +33,8 @@ def chosen_recipe(
 ) -> Recipe:
     """The default recipe, or the one that the options name, with the limits given.
 
-    Limits are those of `Recipe.stabilise`; a recipe chosen by options keeps the default's.
+    Limits are those of `Recipe.stabilise`, the word off included; a recipe chosen by options
+    keeps the default's.
 
     Raises:
         UsageError: an option is unknown, out of its range, or not for this recipe.
@@ -49,18 +50,12 @@ def chosen_recipe(
     if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
         recipe = parse_recipe(
             name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
-        ).stabilise(
-            delta_top_p=default.delta_top_p,
-            plausibility=default.plausibility,
-            delta_clip=default.delta_clip,
-            first_tokens=default.first_tokens,
-            unsure_below=default.unsure_below,
-        )
+        ).limited_as(default)
     return recipe.stabilise(**limits)
 
 
 def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
-    """The default sampling with the options that were given.
+    """The default sampling with the options that were given; the word off is a value, too.
 
     Raises:
         UsageError: a value is out of its range.
@@ -71,7 +66,7 @@ def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
 def chosen_speculation(
     default: Speculation,
     *,
-    length: str | int | None = None,
+    length: object = None,
     rule: str | None = None,
     source: str | None = None,
     written: Written = str,
@@ -79,7 +74,7 @@ def chosen_speculation(
     """The default speculation with the options that were given.
 
     Args:
-        length: "auto", "off", or tokens of a draft.
+        length: see `Speculation.length`; None leaves it as it is.
 
     Raises:
         UsageError: a value is not known, or drafts are described that are never made.
@@ -88,8 +83,7 @@ def chosen_speculation(
     given = {key: value for key, value in given.items() if value is not None}
     changed = replace(default, **given)
     if length is not None:
-        tokens = parse_length(length) if isinstance(length, str) else length
-        changed = replace(changed, length=tokens)
+        changed = replace(changed, length=draft_length(length, written("speculative")))
     if changed.off and given:
         first = written(f"draft_{next(iter(given))}")
         raise UsageError(f"{first} needs drafts; add {written('speculative')} auto")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import shown
 from eftlocal.speculation.rules import RULES
 
 MAX_DRAFT = 16  # tokens; measured costs reach one row more
@@ -18,8 +20,9 @@ class Speculation:
     """How drafts are made and accepted. They change the speed, never the distribution.
 
     Attributes:
-        length: tokens of a draft, 0 to 16; 0 is no speculation. None chooses it before every
-            draft, from the measured costs of this machine and the acceptance so far.
+        length: tokens of a draft, 0 to 16; 0, False or "off" is no speculation. None, True or
+            "auto" chooses it before every draft, from the measured costs of this machine and the
+            acceptance so far. Read back, it is a number or None.
         rule: "coupled" (a seed gives the same text at every length) or "rejection".
         source: "model" drafts with the recipe's tuned model, "lookup" with what followed the last
             tokens earlier in the conversation (prompt lookup), "auto" with what measures faster.
@@ -33,10 +36,7 @@ class Speculation:
     source: Literal["auto", "model", "lookup"] = "auto"
 
     def __post_init__(self) -> None:
-        length = self.length
-        whole = isinstance(length, int) and not isinstance(length, bool)
-        if length is not None and not (whole and 0 <= length <= MAX_DRAFT):
-            raise UsageError(f"draft length {length!r}: use auto, off, or 1 to {MAX_DRAFT}")
+        object.__setattr__(self, "length", draft_length(self.length))
         if self.rule not in RULES:
             raise UsageError(f"acceptance rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.source not in SOURCES:
@@ -47,17 +47,25 @@ class Speculation:
         return self.length == 0
 
 
-def parse_length(text: str) -> int | None:
-    """A draft length from its written form: `auto`, `off`, or a number of tokens.
+def draft_length(value: Any, name: str = "speculation") -> int | None:
+    """A draft length from any of its forms (see `Speculation.length`); a number may be text.
+
+    Args:
+        name: of the option, for the message.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is none of them.
     """
-    if text in ("auto", "off"):
-        return None if text == "auto" else 0
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_DRAFT:
-        raise UsageError(f"--speculative {text}: use auto, off, or 1 to {MAX_DRAFT}")
-    return int(text)
+    if value is None or value is True or (isinstance(value, str) and value == "auto"):
+        return None
+    if value is False or (isinstance(value, str) and value == "off"):
+        return 0
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 4:
+        return draft_length(int(value), name)
+    if isinstance(value, Integral) and 0 <= int(value) <= MAX_DRAFT:
+        return int(value)
+    given = value if isinstance(value, str) and 0 < len(value) <= 40 else shown(value)
+    raise UsageError(f"{name} {given}: use auto, off, or 1 to {MAX_DRAFT}")
 
 
 OFF = Speculation(length=0)

@@ -15,7 +15,7 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 from eftlocal.logits.recipe_text import NAMED, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.speculation.settings import Speculation, parse_length
+from eftlocal.speculation.settings import Speculation, draft_length
 
 _LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
 
@@ -47,7 +47,7 @@ class Dials:
         if name == "recipe":
             return replace(self, recipe=_renamed(self.recipe, text, roles))
         if name == "speculation":
-            return replace(self, speculation=replace(self.speculation, length=parse_length(text)))
+            return replace(self, speculation=replace(self.speculation, length=draft_length(text)))
         of_recipe = {dial.name: dial for dial in recipe_dials(self.recipe)}
         if name in of_recipe:
             return replace(self, recipe=_with(self.recipe, name, _number(name, text)))

@@ -1,0 +1,66 @@
+"""One step in numbers: from a row of each role to what the next token is drawn from.
+
+The order is fixed, and it is here:
+
+1. combine     the roles' rows become one: weights, then the limits of the delta (`Combiner`)
+2. cut         implausible tokens go; where the delta does not apply, nothing is cut
+3. penalise    repeat, presence, frequency, bias, once, as if nothing had been cut (`penalise`)
+4. mask        tokens that a grammar forbids go
+5. filter      temperature, top-k, top-p, min-p, each on what the one before left (`Filters`)
+
+and then the draw. Should a mask or a ban leave nothing of what was cut, the cut gives way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.distribution import Row
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Candidates, Filters, Sampling, penalise
+
+
+class Step:
+    """Makes the steps of rows of one vocabulary, in preallocated memory."""
+
+    def __init__(self, combine: Combiner) -> None:
+        self._combine = combine
+        self._filter = Filters(combine.size)
+
+    def __call__(
+        self,
+        rows: Mapping[str, Row],
+        recipe: Recipe,
+        sampling: Sampling,
+        counts: Mapping[int, int],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> tuple[Row, Candidates]:
+        """The combined row of a position, and what its sampling leaves to draw from.
+
+        Args:
+            rows: (>= size,) float32 per role of `recipe.roles`; not modified.
+            counts: how often each token occurs in the answer so far.
+            mask: (>= size,) the tokens that may follow; None is all.
+
+        Returns:
+            The row of steps 1 and 2, (size,) float32, and the candidates. Both are valid until
+            the next call.
+
+        Raises:
+            EngineError: no token is possible.
+            UsageError: a biased token id is outside the vocabulary.
+        """
+        scaled = sampling.repeat_penalty != 1.0 and len(counts) > 0
+        row = changed = self._combine(rows, recipe, find_mean=scaled)
+        if sampling.penalised or mask is not None:
+            changed = row.copy()
+            penalise(changed, sampling, counts, mean=self._combine.mean if scaled else None)
+            if mask is not None:
+                changed[~mask[: len(changed)]] = -np.inf
+            if recipe.plausibility and np.isneginf(changed.max()):
+                return self(rows, recipe.uncut, sampling, counts, mask)
+        return row, self._filter(changed, sampling)
