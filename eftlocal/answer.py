@@ -18,7 +18,7 @@ from eftlocal.llama import Grammar, Guide
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
-from eftlocal.speculation.settings import Speculation
+from eftlocal.speculation.settings import DraftLength, Speculation, read_speculation
 from eftlocal.speculation.totals import Totals
 
 
@@ -206,8 +206,8 @@ class AnswerStream(Closing, Iterator[Step]):
         return self._sequence.speculation
 
     @speculation.setter
-    def speculation(self, speculation: Speculation) -> None:
-        self._sequence.speculation = self._allow(speculation)
+    def speculation(self, speculation: Speculation | DraftLength) -> None:
+        self._sequence.speculation = self._allow(read_speculation(speculation, self.speculation))
 
     @property
     def seed(self) -> int:

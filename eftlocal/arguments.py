@@ -18,7 +18,7 @@ from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import loop_guard_tokens
 from eftlocal.request.body import broken_text, shown
-from eftlocal.speculation.settings import Speculation
+from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 
 Check = Callable[[str, Any], Any]
 """From an argument's name and value to the value that the program works with."""
@@ -74,6 +74,13 @@ def _recipe(name: str, value: Any) -> Recipe:
     return parse_recipe(text(name, value))
 
 
+def _speculation(name: str, value: Any) -> Speculation | DraftLength:
+    if isinstance(value, Speculation):
+        return value
+    length = draft_length(value, name)
+    return "auto" if length is None else length
+
+
 def _schema(name: str, value: Any) -> str | Mapping[str, Any]:
     if not isinstance(value, (str, Mapping)):
         refuse(name, value, "a JSON schema, as a mapping or as JSON text")
@@ -107,7 +114,7 @@ _CHECKS: dict[str, Check] = {
     "logprobs": _FLAG,
     "continue_last": _FLAG,
     "chat_template_kwargs": of_type(Mapping, "a mapping of names to values"),
-    "speculation": of_type(Speculation, "a Speculation, as in Speculation(length=4)"),
+    "speculation": _speculation,
     "grammar": text,
     "json_schema": _schema,
     "loop_guard": loop_guard_tokens,

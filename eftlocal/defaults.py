@@ -9,7 +9,7 @@ from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
-from eftlocal.speculation.settings import Speculation
+from eftlocal.speculation.settings import Speculation, draft_length
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def preset_defaults(preset: Preset) -> Defaults:
         stop=preset.stop,
         loop_guard=LOOP_GUARD if guard is None else loop_guard_tokens("loop_guard", guard),
         speculation=Speculation(
-            length=None if preset.speculation.length == "auto" else preset.speculation.length,
+            length=draft_length(preset.speculation.length),
             rule=preset.speculation.rule,
             source=preset.speculation.source,
         ),

@@ -44,7 +44,7 @@ from eftlocal.prompt.render import special_note
 from eftlocal.request.body import shown
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
-from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,7 +68,7 @@ class AnswerOptions(TypedDict, total=False):
     logprobs: bool
     continue_last: bool
     chat_template_kwargs: Mapping[str, Any] | None
-    speculation: Speculation | None
+    speculation: Speculation | DraftLength | None
     grammar: str | None
     json_schema: str | Mapping[str, Any] | None
     loop_guard: int | Literal["off"] | None
@@ -218,7 +218,7 @@ class Emulator(Closing):
         logprobs: bool = False,
         continue_last: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        speculation: Speculation | None = None,
+        speculation: Speculation | DraftLength | None = None,
         grammar: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
         loop_guard: int | Literal["off"] | None = None,
@@ -236,7 +236,8 @@ class Emulator(Closing):
             raw: the string is text to go on with as it stands, without a chat template.
             special: in raw text, the texts of special tokens (`<|im_start|>`) are those tokens.
             recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
-                defaults; a recipe may be given by its name, as in `recipe_text.parse_recipe`.
+                defaults; a recipe may be given by its name, as in `recipe_text.parse_recipe`, and
+                a speculation by its length: 0, False or "off"; True or "auto"; 1 to 16 tokens.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             continue_last: the conversation ends with the beginning of the answer.
@@ -275,10 +276,10 @@ class Emulator(Closing):
 
     def _stream(self, prompt: Prompt, asked: Mapping[str, Any], started: float) -> AnswerStream:
         defaults = self.defaults
-        recipe = self.checked(asked["recipe"] or defaults.recipe)
-        sampling = asked["sampling"] or defaults.sampling
+        recipe = self.checked(defaults.recipe if asked["recipe"] is None else asked["recipe"])
+        sampling = defaults.sampling if asked["sampling"] is None else asked["sampling"]
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        drafting = self._speculation(asked["speculation"] or defaults.speculation)
+        drafting = self._speculation(read_speculation(asked["speculation"], defaults.speculation))
         max_tokens, loop_guard = asked["max_tokens"], asked["loop_guard"]
         ids = self.tokenize(
             prompt,
@@ -482,7 +483,7 @@ class Emulator(Closing):
         Args:
             raw_text: that is to be gone on with, without `special`.
         """
-        recipe = recipe or self.defaults.recipe
+        recipe = self.defaults.recipe if recipe is None else recipe
         found: list[str] = []
         base = self.models.get(BASE)
         if recipe.name == "steer" and base is not None and base.chat_template:

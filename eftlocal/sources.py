@@ -145,8 +145,8 @@ def load(
     )
     defaults = replace(
         sources.defaults,
-        recipe=recipe or sources.defaults.recipe,
-        sampling=sampling or sources.defaults.sampling,
+        recipe=sources.defaults.recipe if recipe is None else recipe,
+        sampling=sources.defaults.sampling if sampling is None else sampling,
     )
     return replace(sources, defaults=defaults).load(
         n_seq_max=n_seq_max, force=force, progress=progress, checking=checking

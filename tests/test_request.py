@@ -232,15 +232,15 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ({"n": True}, "n: 1 (one answer a request) is needed, not true"),
         ({"top_logprobs": 5}, "top_logprobs: 0 (no token beside the chosen one) is needed, not 5"),
         ({"logprobs": 1}, "logprobs: true or false is needed, not 1"),
-        ({"temperature": "hot"}, 'temperature: a number from 0 to 100 is needed, not "hot"'),
-        ({"temperature": True}, "temperature: a number from 0 to 100 is needed, not true"),
-        ({"temperature": -1}, "temperature: a number from 0 to 100 is needed, not -1"),
+        ({"temperature": "hot"}, 'temperature: a number is needed, not "hot"'),
+        ({"temperature": True}, "temperature: a number is needed, not true"),
+        ({"temperature": -1}, "temperature is -1.0; it must be a number from 0 to 100"),
         (
             {"presence_penalty": 1e300},
-            "presence_penalty: a number from -100 to 100 is needed, not 1e+300",
+            "presence_penalty is 1e+300; it must be a number from -100 to 100, or off",
         ),
-        ({"top_p": 0}, "top_p is 0.0; it must be in (0, 1]"),
-        ({"top_k": 1.5}, "top_k: a whole number, 0 or more, is needed, not 1.5"),
+        ({"top_p": 0}, "top_p is 0.0; it must be a number above 0 and at most 1, or off"),
+        ({"top_k": 1.5}, 'top_k: a whole number or "off" is needed, not 1.5'),
         (
             {"alpha": 10**400},
             "alpha: a number is needed, not 100000000000000000000000000000000000000…",
@@ -275,7 +275,7 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000 is outside the vocabulary of 1000"),
         (
             {"logit_bias": {"1": 101}},
-            "logit_bias: token ids with numbers from -100 to 100 is needed, not 101",
+            "logit_bias of token 1 is 101.0; it must be a number from -100 to 100",
         ),
         (
             {"recipe": "guidance", "strength": 1},
@@ -292,7 +292,10 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             {"lambda": {"tuned": "1"}},
             'lambda: a number, or an object with one for each role is needed, not "1"',
         ),
-        ({"plausibility": 1}, "plausibility is 1; it must be in [0, 1)"),
+        (
+            {"plausibility": 1},
+            "plausibility is 1.0; it must be a number of 0 or more and below 1, or off",
+        ),
         ({"speculative": "fast"}, 'speculative: "auto", "off", or 1 to 16 is needed, not "fast"'),
         ({"speculative": 17}, 'speculative: "auto", "off", or 1 to 16 is needed, not 17'),
         (

@@ -17,7 +17,7 @@ def row(*values: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temperature": -0.1}, "temperature is -0.1; it must be 0 (greedy) or more"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be a number from 0 to 100"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 0.0}, "top_p is 0.0"),

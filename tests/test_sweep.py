@@ -184,7 +184,7 @@ def test_what_a_recipe_refuses_is_told_together() -> None:
         points(recipe="upscale,proxy,upscal", beta="0,1", top_p="0.5,2")
     lines = str(refused.value).split(" | ")
     assert lines == [
-        "top_p is 2.0; it must be in (0, 1] (2 points)",
+        "top_p is 2.0; it must be a number above 0 and at most 1, or off (2 points)",
         "recipe proxy has no beta; it takes alpha (4 points)",
         *[line for line in lines if line.startswith("unknown recipe 'upscal'")],
     ]

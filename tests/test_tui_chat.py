@@ -296,7 +296,7 @@ async def test_a_value_out_of_range_is_refused_and_nothing_changes(tmp_path: Pat
         for wrong in ("top_p 2", "temperature warm", "speculation 99", "gamma 1", "recipe proxi"):
             await d.send(f"/set {wrong}")
         assert d.chat.dials == before
-        for named in ("top_p is 2", "'warm'", "--speculative 99", "'gamma'", "proxy"):
+        for named in ("top_p is 2", "'warm'", "speculation 99", "'gamma'", "proxy"):
             assert named in d.toasts
 
 

@@ -17,7 +17,7 @@ from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
-from eftlocal.logits.ranges import LIMITS, OFF, shown
+from eftlocal.logits.ranges import LIMITS, number_or_off
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
@@ -44,17 +44,7 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
 
 def _dial(flag: str, text: str, panel: str) -> Any:
     """A number with an off."""
-    return _option(flag, text, panel, parser=_number_or_off, metavar="NUMBER|off")
-
-
-def _number_or_off(text: str) -> float | str:
-    # A whole number stays one; whether the dial may have it, the dial says.
-    if text == OFF:
-        return OFF
-    try:
-        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{shown(text)} is neither a number nor off") from None
+    return _option(flag, text, panel, parser=number_or_off, metavar="NUMBER|off")
 
 
 PresetName = Annotated[
@@ -140,10 +130,10 @@ RepeatPenalty = Annotated[
     float | None, _dial("--repeat-penalty", "Divides repeated tokens' logits.", _SAMPLING)
 ]
 PresencePenalty = Annotated[
-    float | None, _dial("--presence-penalty", "Off every token used before.", _SAMPLING)
+    float | None, _dial("--presence-penalty", "Taken off every token used before.", _SAMPLING)
 ]
 FrequencyPenalty = Annotated[
-    float | None, _dial("--frequency-penalty", "Off a token for each use.", _SAMPLING)
+    float | None, _dial("--frequency-penalty", "Taken off a token for each use.", _SAMPLING)
 ]
 Seed = Annotated[
     int | None, _dial("--seed", "The same seed gives the same text; off: a new one.", _SAMPLING)

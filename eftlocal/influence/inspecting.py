@@ -57,7 +57,7 @@ def inspect(
         PromptError: empty, nothing to inspect, or it does not fit a context.
         UsageError: an option is out of its range, or meant for generated answers only.
     """
-    chosen = emulator.checked(recipe or emulator.defaults.recipe)
+    chosen = emulator.checked(emulator.defaults.recipe if recipe is None else recipe)
     if not 1 <= candidates <= MAX_CANDIDATES:
         raise UsageError(f"candidates is {candidates}; it must be from 1 to {MAX_CANDIDATES}")
     if COMBINATION in emulator.roles:

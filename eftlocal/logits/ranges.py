@@ -50,12 +50,19 @@ class Range:
         return words if self.off is _NEVER else f"{words}, or off"
 
     def checked(self, name: str, value: Any) -> Any:
+        """As `read`; what is refused is a UsageError that begins with the name."""
+        try:
+            return self.read(value)
+        except ValueError as error:
+            raise UsageError(f"{name} {error}") from None
+
+    def read(self, value: Any) -> Any:
         """The value as a float or an int; what `off` means where it is the word off.
 
         Any real number is taken, numpy's too; never a bool.
 
         Raises:
-            UsageError: it is none, or out of range. The line names it and the range.
+            ValueError: it is none, or out of range; says what it is and what it must be.
         """
         if self.off is not _NEVER and isinstance(value, str) and value == OFF:
             return self.off
@@ -72,7 +79,7 @@ class Range:
                 and not (self.below and value == self.most)
             ):
                 return int(value) if self.whole else float(value)
-        raise UsageError(f"{name} is {shown(value)}; it must be {self.rule}")
+        raise ValueError(f"is {shown(value)}; it must be {self.rule}")
 
 
 _SHARE = Range(0.0, 1.0, off=1.0, above=True)
@@ -110,6 +117,21 @@ LIMITS: Final = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "u
 def checked(name: str, value: Any) -> Any:
     """The value of a dial by its name; see `Range.checked`."""
     return RANGES[name].checked(name, value)
+
+
+def number_or_off(text: str) -> float | Off:
+    """What a person wrote for a dial; a whole number stays one. Its range, the dial checks.
+
+    Raises:
+        UsageError: it is neither a number nor the word off.
+    """
+    text = text.strip()
+    if text == OFF:
+        return OFF
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        raise UsageError(f"{shown(text)} is neither a number nor off") from None
 
 
 def shown(value: object) -> str:

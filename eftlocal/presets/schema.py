@@ -5,8 +5,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from eftlocal.logits.ranges import LIMITS, RANGES, Off
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
 
@@ -112,6 +121,13 @@ class RoleFile(FileRef):
         return self
 
 
+def _in_range(value: Any, info: ValidationInfo) -> Any:
+    """A dial's value, if it is in its range. The word off stays, for the dial to read."""
+    if value is not None:
+        RANGES[str(info.field_name)].read(value)
+    return value
+
+
 class RecipeSettings(StrictTable):
     """The preset's recipe, as numbers; what they mean is recipe.py's business.
 
@@ -127,32 +143,50 @@ class RecipeSettings(StrictTable):
     references: dict[str, str] | None = None
     strength: float | None = None
     weights: dict[str, float] | None = Field(default=None, min_length=1)
-    delta_top_p: float | None = Field(default=None, gt=0, le=1)
-    plausibility: float | None = Field(default=None, ge=0, lt=1)
-    delta_clip: float | None = Field(default=None, ge=0)
-    first_tokens: int | None = Field(default=None, ge=0)
-    unsure_below: float | None = Field(default=None, gt=0, le=1)
+    delta_top_p: float | Off | None = None
+    plausibility: float | Off | None = None
+    delta_clip: float | Off | None = None
+    first_tokens: int | Off | None = None
+    unsure_below: float | Off | None = None
+
+    _ranges = field_validator("alpha", "beta", "strength", *LIMITS)(_in_range)
+
+    @field_validator("lambda_", "weights")
+    @classmethod
+    def _each_in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        limits = RANGES["weight" if info.field_name == "weights" else "lambda"]
+        if isinstance(value, dict):
+            for role, number in value.items():
+                limits.checked(f"that of {role}", number)
+        elif value is not None:
+            limits.read(value)
+        return value
 
 
 class SamplingSettings(StrictTable):
     """The preset's sampling defaults; None leaves a setting to the program."""
 
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    min_p: float | None = Field(default=None, ge=0, lt=1)
-    repeat_penalty: float | None = Field(default=None, gt=0)
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = Field(default=None, ge=0)
+    temperature: float | None = None
+    top_p: float | Off | None = None
+    top_k: int | Off | None = None
+    min_p: float | Off | None = None
+    repeat_penalty: float | Off | None = None
+    presence_penalty: float | Off | None = None
+    frequency_penalty: float | Off | None = None
+    seed: int | Off | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     loop_guard: Annotated[int, Field(ge=16)] | Literal["off"] | None = None
+
+    _ranges = field_validator(
+        *("temperature", "top_p", "top_k", "min_p", "seed"),
+        *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+    )(_in_range)
 
 
 class SpeculationSettings(StrictTable):
     """How the preset drafts: length in tokens ("auto" is measured, 0 is off), rule and source."""
 
-    length: Annotated[int, Field(ge=0, le=16)] | Literal["auto"] = "auto"
+    length: Annotated[int, Field(ge=0, le=16)] | Literal["auto", "off"] = "auto"
     rule: Literal["coupled", "rejection"] = "coupled"
     source: Literal["auto", "model", "lookup"] = "auto"
 

@@ -1,4 +1,5 @@
-"""The fields that a request may have, and their shapes. `reading` says what they mean.
+"""The fields that a request may have, and their shapes. `reading` says what they mean; ranges of
+numbers are those of `logits.ranges`.
 
 A fault is one line that names the field, what is needed there and what was given.
 """
@@ -14,22 +15,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import Off
 from eftlocal.speculation.settings import MAX_DRAFT
 from eftlocal.terminal_text import one_line
 
 MAX_STOPS, MAX_STOP = 64, 1000  # strings, and characters of each
-_MOST = 100.0  # logits and temperatures beyond lose their meaning in float32
 
 _Number = Annotated[float | None, Field(description="a number")]
 _Flag = Annotated[bool | None, Field(description="true or false")]
 _Text = Annotated[str | None, Field(description="a string")]
 _Object = Annotated[dict[str, Any] | None, Field(description="an object")]
 _Tokens = Annotated[int | None, Field(ge=1, description="a whole number, 1 or more,")]
-_Count = Annotated[int | None, Field(ge=0, description="a whole number, 0 or more,")]
-_Penalty = Annotated[
-    float | None, Field(ge=-_MOST, le=_MOST, description="a number from -100 to 100")
-]
-_Positive = Annotated[float | None, Field(ge=0.0, le=_MOST, description="a number from 0 to 100")]
+_Dial = Annotated[float | Off | None, Field(description='a number or "off"')]
+_Count = Annotated[int | Off | None, Field(description='a whole number or "off"')]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
 
 
@@ -44,8 +42,8 @@ class Body(BaseModel):
     prompt: Annotated[str | None, Field(description="one string")] = None
     max_tokens: _Tokens = None
     max_completion_tokens: _Tokens = None
-    temperature: _Positive = None
-    top_p: _Number = None
+    temperature: _Number = None
+    top_p: _Dial = None
     seed: Annotated[
         int | None, Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
     ] = None
@@ -60,11 +58,11 @@ class Body(BaseModel):
     top_logprobs: Annotated[
         int | None, Field(ge=0, le=0, description="0 (no token beside the chosen one)")
     ] = None
-    presence_penalty: _Penalty = None
-    frequency_penalty: _Penalty = None
+    presence_penalty: _Dial = None
+    frequency_penalty: _Dial = None
     logit_bias: Annotated[
-        dict[str, Annotated[float, Field(ge=-_MOST, le=_MOST)]] | None,
-        Field(description="token ids with numbers from -100 to 100"),
+        dict[str, float | Literal[False, "-inf"]] | None,
+        Field(description='token ids with numbers (false or "-inf" bans a token)'),
     ] = None
     response_format: _Object = None
     user: _Text = None
@@ -76,8 +74,8 @@ class Body(BaseModel):
     special: _Flag = None
     chat_template_kwargs: _Object = None
     top_k: _Count = None
-    min_p: _Number = None
-    repeat_penalty: _Positive = None
+    min_p: _Dial = None
+    repeat_penalty: _Dial = None
     recipe: Annotated[
         str | None, Field(description="a name, or weights such as base=1,tuned=1,reference=-1,")
     ] = None
@@ -89,11 +87,11 @@ class Body(BaseModel):
     ] = None
     strength: _Number = None
     any_sum: _Flag = None
-    delta_top_p: _Number = None
-    plausibility: _Number = None
-    delta_clip: _Number = None
+    delta_top_p: _Dial = None
+    plausibility: _Dial = None
+    delta_clip: _Dial = None
     first_tokens: _Count = None
-    unsure_below: _Number = None
+    unsure_below: _Dial = None
     loop_guard: Annotated[
         Literal["off"] | Annotated[int, Field(ge=0)] | None,
         Field(description='a number of tokens, or "off",'),

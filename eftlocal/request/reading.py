@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -265,7 +266,7 @@ def _known_sampling(default: Sampling, chosen: tuple[tuple[str, Any], ...]) -> S
 
 
 def _logit_bias(
-    given: Mapping[str, float] | None, size: int | None
+    given: Mapping[str, Any] | None, size: int | None
 ) -> FrozenMapping[int, float] | None:
     if given is None:
         return None
@@ -276,7 +277,7 @@ def _logit_bias(
             raise UsageError(f"logit_bias: {shown(text)} is not a token id")
         if size is not None and token >= size:
             raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {size}")
-        bias[token] = value
+        bias[token] = -math.inf if value is False or value == "-inf" else value
     return FrozenMapping(bias)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from eftlocal.logits.ranges import shown
 from eftlocal.speculation.rules import RULES
 
 MAX_DRAFT = 16  # tokens; measured costs reach one row more
+
+DraftLength = int | bool | Literal["auto", "off"]
 
 SOURCES = ("auto", "model", "lookup")
 
@@ -66,6 +68,17 @@ def draft_length(value: Any, name: str = "speculation") -> int | None:
         return int(value)
     given = value if isinstance(value, str) and 0 < len(value) <= 40 else shown(value)
     raise UsageError(f"{name} {given}: use auto, off, or 1 to {MAX_DRAFT}")
+
+
+def read_speculation(given: Speculation | DraftLength | None, default: Speculation) -> Speculation:
+    """What a caller gave: itself, the default with another length, or the default (None).
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(given, Speculation):
+        return given
+    return default if given is None else replace(default, length=draft_length(given))
 
 
 OFF = Speculation(length=0)

@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES
 from eftlocal.sweep.faults import refuse
 from eftlocal.sweep.lambdas import parse_lambdas
 from eftlocal.sweep.values import parse_counts, parse_numbers
 
 Value = float | int | str | Mapping[str, float] | None
 Parser = Callable[[str, str], tuple[Value, ...]]
-
-OFF = "off"  # a limit that does nothing
 
 
 def _recipes(flag: str, text: str) -> tuple[Value, ...]:
@@ -27,12 +26,15 @@ def _recipes(flag: str, text: str) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def _or_off(parse: Parser, off: Value) -> Parser:
+def _or_off(dial: str) -> Parser:
+    """Numbers, with the word off for the value that means it."""
+    numbers = parse_counts if RANGES[dial].whole else parse_numbers
+
     def parsed(flag: str, text: str) -> tuple[Value, ...]:
-        parts = [part.strip() for part in text.split(",")]
         found: dict[Value, None] = {}
-        for part in parts:
-            found.update(dict.fromkeys((off,) if part == OFF else parse(flag, part)))
+        for part in (piece.strip() for piece in text.split(",")):
+            off = (RANGES[dial].off,)
+            found.update(dict.fromkeys(off if part == OFF else numbers(flag, part)))
         return tuple(found)
 
     return parsed
@@ -45,18 +47,10 @@ DIALS: dict[str, Parser] = {
     "beta": parse_numbers,
     "lambda": parse_lambdas,
     "strength": parse_numbers,
-    "delta_top_p": _or_off(parse_numbers, 1.0),
-    "plausibility": _or_off(parse_numbers, 0.0),
-    "delta_clip": _or_off(parse_numbers, math.inf),
-    "first_tokens": _or_off(parse_counts, None),
-    "unsure_below": _or_off(parse_numbers, 1.0),
+    **{dial: _or_off(dial) for dial in LIMITS},
     "temperature": parse_numbers,
-    "top_k": parse_counts,
-    "top_p": parse_numbers,
-    "min_p": parse_numbers,
-    "repeat_penalty": parse_numbers,
-    "presence_penalty": parse_numbers,
-    "frequency_penalty": parse_numbers,
+    **{dial: _or_off(dial) for dial in ("top_k", "top_p", "min_p")},
+    **{dial: _or_off(dial) for dial in ("repeat_penalty", "presence_penalty", "frequency_penalty")},
 }
 
 

@@ -6,18 +6,16 @@ checked twice. A dial out of its range raises UsageError in one line.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, number_or_off
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 from eftlocal.logits.recipe_text import NAMED, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation, draft_length
-
-_LIMITS = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,12 @@ class Dials:
             return replace(self, speculation=replace(self.speculation, length=draft_length(text)))
         of_recipe = {dial.name: dial for dial in recipe_dials(self.recipe)}
         if name in of_recipe:
-            return replace(self, recipe=_with(self.recipe, name, _number(name, text)))
-        if name in _LIMITS:
-            limit: dict[str, Any] = {name: _limit(name, text)}
-            return replace(self, recipe=self.recipe.stabilise(**limit))
+            return replace(self, recipe=_with(self.recipe, name, _value(name, text)))
+        if name in LIMITS:
+            return replace(self, recipe=self.recipe.stabilise(**{name: _value(name, text)}))
         if name in _SAMPLING:
-            value: Any = _number(name, text)
-            if name in _WHOLE:
-                value = None if math.isnan(value) else int(value)
-            return replace(self, sampling=replace(self.sampling, **{name: value}))
-        known = ", ".join(["recipe", *of_recipe, *_SAMPLING, "speculation", *_LIMITS])
+            return replace(self, sampling=replace(self.sampling, **{name: _value(name, text)}))
+        known = ", ".join(["recipe", *of_recipe, *_SAMPLING, "speculation", *LIMITS])
         raise UsageError(f"there is no dial {name!r} here; there are {known}")
 
     def shown(self) -> dict[str, str]:
@@ -84,8 +78,8 @@ class Dials:
 
     def _all(self) -> dict[str, str]:
         found = self.shown()
-        found.update({n: f"{getattr(self.sampling, n)}" for n in _SAMPLING if n not in found})
-        found.update({n: f"{getattr(self.recipe, n)}" for n in _LIMITS})
+        found.update({n: _shown(n, getattr(self.sampling, n)) for n in _SAMPLING})
+        found.update({n: _shown(n, getattr(self.recipe, n)) for n in LIMITS})
         return found
 
 
@@ -99,8 +93,6 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
 )
-
-_WHOLE = ("top_k", "seed", "first_tokens")
 
 _ALPHA = Dial("alpha", lambda recipe: recipe.weights[TUNED])
 _BETA = Dial("beta", lambda recipe: recipe.weights[BASE])
@@ -156,7 +148,7 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     if "=" in values["text"] and recipe.any_sum:
         values["any_sum"] = True
     plain = Recipe({BASE: 1.0})
-    for name in _LIMITS:
+    for name in LIMITS:
         value = getattr(recipe, name)
         if value != getattr(plain, name):
             values[name] = value
@@ -170,7 +162,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
         UsageError: the values mean none.
     """
     given = dict(values)
-    limits = {name: given.pop(name) for name in _LIMITS if name in given}
+    limits = {name: given.pop(name) for name in LIMITS if name in given}
     if "lambda" in given:
         given["lambda_"] = given.pop("lambda")
     try:
@@ -184,7 +176,7 @@ def _renamed(now: Recipe, name: str, roles: Collection[str]) -> Recipe:
     missing = [role for role in recipe.roles if role not in roles]
     if missing:
         raise UsageError(f"recipe {name} needs the role {missing[0]}, which is not loaded")
-    return recipe.stabilise(**{limit: getattr(now, limit) for limit in _LIMITS})
+    return recipe.limited_as(now)
 
 
 def _begin(name: str, now: Recipe | None = None) -> Recipe:
@@ -205,7 +197,7 @@ def _with(recipe: Recipe, name: str, value: float) -> Recipe:
     else:
         values = {d.name: d.read(recipe) for d in recipe_dials(recipe)} | {name: value}
         changed = _made(recipe.name, values)
-    return changed.stabilise(**{limit: getattr(recipe, limit) for limit in _LIMITS})
+    return changed.limited_as(recipe)
 
 
 def _made(name: str, values: Mapping[str, float]) -> Recipe:
@@ -216,24 +208,20 @@ def _made(name: str, values: Mapping[str, float]) -> Recipe:
     return parse_recipe(name, **cast(dict[str, Any], rounded))
 
 
-def _number(name: str, text: str) -> float:
+def _value(name: str, text: str) -> Any:
+    """What a person wrote, for the dial to check."""
     if name == "seed" and text in ("", "none", "random"):
-        return math.nan
+        return OFF
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    whole = name not in _WHOLE or (value == value // 1 and abs(value) < 2**63)
-    if not (math.isfinite(value) and whole):
-        raise UsageError(f"{name}: {text!r} is not a number that it can have")
-    return value
+        return number_or_off(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
-def _limit(name: str, text: str) -> float | int:
-    if name == "delta_clip" and text == "inf":
-        return math.inf
-    value = _number(name, text)
-    return int(value) if name == "first_tokens" else value
+def _shown(name: str, value: float | None) -> str:
+    if value == RANGES[name].off:
+        return OFF
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def _length(speculation: Speculation) -> str:

@@ -11,6 +11,7 @@ from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import tell
 from eftlocal.cli.sweep import options as own
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import LIMITS, OFF
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
@@ -193,7 +194,10 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build
     """What a combination of dials means; the others are the preset's."""
 
     def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
-        limits = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
+        # No limit at all is None in a grid.
+        limits = {
+            name: OFF if dials[name] is None else dials[name] for name in LIMITS if name in dials
+        }
         recipe = opt.chosen_recipe(
             defaults.recipe,
             name=dials.get("recipe"),
@@ -202,10 +206,8 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build
             lambda_=dials.get("lambda"),
             strength=dials.get("strength"),
             any_sum=any_sum,
-            **{name: dials[name] for name in limits if name in dials},
+            **limits,
         )
-        if "first_tokens" in dials:
-            recipe = replace(recipe, first_tokens=dials["first_tokens"])
         opt.check_roles(recipe, None, roles)
         known = vars(defaults.sampling)
         return recipe, replace(defaults.sampling, **{k: v for k, v in dials.items() if k in known})

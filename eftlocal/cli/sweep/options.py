@@ -111,17 +111,17 @@ Temperatures = Annotated[
     str | None,
     _dial("--temperature", "0 is greedy (default: the preset's; 0 with --questions)."),
 ]
-TopKs = Annotated[str | None, _dial("--top-k", "Only the k most probable tokens.")]
-TopPs = Annotated[str | None, _dial("--top-p", "Only the top-p set.")]
-MinPs = Annotated[str | None, _dial("--min-p", "Only tokens of this share of the best.")]
+TopKs = Annotated[str | None, _dial("--top-k", "Only the k most probable tokens; or off.")]
+TopPs = Annotated[str | None, _dial("--top-p", "Only the top-p set; or off.")]
+MinPs = Annotated[str | None, _dial("--min-p", "Only tokens of this share of the best; or off.")]
 RepeatPenalties = Annotated[
-    str | None, _dial("--repeat-penalty", "Divides repeated tokens' logits.")
+    str | None, _dial("--repeat-penalty", "Divides repeated tokens' logits; or off.")
 ]
 PresencePenalties = Annotated[
-    str | None, _dial("--presence-penalty", "Off every token used before.")
+    str | None, _dial("--presence-penalty", "Taken off every token used before; or off.")
 ]
 FrequencyPenalties = Annotated[
-    str | None, _dial("--frequency-penalty", "Off a token for each use.")
+    str | None, _dial("--frequency-penalty", "Taken off a token for each use; or off.")
 ]
 
 Seed = Annotated[
