@@ -274,8 +274,8 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ({"logit_bias": {"01": 1}}, 'logit_bias: "01" is not a token id'),
         ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000 is outside the vocabulary of 1000"),
         (
-            {"logit_bias": {"1": 101}},
-            "logit_bias of token 1 is 101.0; it must be a number from -100 to 100",
+            {"logit_bias": {"1": 1001}},
+            "logit_bias of token 1 is 1001.0; it must be a number from -1000 to 1000",
         ),
         (
             {"recipe": "guidance", "strength": 1},

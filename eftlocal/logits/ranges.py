@@ -92,7 +92,7 @@ RANGES: Final[dict[str, Range]] = {
     "beta": _STRENGTH,
     "lambda": _STRENGTH,
     "strength": _STRENGTH,
-    "weight": Range(-1000.0, 1000.0),
+    "weight": Range(-1000.0, 1000.0),  # 1 - alpha - beta reaches 201
     "delta_top_p": _SHARE,
     "plausibility": Range(0.0, 1.0, off=0.0, below=True),
     "delta_clip": Range(0.0, 1000.0, off=math.inf),
@@ -106,7 +106,7 @@ RANGES: Final[dict[str, Range]] = {
     "repeat_penalty": Range(0.01, 100.0, off=1.0),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
-    "logit_bias": _STRENGTH,
+    "logit_bias": Range(-1000.0, 1000.0),  # forces a token under any recipe
     "seed": Range(0, 2**63 - 1, off=None, whole=True),
 }
 
