@@ -97,7 +97,7 @@ def faults(case: Case, attacked: Attacked, run: subprocess.CompletedProcess[str]
 
 def written(folder: Path, outside: Path) -> Iterator[str]:
     """What a run wrote where it should not have."""
-    if {p.name: p.read_text() for p in outside.rglob("*")} != {"precious": "kept"}:
+    if [(p.name, p.read_bytes()) for p in outside.iterdir()] != [("precious", b"kept")]:
         yield "something outside the models folder was changed"
     for path in folder.rglob("*"):
         place = path.relative_to(folder).parts

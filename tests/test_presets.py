@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from eftlocal import hub
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.presets import reading as presets
@@ -284,6 +285,26 @@ def test_a_file_on_the_hub_cannot_leave_its_folder(file: str) -> None:
         FileRef(repo="owner/models", file=file)
     with pytest.raises(ValidationError, match="not a path inside a repository"):
         FileRef(repo="owner/models", file="x.gguf", revision=file)
+
+
+def test_a_checksum_may_be_in_capitals() -> None:
+    pinned = FileRef(repo="owner/models", file="x.gguf", sha256="AB" * 32)
+    assert pinned.sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "value", ['"~nobody-of-this-name/x.gguf"', '"a\\u0000b"', '"' + "x" * 5000 + '"']
+)
+def test_a_path_that_cannot_be_is_a_line_or_no_file(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "presets.toml"
+    table = TRIO.format(**dict.fromkeys(("top", "base", "tuned", "reference"), ""))
+    file.write_text(table.replace('"base.gguf"', value), encoding="utf-8")
+    try:
+        base = load_presets(file)["mine"].weights("base")
+    except UsageError as refused:
+        assert "a user who is not known here" in str(refused)
+    else:
+        assert hub.locate(base) is None
 
 
 @pytest.mark.parametrize("pins", [{"sha256": "0" * 64}, {"size": 1}])

@@ -113,13 +113,14 @@ def _exchange(
     sent = {"Accept-Encoding": "identity", "User-Agent": "eftlocal", **headers}
     request = _address(session, url, "the address", method=method, headers=sent, timeout=timeout)
     ours = _origin(request.url) == _origin(hub)
-    if not ours:
-        request.headers.pop("Authorization", None)
-    elif token := _token(library):
-        request.headers["Authorization"] = f"Bearer {token}"
 
     def send() -> Any:
-        own = {} if ours else {"auth": None}  # the client's own is not for another server either
+        own: dict[str, Any] = {}
+        if not ours:  # neither the token nor what the client was set up with is for this server
+            request.headers.pop("Authorization", None)
+            own["auth"] = None
+        elif token := _token(library):  # asks the network, where a login is about to expire
+            request.headers["Authorization"] = f"Bearer {token}"
         return session.send(request, stream=True, follow_redirects=False, **own)
 
     pump = _Pump(send)
@@ -179,9 +180,12 @@ class _Pump:
             item = self._queue.get(timeout=_TICK)
         except Empty:
             return None
-        if isinstance(item, BaseException):
-            raise _meaning(item) from item
-        return item
+        if not isinstance(item, BaseException):
+            return item
+        meaning = _meaning(item)
+        if meaning is item:
+            raise item
+        raise meaning from item
 
     def _run(self, send: Callable[[], Any]) -> None:
         try:
@@ -226,7 +230,10 @@ def _meaning(error: BaseException) -> BaseException:
             return Hopeless(f"no secure connection: {getattr(cause, 'reason', reason)}")
         if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
             return Hopeless(f"no server of that name: {cause.strerror}")
-    if isinstance(error, (http.UnsupportedProtocol, http.LocalProtocolError, http.InvalidURL)):
+    # Some versions of the client read a redirect's address even if they do not follow it.
+    if isinstance(error, http.InvalidURL) or "location header" in reason:
+        return Hopeless(f"the server redirects to an address that cannot be read: {reason}")
+    if isinstance(error, (http.UnsupportedProtocol, http.LocalProtocolError)):
         return Hopeless(reason)
     if isinstance(error, (http.HTTPError, OSError)):
         return Broken(reason)

@@ -65,7 +65,7 @@ def locate(ref: FileRef) -> Path | None:
     not what a pin or its own record says counts as not there.
     """
     if ref.repo is None:
-        return Path(ref.file) if Path(ref.file).is_file() else None
+        return Path(ref.file) if os.path.isfile(ref.file) else None  # noqa: PTH113 - never raises
     for place in (in_store, _in_hub_cache):  # llama.cpp looks for shards in one folder
         paths = [place(shard) for shard in shards(ref)]
         if None not in paths:

@@ -144,7 +144,8 @@ class Download:
             part.comes_as(validator)
         elif answer.status == 206:
             self._check_range(answer.headers.get("Content-Range", ""), part)
-            if part.size and part.validator not in (None, validator):
+            changed = part.validator not in (None, validator)
+            if part.size and changed and self._expected is None:
                 part.restart()
                 raise Broken("the file has changed on the server")
             part.comes_as(validator)

@@ -59,6 +59,11 @@ class FileRef(StrictTable):
             raise ValueError(f"{repo!a} is not of the form owner/name")
         return repo
 
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _in_small_letters(cls, digits: object) -> object:
+        return digits.lower() if isinstance(digits, str) else digits
+
     @field_validator("file", "revision")
     @classmethod
     def _stays_inside(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -69,7 +74,10 @@ class FileRef(StrictTable):
             if info.field_name == "file" and value.endswith(_OURS):
                 raise ValueError(f"{value} has the name of an unfinished download")
         elif value and info.field_name == "file" and info.context:
-            return str(Path(info.context["root"]) / Path(value).expanduser())
+            try:
+                return str(Path(info.context["root"]) / Path(value).expanduser())
+            except RuntimeError:
+                raise ValueError(f'"{value}" begins with a user who is not known here') from None
         return value
 
     @model_validator(mode="after")
