@@ -189,6 +189,9 @@ ON_THE_DEMO: dict[str, tuple[Edit, str]] = {
     "an empty token's name": (
         tokens(lambda t: [*t[:8], b"", *t[9:-1], b"[EMPTY_8]"]), "tokens 8 and 4095 have the same"
     ),
+    "a token of 5,000 bytes": (
+        tokens(lambda t: [*t[:7], b"x" * 5000, *t[8:]]), "token 7 has 5,000 bytes"
+    ),
     "no merges": (lambda f: f.remove("tokenizer.ggml.merges"), "has no tokenizer.ggml.merges"),
     "merges of numbers": (
         array("tokenizer.ggml.merges", numbers(U8, [1])), "tokenizer.ggml.merges is of type array"

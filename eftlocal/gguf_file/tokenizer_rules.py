@@ -15,6 +15,7 @@ from eftlocal.gguf_file.cursor import StringArray
 from eftlocal.gguf_file.header import Header
 
 _BYTE = 6  # llama_token_type
+_LONGEST = 4096  # bytes; no real token has as many, and grammars recurse once for each character
 _BPE = ("gpt2", "gemma4", "hybriddna", "whitespace")
 # Bytes that a text in UTF-8 can hold
 _IN_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
@@ -57,6 +58,9 @@ def check_tokenizer(header: Header) -> None:
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, StringArray) or not len(tokens):
         header.refuse("has no vocabulary (tokenizer.ggml.tokens)")
+    longest = int(np.argmax(np.diff(tokens.ends, prepend=0)))
+    if len(tokens.to_bytes()[longest]) > _LONGEST:
+        header.refuse(f"token {longest} has {len(tokens.to_bytes()[longest]):,} bytes")
     texts = _as_llama_cpp_reads(tokens)
     _check_doubles(header, texts)
     _check_columns(header, len(texts))
