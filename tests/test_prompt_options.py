@@ -141,12 +141,23 @@ def test_a_template_that_drops_the_question_is_refused(source: str) -> None:
 # --- system messages ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", [REFUSES, DROPS, "yandex"])
-def test_a_template_that_takes_no_system_message_says_how_to_go_on(source: str) -> None:
+@pytest.mark.parametrize(
+    "role", [{"template": REFUSES}, {"template": DROPS}, {"format": REFUSES}, {"format": "yandex"}]
+)
+def test_a_template_that_takes_no_system_message_says_how_to_go_on(role: dict[str, str]) -> None:
+    def text_of(*messages: Message, **more: Any) -> str:
+        return str(render_roles(messages, {"tuned": RolePrompt(**role, **more)})["tuned"])
+
     with pytest.raises(PromptError, match=r"--system-in-user .* system_in_user"):
-        text_of(source, SYSTEM, ASK)
-    assert "Be brief.\n\nWhere is Lima?" in text_of(source, SYSTEM, ASK, system_in_user=True)
-    assert text_of(source, ASK, system_in_user=True) == text_of(source, ASK)
+        text_of(SYSTEM, ASK)
+    assert "Be brief.\n\nWhere is Lima?" in text_of(SYSTEM, ASK, system_in_user=True)
+    assert text_of(ASK, system_in_user=True) == text_of(ASK)
+
+
+def test_a_template_given_for_a_role_may_show_less() -> None:
+    assert text_of("# {{ messages[-1].content }}", SYSTEM, ASK, ANSWER, ASK) == "# Where is Lima?"
+    with pytest.raises(PromptError, match="leaves out message 3, the user's"):
+        text_of("# {{ messages[1].content }}", SYSTEM, {**ASK, "content": "Hi"}, ANSWER, ASK)
 
 
 def test_what_fails_for_another_reason_says_so_alone() -> None:
@@ -236,7 +247,14 @@ def test_wrong_prompts_are_refused_before_anything_is_loaded(
     demo_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eftlocal.loading.prepare.load_roles", None)
-    for options in ({"prompts": {"base": "plian"}}, {"chat_template_kwargs": {"bos_token": ""}}):
+    for options in (
+        {"prompts": {"base": "plian"}},
+        {"prompts": {"base": 5}},
+        {"prompts": "plain"},
+        {"chat_template_kwargs": {"bos_token": ""}},
+        {"chat_template_kwargs": {1: 2}},
+        {"chat_template_kwargs": "enable_thinking"},
+    ):
         with pytest.raises(UsageError):
             Emulator.from_files(**demo_files, **options)
 

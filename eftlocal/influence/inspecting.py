@@ -63,7 +63,7 @@ def inspect(
     if COMBINATION in emulator.roles:
         raise UsageError(f"a role is called {COMBINATION!r}, which stands for all; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
-    read: dict[str, Any] = {"raw": raw, "special": special}
+    read: dict[str, Any] = {"raw": raw, "special": special and raw}
     read["chat_template_kwargs"] = chat_template_kwargs
     seed: int | None = None
     finish_reason: FinishReason | None = None

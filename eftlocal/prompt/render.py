@@ -81,6 +81,8 @@ class RolePrompt:
 
 def check_format(format: str) -> None:
     """Raises UsageError for what is neither a prompt format nor a template's source."""
+    if not isinstance(format, str):
+        raise UsageError(f"a role's prompt is a string, not {type(format).__name__}")
     if is_template(format) or format in FORMATS or format in chat_formats():
         return
     near = get_close_matches(format, (*FORMATS, *chat_formats()), 1)
@@ -164,6 +166,7 @@ def render_roles(
     way to keep it apart.
     """
     checked = validate_messages(messages)
+    check_variables(variables or {})
     partial = ""
     if continue_last:
         if checked[-1]["role"] != "assistant" or len(checked) == 1:
@@ -241,7 +244,9 @@ def _render_one(
     if role.system_in_user:
         messages = system_into_user(messages)
     whose, render = _renderer(name, role, add_generation_prompt, variables)
-    text = _rendered(whose, render, messages)
+    # A template that a person gave for a role may mean to show it less.
+    kept = ("user",) if is_template(role.format) else ("user", "system")
+    text = _rendered(whose, render, messages, kept)
     # A mark that no file can know stands in the middle of each special token's text that a user
     # wrote. The text is parted there, so everywhere else it is tokenized as it always is.
     mark = secrets.token_hex(16)
@@ -294,8 +299,13 @@ def _renderer(
     )
 
 
-def _rendered(whose: str, render: Render, messages: Sequence[Message]) -> str:
-    """The text of the messages, none of the user's or the system's left out."""
+def _rendered(
+    whose: str, render: Render, messages: Sequence[Message], kept: Collection[str]
+) -> str:
+    """The text of the messages; the user's last one and any of the system's must be there.
+
+    `kept`: whose messages are looked for.
+    """
     instructed = any(message["role"] == "system" for message in messages)
     try:
         text = render(messages)
@@ -305,9 +315,10 @@ def _rendered(whose: str, render: Render, messages: Sequence[Message]) -> str:
         raise
     if not text:
         raise PromptError(f"{whose} makes an empty text of this conversation")
+    asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     for i, message in enumerate(messages):
-        content = message["content"].strip()
-        if message["role"] == "assistant" or content in text:
+        wanted = message["role"] in kept and (message["role"] == "system" or i == asked)
+        if not wanted or message["content"].strip() in text:
             continue
         other = [*messages[:i], {**message, "content": secrets.token_hex(16)}]
         if render([*other, *messages[i + 1 :]]) == text:  # type: ignore[list-item]

@@ -12,6 +12,10 @@ OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
 
 def check_variables(variables: Mapping[str, Any]) -> None:
     """Raises UsageError for one that is not the caller's to set."""
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise UsageError(
+            "chat_template_kwargs: a mapping is needed, as in {'enable_thinking': False}"
+        )
     for name in OWN:
         if name in variables:
             raise UsageError(f"chat_template_kwargs: {name!r} is set by eftlocal; leave it out")
