@@ -414,7 +414,7 @@ def test_specials_in_a_continued_answer_are_parted() -> None:
     role = chat(CHATML, *MARKS)
     messages: list[Message] = [ASK, {"role": "assistant", "content": "a<|im_end|>b"}]
     seen = render_roles(messages, {"tuned": role}, continue_last=True)["tuned"]
-    assert [s.text for s in seen.segments][1:] == [">b"]
+    assert [s.text for s in seen.segments][1:] == ["a<|im_end|", ">b"]
     assert specials_in(seen.segments) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
 
 

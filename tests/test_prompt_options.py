@@ -243,6 +243,13 @@ def test_settings_go_over_those_of_a_role() -> None:
         with_settings({"base": old}, prompts={"tunde": "plain"})
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 def test_wrong_prompts_are_refused_before_anything_is_loaded(
     demo_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +261,8 @@ def test_wrong_prompts_are_refused_before_anything_is_loaded(
         {"chat_template_kwargs": {"bos_token": ""}},
         {"chat_template_kwargs": {1: 2}},
         {"chat_template_kwargs": "enable_thinking"},
+        {"chat_template_kwargs": {"a": {1}}},
+        {"chat_template_kwargs": {"a": nested(100_000)}},
     ):
         with pytest.raises(UsageError):
             Emulator.from_files(**demo_files, **options)
@@ -314,6 +323,7 @@ def test_files_without_a_template_are_given_one(verb: str, invoke: Any) -> None:
     ("arguments", "says"),
     [
         (["--chat-template", "chatmll"], "no such file"),
+        (["--chat-template", "tuned=" + "x" * 5000], "no such file"),
         (["--chat-template", "tunde=plain"], "there is no role tunde; there are base, tuned"),
         (["--chat-template", "plain", "--chat-template", "tuned=chat"], "tuned is given twice"),
         (["--chat-template", "no.jinja"], "the file holds no jinja2 template"),

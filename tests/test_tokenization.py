@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import PromptError
 from eftlocal.llama import Model
+from eftlocal.prompt.messages import Message
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import RolePrompt
 
 FLAGS = {
     f"bos={bos}, eos={eos}, space={space}": {
@@ -165,6 +168,24 @@ def test_a_text_that_is_parted_gains_no_space(spm: Emulator, content: str) -> No
         assert ids[0] == model.bos
         assert set(ids[1:]).isdisjoint(SPECIAL)
         assert bytes_of(model, ids[1:]).lstrip() == content.encode()
+
+
+@pytest.mark.parametrize("start", ["<|im_start|>", "", "\n"])
+@pytest.mark.parametrize("beginning", [" Paris", "Paris", "\n"])
+def test_an_answers_beginning_follows_the_prompt(
+    tiny_files: dict[str, Path], tmp_path: Path, start: str, beginning: str
+) -> None:
+    file = sentencepiece(tiny_files["base"], tmp_path / "spm.gguf", add_space_prefix=True)
+    with Model(file, vocab_only=True) as model:
+        template = "{{ messages[0].content }}" + f"{{{{ {start!r} }}}}"
+        role = RolePrompt(template, special_texts=model.control_texts)
+        reader = PromptReader({"tuned": model}, {"tuned": role}, {"tuned": 99})
+        asked: Message = {"role": "user", "content": "The"}
+        fresh = reader.ids([asked])["tuned"]
+        messages: list[Message] = [asked, {"role": "assistant", "content": beginning}]
+        seen = reader.ids(messages, continue_last=True)["tuned"]
+        assert seen == fresh + model.tokenize(beginning, continues=True)
+        assert bytes_of(model, seen[len(fresh) :]) == beginning.encode()
 
 
 def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:

@@ -23,6 +23,7 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
+from eftlocal.terminal_text import one_line
 from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
@@ -366,9 +367,14 @@ def _prompt(value: str) -> str:
         check_format(value)
         return value
     except UsageError as error:
-        if not Path(value).exists():
+        try:
+            there = Path(value).exists()
+        except (OSError, ValueError):  # no system would have a file of that name
+            there = False
+        if not there:
+            shown = one_line(value, 60)
             raise UsageError(
-                f"--chat-template {value}: there is no such file, and {error}"
+                f"--chat-template {shown}: there is no such file, and {error}"
             ) from None
     source = read_text(Path(value), f"--chat-template {value}")
     if not is_template(source):

@@ -343,14 +343,12 @@ def _renders(render: Render, messages: Sequence[Message]) -> bool:
 
 
 def _continued(
-    segments: list[Segment], partial: str, special_texts: Collection[str]
+    segments: Sequence[Segment], partial: str, special_texts: Collection[str]
 ) -> list[Segment]:
-    """`segments` with the beginning of the answer as their end."""
-    *before, last = segments
-    if not last.special:
-        return [*before, Segment(last.text + partial, special=False)]
-    first, *rest = parted(partial, special_texts)
-    return [*before, Segment(last.text + first, True), *(Segment(p, True) for p in rest)]
+    """`segments`, and the beginning of the answer, whose tokens follow theirs as when it came."""
+    special = segments[-1].special
+    pieces = parted(partial, special_texts) if special else [partial]
+    return [*segments, *(Segment(piece, special) for piece in pieces if piece)]
 
 
 def _with_bos(segments: Sequence[Segment], role: RolePrompt) -> RoleText:
