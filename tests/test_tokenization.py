@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal import Emulator
-from eftlocal.errors import PromptError
+from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
@@ -207,7 +207,7 @@ def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:
 
 @pytest.mark.parametrize("call", ["text", "prompt"])
 def test_half_a_surrogate_pair_is_one_line(spm: Emulator, call: str) -> None:
-    with pytest.raises(PromptError, match="half of a surrogate pair at character 1"):
+    with pytest.raises(EftlocalError, match="half of a surrogate pair"):
         spm.logprobs("a\ud800") if call == "text" else spm.logprobs("a", prompt="b\ud800")
 
 

@@ -11,7 +11,6 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.schema import Preset
-from eftlocal.prompt.variables import check_variables
 
 _INT32 = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
 _RANGES = {
@@ -130,9 +129,6 @@ def with_settings(
     Raises:
         UsageError: there is no role that `prompts` names, or a value is out of its range.
     """
-    if not isinstance(prompts or {}, Mapping):
-        raise UsageError("prompts: a mapping is needed, as in {'base': 'plain'}")
-    check_variables(chat_template_kwargs or {})
     for role in prompts or {}:
         if role not in sources:
             raise UsageError(f"prompts: there is no role {role}; there are {', '.join(sources)}")

@@ -81,8 +81,6 @@ class RolePrompt:
 
 def check_format(format: str) -> None:
     """Raises UsageError for what is neither a prompt format nor a template's source."""
-    if not isinstance(format, str):
-        raise UsageError(f"a role's prompt is a string, not {type(format).__name__}")
     if is_template(format) or format in FORMATS or format in chat_formats():
         return
     near = get_close_matches(format, (*FORMATS, *chat_formats()), 1)
