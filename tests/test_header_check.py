@@ -6,6 +6,7 @@ Each refused file is otherwise sane, so that a check that is left out lets it pa
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def alignment(value: int) -> Edit:
         file.alignment = value
 
     return edit
+
+
+def charsmap(base: int, value: int = 0, texts: bytes = b"a\0") -> bytes:
+    """A normalizer of 256 nodes, each of which leads to `base` and ends a match."""
+    nodes = [base << 10 | 1 << 8 | byte for byte in range(255)] + [1 << 31 | value]
+    if not base:
+        nodes = [(byte ^ 255) << 10 | 1 << 8 | byte for byte in range(255)] + nodes[-1:]
+    return numbers(U8, list(struct.pack("<I256I", 1024, *nodes) + texts))
 
 
 def both(*edits: Edit) -> Edit:
@@ -251,6 +260,12 @@ ON_OTHERS: dict[str, tuple[str, str, Edit, str]] = {
     "bert: no separator": (
         "llama", "bert", lambda f: f.remove("tokenizer.ggml.seperator_token_id"), "seperator_token"
     ),
+    "t5: a map outside itself": (
+        "llama", "t5", array("tokenizer.ggml.precompiled_charsmap", charsmap(1 << 20)), "itself"
+    ),
+    "t5: a text outside itself": (
+        "llama", "t5", array("tokenizer.ggml.precompiled_charsmap", charsmap(0, value=99)), "itself"
+    ),
     "t5: no unknown": (
         "llama", "t5", both(put("tokenizer.ggml.unknown_token_id", U32, 99999),
                             tokens(lambda t: t[:2]), reshape("token_embd.weight", EMBD, 2)),
@@ -394,6 +409,13 @@ def test_no_architecture_has_its_matrices_refused(tmp_path: Path) -> None:
                 assert " x " in str(error)  # these shapes mean nothing here
             seen += 1
     assert seen > 1000
+
+
+def test_a_map_of_characters_passes(tmp_path: Path) -> None:
+    file = read_file(write_tiny_model(tmp_path / "model.gguf", "llama", "t5"))
+    array("tokenizer.ggml.precompiled_charsmap", charsmap(0))(file)
+    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
+    checked_model(tmp_path / "model.gguf")
 
 
 def test_numbers_of_each_layer_pass(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def check_tokenizer(header: Header) -> None:
         _check_bytes(header, spelled, set(texts))
     if model == "bert" and (_column(header, "token_type") == _BYTE).any():
         header.refuse("has byte tokens, which its tokenizer bert cannot write")
+    if model == "t5":
+        _check_charsmap(header)
     _check_special(header, model, len(texts))
 
 
@@ -163,6 +165,32 @@ def _check_bytes(
             f"has no token for {len(missing)} single bytes, the first 0x{missing[0]:02X}, which a "
             f"tokenizer {model} needs for texts that it does not know"
         )
+
+
+def _check_charsmap(header: Header) -> None:
+    """SentencePiece's normalizer stays inside its tables, whatever the text.
+
+    An array of nodes and then texts that replace others. From a node, XORed with its base, a byte
+    leads on; where a node ends a match, it leads to a value, the offset of a text that a NUL ends.
+    """
+    _check_type(header, "precompiled_charsmap", "array of uint8", "array of int8")
+    data = _column(header, "precompiled_charsmap").view(np.uint8)
+    if not len(data):
+        return
+    size = int.from_bytes(data[:4].tobytes(), "little")
+    nodes = np.frombuffer(data[4 : 4 + size - size % 4].tobytes(), "<u4").astype(np.int64)
+    texts = data[4 + size :]
+    inner = np.flatnonzero(nodes >> 31 == 0)
+    base = (nodes[inner] >> 10) << ((nodes[inner] & 1 << 9) >> 6)
+    onward = np.append(inner ^ base, base[:1] if len(inner) and inner[0] == 0 else [])
+    ends = (inner ^ base)[nodes[inner] >> 8 & 1 == 1]
+    if (
+        not len(texts)
+        or texts[-1]
+        or (onward | 0xFF >= len(nodes)).any()
+        or (nodes[ends] & 0x7FFFFFFF >= len(texts)).any()
+    ):
+        header.refuse("tokenizer.ggml.precompiled_charsmap points outside itself")
 
 
 def _check_special(header: Header, model: str, n_tokens: int) -> None:
