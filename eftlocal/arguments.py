@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from eftlocal.errors import UsageError
 from eftlocal.loading.prepare import UpTo
+from eftlocal.loading.threads import check_threads
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
@@ -93,6 +94,12 @@ def _sequences(name: str, value: Any) -> int | UpTo:
     return value if isinstance(value, UpTo) else whole(1)(name, value)
 
 
+def _threads(name: str, value: Any) -> int:
+    count: int = whole(1)(name, value)
+    check_threads(count, name)
+    return count
+
+
 def _prompts(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         refuse(name, value, "a mapping of roles to 'chat', 'same', 'plain' or a template")
@@ -130,7 +137,7 @@ _CHECKS: dict[str, Check] = {
     "prompts": _prompts,
     "n_ctx": _COUNT,
     "n_seq_max": _sequences,
-    "threads": _COUNT,
+    "threads": _threads,
     "gpu_layers": whole(-1),
     "progress": _CALL,
     "checking": _CALL,

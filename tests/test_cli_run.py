@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from eftlocal import Emulator
 from eftlocal.cli.app import app
 from eftlocal.cli.asking import read_prompt
+from eftlocal.errors import UsageError
+from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.threads import usable_cpus
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]
@@ -90,7 +94,7 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--show", "nope"], 2, "--show: there is no role 'nope'"),
         (["hi", "--max-tokens", "0"], 2, "max_tokens is 0"),
         (["hi", "--threads", "0"], 2, "threads is 0; it must be 1 or more"),
-        (["hi", "--threads", "100000"], 2, "threads is 100000; it must be 512 or less"),
+        (["hi", "--threads", "100000"], 2, "threads is 100000; this machine has"),
         (["hi", "--n-ctx", str(2**32 + 1), "--force"], 2, "n_ctx is 4294967297"),
         (["hi", "--preset", ""], 2, 'no preset ""'),
         (["hi", "--gpu-layers", "-7"], 2, "gpu_layers is -7"),
@@ -233,3 +237,37 @@ def test_answers_keep_to_a_schema(files: list[str], tmp_path: Path) -> None:
     schema.write_text('{"type": "string", "pattern": "(?=a)b"}', encoding="utf-8")
     refused = run("Hello", *files, "--json-schema", str(schema))
     assert refused.exit_code == 2 and "look-ahead" in refused.stderr
+
+
+def test_more_threads_than_cpus_are_refused_on_every_surface(
+    files: list[str], demo_files: dict[str, Path]
+) -> None:
+    most = usable_cpus()
+    says = f"threads is {most + 1}; this machine has {most} CPU"
+    asked = ["--threads", str(most + 1)]
+    commands = [["run", "hi"], ["inspect", "hi"], ["bench"], ["eval", "demo", "--questions", "1"]]
+    commands += [["sweep", "--questions", "demo", "--out", "o"], ["batch", "-", "-"], ["chat"]]
+    for command in commands:
+        result = CliRunner().invoke(app, [*command, *asked], input="{}", prog_name="eftlocal")
+        assert result.exit_code == 2 and says in result.stderr, (command, result.output)
+    with pytest.raises(UsageError, match=says):
+        Emulator.from_files(**demo_files, threads=most + 1)
+    sources = {role: RoleSource(path, threads=most + 1) for role, path in demo_files.items()}
+    with pytest.raises(UsageError, match=f"role base: {says}"):
+        Emulator.from_sources(sources)
+
+
+@pytest.mark.parametrize("prompt", ["-5 + 3", "-hello", "--well, what is it?", "-5"])
+@pytest.mark.parametrize("verb", ["run", "inspect"])
+def test_a_prompt_like_an_option_is_told_of_the_two_dashes(verb: str, prompt: str) -> None:
+    result = CliRunner().invoke(app, [verb, prompt], prog_name="eftlocal")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    says = f"a PROMPT that begins with - goes after --: `eftlocal {verb} -- ...`"
+    assert result.stderr.startswith("eftlocal: No such option: -") and says in result.stderr
+
+
+def test_a_prompt_after_two_dashes_is_taken_as_it_is(files: list[str]) -> None:
+    result = run(*files, *QUICK, "--speculative", "off", "--", "-5 + 3")
+    assert result.exit_code == 0, result.output
+    lost = run(*files, "what", "is", "it?")
+    assert lost.exit_code == 2 and "text with spaces needs quotes" in lost.stderr

@@ -62,7 +62,16 @@ def _of_usage(error: typer.TyperException) -> str:
     """What is wrong with an option or argument, and whose help says more."""
     context = getattr(error, "ctx", None)
     words = error.format_message().strip().rstrip(".").replace("Value error, ", "")
-    return f"{words}; see `{context.command_path} --help`" if context else words
+    if context is None:
+        return words
+    words = f"{words}; see `{context.command_path} --help`"
+    arguments = [p for p in context.command.params if p.param_type_name == "argument"]
+    if arguments and not getattr(error, "possibilities", True):  # no option is near
+        name = arguments[0].name.upper()
+        words += f"; a {name} that begins with - goes after --: `{context.command_path} -- ...`"
+    elif "unexpected extra argument" in words:
+        words += "; text with spaces needs quotes"
+    return words
 
 
 app = typer.Typer(

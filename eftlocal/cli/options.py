@@ -17,6 +17,7 @@ from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
+from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import LIMITS, number_or_off
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -218,7 +219,9 @@ Special = Annotated[
 ]
 
 NCtx = Annotated[int | None, _option("--n-ctx", "Context in tokens, every role.", _ENGINE)]
-Threads = Annotated[int | None, _option("--threads", "CPU threads.", _ENGINE)]
+Threads = Annotated[
+    int | None, _option("--threads", "CPU threads, no more than there are CPUs.", _ENGINE)
+]
 GpuLayers = Annotated[
     int | None,
     _option("--gpu-layers", "Layers on the GPU, every role; -1 is all (default: auto).", _ENGINE),
@@ -334,6 +337,7 @@ def engine(given: Mapping[str, Any], roles: Collection[str]) -> dict[str, Any]:
         given: a verb's parameters by their names.
         roles: that are there.
     """
+    check_threads(given["threads"])
     return {
         "prompts": _prompts(given["chat_template"] or (), roles),
         "system_in_user": given["system_in_user"] or None,

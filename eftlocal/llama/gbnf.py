@@ -19,6 +19,7 @@ import llama_cpp
 from eftlocal.errors import UsageError
 from eftlocal.llama.engine import last_words, recent
 from eftlocal.llama.model import Model
+from eftlocal.terminal_text import one_line
 
 MAX_CHARACTERS = 1 << 18
 MAX_DEPTH = 200
@@ -134,7 +135,8 @@ def _read(text: str) -> Rules:
             least, most = _number(found["least"]), _number(found["most"])
             if max(least, most) > MAX_REPEATS or (found["most"] and least > most):
                 raise refuse(
-                    found.start(), f"{found[0]} is not a repetition of 0 to {MAX_REPEATS} times"
+                    found.start(),
+                    f"{one_line(found[0], 40)} is not a repetition of 0 to {MAX_REPEATS} times",
                 )
             if sequence:
                 item, again = sequence.pop(), f"*{len(rules)}"
@@ -179,19 +181,26 @@ def _grows(rules: Rules) -> str | None:
 
 
 def _located(complaint: str, text: str) -> str:
-    """llama.cpp's complaint, which quotes the rest of the text, with a line number instead."""
+    """llama.cpp's complaint with a line number in the place of the rest of the text.
+
+    It writes what is wrong, often " at " and the rest, an empty line, and the whole text again.
+    """
     _, found, rest = complaint.partition("error parsing grammar: ")
     if not found:
         return ""
-    message = rest.removesuffix("\n").removesuffix(text).rstrip("\n")
+    message = rest.removesuffix(f"\n\n{text}\n")
     reason, at, quoted = message.partition(" at ")
     if at and text.endswith(quoted):
-        at_offset = len(text) - len(quoted)
+        offset = len(text) - len(quoted)
     elif undefined := re.search(r"identifier '(.*)'", message):
         use = re.search(rf"(?<![\w-]){re.escape(undefined[1])}(?![\w-])", text)
-        at_offset, reason = (use.start() if use else 0), "undefined rule"
+        offset, reason = (use.start() if use else 0), "undefined rule"
+    elif message.startswith("unexpected end of input"):
+        left = _TOKEN.sub(lambda token: " " * len(token[0]), text)  # what is no token
+        opened = re.search(r'["\[<]', left)
+        offset, reason = (opened.start() if opened else len(text)), "nothing closes this"
     else:
-        return " ".join(message.split())
-    line = text.count("\n", 0, at_offset) + 1
-    here = text[at_offset:].strip().split("\n")[0][:60]
+        return one_line(message.partition("\n")[0])
+    here = text[offset:].strip().partition("\n")[0][:60].rstrip()
+    line = (text[:offset] if here else text.rstrip()).count("\n") + 1
     return f"line {line}: {reason} at {here!r}" if here else f"line {line}: {reason} at its end"

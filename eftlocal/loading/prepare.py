@@ -25,6 +25,7 @@ from eftlocal.gguf_file.header import Header, read_header
 from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.threads import check_threads
 from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.render import RolePrompt, check_format
@@ -101,7 +102,8 @@ def prepare(
     most = n_seq_max.most if isinstance(n_seq_max, UpTo) else n_seq_max
     if most < 1:
         raise UsageError(f"n_seq_max is {most}; it must be 1 or more")
-    for source in sources.values():
+    for role, source in sources.items():
+        check_threads(source.threads, f"role {role}: threads")
         check_format(source.prompt)
         check_variables(source.chat_template_kwargs)
     header_of = cache(checked_model)  # a file may play several roles
