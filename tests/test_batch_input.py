@@ -406,6 +406,65 @@ def test_a_line_of_40_mb_is_not_held(tmp_path: Path) -> None:
     assert peak < 3 * MAX_LINE
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("pipe", [False, True])
+def test_an_input_that_is_none_is_refused_soon(
+    packed: bool, pipe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def says(data: bytes) -> str:
+        data = gzip.compress(data) if packed else data
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        name = "-" if pipe else write(tmp_path, data)
+        with pytest.raises(PromptError) as refused, open_source(name) as source:
+            list(source.lines(1, digest=hashlib.sha256()))  # the others are read for the checksum
+        return str(refused.value).partition(": ")[2]
+
+    assert says(b"{}\n" + b"\n" * 30_000) == "lines 2 to 10002 are blank; remove them"
+    monkeypatch.setattr(reading, "MAX_LINES", 3)
+    many = "it has more than 10000000 lines; split it"
+    assert says(b"{}\n" * 4) == many
+    monkeypatch.setattr(reading, "MAX_LINE", 1 << 20)
+    monkeypatch.setattr(reading, "MAX_SKIPPED", 3 << 20)
+    monkeypatch.setattr(reading, "_BUFFER", 1 << 16)
+    long, lines = (
+        b"\0" * (2 << 20),
+        "its lines of over 1 MiB, the last of them line {}, have over 3",
+    )
+    assert says(long + b"\n" + long + b"\n" + long).startswith(lines.format(2))
+    found = says(b"\0" * (9 << 20))
+    assert found.startswith("line 1 has over 3 MiB" if pipe and not packed else lines.format(1))
+
+
+def test_gzip_that_others_made_is_read_or_refused(tmp_path: Path) -> None:
+    member = gzip.compress(b'{"prompt": "x"}\n')
+    for data, lines in (
+        (member * 3, 3),
+        (member + bytes(512), 1),
+        (gzip.compress(b"") + member, 1),
+    ):
+        assert len(lines_of(write(tmp_path, data))) == lines
+    for data, says in (
+        (member + b"rubbish", "damaged after line 1"),
+        (member + member[:-3], "torn after line 2"),
+        (member[:4], "torn in its first line"),
+        (b"\x1f\x8b", "torn in its first line"),
+        (b"\x1f\x8b\xff\xff" * 9, "damaged in its first line"),
+    ):
+        with (
+            open_source(write(tmp_path, data)) as source,
+            pytest.raises(PromptError, match=f"the gzip is {says}"),
+        ):
+            list(source.lines())
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_SKIPPED", 1 << 20)
+    with pytest.raises(PromptError, match=r"^/dev/zero: line 1 has over 1 MiB"):
+        open_source("/dev/zero")
+    assert lines_of("/dev/null") == []
+
+
 def test_stdin_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(b"a\nb"))
     monkeypatch.setattr(sys, "stdin", stdin)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import gzip
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -23,6 +22,11 @@ from eftlocal.closing import Closing
 from eftlocal.errors import PromptError, UsageError
 
 MAX_LINE = 8 << 20  # bytes of a line
+# An input beyond these is not what it was taken for, and would take minutes or days to read.
+MAX_LINES = 10_000_000
+MAX_BLANK = 10_000  # blank lines in a row
+MAX_SKIPPED = 256 << 20  # bytes in lines that are longer than MAX_LINE
+_TOO_MANY = f"it has more than {MAX_LINES} lines; split it"
 _BUFFER = 1 << 20  # bytes read in one go
 _LOOK = 256  # lines after which the file is looked at: was it changed?
 _GZIP = b"\x1f\x8b"
@@ -79,17 +83,25 @@ class Source(Closing):
             digest: is given every byte of the input, uncompressed, those beyond the limit too.
 
         Raises:
-            PromptError: the gzip is torn or damaged; after which line.
+            PromptError: the gzip is torn or damaged; after which line. It has more lines, blank
+                lines in a row, or bytes in lines that are too long, than any input.
             UsageError: the file cannot be read, or was changed since it was opened.
         """
         self._passes += 1
-        this, number, blank = self._passes, 0, 0
+        this, number, blank, skipped = self._passes, 0, 0, 0
         try:
             self._unchanged()
             self._file.seek(0)
             reader: Reads = gzip.GzipFile(fileobj=self._file) if self._gzip else self._file
-            while (data := _line(reader, digest)) is not None:
+            while (data := _line(reader, digest, MAX_SKIPPED - skipped)) is not None:
                 number += 1
+                if number > MAX_LINES:
+                    raise self._refused(_TOO_MANY)
+                if isinstance(data, TooLong) and (skipped := skipped + data.size) > MAX_SKIPPED:
+                    raise self._refused(
+                        f"its lines of over {MAX_LINE >> 20} MiB, the last of them line {number}, "
+                        f"have over {MAX_SKIPPED >> 20} MiB together; no request is so long"
+                    )
                 if number % _LOOK == 0:
                     self._unchanged()
                 beyond = limit is not None and number > limit
@@ -97,6 +109,10 @@ class Source(Closing):
                     return
                 if isinstance(data, bytes) and not data.strip():
                     blank += 1
+                    if blank > MAX_BLANK:
+                        raise self._refused(
+                            f"lines {number - blank + 1} to {number} are blank; remove them"
+                        )
                     continue
                 first, blank = number - blank, 0
                 if beyond:
@@ -116,6 +132,9 @@ class Source(Closing):
             ) from None
         except OSError as error:
             raise UsageError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+
+    def _refused(self, why: str) -> PromptError:
+        return PromptError(f"{self.name}: {why}")
 
     def close(self) -> None:
         """A second call does nothing."""
@@ -146,8 +165,7 @@ def open_source(path: str) -> Source:
                 if stat.S_ISREG(os.fstat(given.fileno()).st_mode):
                     return Source(name, file, given, undone.pop_all())
             kept = undone.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(given, kept, _BUFFER)
-            kept.seek(0)
+            _keep(given, kept, name)
             return Source(name, file, kept, undone.pop_all())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -158,15 +176,31 @@ def open_source(path: str) -> Source:
         raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
-def _line(reader: Reads, digest: Digest | None) -> bytes | TooLong | None:
-    """The next line without its end; None after the last."""
+def _keep(given: IO[bytes], kept: IO[bytes], name: str) -> None:
+    """Copies a pipe or a device to a file, unless it is plainly without end."""
+    lines = since = 0  # and bytes since the last line's end
+    while block := given.read(_BUFFER):
+        kept.write(block)
+        lines += block.count(b"\n")
+        end = block.rfind(b"\n")
+        since = since + len(block) if end < 0 else len(block) - end
+        if lines > MAX_LINES:
+            raise PromptError(f"{name}: {_TOO_MANY}")
+        if since > MAX_LINE + MAX_SKIPPED:
+            raise PromptError(f"{name}: line {lines + 1} has over {MAX_SKIPPED >> 20} MiB")
+    kept.seek(0)
+
+
+def _line(reader: Reads, digest: Digest | None, most: int) -> bytes | TooLong | None:
+    """The next line without its end; None after the last. No more than `most` bytes beyond
+    MAX_LINE are read of it."""
     data = piece = reader.readline(MAX_LINE + 2)
     if digest is not None:
         digest.update(piece)
     if not data:
         return None
     size = len(data)
-    while piece and not piece.endswith(b"\n"):
+    while piece and not piece.endswith(b"\n") and size <= MAX_LINE + most:
         piece = reader.readline(_BUFFER)
         if digest is not None:
             digest.update(piece)
