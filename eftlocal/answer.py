@@ -12,6 +12,7 @@ from eftlocal.arguments import checked
 from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.decoding.text_logprobs import TextLogprobs
 from eftlocal.errors import UsageError
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.llama import Grammar, Guide
@@ -55,7 +56,9 @@ class Answer:
     """A finished (or stopped) answer; `str(answer)` is its text.
 
     finish_reason is None when the stream was closed before the answer ended. logprobs are nats,
-    one per token, when they were asked for. speculation tells what became of the drafts.
+    one per token, when they were asked for; top_logprobs are of the most probable tokens at each.
+    prompt is the raw prompt under the combination, where that was asked for. speculation tells
+    what became of the drafts.
     """
 
     text: str
@@ -66,6 +69,8 @@ class Answer:
     timing: Timing
     speculation: Totals
     logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    prompt: TextLogprobs | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -85,6 +90,8 @@ class AnswerStream(Closing, Iterator[Step]):
         check: raises UsageError for a recipe that the ensemble has no roles for.
         allow: raises UsageError for a speculation that is impossible, and makes ready for one.
         grammar: closed with the stream.
+        prompt: its prompt's log-probabilities, where they were asked for.
+        only_prompt: nothing else was; close it.
 
     Attributes:
         reader: the thread that reads it; None where a scheduler advances it.
@@ -100,7 +107,11 @@ class AnswerStream(Closing, Iterator[Step]):
         check: Callable[[Recipe | str], Recipe],
         allow: Callable[[Speculation], Speculation],
         grammar: Grammar | Guide | None = None,
+        prompt: TextLogprobs | None = None,
+        only_prompt: bool = False,
     ) -> None:
+        self._prompt = prompt
+        self._only_prompt = only_prompt
         self._rounds = rounds
         self._generation = generation
         self._sequence = generation.sequence
@@ -229,13 +240,17 @@ class AnswerStream(Closing, Iterator[Step]):
         steps = [step for _, step in self._steps]
         last = steps[-1] if steps else None
         logprobs = tuple(step.logprob for step in steps if step.logprob is not None)
+        top = tuple(step.top for step in steps)
+        unread: FinishReason | None = "length" if self._only_prompt else None
         return Answer(
             text="".join(step.text for step in steps),
             tokens=tuple(step.token for step in steps),
-            finish_reason=last.finish_reason if last else None,
+            finish_reason=last.finish_reason if last else unread,
             stop=last.stop if last else None,
             seed=self.seed,
             timing=self.timing,
             speculation=deepcopy(self._sequence.drafting.totals),
             logprobs=logprobs if self._sequence.logprobs else None,
+            top_logprobs=top if self._sequence.top_logprobs else None,
+            prompt=self._prompt,
         )

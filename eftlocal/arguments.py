@@ -119,6 +119,8 @@ _CHECKS: dict[str, Check] = {
     "max_tokens": _COUNT,
     "stop": _texts,
     "logprobs": _FLAG,
+    "top_logprobs": whole(0),
+    "prompt_logprobs": _FLAG,
     "continue_last": _FLAG,
     "chat_template_kwargs": of_type(Mapping, "a mapping of names to values"),
     "speculation": _speculation,

@@ -38,7 +38,7 @@ from eftlocal.loading.roles import (
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.prompt.messages import Message
+from eftlocal.prompt.messages import Message, is_ids
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import special_note
 from eftlocal.request.body import shown
@@ -49,7 +49,7 @@ from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_sp
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[Message] | Sequence[int]
 T = TypeVar("T")
 
 _KNOWN = 16  # recipes whose acceptance is kept for the next answer
@@ -66,6 +66,8 @@ class AnswerOptions(TypedDict, total=False):
     max_tokens: int | None
     stop: Sequence[str] | None
     logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
     continue_last: bool
     chat_template_kwargs: Mapping[str, Any] | None
     speculation: Speculation | DraftLength | None
@@ -97,7 +99,7 @@ class Emulator(Closing):
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
         n_ctx = {role: context.n_ctx for role, context in self.ensemble.contexts.items()}
-        self._reader = PromptReader(self.models, self.prompts, n_ctx)
+        self._reader = PromptReader(self.models, self.prompts, n_ctx, self.ensemble.vocab_size)
         self.defaults = defaults
         self.name = name
         self._resources = loaded.resources
@@ -216,6 +218,8 @@ class Emulator(Closing):
         max_tokens: int | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        prompt_logprobs: bool = False,
         continue_last: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         speculation: Speculation | DraftLength | None = None,
@@ -232,7 +236,8 @@ class Emulator(Closing):
         waits until another thread's stream ends.
 
         Args:
-            prompt: a conversation, or a string: one message of the user.
+            prompt: a conversation, a string (one message of the user), or token ids, which are read
+                as they stand.
             raw: the string is text to go on with as it stands, without a chat template.
             special: in raw text, the texts of special tokens (`<|im_start|>`) are those tokens.
             recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
@@ -240,6 +245,9 @@ class Emulator(Closing):
                 a speculation by its length: 0, False or "off"; True or "auto"; 1 to 16 tokens.
             stop: strings that end the answer, beside those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
+            top_logprobs: and those of so many most probable tokens; with logprobs.
+            prompt_logprobs: give the answer those of a raw prompt, or of token ids, too; then
+                max_tokens may be 0, for the prompt alone.
             continue_last: the conversation ends with the beginning of the answer.
             chat_template_kwargs: variables for templates, on top of those it was loaded with.
             grammar: the answer matches this GBNF, from its rule `root`.
@@ -255,14 +263,17 @@ class Emulator(Closing):
                 names a missing role.
         """
         refuse_unknown(unknown, tuple(AnswerOptions.__annotations__))
+        only_prompt = prompt_logprobs and max_tokens == 0
         asked = checked_all(
             raw=raw,
             special=special,
             recipe=recipe,
             sampling=sampling,
-            max_tokens=max_tokens,
+            max_tokens=1 if only_prompt else max_tokens,
             stop=stop,
             logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            prompt_logprobs=prompt_logprobs,
             continue_last=continue_last,
             chat_template_kwargs=chat_template_kwargs,
             speculation=speculation,
@@ -272,6 +283,7 @@ class Emulator(Closing):
             ignore_end=ignore_end,
         )
         started = time.perf_counter()
+        asked["only_prompt"] = only_prompt
         return self.with_place(lambda: self._stream(prompt, asked, started))
 
     def _stream(self, prompt: Prompt, asked: Mapping[str, Any], started: float) -> AnswerStream:
@@ -288,6 +300,11 @@ class Emulator(Closing):
             continue_last=asked["continue_last"],
             chat_template_kwargs=asked["chat_template_kwargs"],
         )
+        scored = None
+        if asked["prompt_logprobs"]:
+            if not asked["raw"] and not is_ids(prompt):
+                raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
+            scored = self._score_prompt(ids, recipe, asked["top_logprobs"])
         with ExitStack() as undone:
             rules = self._grammar(asked["grammar"], asked["json_schema"])
             if rules:
@@ -300,6 +317,7 @@ class Emulator(Closing):
                 seed=seed,
                 speculation=drafting,
                 logprobs=asked["logprobs"],
+                top_logprobs=asked["top_logprobs"],
                 acceptance=self._acceptance(recipe) if drafting.rule == "coupled" else None,
                 ends=frozenset() if asked["ignore_end"] else None,
             )
@@ -320,10 +338,36 @@ class Emulator(Closing):
                 check=self.checked,
                 allow=self._speculation,
                 grammar=rules,
+                prompt=scored,
+                only_prompt=asked["only_prompt"],
             )
             self._streams.add(stream)
             undone.pop_all()
+            if asked["only_prompt"]:
+                stream.close()
             return stream
+
+    def _score_prompt(
+        self, ids: Mapping[str, Sequence[int]], recipe: Recipe, top: int
+    ) -> TextLogprobs:
+        """A raw prompt under the combination. BOS, and a first token that no role has BOS before,
+        stand at the beginning without a probability."""
+        whole = ids[self._text_role]
+        shortest = min(map(len, ids.values()))
+        same = next(
+            (n for n in range(shortest) if len({tokens[-1 - n] for tokens in ids.values()}) > 1),
+            shortest,
+        )
+        same -= same == shortest  # each role needs a token before the first that is predicted
+        return score(
+            self.ensemble,
+            {role: tokens[: len(tokens) - same] for role, tokens in ids.items()},
+            whole[len(whole) - same :],
+            recipe=recipe,
+            piece=self._special_piece,
+            unpredicted=whole[: len(whole) - same],
+            top=top,
+        )
 
     def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
@@ -369,12 +413,12 @@ class Emulator(Closing):
         model = self._text_model
 
         def work() -> TextLogprobs:
-            first = None
+            first: Sequence[int] = ()
             if prompt is None:
                 whole = self._reader.raw_ids(self._text_role, text, special=special)
                 ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
                 if whole[:1] != [model.bos]:
-                    first = whole[0] if whole else None
+                    first = whole[:1]
             else:
                 ids = self.tokenize(
                     prompt,
@@ -390,7 +434,7 @@ class Emulator(Closing):
                 tokens,
                 recipe=chosen,
                 piece=self._special_piece,
-                first=first,
+                unpredicted=first,
             )
 
         return self.with_place(work)
@@ -469,13 +513,17 @@ class Emulator(Closing):
         )
         return self.ensemble.alone(lambda: self._reader.ids(prompt, **asked))
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token, as they stand in an answer.
+
+        Args:
+            special: a special token, which has none there, has its text.
 
         Raises:
             UsageError: there is no such token.
         """
-        return self.ensemble.alone(lambda: self._text_model.piece(checked("token", token)))
+        id = checked("token", token)
+        return self.ensemble.alone(lambda: self._text_model.piece(id, special=special))
 
     def notes(self, recipe: Recipe | None = None, *, raw_text: str = "") -> tuple[str, ...]:
         """What a person should know before using a recipe (None: the default) with these models.

@@ -28,6 +28,7 @@ class Step:
         token: its id.
         text: text released by it: whole characters, possibly none, never part of a stop string.
         logprob: nats under the combination at temperature 1; None unless asked for.
+        top: the most probable tokens with their log-probabilities, as many as were asked for.
         source: where the token came from: "plain" (nothing was drafted), "accepted" (a draft),
             "recovered" (a draft was refused) or "bonus" (after a draft accepted whole).
         finish_reason: None but on the last step: "stop" (an end token or a stop string),
@@ -43,6 +44,7 @@ class Step:
     source: Source = "plain"
     finish_reason: FinishReason | None = None
     stop: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Generation:
@@ -112,6 +114,7 @@ class Generation:
             source=choice.source,
             finish_reason=reason,
             stop=text.stopped,
+            top=choice.top,
         )
         self._last = text, step
         return step

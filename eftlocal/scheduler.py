@@ -142,7 +142,8 @@ class Scheduler(Closing):
 
         Returns:
             what came, in the order of the answers' admission; an answer's last step has a
-            finish_reason. A call that is refused comes once, without a step.
+            finish_reason. A call that is refused, or is for its prompt's log-probabilities
+            alone, comes once, without a step.
 
         Raises:
             EngineError: llama.cpp failed. All calls are kept.
@@ -178,7 +179,10 @@ class Scheduler(Closing):
                     stream = self.emulator.stream(call.prompt, **call.options)
                     stream.reader = None
                     call.stream = stream
-                if call not in self._reading:
+                if not call.stream.open:  # its prompt was all that was asked for
+                    call.ended = True
+                    refused.append(Came(call, None))
+                elif call not in self._reading:
                     self._reading.append(call)
             except (PromptError, UsageError) as error:
                 call.error, call.ended = error, True

@@ -562,7 +562,7 @@ def poisoned(demo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[l
 def _lines(count: int) -> list[Line]:
     greedy = Sampling(temperature=0.0)
     return [
-        Line(i, f"q{i}", Request(f"Where is {PLACES[i]}?", sampling=greedy, max_tokens=4))
+        Line(i, f"q{i}", Request((f"Where is {PLACES[i]}?",), sampling=greedy, max_tokens=4))
         for i in range(count)
     ]
 

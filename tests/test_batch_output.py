@@ -54,11 +54,15 @@ def line(custom_id: str = "a", *, raw: bool = False, **given: Any) -> Line:
         {"role": "system", "content": "s"}, {"role": "user", "content": "Say so"},
         {"role": "assistant", "content": "so"},
     )  # fmt: skip
-    return Line(3, custom_id, Request(prompt, raw=raw), given)
+    return Line(3, custom_id, Request((prompt,), raw=raw), given)
+
+
+def piece(token: int, *, special: bool = False) -> bytes:
+    return PIECES[token] or (b"<end>" if special else b"")
 
 
 def row(of: Line, format: Format, given: Answer | None = None) -> dict[str, Any]:
-    return row_of(of, given or answer(), format=format, model="demo", piece=PIECES.__getitem__,
+    return row_of(of, [given or answer()], format=format, model="demo", piece=piece,
                   recipe=Recipe.upscale())  # fmt: skip
 
 
@@ -107,9 +111,9 @@ def test_a_chat_completion() -> None:
                           "top_logprobs": []}  # fmt: skip
     assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11,
                              "prompt_tokens_details": {"cached_tokens": 3}}  # fmt: skip
-    ours = body["eftlocal"]
+    assert body["eftlocal"] == {"recipe": "upscale: +1 base, +1 tuned, -1 reference"}
+    ours = choice["eftlocal"]
     assert ours["seed"] == 5 and ours["finish_reason"] == "stop"
-    assert ours["recipe"] == "upscale: +1 base, +1 tuned, -1 reference"
     assert ours["speculation"] == {"acceptance": 0.5, "rounds": 2, "drafts": 1, "looked_up": 0,
                                    "drafted": 3, "accepted": 1}  # fmt: skip
     assert ours["timings"] == {
@@ -141,7 +145,7 @@ def test_finish_reasons(ours: Any, theirs: str | None) -> None:
     given = answer(finish_reason=ours, logprobs=(0.0,) * 4)
     body = row(line(), "openai", given)["response"]["body"]
     assert body["choices"][0]["finish_reason"] == theirs
-    assert body["eftlocal"]["finish_reason"] == ours
+    assert body["choices"][0]["eftlocal"]["finish_reason"] == ours
     tokens = len(body["choices"][0]["logprobs"]["content"])
     assert tokens == (3 if ours == "stop" else 4)  # only then the last token is an end token
     assert row(line(), "plain", given)["finish_reason"] == ours
@@ -150,7 +154,7 @@ def test_finish_reasons(ours: Any, theirs: str | None) -> None:
 def test_a_stop_string_is_no_end_token() -> None:
     given = answer(stop="\n", logprobs=(0.0,) * 4)
     (choice,) = row(line(), "openai", given)["response"]["body"]["choices"]
-    assert len(choice["logprobs"]["content"]) == 4
+    assert len(choice["logprobs"]["content"]) == 3  # the fourth is none of the text
 
 
 def test_plain_alpaca_and_humaneval() -> None:
@@ -194,8 +198,7 @@ def test_ids_are_the_same_whenever_it_runs() -> None:
 
 def test_a_real_answer_has_its_bytes(demo: Emulator) -> None:
     given = demo.generate("What is 2 + 2?", logprobs=True, max_tokens=24)
-    piece = demo.models["tuned"].piece
-    found = row_of(line(), given, format="openai", model="demo", piece=piece)
+    found = row_of(line(), [given], format="openai", model="demo", piece=demo.piece)
     (choice,) = json.loads(json.dumps(found, allow_nan=False))["response"]["body"]["choices"]
     joined = b"".join(bytes(part["bytes"]) for part in choice["logprobs"]["content"])
     assert joined.decode() == given.text == choice["message"]["content"] != ""

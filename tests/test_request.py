@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import EftlocalError, PromptError, UsageError
-from eftlocal.request.body import FIELDS, UNSUPPORTED
+from eftlocal.request.body import FIELDS, KNOWN
+from eftlocal.request.fates import IGNORED, REFUSED
 from eftlocal.request.reading import Request, RequestDefaults, read_request
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
@@ -31,21 +32,11 @@ def asked(**fields: Any) -> Request:
 
 def test_a_prompt_alone_takes_every_default() -> None:
     request = read({"prompt": "Hello"})
-    assert request == Request("Hello", sampling=DEFAULTS.sampling)
-    assert request.options(7) == {
-        "raw": False,
-        "recipe": None,
-        "sampling": Sampling(temperature=0.3, top_p=0.8, seed=7),
-        "max_tokens": None,
-        "stop": (),
-        "loop_guard": None,
-        "logprobs": False,
-        "speculation": None,
-        "special": False,
-        "chat_template_kwargs": None,
-        "grammar": None,
-        "json_schema": None,
-    }
+    assert request == Request(("Hello",), sampling=DEFAULTS.sampling)
+    ((prompt, options),) = request.calls(7)
+    sampling = Sampling(temperature=0.3, top_p=0.8, seed=7)
+    assert (prompt, options.pop("sampling"), options.pop("stop")) == ("Hello", sampling, ())
+    assert not any(options.values())  # each leaves it to the emulator
 
 
 def test_null_is_as_good_as_absent() -> None:
@@ -54,13 +45,19 @@ def test_null_is_as_good_as_absent() -> None:
 
 
 def test_fields_that_ask_for_nothing_here_change_nothing() -> None:
-    told = {"user": "u", "metadata": {"a": [1]}, "store": True, "n": 1, "stream": False}
-    assert asked(**told, tools=[], top_logprobs=0, model="demo") == asked()
+    told = dict.fromkeys(IGNORED, "x") | {"metadata": {"a": [1]}, "store": True}
+    assert asked(**told, top_logprobs=0, model="demo", n=1, best_of=1, echo=False) == asked()
+    for name, (harmless, _) in REFUSED.items():
+        for value in (None, False, [], {}, "", *harmless):
+            assert asked(**{name: value}) == asked()
+    assert asked(seed=-1, logprobs=False, logit_bias={}).calls(3) == asked().calls(3)
+    assert asked(top_k=-1) == asked(top_k=0)
+    assert asked(max_tokens=10.0, seed=5.0, top_k=3.0) == asked(max_tokens=10, seed=5, top_k=3)
 
 
 def test_its_own_seed_stands_before_the_one_given() -> None:
-    assert asked(seed=5).options(7)["sampling"].seed == 5
-    assert asked(seed=0).options(7)["sampling"].seed == 0
+    assert asked(seed=5).calls(7)[0][1]["sampling"].seed == 5
+    assert asked(seed=0).calls(7)[0][1]["sampling"].seed == 0
 
 
 def test_sampling_keeps_the_defaults_that_are_not_named() -> None:
@@ -159,7 +156,7 @@ def test_messages_in_openais_form() -> None:
             ]
         }
     )
-    assert request.prompt == (
+    assert request.prompts[0] == (
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "One\ntwo"},
     )
@@ -182,7 +179,33 @@ def test_what_is_text_to_go_on_with() -> None:
         ([], "a request is an object, not an empty list"),
         ({}, "messages or prompt is missing"),
         ({"prompt": "x", "messages": []}, "messages and prompt exclude each other; leave one out"),
-        ({"prompt": ["x"]}, "prompt: one string is needed, not a list"),
+        ({"prompt": 5}, "prompt: a string, token ids, or a list of either is needed, not 5"),
+        ({"prompt": []}, "the prompt is an empty list; say something"),
+        ({"prompt": ["x", " "]}, "the prompt is empty; say something"),
+        ({"prompt": ["x", 5]}, "prompt[0]: a token id is needed, not str"),
+        ({"prompt": [[5], []]}, "prompt[0]: a token id is needed, not list"),
+        ({"prompt": [5, True]}, "prompt[1]: a token id is needed, not bool"),
+        ({"prompt": [5, -1]}, "prompt[1]: token -1 is outside the vocabulary of 1000"),
+        ({"prompt": [[5], [1000]]}, "prompt[0]: token 1000 is outside the vocabulary of 1000"),
+        (
+            {"prompt": [5], "raw": False},
+            "raw is false, and the prompt is token ids, which are read as they stand",
+        ),
+        ({"prompt": "x", "echo": True}, "echo is for text to go on with; add raw, or leave it out"),
+        ({"prompt": "x", "top_logprobs": 2}, "top_logprobs needs logprobs: true"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "logprobs": 2},
+            "logprobs: true or false is needed, not 2; top_logprobs has the number",
+        ),
+        (
+            {"prompt": "x", "logprobs": 2, "top_logprobs": 3},
+            "logprobs is 2 and top_logprobs 3; leave one of them out",
+        ),
+        (
+            {"prompt": ["x"] * 2, "n": 65},
+            "2 prompts with 65 answers each are more than 128; ask for fewer",
+        ),
+        ({"prompt": "x", "best_of": 3}, "best_of is 3 and n 1: no answer is left out; say n alone"),
         ({"prompt": " "}, "the prompt is empty; say something"),
         ({"messages": "x"}, 'messages: a list of messages is needed, not "x"'),
         ({"messages": []}, "messages: the list is empty, so there is nothing to answer"),
@@ -224,14 +247,17 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
     [
         ({"temprature": 1}, "field 'temprature' is not known; did you mean temperature?"),
         ({"zzz\n": 1}, "field 'zzz' is not known; leave it out"),
-        ({"tools": [{}]}, "tools is not supported; leave it out"),
-        ({"stream": True}, "stream is not supported; leave it out"),
-        ({"echo": 0}, "echo is not supported; leave it out"),
+        ({"tools": [{}]}, "tools: tools are not supported; leave it out"),
+        ({"stream": True}, "stream: the answer comes whole; leave it out"),
+        ({"echo": 0}, "echo: true or false is needed, not 0"),
         ({"model": "gpt-4o"}, 'model "gpt-4o" is not loaded; say "demo" or leave it out'),
-        ({"n": 2}, "n: 1 (one answer a request) is needed, not 2"),
-        ({"n": True}, "n: 1 (one answer a request) is needed, not true"),
-        ({"top_logprobs": 5}, "top_logprobs: 0 (no token beside the chosen one) is needed, not 5"),
-        ({"logprobs": 1}, "logprobs: true or false is needed, not 1"),
+        ({"n": 0}, "n: a number from 1 to 128 is needed, not 0"),
+        ({"n": True}, "n: a number from 1 to 128 is needed, not true"),
+        ({"top_logprobs": 21}, "top_logprobs: a number from 0 to 20 is needed, not 21"),
+        (
+            {"logprobs": 21},
+            "logprobs: true, false, or for a prompt a number from 0 to 20 is needed, not 21",
+        ),
         ({"temperature": "hot"}, 'temperature: a number is needed, not "hot"'),
         ({"temperature": True}, "temperature: a number is needed, not true"),
         ({"temperature": -1}, "temperature is -1.0; it must be a number from 0 to 100"),
@@ -245,7 +271,7 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             {"alpha": 10**400},
             "alpha: a number is needed, not 100000000000000000000000000000000000000…",
         ),
-        ({"seed": -1}, "seed: a whole number from 0 to 2**63 - 1 is needed, not -1"),
+        ({"seed": -2}, "seed: a whole number from 0 to 2**63 - 1 is needed, not -2"),
         (
             {"seed": 2**63},
             "seed: a whole number from 0 to 2**63 - 1 is needed, not 9223372036854775808",
@@ -336,10 +362,55 @@ def test_a_field_that_is_refused_is_named(fields: dict[str, Any], message: str) 
     assert str(refused.value) == message
 
 
-def test_every_unsupported_field_is_refused_by_name() -> None:
-    for name in UNSUPPORTED:
-        with pytest.raises(UsageError, match=f"^{name} is not supported"):
-            asked(**{name: "x"})
+def test_what_would_be_lost_is_refused_by_name() -> None:
+    for name, (_, why) in REFUSED.items():
+        with pytest.raises(UsageError) as refused:
+            asked(**{name: ["x"]})
+        assert str(refused.value) == f"{name}: {why}; leave it out"
+    for name in ("tool_choice", "function_call"):
+        with pytest.raises(UsageError, match=f"^{name}: tools are not supported"):
+            asked(**{name: {"type": "function"}})
+
+
+def test_prompts_in_each_form() -> None:
+    assert read({"prompt": ["a", "b"]}).prompts == ("a", "b")
+    assert read({"prompt": [5, 6, 999]}, raw=True).prompts == ((5, 6, 999),)
+    request = read({"prompt": [[5, 6], [7]]})
+    assert (request.prompts, request.raw) == (((5, 6), (7,)), True)
+    systems = read({"prompt": ["a", "b"]}, defaults=RequestDefaults(system="Rhyme."))
+    assert [prompt[0]["content"] for prompt in systems.prompts] == ["Rhyme."] * 2
+
+
+def test_each_answer_has_a_seed_of_its_own() -> None:
+    calls = asked(prompt=["a", "b"], n=2, seed=7).calls(1)
+    assert [prompt for prompt, _ in calls] == ["a", "a", "b", "b"]
+    seeds = [options["sampling"].seed for _, options in calls]
+    assert seeds[0] == 7 and len(set(seeds)) == 4 and all(0 <= s < 2**32 for s in seeds)
+    assert seeds == [o["sampling"].seed for _, o in asked(prompt=["c"], n=4, seed=7).calls(2)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "raw", "logprobs", "top"),
+    [
+        ({"logprobs": True}, None, True, 0),
+        ({"logprobs": True, "top_logprobs": 5}, None, True, 5),
+        ({"logprobs": 0}, True, True, 0),
+        ({"logprobs": 3}, True, True, 3),
+        ({"logprobs": 3.0, "top_logprobs": 3}, True, True, 3),
+        ({"logprobs": None}, True, False, 0),
+    ],
+)
+def test_logprobs_in_both_forms(
+    fields: dict[str, Any], raw: bool | None, logprobs: bool, top: int
+) -> None:
+    request = read({"prompt": "x", **fields}, raw)
+    assert (request.logprobs, request.top_logprobs) == (logprobs, top)
+
+
+def test_echo() -> None:
+    scored = read({"prompt": "x", "echo": True, "logprobs": 1, "max_tokens": 0}, raw=True)
+    assert scored.echo and scored.calls(1)[0][1]["prompt_logprobs"]
+    assert not read({"prompt": "x", "echo": True}, raw=True).calls(1)[0][1]["prompt_logprobs"]
 
 
 @pytest.mark.parametrize(
@@ -389,7 +460,8 @@ def test_deep_nesting_is_refused() -> None:
 
 def test_the_options_are_those_of_an_emulator(demo: Emulator) -> None:
     request = asked(temperature=0, max_tokens=5, logprobs=True, recipe="tuned", speculative="off")
-    answer = demo.generate(request.prompt, **request.options(3))
+    ((prompt, options),) = request.calls(3)
+    answer = demo.generate(prompt, **options)
     assert answer.seed == 3
     assert len(answer.tokens) <= 5
     assert (
@@ -406,7 +478,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(sorted(FIELDS | UNSUPPORTED)) | st.text()
+NAMES = st.sampled_from(sorted(KNOWN)) | st.text()
 WORDS = st.sampled_from(
     ["proxy", "auto", "off", "base=1", "tuned=1", "json_object", "user", "text"]
 )
@@ -429,5 +501,5 @@ def test_anything_gives_a_request_or_one_line(body: dict[str, Any], raw: bool | 
             assert one_line(str(error), 10_000) == str(error)
             assert len(str(error)) <= 400
         else:
-            assert request.options(1)["sampling"].seed is not None
+            assert request.calls(1)[0][1]["sampling"].seed is not None
             repr(request).encode()

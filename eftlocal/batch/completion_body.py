@@ -1,4 +1,4 @@
-"""An answer as OpenAI's `chat.completion` or `text_completion` object.
+"""Answers as OpenAI's `chat.completion` or `text_completion` object.
 
 What OpenAI has no field for is under one key, "eftlocal". Nothing here knows of files.
 """
@@ -7,77 +7,104 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 from eftlocal.answer import Answer
 from eftlocal.logits.recipe import TUNED, Recipe
-
-Piece = Callable[[int], bytes]
+from eftlocal.request.reading import Prompt, Request
 
 # An answer that goes round in a circle did not come to its end: it was cut, as by a limit.
 _FINISHED = {"stop": "stop", "length": "length", "context": "length", "repetition": "length"}
 _LEAST = -9999.0  # what OpenAI writes for a log-probability of minus infinity
+Top = Sequence[tuple[int, float]]
+
+
+class Piece(Protocol):
+    """The bytes of a token, as `Emulator.piece`."""
+
+    def __call__(self, token: int, *, special: bool = False) -> bytes: ...
 
 
 def completion_body(
-    answer: Answer,
+    request: Request,
+    answers: Sequence[Answer],
     *,
     id: str,
     created: int,
     model: str,
-    raw: bool,
     piece: Piece,
     recipe: Recipe | None = None,
 ) -> dict[str, Any]:
-    """The object of one answer, as plain data for JSON.
+    """The object of a request's answers, as plain data for JSON.
 
     Args:
+        answers: in the order of `Request.calls`.
         id: without its prefix.
         created: seconds since 1970.
-        raw: the prompt was a text to go on with: `text_completion`.
-        piece: the bytes of a token.
-        recipe: that the answer was drawn under.
+        recipe: that the answers were drawn under.
     """
-    logprobs = None if answer.logprobs is None else logprobs_of(answer, piece, raw=raw)
-    choice: dict[str, Any] = {"index": 0}
-    if raw:
-        choice["text"] = answer.text
-    else:
-        choice["message"] = {"role": "assistant", "content": answer.text, "refusal": None}
-    choice |= {"logprobs": logprobs, "finish_reason": _FINISHED.get(answer.finish_reason or "")}
-    ours = {
-        "finish_reason": answer.finish_reason,
-        "stop": answer.stop,
-        "seed": answer.seed,
-        "timings": timings_of(answer),
-        "speculation": speculation_of(answer),
-    }
-    if recipe is not None:
-        ours["recipe"] = str(recipe)
+    choices = [
+        _choice(i, answer, request, request.prompts[i // request.n], piece)
+        for i, answer in enumerate(answers)
+    ]
     return {
-        "id": f"{'cmpl' if raw else 'chatcmpl'}-{id}",
-        "object": "text_completion" if raw else "chat.completion",
+        "id": f"{'cmpl' if request.raw else 'chatcmpl'}-{id}",
+        "object": "text_completion" if request.raw else "chat.completion",
         "created": created,
         "model": model,
-        "choices": [choice],
-        "usage": usage_of(answer),
-        "eftlocal": ours,
+        "choices": choices,
+        "usage": usage_of(answers, request.n),
+        "eftlocal": {} if recipe is None else {"recipe": str(recipe)},
     }
 
 
-def usage_of(answer: Answer) -> dict[str, Any]:
-    """Tokens as OpenAI counts them. Prompts differ by role: the tuned model's (or the first
-    role's) counts, and the answer's end token is one of its tokens."""
-    timing = answer.timing
-    role = TUNED if TUNED in timing.prompt_tokens else next(iter(timing.prompt_tokens), "")
-    prompt = timing.prompt_tokens.get(role, 0)
+def _choice(
+    index: int, answer: Answer, request: Request, prompt: Prompt, piece: Piece
+) -> dict[str, Any]:
+    before = _Echo(answer, prompt, piece) if request.echo else None
+    choice: dict[str, Any] = {"index": index}
+    if request.raw:
+        choice["text"] = (before.text if before else "") + answer.text
+    else:
+        choice["message"] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.logprobs is None:
+        choice["logprobs"] = None
+    elif request.raw:
+        choice["logprobs"] = _text_logprobs(answer, piece, before)
+    else:
+        choice["logprobs"] = _chat_logprobs(answer, piece)
+    return choice | {
+        "finish_reason": _FINISHED.get(answer.finish_reason or ""),
+        "eftlocal": {
+            "finish_reason": answer.finish_reason,
+            "stop": answer.stop,
+            "seed": answer.seed,
+            "timings": timings_of(answer),
+            "speculation": speculation_of(answer),
+        },
+    }
+
+
+def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
+    """Tokens as OpenAI counts them: a prompt once, however many answers it has.
+
+    Prompts differ by role: the tuned model's (or the first role's) counts, and an answer's end
+    token is one of its tokens.
+    """
+    prompt = cached = 0
+    for answer in answers[::n]:
+        timing = answer.timing
+        role = TUNED if TUNED in timing.prompt_tokens else next(iter(timing.prompt_tokens), "")
+        prompt += timing.prompt_tokens.get(role, 0)
+        cached += timing.reused_tokens.get(role, 0)
+    answered = sum(answer.timing.tokens for answer in answers)
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": timing.tokens,
-        "total_tokens": prompt + timing.tokens,
-        "prompt_tokens_details": {"cached_tokens": timing.reused_tokens.get(role, 0)},
+        "completion_tokens": answered,
+        "total_tokens": prompt + answered,
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 
@@ -106,43 +133,119 @@ def speculation_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def logprobs_of(answer: Answer, piece: Piece, *, raw: bool) -> dict[str, Any]:
-    """Each token of the text with its log-probability (nats): no end token, and none of a stop
-    string, unless it begins with text that was kept.
+class _Echo:
+    """A prompt that is part of the text.
 
-    A character of several tokens is in none of their texts: `bytes` has them, and in the older
-    form, which has no bytes, the token that ends it shows it.
+    Attributes:
+        text: of the prompt.
+        texts: of its tokens; together they are the text.
     """
-    pieces = [piece(token) for token in answer.tokens]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    texts = [decoder.decode(data) for data in pieces]
-    starts = list(accumulate(map(len, texts), initial=0))
-    count = len(pieces)
-    if answer.stop is not None:
-        count = sum(start < len(answer.text) for start in starts[:-1])
-    elif answer.finish_reason == "stop":
-        count -= 1
-    pieces, texts = pieces[:count], texts[:count]
-    nats = finite((answer.logprobs or ())[:count])
-    if not raw:
-        content = [
-            {
-                "token": data.decode("utf-8", "replace"),
-                "logprob": logprob,
-                "bytes": list(data),
-                "top_logprobs": [],
-            }
-            for data, logprob in zip(pieces, nats, strict=True)
-        ]
-        return {"content": content, "refusal": None}
+
+    def __init__(self, answer: Answer, prompt: Prompt, piece: Piece) -> None:
+        self.scored = answer.prompt
+        if isinstance(prompt, str):
+            pieces = self.scored.pieces if self.scored else ()
+        else:
+            pieces = tuple(piece(token, special=True) for token in prompt if isinstance(token, int))
+        self.texts = _whole_characters(pieces)
+        self.text = "".join(self.texts)
+        if isinstance(prompt, str):
+            # BOS, and a space that the tokenizer put before, are no part of what was given.
+            self._cut(len(self.text) - len(prompt) if self.text.endswith(prompt) else 0)
+            self.text = prompt
+
+    def _cut(self, count: int) -> None:
+        for i, text in enumerate(self.texts):
+            self.texts[i] = text[count:]
+            count = max(0, count - len(text))
+
+
+def _text_logprobs(answer: Answer, piece: Piece, before: _Echo | None) -> dict[str, Any]:
+    """The form of older completions. A character of several tokens is shown by the last of them.
+
+    With the prompt before it every token is listed, the end token too, so that lists are as long
+    as the tokens that `usage` counts.
+    """
+    texts = _whole_characters([piece(token) for token in answer.tokens])
+    count = len(texts) if before else _shown(answer, texts)
+    tokens, texts = answer.tokens[:count], texts[:count]
+    nats: list[float | None] = [*finite((answer.logprobs or ())[:count])]
+    tops: list[Top | None] = [*(answer.top_logprobs or ((),) * count)[:count]]
+    if before is not None and (scored := before.scored):
+        tokens, texts = (*scored.tokens, *tokens), [*before.texts, *texts]
+        known = [None if math.isnan(value) else finite([value])[0] for value in scored.logprobs]
+        nats, tops = [*known, *nats], [*scored.top, *tops]
+    asked = answer.top_logprobs is not None or any(tops)
     return {
         "tokens": texts,
         "token_logprobs": nats,
-        "top_logprobs": None,
-        "text_offset": starts[:count],
+        "top_logprobs": [
+            _by_text(*place, piece) for place in zip(tokens, texts, nats, tops, strict=True)
+        ]
+        if asked
+        else None,
+        "text_offset": list(accumulate(map(len, texts), initial=0))[: len(texts)],
     }
+
+
+def _by_text(
+    token: int, text: str, nats: float | None, top: Top | None, piece: Piece
+) -> dict[str, float] | None:
+    """The most probable tokens by their texts, and the one that stands there."""
+    if nats is None or top is None:
+        return None
+    found: dict[str, float] = {}
+    for other, logprob in top:
+        name = text if other == token else _name(piece(other, special=True))
+        found.setdefault(name, finite([logprob])[0])  # of two that look alike, the likelier
+    if all(other != token for other, _ in top):
+        found.setdefault(text, nats)
+    return found
+
+
+def _chat_logprobs(answer: Answer, piece: Piece) -> dict[str, Any]:
+    """Each token of the text. A character of several tokens is in none of them: `bytes` has it."""
+    pieces = [piece(token) for token in answer.tokens]
+    count = _shown(answer, _whole_characters(pieces))
+    tops = answer.top_logprobs or ((),) * count
+    content = [
+        {
+            **_token(data, nats),
+            "top_logprobs": [_token(piece(t, special=True), *finite([v])) for t, v in top],
+        }
+        for data, nats, top in zip(
+            pieces[:count], finite((answer.logprobs or ())[:count]), tops[:count], strict=True
+        )
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(data: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
+
+
+def _shown(answer: Answer, texts: Sequence[str]) -> int:
+    """Tokens of the text: no end token, and none of a stop string, unless it begins with text that
+    was kept."""
+    if answer.stop is not None:
+        starts = accumulate(map(len, texts), initial=0)
+        return sum(start < len(answer.text) for start in [*starts][:-1])
+    return len(texts) - (answer.finish_reason == "stop")
+
+
+def _whole_characters(pieces: Iterable[bytes]) -> list[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(data) for data in pieces]
+
+
+def _name(data: bytes) -> str:
+    """A token by itself, as OpenAI names one that is no text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def finite(logprobs: Sequence[float]) -> list[float]:
     """Log-probabilities as JSON can hold them."""
-    return [value if math.isfinite(value) else _LEAST for value in logprobs]
+    return [float(value) if math.isfinite(value) else _LEAST for value in logprobs]

@@ -7,7 +7,7 @@ reads as outputs. humaneval: samples as HumanEval's evaluation reads them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,28 +27,30 @@ _ANSWER = {"plain": "text", "alpaca": "output", "humaneval": "completion"}
 
 def row_of(
     line: Line,
-    answer: Answer,
+    answers: Sequence[Answer],
     *,
     format: Format,
     model: str,
     piece: Piece,
     recipe: Recipe | None = None,
 ) -> dict[str, Any]:
-    """The row of a finished answer, as plain data for JSON.
+    """The row of a finished line, as plain data for JSON.
 
     Args:
+        answers: one, but in the format openai.
         model: the name that the answers go by: the preset's.
-        piece: the bytes of a token; used where log-probabilities were asked for.
+        piece: the bytes of a token.
         recipe: that the answer was drawn under.
     """
+    answer = answers[0]
     if format == "openai":
         id = _id(line.custom_id, answer.seed)
         body = completion_body(
-            answer,
+            line.request,
+            answers,
             id=id,
             created=int(time.time()),
             model=model,
-            raw=line.request.raw,
             piece=piece,
             recipe=recipe,
         )
@@ -69,7 +71,7 @@ def row_of(
     own[_ANSWER[format]] = answer.text
     own |= {
         "finish_reason": answer.finish_reason,
-        "usage": usage_of(answer),
+        "usage": usage_of(answers),
         "timings": timings_of(answer),
         "acceptance": answer.speculation.acceptance,
         "seed": answer.seed,
@@ -132,8 +134,8 @@ def _id(custom_id: str, seed: int | None) -> str:
 
 def _asked(line: Line) -> str:
     """The prompt's text, or the last that the user said."""
-    prompt = line.request.prompt
+    prompt = line.request.prompts[0]
     if isinstance(prompt, str):
         return prompt
-    said = [message["content"] for message in prompt if message["role"] == "user"]
+    said = [m["content"] for m in prompt if isinstance(m, dict) and m["role"] == "user"]
     return said[-1] if said else ""

@@ -116,7 +116,7 @@ class Batch(Closing):
                     self._defaults,
                     limit=job.limit,
                     shard=job.shard,
-                    too_long=bound,
+                    too_long=lambda line: _beyond(line, job.format) or bound(line),
                 )
                 self.special_text = bound.special_text
             self.n_seq_max = min(prepared.n_seq_max, max(1, self.checked.to_run))
@@ -230,3 +230,18 @@ class Batch(Closing):
     def _is_ours(self, custom_id: str) -> bool:
         index, count = self.job.shard
         return shard_of(custom_id, count) == index - 1
+
+
+def _beyond(line: Line, format: Format) -> str | None:
+    """What a line asks for that its row has no place for."""
+    request = line.request
+    asked = {
+        "several prompts": len(request.prompts) > 1,
+        "n": request.n > 1,
+        "echo": request.echo,
+        "top_logprobs": request.top_logprobs > 0,
+    }
+    name = next((name for name, is_asked in asked.items() if is_asked), None)
+    if name is None or format == "openai":
+        return None
+    return f"rows of the format {format} have no place for {name}; use --format openai"

@@ -15,7 +15,7 @@ from typing import Any
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, parse_json
-from eftlocal.request.body import FIELDS, SETTINGS, UNSUPPORTED, broken_text, shown, unknown
+from eftlocal.request.body import KNOWN, SETTINGS, broken_text, shown, unknown
 from eftlocal.request.reading import Request, RequestDefaults, read_request
 from eftlocal.terminal_text import one_line
 
@@ -25,7 +25,7 @@ MAX_ID = 512  # characters of a custom_id
 HUMANEVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 _OPENAI = frozenset(("custom_id", "method", "url", "body"))
-_SHORT = FIELDS | {"custom_id", "body", "instruction", "task_id"}
+_SHORT = KNOWN | {"custom_id", "body", "instruction", "task_id"}
 _ALPACA = frozenset(("instruction", "input", "output", "generator", "dataset", "datasplit", "text"))
 _HUMANEVAL = frozenset(("task_id", "prompt", "entry_point", "canonical_solution", "test"))
 _RAW_OF_URL = {"/v1/chat/completions": False, "/v1/completions": True}
@@ -170,9 +170,9 @@ def _without(record: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]
 
 
 def _known(record: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuses unknown fields; those that are known and unsupported `read_request` refuses."""
+    """Refuses unknown fields."""
     for key in record:
-        if key not in known and key not in UNSUPPORTED:
+        if key not in known:
             raise _LineError(unknown(key, known))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from eftlocal.batch.line import Line
 from eftlocal.errors import PromptError, UsageError
@@ -24,6 +24,7 @@ from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.request.reading import Prompt, Request
 
 _AROUND = 4  # tokens beside those of the text: BOS, a space put before it
 _ODD = "\ufdfa" * 8 + "\u00bd" * 8  # a tokenizer that rewrites its text makes these longer
@@ -63,18 +64,24 @@ class PromptBound:
         request = line.request
         try:
             self.check_form(request.grammar, request.json_schema)
-            if request.raw and not request.special:
-                self._look_for_special(str(request.prompt))
-            if self._bound(request.prompt, request.raw, request.chat_template_kwargs) < self._least:
-                return None
-            ids = self._reader.ids(
-                request.prompt,
-                raw=request.raw,
-                special=request.special,
-                chat_template_kwargs=request.chat_template_kwargs,
-            )
+            for prompt in request.prompts:
+                if why := self._too_long(prompt, request):
+                    return why
         except (PromptError, UsageError) as error:
             return str(error)
+        return None
+
+    def _too_long(self, prompt: Prompt, request: Request) -> str | None:
+        if request.raw and not request.special and isinstance(prompt, str):
+            self._look_for_special(prompt)
+        if self._bound(prompt, request.raw, request.chat_template_kwargs) < self._least:
+            return None
+        ids = self._reader.ids(
+            prompt,
+            raw=request.raw,
+            special=request.special,
+            chat_template_kwargs=request.chat_template_kwargs,
+        )
         for role, n_ctx in self._n_ctx.items():
             if len(ids[role]) >= n_ctx:
                 return (
@@ -91,7 +98,7 @@ class PromptBound:
 
     def _bound(
         self,
-        prompt: str | Sequence[Message],
+        prompt: Prompt,
         raw: bool,
         variables: Mapping[str, Any] | None = None,
     ) -> float:
@@ -100,11 +107,14 @@ class PromptBound:
             return float("inf")
         if raw and isinstance(prompt, str):
             return _bytes(prompt) + _AROUND
+        if raw:
+            return len(prompt)
+        messages = cast(Sequence[Message], prompt)
         if isinstance(prompt, str):
-            prompt = [Message(role="user", content=prompt)]
-        order = tuple(message["role"] for message in prompt)
+            messages = [Message(role="user", content=prompt)]
+        order = tuple(message["role"] for message in messages)
         tokens = self._added(order, json.dumps(variables or {}, sort_keys=True))
-        for message in prompt:
+        for message in messages:
             content = message["content"]
             tokens += _bytes(content)
         return tokens

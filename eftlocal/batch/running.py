@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from eftlocal.answer import Answer
 from eftlocal.batch.line import Line
@@ -13,7 +14,15 @@ from eftlocal.scheduler import Call, Scheduler
 
 _IN_A_ROW = 5  # failures of llama.cpp after which the machine is to blame, not the lines
 
-Outcome = tuple[Line, Answer | EftlocalError]
+Outcome = tuple[Line, tuple[Answer, ...] | EftlocalError]
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A line, and the calls of its answers."""
+
+    line: Line
+    calls: list[Call]
 
 
 def answer_lines(
@@ -26,9 +35,10 @@ def answer_lines(
 ) -> Iterator[Outcome]:
     """Answers lines side by side, and gives each as it ends; lines are read as they are needed.
 
-    What fails for one line (its prompt, its grammar) is that line's outcome. Where llama.cpp
-    fails, the lines that were running are answered again one at a time, to find which it was.
-    It is the line's outcome when another line is answered after it, or when all were tried.
+    A line has as many answers as it asks for. What fails for one line (its prompt, its grammar) is
+    that line's outcome. Where llama.cpp fails, the lines that were running are answered again one
+    at a time, to find which it was. It is the line's outcome when another line is answered after
+    it, or when all were tried.
 
     Args:
         emulator: with no stream open.
@@ -39,13 +49,14 @@ def answer_lines(
     Raises:
         EngineError: llama.cpp failed for five lines in a row; they have no outcome.
     """
-    waiting, asked = iter(lines), dict[Call, Line]()
+    waiting, asked = iter(lines), dict[Call, _Asked]()
     failed: list[Outcome] = []  # in a row: is it these lines, or the machine?
     with Scheduler(emulator, parallel=parallel) as scheduler:
         while True:
             while scheduler.waiting == 0 and (line := next(waiting, None)) is not None:
-                options = line.request.options(seed_of(seed, line.custom_id))
-                asked[scheduler.add(line.request.prompt, **options)] = line
+                calls = line.request.calls(seed_of(seed, line.custom_id))
+                added = [scheduler.add(prompt, **options) for prompt, options in calls]
+                asked |= dict.fromkeys(added, _Asked(line, added))
             if not scheduler:
                 yield from failed
                 return
@@ -54,7 +65,8 @@ def answer_lines(
             except EftlocalError:
                 for call in asked:
                     scheduler.cancel(call)
-                for line, outcome in _one_by_one(emulator, list(asked.values()), seed):
+                left = [one.line for one in dict.fromkeys(asked.values())]
+                for line, outcome in _one_by_one(emulator, left, seed):
                     if isinstance(outcome, EngineError):
                         failed.append((line, outcome))
                         if len(failed) == _IN_A_ROW:
@@ -67,17 +79,24 @@ def answer_lines(
                 continue
             on_tokens(sum(step is not None for _, step in came))
             for call, _ in came:
-                if call.ended and call in asked:
-                    yield from failed
-                    failed.clear()
-                    yield asked.pop(call), call.error or call.answer()
+                if not call.ended or call not in asked:
+                    continue
+                one = asked[call]
+                if call.error is None and not all(other.ended for other in one.calls):
+                    continue
+                for other in one.calls:
+                    scheduler.cancel(other)
+                    del asked[other]
+                yield from failed
+                failed.clear()
+                yield one.line, call.error or tuple(other.answer() for other in one.calls)
 
 
 def _one_by_one(emulator: Emulator, lines: Sequence[Line], seed: int) -> Iterator[Outcome]:
     for line in lines:
-        options = line.request.options(seed_of(seed, line.custom_id))
+        calls = line.request.calls(seed_of(seed, line.custom_id))
         try:
-            yield line, emulator.generate(line.request.prompt, **options)
+            yield line, tuple(emulator.generate(prompt, **options) for prompt, options in calls)
         except EftlocalError as error:
             yield line, error
 

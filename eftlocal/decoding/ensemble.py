@@ -157,6 +157,7 @@ class Ensemble:
         mask: Mask | None = None,
         speculation: Speculation = OFF,
         logprobs: bool = False,
+        top_logprobs: int = 0,
         acceptance: Acceptance | None = None,
         ends: frozenset[int] | None = None,
     ) -> RunningSequence:
@@ -197,6 +198,7 @@ class Ensemble:
             mask=mask,
             speculation=speculation,
             logprobs=logprobs,
+            top_logprobs=top_logprobs,
             drafting=SequenceDrafts(acceptance or Acceptance()),
         )
         for role, context in self.contexts.items():

@@ -26,7 +26,7 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Wanted
 from eftlocal.decoding.turn import Turn
 from eftlocal.errors import EngineError
-from eftlocal.logits.distribution import Row, token_logprob
+from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, draw
 from eftlocal.logits.step import Step
@@ -326,9 +326,13 @@ class Rounds:
         return self._step(turn.rows[position], recipe, sequence.sampling, counts, mask)
 
     def _choice(self, turn: Turn, token: int, source: Source, row: Row) -> Choice:
-        wanted = turn.sequence.logprobs
-        logprob = token_logprob(row, token, self._scratch) if wanted else None
-        return Choice(token, logprob, source)
+        sequence = turn.sequence
+        if not sequence.logprobs:
+            return Choice(token, None, source)
+        top: list[tuple[int, float]] = []
+        if sequence.top_logprobs:
+            top = top_logprobs(row, sequence.top_logprobs, self._scratch)
+        return Choice(token, token_logprob(row, token, self._scratch), source, tuple(top))
 
     # Learning ---------------------------------------------------------------------------------
 

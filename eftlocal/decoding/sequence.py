@@ -31,6 +31,7 @@ class Choice:
         token: its id.
         logprob: nats, under the combination at temperature 1 before penalties and filters;
             None unless asked for.
+        top: the most probable tokens there with theirs, as many as were asked for.
         source: "accepted" from a draft, "recovered" where a draft was refused, "bonus" after a
             draft that was accepted whole, "plain" where nothing was drafted.
     """
@@ -38,6 +39,7 @@ class Choice:
     token: int
     logprob: float | None = None
     source: Source = "plain"
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(eq=False)
@@ -55,6 +57,7 @@ class RunningSequence:
         mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
         speculation: how drafts are made for it.
         logprobs: whether its choices carry log-probabilities.
+        top_logprobs: of how many tokens beside.
         drafting: what is known of its drafts.
         reused: tokens of each role's prompt that a cache already held.
         closed: its slot was given back.
@@ -70,6 +73,7 @@ class RunningSequence:
     mask: Mask | None = None
     speculation: Speculation = OFF
     logprobs: bool = False
+    top_logprobs: int = 0
     drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
     choices: list[Choice] = field(default_factory=list)
     reused: dict[str, int] = field(default_factory=dict)

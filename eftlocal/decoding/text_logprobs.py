@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import PromptError
-from eftlocal.logits.distribution import token_logprob
+from eftlocal.logits.distribution import token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 
@@ -26,6 +26,8 @@ class TextLogprobs:
             stands before.
         greedy: (n,) bool, whether the token is the most probable one.
         roles: the same as logprobs, under each role of the recipe alone.
+        top: (n,) the most probable tokens at each place with their log-probabilities, as many as
+            were asked for; None where nothing stands before it.
     """
 
     tokens: tuple[int, ...]
@@ -33,6 +35,7 @@ class TextLogprobs:
     logprobs: NDArray[np.float64]
     greedy: NDArray[np.bool_]
     roles: Mapping[str, NDArray[np.float64]]
+    top: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
 
 
 def score(
@@ -42,20 +45,22 @@ def score(
     *,
     recipe: Recipe,
     piece: Callable[[int], bytes],
-    first: int | None = None,
+    unpredicted: Sequence[int] = (),
+    top: int = 0,
 ) -> TextLogprobs:
     """Scores tokens that follow the prompts.
 
     Args:
         prompts: token ids for every role.
         piece: the bytes of a token.
-        first: the token that is the whole prompt and belongs to the text, with nothing before it
-            that would predict it; None where the prompt is no part of the text.
+        unpredicted: tokens that are the prompt and belong to the text all the same, with nothing
+            before them that would predict them.
+        top: tokens told at each place beside the given one.
 
     Raises:
         PromptError: there is nothing to score, or it does not fit a context.
     """
-    if not tokens:
+    if not tokens and not unpredicted:
         raise PromptError("there is no token to score; give a longer text, or a prompt before it")
     outside = next((token for token in tokens if token >= ensemble.vocab_size), None)
     if outside is not None:
@@ -63,7 +68,7 @@ def score(
             f"the text has token {outside}, and the vocabulary that all roles share ends at "
             f"{ensemble.vocab_size - 1}; leave it out"
         )
-    unpredicted = [] if first is None else [first]
+    told: list[tuple[tuple[int, float], ...] | None] = [None] * len(unpredicted)
     combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
     alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}
     scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
@@ -78,6 +83,7 @@ def score(
         for token, row, rows in ensemble.score(sequence, tokens):
             combined.append(token_logprob(row, token, scratch))
             greedy.append(int(row.argmax()) == token)
+            told.append(tuple(top_logprobs(row, top, scratch)) if top else ())
             for role, of_role in rows.items():
                 if ensemble.unusable.size:
                     of_role = of_role.copy()
@@ -92,4 +98,5 @@ def score(
         logprobs=np.array(combined),
         greedy=np.array(greedy),
         roles={role: np.array(values) for role, values in alone.items()},
+        top=tuple(told),
     )

@@ -40,6 +40,15 @@ def mean_of_possible(logits: Row) -> float:
     return float(possible.mean(dtype=np.float64)) if possible.size else 0.0
 
 
+def top_logprobs(logits: Row, k: int, scratch: Row) -> list[tuple[int, float]]:
+    """The k most probable tokens with their log-probabilities in nats, the first first; ties go to
+    the lower id. `scratch` (vocab,) is overwritten. Each is the very float of `token_logprob`."""
+    total = log_sum_exp(logits, scratch)
+    ids = top_k(logits, k)
+    order = np.lexsort((ids, -logits[ids]))
+    return [(int(token), float(logits[token]) - total) for token in ids[order]]
+
+
 def nucleus(weights: Row, total: float, p: float) -> Ids:
     """The smallest set of heaviest tokens whose share of `total` reaches p, by ascending id.
 

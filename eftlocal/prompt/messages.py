@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict, cast
+from typing import Literal, SupportsIndex, TypedDict, TypeGuard, cast
 
 from eftlocal.errors import PromptError
 from eftlocal.terminal_text import one_line
@@ -104,6 +105,34 @@ def validate_prompt(text: str) -> str:
         raise PromptError("the prompt is empty; say something")
     _check_text("the prompt", text)
     return text
+
+
+def is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    """Whether a prompt is meant as token ids, whatever else is wrong with it."""
+    if isinstance(prompt, (str, bytes, Mapping)) or not isinstance(prompt, Sequence):
+        return False
+    return bool(prompt) and isinstance(prompt[0], SupportsIndex)
+
+
+def validate_ids(ids: Sequence[object], vocab_size: int | None) -> tuple[int, ...]:
+    """Token ids of one prompt, which are read as they stand.
+
+    Args:
+        vocab_size: ids below it are tokens; None leaves that unchecked.
+
+    Raises:
+        PromptError: names the first that is none.
+    """
+    found = []
+    for i, given in enumerate(ids):
+        if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+            raise PromptError(f"prompt[{i}]: a token id is needed, not {type(given).__name__}")
+        token = operator.index(given)
+        if token < 0 or (vocab_size is not None and token >= vocab_size):
+            size = "" if vocab_size is None else f" of {vocab_size}"
+            raise PromptError(f"prompt[{i}]: token {token} is outside the vocabulary{size}")
+        found.append(token)
+    return tuple(found)
 
 
 def _check_text(what: str, text: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.prompt.messages import Message, is_ids, validate_ids, validate_prompt
 from eftlocal.prompt.render import RolePrompt, RoleText, Segment, raw_text, render_roles
 
 _BYTES = 8  # of a token: a text with fewer for each token of a context may well fit
@@ -43,14 +43,16 @@ class PromptReader:
         models: Mapping[str, Tokenizer],
         prompts: Mapping[str, RolePrompt],
         n_ctx: Mapping[str, int],
+        vocab_size: int | None = None,
     ) -> None:
+        self.vocab_size = vocab_size
         self.models = models
         self.prompts = prompts
         self.n_ctx = n_ctx
 
     def ids(
         self,
-        prompt: str | Sequence[Message],
+        prompt: str | Sequence[Message] | Sequence[int],
         *,
         raw: bool = False,
         special: bool = False,
@@ -63,6 +65,11 @@ class PromptReader:
             PromptError: it is empty, not valid or far too long, or a template fails.
             UsageError: raw, and it is a conversation; or an option does not go with the prompt.
         """
+        if is_ids(prompt):
+            if continue_last or special or chat_template_kwargs:
+                raise UsageError("token ids are read as they stand; leave the prompt's options out")
+            ids = validate_ids(prompt, self.vocab_size)
+            return {role: list(ids) for role in self.models}
         if special and not raw:
             raise UsageError("special is for raw text; in messages no special token is read")
         if raw and chat_template_kwargs:
@@ -71,11 +78,11 @@ class PromptReader:
             validate_prompt(prompt)
             if raw:
                 return {role: self.raw_ids(role, prompt, special=special) for role in self.models}
-            prompt = [{"role": "user", "content": prompt}]
+            prompt = [Message(role="user", content=prompt)]
         elif raw:
             raise UsageError("raw takes a string, not messages")
         texts = render_roles(
-            prompt,
+            cast(Sequence[Message], prompt),
             self.prompts,
             same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
             continue_last=continue_last,

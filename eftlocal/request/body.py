@@ -16,16 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.errors import UsageError
 from eftlocal.logits.ranges import Off
+from eftlocal.request.fates import IGNORED, REFUSED, as_meant, refusal
 from eftlocal.speculation.settings import MAX_DRAFT
 from eftlocal.terminal_text import one_line
 
+MAX_CHOICES = 128  # answers to one request
+MAX_TOP = 20  # tokens told beside a chosen one
 MAX_STOPS, MAX_STOP = 64, 1000  # strings, and characters of each
 
 _Number = Annotated[float | None, Field(description="a number")]
 _Flag = Annotated[bool | None, Field(description="true or false")]
 _Text = Annotated[str | None, Field(description="a string")]
 _Object = Annotated[dict[str, Any] | None, Field(description="an object")]
-_Tokens = Annotated[int | None, Field(ge=1, description="a whole number, 1 or more,")]
+_Tokens = Annotated[int | None, Field(ge=0, description="a whole number, 1 or more,")]
 _Dial = Annotated[float | Off | None, Field(description='a number or "off"')]
 _Count = Annotated[int | Off | None, Field(description='a whole number or "off"')]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
@@ -39,7 +42,9 @@ class Body(BaseModel):
     # OpenAI's
     model: _Text = None
     messages: Annotated[list[Any] | None, Field(description="a list of messages")] = None
-    prompt: Annotated[str | None, Field(description="one string")] = None
+    prompt: Annotated[
+        str | list[Any] | None, Field(description="a string, token ids, or a list of either")
+    ] = None
     max_tokens: _Tokens = None
     max_completion_tokens: _Tokens = None
     temperature: _Number = None
@@ -53,10 +58,17 @@ class Body(BaseModel):
             description=f"a string of 1 to {MAX_STOP} characters, or a list of at most {MAX_STOPS},"
         ),
     ] = None
-    n: Annotated[int | None, Field(ge=1, le=1, description="1 (one answer a request)")] = None
-    logprobs: _Flag = None
+    n: Annotated[
+        int | None, Field(ge=1, le=MAX_CHOICES, description=f"a number from 1 to {MAX_CHOICES}")
+    ] = None
+    best_of: Annotated[int | None, Field(ge=1, description="a whole number, 1 or more,")] = None
+    echo: _Flag = None
+    logprobs: Annotated[
+        bool | Annotated[int, Field(ge=0, le=MAX_TOP)] | None,
+        Field(description=f"true, false, or for a prompt a number from 0 to {MAX_TOP}"),
+    ] = None
     top_logprobs: Annotated[
-        int | None, Field(ge=0, le=0, description="0 (no token beside the chosen one)")
+        int | None, Field(ge=0, le=MAX_TOP, description=f"a number from 0 to {MAX_TOP}")
     ] = None
     presence_penalty: _Dial = None
     frequency_penalty: _Dial = None
@@ -65,9 +77,6 @@ class Body(BaseModel):
         Field(description='token ids with numbers (false or "-inf" bans a token)'),
     ] = None
     response_format: _Object = None
-    user: _Text = None
-    metadata: _Object = None
-    store: _Flag = None
 
     # ours
     raw: _Flag = None
@@ -108,17 +117,9 @@ class Body(BaseModel):
 
 _FIELDS = {field.alias or name: field for name, field in Body.model_fields.items()}
 FIELDS = frozenset(_FIELDS)
-SETTINGS = FIELDS - {"messages", "prompt"}
+KNOWN = frozenset((*FIELDS, *IGNORED, *REFUSED))
+SETTINGS = KNOWN - {"messages", "prompt"}
 """What may stand beside a prompt."""
-
-UNSUPPORTED = frozenset(
-    (
-        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
-        *("audio", "modalities", "images", "prediction", "web_search_options"),
-        *("stream", "stream_options", "service_tier", "reasoning_effort", "verbosity"),
-        *("best_of", "echo", "suffix"),
-    )
-)
 
 
 def read_body(body: object) -> Body:
@@ -134,11 +135,11 @@ def read_body(body: object) -> Body:
     fields = {}
     for name, value in body.items():
         if name in FIELDS:
-            fields[name] = value
-        elif name not in UNSUPPORTED:
-            raise UsageError(unknown(str(name), FIELDS))
-        elif not (value is None or value is False or value == [] or value == {}):
-            raise UsageError(f"{name} is not supported; leave it out")
+            fields[name] = as_meant(name, value)
+        elif name not in KNOWN:
+            raise UsageError(unknown(str(name), KNOWN))
+        elif name in REFUSED and (why := refusal(name, value)):
+            raise UsageError(why)
     try:
         return Body.model_validate(fields)
     except ValidationError as refused:
@@ -153,7 +154,7 @@ def read_body(body: object) -> Body:
 @lru_cache(maxsize=256)  # a file as a rule has the same fault in every line
 def unknown(name: str, known: frozenset[str]) -> str:
     """What to say of a field that is not known."""
-    near = get_close_matches(name[:40], sorted(known), 1)
+    near = get_close_matches(name[:40], sorted(known - IGNORED.keys() - REFUSED.keys()), 1)
     hint = f"did you mean {near[0]}?" if near else "leave it out"
     return f"field {one_line(name, 40)!r} is not known; {hint}"
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from eftlocal.errors import PromptError, UsageError
@@ -15,37 +16,42 @@ from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
+from eftlocal.prompt.messages import Message, validate_ids, validate_messages, validate_prompt
 from eftlocal.prompt.variables import check_variables
 from eftlocal.repetition import loop_guard_tokens
-from eftlocal.request.body import Body, read_body, shown, unknown
+from eftlocal.request.body import MAX_CHOICES, Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 
 _LONGEST = 400  # characters of a message
+TokenIds = tuple[int, ...]
+Prompt = str | tuple[Message, ...] | TokenIds
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is asked for.
+    """What is asked for: an answer, or several.
 
     Attributes:
-        prompt: a conversation, or a string: one message of the user.
-        raw: the prompt is text to go on with as it stands.
+        prompts: each a conversation, a string (one message of the user), or token ids.
+        raw: the prompts are text to go on with as it stands; token ids are.
         recipe, speculation, max_tokens, loop_guard: None takes the emulator's default.
         sampling: complete, the run's defaults with what the request changes; None is the
             program's own.
         seed: of its own; None where it gives none.
         stop: strings that end the answer, beside those of the emulator's defaults.
         logprobs: whether each token's log-probability is asked for.
+        top_logprobs: of how many tokens beside the chosen one.
+        echo: the raw prompts are part of the texts, and of the log-probabilities.
+        n: answers to each prompt.
         grammar: GBNF that the answer matches.
         json_schema: JSON text of a schema that the answer fits.
         special: in raw text, special tokens' texts are those tokens.
         chat_template_kwargs: variables for chat templates, on top of those of the run.
     """
 
-    prompt: str | tuple[Message, ...]
+    prompts: tuple[Prompt, ...]
     raw: bool = False
     recipe: Recipe | None = None
     sampling: Sampling | None = None
@@ -59,22 +65,31 @@ class Request:
     json_schema: str | None = None
     special: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
+    top_logprobs: int = 0
+    echo: bool = False
+    n: int = 1
 
-    def options(self, seed: int) -> dict[str, Any]:
-        """The keyword arguments of `Emulator.stream`.
+    def calls(self, seed: int) -> list[tuple[Prompt, dict[str, Any]]]:
+        """Of each answer, in their order, the prompt and the options of `Emulator.stream`.
 
         Args:
-            seed: where the request has none of its own.
+            seed: where the request has none of its own. The first answer has it as it is.
         """
-        own = seed if self.seed is None else self.seed
+        first = seed if self.seed is None else self.seed
+        prompts = [prompt for prompt in self.prompts for _ in range(self.n)]
+        return [(prompt, self._options(_seed_of(first, i))) for i, prompt in enumerate(prompts)]
+
+    def _options(self, seed: int) -> dict[str, Any]:
         return {
             "raw": self.raw,
             "recipe": self.recipe,
-            "sampling": replace(self.sampling or Sampling(), seed=own),
+            "sampling": replace(self.sampling or Sampling(), seed=seed),
             "max_tokens": self.max_tokens,
             "stop": self.stop,
             "loop_guard": self.loop_guard,
             "logprobs": self.logprobs,
+            "top_logprobs": self.top_logprobs,
+            "prompt_logprobs": self.echo and (self.logprobs or self.max_tokens == 0),
             "speculation": self.speculation,
             "grammar": self.grammar,
             "json_schema": self.json_schema,
@@ -95,7 +110,7 @@ class RequestDefaults:
         special: in raw text, special tokens' texts are those tokens, unless a request says
             otherwise.
         system: a system message for conversations that have none.
-        vocab_size: ids below it are tokens; None leaves logit_bias's ids unchecked.
+        vocab_size: ids below it are tokens; None leaves ids unchecked.
         unguided_by_system: the role "unguided" is the tuned model without the system message, so
             that a recipe with it needs one.
         grammar, json_schema: one at most; for requests that say nothing of their answer's form,
@@ -119,7 +134,7 @@ class RequestDefaults:
 def read_request(
     body: Mapping[str, Any], *, defaults: RequestDefaults, raw: bool | None = None
 ) -> Request:
-    """A request from a JSON object. Nothing of it is ignored but user, metadata and store.
+    """A request from a JSON object. What is ignored of it changes nothing: `fates` has the list.
 
     Args:
         raw: True where only a prompt may be given, that is text to go on with; False where only
@@ -130,22 +145,24 @@ def read_request(
     """
     try:
         given = read_body(body)
-        prompt, is_raw = _prompt(given, defaults, raw)
+        prompts, is_raw = _prompts(given, defaults, raw)
         if defaults.system is not None and not is_raw:
-            prompt = _instructed(prompt, defaults.system)
+            prompts = tuple(_instructed(prompt, defaults.system) for prompt in prompts)
         recipe = _recipe(given, defaults)
         if (
             defaults.unguided_by_system
             and UNGUIDED in (recipe or defaults.recipe).roles
-            and (isinstance(prompt, str) or not any(m["role"] == "system" for m in prompt))
+            and not all(map(_has_system, prompts))
         ):
             raise UsageError(
                 f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
                 "instructions; give them as a system message"
             )
         grammar, schema = _constraint(given, defaults)
+        echo = _echo(given, is_raw)
+        logprobs, top_logprobs = _logprobs(given)
         return Request(
-            prompt,
+            prompts,
             is_raw,
             recipe,
             _sampling(given, defaults),
@@ -155,12 +172,15 @@ def read_request(
             loop_guard=None
             if given.loop_guard is None
             else loop_guard_tokens("loop_guard", given.loop_guard),
-            logprobs=bool(given.logprobs),
+            logprobs=logprobs,
             speculation=_speculation(given, defaults.speculation),
             grammar=grammar,
             json_schema=schema,
             special=_special(given, defaults, is_raw),
             chat_template_kwargs=_template_variables(given, is_raw),
+            top_logprobs=top_logprobs,
+            echo=echo,
+            n=_n(given, len(prompts)),
         )
     except (UsageError, PromptError) as error:
         raise type(error)(one_line(str(error), _LONGEST)) from None
@@ -168,9 +188,10 @@ def read_request(
         raise UsageError("the request is nested too deeply; make it flatter") from None
 
 
-def _prompt(
+def _prompts(
     given: Body, defaults: RequestDefaults, raw: bool | None
-) -> tuple[str | tuple[Message, ...], bool]:
+) -> tuple[tuple[Prompt, ...], bool]:
+    """The prompts, and whether they are text to go on with."""
     if (given.model or defaults.model) != defaults.model:
         raise UsageError(
             f"model {shown(given.model)} is not loaded; "
@@ -186,11 +207,74 @@ def _prompt(
     if given.messages is not None:
         if raw or given.raw:
             raise PromptError("messages: text to go on with is given as prompt")
-        return tuple(validate_messages(given.messages)), False
+        return (tuple(validate_messages(given.messages)),), False
     if raw is False:
         raise PromptError("prompt: a conversation is given as messages")
     chosen = given.raw if raw is None else raw
-    return validate_prompt(given.prompt or ""), defaults.raw if chosen is None else chosen
+    prompts = _each_prompt("" if given.prompt is None else given.prompt, defaults.vocab_size)
+    if not any(isinstance(prompt, tuple) for prompt in prompts):
+        return prompts, defaults.raw if chosen is None else chosen
+    if chosen is False:
+        raise UsageError("raw is false, and the prompt is token ids, which are read as they stand")
+    return prompts, True
+
+
+def _each_prompt(given: str | list[Any], vocab_size: int | None) -> tuple[Prompt, ...]:
+    """The strings, or lists of token ids, of one of OpenAI's four forms of prompt."""
+    if isinstance(given, str):
+        return (validate_prompt(given),)
+    if not given:
+        raise PromptError("the prompt is an empty list; say something")
+    if all(isinstance(part, str) for part in given):
+        return tuple(map(validate_prompt, given))
+    if all(isinstance(part, list) and part for part in given):
+        return tuple(validate_ids(ids, vocab_size) for ids in given)
+    return (validate_ids(given, vocab_size),)
+
+
+def _seed_of(first: int, index: int) -> int:
+    """The seed of one answer of several: its own, and the same on every machine."""
+    if not index:
+        return first
+    text = f"{first}:{index}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4, person=b"eftlocal choice").digest(), "big")
+
+
+def _n(given: Body, prompts: int) -> int:
+    n = given.n or 1
+    if given.best_of is not None and given.best_of != n:
+        raise UsageError(
+            f"best_of is {given.best_of} and n {n}: no answer is left out; say n alone"
+        )
+    if n * prompts > MAX_CHOICES:
+        raise UsageError(
+            f"{prompts} prompts with {n} answers each are more than {MAX_CHOICES}; ask for fewer"
+        )
+    return n
+
+
+def _echo(given: Body, raw: bool) -> bool:
+    if given.echo and not raw:
+        raise UsageError("echo is for text to go on with; add raw, or leave it out")
+    if _max_tokens(given) == 0 and not given.echo:
+        raise UsageError("max_tokens: a whole number, 1 or more, is needed, not 0")
+    return bool(given.echo)
+
+
+def _logprobs(given: Body) -> tuple[bool, int]:
+    """Whether log-probabilities are asked for, and of how many tokens beside the chosen one."""
+    asked, top = given.logprobs, given.top_logprobs
+    if asked is None or isinstance(asked, bool):
+        if top and not asked:
+            raise UsageError("top_logprobs needs logprobs: true")
+        return bool(asked), top or 0
+    if given.messages is not None:
+        raise UsageError(
+            f"logprobs: true or false is needed, not {asked}; top_logprobs has the number"
+        )
+    if top not in (None, asked):
+        raise UsageError(f"logprobs is {asked} and top_logprobs {top}; leave one of them out")
+    return True, asked
 
 
 def _special(given: Body, defaults: RequestDefaults, raw: bool) -> bool:
@@ -208,13 +292,16 @@ def _template_variables(given: Body, raw: bool) -> Mapping[str, Any] | None:
     return variables or None
 
 
-def _instructed(prompt: str | tuple[Message, ...], system: str) -> tuple[Message, ...]:
+def _has_system(prompt: Prompt) -> bool:
+    return any(isinstance(part, dict) and part["role"] == "system" for part in prompt)
+
+
+def _instructed(prompt: Prompt, system: str) -> Prompt:
     """The conversation with a system message, its own or this one."""
-    if isinstance(prompt, str):
-        prompt = (Message(role="user", content=prompt),)
-    if any(message["role"] == "system" for message in prompt):
+    if _has_system(prompt):
         return prompt
-    return (Message(role="system", content=system), *prompt)
+    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    return (Message(role="system", content=system), *messages)
 
 
 def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
