@@ -428,6 +428,10 @@ class Emulator(Closing):
                 )
                 self._reader.check_length(self._text_role, text, "text")
                 tokens = model.tokenize(text, parse_special=special, continues=True)
+            if not tokens:
+                raise PromptError(
+                    "there is no token to score; give a longer text, or a prompt before it"
+                )
             return score(
                 self.ensemble,
                 ids,

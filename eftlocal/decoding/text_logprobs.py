@@ -58,10 +58,8 @@ def score(
         top: tokens told at each place beside the given one.
 
     Raises:
-        PromptError: there is nothing to score, or it does not fit a context.
+        PromptError: it does not fit a context, or a token is outside the common vocabulary.
     """
-    if not tokens and not unpredicted:
-        raise PromptError("there is no token to score; give a longer text, or a prompt before it")
     outside = next((token for token in tokens if token >= ensemble.vocab_size), None)
     if outside is not None:
         raise PromptError(
