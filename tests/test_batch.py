@@ -109,6 +109,7 @@ class _Choice(BaseModel):
     message: _Message
     logprobs: Any
     finish_reason: Literal["stop", "length"]
+    eftlocal: dict[str, Any]
 
 
 class _Usage(BaseModel):
@@ -155,7 +156,7 @@ def test_openais_form_in_and_out(tmp_path: Path) -> None:
     (choice,) = row.response.body.choices
     assert len(choice.logprobs["content"]) == row.response.body.usage.completion_tokens == 4
     assert "".join(t["token"] for t in choice.logprobs["content"]) == choice.message.content
-    assert row.response.body.eftlocal["timings"]["prompt_tokens"]["base"] > 4
+    assert choice.eftlocal["timings"]["prompt_tokens"]["base"] > 4
 
 
 def test_alpaca_and_humaneval(tmp_path: Path) -> None:
