@@ -202,7 +202,7 @@ def test_all_faults_are_told_before_anything_runs(tmp_path: Path) -> None:
             "is that of line 1",
             "it is empty",
             "its context holds",
-            "one string is needed",
+            "a string, token ids, or a list of either is needed",
         ),
         strict=False,
     ):
@@ -346,7 +346,10 @@ def test_a_dry_run_tells_all_faults(tmp_path: Path) -> None:
     told = [batch(source, tmp_path / "out", *more).stderr for more in ((), ("--dry-run",))]
     assert "line 20: " in told[0] and "line 21: " not in told[0]
     assert "and 5 more; --dry-run tells them all" in told[0]
-    assert told[1].count("one string is needed") == 25 and "more" not in told[1]
+    assert (
+        told[1].count("a string, token ids, or a list of either is needed") == 25
+        and "more" not in told[1]
+    )
 
 
 def test_files_that_are_refused(asked: Path, tmp_path: Path) -> None:
