@@ -334,11 +334,10 @@ def test_check_of_files(server: HubServer, models: dict[str, bytes], tmp_path: P
         (tmp_path / f"{role}.gguf").write_bytes(content)
     paths = {role: str(tmp_path / f"{role}.gguf") for role in models}
     good = ["--base", paths["base"], "--tuned", paths["tuned"], "--reference", paths["reference"]]
-    assert run_json("check", *good)["vocabulary"]["widths"] == {
-        "base": 512,
-        "tuned": 512,
-        "reference": 512,
-    }
+    found = run_json("check", *good)["vocabulary"]
+    assert found["widths"] == {"base": 512, "tuned": 512, "reference": 512}
+    (note,) = (note for note in found["notes"] if "template" in note)
+    assert note.startswith("tuned has no chat template") and "--chat-template tuned=" in note
     wrong = run("check", "--base", paths["base"], "--tuned", paths["stranger"])
     assert isinstance(wrong.exception, VocabularyError)
     torn = tmp_path / "torn.gguf"

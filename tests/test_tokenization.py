@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -20,7 +21,7 @@ from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
-from eftlocal.prompt.render import RolePrompt
+from eftlocal.prompt.render import RolePrompt, render_roles
 
 FLAGS = {
     f"bos={bos}, eos={eos}, space={space}": {
@@ -32,6 +33,10 @@ FLAGS = {
     for eos in (False, True)
     for space in (None, False, True)
 }
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
 SPECIAL = range(len(SENTENCEPIECE))
 TEXT = st.text("The Parisofcapital\n.é🙂▁<|>", max_size=12) | st.sampled_from(
     [*SENTENCEPIECE, " ", "  ", "The capital", " of France is", "Paris", " Paris"]
@@ -53,12 +58,12 @@ def piecewise(
         yield model, flags
 
 
-def of_llama(model: Model, text: str) -> list[int]:
-    """llama.cpp's own tokens of a whole text, special tokens left ordinary and none added."""
+def of_llama(model: Model, text: str, *, special: bool = False) -> list[int]:
+    """llama.cpp's own tokens of a whole text, with none added."""
     data = text.encode()
     room = (llama_cpp.llama_token * (len(data) + 8))()
     vocabulary = llama_cpp.llama_model_get_vocab(model.handle)
-    count = llama_cpp.llama_tokenize(vocabulary, data, len(data), room, len(room), False, False)
+    count = llama_cpp.llama_tokenize(vocabulary, data, len(data), room, len(room), False, special)
     return list(room[:count])
 
 
@@ -186,6 +191,25 @@ def test_an_answers_beginning_follows_the_prompt(
         seen = reader.ids(messages, continue_last=True)["tuned"]
         assert seen == fresh + model.tokenize(beginning, continues=True)
         assert bytes_of(model, seen[len(fresh) :]) == beginning.encode()
+
+
+def test_conversations_are_cut_as_llama_cpp_cuts_them(piecewise: tuple[Model, Any]) -> None:
+    model, flags = piecewise
+    for template in ("{{ bos_token }}" + CHATML, CHATML):
+        role = RolePrompt(
+            template,
+            bos_token="<s>",
+            add_bos=flags["add_bos_token"],
+            special_texts=model.control_texts,
+        )
+        reader = PromptReader({"tuned": model}, {"tuned": role}, {"tuned": 999})
+        messages: list[Message] = [
+            {"role": "system", "content": "Paris"},
+            {"role": "user", "content": " is of The capital 🙂?"},
+        ]
+        text = str(render_roles(messages, {"tuned": role})["tuned"])
+        bos = [model.bos] if flags["add_bos_token"] or "bos_token" in template else []
+        assert reader.ids(messages)["tuned"] == [*bos, *of_llama(model, text, special=True)]
 
 
 def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:

@@ -70,9 +70,9 @@ def check_models(
 
 
 def _sources_of_paths(paths: dict[str, Path]) -> dict[str, RoleSource]:
-    from eftlocal.loading.roles import RoleSource
+    from eftlocal.loading.roles import file_sources
 
-    return {role: RoleSource(path) for role, path in paths.items()}
+    return file_sources(paths)
 
 
 def _sources_of(preset: Preset) -> dict[str, RoleSource]:
@@ -134,6 +134,12 @@ def _check_files(
     if not report.ok:
         _report_vocabulary(report, None, json_)
         require(headers, exceptions)
+    bare = (
+        f"{role} has no chat template: give it a form with --chat-template {role}=..."
+        for role, source in sources.items()
+        if source.prompt == "chat" and not headers[role].chat_template
+    )
+    report = replace(report, notes=(*report.notes, *bare))
     if n_ctx is not None:
         sources = {role: replace(source, n_ctx=n_ctx) for role, source in sources.items()}
     too_large: DoesNotFitError | None = None
