@@ -24,6 +24,7 @@ WRITERS = {
     "eval --plot": ["eval", "demo", "--plot", "{}"],
     "bench --json": ["bench", "--prompts", "{prompts}", "--json", "{}"],
     "bench --plot": ["bench", "--plot", "{}"],
+    "doctor --report": ["doctor", "--report", "{}"],
     "sweep --html": ["sweep", "--prompts", "{prompts}", "--out", "{out}", "--html", "{}"],
     "sweep --plot": ["sweep", "--prompts", "{prompts}", "--out", "{out}", "--plot", "{}"],
 }

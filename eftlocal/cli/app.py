@@ -17,6 +17,7 @@ from eftlocal.cli.doctor import doctor
 from eftlocal.cli.eval import evaluate
 from eftlocal.cli.inspect import inspect
 from eftlocal.cli.interrupts import finish
+from eftlocal.cli.last_error import remember
 from eftlocal.cli.models import models_app
 from eftlocal.cli.run import run
 from eftlocal.cli.screen import tell
@@ -39,6 +40,7 @@ class _OneLineErrors(TyperGroup):
         except EftlocalError as error:
             code = error.exit_code
             tell(f"eftlocal: {error}")
+            remember(error, code)
         except typer.Abort:  # a question answered with no, or not at all
             code = EftlocalError.exit_code
             tell("eftlocal: aborted; nothing was done")
@@ -48,6 +50,10 @@ class _OneLineErrors(TyperGroup):
                 sys.stdout.close()  # at exit it would fail once more
             where = "output" if error.filename is None else error.filename
             tell(f"eftlocal: {where}: {error.strerror or error}")
+            remember(error, code)
+        except Exception as error:  # a fault of the program, with its traceback
+            remember(error, EftlocalError.exit_code)
+            raise
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:

@@ -15,9 +15,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.cli.screen import Screen, print_json
-from eftlocal.errors import EngineError
+from eftlocal.cli.screen import Screen, print_json, tell
+from eftlocal.errors import EngineError, UsageError
+from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.selftest import SelfTestResult, read_build_facts, run_in_child
+from eftlocal.terminal_text import shown_json
 
 PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
 ENGINE_FACTS = {
@@ -27,22 +29,46 @@ ENGINE_FACTS = {
     "supports_gpu_offload",
     "system_info",
 }
+REPORT = "eftlocal-report.json"
 UNKNOWN = "unknown: llama.cpp could not be asked"
 
 
 def doctor(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help=f"With --report: the file (default: {REPORT}); '-' is stdout."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    write_report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write a file to attach to a bug report: also settings, names of presets and the "
+            "last error; no prompts, no tokens, your home folder as ~.",
+        ),
+    ] = False,
 ) -> None:
     """Check this installation: versions, build, devices, and a self-test of llama.cpp.
 
     Exit code 8 when the self-test fails.
     """
+    if file is not None and not write_report:
+        raise UsageError("a file is for --report: `eftlocal doctor --report FILE`")
+    file = file or Path(REPORT)
+    if write_report:
+        check_outputs({"--report": file}, stdout=["--report"])
     result = run_in_child()
     report = collect(result)
+    if write_report:
+        from eftlocal.cli.report import report as whole
+
+        write_whole(file, shown_json(whole(report), indent=2) + "\n")
     if json_:
         print_json(report, indent=2)
-    else:
+    elif not (write_report and is_stdout(file)):
         Screen().print(as_table(report))
+    if write_report and not is_stdout(file):
+        tell(f"{file}: written; look through it, then attach it to your report")
     if not result.ok:
         raise typer.Exit(EngineError.exit_code)
 

@@ -11,6 +11,7 @@ import typer
 from rich.progress import Progress
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.completion import evaluations
 from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
 from eftlocal.output_file import check_outputs
@@ -29,7 +30,9 @@ class Split(str, Enum):
 
 
 def evaluate(
-    name: Annotated[str, typer.Argument(help="What to evaluate: demo.")],
+    name: Annotated[
+        str, typer.Argument(help="What to evaluate: demo.", autocompletion=evaluations)
+    ],
     split: Annotated[
         Split, typer.Option(help="validation is for choices, test for final numbers.")
     ] = Split.test,

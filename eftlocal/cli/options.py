@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eftlocal.cli import completion
 from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
@@ -51,7 +52,12 @@ def _dial(flag: str, text: str, panel: str) -> Any:
 
 PresetName = Annotated[
     str | None,
-    _option("--preset", "A preset of `eftlocal models list` (default: demo).", _MODELS),
+    _option(
+        "--preset",
+        "A preset of `eftlocal models list` (default: demo).",
+        _MODELS,
+        autocompletion=completion.presets,
+    ),
 ]
 BaseFile = Annotated[Path | None, _option("--base", "GGUF of the base model.", _MODELS)]
 TunedFile = Annotated[Path | None, _option("--tuned", "GGUF of the tuned model.", _MODELS)]
@@ -72,6 +78,7 @@ RecipeName = Annotated[
         "tuned, reference, "
         "or weights: base=1,tuned=1,reference=-1.",
         _RECIPE,
+        autocompletion=completion.recipes,
     ),
 ]
 Alpha = Annotated[
@@ -168,6 +175,7 @@ Speculative = Annotated[
         "--speculative",
         f"Tokens of a draft: auto (measured, the default), off, or 1 to {MAX_DRAFT}.",
         _SPECULATION,
+        autocompletion=completion.speculative,
     ),
 ]
 DraftRule = Annotated[
@@ -176,6 +184,7 @@ DraftRule = Annotated[
         "--draft-rule",
         "coupled: a seed gives the same text at every length (default); rejection: accepts more.",
         _SPECULATION,
+        autocompletion=completion.draft_rules,
     ),
 ]
 DraftSource = Annotated[
@@ -184,6 +193,7 @@ DraftSource = Annotated[
         "--draft-source",
         "model (the tuned one), lookup (what the conversation said before), or auto.",
         _SPECULATION,
+        autocompletion=completion.draft_sources,
     ),
 ]
 
@@ -195,6 +205,7 @@ ChatTemplate = Annotated[
         "(the tuned role's text), a format llama.cpp knows (chatml, llama3, ...) or a FILE of "
         "jinja2. Without ROLE= the tuned one. Repeatable.",
         _PROMPT,
+        autocompletion=completion.chat_templates,
     ),
 ]
 ChatTemplateKwargs = Annotated[

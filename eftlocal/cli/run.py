@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eftlocal.cli import completion
 from eftlocal.cli import options as opt
 from eftlocal.cli.asking import read_prompt
 from eftlocal.cli.screen import Screen, of_answer, print_json, tell
@@ -29,7 +30,10 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
     show: Annotated[
         str | None,
-        typer.Option(help="Also what these roles say alone, side by side: base,tuned,reference."),
+        typer.Option(
+            help="Also what these roles say alone, side by side: base,tuned,reference.",
+            autocompletion=completion.roles,
+        ),
     ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end.")

@@ -11,9 +11,9 @@ import logging
 import os
 from pathlib import Path
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eftlocal.cache_folder import cache_folder
 from eftlocal.hub.disk import beside, hash_rest, open_regular
 
 _MOST_BYTES = 1 << 16  # of a record
@@ -120,9 +120,9 @@ def _identity(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _place(real: str) -> Path:
-    folder = os.environ.get("EFTLOCAL_CACHE")
-    root = Path(folder) if folder else platformdirs.user_cache_path("eftlocal")
-    return root / "checksums" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+    return (
+        cache_folder() / "checksums" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+    )
 
 
 def _write(record: Record) -> None:

@@ -15,9 +15,9 @@ from concurrent.futures import Executor, wait
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eftlocal.cache_folder import cache_folder
 from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
@@ -227,6 +227,4 @@ def recall(key: str, roles: Sequence[str]) -> Costs | None:
 
 
 def _path(key: str) -> Path:
-    folder = os.environ.get("EFTLOCAL_CACHE")
-    root = Path(folder) if folder else platformdirs.user_cache_path("eftlocal")
-    return root / "costs" / f"{key}.json"
+    return cache_folder() / "costs" / f"{key}.json"

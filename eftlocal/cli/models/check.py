@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal import hub
+from eftlocal.cli.completion import presets
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson
 from eftlocal.cli.models.output import (
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 
 def check_models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A preset.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A preset.", autocompletion=presets)
+    ] = None,
     base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,

@@ -6,5 +6,9 @@ from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A preset's name.")]
+from eftlocal.cli.completion import presets
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
 
 _GRID = "Grid: 0,0.5,1 or a range 0:2:0.25; every combination is run"
@@ -24,8 +25,8 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-def _dial(flag: str, text: str) -> Any:
-    return _option(flag, text, _GRID, metavar="VALUES")
+def _dial(flag: str, text: str, **more: Any) -> Any:
+    return _option(flag, text, _GRID, metavar="VALUES", **more)
 
 
 PromptsFile = Annotated[
@@ -80,6 +81,7 @@ RecipeNames = Annotated[
     _dial(
         "--recipe",
         "Names: upscale,proxy. Weights, parted by semicolons: 'tuned;base=1,tuned=1,reference=-1'.",
+        autocompletion=recipes,
     ),
 ]
 Alphas = Annotated[str | None, _dial("--alpha", "What tuning adds (proxy-tuning).")]

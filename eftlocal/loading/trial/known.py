@@ -12,9 +12,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from eftlocal import llama
+from eftlocal.cache_folder import cache_folder
 from eftlocal.gguf_file.header import Header
 
 MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
@@ -70,6 +69,5 @@ def remember(key: str) -> None:
 
 
 def folder() -> Path:
-    """Where keys are kept. EFTLOCAL_CACHE overrides the cache folder."""
-    root = os.environ.get("EFTLOCAL_CACHE")
-    return (Path(root) if root else platformdirs.user_cache_path("eftlocal")) / "tried"
+    """Where keys are kept."""
+    return cache_folder() / "tried"
