@@ -47,7 +47,7 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
 
 def _dial(flag: str, text: str, panel: str) -> Any:
     """A number with an off."""
-    return _option(flag, text, panel, parser=number_or_off, metavar="NUMBER|off")
+    return _option(flag, text, panel, parser=number_or_off, metavar="<number|off>")
 
 
 PresetName = Annotated[

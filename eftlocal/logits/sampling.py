@@ -157,8 +157,7 @@ def penalise(
     for token, bias in sampling.logit_bias.items():
         if token >= len(row):
             raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {len(row)}")
-        value = float(row[token]) + bias
-        row[token] = value if value == -math.inf else min(max(value, -_MOST), _MOST)
+        row[token] += np.float32(bias)
 
 
 class Filters:
