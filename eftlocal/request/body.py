@@ -61,7 +61,7 @@ class Body(BaseModel):
     n: Annotated[
         int | None, Field(ge=1, le=MAX_CHOICES, description=f"a number from 1 to {MAX_CHOICES}")
     ] = None
-    best_of: Annotated[int | None, Field(ge=1, description="a whole number, 1 or more,")] = None
+    best_of: Annotated[int | None, Field(ge=1, description="the same number as n")] = None
     echo: _Flag = None
     logprobs: Annotated[
         bool | Annotated[int, Field(ge=0, le=MAX_TOP)] | None,
@@ -117,6 +117,8 @@ class Body(BaseModel):
 
 _FIELDS = {field.alias or name: field for name, field in Body.model_fields.items()}
 FIELDS = frozenset(_FIELDS)
+OURS = frozenset(list(_FIELDS)[list(_FIELDS).index("raw") :])
+"""Fields that OpenAI does not have."""
 KNOWN = frozenset((*FIELDS, *IGNORED, *REFUSED))
 SETTINGS = KNOWN - {"messages", "prompt"}
 """What may stand beside a prompt."""
