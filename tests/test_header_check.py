@@ -263,6 +263,12 @@ ON_OTHERS: dict[str, tuple[str, str, Edit, str]] = {
     "t5: a map outside itself": (
         "llama", "t5", array("tokenizer.ggml.precompiled_charsmap", charsmap(1 << 20)), "itself"
     ),
+    **{
+        f"t5: a map of {len(data)} bytes": (
+            "llama", "t5", array("tokenizer.ggml.precompiled_charsmap", numbers(U8, data)), said
+        )
+        for data, said in (([1], "cut short"), ([255] * 4 + [0] * 9, "itself"), ([0] * 4, "itself"))
+    },
     "t5: a text outside itself": (
         "llama", "t5", array("tokenizer.ggml.precompiled_charsmap", charsmap(0, value=99)), "itself"
     ),

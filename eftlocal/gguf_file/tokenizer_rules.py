@@ -177,8 +177,11 @@ def _check_charsmap(header: Header) -> None:
     data = _column(header, "precompiled_charsmap").view(np.uint8)
     if not len(data):
         return
+    if len(data) < 4:
+        header.refuse("tokenizer.ggml.precompiled_charsmap is cut short")
     size = int.from_bytes(data[:4].tobytes(), "little")
-    nodes = np.frombuffer(data[4 : 4 + size - size % 4].tobytes(), "<u4").astype(np.int64)
+    nodes = np.frombuffer(data[4:][: min(size, len(data) - 4) // 4 * 4].tobytes(), "<u4")
+    nodes = nodes.astype(np.int64)
     texts = data[4 + size :]
     inner = np.flatnonzero(nodes >> 31 == 0)
     base = (nodes[inner] >> 10) << ((nodes[inner] & 1 << 9) >> 6)

@@ -459,7 +459,7 @@ def change_lora_tensor(rng: random.Random, file: GgufFile) -> str:
     elif how == 2 and len(tensor.shape) == 2:
         stem = tensor.name[: -len(b".lora_a")]
         rank = rng.choice((1, 2, 3, 8, 64, 1000))
-        for other in file.tensors:
+        for other in (t for t in file.tensors if len(t.shape) == 2):
             if other.name == stem + b".lora_a":
                 other.reshape([other.shape[0], rank])
             elif other.name == stem + b".lora_b":
