@@ -24,6 +24,7 @@ TOKEN = "hf_secret"
 CONTENT = b"GGUF" + bytes(range(256)) * 512  # 128 KiB and a bit
 SIZE = len(CONTENT)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+WHOLE = (CONTENT, CONTENT[::-1])  # one version of the file, and another
 COMMIT = "c0ffee" * 6 + "c0ff"
 POSIX = os.name == "posix"
 Headers = dict[str, str | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hostile_hub import POSIX, Case, attacked_by, preset
+from hostile_hub import POSIX, WHOLE, Case, attacked_by, preset
 from hub_attacks import CASES
 from hub_server import isolate
 
@@ -45,7 +45,8 @@ def test_a_hostile_hub(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         message = ""
         try:
             files = find("attacked").files().values()
-            hub.download(list(files), endpoint=attacked.endpoint(), sleep=waits.append)
+            paths = hub.download(list(files), endpoint=attacked.endpoint(), sleep=waits.append)
+            assert all(path.read_bytes() in WHOLE for path in paths)
         except EftlocalError as error:
             message = str(error)
             assert error.exit_code == case.code
