@@ -192,6 +192,11 @@ def changed_meanwhile(request: Request) -> None:
         request.send(CONTENT[::-1], ETag='"newer"')
 
 
+def changed_and_careless(request: Request) -> None:
+    """The same, from a server that knows no If-Range."""
+    request.send(CONTENT[::-1], ETag='"newer"')
+
+
 def whole(request: Request, body: bytes = CONTENT, **changes: str | None) -> None:
     changed = {key.replace("_", "-"): value for key, value in changes.items()}
     request.say(200, {"ETag": '"storage"', **changed}, body)
@@ -704,6 +709,12 @@ CASES = [
         sending(torn(again=changed_meanwhile)),
         "not the expected",
         requests=9,
+    ),
+    Case(
+        "range: another version, unknown, no If-Range",
+        sending(torn(again=changed_and_careless), **PLAIN),
+        "",
+        requests=7,
     ),
     # Not HTTP
     Case("nothing is said", lambda r: r.connection.close(), "gave up after 3"),

@@ -65,6 +65,12 @@ def test_a_revision_is_a_folder_of_its_own(fetch: Fetch) -> None:
     assert hub.locate(REF) is None
 
 
+def test_no_two_files_of_a_repository_have_one_place() -> None:
+    one = FileRef(repo="owner/models", revision="refs/pr", file="1/base.gguf")
+    other = FileRef(repo="owner/models", revision="refs/pr/1", file="base.gguf")
+    assert hub.stored_path(one) != hub.stored_path(other)
+
+
 def test_a_file_in_a_folder_of_the_repository(server: HubServer, fetch: Fetch) -> None:
     server.files["owner/models/Q8 0/small.gguf"] = b"small"
     path = fetch(FileRef(repo="owner/models", file="Q8 0/small.gguf"))
