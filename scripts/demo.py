@@ -8,6 +8,7 @@ comes with the project. Arguments are handed to `eftlocal run` in the place of t
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -24,10 +25,15 @@ QUESTIONS = (
 OPTIONS = ("--show", "tuned,base", "--temperature", "0", "--max-tokens", "40")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(given: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        usage="%(prog)s [PROMPT and options of `eftlocal run`]",
+    )
+    arguments = parser.parse_known_args(given)[1]
     if code := subprocess.run([sys.executable, str(ROOT / "scripts" / "setup.py")]).returncode:
         return code
-    for asked in [list(arguments)] if arguments else [[question] for question in QUESTIONS]:
+    for asked in [arguments] if arguments else [[question] for question in QUESTIONS]:
         command = ["eftlocal", "run", *asked, *OPTIONS]
         print(f"\n$ {shlex.join(command)}", flush=True)
         if code := subprocess.run([str(BINARIES / command[0]), *command[1:]]).returncode:

@@ -5,6 +5,7 @@ Usage: .venv/bin/python scripts/picture.py [docs/demo.svg]
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -20,7 +21,10 @@ COMMAND = ["run", QUESTION, "--show", "tuned,base", "--temperature", "0", "--max
 WIDTH = 100
 
 
-def main(target: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("target", nargs="?", type=Path, default=ROOT / "docs" / "demo.svg")
+    target: Path = parser.parse_args().target
     program = Path(sys.executable).with_name("eftlocal")
     environment = {**os.environ, "COLUMNS": str(WIDTH), "FORCE_COLOR": "1"}
     shown = subprocess.run(
@@ -37,4 +41,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "demo.svg")
+    main()

@@ -5,6 +5,7 @@ Usage: .venv/bin/python scripts/picture_chat.py [docs]
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -77,7 +78,10 @@ def _finished(app: ChatApp) -> bool:
     return bool(feet) and all("tok/s" in foot for foot in feet)
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs")
+    folder: Path = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as private:
         os.environ["EFTLOCAL_CONFIG"] = private
         services = Services(
@@ -92,4 +96,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs")
+    main()

@@ -6,6 +6,7 @@ the exit code is that of the first failure.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,11 @@ def run(name: str, command: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(given: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], usage="%(prog)s [arguments of pytest]"
+    )
+    arguments = parser.parse_known_args(given)[1]
     setup = [sys.executable, str(ROOT / "scripts" / "setup.py"), "--extra", "test"]
     if code := run("set-up", setup):
         return code
