@@ -5,6 +5,7 @@ Usage: .venv/bin/python scripts/write_fields.py
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -64,4 +65,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     PAGE.write_text(page(), "utf-8", newline="\n")
