@@ -89,8 +89,8 @@ def batch(
 
     Exit codes: 0 every line has an answer; 10 + n finished, n lines have none (100: 90 or more);
     7 some lines are bad, nothing was run; 130 stopped by Ctrl-C or SIGTERM; 1 the disk or the
-    reader of stdout refused; 2 to 8 as everywhere (options, models, memory, llama.cpp). After any
-    of them the same command goes on.
+    reader of stdout refused, or another process took the output away; 2 to 8 as everywhere
+    (options, models, memory, llama.cpp). After any of them the same command goes on.
 
     `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
     """
