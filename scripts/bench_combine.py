@@ -2,10 +2,11 @@
 
 Usage: python scripts/bench_combine.py [--vocab 128256] [--model FILE [FILE FILE]] [--json]
 
-Ours is what a round runs for one sequence: Combiner, penalise, Filters, draw. The naive version is
-what one writes first: log-softmax of every role, argsort and cumsum of the whole row, numpy's
-choice. Both get the same rows in turn, so that noise and cold caches hit them alike; "alone" is
-ours by itself before that. Between real decodes caches are colder still: see bench_step.py.
+Ours is what a round runs for one sequence: Step (Combiner, penalise, Filters) and draw. The naive
+version is what one writes first: log-softmax of every role, argsort and cumsum of the whole row,
+numpy's choice. Both get the same rows in turn, so that noise and cold caches hit them alike;
+"alone" is ours by itself before that. Between real decodes caches are colder still: see
+bench_step.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from eftlocal import llama
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw, penalise
+from eftlocal.logits.sampling import Candidates, Sampling, draw
+from eftlocal.logits.step import Step
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""
@@ -134,10 +136,10 @@ def naive_step(
         reached = np.cumsum(np.exp(judge[order]))
         delta[order[np.searchsorted(reached, recipe.delta_top_p) + 1 :]] = 0.0
         z = anchor + delta
+    mean = z[np.isfinite(z)].mean() if sampling.repeat_penalty != 1.0 else 0.0
     if recipe.plausibility > 0.0:
         z[judge < judge.max() + math.log(recipe.plausibility)] = -np.inf
     if sampling.repeat_penalty != 1.0:
-        mean = z[np.isfinite(z)].mean()
         for token in counts:
             about = z[token] - mean
             factor = 1.0 / sampling.repeat_penalty if about > 0 else sampling.repeat_penalty
@@ -162,14 +164,12 @@ def measure(
 ) -> dict[str, Any]:
     """Microseconds of ours alone, then of both versions in turn on the same rows."""
     vocab = len(rows[0]["base"])
-    combine, filters = Combiner(vocab), Filters(vocab)
+    step = Step(Combiner(vocab))
     rng = np.random.default_rng(1)
     counts = {int(t): 2 for t in rng.choice(vocab, min(ANSWER_TOKENS, vocab), replace=False)}
 
     def candidates(at: int) -> Candidates:
-        row = combine(rows[at % len(rows)], recipe)
-        penalise(row, sampling, counts)
-        return filters(row, sampling)
+        return step(rows[at % len(rows)], recipe, sampling, counts)[1]
 
     def naive(at: int) -> tuple[int, int]:
         return naive_step(rows[at % len(rows)], recipe, sampling, counts, rng)
