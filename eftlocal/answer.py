@@ -98,6 +98,8 @@ class AnswerStream(Closing, Iterator[Step]):
         started: time.perf_counter() of the call.
     """
 
+    _closed = True  # nothing to close yet
+
     def __init__(
         self,
         rounds: Rounds,
@@ -180,10 +182,14 @@ class AnswerStream(Closing, Iterator[Step]):
 
     def close(self) -> None:
         """Ends the answer here; its tokens stay in the caches for the next prompt."""
-        self._closed = True
-        self._rounds.ensemble.close(self._sequence)
-        if self._grammar is not None:
-            self._grammar.close()
+        if not self._closed:
+            self._rounds.ensemble.close(self._sequence)
+            if self._grammar is not None:
+                self._grammar.close()
+            self._closed = True
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def recipe(self) -> Recipe:

@@ -5,20 +5,23 @@ Each argument is declared once, whatever calls take it. None leaves an argument 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NoReturn
 
 from eftlocal.errors import UsageError
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
+from eftlocal.logits.ranges import shown
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import loop_guard_tokens
-from eftlocal.request.body import broken_text, shown
+from eftlocal.request.body import broken_text
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 
 Check = Callable[[str, Any], Any]
@@ -106,8 +109,22 @@ def _prompts(name: str, value: Any) -> dict[str, str]:
     return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
 
 
+def path(name: str, value: Any) -> Path:
+    """Takes names of files that there could be."""
+    if not isinstance(value, (str, os.PathLike)):
+        refuse(name, value, "a path (every further keyword is a role)")
+    try:
+        bad = b"\0" in os.fsencode(value)
+    except UnicodeEncodeError:
+        bad = True
+    if bad:
+        raise UsageError(f"{name} is no path: it holds a NUL or half of a surrogate pair")
+    return Path(value)
+
+
 _FLAG = of_type(bool, "True or False")
 _COUNT = whole(1)
+token = whole(0)
 _CALL = of_type(Callable, "a function")  # type: ignore[arg-type]
 
 _CHECKS: dict[str, Check] = {
@@ -128,10 +145,7 @@ _CHECKS: dict[str, Check] = {
     "json_schema": _schema,
     "loop_guard": loop_guard_tokens,
     "ignore_end": _FLAG,
-    "text": text,
-    "token": whole(0),
     # of loading
-    "preset": text,
     "offline": _FLAG,
     "force": _FLAG,
     "trust": _FLAG,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
+from eftlocal.arguments import checked, refuse
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
-from eftlocal.speculation.settings import Speculation, draft_length
+from eftlocal.speculation.settings import Speculation, draft_length, read_speculation
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class Defaults:
     stop: tuple[str, ...] = ()
     speculation: Speculation = field(default_factory=Speculation)
     loop_guard: int = LOOP_GUARD
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = checked(part.name, getattr(self, part.name))
+            if part.name == "speculation":
+                value = read_speculation(value, Speculation())
+            if value is None and part.name != "max_tokens":
+                refuse(part.name, None, "given, or left out")
+            object.__setattr__(self, part.name, value)
 
 
 def preset_defaults(preset: Preset) -> Defaults:

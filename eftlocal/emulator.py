@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, TypeVar
 from weakref import WeakSet
 
+from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import checked, checked_all, refuse, refuse_unknown
 from eftlocal.closing import Closing
@@ -36,12 +36,12 @@ from eftlocal.loading.roles import (
     with_settings,
     with_unguided,
 )
+from eftlocal.logits.ranges import shown
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import special_note
-from eftlocal.request.body import shown
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation
@@ -147,10 +147,8 @@ class Emulator(Closing):
         Raises:
             EftlocalError: see eftlocal.errors; nothing stays loaded.
         """
-        for role, file in files.items():
-            if not isinstance(file, (str, os.PathLike)):
-                refuse(role, file, "a path (every further keyword is a role)")
-        if not files:
+        paths = {role: arguments.path(role, file) for role, file in files.items()}
+        if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
         loading = checked_all(
             prompts=prompts,
@@ -161,9 +159,7 @@ class Emulator(Closing):
             gpu_layers=gpu_layers,
         )
         return cls.from_sources(
-            with_settings(
-                file_sources({role: Path(path) for role, path in files.items()}), **loading
-            ),
+            with_settings(file_sources(paths), **loading),
             defaults=defaults,
             n_seq_max=n_seq_max,
             force=force,
@@ -190,17 +186,12 @@ class Emulator(Closing):
         defaults = Defaults() if defaults is None else defaults
         if not isinstance(defaults, Defaults):
             refuse("defaults", defaults, "Defaults, as in Defaults(recipe=..., sampling=...)")
+        checked("progress", progress)
+        asked = checked_all(n_seq_max=n_seq_max, force=force, trust=trust, checking=checking)
         sources = with_unguided(sources, defaults.recipe)
         require_roles(defaults.recipe, sources)
-        prepared = prepare(
-            sources,
-            n_seq_max=checked("n_seq_max", n_seq_max),
-            vocabulary_exceptions=vocabulary_exceptions,
-            force=checked("force", force),
-            trust=checked("trust", trust),
-            checking=checked("checking", checking),
-        )
-        loaded = load_roles(prepared, progress=checked("progress", progress))
+        prepared = prepare(sources, vocabulary_exceptions=vocabulary_exceptions, **asked)
+        loaded = load_roles(prepared, progress=progress)
         return cls(loaded, defaults, name=name)
 
     @property
@@ -263,7 +254,7 @@ class Emulator(Closing):
                 names a missing role.
         """
         refuse_unknown(unknown, tuple(AnswerOptions.__annotations__))
-        only_prompt = prompt_logprobs and max_tokens == 0
+        only_prompt = prompt_logprobs is True and type(max_tokens) is int and max_tokens == 0
         asked = checked_all(
             raw=raw,
             special=special,
@@ -408,7 +399,8 @@ class Emulator(Closing):
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
         """
-        checked_all(text=text, raw=raw, special=special)
+        arguments.text("text", text)
+        checked_all(raw=raw, special=special)
         chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
         model = self._text_model
 
@@ -526,7 +518,7 @@ class Emulator(Closing):
         Raises:
             UsageError: there is no such token.
         """
-        id = checked("token", token)
+        id = arguments.token("token", token)
         return self.ensemble.alone(lambda: self._text_model.piece(id, special=special))
 
     def notes(self, recipe: Recipe | None = None, *, raw_text: str = "") -> tuple[str, ...]:

@@ -1,12 +1,24 @@
-"""A mapping that cannot change: hashable and picklable, as settings should be."""
+"""What cannot change: mappings that are hashable and picklable, as settings should be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+S = TypeVar("S")
+
+
+class Frozen:
+    """Its own copy, shallow or deep: it cannot change."""
+
+    def __copy__(self: S) -> S:
+        return self
+
+    def __deepcopy__(self: S, _memo: object) -> S:
+        return self
 
 
 class FrozenMapping(Mapping[K, V], Generic[K, V]):
@@ -29,6 +41,10 @@ class FrozenMapping(Mapping[K, V], Generic[K, V]):
 
     def __repr__(self) -> str:
         return repr(self._items)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[K, V]:
+        """What `dataclasses.asdict` gives: plain, to be changed or written as JSON."""
+        return deepcopy(self._items, memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenMapping, (self._items,)

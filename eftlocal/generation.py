@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from eftlocal import repetition
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.decoding.sequence import RunningSequence, Source
+from eftlocal.decoding.sequence import Choice, RunningSequence, Source
 from eftlocal.text import TextStream
 
 FinishReason = Literal["stop", "length", "context", "repetition"]
@@ -47,6 +47,15 @@ class Step:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class _Taken(NamedTuple):
+    """The last step, its token's choice, and the text before and after it."""
+
+    before: TextStream
+    after: TextStream
+    choice: Choice | None
+    step: Step | None
+
+
 class Generation:
     """Turns the tokens chosen for one sequence into steps, until the answer ends.
 
@@ -79,17 +88,20 @@ class Generation:
         self._piece = piece
         self._max_tokens = max_tokens
         self._loop_guard = 0 if sequence.mask is not None else loop_guard
-        self._last: tuple[TextStream, Step | None] = (TextStream(stop), None)
+        text = TextStream(stop)
+        self._taken = _Taken(text, text, None, None)
 
     def take(self, index: int) -> Step:
         """The step of the answer's token at this index; each is taken in order.
 
-        Interrupted, it can be called again: nothing is changed but all at once.
+        Whoever is interrupted asks for the same step again: nothing is changed but all at once.
         """
-        before, last = self._last
-        if last is not None and last.index == index:
-            return last
-        text, choice = before.copy(), self.sequence.choices[index]
+        last, choice = self._taken, self.sequence.choices[index]
+        again = last.step is not None and last.step.index == index
+        if again and last.step is not None and last.choice is choice:
+            return last.step
+        before = last.before if again else last.after
+        text = before.copy()
         reason: FinishReason | None = None
         ended = choice.token in self.sequence.ends
         shown = "" if ended else text.push(self._piece(choice.token))
@@ -116,7 +128,7 @@ class Generation:
             stop=text.stopped,
             top=choice.top,
         )
-        self._last = text, step
+        self._taken = _Taken(before, text, choice, step)
         return step
 
     def _goes_in_circles(self, count: int) -> bool:

@@ -36,10 +36,12 @@ def loop_guard_tokens(name: str, value: object) -> int:
     """
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
-    if value == "off" or value is False or value == 0:
+    if value is False or (isinstance(value, str) and value == "off"):
         return 0
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= _LEAST:
-        return int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        tokens = int(value)
+        if tokens == 0 or tokens >= _LEAST:
+            return tokens
     raise UsageError(
         f"{name} is {value!r:.40}; it must be a number of tokens from {_LEAST}, or off"
     )

@@ -179,10 +179,12 @@ class Scheduler(Closing):
                     stream = self.emulator.stream(call.prompt, **call.options)
                     stream.reader = None
                     call.stream = stream
-                if not call.stream.open:  # its prompt was all that was asked for
+                if call.ended:
+                    pass  # an interrupt left it here, and it came to its end
+                elif not call.stream.open:  # its prompt was all that was asked for
                     call.ended = True
                     refused.append(Came(call, None))
-                elif call not in self._reading:
+                elif call not in (*self._reading, *self._running):
                     self._reading.append(call)
             except (PromptError, UsageError) as error:
                 call.error, call.ended = error, True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal import hub
+from eftlocal.arguments import checked, checked_all, text
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.loading.prepare import Progress, UpTo
@@ -101,7 +102,7 @@ def load(
     preset: str,
     *,
     offline: bool = False,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     sampling: Sampling | None = None,
     prompts: Mapping[str, str] | None = None,
     system_in_user: bool | None = None,
@@ -131,11 +132,7 @@ def load(
     Raises:
         EftlocalError: see eftlocal.errors; nothing stays loaded.
     """
-    sources = Sources.of_preset(
-        preset,
-        offline=offline,
-        trust=trust,
-        progress=download_progress,
+    own = checked_all(
         prompts=prompts,
         system_in_user=system_in_user,
         chat_template_kwargs=chat_template_kwargs,
@@ -143,10 +140,17 @@ def load(
         threads=threads,
         gpu_layers=gpu_layers,
     )
+    default = checked_all(recipe=recipe, sampling=sampling)
+    checked_all(n_seq_max=n_seq_max, force=force, progress=progress, checking=checking)
+    sources = Sources.of_preset(
+        text("preset", preset),
+        offline=checked("offline", offline),
+        trust=checked("trust", trust),
+        progress=checked("download_progress", download_progress),
+        **own,
+    )
     defaults = replace(
-        sources.defaults,
-        recipe=sources.defaults.recipe if recipe is None else recipe,
-        sampling=sources.defaults.sampling if sampling is None else sampling,
+        sources.defaults, **{name: value for name, value in default.items() if value is not None}
     )
     return replace(sources, defaults=defaults).load(
         n_seq_max=n_seq_max, force=force, progress=progress, checking=checking

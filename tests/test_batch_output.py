@@ -151,10 +151,15 @@ def test_finish_reasons(ours: Any, theirs: str | None) -> None:
     assert row(line(), "plain", given)["finish_reason"] == ours
 
 
-def test_a_stop_string_is_no_end_token() -> None:
-    given = answer(stop="\n", logprobs=(0.0,) * 4)
-    (choice,) = row(line(), "openai", given)["response"]["body"]["choices"]
-    assert len(choice["logprobs"]["content"]) == 3  # the fourth is none of the text
+def test_no_token_of_a_stop_string_has_a_log_probability() -> None:
+    def told(**given: Any) -> list[str]:
+        row_ = row(line(), "openai", answer(logprobs=(0.0,) * 4, **given))
+        (choice,) = row_["response"]["body"]["choices"]
+        return [entry["token"] for entry in choice["logprobs"]["content"]]
+
+    assert len(told(stop="\n")) == 3  # all of "so ä", and the stop string's own is left out
+    assert told(text="so", stop=" ä") == ["so "]  # a token that begins with what was kept
+    assert told(text="", stop="so") == []
 
 
 def test_plain_alpaca_and_humaneval() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.answer import Answer
-from eftlocal.batch.completion_body import logprobs_of
+from eftlocal.batch.completion_body import completion_body
 from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.generation import Generation
 from eftlocal.logits.recipe import Recipe
+from eftlocal.request.reading import Request
 from eftlocal.scheduler import Scheduler
 
 GREEDY = Sampling(temperature=0.0)
@@ -89,6 +90,19 @@ def test_what_ends_an_answer(
     assert taken(pieces, **more) == wanted
 
 
+def test_a_token_taken_back_leaves_no_text() -> None:
+    """As after an interrupt in the middle of a step, and then a dial that is turned."""
+    sequence = RunningSequence(0, {"base": [1]}, Recipe.single("base"), GREEDY, 0, frozenset())
+    sequence.choices = [Choice(0), Choice(1)]
+    ensemble: Any = Roomy()
+    generation = Generation(ensemble, sequence, piece=[b"one", b" two", b" three"].__getitem__)
+    assert generation.take(0).text == "one"
+    assert generation.take(1).text == " two"
+    sequence.cut(1)
+    sequence.choices.append(Choice(2))
+    assert generation.take(1).text == " three"
+
+
 @pytest.mark.parametrize("length", [0, 1, 4])
 def test_at_every_token_of_an_answer(demo: Emulator, length: int) -> None:
     """Whatever max_tokens is, what the text was cut at is the reason; drafts change nothing."""
@@ -129,7 +143,9 @@ def test_log_probabilities_are_those_of_the_text_that_is_kept(demo: Emulator, ra
     for at in range(1, len(whole.text) - 2):
         stop = whole.text[at : at + 3]
         answer = demo.generate(QUESTION, sampling=GREEDY, stop=[stop], logprobs=True)
-        told = logprobs_of(answer, demo.piece, raw=raw)
+        request = Request((QUESTION,), raw=raw, logprobs=True)
+        body = completion_body(request, [answer], id="1", created=0, model="", piece=demo.piece)
+        told = body["choices"][0]["logprobs"]
         texts = told["tokens"] if raw else [entry["token"] for entry in told["content"]]
         assert "".join(texts).startswith(answer.text)
         assert len("".join(texts[:-1])) < max(1, len(answer.text))

@@ -26,7 +26,7 @@ from eftlocal.repetition import (
     loop_guard_tokens,
     repeated_phrase,
 )
-from eftlocal.request.reading import RequestDefaults, read_request
+from eftlocal.request.reading import Request, RequestDefaults, read_request
 
 QUESTION = "What is the capital of Peru?"
 
@@ -103,9 +103,10 @@ def test_defaults_are_an_emulators_own(demo: Emulator, monkeypatch: pytest.Monke
 
 def test_in_openais_formats_it_is_a_length(demo: Emulator) -> None:
     answer = demo.generate(QUESTION, **saying(demo, " a", loop_guard=32))
-    body = completion_body(answer, id="1", created=0, model="", raw=False, piece=demo.piece)
+    request = Request((QUESTION,))
+    body = completion_body(request, [answer], id="1", created=0, model="", piece=demo.piece)
     assert body["choices"][0]["finish_reason"] == "length"
-    assert body["eftlocal"]["finish_reason"] == "repetition"
+    assert body["choices"][0]["eftlocal"]["finish_reason"] == "repetition"
 
 
 @pytest.mark.parametrize(

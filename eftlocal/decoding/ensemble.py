@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _SCORED = 32  # rows of each role held at once while a given text is scored
 WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
-_LOOKS, _MOMENT = 5000, 1e-4  # and seconds between them, until a waiting thread has woken up
+_LOOKS, _MOMENT = 500, 1e-4  # and seconds between them, until a waiting thread has woken up
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
 
 
@@ -83,7 +83,7 @@ class Ensemble:
         self._process = os.getpid()
         self._ended = False
         self._asking: set[int] = set()  # threads that wait for the lock
-        self._at_work: int | None = None  # the thread that has it
+        self._thread = threading.local()  # whether it is inside of `alone`
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self.combine = Combiner(
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
@@ -110,19 +110,18 @@ class Ensemble:
                 "the models were loaded before this process was forked; load them in the process "
                 "that uses them"
             )
-        me = threading.get_ident()
-        inside = self._at_work == me
-        self._asking.add(me)
+        me, inside = threading.get_ident(), getattr(self._thread, "inside", False)
         try:
+            self._thread.inside = True
+            self._asking.add(me)
             with self._lock:
                 self._asking.discard(me)
                 self._refuse_if_ended()
-                self._at_work = me
                 return work()
         finally:
             self._asking.discard(me)
             if not inside:
-                self._at_work = None
+                self._thread.inside = False
                 self._give_way()
 
     def _give_way(self) -> None:

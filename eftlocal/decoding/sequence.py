@@ -97,8 +97,8 @@ class RunningSequence:
     def cut(self, length: int) -> None:
         """Takes back the answer's tokens beyond a length."""
         if length < len(self.choices):
+            self.drafting.lookup.clear()  # first: it is made again from what is there
             del self.choices[length:]
-            self.drafting.lookup.clear()
 
     def counts(self) -> Counter[int]:
         """How often each token occurs in the answer."""

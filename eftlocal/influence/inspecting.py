@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from eftlocal import arguments
 from eftlocal.decoding.sequence import Choice, RunningSequence, Wanted
 from eftlocal.emulator import Emulator, Prompt
 from eftlocal.errors import PromptError, UsageError
@@ -181,8 +182,10 @@ def _all(emulator: Emulator, wanted: list[Wanted]) -> dict[str, list[Wanted]]:
 def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
     if isinstance(answer, str):
         tokens = model.tokenize(answer, parse_special=special, continues=True)
+    elif not isinstance(answer, Iterable):
+        arguments.refuse("answer", answer, "a string or a list of token ids")
     else:
-        tokens = [int(token) for token in answer]
+        tokens = [arguments.token("a token of answer", token) for token in answer]
     for token in tokens:
         if not 0 <= token < size:
             raise PromptError(f"the answer has token {token}; the vocabulary is 0 to {size - 1}")

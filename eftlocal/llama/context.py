@@ -184,15 +184,17 @@ class Context(Closing):
         Raises:
             EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
         """
-        handle = self.handle
+        handle, vocab_size = self.handle, self.model.vocab_size
         records = [self._settled(span.sequence) for span in spans]
-        rows = self._batch.fill(spans, [len(tokens) for tokens in records])
         for span, tokens in zip(spans, records, strict=True):
+            if span.tokens and not 0 <= min(span.tokens) <= max(span.tokens) < vocab_size:
+                raise EngineError(f"{self.model.path.name}: it has {vocab_size} tokens, from 0")
             length = len(tokens) + len(span.tokens) + span.padding
             if length > self.n_ctx:
                 raise EngineError(
                     f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
                 )
+        rows = self._batch.fill(spans, [len(tokens) for tokens in records])
         self._unsettled.update(span.sequence for span in spans)
         code = self._call(check)
         if code != 0:

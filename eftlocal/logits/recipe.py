@@ -30,15 +30,15 @@ from functools import cached_property
 from typing import Any
 
 from eftlocal.errors import UsageError
-from eftlocal.frozen import FrozenMapping
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, checked
+from eftlocal.frozen import Frozen, FrozenMapping
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, checked, shown
 
 BASE, TUNED, REFERENCE = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Frozen):
     """A weight per role, and the stabilisers of the delta. Immutable.
 
     Build one with the named constructors; the bare constructor takes any weights and refuses
@@ -295,4 +295,7 @@ def _natural_anchor(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _checked_weights(what: str, weights: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(weights, Mapping):
+        given = shown(weights)
+        raise UsageError(f"{what}s: {given}; they must be a mapping of roles to numbers")
     return {role: RANGES["weight"].checked(f"{what} of {role}", w) for role, w in weights.items()}

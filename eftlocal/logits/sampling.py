@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.frozen import FrozenMapping
+from eftlocal.frozen import Frozen, FrozenMapping
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
 from eftlocal.logits.ranges import RANGES, checked, shown
 
@@ -31,7 +31,7 @@ _DIALS = (
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Frozen):
     """How a token is chosen from the combined distribution. Immutable.
 
     Ranges are those of `ranges.RANGES`. What can be off may be given as the word "off".
@@ -69,6 +69,9 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in _DIALS:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
+        if not isinstance(self.logit_bias, Mapping):
+            given = shown(self.logit_bias)
+            raise UsageError(f"logit_bias is {given}; it must be a mapping of token ids to numbers")
         bias = {_token_id(token): _bias(token, value) for token, value in self.logit_bias.items()}
         object.__setattr__(self, "logit_bias", FrozenMapping(bias))
 

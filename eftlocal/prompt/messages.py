@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Literal, SupportsIndex, TypedDict, TypeGuard, cast
+from numbers import Integral
+from typing import Literal, TypedDict, TypeGuard, cast
 
 from eftlocal.errors import PromptError
 from eftlocal.terminal_text import one_line
@@ -111,7 +111,7 @@ def is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
     """Whether a prompt is meant as token ids, whatever else is wrong with it."""
     if isinstance(prompt, (str, bytes, Mapping)) or not isinstance(prompt, Sequence):
         return False
-    return bool(prompt) and isinstance(prompt[0], SupportsIndex)
+    return bool(prompt) and isinstance(prompt[0], Integral)
 
 
 def validate_ids(ids: Sequence[object], vocab_size: int | None) -> tuple[int, ...]:
@@ -125,9 +125,9 @@ def validate_ids(ids: Sequence[object], vocab_size: int | None) -> tuple[int, ..
     """
     found = []
     for i, given in enumerate(ids):
-        if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+        if isinstance(given, bool) or not isinstance(given, Integral):
             raise PromptError(f"prompt[{i}]: a token id is needed, not {type(given).__name__}")
-        token = operator.index(given)
+        token = int(given)
         if token < 0 or (vocab_size is not None and token >= vocab_size):
             size = "" if vocab_size is None else f" of {vocab_size}"
             raise PromptError(f"prompt[{i}]: token {token} is outside the vocabulary{size}")
