@@ -38,6 +38,7 @@ from hub_attacks import CASES
 PARTS = ("cases", "interrupts")
 AT_ONCE = 8
 LONGEST = 150.0  # seconds of a case: six tries, waits of half a minute, six seconds of dripping
+OURS = (("cache", "checksums"), ("cache", "last-error.json"))
 LATEST = 3.0  # seconds after SIGINT
 PULL = [sys.executable, "-m", "eftlocal", "models", "pull", "attacked"]
 
@@ -106,9 +107,11 @@ def written(folder: Path, outside: Path) -> Iterator[str]:
         yield "a file of wrong bytes was kept"
     for path in folder.rglob("*"):
         place = path.relative_to(folder).parts
-        ours = place[0] in ("store", "config", "outside") or place[:2] == ("cache", "checksums")
+        ours = place[0] in ("store", "config", "outside") or place[:2] in OURS
         if path.is_file() and not ours:
             yield f"wrote {path.relative_to(folder)}"
+        if path.is_file() and path.parent != outside and TOKEN.encode() in path.read_bytes():
+            yield f"the token is in {path.relative_to(folder)}"
 
 
 def check(case: Case) -> tuple[bool, str]:
