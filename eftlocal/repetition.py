@@ -4,7 +4,7 @@ The loop guard is a number of tokens: an answer ends when so many of its last to
 repeated, at least four times. Numbers repeat for good reasons (a row of zeros, 1/7 to a thousand
 digits), so a phrase of digits and marks without a word is let go on four times as long.
 
-The default is measured (`scripts/measure_loops.py`). Of 73 lists, tables, drawings, refrains and
+The default is measured (`scripts/measure_loops.py`). Of 61 lists, tables, drawings, refrains and
 pieces of code written out with SmolLM2's tokens the longest repetition of words is 599 tokens (200
 lines of null), of marks 401 and of numbers 2,998 (1,000 zeros in an array). A greedy SmolLM2 that
 loops does not come out of it again, so a guard of any length finds it.
