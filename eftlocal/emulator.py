@@ -139,8 +139,8 @@ class Emulator(Closing):
             n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
-            trust: the files are known to be good. Otherwise a file that is new, and that no
-                checksum vouches for, is first loaded in a child process.
+            trust: the files are known to be good. Otherwise a file that is new, and whose
+                checksum no preset pins, is first loaded in a child process.
             progress: called while weights are loaded.
             checking: called with a file's name and the share done of its load in a child.
 

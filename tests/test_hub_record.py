@@ -38,6 +38,20 @@ def test_a_checksum_of_the_hub_vouches(fetch: Fetch) -> None:
     assert hub.vouched(fetch())
 
 
+def test_only_a_preset_pins(fetch: Fetch) -> None:
+    """Whoever uploads a file that crashes llama.cpp has its checksum told by the hub."""
+    path = fetch()
+    assert hub.vouched(path)
+    assert not hub.pinned(path)
+    assert hub.locate(pin(sha256=SHA256)) == path
+    assert hub.pinned(path)
+    path.write_bytes(CONTENT[::-1])
+    assert hub.locate(REF) is None
+    assert not hub.pinned(path)
+    assert fetch(pin(sha256=SHA256)) == path
+    assert hub.pinned(path)
+
+
 def test_a_pin_vouches_where_the_hub_knows_no_checksum(server: HubServer, fetch: Fetch) -> None:
     server.lfs = False
     path = fetch()

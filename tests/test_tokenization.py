@@ -5,6 +5,8 @@ The vocabularies differ in what their files ask for: BOS, EOS, a space before a 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import pytest
+from conftest import DEMO
 from gguf_files import SENTENCEPIECE, edited, sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
+from eftlocal.llama.stack import on_deep_stack
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
@@ -250,3 +254,30 @@ def test_what_cannot_fit_is_not_tokenized(
         smol.logprobs(text, prompt="x")
     fits = " " * (longest * (n_ctx // 4)) + "x"
     assert longest > 8 and len(smol.tokenize(fits, raw=raw)["tuned"]) < n_ctx
+
+
+@pytest.mark.parametrize("text", ["a", "\U0001f642", " ", "\n", "x\n"])
+def test_a_word_without_end_stays_on_the_stack(text: str, tmp_path: Path) -> None:
+    """llama.cpp recurses once for each character of a piece where std::regex cuts the pieces."""
+    path = edited(
+        DEMO / "reference.gguf", tmp_path / "model.gguf", {"tokenizer.ggml.pre": "tekken"}
+    )
+    code = """
+import sys, threading
+from eftlocal.llama import Model
+model, texts = Model(sys.argv[1], vocab_only=True), [sys.argv[2] * n for n in (700, 100_000)]
+threading.stack_size(256 << 10)  # that of a thread on other systems
+found = []
+thread = threading.Thread(target=lambda: found.extend(map(model.tokenize, texts)))
+thread.start(), thread.join()
+for text, ids in zip(texts, found, strict=True):
+    assert b"".join(map(model.piece, ids)) == text.encode(), len(text)
+"""
+    run = [sys.executable, "-c", code, str(path), text]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_word_that_no_stack_has_room_for_is_refused() -> None:
+    with pytest.raises(PromptError, match="break it up"):
+        on_deep_stack(1 << 40, list)

@@ -177,12 +177,12 @@ def test_a_file_that_changes_while_it_is_tried_is_not_remembered(trial: Trial, m
 # --- what is vouched for ----------------------------------------------------------------------
 
 
-def test_the_demo_and_what_a_checksum_vouches_for_need_no_trial(
+def test_the_demo_and_what_a_preset_pins_need_no_trial(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_vouched(DEMO / "base.gguf")
     assert not is_vouched(model)
-    monkeypatch.setattr(eftlocal.hub, "vouched", lambda path: path == model)
+    monkeypatch.setattr(eftlocal.hub, "pinned", lambda path: path == model)
     assert is_vouched(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading.trial, "run", refuse)

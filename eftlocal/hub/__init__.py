@@ -17,7 +17,7 @@ from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.hub.disk import readable
 from eftlocal.hub.http import offline_by_environment
 from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
-from eftlocal.hub.record import recall, vouched
+from eftlocal.hub.record import pinned, recall, vouched
 from eftlocal.hub.remote import RemoteFile, ask, check_parts
 from eftlocal.hub.retry import Sleep, patiently
 from eftlocal.hub.transfer import Download, Progress, check_space
@@ -29,6 +29,7 @@ __all__ = [
     "download",
     "locate",
     "look_up",
+    "pinned",
     "readable",
     "recall",
     "remove",

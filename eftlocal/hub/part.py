@@ -94,13 +94,13 @@ class Part:
         self._hash.update(chunk)
         self.size += len(chunk)
 
-    def keep(self, commit: str | None, *, checked: bool) -> None:
+    def keep(self, commit: str | None, *, checked: bool, pinned: bool) -> None:
         """Make the part the file. Its record is there before it is, so a file has a record."""
         with disk_errors(self.part, self.total):
             os.fsync(self._file.fileno())
             found = os.fstat(self._file.fileno())
             self._file.close()
-            remember(self.path, found, self.sha256, checked=checked, commit=commit)
+            remember(self.path, found, self.sha256, checked=checked, pinned=pinned, commit=commit)
             self.part.replace(self.path)
             self.note.unlink(missing_ok=True)
             if os.name == "posix":  # elsewhere a folder cannot be opened to flush the rename

@@ -126,7 +126,7 @@ def _is_right(path: Path, ref: FileRef) -> bool:
             record = examine(path)
     if record.changed or ref.sha256 not in (None, record.sha256):
         return False
-    if ref.sha256 is not None and not record.checked:
+    if ref.sha256 is not None and not record.pinned:
         confirm(record)
     return True
 

@@ -28,6 +28,7 @@ class Record(BaseModel):
         sha256: of what was downloaded, or put there by hand.
         size, mtime_ns, inode: of the file that this holds for.
         checked: a checksum from the hub or from a preset was the same.
+        pinned: a preset's was.
         changed: the file's bytes are no longer those of `sha256`.
     """
 
@@ -39,6 +40,7 @@ class Record(BaseModel):
     mtime_ns: int
     inode: int
     checked: bool
+    pinned: bool = False
     changed: bool = False
     commit: str | None = None
 
@@ -53,12 +55,26 @@ def vouched(path: str | os.PathLike[str]) -> bool:
     True if the whole file was hashed here, the checksum was the same, and the file has not been
     touched since. Nothing is read but a small record; a damaged one is False.
     """
-    record = recall(Path(path))
+    record = _that_holds(Path(path))
+    return record is not None and record.checked
+
+
+def pinned(path: str | os.PathLike[str]) -> bool:
+    """The same, but by a preset's checksum alone.
+
+    The hub's own says that a file came as it was uploaded, not that whoever uploaded it meant well.
+    """
+    record = _that_holds(Path(path))
+    return record is not None and record.pinned
+
+
+def _that_holds(path: Path) -> Record | None:
+    record = recall(path)
     try:
-        holds = record is not None and record.holds_for(Path(path))
+        holds = record is not None and record.holds_for(path) and not record.changed
     except OSError:
-        return False
-    return holds and record is not None and record.checked and not record.changed
+        return None
+    return record if holds else None
 
 
 def recall(path: Path) -> Record | None:
@@ -73,7 +89,13 @@ def recall(path: Path) -> Record | None:
 
 
 def remember(
-    path: Path, found: os.stat_result, sha256: str, *, checked: bool, commit: str | None = None
+    path: Path,
+    found: os.stat_result,
+    sha256: str,
+    *,
+    checked: bool,
+    pinned: bool = False,
+    commit: str | None = None,
 ) -> Record:
     """Record the bytes of `path`; `found` is the state of the file that has them."""
     size, mtime_ns, inode = _identity(found)
@@ -84,6 +106,7 @@ def remember(
         mtime_ns=mtime_ns,
         inode=inode,
         checked=checked,
+        pinned=pinned,
         commit=commit,
     )
     _write(record)
@@ -112,7 +135,7 @@ def examine(path: Path) -> Record:
 
 def confirm(record: Record) -> None:
     """A preset's pin is the same as what was recorded."""
-    _write(record.model_copy(update={"checked": True}))
+    _write(record.model_copy(update={"checked": True, "pinned": True}))
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:

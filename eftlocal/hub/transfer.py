@@ -64,7 +64,11 @@ class Download:
                     )
                 if self._expected is None:
                     self._tell_that_nobody_knows(path, part.sha256)
-                part.keep(self.remote.commit, checked=self._expected is not None)
+                part.keep(
+                    self.remote.commit,
+                    checked=self._expected is not None,
+                    pinned=self.ref.sha256 is not None,
+                )
 
     @property
     def _expected(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
 from eftlocal.llama.engine import last_words, raise_pending, recent, start
 from eftlocal.llama.signals import SignalsLater
 from eftlocal.llama.special_texts import parted
+from eftlocal.llama.stack import on_deep_stack, stack_for
 
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
 # tokenized as it is in the middle of a text.
@@ -242,8 +243,12 @@ class Model(Closing):
         while True:
             buffer = (llama_cpp.llama_token * capacity)()
             # BOS and EOS are not left to llama.cpp: some tokenizers add them unasked, some never.
-            count = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), buffer, capacity, False, parse_special
+            count = on_deep_stack(
+                stack_for(data),
+                partial(
+                    llama_cpp.llama_tokenize,
+                    *(self._vocab, data, len(data), buffer, capacity, False, parse_special),
+                ),
             )
             if count >= 0:
                 return list(buffer[:count])

@@ -1,4 +1,4 @@
-"""Which files need no trial: those of this program, and those whose checksum was compared."""
+"""Which files need no trial: those of this program, and those whose checksum a preset pins."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _PACKAGE = Path(eftlocal.__file__).resolve().parent
 
 
 def is_vouched(path: Path) -> bool:
-    """Whether the file lies in this package, or a checksum of the hub or a preset is its own."""
-    return _PACKAGE in path.resolve().parents or hub.vouched(path)
+    """Whether the file lies in this package, or has the checksum that a preset pins."""
+    return _PACKAGE in path.resolve().parents or hub.pinned(path)
