@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import broken_text
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import shown
@@ -21,7 +22,6 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import loop_guard_tokens
-from eftlocal.request.body import broken_text
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 
 Check = Callable[[str, Any], Any]

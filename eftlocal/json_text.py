@@ -10,13 +10,15 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+from eftlocal.terminal_text import one_line
 
 MAX_DEPTH = 200  # arrays and objects inside one another
 _MAX_DIGITS = 20  # of an integer: 64 bits, and a sign
@@ -68,6 +70,40 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise _too_deep() from None
     _check_depth(table)
     return table
+
+
+def broken_text(value: object) -> str | None:
+    """Where a JSON value holds text that UTF-8 cannot; None where all is well."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return None
+    except (TypeError, ValueError):  # of the encoding, or this is no JSON value
+        return _broken_at(value)
+
+
+def _broken_at(value: object) -> str | None:
+    waiting: list[tuple[str, object]] = [("", value)]
+    while waiting:
+        where, part = waiting.pop()
+        if isinstance(part, str):
+            if part.isascii():
+                continue
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                return (
+                    f"{where or 'it'}: not valid text: half of a surrogate pair at character "
+                    f"{error.start}"
+                )
+        elif isinstance(part, Mapping):
+            for key, inner in part.items():
+                name = one_line(str(key), 40)
+                waiting.append((f"{where}.{name}" if where else name, inner))
+                if isinstance(key, str) and not key.isascii():
+                    waiting.append((f"{where + ': ' if where else ''}key {name!r}", key))
+        elif isinstance(part, (list, tuple)):
+            waiting.extend((f"{where}[{i}]", inner) for i, inner in enumerate(part))
+    return None
 
 
 def _check_depth(value: object) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.json_text import TextError, parse_json
-from eftlocal.request.body import KNOWN, SETTINGS, broken_text, shown, unknown
+from eftlocal.json_text import TextError, broken_text, parse_json
+from eftlocal.request.body import KNOWN, SETTINGS, shown, unknown
 from eftlocal.request.reading import Request, RequestDefaults, read_request
 from eftlocal.terminal_text import one_line
 

@@ -11,6 +11,7 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
+from eftlocal.request.choices import chosen_sampling
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
@@ -85,7 +86,7 @@ def bench(
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
-            opt.chosen_sampling(sources.defaults.sampling, temperature=temperature),
+            chosen_sampling(sources.defaults.sampling, temperature=temperature),
             opt.chosen_speculation(
                 sources.defaults.speculation, length="auto", rule=draft_rule, source=draft_source
             ),

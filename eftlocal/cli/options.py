@@ -16,12 +16,10 @@ import typer
 from eftlocal.cli import completion
 from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
-from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import LIMITS, number_or_off
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
-from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
@@ -258,11 +256,6 @@ def chosen_recipe(default: Recipe, **options: Any) -> Recipe:
     return choices.chosen_recipe(default, written=_written, **options)
 
 
-def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
-    """The default sampling with the options that were given."""
-    return choices.chosen_sampling(default, **options)
-
-
 def chosen_speculation(default: Speculation, **options: Any) -> Speculation:
     """The default speculation with the options given; see `choices.chosen_speculation`."""
     return choices.chosen_speculation(default, written=_written, **options)
@@ -280,7 +273,9 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
         **{name: given[name] for name in ("alpha", "beta", "lambda_", "strength", "any_sum")},
         **{name: given[name] for name in LIMITS},
     )
-    sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in DRAWN})
+    sampling = choices.chosen_sampling(
+        default.sampling, **{name: given.get(name) for name in DRAWN}
+    )
     speculation = chosen_speculation(
         default.speculation,
         length=given.get("speculative"),
@@ -305,6 +300,8 @@ def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]
     if grammar is not None:
         return {"grammar": read_text(grammar, f"--grammar {grammar}")}
     if json_schema is not None:
+        from eftlocal.json_schema import json_schema_grammar, schema_notes  # with llguidance
+
         schema = read_text(json_schema, f"--json-schema {json_schema}")
         json_schema_grammar(schema)  # refuses what cannot be kept, before models are loaded
         for note in schema_notes(schema):

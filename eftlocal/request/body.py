@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import broken_text
 from eftlocal.logits.ranges import Off
 from eftlocal.request.fates import IGNORED, REFUSED, as_meant, refusal
 from eftlocal.speculation.settings import MAX_DRAFT
@@ -172,37 +173,3 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return one_line(json.dumps(value), 40)
     return f"a value of type {type(value).__name__}"
-
-
-def broken_text(value: object) -> str | None:
-    """Where a JSON value holds text that UTF-8 cannot; None where all is well."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-        return None
-    except (TypeError, ValueError):  # of the encoding, or this is no JSON value
-        return _broken_at(value)
-
-
-def _broken_at(value: object) -> str | None:
-    waiting: list[tuple[str, object]] = [("", value)]
-    while waiting:
-        where, part = waiting.pop()
-        if isinstance(part, str):
-            if part.isascii():
-                continue
-            try:
-                part.encode()
-            except UnicodeEncodeError as error:
-                return (
-                    f"{where or 'it'}: not valid text: half of a surrogate pair at character "
-                    f"{error.start}"
-                )
-        elif isinstance(part, Mapping):
-            for key, inner in part.items():
-                name = one_line(str(key), 40)
-                waiting.append((f"{where}.{name}" if where else name, inner))
-                if isinstance(key, str) and not key.isascii():
-                    waiting.append((f"{where + ': ' if where else ''}key {name!r}", key))
-        elif isinstance(part, (list, tuple)):
-            waiting.extend((f"{where}[{i}]", inner) for i, inner in enumerate(part))
-    return None
