@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from eftlocal.disk import replacing
 from eftlocal.errors import UsageError
-from eftlocal.hub.disk import beside
 from eftlocal.presets.reading import builtin_path, user_path
 
 STDOUT = "-"
@@ -145,35 +143,3 @@ def write_picture(picture: Any, path: Path) -> None:
     data = io.BytesIO()
     picture.savefig(data, format=path.suffix[1:].lower())
     write_whole(path, data.getvalue())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends; an exception leaves the old.
-
-    Whenever the process or the machine stops, `path` is the old file or the new one, whole.
-    """
-    part = beside(path, ".part")
-    try:
-        part.unlink(missing_ok=True)  # of a process that was killed, or a link that was laid here
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, part)
-        part.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes new names in a folder outlast a power failure; Windows cannot be asked to."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

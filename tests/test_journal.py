@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eftlocal.disk import replacing
 from eftlocal.errors import EftlocalError, ModelFileError, UsageError
 from eftlocal.journal import growing as growing_module
 from eftlocal.journal import journal as journal_module
@@ -38,7 +39,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.loading.roles import RoleSource
-from eftlocal.output_file import check_place, replacing
+from eftlocal.output_file import check_place
 
 MANIFEST = {"seed": "0", "input": "x"}
 KIND = Kind("trial", "a row of a trial", "give another file")
@@ -754,7 +755,7 @@ def test_rows_are_taken_out(name: str, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from eftlocal import output_file as places
+from eftlocal import disk
 from eftlocal.journal.journal import Journal, Kind
 path, step = Path(sys.argv[1]), sys.argv[2]
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -767,7 +768,7 @@ if step == "fsync":
 if step == "replace":
     Path.replace = kill
 if step == "replaced":
-    places.sync_folder = kill
+    disk.sync_folder = kill
 Journal(path, {"seed": "0", "input": "x"}, kind=Kind("", "", ""), take=print, keep=keep)
 """
 

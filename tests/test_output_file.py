@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
+from eftlocal.disk import replacing
 from eftlocal.errors import UsageError
-from eftlocal.output_file import check_outputs, replacing, write_whole
+from eftlocal.output_file import check_outputs, write_whole
 from eftlocal.presets.reading import user_path
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and links of POSIX")

@@ -12,8 +12,8 @@ from pathlib import Path
 from eftlocal.batch.formats import FORMATS, Format, custom_id_of, is_error
 from eftlocal.batch.manifest import SHARD
 from eftlocal.batch.seeds import digest_of, parse_shard
+from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.hub.disk import beside
 from eftlocal.journal.journal import locked
 from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
@@ -25,7 +25,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.json_text import parse_json
-from eftlocal.output_file import check_place, replacing
+from eftlocal.output_file import check_place
 
 
 @dataclass(frozen=True)

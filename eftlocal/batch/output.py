@@ -12,13 +12,11 @@ from typing import Any, BinaryIO
 from eftlocal.batch.formats import Format, custom_id_of, is_error
 from eftlocal.batch.seeds import digest_of
 from eftlocal.closing import Closing
+from eftlocal.disk import beside, write_all
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.hub.disk import beside, write_all
 from eftlocal.journal.journal import Journal, Kind, Row, as_line
 from eftlocal.journal.manifest import Manifest, manifest_path
-from eftlocal.output_file import check_place
-
-STDOUT = "-"
+from eftlocal.output_file import STDOUT, check_place
 
 _BATCH = Kind("batch", "a row of a batch in this format", "give another output file")
 _SYNC_SECONDS = 1.0

@@ -16,6 +16,7 @@ from typing import Any
 
 from eftlocal import __version__
 from eftlocal.cache_folder import cache_folder
+from eftlocal.disk import replace_text
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 from eftlocal.terminal_text import shown_json
 
@@ -40,10 +41,7 @@ def remember(error: BaseException, code: int) -> None:
         ],
     }  # fmt: skip
     with suppress(OSError):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        part = _place().with_suffix(".part")
-        part.write_text(shown_json(record), "utf-8")
-        part.replace(_place())
+        replace_text(_place(), shown_json(record))
 
 
 def last_error() -> dict[str, Any] | None:

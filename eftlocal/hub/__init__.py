@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.hub.disk import readable
 from eftlocal.hub.http import offline_by_environment
 from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
 from eftlocal.hub.record import pinned, recall, vouched

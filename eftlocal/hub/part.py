@@ -8,14 +8,8 @@ import os
 from pathlib import Path
 from typing import IO
 
-from eftlocal.hub.disk import (
-    disk_errors,
-    hash_rest,
-    open_regular,
-    part_files,
-    read_json,
-    write_all,
-)
+from eftlocal.disk import hash_rest, open_regular, sync_folder, write_all
+from eftlocal.hub.disk import disk_errors, part_files, read_json
 from eftlocal.hub.record import remember
 from eftlocal.hub.remote import RemoteFile, entity_tag
 
@@ -103,7 +97,4 @@ class Part:
             remember(self.path, found, self.sha256, checked=checked, pinned=pinned, commit=commit)
             self.part.replace(self.path)
             self.note.unlink(missing_ok=True)
-            if os.name == "posix":  # elsewhere a folder cannot be opened to flush the rename
-                folder = os.open(self.path.parent, os.O_RDONLY)
-                os.fsync(folder)
-                os.close(folder)
+            sync_folder(self.path.parent)

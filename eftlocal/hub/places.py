@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import platformdirs
 
+from eftlocal.disk import beside
 from eftlocal.errors import DownloadError, UsageError
-from eftlocal.hub.disk import beside, disk_errors, locked, part_files
+from eftlocal.hub.disk import disk_errors, locked, part_files
 from eftlocal.hub.http import huggingface_hub
 from eftlocal.hub.record import confirm, examine, recall
 from eftlocal.presets.file_ref import MOST_SHARDS, SPLIT, FileRef

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.cache_folder import cache_folder
-from eftlocal.hub.disk import beside, hash_rest, open_regular
+from eftlocal.disk import hash_rest, open_regular, replace_text
 
 _MOST_BYTES = 1 << 16  # of a record
 _log = logging.getLogger(__name__)
@@ -150,11 +150,7 @@ def _place(real: str) -> Path:
 
 def _write(record: Record) -> None:
     """Atomically. Without a record a file is only not vouched for, so this is no error."""
-    place = _place(record.path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = beside(place, f".{os.getpid()}")
-        fresh.write_text(record.model_dump_json(), encoding="utf-8")
-        fresh.replace(place)
+        replace_text(_place(record.path), record.model_dump_json())
     except OSError as error:
         _log.warning("%s: its checksum could not be recorded: %s", record.path, error.strerror)

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
-from eftlocal.hub.disk import readable
 from eftlocal.presets.file_ref import FileRef
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
-from eftlocal.hub.disk import disk_errors, locked, part_files, readable
+from eftlocal.hub.disk import disk_errors, locked, part_files
 from eftlocal.hub.http import Answer, ask_for, phrase, shown
 from eftlocal.hub.part import Part
 from eftlocal.hub.places import check_place, in_store, store, stored_path

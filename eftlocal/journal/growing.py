@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from eftlocal.closing import Closing
+from eftlocal.disk import write_all
 from eftlocal.errors import EftlocalError
-from eftlocal.hub.disk import write_all
 
 _AGAIN = "run the same command again"
 _TAIL = 4096  # bytes that are looked at again: another file of the same length is noticed

@@ -17,8 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from eftlocal.closing import Closing
+from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.hub.disk import beside
 from eftlocal.journal.growing import GrowingFile
 from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
@@ -30,7 +30,7 @@ from eftlocal.journal.manifest import (
     write_manifest,
 )
 from eftlocal.json_text import parse_json
-from eftlocal.output_file import cannot_write, check_place, replacing
+from eftlocal.output_file import cannot_write, check_place
 from eftlocal.terminal_text import shown_json
 
 Row = Mapping[str, Any]

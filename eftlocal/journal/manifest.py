@@ -15,11 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import eftlocal
+from eftlocal.disk import beside, hash_rest, replacing
 from eftlocal.errors import ModelFileError, UsageError
-from eftlocal.hub.disk import beside, hash_rest
 from eftlocal.json_text import parse_json
 from eftlocal.loading.roles import RoleSource
-from eftlocal.output_file import replacing
 from eftlocal.terminal_text import one_line
 
 Manifest = dict[str, str]

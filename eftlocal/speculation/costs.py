@@ -6,8 +6,6 @@ So draft lengths are chosen from measured costs, not from a rule.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.cache_folder import cache_folder
+from eftlocal.disk import replace_text
 from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
@@ -203,13 +202,8 @@ def remember(costs: Costs, key: str) -> None:
         },
         side_by_side=costs.side_by_side,
     )
-    path = _path(key)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(kept.model_dump_json())
-        Path(name).replace(path)
+        replace_text(_path(key), kept.model_dump_json())
 
 
 def recall(key: str, roles: Sequence[str]) -> Costs | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from eftlocal.disk import replace_text
 from eftlocal.errors import UsageError
 
 NAME = "chat-left.json"  # beside the history
@@ -36,10 +37,8 @@ def remember(path: Path, **changes: str | bool | None) -> None:
         UsageError: the file cannot be written.
     """
     left = read_remembered(path).model_copy(update=changes)
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(f"{left.model_dump_json(exclude_none=True)}\n", encoding="utf-8")
-        part.replace(path)
+        replace_text(path, f"{left.model_dump_json(exclude_none=True)}\n")
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be written, so this is not remembered: {error.strerror or error}"

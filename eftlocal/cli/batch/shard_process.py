@@ -21,8 +21,8 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from eftlocal.cli.batch.exit_codes import STOPPED, failed_lines
+from eftlocal.disk import beside
 from eftlocal.errors import UsageError
-from eftlocal.hub.disk import beside
 
 _FRAME = " │╭╮╰╯─"  # around what is wrong with an option
 _LOCK_SECONDS = 120.0  # a file server keeps the locks of a machine that died for about 90

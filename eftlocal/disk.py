@@ -1,0 +1,125 @@
+"""Files: opened safely, written to the last byte, put in place whole; sizes as people read them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+_BLOCK = 1 << 20  # bytes
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def open_regular(path: Path, mode: int = os.O_RDONLY, *, follow: bool = False) -> IO[bytes]:
+    """Open, unbuffered, what is a regular file; a FIFO or device is refused and not waited for.
+
+    Args:
+        mode: flags of os.open.
+        follow: go where a symbolic link points; otherwise it is refused.
+
+    Raises:
+        OSError: as os.open, or with a text that says what is there instead of a file.
+    """
+    flags = mode | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "is a symbolic link; remove it", str(path))
+    descriptor = os.open(path, flags, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file; remove it", str(path))
+    if mode != os.O_RDONLY and found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "has another name (a hard link); remove it", str(path))
+    return os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "r+b", buffering=0)
+
+
+def hash_rest(file: IO[bytes]) -> Hash:
+    """The hash of a file from where it stands to its end, ready to go on."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest
+
+
+def write_all(file: IO[bytes], chunk: bytes) -> None:
+    """Write every byte of `chunk` to an unbuffered file; a nearly full disk takes a part of it."""
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
+
+
+def readable(size: float) -> str:
+    """Bytes as people read them: 1.32 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends; an exception leaves the old.
+
+    Whenever the process or the machine stops, `path` is the old file or the new one, whole.
+    """
+    part = beside(path, ".part")
+    try:
+        part.unlink(missing_ok=True)  # of a process that was killed, or a link that was laid here
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder outlast a power failure; Windows cannot be asked to."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Puts a small file in place whole, its folder too; several processes may do so at once.
+
+    It is not flushed to the disk itself: for what can be made again.
+
+    Raises:
+        OSError: what was there is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
