@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.metadata_rules import NUMBER, TEXT, check_keys
 from eftlocal.gguf_file.parser import TensorInfo
-from eftlocal.gguf_file.tensor_rules import NOT_WEIGHTS
+from eftlocal.gguf_file.tensor_rules import check_weights
 
-_TYPES = {
-    "general.architecture": "string",
-    "general.type": "string",
-    "adapter.type": "string",
-    "adapter.lora.alpha": "float32",
+_KEYS = {
+    "general.architecture": TEXT,
+    "general.type": TEXT,
+    "adapter.type": TEXT,
+    "adapter.lora.alpha": NUMBER,
 }
 _A, _B = ".lora_a", ".lora_b"
 
 
 def check_adapter(adapter: Header, model: Header) -> None:
     """Raises ModelFileError for an adapter that llama.cpp cannot put on this model."""
-    for key, type_ in _TYPES.items():
-        found = adapter.types.get(key)
-        if found is not None and found != type_:
-            adapter.refuse(f"{key} is of type {found}, and llama.cpp reads {type_}")
+    check_keys(adapter, _KEYS)
     kind = adapter.metadata.get("adapter.type")
     if kind != "lora":
         adapter.refuse(f"its adapter.type is {kind!r:.60}, and only lora can be used")
@@ -33,14 +29,10 @@ def check_adapter(adapter: Header, model: Header) -> None:
             f"is an adapter for {adapter.architecture}, and {model.path.name} is of the "
             f"architecture {model.architecture}"
         )
-    alpha = adapter.metadata.get("adapter.lora.alpha", 0.0)
-    if not isfinite(alpha):
-        adapter.refuse(f"adapter.lora.alpha is {alpha}")
     tensors = {tensor.name: tensor for tensor in adapter.tensors}
     targets = {tensor.name: tensor for tensor in model.tensors}
     for name, tensor in tensors.items():
-        if tensor.type in NOT_WEIGHTS:
-            adapter.refuse(f"tensor {name} is of type {tensor.type.name}, which no weights are")
+        check_weights(adapter, tensor)
         if name.endswith((_A, _B)):
             _check_pair(adapter, name[: -len(_A)], tensors, targets, model)
         elif not name.endswith("_norm.weight"):

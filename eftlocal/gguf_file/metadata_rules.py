@@ -37,15 +37,15 @@ class _Rule(NamedTuple):
 
 _COUNT = _Rule("uint32", 0, _INT32)
 _COUNTS = _Rule("uint32", 0, 1 << 26, per_layer=True)
-_NUMBER = _Rule("float32")
-_TEXT = _Rule("string")
+NUMBER = _Rule("float32")
+TEXT = _Rule("string")
 _SWITCH = _Rule("bool")
 _EPSILON = _Rule("float32", 0)
 
 _GENERAL = {
-    "general.architecture": _TEXT,
-    "general.type": _TEXT,
-    "general.name": _TEXT,
+    "general.architecture": TEXT,
+    "general.type": TEXT,
+    "general.name": TEXT,
     "general.file_type": _Rule("uint32"),
 }
 _REQUIRED = ("context_length", "embedding_length", "block_count")
@@ -73,22 +73,22 @@ _OF_ARCHITECTURE = {
     "attention.layer_norm_rms_epsilon": _EPSILON,
     "attention.group_norm_epsilon": _EPSILON,
     "attention.max_alibi_bias": _Rule("float32", 0),
-    "attention.clamp_kqv": _NUMBER,
-    "attention.scale": _NUMBER,
-    "attn_logit_softcapping": _NUMBER,
-    "final_logit_softcapping": _NUMBER,
-    "logit_scale": _NUMBER,
-    "embedding_scale": _NUMBER,
-    "residual_scale": _NUMBER,
+    "attention.clamp_kqv": NUMBER,
+    "attention.scale": NUMBER,
+    "attn_logit_softcapping": NUMBER,
+    "final_logit_softcapping": NUMBER,
+    "logit_scale": NUMBER,
+    "embedding_scale": NUMBER,
+    "residual_scale": NUMBER,
     "rope.dimension_count": _COUNT,
     "rope.dimension_count_swa": _COUNT,
     "rope.freq_base": _Rule("float32", _TINY),
     "rope.freq_base_swa": _Rule("float32", _TINY),
     "rope.scale_linear": _Rule("float32", 0),
-    "rope.scaling.type": _TEXT,
+    "rope.scaling.type": TEXT,
     "rope.scaling.factor": _Rule("float32", 0),
-    "rope.scaling.attn_factor": _NUMBER,
-    "rope.scaling.alpha": _NUMBER,
+    "rope.scaling.attn_factor": NUMBER,
+    "rope.scaling.alpha": NUMBER,
     "rope.scaling.original_context_length": _COUNT,
     "rope.scaling.finetuned": _SWITCH,
     "ssm.conv_kernel": _COUNT,

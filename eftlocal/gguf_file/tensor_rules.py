@@ -14,7 +14,7 @@ from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import TensorInfo
 
 # Types that no kernel multiplies by or takes rows of: Q8_1 and Q8_K are for activations only.
-NOT_WEIGHTS = frozenset({Type.I8, Type.I16, Type.I32, Type.I64, Type.F64, Type.Q8_1, Type.Q8_K})
+_NOT_WEIGHTS = frozenset({Type.I8, Type.I16, Type.I32, Type.I64, Type.F64, Type.Q8_1, Type.Q8_K})
 
 # Tables of indices: the only tensors of integers.
 _INDICES = frozenset({"ffn_gate_tid2eid", "d2t", "masked_embd_ordering"})
@@ -67,13 +67,18 @@ def check_tensors(header: Header) -> None:
             _check_shape(header, tensor, sizes)
 
 
+def check_weights(header: Header, tensor: TensorInfo) -> None:
+    """Raises ModelFileError for a tensor of a type that no kernel multiplies by."""
+    if tensor.type in _NOT_WEIGHTS:
+        header.refuse(f"tensor {tensor.name} is of type {tensor.type.name}, which no weights are")
+
+
 def _check_type(header: Header, tensor: TensorInfo) -> None:
     match = _NAME.fullmatch(tensor.name)
     stem, suffix = (match["stem"], match["suffix"]) if match else (tensor.name, None)
     if stem in _INDICES:
         return
-    if tensor.type in NOT_WEIGHTS:
-        header.refuse(f"tensor {tensor.name} is of type {tensor.type.name}, which no weights are")
+    check_weights(header, tensor)
     plain = suffix is None or stem in _FLOAT32 or stem.endswith("_norm")
     if plain and tensor.type != Type.F32:
         header.refuse(f"tensor {tensor.name} is of type {tensor.type.name}, and must be F32")
