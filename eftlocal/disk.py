@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from eftlocal.json_text import parse_json
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -47,6 +49,16 @@ def open_regular(path: Path, mode: int = os.O_RDONLY, *, follow: bool = False) -
         os.close(descriptor)
         raise OSError(errno.EMLINK, "has another name (a hard link); remove it", str(path))
     return os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "r+b", buffering=0)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small record; empty where there is none or a crash tore it."""
+    try:
+        with open_regular(path) as file:
+            record = parse_json(file.read(_BLOCK))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def hash_rest(file: IO[bytes]) -> Hash:

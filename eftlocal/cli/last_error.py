@@ -6,7 +6,6 @@ the program only where it came up. The others speak of files, downloads, memory 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -16,12 +15,11 @@ from typing import Any
 
 from eftlocal import __version__
 from eftlocal.cache_folder import cache_folder
-from eftlocal.disk import replace_text
+from eftlocal.disk import read_json, replace_text
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 from eftlocal.terminal_text import shown_json
 
 _FRAMES = 20  # of a fault, from the innermost
-_LONGEST = 64 << 10  # bytes of the record
 
 
 def remember(error: BaseException, code: int) -> None:
@@ -46,11 +44,7 @@ def remember(error: BaseException, code: int) -> None:
 
 def last_error() -> dict[str, Any] | None:
     """What was kept; None where there is nothing, or something else."""
-    with suppress(OSError, ValueError, RecursionError):
-        with _place().open("rb") as file:
-            found = json.loads(file.read(_LONGEST))
-        return found if isinstance(found, dict) else None
-    return None
+    return read_json(_place()) or None
 
 
 def _place() -> Path:

@@ -7,14 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from eftlocal.disk import beside, open_regular, readable
 from eftlocal.errors import DownloadError
-from eftlocal.json_text import parse_json
 from eftlocal.presets.file_ref import FileRef
-
-_MOST_BYTES = 1 << 20  # of a record
 
 
 @contextmanager
@@ -59,13 +55,3 @@ def locked(path: Path, ref: FileRef) -> Iterator[None]:
 
 def part_files(path: Path) -> tuple[Path, Path]:
     return beside(path, ".part"), beside(path, ".part.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A small record; empty where there is none or a crash tore it."""
-    try:
-        with open_regular(path) as file:
-            record = parse_json(file.read(_MOST_BYTES))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

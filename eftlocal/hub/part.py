@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import IO
 
-from eftlocal.disk import hash_rest, open_regular, sync_folder, write_all
-from eftlocal.hub.disk import disk_errors, part_files, read_json
+from eftlocal.disk import hash_rest, open_regular, read_json, sync_folder, write_all
+from eftlocal.hub.disk import disk_errors, part_files
 from eftlocal.hub.record import remember
 from eftlocal.hub.remote import RemoteFile, entity_tag
 
