@@ -22,8 +22,8 @@ LOOP_GUARD = 1024
 """Tokens of repetition after which an answer is ended, unless something else is said."""
 
 OF_NUMBERS = 4  # times as many tokens, for a phrase of numbers
+LEAST = 16  # tokens of a loop guard
 _TIMES = 4
-_LEAST = 16
 
 _WORD = re.compile(r"([^\W\d_])(?!\1)[^\W\d_]", re.IGNORECASE)  # two letters that differ
 
@@ -40,11 +40,9 @@ def loop_guard_tokens(name: str, value: object) -> int:
         return 0
     if isinstance(value, Integral) and not isinstance(value, bool):
         tokens = int(value)
-        if tokens == 0 or tokens >= _LEAST:
+        if tokens == 0 or tokens >= LEAST:
             return tokens
-    raise UsageError(
-        f"{name} is {value!r:.40}; it must be a number of tokens from {_LEAST}, or off"
-    )
+    raise UsageError(f"{name} is {value!r:.40}; it must be a number of tokens from {LEAST}, or off")
 
 
 def repeated_phrase(tokens: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from eftlocal.batch.line import Line
+from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Guide, Model
 from eftlocal.llama.special_texts import special_text_in
@@ -65,17 +66,16 @@ class PromptBound:
         try:
             self.check_form(request.grammar, request.json_schema)
             for prompt in request.prompts:
-                if why := self._too_long(prompt, request):
-                    return why
+                self._check_prompt(prompt, request)
         except (PromptError, UsageError) as error:
             return str(error)
         return None
 
-    def _too_long(self, prompt: Prompt, request: Request) -> str | None:
+    def _check_prompt(self, prompt: Prompt, request: Request) -> None:
         if request.raw and not request.special and isinstance(prompt, str):
             self._look_for_special(prompt)
         if self._bound(prompt, request.raw, request.chat_template_kwargs) < self._least:
-            return None
+            return
         ids = self._reader.ids(
             prompt,
             raw=request.raw,
@@ -83,14 +83,7 @@ class PromptBound:
             chat_template_kwargs=request.chat_template_kwargs,
         )
         for role, n_ctx in self._n_ctx.items():
-            if len(ids[role]) >= n_ctx:
-                return (
-                    f"the prompt of {role} has {len(ids[role])} tokens and its context holds "
-                    f"{n_ctx}, answer included; shorten the prompt or raise n_ctx"
-                )
-            if not ids[role]:
-                return f"the prompt of {role} is empty; give at least one token"
-        return None
+            check_length(role, ids[role], n_ctx)
 
     def _look_for_special(self, text: str) -> None:
         if not self.special_text and any(first in text for first in self._first):

@@ -44,6 +44,20 @@ def download_bars() -> Iterator[hub.Progress]:
         yield progress
 
 
+@contextmanager
+def counting_bars() -> Iterator[Callable[[str, int], Callable[[], object]]]:
+    """Bars for what is counted. It gives what begins one, by a word and a number of steps, and
+    that gives what to call after each step."""
+    console = Screen(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def begin(what: str, total: int) -> Callable[[], object]:
+            bar = bars.add_task(what, total=total)
+            return lambda: bars.advance(bar)
+
+        yield begin
+
+
 @dataclass(frozen=True)
 class LoadingProgress:
     """What `eftlocal.load` is to call; None where nobody would see it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,13 +60,11 @@ def bench(
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
     given = dict(locals())
-    from rich.progress import Progress
-
     from eftlocal.benchmark.machine import machine
     from eftlocal.benchmark.memory import device_used
     from eftlocal.benchmark.prompts import built_in, read_prompts
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
-    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.bars import counting_bars, loading_bars
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.presets.reading import find
     from eftlocal.sources import Sources
@@ -101,16 +99,7 @@ def bench(
         device_before = device_used()
         emulator = sources.load(force=force, **shown)
         emulator.measure(bars.measuring)
-    errors = Screen(stderr=True)
-    with (
-        emulator,
-        Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress,
-    ):
-
-        def started(total: int) -> Callable[[], object]:
-            bar = progress.add_task("measuring", total=total)
-            return lambda: progress.advance(bar)
-
+    with emulator, counting_bars() as begin:
         report = benchmark(
             emulator,
             sources,
@@ -118,7 +107,7 @@ def bench(
             machine=where,
             base_memory=base_memory,
             device_before=device_before,
-            started=started,
+            started=partial(begin, "measuring"),
         )
     _write(report, json_, picture)
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import typer
 
 from eftlocal.errors import EftlocalError
+from eftlocal.logits.recipe import TRIO
 from eftlocal.logits.recipe_text import NAMED
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.speculation.rules import RULES
 from eftlocal.speculation.settings import SOURCES
 
-_TRIO = ("base", "tuned", "reference")
 _FORMATS = ("plain", "chat", "same")
 
 Found = list[str | tuple[str, str]]
@@ -69,14 +69,14 @@ def evaluations(incomplete: str) -> Found:
 def _roles(ctx: typer.Context) -> Iterable[str]:
     """Of the preset or the files that are given so far."""
     given = ctx.params
-    files = [role for role in _TRIO if given.get(role)]
+    files = [role for role in TRIO if given.get(role)]
     more = [str(text).partition("=")[0] for text in given.get("role") or ()]
     if files or more:
         return (*files, *more)
     try:
         return tuple(find(given.get("preset") or "demo").roles)
     except EftlocalError:
-        return _TRIO
+        return TRIO
 
 
 def _of(words: Iterable[str], incomplete: str) -> Found:

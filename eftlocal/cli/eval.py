@@ -5,19 +5,15 @@ from __future__ import annotations
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.completion import evaluations
 from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
 from eftlocal.output_file import check_outputs
-
-if TYPE_CHECKING:
-    from eftlocal.evaluate.demo import Advance
 
 KNOWN = ("demo",)
 
@@ -52,6 +48,7 @@ def evaluate(
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
     del trust  # the demo's files are the program's own, and never tried
+    from eftlocal.cli.bars import counting_bars
     from eftlocal.evaluate.demo import FOLDER, evaluate_demo
     from eftlocal.evaluate.plot import check_plot, plot
     from eftlocal.evaluate.report import as_json, as_tables, summary
@@ -63,13 +60,7 @@ def evaluate(
     check_outputs({"--plot": picture})
     if picture:
         check_plot(picture)
-    errors = Screen(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
-
-        def started(stage: str, total: int) -> Advance:
-            bar = bars.add_task(stage, total=total)
-            return lambda: bars.advance(bar)
-
+    with counting_bars() as started:
         figures = evaluate_demo(
             FOLDER, split=split.value, each=questions, threads=threads, started=started
         )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.screen import Screen, tell
+from eftlocal.cli.screen import tell
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs
 from eftlocal.text_file import read_text
@@ -101,7 +99,7 @@ def inspect(
     """Show for every token of an answer what each model would have said, and who moved it."""
     options = dict(locals())
     from eftlocal.cli.asking import read_prompt
-    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.bars import counting_bars, loading_bars
     from eftlocal.cli.chosen import choose
     from eftlocal.cli.inspected import print_one, print_survey
     from eftlocal.cli.loaded import load_chosen
@@ -169,7 +167,8 @@ def inspect(
             print_one(seen, measure, top=top, plain=plain, as_json=json_, html=html)
         else:
             all_seen = []
-            with _bar(len(asked)) as advance:
+            with counting_bars() as begin:
+                advance = begin("inspecting", len(asked))
                 for one in asked:
                     all_seen.append(see(one))
                     advance()
@@ -194,14 +193,3 @@ def _exclude(what: str, *, why: str = "leave one out", **options: Any) -> None:
         if value is not None:
             flag = option if option.isupper() else f"--{option.replace('_', '-')}"
             raise UsageError(f"{flag} does not go with {what}: {why}")
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], object]]:
-    """A bar on stderr; gives what advances it."""
-    from rich.progress import Progress
-
-    errors = Screen(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
-        bar = bars.add_task("inspecting", total=total)
-        yield lambda: bars.advance(bar)

@@ -19,7 +19,7 @@ from eftlocal.errors import UsageError
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import LIMITS, number_or_off
-from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "demo"
 _PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
 DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
-_FLAGS = (BASE, TUNED, REFERENCE)
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
 _PROMPT = "Prompt"
@@ -248,7 +247,7 @@ def _written(name: str) -> str:
 
 
 def _role_flag(role: str) -> str:
-    return f"--{role}" if role in _FLAGS else f"--role {role}=FILE"
+    return f"--{role}" if role in TRIO else f"--role {role}=FILE"
 
 
 def chosen_recipe(default: Recipe, **options: Any) -> Recipe:

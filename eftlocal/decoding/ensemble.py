@@ -175,13 +175,7 @@ class Ensemble:
             EngineError: every slot is taken.
         """
         for role, context in self.contexts.items():
-            if not prompts[role]:
-                raise PromptError(f"the prompt of {role} is empty; give at least one token")
-            if len(prompts[role]) >= context.n_ctx:
-                raise PromptError(
-                    f"the prompt of {role} has {len(prompts[role])} tokens and its context holds "
-                    f"{context.n_ctx}, answer included; shorten the prompt or raise n_ctx"
-                )
+            check_length(role, prompts[role], context.n_ctx)
         free = self.free
         if not free:
             raise EngineError(f"all {self.n_seq_max} sequences are running; close one first")
@@ -396,6 +390,17 @@ class Ensemble:
     def _shared(self, slot: int, prompts: Mapping[str, Sequence[int]]) -> int:
         return sum(
             common(context.tokens(slot), prompts[role]) for role, context in self.contexts.items()
+        )
+
+
+def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
+    """Raises PromptError for a prompt that is empty, or leaves no room for an answer."""
+    if not prompt:
+        raise PromptError(f"the prompt of {role} is empty; give at least one token")
+    if len(prompt) >= n_ctx:
+        raise PromptError(
+            f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
+            "included; shorten the prompt or raise n_ctx"
         )
 
 

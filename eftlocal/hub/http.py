@@ -259,9 +259,9 @@ def _address(session: Any, url: str, what: str, method: str = "HEAD", **options:
     try:
         request = session.build_request(method, url, **options)
     except (_client_library().InvalidURL, ValueError) as error:
-        raise Hopeless(f"{what} {shown(url)} cannot be read: {error}") from error
+        raise Hopeless(f"{what} {quoted(url)} cannot be read: {error}") from error
     if not _is_web(request.url):
-        raise Hopeless(f"{what} {shown(url)} is not one of http or https")
+        raise Hopeless(f"{what} {quoted(url)} is not one of http or https")
     return request
 
 
@@ -279,13 +279,13 @@ def _target(url: Any, response: Any) -> str | None:
     try:
         target = url.join(locations[0])
     except (library.InvalidURL, ValueError) as error:
-        raise Hopeless(f"{what} cannot be read: {shown(locations[0])}: {error}") from error
+        raise Hopeless(f"{what} cannot be read: {quoted(locations[0])}: {error}") from error
     if not _is_web(target):
-        raise Hopeless(f"{what} is not one of http or https: {shown(locations[0])}")
+        raise Hopeless(f"{what} is not one of http or https: {quoted(locations[0])}")
     if target.userinfo and _origin(target) != _origin(url):
-        raise Hopeless(f"{what} holds a user's name: {shown(locations[0])}")
+        raise Hopeless(f"{what} holds a user's name: {quoted(locations[0])}")
     if url.scheme == "https" and target.scheme == "http":
-        raise Hopeless(f"{what} is not secure, from one that is: {shown(locations[0])}")
+        raise Hopeless(f"{what} is not secure, from one that is: {quoted(locations[0])}")
     return str(target)
 
 
@@ -312,7 +312,7 @@ def _token(library: Any) -> str | None:
     return token or None
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Text of a server as it may stand in a message: one short line, quoted."""
     return f'"{one_line(text, 100)}"'
 

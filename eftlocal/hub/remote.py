@@ -12,7 +12,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from eftlocal.errors import DownloadError
-from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, shown
+from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, quoted
 from eftlocal.hub.listing import Listing, files_of
 from eftlocal.hub.retry import Broken, Hopeless
 from eftlocal.presets.file_ref import FileRef
@@ -56,7 +56,7 @@ def _promised(answer: Answer, ref: FileRef) -> RemoteFile:
         said = answer.headers.get("Content-Length")
     size = None if said is None else whole_number(said)
     if said is not None and not size:
-        raise Hopeless(f"the hub says that the file has a size of {shown(said)} bytes")
+        raise Hopeless(f"the hub says that the file has a size of {quoted(said)} bytes")
     for what, pinned, found in (("size", ref.size, size), ("SHA-256", ref.sha256, sha256)):
         if None not in (pinned, found) and pinned != found:
             raise DownloadError(

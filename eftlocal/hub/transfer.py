@@ -13,7 +13,7 @@ from typing import Protocol
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
 from eftlocal.hub.disk import disk_errors, locked, part_files
-from eftlocal.hub.http import Answer, ask_for, phrase, shown
+from eftlocal.hub.http import Answer, ask_for, phrase, quoted
 from eftlocal.hub.part import Part
 from eftlocal.hub.places import check_place, in_store, store, stored_path
 from eftlocal.hub.record import recall
@@ -172,12 +172,12 @@ class Download:
             )
         coding = headers.get("Content-Encoding", "identity")
         if coding.strip().lower() not in ("", "identity"):
-            raise Hopeless(f"the server sent the file compressed ({shown(coding)}), unasked")
+            raise Hopeless(f"the server sent the file compressed ({quoted(coding)}), unasked")
 
     def _check_length(self, text: str | None) -> None:
         if text is not None and whole_number(text) != self.remote.size:
             raise Hopeless(
-                f"the server has {shown(text)} bytes to send, and the hub promised "
+                f"the server has {quoted(text)} bytes to send, and the hub promised "
                 f"{self.remote.size}"
             )
 
@@ -186,7 +186,7 @@ class Download:
         total = str(self.remote.size)
         if found and int(found[1]) == part.size <= int(found[2]) and found[3] in ("*", total):
             return
-        reason = f"the server sent another range ({shown(text)}) than the one asked for"
+        reason = f"the server sent another range ({quoted(text)}) than the one asked for"
         if not part.size:
             raise Hopeless(reason)
         part.restart()  # all of it can be asked for without a range

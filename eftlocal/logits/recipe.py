@@ -33,7 +33,7 @@ from eftlocal.errors import UsageError
 from eftlocal.frozen import Frozen, FrozenMapping
 from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, checked, shown
 
-BASE, TUNED, REFERENCE = "base", "tuned", "reference"
+BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
 
 

@@ -16,8 +16,11 @@ from pydantic import (
 )
 
 from eftlocal.logits.ranges import LIMITS, RANGES, Off
+from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
+from eftlocal.repetition import LEAST
+from eftlocal.speculation.settings import MAX_DRAFT
 
 # Recipes that decode fewer roles than the trio (a recipe written as weights names its own).
 _FEWER = {
@@ -175,7 +178,7 @@ class SamplingSettings(StrictTable):
     frequency_penalty: float | Off | None = None
     seed: int | Off | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    loop_guard: Annotated[int, Field(ge=16)] | Literal["off"] | None = None
+    loop_guard: Annotated[int, Field(ge=LEAST)] | Literal["off"] | None = None
 
     _ranges = field_validator(
         *("temperature", "top_p", "top_k", "min_p", "seed"),
@@ -186,7 +189,7 @@ class SamplingSettings(StrictTable):
 class SpeculationSettings(StrictTable):
     """How the preset drafts: length in tokens ("auto" is measured, 0 is off), rule and source."""
 
-    length: Annotated[int, Field(ge=0, le=16)] | Literal["auto", "off"] = "auto"
+    length: Annotated[int, Field(ge=0, le=MAX_DRAFT)] | Literal["auto", "off"] = "auto"
     rule: Literal["coupled", "rejection"] = "coupled"
     source: Literal["auto", "model", "lookup"] = "auto"
 
@@ -228,11 +231,11 @@ class Preset(StrictTable):
         for role, source in self.roles.items():
             if not role.isidentifier():
                 raise ValueError(f"role {role!r} is no name: take letters, digits and _")
-            if role in ("base", "tuned", "reference"):
+            if role in TRIO:
                 if source.kind not in (None, role):
                     raise ValueError(f'role "{role}" cannot be of kind "{source.kind}"')
             elif source.kind is None:
-                near = get_close_matches(role, ("base", "tuned", "reference"), 1)
+                near = get_close_matches(role, TRIO, 1)
                 meant = f'; did you mean the role "{near[0]}"?' if near else ""
                 raise ValueError(f'role "{role}" needs a kind: base, tuned or reference{meant}')
             if source.of is not None:
@@ -248,16 +251,15 @@ class Preset(StrictTable):
         return self
 
     def _needed(self) -> tuple[str, ...]:
-        trio = ("base", "tuned", "reference")
         if self.recipe is None:
-            return trio
+            return TRIO
         if self.recipe.weights is not None:
             return tuple(role for role, weight in self.recipe.weights.items() if weight)
         if isinstance(self.recipe.lambda_, dict):
             references = self.recipe.references or {}
             tuned = self.recipe.lambda_
             return ("base", *tuned, *(references.get(role, "reference") for role in tuned))
-        return _FEWER.get(self.recipe.name or "", trio)
+        return _FEWER.get(self.recipe.name or "", TRIO)
 
     def kind(self, role: str) -> str:
         """base, tuned or reference: what `role` is in the formula."""

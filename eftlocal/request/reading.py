@@ -14,7 +14,7 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.frozen import FrozenMapping
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
-from eftlocal.logits.recipe import UNGUIDED, Recipe
+from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_ids, validate_messages, validate_prompt
 from eftlocal.prompt.variables import check_variables
@@ -121,7 +121,7 @@ class RequestDefaults:
     sampling: Sampling = field(default_factory=Sampling)
     speculation: Speculation = field(default_factory=Speculation)
     model: str = ""
-    roles: Collection[str] = ("base", "tuned", "reference")
+    roles: Collection[str] = TRIO
     raw: bool = False
     special: bool = False
     system: str | None = None
