@@ -1,0 +1,60 @@
+"""The floors of ARCHITECTURE.md: every module is on one, and imports from its own or below."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "eftlocal"
+
+
+def floors() -> dict[str, int]:
+    """The number of its floor, from the top, by a package's or module's name."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = page.partition("## The floors")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ")][1:]
+    return {
+        name.rstrip("/").removesuffix(".py"): number
+        for number, row in enumerate(rows)
+        for name in re.findall(r"`([\w/.]+)`", row)
+        if not name.startswith("tui/")
+    }
+
+
+def imports() -> Iterator[tuple[str, str, str]]:
+    """Where an import stands, and the names of the two packages or modules of the top level."""
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.startswith("eftlocal.") and own not in ("__init__", "__main__"):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", own, name.split(".")[1]
+
+
+def test_every_module_is_on_a_floor() -> None:
+    there = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if (path / "__init__.py").is_file() or path.suffix == ".py"
+    }
+    assert there - {"__init__", "__main__"} == floors().keys()
+
+
+def test_dependencies_point_downwards() -> None:
+    floor = floors()
+    found = list(imports())
+    assert len(found) > 500
+    upwards = [
+        f"{where}: {own} imports {other}"
+        for where, own, other in found
+        if other in floor and floor[other] < floor[own]
+    ]
+    assert not upwards
