@@ -61,7 +61,7 @@ async def take(folder: Path, services: Services) -> None:
         for question in QUESTIONS:
             chat.prompt.insert(question)
             await pilot.press("enter")
-            await until(pilot, lambda: not chat.busy and chat.path()[-1].role == "assistant")
+            await until(pilot, lambda: not chat.busy and len(chat.answers.path()) % 2 == 0)
         keep(app, folder / "chat.svg")
         await pilot.press("f5")
         await until(pilot, lambda: _finished(app))

@@ -80,7 +80,7 @@ async def test_escape_stops_and_keeps_what_came(tmp_path: Path) -> None:
         await d.press("escape")
         script.go.set()
         await d.idle()
-        turn = d.chat.path()[-1]
+        turn = d.chat.answers.path()[-1]
         assert turn.state == "stopped"
         assert turn.text.startswith("One two ")
         assert "stopped" in d.screen_text()
@@ -96,13 +96,13 @@ async def test_a_stopped_answer_is_continued(tmp_path: Path) -> None:
         await d.press("escape")
         first.go.set()
         await d.idle()
-        kept = d.chat.path()[-1].text
+        kept = d.chat.answers.path()[-1].text
         await d.press("f3")
         await d.idle()
         messages, _, continued = engine.heard[1]
         assert continued
         assert messages[-1] == {"role": "assistant", "content": kept}
-        assert d.chat.path()[-1].text == kept + "five six"
+        assert d.chat.answers.path()[-1].text == kept + "five six"
         assert d.turns[-1] == kept + "five six"
 
 
@@ -130,7 +130,7 @@ async def test_an_engine_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
         await d.ask("Go")
         assert d.notes == ["llama.cpp [gave] up"]
         assert "llama.cpp [gave] up" in d.screen_text()
-        turn = d.chat.path()[-1]
+        turn = d.chat.answers.path()[-1]
         assert (turn.state, turn.text) == ("error", "Half")
         await d.ask("Again")
         assert d.turns[-1] == "Again."
@@ -142,7 +142,7 @@ async def test_what_cannot_be_answered_at_all_is_an_error_too(tmp_path: Path) ->
     async with driven(ScriptedEngine(script), tmp_path) as d:
         await d.ask("Go")
         assert d.notes == ["the prompt does not fit"]
-        assert d.chat.path()[-1].state == "error"
+        assert d.chat.answers.path()[-1].state == "error"
 
 
 # Loading ---------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ async def test_a_dial_turned_in_the_middle_holds_from_the_next_token(tmp_path: P
         followed = [dials.recipe.weights["base"] for dials in engine.answering[0].followed]
         assert followed[0] == 1.0
         assert followed[-1] == 0.5
-        (mark,) = d.chat.path()[-1].marks
+        (mark,) = d.chat.answers.path()[-1].marks
         assert mark.what == "beta 1 → 0.5"
         (line,) = d.chat.transcript.query(MarkLine)
         assert "beta 1 → 0.5" in str(line.render())
@@ -241,7 +241,7 @@ async def test_a_mark_inside_a_code_fence_leaves_both_parts_code(tmp_path: Path)
         codes = [fence.code for fence in d.chat.transcript.query(MarkdownFence)]
         assert len(codes) == 2
         assert "".join(code.strip() + "\n" for code in codes) == "x = 1\ny = 2\nz = 3\n"
-        await d.chat.open_conversation(d.chat.path()[0].conversation)
+        await d.chat.answers.open(d.chat.answers.path()[0].conversation)
         again = [fence.code for fence in d.chat.transcript.query(MarkdownFence)]
         assert [code.strip() for code in again] == [code.strip() for code in codes]
 
@@ -331,7 +331,7 @@ async def test_escape_ends_the_reading_of_a_prompt(tmp_path: Path) -> None:
         await d.until(lambda: engine.answering)
         await d.press("escape")
         await d.idle()
-        answer = d.chat.path()[-1]
+        answer = d.chat.answers.path()[-1]
         assert (answer.state, answer.text, answer.error) == ("stopped", "", None)
         assert answer.settings is not None
         assert answer.settings.seed == 7
@@ -480,7 +480,7 @@ async def test_a_long_conversation_is_laid_out_in_parts(tmp_path: Path) -> None:
             with d.history.answer(question.id, _settings()) as answer:
                 answer.append(f"answer {i}")
                 answer.finish("stop")
-        await d.chat.open_conversation(conversation.id)
+        await d.chat.answers.open(conversation.id)
         assert d.turns[0] == "question 25"
         assert d.turns[-1] == "answer 39"
         d.chat.query_one("#earlier").focus()

@@ -14,7 +14,7 @@ from tui_driver import asynchronous, driven
 from eftlocal.errors import UsageError
 from eftlocal_tui import commands
 from eftlocal_tui.screens.chat import ChatScreen
-from eftlocal_tui.screens.chat_commands import ChatCommands
+from eftlocal_tui.screens.chat_commands import ACTIONS, ChatCommands
 from eftlocal_tui.screens.help import HelpScreen
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.settings import Settings, settings_path
@@ -57,7 +57,7 @@ def test_what_is_no_command_is_refused_by_name(text: str, said: str) -> None:
 
 def test_every_command_is_obeyed() -> None:
     for command in commands.COMMANDS:
-        assert hasattr(ChatCommands, f"command_{command.name}")
+        assert command.name in ACTIONS or hasattr(ChatCommands, f"_{command.name}")
 
 
 def test_completion() -> None:
@@ -148,7 +148,7 @@ async def test_system_prompt(tmp_path: Path) -> None:
         assert engine.heard[3][0][0]["role"] == "user"
         await d.send("/system")
         await d.press("escape")
-        assert d.chat.system == ""
+        assert d.chat.answers.system == ""
 
 
 @asynchronous

@@ -104,12 +104,12 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         await d.ask("Where is Braga?")
         answer = d.turns[1]
         assert answer
-        assert d.chat.path()[1].figures is not None
+        assert d.chat.answers.path()[1].figures is not None
         await d.send("/set beta 0.5")
         await d.press("ctrl+r")
         await d.idle()
-        assert d.chat.path()[1].branches == 2
-        assert d.chat.path()[1].settings.recipe["beta"] == 0.5
+        assert d.chat.answers.path()[1].branches == 2
+        assert d.chat.answers.path()[1].settings.recipe["beta"] == 0.5
         await d.press("f5")
         await d.until(lambda: all("tok/s" in d.screen_text() for _ in "x"))
         columns = list(d.app.screen.query(CompareColumn))
@@ -129,7 +129,7 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         await d.send("/preset demo-blend")
         await d.until(lambda: d.chat.loaded is not None and d.chat.loaded.name == "demo-blend")
         await d.until(lambda: "lambda" in d.chat.dials.shown())
-        assert await d.chat.turn_dial("lambda", "0.25")
+        assert await d.chat.models.turn("lambda", "0.25")
         assert d.chat.dials.recipe.weights["tuned"] == 0.25
         assert d.chat.dials.recipe.weights["plain"] == 0.75
 

@@ -332,7 +332,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         await d.press("escape")
         engine.go.set()
         await d.idle()
-        answer = d.chat.path()[-1]
+        answer = d.chat.answers.path()[-1]
         assert (answer.state, answer.text) == ("stopped", "")
         assert max(decoded(engine).values()) == 0
         await d.type("Hello")
@@ -347,7 +347,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         assert [column.body.raw for column in columns] == [""] * 3
         await d.press("escape", "enter")
         await d.idle()
-        assert d.chat.path()[-1].state == "done"
+        assert d.chat.answers.path()[-1].state == "done"
 
 
 @asynchronous
@@ -368,7 +368,7 @@ async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path, smoll
         await d.until(lambda: engine.left)
         assert decoded(engine) == before
         await d.ask("Go on")
-        assert d.chat.path()[-1].state == "done"
+        assert d.chat.answers.path()[-1].state == "done"
 
 
 def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:

@@ -57,12 +57,12 @@ async def test_all_of_a_long_line_of_code_is_shown(tmp_path: Path) -> None:
 async def test_an_answer_of_another_process_is_not_shown_as_coming(tmp_path: Path) -> None:
     async with driven(ScriptedEngine("One."), tmp_path) as d:
         await d.ask("Go")
-        conversation = d.chat.path()[0].conversation
+        conversation = d.chat.answers.path()[0].conversation
         with History(d.history.path) as other:
             question = other.turns.ask(conversation, "Theirs?")
             with other.answer(question.id, Settings(preset="fake")) as answer:
                 answer.append("Begun")
-                await d.chat.open_conversation(conversation)
+                await d.chat.answers.open(conversation)
                 await d.until(lambda: "Begun" in d.screen_text())
                 assert "still being written elsewhere" in d.screen_text()
 

@@ -55,7 +55,7 @@ async def test_a_message_waits_and_keys_are_answered(tmp_path: Path) -> None:
         await d.idle()
         assert d.chat.prompt.text == "ab"
         assert "locked" not in d.static("#status")
-        assert [turn.text for turn in d.chat.path()] == d.turns
+        assert [turn.text for turn in d.chat.answers.path()] == d.turns
 
 
 @asynchronous
@@ -83,7 +83,7 @@ async def test_an_edit_waits_too(tmp_path: Path) -> None:
             await d.press("enter")
             await waiting(d)
         await d.until(lambda: d.turns == ["Gone", "Two."])
-        assert d.chat.path()[0].branches == 2
+        assert d.chat.answers.path()[0].branches == 2
 
 
 @asynchronous
@@ -97,11 +97,11 @@ async def test_an_answer_waits_and_holds_nobody_up(tmp_path: Path) -> None:
             script.go.set()
             await d.until(lambda: engine.answering[0]._given == 2)
             for _ in range(20):  # the history is read while the engine's thread waits to write
-                assert d.chat.path()[-1].text == "One "
+                assert d.chat.answers.path()[-1].text == "One "
                 await d.pilot.pause()
         await d.idle()
         assert d.turns == ["Count", "One two three"]
-        assert d.chat.path()[-1].state == "done"
+        assert d.chat.answers.path()[-1].state == "done"
 
 
 @pytest.mark.parametrize("key", ["ctrl+r", "f3", "f7"])

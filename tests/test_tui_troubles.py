@@ -221,12 +221,12 @@ async def test_a_new_conversation_while_a_question_is_laid_out(
     script = Script(["One"], wait_at=0)
     async with driven(ScriptedEngine("Before.", script), tmp_path) as d:
         await d.ask("before")
-        both = [d.chat.ask("first"), d.chat.action_new()]
+        both = [d.chat.answers.ask("first"), d.chat.action_new()]
         await asyncio.gather(*(reversed(both) if new_first else both))
         script.go.set()
         await d.idle()
         assert d.turns[-2:] == ["first", "One"]
-        assert [turn.text for turn in d.chat.path()] == d.turns
+        assert [turn.text for turn in d.chat.answers.path()] == d.turns
         assert len(d.turns) == (2 if new_first else 4)
         assert not d.chat.query("#welcome")
 
@@ -259,7 +259,7 @@ async def test_two_questions_in_one_burst(tmp_path: Path) -> None:
         await d.idle()
         assert d.turns == ["first", "One"]
         assert d.chat.prompt.text == "second"
-        assert [t.text for t in d.chat.path()] == ["first", "One"]
+        assert [t.text for t in d.chat.answers.path()] == ["first", "One"]
 
 
 class SlowLoads(ScriptedEngine):
@@ -289,7 +289,7 @@ async def test_a_second_preset_while_the_first_loads(tmp_path: Path) -> None:
         engine.may["demo"].set()
         await d.until(lambda: d.turns[-1:] == ["Yes."])
         await d.idle()
-        turn = d.chat.path()[-1]
+        turn = d.chat.answers.path()[-1]
         assert turn.settings is not None
         assert turn.settings.preset == "demo"
 
@@ -361,7 +361,7 @@ async def test_a_command_ends_at_a_line_too(tmp_path: Path) -> None:
     async with driven(engine, tmp_path) as d:
         await d.send("/system\nBe brief.")
         assert engine.heard == []
-        assert d.chat.system == "Be brief."
+        assert d.chat.answers.system == "Be brief."
 
 
 @asynchronous
@@ -372,7 +372,7 @@ async def test_half_a_surrogate_pair_that_was_imported(tmp_path: Path) -> None:
         with d.history.answer(question.id) as answer:
             answer.append("a\udfffa")
             answer.finish("stop")
-        await d.chat.open_conversation(conversation.id)
+        await d.chat.answers.open(conversation.id)
         d.screen_text().encode()
         await d.press("f9")
         await d.press("f4")

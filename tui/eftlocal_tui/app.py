@@ -174,7 +174,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
         parsed = commands.parse(text)
         if parsed is not None:
-            chat.start(chat.obey(*parsed))
+            chat.start(chat.commands.obey(*parsed))
 
     async def _act(self, where: Screen[object] | App[None], action: str) -> None:
         await self.run_action(action, where)

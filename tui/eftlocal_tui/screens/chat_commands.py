@@ -1,10 +1,12 @@
-"""What the slash commands do, on the chat screen."""
+"""What the slash commands do."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import psutil
 from textual.app import SuspendNotSupported
 
 from eftlocal.errors import EftlocalError, UsageError
@@ -12,197 +14,168 @@ from eftlocal.presets.reading import load_presets
 from eftlocal_tui.commands import Command
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.figures_text import size, totals_line
-from eftlocal_tui.history import free_name
-from eftlocal_tui.leaving import until_left
-from eftlocal_tui.screens.chat_branches import ChatBranches
+from eftlocal_tui.history import free_name, import_file
 from eftlocal_tui.screens.dialogs import AskText
-from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.settings import FIRST, settings_path
-from eftlocal_tui.told import told
+
+if TYPE_CHECKING:
+    from eftlocal_tui.screens.chat import ChatScreen
 
 _LONGEST_ID = 19  # digits; longer ones are no conversation's
+ACTIONS = {  # commands that are a key as well
+    "help": "app.help",
+    "clear": "screen.new",
+    "regen": "screen.regenerate",
+    "continue": "screen.continue",
+    "edit": "screen.edit",
+    "compare": "screen.compare",
+    "influence": "screen.influence",
+    "exit": "app.quit",
+}
 
 
-class ChatCommands(ChatBranches):
-    """One method a command."""
+class ChatCommands:
+    """One method a command that is no key."""
+
+    def __init__(self, screen: ChatScreen) -> None:
+        self.screen = screen
 
     async def obey(self, command: Command, rest: str) -> None:
         """Does what a command says; a refusal is one line."""
-        method: Any = getattr(self, f"command_{command.name}")
+        if command.name in ACTIONS:
+            await self.screen.run_action(ACTIONS[command.name])
+            return
+        method: Callable[[str], Awaitable[None]] = getattr(self, f"_{command.name}")
         try:
             await method(rest)
         except EftlocalError as error:
-            self.trouble(error)
+            self.screen.trouble(error)
 
-    async def command_help(self, rest: str) -> None:
-        await self.app.run_action("help")
-
-    async def command_preset(self, rest: str) -> None:
+    async def _preset(self, rest: str) -> None:
         presets = load_presets()
         if not rest:
             lines = [f"{name}: {preset.title}" for name, preset in presets.items()]
-            await self.transcript.say("Presets (/preset NAME loads one):\n" + "\n".join(lines))
-        elif not self.refused():
-            self.load_models(rest)
-
-    async def command_system(self, rest: str) -> None:
-        if rest:
-            await self.set_system("" if rest == "-" else rest)
-            return
-        question = "System prompt of this conversation"
-        self.app.push_screen(AskText(question, self.system, long=True), self.set_system)
-
-    @told
-    async def set_system(self, text: str | None) -> None:
-        """The system prompt from the next answer on; None changes nothing."""
-        if text is None:
-            return
-        if self.conversation is not None:
-            self.conversation = self.services.history.conversations.set_system(
-                self.conversation.id, text
+            await self.screen.transcript.say(
+                "Presets (/preset NAME loads one):\n" + "\n".join(lines)
             )
-        self.system = text
-        said = "The system prompt holds from the next answer on" if text else "No system prompt"
-        self.notify(said, markup=False)
+        elif not self.screen.refused():
+            self.screen.models.load(rest)
 
-    async def command_set(self, rest: str) -> None:
-        name, _, value = rest.partition(" ")
-        if not rest:
-            if self.dials is None:
-                self.trouble("the models are not loaded yet, so there is nothing to turn")
-            else:
-                lines = [f"{name} = {value}" for name, value in self.dials.shown().items()]
-                await self.transcript.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
-        elif not value.strip():
-            self.trouble(f"/set {name}: to what? As in /set beta 0.5")
+    async def _system(self, rest: str) -> None:
+        def chosen(text: str | None) -> None:
+            if text is not None:
+                self.screen.start(self._set_system(text))
+
+        if rest:
+            await self._set_system("" if rest == "-" else rest)
         else:
-            await self.turn_dial(name.replace("-", "_"), value.strip())
+            question, now = "System prompt of this conversation", self.screen.answers.system
+            self.screen.app.push_screen(AskText(question, now, long=True), chosen)
 
-    async def command_stats(self, rest: str) -> None:
-        import psutil
+    async def _set_system(self, text: str) -> None:
+        self.screen.answers.set_system(text)
+        self._notify(
+            "The system prompt holds from the next answer on" if text else "No system prompt"
+        )
 
+    async def _set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        models = self.screen.models
+        if rest and not value.strip():
+            self.screen.trouble(f"/set {name}: to what? As in /set beta 0.5")
+        elif rest:
+            await models.turn(name.replace("-", "_"), value.strip())
+        elif models.dials is None:
+            self.screen.trouble("the models are not loaded yet, so there is nothing to turn")
+        else:
+            lines = [f"{name} = {value}" for name, value in models.dials.shown().items()]
+            await self.screen.transcript.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
+
+    async def _stats(self, rest: str) -> None:
         lines = []
-        if self.last_live is not None:
-            live = self.last_live
+        models, live = self.screen.models, self.screen.answers.last_live
+        if live is not None:
             lines += [
                 f"Last answer: {totals_line(live.figures)}",
                 f"Drafts of {live.draft_length:.1f} tokens in the mean",
                 f"Context: {live.context_used} of {live.context_size} tokens",
             ]
-        if self.loaded is not None and self.dials is not None:
-            lines.append(f"Models: {self.loaded.name} ({', '.join(self.loaded.roles)})")
-            lines.append(f"Recipe: {self.dials.recipe}")
+        if models.loaded is not None and models.dials is not None:
+            lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
+            lines.append(f"Recipe: {models.dials.recipe}")
         lines.append(f"Memory: {size(psutil.Process().memory_info().rss)}")
-        await self.transcript.say("\n".join(lines))
+        await self.screen.transcript.say("\n".join(lines))
 
-    async def command_save(self, rest: str) -> None:
-        if self.conversation is None:
-            self.trouble("there is no conversation to name yet")
+    async def _save(self, rest: str) -> None:
+        if self.screen.conversation is None:
+            self.screen.trouble("there is no conversation to name yet")
             return
-        self.conversation = self.services.history.conversations.rename(self.conversation.id, rest)
-        self.show_head()
-        self.notify("Named; it is saved as you go", markup=False)
+        self.screen.answers.rename(rest)
+        self._notify("Named; it is saved as you go")
 
-    async def command_load(self, rest: str) -> None:
-        from eftlocal_tui.history import import_file
-
-        if self.refused():
+    async def _load(self, rest: str) -> None:
+        screen = self.screen
+        if screen.refused():
             return
         if not rest:
-            self.open_history()
+            screen.action_history()
         elif rest.isascii() and rest.isdigit() and len(rest) < _LONGEST_ID:
-            await self.open_conversation(int(rest))
+            await screen.answers.open(int(rest))
         else:
-            came = import_file(self.services.history, file_of(rest))
+            came = import_file(screen.services.history, file_of(rest))
             if came:
-                await self.open_conversation(came[-1].id)
-            self.notify(f"{len(came)} came in", markup=False)
+                await screen.answers.open(came[-1].id)
+            self._notify(f"{len(came)} came in")
 
-    async def command_export(self, rest: str) -> None:
+    async def _export(self, rest: str) -> None:
+        conversation = self.screen.conversation
         if rest:
-            self.export_to(file_of(rest))
-        elif self.conversation is None:
-            self.trouble("there is no conversation to export yet")
+            self.screen.export_to(file_of(rest))
+        elif conversation is None:
+            self.screen.trouble("there is no conversation to export yet")
         else:
-            self.export_to(free_name(Path.cwd(), f"chat-{self.conversation.id}", ".md"))
+            self.screen.export_to(free_name(Path.cwd(), f"chat-{conversation.id}", ".md"))
 
-    async def command_clear(self, rest: str) -> None:
-        await self.action_new()
-
-    async def command_regen(self, rest: str) -> None:
-        await self.action_regenerate()
-
-    async def command_continue(self, rest: str) -> None:
-        await self.action_continue()
-
-    async def command_edit(self, rest: str) -> None:
-        self.action_edit()
-
-    async def command_copy(self, rest: str) -> None:
+    async def _copy(self, rest: str) -> None:
         if rest == "code":
-            self.action_copy_code()
+            self.screen.action_copy_code()
         elif rest:
-            self.trouble(f"/copy takes code or nothing, not {rest!r}")
+            self.screen.trouble(f"/copy takes code or nothing, not {rest!r}")
         else:
-            self.action_copy()
+            self.screen.action_copy()
 
-    async def command_compare(self, rest: str) -> None:
-        self.action_compare()
+    async def _history(self, rest: str) -> None:
+        self.screen.action_history(rest)
 
-    async def command_influence(self, rest: str) -> None:
-        self.action_influence()
-
-    async def command_history(self, rest: str) -> None:
-        self.open_history(rest)
-
-    async def command_theme(self, rest: str) -> None:
-        themes = self.app.available_themes
+    async def _theme(self, rest: str) -> None:
+        app = self.screen.app
         if not rest:
-            await self.app.run_action("light_or_dark")
-        elif rest in themes:
-            self.app.theme = rest
+            await app.run_action("light_or_dark")
+        elif rest in app.available_themes:
+            app.theme = rest
         else:
-            self.trouble(f"there is no theme {rest!r}; there are {', '.join(themes)}")
+            self.screen.trouble(
+                f"there is no theme {rest!r}; there are {', '.join(app.available_themes)}"
+            )
 
-    async def command_settings(self, rest: str) -> None:
+    async def _settings(self, rest: str) -> None:
         path = settings_path()
         try:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(FIRST, encoding="utf-8")
-            with self.app.suspend():
-                edit_file(path, self.services.settings.editor)
+            with self.screen.app.suspend():
+                edit_file(path, self.screen.services.settings.editor)
         except SuspendNotSupported:
-            self.trouble(f"this terminal cannot hand over to an editor; the file is {path}")
+            self.screen.trouble(f"this terminal cannot hand over to an editor; the file is {path}")
             return
         except OSError as error:
-            self.trouble(f"{path}: cannot be written: {error.strerror}")
+            self.screen.trouble(f"{path}: cannot be written: {error.strerror}")
             return
-        self.notify(f"{path} is read at the next start", markup=False)
+        self._notify(f"{path} is read at the next start")
 
-    async def command_exit(self, rest: str) -> None:
-        await self.app.action_quit()
-
-    def open_history(self, words: str = "") -> None:
-        """The list of conversations; the one chosen is opened."""
-        if self.refused():
-            return
-
-        async def chosen(conversation_id: int | None) -> None:
-            await until_left(self, self.after_history(conversation_id))
-
-        now = self.conversation.id if self.conversation else None
-        self.app.push_screen(HistoryScreen(self.services, words=words, now=now), chosen)
-
-    async def after_history(self, conversation_id: int | None) -> None:
-        try:
-            if conversation_id is not None:
-                await self.open_conversation(conversation_id)
-            elif self.conversation is not None:  # it may have another name now, or be gone
-                self.conversation = self.services.history.conversations.get(self.conversation.id)
-                self.show_head()
-        except EftlocalError:
-            await self.action_new()
+    def _notify(self, text: str) -> None:
+        self.screen.notify(text, markup=False)
 
 
 def file_of(text: str) -> Path:

@@ -1,104 +1,127 @@
-"""The chat screen's models: loading them, and turning their dials."""
+"""The chat's models: loading them, and the dials that the next token follows."""
 
 from __future__ import annotations
 
-from textual.message import Message
+from typing import TYPE_CHECKING
 
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import tasks
-from eftlocal_tui.engine.protocol import Loaded
-from eftlocal_tui.engine.worker import StoppedError
+from eftlocal_tui.engine.protocol import Loaded, Progress
+from eftlocal_tui.engine.worker import StoppedError, Task
+from eftlocal_tui.history import Turn
 from eftlocal_tui.kept_dials import restored
-from eftlocal_tui.leaving import until_left
-from eftlocal_tui.screens.chat_state import ChatState
-from eftlocal_tui.told import told
 from eftlocal_tui.widgets.loading_bars import LoadingBars
-from eftlocal_tui.widgets.side_panel import SidePanel
+
+if TYPE_CHECKING:
+    from eftlocal_tui.screens.chat import ChatScreen
 
 
-class ChatModels(ChatState):
-    """Loads models, and turns the dials that the next token follows."""
+class ChatModels:
+    """What is loaded, and its dials; None before the first load and after a failed one."""
 
-    class Ready(Message):
-        """The models are there: a question that was kept can be answered."""
+    def __init__(self, screen: ChatScreen) -> None:
+        self.screen = screen
+        self.loaded: Loaded | None = None
+        self.dials: Dials | None = None
+        self._task: Task[Progress, Loaded] | None = None
 
-    def load_models(self, preset: str | None) -> None:
+    @property
+    def loading(self) -> bool:
+        return self._task is not None
+
+    def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
-        work = until_left(self, self._load(preset))
-        self.run_worker(work, exclusive=True, group="load")
+        screen = self.screen
+        screen.run_worker(screen.doing(self._load(preset)), exclusive=True, group="load")
+
+    def stop(self) -> bool:
+        """Stops a load; whether there was one."""
+        if self._task is not None:
+            self._task.stop()
+        return self._task is not None
 
     async def _load(self, preset: str | None) -> None:
-        services = self.services
-        if self._load_task is not None:
-            self._load_task.stop()
+        screen, services = self.screen, self.screen.services
+        self.stop()
         self.loaded = None
-        self._load_task = task = tasks.load(services.thread, services.engine, preset)
-        self.status("Loading the models; you can write already")
-        bars = self.query_one(LoadingBars)
+        self._task = task = tasks.load(services.thread, services.engine, preset)
+        screen.status("Loading the models; you can write already")
+        bars = screen.query_one(LoadingBars)
         async for batch in task.batches():
-            if not self.alive:
+            if not screen.alive:
                 return
             latest = {(progress.stage, progress.name): progress for progress in batch}
             for progress in latest.values():
                 await bars.show(progress)
-        if not self.alive:
+        if not screen.alive:
             return
         await bars.clear()
         try:
             loaded = await task.result()
         except EftlocalError as error:
-            self._load_task, self._kept_question = None, False
-            self.status("No models are loaded")
+            self._task = None
+            screen.answers.nothing_loaded()
+            screen.status("No models are loaded")
             if isinstance(error, StoppedError):
-                await self.transcript.say("Loading was stopped. /preset NAME loads models.")
+                await screen.transcript.say("Loading was stopped. /preset NAME loads models.")
             else:
-                await self.transcript.say(str(error), error=True)
-                await self.transcript.say("/preset shows what can be loaded in its place.")
+                await screen.transcript.say(str(error), error=True)
+                await screen.transcript.say("/preset shows what can be loaded in its place.")
         else:
-            self._load_task, self.loaded, self.dials = None, loaded, loaded.dials
-            self._tokens.clear()  # their ids mean nothing to other models
-            await self._show_models(loaded)
-            self.post_message(self.Ready())
+            self._task, self.loaded, self.dials = None, loaded, loaded.dials
+            await screen.doing(self._show(loaded))
+            screen.answers.models_loaded()
 
-    @told
-    async def _show_models(self, loaded: Loaded) -> None:
-        if self.conversation is not None:
-            self._restore_dials()
-        await self.query_one(SidePanel).show_dials(self.dials or loaded.dials, loaded.roles)
-        self.show_head()
-        self.status("")
+    async def _show(self, loaded: Loaded) -> None:
+        self.restore()
+        await self.show_dials()
+        self.screen.status("")
         for note in loaded.notes:
-            await self.transcript.say(f"Note: {note}")
+            await self.screen.transcript.say(f"Note: {note}")
 
-    def _restore_dials(self) -> None:
-        """Go on with the dials of the last answer, where it is of the same preset."""
-        if self.loaded is None or self.conversation is None:
+    async def show_dials(self) -> None:
+        """The dials in the side panel and in the head."""
+        if self.loaded is not None and self.dials is not None:
+            await self.screen.side.show_dials(self.dials, self.loaded.roles)
+        self.screen.show_head()
+
+    def restore(self) -> None:
+        """Goes on with the dials of the conversation's last answer, if it is of this preset."""
+        conversation = self.screen.conversation
+        if self.loaded is None or conversation is None:
             return
-        path = self.services.history.turns.path(self.conversation.id, last=2)
-        of_answers = [turn.settings for turn in path if turn.settings is not None]
-        if of_answers and of_answers[-1].preset == self.loaded.name:
-            try:
-                self.dials = restored(of_answers[-1], self.loaded.dials)
-            except UsageError as error:
-                self.trouble(error)
+        path = self.screen.services.history.turns.path(conversation.id, last=2)
+        answers = [turn for turn in path if turn.settings is not None]
+        if answers:
+            self.dials = self.dials_of(answers[-1])
 
-    async def turn_dial(self, name: str, text: str) -> bool:
+    def dials_of(self, turn: Turn) -> Dials | None:
+        """The dials that an answer was given with, if it is of this preset; else the present ones.
+
+        None where nothing is loaded.
+        """
+        if self.loaded is None or self.dials is None:
+            return None
+        if turn.settings is not None and turn.settings.preset == self.loaded.name:
+            try:
+                return restored(turn.settings, self.loaded.dials)
+            except UsageError as error:
+                self.screen.trouble(error)
+        return self.dials
+
+    async def turn(self, name: str, text: str) -> bool:
         """Turns a dial; an answer that is being written follows from its next token."""
         if self.loaded is None or self.dials is None:
-            self.trouble("the models are not loaded yet, so there is nothing to turn")
+            self.screen.trouble("the models are not loaded yet, so there is nothing to turn")
             return False
         try:
-            dials = self.dials.turned(name, text, self.loaded.roles)
+            self.dials = self.dials.turned(name, text, self.loaded.roles)
         except UsageError as error:
-            self.trouble(error)
-            dials = None
-        if dials is not None:
-            self.dials = dials
-            if self._answering is not None:
-                self._answering.holder.dials = dials
-        await self.query_one(SidePanel).show_dials(self.dials, self.loaded.roles)
-        self.show_head()
-        return dials is not None
-
-    async def on_side_panel_turned(self, event: SidePanel.Turned) -> None:
-        await self.turn_dial(event.dial, event.text)
+            self.screen.trouble(error)
+            return False
+        else:
+            self.screen.answers.dials_turned(self.dials)
+            return True
+        finally:
+            await self.show_dials()
