@@ -428,6 +428,7 @@ async def test_turns_are_walked_and_used_without_a_mouse(tmp_path: Path) -> None
         assert d.turns == ["first", "Three."]
         await d.press("ctrl+up", "left")
         await d.until(lambda: d.turns == ["first", "One.", "second", code])
+        await d.until(lambda: isinstance(d.app.focused, TurnView))
         await d.press("up", "e")
         assert d.chat.prompt.text == "first"
         await d.press("escape", "ctrl+up", "escape")
