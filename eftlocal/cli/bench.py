@@ -10,11 +10,19 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.screen import Screen
+from eftlocal.cli.takes import Given, takes
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.request.choices import chosen_sampling
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
+@takes(
+    *("models", "prompt", "engine"),
+    without=["role"],
+    temperature=opt.Temperature,
+    draft_rule=opt.DraftRule,
+    draft_source=opt.DraftSource,
+)
 def bench(
     prompts: Annotated[
         Path | None,
@@ -32,34 +40,25 @@ def bench(
     picture: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture (extra `plot`).")
     ] = None,
-    preset: opt.PresetName = None,
-    base: opt.BaseFile = None,
-    tuned: opt.TunedFile = None,
-    reference: opt.ReferenceFile = None,
-    offline: opt.Offline = False,
-    temperature: opt.Temperature = None,
     speculative: Annotated[
         list[int] | None,
         typer.Option(
             min=1, max=MAX_DRAFT, help="Also drafts of just this many tokens. Repeatable."
         ),
     ] = None,
-    draft_rule: opt.DraftRule = None,
-    draft_source: opt.DraftSource = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_kwargs: opt.ChatTemplateKwargs = None,
-    system_in_user: opt.SystemInUser = False,
-    n_ctx: opt.NCtx = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    force: opt.Force = False,
-    trust: opt.Trust = False,
+    *,
+    given: Given,
 ) -> None:
     """Measure base alone, plain emulation and speculative emulation, in turn.
 
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
+<<<<<<< HEAD
     given = dict(locals())
+=======
+    from rich.progress import Progress
+
+>>>>>>> 8a48e5e (Verbs take groups of options, each declared once: no repeated signatures, and a sweep's axes come from the dials themselves)
     from eftlocal.benchmark.machine import machine
     from eftlocal.benchmark.memory import device_used
     from eftlocal.benchmark.prompts import built_in, read_prompts
@@ -69,7 +68,9 @@ def bench(
     from eftlocal.presets.reading import find
     from eftlocal.sources import Sources
 
-    models = opt.chosen_models(preset, base, tuned, reference, offline=offline)
+    offline, force = given["offline"], given["force"]
+    files = (given[role] for role in ("base", "tuned", "reference"))
+    models = opt.chosen_models(given["preset"], *files, offline=offline)
     roles = find(models).roles if isinstance(models, str) else models
     engine = {name: v for name, v in opt.engine(given, roles).items() if name != "force"}
     asked = read_prompts(prompts) if prompts else built_in(str(models))
@@ -84,9 +85,16 @@ def bench(
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
+<<<<<<< HEAD
             chosen_sampling(sources.defaults.sampling, temperature=temperature),
+=======
+            chosen_sampling(sources.defaults.sampling, temperature=given["temperature"]),
+>>>>>>> 8a48e5e (Verbs take groups of options, each declared once: no repeated signatures, and a sweep's axes come from the dials themselves)
             opt.chosen_speculation(
-                sources.defaults.speculation, length="auto", rule=draft_rule, source=draft_source
+                sources.defaults.speculation,
+                length="auto",
+                rule=given["draft_rule"],
+                source=given["draft_source"],
             ),
             lengths=speculative or (),
             max_tokens=max_tokens,

@@ -9,6 +9,7 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.screen import tell
+from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs
 from eftlocal.text_file import read_text
@@ -16,7 +17,10 @@ from eftlocal.text_file import read_text
 if TYPE_CHECKING:
     from eftlocal.influence import Inspection
 
+_LIMITS = ("max_tokens", "stop", "loop_guard")
 
+
+@takes("models", "recipe", "sampling", "length", "prompt", "raw", "engine")
 def inspect(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
@@ -58,46 +62,10 @@ def inspect(
         typer.Option("--plot", help="With --prompts: write a picture (extra `plot`)."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
-    preset: opt.PresetName = None,
-    base: opt.BaseFile = None,
-    tuned: opt.TunedFile = None,
-    reference: opt.ReferenceFile = None,
-    role: opt.MoreRoles = None,
-    offline: opt.Offline = False,
-    recipe: opt.RecipeName = None,
-    alpha: opt.Alpha = None,
-    beta: opt.Beta = None,
-    lambda_: opt.Lambda = None,
-    strength: opt.Strength = None,
-    any_sum: opt.AnySum = False,
-    delta_top_p: opt.DeltaTopP = None,
-    plausibility: opt.Plausibility = None,
-    delta_clip: opt.DeltaClip = None,
-    first_tokens: opt.FirstTokens = None,
-    unsure_below: opt.UnsureBelow = None,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repeat_penalty: opt.RepeatPenalty = None,
-    presence_penalty: opt.PresencePenalty = None,
-    frequency_penalty: opt.FrequencyPenalty = None,
-    seed: opt.Seed = None,
-    max_tokens: opt.MaxTokens = None,
-    stop: opt.Stop = None,
-    loop_guard: opt.LoopGuard = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_kwargs: opt.ChatTemplateKwargs = None,
-    system_in_user: opt.SystemInUser = False,
-    special: opt.Special = False,
-    n_ctx: opt.NCtx = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    force: opt.Force = False,
-    trust: opt.Trust = False,
+    *,
+    given: Given,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
-    options = dict(locals())
     from eftlocal.cli.asking import read_prompt
     from eftlocal.cli.bars import counting_bars, loading_bars
     from eftlocal.cli.chosen import choose
@@ -108,18 +76,18 @@ def inspect(
     from eftlocal.influence.asked import Asked, read_asked
     from eftlocal.influence.measures import measure_of, measures_for
 
-    opt.check_raw(options)
-    given = _given_answer(answer, answer_file)
+    opt.check_raw(given)
+    own_answer = _given_answer(answer, answer_file)
     if prompts is not None:
-        _exclude("--prompts", PROMPT=prompt, answer=given, html=html, plain=plain or None)
+        _exclude("--prompts", PROMPT=prompt, answer=own_answer, html=html, plain=plain or None)
         asked = read_asked(prompts)
     else:
         _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
-        if given is not None:
-            drawing = (*opt.DRAWN, "max_tokens", "stop", "loop_guard")
+        if own_answer is not None:
+            drawing = (*opt.DRAWN, *_LIMITS)
             why = "nothing is generated"
-            _exclude("an answer", why=why, **{name: options[name] for name in drawing})
-        asked = (Asked(read_prompt(prompt), given),)
+            _exclude("an answer", why=why, **{name: given[name] for name in drawing})
+        asked = (Asked(read_prompt(prompt), own_answer),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")
     check_outputs(
@@ -127,18 +95,19 @@ def inspect(
     )
     if picture:
         check_plot(picture)
-    asked_for = choose(options)
+    asked_for = choose(given)
     defaults, chosen = asked_for.defaults, asked_for.defaults.recipe
     opt.check_guidance(chosen, system, asked_for.roles)
     loaded = tuple(dict.fromkeys((*asked_for.roles, *chosen.roles)))
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
     with loading_bars() as bars:
         emulator = load_chosen(
-            asked_for.models, defaults, bars, offline=offline, **asked_for.engine
+            asked_for.models, defaults, bars, offline=given["offline"], **asked_for.engine
         )
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
-    limits: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "loop_guard": loop_guard}
+    limits: dict[str, Any] = {name: given[name] for name in _LIMITS}
+    special = given["special"]
 
     def see(one: Asked) -> Inspection:
         conversation: Any = one.prompt

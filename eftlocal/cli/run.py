@@ -14,6 +14,7 @@ from eftlocal.cli import completion
 from eftlocal.cli import options as opt
 from eftlocal.cli.asking import read_prompt
 from eftlocal.cli.screen import Screen, of_answer, print_json, tell
+from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import UsageError
 from eftlocal.terminal_text import printable
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from eftlocal.speculation.totals import Totals
 
 
+@takes(
+    *("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"),
+    verbose=opt.Verbose,
+)
 def run(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
@@ -42,52 +47,10 @@ def run(
     stats: Annotated[
         bool, typer.Option("--stats", help="Also what became of the drafts, and the time.")
     ] = False,
-    preset: opt.PresetName = None,
-    base: opt.BaseFile = None,
-    tuned: opt.TunedFile = None,
-    reference: opt.ReferenceFile = None,
-    role: opt.MoreRoles = None,
-    offline: opt.Offline = False,
-    recipe: opt.RecipeName = None,
-    alpha: opt.Alpha = None,
-    beta: opt.Beta = None,
-    lambda_: opt.Lambda = None,
-    strength: opt.Strength = None,
-    any_sum: opt.AnySum = False,
-    delta_top_p: opt.DeltaTopP = None,
-    plausibility: opt.Plausibility = None,
-    delta_clip: opt.DeltaClip = None,
-    first_tokens: opt.FirstTokens = None,
-    unsure_below: opt.UnsureBelow = None,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repeat_penalty: opt.RepeatPenalty = None,
-    presence_penalty: opt.PresencePenalty = None,
-    frequency_penalty: opt.FrequencyPenalty = None,
-    seed: opt.Seed = None,
-    max_tokens: opt.MaxTokens = None,
-    stop: opt.Stop = None,
-    loop_guard: opt.LoopGuard = None,
-    grammar: opt.GrammarFile = None,
-    json_schema: opt.SchemaFile = None,
-    speculative: opt.Speculative = None,
-    draft_rule: opt.DraftRule = None,
-    draft_source: opt.DraftSource = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_kwargs: opt.ChatTemplateKwargs = None,
-    system_in_user: opt.SystemInUser = False,
-    special: opt.Special = False,
-    n_ctx: opt.NCtx = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    force: opt.Force = False,
-    trust: opt.Trust = False,
-    verbose: opt.Verbose = False,
+    *,
+    given: Given,
 ) -> None:
     """Answer one prompt with the combination of the three models."""
-    given = dict(locals())
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.chosen import choose
     from eftlocal.cli.loaded import load_chosen
@@ -97,31 +60,28 @@ def run(
     asked_for = choose(given)
     defaults = asked_for.defaults
     chosen, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
-    constraint = opt.constraint(grammar, json_schema)
+    constraint = opt.constraint(given["grammar"], given["json_schema"])
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
     roles = opt.check_roles(chosen, show, asked_for.roles)
     opt.check_guidance(chosen, system, asked_for.roles)
-    if verbose:
+    if given["verbose"]:
         _show_engine_log()
     with loading_bars() as bars:
         emulator = load_chosen(
-            asked_for.models, defaults, bars, offline=offline, **asked_for.engine
+            asked_for.models, defaults, bars, offline=given["offline"], **asked_for.engine
         )
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:
-        for note in emulator.notes(chosen, raw_text=text if raw and not special else ""):
+        for note in emulator.notes(chosen, raw_text=text if raw and not given["special"] else ""):
             tell(f"note: {note}")
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
         call = {
             "raw": raw,
-            "special": special,
-            "max_tokens": max_tokens,
-            "stop": stop,
-            "loop_guard": loop_guard,
+            **{name: given[name] for name in ("special", "max_tokens", "stop", "loop_guard")},
             "speculation": speculation,
             **constraint,
         }

@@ -14,6 +14,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.batch import options as own
 from eftlocal.cli.batch.exit_codes import code_of
 from eftlocal.cli.screen import tell
+from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _STANDARD = "-"  # stdin or stdout
 
 
+@takes(*("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"))
 def batch(
     source: own.Input,
     output: own.OutputFile,
@@ -37,48 +39,9 @@ def batch(
     parallel: own.Parallel = None,
     dry_run: own.DryRun = False,
     quiet: own.Quiet = False,
-    preset: opt.PresetName = None,
-    base: opt.BaseFile = None,
-    tuned: opt.TunedFile = None,
-    reference: opt.ReferenceFile = None,
-    role: opt.MoreRoles = None,
-    offline: opt.Offline = False,
-    recipe: opt.RecipeName = None,
-    alpha: opt.Alpha = None,
-    beta: opt.Beta = None,
-    lambda_: opt.Lambda = None,
-    strength: opt.Strength = None,
-    any_sum: opt.AnySum = False,
-    delta_top_p: opt.DeltaTopP = None,
-    plausibility: opt.Plausibility = None,
-    delta_clip: opt.DeltaClip = None,
-    first_tokens: opt.FirstTokens = None,
-    unsure_below: opt.UnsureBelow = None,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repeat_penalty: opt.RepeatPenalty = None,
-    presence_penalty: opt.PresencePenalty = None,
-    frequency_penalty: opt.FrequencyPenalty = None,
     seed: own.Seed = 0,
-    max_tokens: opt.MaxTokens = None,
-    stop: opt.Stop = None,
-    loop_guard: opt.LoopGuard = None,
-    grammar: opt.GrammarFile = None,
-    json_schema: opt.SchemaFile = None,
-    speculative: opt.Speculative = None,
-    draft_rule: opt.DraftRule = None,
-    draft_source: opt.DraftSource = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_kwargs: opt.ChatTemplateKwargs = None,
-    system_in_user: opt.SystemInUser = False,
-    special: opt.Special = False,
-    n_ctx: opt.NCtx = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    force: opt.Force = False,
-    trust: opt.Trust = False,
+    *,
+    given: Given,
 ) -> None:
     """Answer every line of a file, side by side, and lose nothing.
 
@@ -94,7 +57,6 @@ def batch(
 
     `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
     """
-    given = dict(locals())
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
     from eftlocal.cli.bars import loading_bars
@@ -105,7 +67,7 @@ def batch(
 
     opt.check_raw(given)
     chosen = choose({**given, "seed": None})  # --seed is the run's
-    form = opt.constraint(grammar, json_schema)
+    form = opt.constraint(given["grammar"], given["json_schema"])
     part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
@@ -115,15 +77,15 @@ def batch(
     with loading_bars() as bars:
         if isinstance(chosen.models, str):
             sources = Sources.of_preset(
-                chosen.models, offline=offline, progress=bars.download, **engine
+                chosen.models, offline=given["offline"], progress=bars.download, **engine
             )
         else:
             sources = Sources.of_files(chosen.models, **engine)
-    defaults = chosen.defaults
+    defaults, max_tokens = chosen.defaults, given["max_tokens"]
     defaults = replace(
         defaults,
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
-        stop=(*defaults.stop, *(stop or ())),
+        stop=(*defaults.stop, *(given["stop"] or ())),
     )
     job = Job(
         source=source,
@@ -132,14 +94,14 @@ def batch(
         format=format.value,
         seed=seed,
         raw=raw,
-        special=special,
+        special=given["special"],
         system=system,
         **form,
         limit=limit,
         shard=part,
         retry_errors=retry_errors,
         parallel=lines_at_once,
-        force=force,
+        force=given["force"],
     )
     with ExitStack() as resources:
         resources.enter_context(terminable())

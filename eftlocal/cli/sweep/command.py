@@ -10,6 +10,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import tell
 from eftlocal.cli.sweep import options as own
+from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import UsageError
 from eftlocal.logits.ranges import LIMITS, OFF
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     from eftlocal.logits.sampling import Sampling
     from eftlocal.sweep.grid import Build
 
+_AXES = own.axes()
 
+
+@takes(
+    *("models", "length", "drafts", "prompt", "raw", "engine"),
+    first=_AXES,
+    any_sum=opt.AnySum,
+)
 def sweep(
     prompts: own.PromptsFile = None,
     questions: own.QuestionSetName = None,
@@ -33,46 +41,10 @@ def sweep(
     picture: own.Picture = None,
     page: own.Page = None,
     dry_run: own.DryRun = False,
-    recipe: own.RecipeNames = None,
-    alpha: own.Alphas = None,
-    beta: own.Betas = None,
-    lambda_: own.Lambdas = None,
-    strength: own.Strengths = None,
-    delta_top_p: own.DeltaTopPs = None,
-    plausibility: own.Plausibilities = None,
-    delta_clip: own.DeltaClips = None,
-    first_tokens: own.FirstTokens = None,
-    unsure_below: own.UnsureBelows = None,
-    temperature: own.Temperatures = None,
-    top_k: own.TopKs = None,
-    top_p: own.TopPs = None,
-    min_p: own.MinPs = None,
-    repeat_penalty: own.RepeatPenalties = None,
-    presence_penalty: own.PresencePenalties = None,
-    frequency_penalty: own.FrequencyPenalties = None,
     seed: own.Seed = 0,
-    max_tokens: opt.MaxTokens = None,
-    stop: opt.Stop = None,
-    loop_guard: opt.LoopGuard = None,
-    any_sum: opt.AnySum = False,
-    preset: opt.PresetName = None,
-    base: opt.BaseFile = None,
-    tuned: opt.TunedFile = None,
-    reference: opt.ReferenceFile = None,
-    role: opt.MoreRoles = None,
-    offline: opt.Offline = False,
     speculative: own.Speculative = "off",
-    draft_rule: opt.DraftRule = None,
-    draft_source: opt.DraftSource = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_kwargs: opt.ChatTemplateKwargs = None,
-    system_in_user: opt.SystemInUser = False,
-    special: opt.Special = False,
-    n_ctx: opt.NCtx = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    force: opt.Force = False,
-    trust: opt.Trust = False,
+    *,
+    given: Given,
 ) -> None:
     """Answer a set of prompts at every point of a grid, and compare the points.
 
@@ -80,7 +52,6 @@ def sweep(
 
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
-    given = dict(locals())
     from eftlocal.arguments import checked
     from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.sweep.asking import check_files, chosen_items, chosen_metrics
@@ -97,7 +68,9 @@ def sweep(
     from eftlocal.sweep.running import remaining, run_sweep
     from eftlocal.text import TextStream
 
-    models = opt.chosen_models(preset, base, tuned, reference, role, offline=offline)
+    offline, stop, max_tokens = given["offline"], given["stop"], given["max_tokens"]
+    files = (given[role] for role in ("base", "tuned", "reference", "role"))
+    models = opt.chosen_models(given["preset"], *files, offline=offline)
     found = find(models) if isinstance(models, str) else None
     roles = tuple(found.roles if found else models)
     opt.check_raw(given)
@@ -108,34 +81,17 @@ def sweep(
     if questions:
         defaults = replace(defaults, sampling=replace(defaults.sampling, temperature=0.0))
         max_tokens = max_tokens or LONGEST
-    guard = opt.chosen_loop_guard(defaults, loop_guard)
-    dials = parse_dials(
-        {
-            "recipe": recipe,
-            "alpha": alpha,
-            "beta": beta,
-            "lambda": lambda_,
-            "strength": strength,
-            "delta_top_p": delta_top_p,
-            "plausibility": plausibility,
-            "delta_clip": delta_clip,
-            "first_tokens": first_tokens,
-            "unsure_below": unsure_below,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repeat_penalty": repeat_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-        }
-    )
-    points = cross(dials, _builder(defaults, roles, any_sum))
+    guard = opt.chosen_loop_guard(defaults, given["loop_guard"])
+    dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
+    points = cross(dials, _builder(defaults, roles, given["any_sum"]))
     speculation = opt.chosen_speculation(
-        defaults.speculation, length=speculative, rule=draft_rule, source=draft_source
+        defaults.speculation,
+        length=speculative,
+        rule=given["draft_rule"],
+        source=given["draft_source"],
     )
     items = chosen_items(
-        prompts, questions, split, limit=limit, system=system, raw=raw, special=special
+        prompts, questions, split, limit=limit, system=system, raw=raw, special=given["special"]
     )
     shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
     check_files(prompts, out, picture, page)
@@ -166,7 +122,9 @@ def sweep(
                 # Only a default recipe that needs it brings the role `unguided` along.
                 first = next((p for p in points if "unguided" in p.recipe.roles), points[0])
                 sources = replace(sources, defaults=replace(defaults, recipe=first.recipe))
-                emulator = sources.load(force=force, progress=bars.weights, checking=bars.checking)
+                emulator = sources.load(
+                    force=given["force"], progress=bars.weights, checking=bars.checking
+                )
                 if speculation.length is None:
                     emulator.measure(bars.measuring)
             texts = (str(i.prompt) for i in items if i.raw and not i.special)

@@ -10,8 +10,9 @@ import typer
 
 from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
+from eftlocal.cli.takes import GROUPS
 
-_GRID = "Grid: 0,0.5,1 or a range 0:2:0.25; every combination is run"
+_GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _ASKED, _OUTPUT = "Prompts", "Output"
 
 
@@ -76,55 +77,33 @@ DryRun = Annotated[
     bool, _option("--dry-run", "Print the grid and the number of answers; run nothing.", _OUTPUT)
 ]
 
-RecipeNames = Annotated[
-    str | None,
-    _dial(
-        "--recipe",
-        "Names: upscale,proxy. Weights, parted by semicolons: 'tuned;base=1,tuned=1,reference=-1'.",
-        autocompletion=recipes,
-    ),
-]
-Alphas = Annotated[str | None, _dial("--alpha", "What tuning adds (proxy-tuning).")]
-Betas = Annotated[str | None, _dial("--beta", "What scale adds (up-scaling).")]
-Lambdas = Annotated[
-    str | None,
-    _dial(
-        "--lambda",
-        "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is a line "
-        "on which plain takes the rest, a=0:1:0.5,b=0:1:0.5,c=rest a lattice, and "
-        "'tuned=0,plain=1;tuned=0.5,plain=0.5' points written out.",
-    ),
-]
-Strengths = Annotated[str | None, _dial("--strength", "Of contrast or guidance.")]
-DeltaTopPs = Annotated[
-    str | None, _dial("--delta-top-p", "Delta inside the tuned model's top-p set; or off.")
-]
-Plausibilities = Annotated[
-    str | None, _dial("--plausibility", "Drop tokens below this share of the best; or off.")
-]
-DeltaClips = Annotated[str | None, _dial("--delta-clip", "Limit of the delta in nats; or off.")]
-FirstTokens = Annotated[
-    str | None, _dial("--first-tokens", "Delta on so many tokens only; or off.")
-]
-UnsureBelows = Annotated[
-    str | None, _dial("--unsure-below", "Delta only where the anchor is less sure; or off.")
-]
-Temperatures = Annotated[
-    str | None,
-    _dial("--temperature", "0 is greedy (default: the preset's; 0 with --questions)."),
-]
-TopKs = Annotated[str | None, _dial("--top-k", "Only the k most probable tokens; or off.")]
-TopPs = Annotated[str | None, _dial("--top-p", "Only the top-p set; or off.")]
-MinPs = Annotated[str | None, _dial("--min-p", "Only tokens of this share of the best; or off.")]
-RepeatPenalties = Annotated[
-    str | None, _dial("--repeat-penalty", "Divides repeated tokens' logits; or off.")
-]
-PresencePenalties = Annotated[
-    str | None, _dial("--presence-penalty", "Taken off every token used before; or off.")
-]
-FrequencyPenalties = Annotated[
-    str | None, _dial("--frequency-penalty", "Taken off a token for each use; or off.")
-]
+_RECIPES = _dial(
+    "--recipe",
+    "Names: upscale,proxy. Weights, parted by semicolons: 'tuned;base=1,tuned=1,reference=-1'.",
+    autocompletion=recipes,
+)
+_LAMBDAS = _dial(
+    "--lambda",
+    "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is a line "
+    "on which plain takes the rest, a=0:1:0.5,b=0:1:0.5,c=rest a lattice, and "
+    "'tuned=0,plain=1;tuned=0.5,plain=0.5' points written out.",
+)
+_TEMPERATURES = _dial("--temperature", "0 is greedy (default: the preset's; 0 with --questions).")
+
+
+def axes() -> dict[str, Any]:
+    """The options that are axes of a grid: every dial of a recipe and of sampling."""
+    found = {}
+    for name, dial in (GROUPS["recipe"] | GROUPS["sampling"]).items():
+        if name not in ("any_sum", "seed"):
+            flag = "--" + name.replace("_", "-")
+            found[name] = Annotated[str | None, _dial(flag, dial.__metadata__[0].help)]
+    return found | {
+        "recipe": Annotated[str | None, _RECIPES],
+        "lambda_": Annotated[str | None, _LAMBDAS],
+        "temperature": Annotated[str | None, _TEMPERATURES],
+    }
+
 
 Seed = Annotated[
     int,
