@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from eftlocal.arguments import checked, refuse
+from eftlocal.logits.ranges import LIMITS
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
@@ -68,10 +69,4 @@ def _recipe(settings: RecipeSettings | None) -> Recipe:
             lambda_=settings.lambda_,
             strength=settings.strength,
         )
-    return recipe.stabilise(
-        delta_top_p=settings.delta_top_p,
-        plausibility=settings.plausibility,
-        delta_clip=settings.delta_clip,
-        first_tokens=settings.first_tokens,
-        unsure_below=settings.unsure_below,
-    )
+    return recipe.stabilise(**{name: getattr(settings, name) for name in LIMITS})

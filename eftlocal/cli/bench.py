@@ -53,12 +53,6 @@ def bench(
 
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
-<<<<<<< HEAD
-    given = dict(locals())
-=======
-    from rich.progress import Progress
-
->>>>>>> 8a48e5e (Verbs take groups of options, each declared once: no repeated signatures, and a sweep's axes come from the dials themselves)
     from eftlocal.benchmark.machine import machine
     from eftlocal.benchmark.memory import device_used
     from eftlocal.benchmark.prompts import built_in, read_prompts
@@ -85,11 +79,7 @@ def bench(
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
-<<<<<<< HEAD
-            chosen_sampling(sources.defaults.sampling, temperature=temperature),
-=======
             chosen_sampling(sources.defaults.sampling, temperature=given["temperature"]),
->>>>>>> 8a48e5e (Verbs take groups of options, each declared once: no repeated signatures, and a sweep's axes come from the dials themselves)
             opt.chosen_speculation(
                 sources.defaults.speculation,
                 length="auto",

@@ -11,6 +11,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.screen import tell
 from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.logits.ranges import SAMPLING
 from eftlocal.output_file import check_outputs
 from eftlocal.text_file import read_text
 
@@ -84,7 +85,7 @@ def inspect(
     else:
         _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
         if own_answer is not None:
-            drawing = (*opt.DRAWN, *_LIMITS)
+            drawing = (*SAMPLING, *_LIMITS)
             why = "nothing is generated"
             _exclude("an answer", why=why, **{name: given[name] for name in drawing})
         asked = (Asked(read_prompt(prompt), own_answer),)

@@ -18,7 +18,7 @@ from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import LIMITS, number_or_off
+from eftlocal.logits.ranges import LIMITS, SAMPLING, number_or_off
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
 
 DEFAULT_PRESET = "demo"
-_PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
-DRAWN = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
 
 _MODELS, _RECIPE, _SAMPLING, _ENGINE = "Models", "Recipe", "Sampling", "Engine"
 _PROMPT = "Prompt"
@@ -273,7 +271,7 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
         **{name: given[name] for name in LIMITS},
     )
     sampling = choices.chosen_sampling(
-        default.sampling, **{name: given.get(name) for name in DRAWN}
+        default.sampling, **{name: given.get(name) for name in SAMPLING}
     )
     speculation = chosen_speculation(
         default.speculation,

@@ -16,6 +16,7 @@ from eftlocal.cli.asking import read_prompt
 from eftlocal.cli.screen import Screen, of_answer, print_json, tell
 from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import UsageError
+from eftlocal.logits.ranges import LIMITS
 from eftlocal.terminal_text import printable
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def _print_json(
 
     first, *others = answers
     settings = vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
+    limits = {name: getattr(recipe, name) for name in LIMITS}
     result = {
         **record(answers[first]),
         "seed": answers[first].seed,
@@ -165,11 +167,7 @@ def _print_json(
         "recipe": {
             "name": recipe.name,
             "weights": dict(recipe.weights),
-            "delta_top_p": recipe.delta_top_p,
-            "plausibility": recipe.plausibility,
-            "delta_clip": None if math.isinf(recipe.delta_clip) else recipe.delta_clip,
-            "first_tokens": recipe.first_tokens,
-            "unsure_below": recipe.unsure_below,
+            **{name: None if value == math.inf else value for name, value in limits.items()},
             "text": str(recipe),
         },
         "sampling": {**settings, "seed": answers[first].seed},

@@ -113,6 +113,12 @@ RANGES: Final[dict[str, Range]] = {
 LIMITS: Final = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
 """The dials that limit a recipe's delta: the arguments of `Recipe.stabilise`."""
 
+SAMPLING: Final = (
+    *("temperature", "top_k", "top_p", "min_p"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty", "seed"),
+)
+"""The dials of `Sampling`, all but the biases of single tokens."""
+
 
 def checked(name: str, value: Any) -> Any:
     """The value of a dial by its name; see `Range.checked`."""

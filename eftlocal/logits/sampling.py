@@ -21,13 +21,9 @@ from numpy.typing import NDArray
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.frozen import Frozen, FrozenMapping
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
-from eftlocal.logits.ranges import RANGES, checked, shown
+from eftlocal.logits.ranges import RANGES, SAMPLING, checked, shown
 
 _MOST = float(np.finfo(np.float32).max)
-_DIALS = (
-    *("temperature", "top_k", "top_p", "min_p"),
-    *("repeat_penalty", "presence_penalty", "frequency_penalty", "seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Sampling(Frozen):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _DIALS:
+        for name in SAMPLING:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
         if not isinstance(self.logit_bias, Mapping):
             given = shown(self.logit_bias)

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from eftlocal.logits.ranges import LIMITS, RANGES, Off
+from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, Off
 from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
@@ -180,10 +180,7 @@ class SamplingSettings(StrictTable):
     max_tokens: int | None = Field(default=None, ge=1)
     loop_guard: Annotated[int, Field(ge=LEAST)] | Literal["off"] | None = None
 
-    _ranges = field_validator(
-        *("temperature", "top_p", "top_k", "min_p", "seed"),
-        *("repeat_penalty", "presence_penalty", "frequency_penalty"),
-    )(_in_range)
+    _ranges = field_validator(*SAMPLING)(_in_range)
 
 
 class SpeculationSettings(StrictTable):

@@ -14,6 +14,7 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.frozen import FrozenMapping
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
+from eftlocal.logits.ranges import LIMITS, SAMPLING
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_ids, validate_messages, validate_prompt
@@ -313,11 +314,7 @@ def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
         "lambda_": lambda_,
         "strength": given.strength,
         "any_sum": given.any_sum or None,
-        "delta_top_p": given.delta_top_p,
-        "plausibility": given.plausibility,
-        "delta_clip": given.delta_clip,
-        "first_tokens": given.first_tokens,
-        "unsure_below": given.unsure_below,
+        **{name: getattr(given, name) for name in LIMITS},
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if not chosen:
@@ -332,13 +329,7 @@ def _known_recipe(default: Recipe, chosen: tuple[tuple[str, Any], ...]) -> Recip
 
 def _sampling(given: Body, defaults: RequestDefaults) -> Sampling:
     chosen: dict[str, Any] = {
-        "temperature": given.temperature,
-        "top_k": given.top_k,
-        "top_p": given.top_p,
-        "min_p": given.min_p,
-        "repeat_penalty": given.repeat_penalty,
-        "presence_penalty": given.presence_penalty,
-        "frequency_penalty": given.frequency_penalty,
+        **{name: getattr(given, name) for name in SAMPLING if name != "seed"},
         "logit_bias": _logit_bias(given.logit_bias, defaults.vocab_size),
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.sweep.faults import refuse
 from eftlocal.sweep.lambdas import parse_lambdas
 from eftlocal.sweep.values import parse_counts, parse_numbers
@@ -49,8 +49,7 @@ DIALS: dict[str, Parser] = {
     "strength": parse_numbers,
     **{dial: _or_off(dial) for dial in LIMITS},
     "temperature": parse_numbers,
-    **{dial: _or_off(dial) for dial in ("top_k", "top_p", "min_p")},
-    **{dial: _or_off(dial) for dial in ("repeat_penalty", "presence_penalty", "frequency_penalty")},
+    **{dial: _or_off(dial) for dial in SAMPLING if dial not in ("temperature", "seed")},
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, number_or_off
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING, number_or_off
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 from eftlocal.logits.recipe_text import NAMED, parse_recipe
 from eftlocal.logits.sampling import Sampling
@@ -51,9 +51,9 @@ class Dials:
             return replace(self, recipe=_with(self.recipe, name, _value(name, text)))
         if name in LIMITS:
             return replace(self, recipe=self.recipe.stabilise(**{name: _value(name, text)}))
-        if name in _SAMPLING:
+        if name in SAMPLING:
             return replace(self, sampling=replace(self.sampling, **{name: _value(name, text)}))
-        known = ", ".join(["recipe", *of_recipe, *_SAMPLING, "speculation", *LIMITS])
+        known = ", ".join(["recipe", *of_recipe, *SAMPLING, "speculation", *LIMITS])
         raise UsageError(f"there is no dial {name!r} here; there are {known}")
 
     def shown(self) -> dict[str, str]:
@@ -78,21 +78,10 @@ class Dials:
 
     def _all(self) -> dict[str, str]:
         found = self.shown()
-        found.update({n: _shown(n, getattr(self.sampling, n)) for n in _SAMPLING})
+        found.update({n: _shown(n, getattr(self.sampling, n)) for n in SAMPLING})
         found.update({n: _shown(n, getattr(self.recipe, n)) for n in LIMITS})
         return found
 
-
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-)
 
 _ALPHA = Dial("alpha", lambda recipe: recipe.weights[TUNED])
 _BETA = Dial("beta", lambda recipe: recipe.weights[BASE])
