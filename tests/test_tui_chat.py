@@ -431,10 +431,12 @@ async def test_turns_are_walked_and_used_without_a_mouse(tmp_path: Path) -> None
         await d.until(lambda: isinstance(d.app.focused, TurnView))
         await d.press("up", "e")
         assert d.chat.prompt.text == "first"
-        await d.press("escape", "ctrl+up", "escape")
-        assert d.app.focused is d.chat.prompt
-        await d.press("ctrl+up", "down")
-        assert d.app.focused is d.chat.prompt
+        await d.press("escape")
+        for back in ("escape", "down"):
+            await d.press("ctrl+up")
+            await d.until(lambda: isinstance(d.app.focused, TurnView))
+            await d.press(back)
+            await d.until(lambda: d.app.focused is d.chat.prompt)
 
 
 @asynchronous
