@@ -8,6 +8,7 @@ there is), and of the same steps taken by two threads in turn.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import threading
 import time
@@ -49,6 +50,9 @@ def in_threads(em: Emulator) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with eftlocal.load("demo", n_seq_max=2, threads=1) as em:
         many = range(10_000)
         lock = seconds(lambda: [em.ensemble.alone(int) for _ in many]) / len(many)

@@ -94,6 +94,7 @@ def test_overflow_is_refused_with_the_numbers_and_changes_nothing(model: Model) 
             one.decode([Span(0, list(range(64)))])
         assert len(one.tokens(0)) == 195
         with pytest.raises(EngineError, match="a batch holds 1 to 64 tokens, not 65"):
+            one.clear(0)
             one.decode([Span(0, [1] * 65)])
         with pytest.raises(EngineError, match="not 0"):
             one.decode([Span(0, [])])

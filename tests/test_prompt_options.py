@@ -208,9 +208,9 @@ def test_a_context_has_the_tokens_that_were_asked_for(
         (0, "n_ctx is 0; it must be a whole number, 1 or more"),
         (-1, "n_ctx is -1; it must be a whole number, 1 or more"),
         (2**31, "n_ctx is 2147483648; it must be 2147483647 or less"),
-        ("300", 'n_ctx is "300"; it must be a whole number, 1 or more'),
+        ("300", "n_ctx is '300'; it must be a whole number, 1 or more"),
         (300.0, "n_ctx is 300.0; it must be a whole number, 1 or more"),
-        (True, "n_ctx is true; it must be a whole number, 1 or more"),
+        (True, "n_ctx is True; it must be a whole number, 1 or more"),
     ],
 )
 def test_absurd_contexts_are_refused(demo_files: dict[str, Path], n_ctx: Any, says: str) -> None:
