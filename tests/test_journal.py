@@ -293,6 +293,17 @@ def test_without_its_manifest_a_file_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+@POSIX
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    whole = written(path)
+    manifest_path(path).unlink()
+    os.mkfifo(manifest_path(path))
+    with pytest.raises(UsageError, match=r"manifest\.json: cannot be read: is not a regular file"):
+        there(path)
+    assert path.read_bytes() == whole
+
+
 def test_an_empty_file_is_anybodys(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.touch()

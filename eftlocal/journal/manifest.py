@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import eftlocal
-from eftlocal.disk import beside, hash_rest, replacing
+from eftlocal.disk import beside, hash_rest, open_regular, replacing
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.json_text import parse_json
 from eftlocal.loading.roles import RoleSource
@@ -79,14 +79,16 @@ def read_manifest(rows: Path) -> dict[str, object] | None:
     """The manifest beside a file of rows; None where there is none.
 
     Raises:
-        UsageError: it is no manifest.
-        OSError: it cannot be read.
+        UsageError: it is no manifest, or cannot be read.
     """
     path = manifest_path(rows)
     try:
-        found = parse_json(path.read_bytes())
+        with open_regular(path, follow=True) as file:
+            found = parse_json(file.read())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:
         found = None
     if not isinstance(found, dict):
