@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from eftlocal.arguments import checked
 from eftlocal.closing import Closing
@@ -15,12 +16,15 @@ from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.decoding.text_logprobs import TextLogprobs
 from eftlocal.errors import UsageError
 from eftlocal.generation import FinishReason, Generation, Step
-from eftlocal.llama import Grammar, Guide
+from eftlocal.llama import Grammar
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import DraftLength, Speculation, read_speculation
 from eftlocal.speculation.totals import Totals
+
+if TYPE_CHECKING:
+    from eftlocal.llama.guide import Guide
 
 
 @dataclass(frozen=True)

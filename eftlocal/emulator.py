@@ -26,7 +26,7 @@ from eftlocal.decoding.text_logprobs import TextLogprobs, score
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
-from eftlocal.llama import Grammar, Guide
+from eftlocal.llama import Grammar
 from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.prepare import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
@@ -48,6 +48,8 @@ from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_sp
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from eftlocal.llama.guide import Guide
 
 Prompt = str | Sequence[Message] | Sequence[int]
 T = TypeVar("T")
@@ -599,6 +601,8 @@ class Emulator(Closing):
         if grammar is not None:
             return Grammar(self._text_model, grammar, ends=ends)
         if json_schema is not None:
+            from eftlocal.llama.guide import Guide  # with llguidance, which few need
+
             return Guide.from_json_schema(self._text_model, json_schema, ends=ends)
         return None
 

@@ -17,7 +17,8 @@ from typing import Any, cast
 from eftlocal.batch.line import Line
 from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.llama import Grammar, Guide, Model
+from eftlocal.llama import Grammar, Model
+from eftlocal.llama.guide import Guide
 from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource

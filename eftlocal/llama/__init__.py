@@ -18,7 +18,6 @@ from eftlocal.llama.engine import (
     system_info,
 )
 from eftlocal.llama.grammar import Grammar, ask_every_token
-from eftlocal.llama.guide import Guide
 from eftlocal.llama.model import Model
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "Context",
     "Device",
     "Grammar",
-    "Guide",
     "Model",
     "Span",
     "ask_every_token",
