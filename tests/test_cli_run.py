@@ -93,7 +93,7 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--delta-top-p", "1.5"], 2, "delta_top_p is 1.5"),
         (["hi", "--show", "nope"], 2, "--show: there is no role 'nope'"),
         (["hi", "--max-tokens", "0"], 2, "max_tokens is 0"),
-        (["hi", "--threads", "0"], 2, "threads is 0; it must be a whole number, 1 or more"),
+        (["hi", "--threads", "0"], 2, "threads is 0; it must be 1 or more"),
         (["hi", "--threads", "100000"], 2, "threads is 100000; this machine has"),
         (["hi", "--n-ctx", str(2**32 + 1), "--force"], 2, "n_ctx is 4294967297"),
         (["hi", "--preset", ""], 2, 'no preset ""'),

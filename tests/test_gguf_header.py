@@ -47,9 +47,8 @@ def test_properties(model: Path) -> None:
     assert [header.layer_bytes(i) for i in range(4)] == [layer] * 3 + [0]
     assert header.weight_bytes == 3 * layer + 2 * matrix + 4 * 32
     assert header.other_bytes == header.weight_bytes - 3 * layer
-    assert header.n_params == header.weight_bytes // 4
     assert header.output_bytes == matrix and not header.has_tied_output
-    assert not header.is_recurrent_or_hybrid and not header.is_adapter
+    assert not header.is_adapter
     assert header.sliding_window is None and header.shards == ()
 
 
@@ -109,14 +108,6 @@ def test_string_array_is_a_sequence(model: Path) -> None:
 def test_adapter(model: Path) -> None:
     header = read_header(write_model(model, more={"general.type": "adapter"}))
     assert header.is_adapter
-
-
-@pytest.mark.parametrize(
-    ("arch", "more"),
-    [("mamba", {}), ("qwen35", {}), ("new", {"new.ssm.state_size": 4}), ("rwkv7", {})],
-)
-def test_recurrent(model: Path, arch: str, more: dict[str, int]) -> None:
-    assert read_header(write_model(model, arch=arch, more=more)).is_recurrent_or_hybrid
 
 
 def test_quantization_is_guessed_without_a_file_type(model: Path) -> None:

@@ -58,24 +58,21 @@ def bench(
     from eftlocal.benchmark.prompts import built_in, read_prompts
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
     from eftlocal.cli.bars import counting_bars, loading_bars
+    from eftlocal.cli.loaded import chosen_sources
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.presets.reading import find
-    from eftlocal.sources import Sources
 
     offline, force = given["offline"], given["force"]
     files = (given[role] for role in ("base", "tuned", "reference"))
     models = opt.chosen_models(given["preset"], *files, offline=offline)
     roles = find(models).roles if isinstance(models, str) else models
-    engine = {name: v for name, v in opt.engine(given, roles).items() if name != "force"}
+    engine = opt.engine(given, roles)
     asked = read_prompts(prompts) if prompts else built_in(str(models))
     check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])
     if picture:
         check_plot(picture)
     with loading_bars() as bars:
-        if isinstance(models, str):
-            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
-        else:
-            sources = Sources.of_files(models, **engine)
+        sources = chosen_sources(models, bars, offline=offline, **engine)
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,

@@ -1,8 +1,9 @@
-"""The emulator that a person's options ask for: a preset by name, or files."""
+"""The models that a person's options ask for: a preset by name, or files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,28 @@ if TYPE_CHECKING:
     from eftlocal.cli.bars import LoadingProgress
     from eftlocal.defaults import Defaults
     from eftlocal.emulator import Emulator
+    from eftlocal.sources import Sources
+
+
+def chosen_sources(
+    models: str | Mapping[str, Path],
+    bars: LoadingProgress,
+    *,
+    offline: bool,
+    force: bool = False,
+    **engine: Any,
+) -> Sources:
+    """What `options.chosen_models` gave, with its own defaults; a preset's files are downloaded.
+
+    Args:
+        engine: as `options.engine` gives it; `force` of it is for loading.
+    """
+    from eftlocal.sources import Sources
+
+    del force
+    if isinstance(models, str):
+        return Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
+    return Sources.of_files(models, **engine)
 
 
 def load_chosen(
@@ -18,27 +41,10 @@ def load_chosen(
     bars: LoadingProgress,
     *,
     offline: bool,
+    force: bool,
     **engine: Any,
 ) -> Emulator:
-    """Loads what `options.chosen_models` gave, with the options' own recipe and sampling.
-
-    engine: as `options.engine` gives it.
-    """
-    from eftlocal.emulator import Emulator
-    from eftlocal.sources import load
-
-    if isinstance(models, str):
-        return load(
-            models,
-            offline=offline,
-            recipe=defaults.recipe,
-            sampling=defaults.sampling,
-            progress=bars.weights,
-            checking=bars.checking,
-            download_progress=bars.download,
-            **engine,
-        )
-    files: Any = models
-    return Emulator.from_files(
-        defaults=defaults, progress=bars.weights, checking=bars.checking, **engine, **files
-    )
+    """Loads what `options.chosen_models` gave, with the options' defaults."""
+    sources = chosen_sources(models, bars, offline=offline, **engine)
+    sources = replace(sources, defaults=defaults)
+    return sources.load(force=force, progress=bars.weights, checking=bars.checking)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,13 +23,8 @@ MAX_LAYERS = 512  # llama.cpp's own limit
 _T = TypeVar("_T")
 _SPLIT_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
-# llama_model_is_recurrent and llama_model_is_hybrid of llama.cpp (November 2026)
+# llama_model_is_recurrent of llama.cpp (November 2026)
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
-HYBRID = frozenset(
-    {"jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h"}
-    | {"nemotron_h_moe", "qwen3next", "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next"}
-    | {"qwen35", "qwen35moe", "qwen4exp", "deepseek4", "minimax-01"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +116,6 @@ class Header:
         return self.count("attention.sliding_window", 0, 1 << 32, 0) or None
 
     @property
-    def is_recurrent_or_hybrid(self) -> bool:
-        """Keeps a recurrent state, so that the last tokens cannot be taken back."""
-        arch = self.architecture
-        marks = tuple(f"{arch}.{mark}" for mark in ("ssm.", "wkv.", "shortconv.", "kda."))
-        return arch in RECURRENT | HYBRID or any(key.startswith(marks) for key in self.metadata)
-
-    @property
     def quantization(self) -> str:
         """The file's declared type, such as Q4_K_M; else that of most of its bytes."""
         try:
@@ -139,10 +126,6 @@ class Header:
             for tensor in self.tensors:
                 by_type[tensor.type.name] = by_type.get(tensor.type.name, 0) + tensor.nbytes
             return max(by_type, key=by_type.__getitem__, default="unknown")
-
-    @cached_property
-    def n_params(self) -> int:
-        return sum(prod(tensor.shape) for tensor in self.tensors)
 
     @cached_property
     def weight_bytes(self) -> int:

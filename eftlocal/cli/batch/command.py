@@ -63,7 +63,7 @@ def batch(
     from eftlocal.cli.batch.showing import Telling, tell_faults, working
     from eftlocal.cli.batch.stopping import terminable
     from eftlocal.cli.chosen import choose
-    from eftlocal.sources import Sources
+    from eftlocal.cli.loaded import chosen_sources
 
     opt.check_raw(given)
     chosen = choose({**given, "seed": None})  # --seed is the run's
@@ -73,14 +73,8 @@ def batch(
     check_output(output, source)
     if source != _STANDARD and not Path(source).exists():
         raise UsageError(f"{source}: cannot be read: No such file or directory")
-    engine = {name: value for name, value in chosen.engine.items() if name != "force"}
     with loading_bars() as bars:
-        if isinstance(chosen.models, str):
-            sources = Sources.of_preset(
-                chosen.models, offline=given["offline"], progress=bars.download, **engine
-            )
-        else:
-            sources = Sources.of_files(chosen.models, **engine)
+        sources = chosen_sources(chosen.models, bars, offline=given["offline"], **chosen.engine)
     defaults, max_tokens = chosen.defaults, given["max_tokens"]
     defaults = replace(
         defaults,

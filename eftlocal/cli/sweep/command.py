@@ -54,12 +54,12 @@ def sweep(
     """
     from eftlocal.arguments import checked
     from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.loaded import chosen_sources
     from eftlocal.cli.sweep.asking import check_files, chosen_items, chosen_metrics
     from eftlocal.cli.sweep.showing import print_grid, progress, write
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.answers import LONGEST
     from eftlocal.presets.reading import find
-    from eftlocal.sources import Sources
     from eftlocal.sweep.dials import parse_dials
     from eftlocal.sweep.grid import cross
     from eftlocal.sweep.journal import Journal
@@ -74,7 +74,7 @@ def sweep(
     found = find(models) if isinstance(models, str) else None
     roles = tuple(found.roles if found else models)
     opt.check_raw(given)
-    loading = opt.engine(given, roles)
+    engine = opt.engine(given, roles)
     checked("max_tokens", max_tokens)
     TextStream(stop or ())  # refuses what cannot be a stop string
     defaults = preset_defaults(found) if found else Defaults()
@@ -100,12 +100,8 @@ def sweep(
         return
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
-    engine = {name: value for name, value in loading.items() if name != "force"}
     with loading_bars() as bars:
-        if isinstance(models, str):
-            sources = Sources.of_preset(models, offline=offline, progress=bars.download, **engine)
-        else:
-            sources = Sources.of_files(models, **engine)
+        sources = chosen_sources(models, bars, offline=offline, **engine)
         identity = manifest(
             preset=sources.name,
             roles=sources.roles,
