@@ -17,7 +17,7 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import shown
+from eftlocal.logits.ranges import RANGES, shown
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
@@ -133,7 +133,7 @@ _CHECKS: dict[str, Check] = {
     "special": _FLAG,
     "recipe": _recipe,
     "sampling": of_type(Sampling, "a Sampling, as in Sampling(temperature=0.7)"),
-    "max_tokens": _COUNT,
+    "max_tokens": RANGES["max_tokens"].checked,
     "stop": _texts,
     "logprobs": _FLAG,
     "top_logprobs": whole(0),

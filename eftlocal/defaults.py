@@ -42,7 +42,7 @@ def preset_defaults(preset: Preset) -> Defaults:
     return Defaults(
         recipe=_recipe(preset.recipe),
         sampling=replace(Sampling(), **given),
-        max_tokens=preset.sampling.max_tokens,
+        max_tokens=checked("max_tokens", preset.sampling.max_tokens),
         stop=preset.stop,
         loop_guard=LOOP_GUARD if guard is None else loop_guard_tokens("loop_guard", guard),
         speculation=Speculation(

@@ -36,7 +36,7 @@ from eftlocal.loading.roles import (
     with_settings,
     with_unguided,
 )
-from eftlocal.logits.ranges import shown
+from eftlocal.logits.ranges import Off, shown
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
@@ -65,7 +65,7 @@ class AnswerOptions(TypedDict, total=False):
     special: bool
     recipe: Recipe | str | None
     sampling: Sampling | None
-    max_tokens: int | None
+    max_tokens: int | Off | None
     stop: Sequence[str] | None
     logprobs: bool
     top_logprobs: int
@@ -208,7 +208,7 @@ class Emulator(Closing):
         special: bool = False,
         recipe: Recipe | str | None = None,
         sampling: Sampling | None = None,
-        max_tokens: int | None = None,
+        max_tokens: int | Off | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,

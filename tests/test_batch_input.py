@@ -233,7 +233,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"instruction": ""}', "the prompt is empty; say something", None),
         (
             b'{"prompt": "x", "max_tokens": "5"}',
-            'max_tokens: a whole number, 1 or more, is needed, not "5"',
+            'max_tokens: a whole number, 1 or more, or "off" is needed, not "5"',
             None,
         ),
         (

@@ -128,6 +128,23 @@ def test_a_large_seed_is_kept_to_its_last_digit() -> None:
     assert dials.difference(turned) == "seed off → 9007199254740993"
 
 
+def test_the_length_of_an_answer(demo_files: dict[str, Path], tmp_path: Path) -> None:
+    """Off is as long as the context holds, over a preset or defaults that set a length."""
+    most = RANGES["max_tokens"].off
+    assert opt.max_tokens(OFF) == most and opt.max_tokens("3") == 3
+    request = read_request({"prompt": "Hello", "max_tokens": OFF}, defaults=RequestDefaults())
+    assert request.max_tokens == most
+    file = tmp_path / "off.toml"
+    file.write_text(toml().replace("sampling = {}", 'sampling = {max_tokens = "off"}'))
+    assert preset_defaults(load_presets(file)["on"]).max_tokens == most
+    with Emulator.from_files(
+        **demo_files, defaults=Defaults(max_tokens=2), n_ctx=40, threads=1
+    ) as emulator:
+        assert len(emulator.generate("Hello", ignore_end=True).tokens) == 2
+        whole = emulator.generate("Hello", ignore_end=True, max_tokens=OFF)
+    assert whole.finish_reason == "context" and len(whole.tokens) > 2
+
+
 def test_in_python(defaults: Defaults) -> None:
     recipe = defaults.recipe.stabilise(**dict.fromkeys(LIMITS, OFF))  # type: ignore[arg-type]
     assert recipe == Recipe.upscale()

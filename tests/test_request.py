@@ -277,7 +277,7 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             "seed: a whole number from 0 to 2**63 - 1 is needed, not 9223372036854775808",
         ),
         ({"max_tokens": 0}, "max_tokens: a whole number, 1 or more, is needed, not 0"),
-        ({"max_tokens": "9"}, 'max_tokens: a whole number, 1 or more, is needed, not "9"'),
+        ({"max_tokens": "9"}, 'max_tokens: a whole number, 1 or more, or "off" is needed, not "9"'),
         (
             {"max_tokens": 4, "max_completion_tokens": 5},
             "max_tokens is 4 and max_completion_tokens 5; leave one of them out",

@@ -18,7 +18,7 @@ from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import LIMITS, SAMPLING, number_or_off
+from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, number_or_off
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
@@ -43,6 +43,12 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
 def _dial(flag: str, text: str, panel: str) -> Any:
     """A number with an off."""
     return _option(flag, text, panel, parser=number_or_off, metavar="<number|off>")
+
+
+def max_tokens(text: str) -> int:
+    """A length that a person wrote, or the word off."""
+    most: int = RANGES["max_tokens"].checked("max_tokens", number_or_off(text))
+    return most
 
 
 PresetName = Annotated[
@@ -142,7 +148,16 @@ FrequencyPenalty = Annotated[
 Seed = Annotated[
     int | None, _dial("--seed", "The same seed gives the same text; off: a new one.", _SAMPLING)
 ]
-MaxTokens = Annotated[int | None, _option("--max-tokens", "Most tokens of the answer.", _SAMPLING)]
+MaxTokens = Annotated[
+    int | None,
+    _option(
+        "--max-tokens",
+        "Maximum length of the answer in tokens; off is as long as the context holds.",
+        _SAMPLING,
+        parser=max_tokens,
+        metavar="<number|off>",
+    ),
+]
 Stop = Annotated[
     list[str] | None, _option("--stop", "End the answer before this text. Repeatable.", _SAMPLING)
 ]

@@ -108,6 +108,8 @@ RANGES: Final[dict[str, Range]] = {
     "frequency_penalty": _PENALTY,
     "logit_bias": Range(-1000.0, 1000.0),  # forces a token under any recipe
     "seed": Range(0, 2**63 - 1, off=None, whole=True),
+    # of an answer
+    "max_tokens": Range(1, _INT32, off=_INT32, whole=True),  # off: as many as the context holds
 }
 
 LIMITS: Final = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")

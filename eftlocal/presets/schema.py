@@ -177,10 +177,10 @@ class SamplingSettings(StrictTable):
     presence_penalty: float | Off | None = None
     frequency_penalty: float | Off | None = None
     seed: int | Off | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | Off | None = None
     loop_guard: Annotated[int, Field(ge=LEAST)] | Literal["off"] | None = None
 
-    _ranges = field_validator(*SAMPLING)(_in_range)
+    _ranges = field_validator(*SAMPLING, "max_tokens")(_in_range)
 
 
 class SpeculationSettings(StrictTable):

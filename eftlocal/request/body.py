@@ -29,7 +29,10 @@ _Number = Annotated[float | None, Field(description="a number")]
 _Flag = Annotated[bool | None, Field(description="true or false")]
 _Text = Annotated[str | None, Field(description="a string")]
 _Object = Annotated[dict[str, Any] | None, Field(description="an object")]
-_Tokens = Annotated[int | None, Field(ge=0, description="a whole number, 1 or more,")]
+_Tokens = Annotated[
+    Off | Annotated[int, Field(ge=0)] | None,
+    Field(description='a whole number, 1 or more, or "off"'),
+]
 _Dial = Annotated[float | Off | None, Field(description='a number or "off"')]
 _Count = Annotated[int | Off | None, Field(description='a whole number or "off"')]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]

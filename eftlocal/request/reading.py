@@ -14,7 +14,7 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.frozen import FrozenMapping
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
-from eftlocal.logits.ranges import LIMITS, SAMPLING
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, validate_ids, validate_messages, validate_prompt
@@ -365,7 +365,8 @@ def _max_tokens(given: Body) -> int | None:
         raise UsageError(
             f"max_tokens is {older} and max_completion_tokens {newer}; leave one of them out"
         )
-    return newer if older is None else older
+    given_ = newer if older is None else older
+    return RANGES["max_tokens"].off if given_ == OFF else given_
 
 
 def _speculation(given: Body, default: Speculation) -> Speculation | None:
