@@ -28,7 +28,7 @@ from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.loading import prepare as loading
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.trial import Candidate, Limits, Trial, is_vouched, known
+from eftlocal.loading.trial import Candidate, Limits, Trial, exemptions, is_vouched
 from eftlocal.presets.reading import user_path
 from eftlocal.sources import Sources
 from eftlocal_tui.engine.local import LocalEngine, Start
@@ -113,7 +113,7 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
     (length,) = header.header_bytes
     data = model.read_bytes()
     found = model.stat()
-    keys = {known.key_of(header)}
+    keys = {exemptions.key_of(header)}
     places = (8, length // 3, length - 1)
     for at in places:
         with model.open("r+b") as file:
@@ -122,7 +122,7 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
         os.utime(model, ns=(found.st_atime_ns, found.st_mtime_ns))
         with pytest.MonkeyPatch.context() as patch:  # as if the time of the change were forged too
             patch.setattr(os, "fstat", lambda _: found)
-            keys.add(known.key_of(header))
+            keys.add(exemptions.key_of(header))
         with model.open("r+b") as file:
             file.write(data)
     assert len(keys) == 1 + len(places)
@@ -130,9 +130,9 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["folder", "link", "file"])
 def test_a_damaged_memory_is_an_empty_one(trial: Trial, model: Path, damage: str) -> None:
-    key = known.key_of(read_header(model))
+    key = exemptions.key_of(read_header(model))
     assert key is not None
-    place = known.folder() / key
+    place = exemptions.folder() / key
     if damage == "file":
         place.parent.parent.mkdir(parents=True)
         place.parent.write_bytes(b"\xff")
@@ -141,28 +141,28 @@ def test_a_damaged_memory_is_an_empty_one(trial: Trial, model: Path, damage: str
     else:
         place.parent.mkdir(parents=True)
         place.symlink_to(model)
-    assert not known.is_known(key)
+    assert not exemptions.is_known(key)
     assert tried(trial, model) == 1
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "MOST", 3)
+    monkeypatch.setattr(exemptions, "MOST", 3)
     for number in range(5):
-        known.remember(f"{number}")
-        os.utime(known.folder() / f"{number}", (number, number))
-        known.is_known("0")  # it is used again and again
-    assert {path.name for path in known.folder().iterdir()} == {"0", "3", "4"}
+        exemptions.remember(f"{number}")
+        os.utime(exemptions.folder() / f"{number}", (number, number))
+        exemptions.is_known("0")  # it is used again and again
+    assert {path.name for path in exemptions.folder().iterdir()} == {"0", "3", "4"}
 
 
 def test_every_part_of_a_split_model_is_part_of_the_key(model: Path) -> None:
     header = read_header(model)
     parts = [shutil.copy(model, model.with_name(f"part{n}")) for n in (1, 2)]
     split = replace(header, shards=tuple(parts), header_bytes=header.header_bytes * 2)
-    before = known.key_of(split)
+    before = exemptions.key_of(split)
     os.utime(parts[1], (0, 0))
-    assert known.key_of(split) != before
+    assert exemptions.key_of(split) != before
     parts[1].unlink()
-    assert known.key_of(split) is None
+    assert exemptions.key_of(split) is None
 
 
 def test_a_file_that_changes_while_it_is_tried_is_not_remembered(trial: Trial, model: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_abort_in_native_code_is_one_line(trial: Trial, model: Path) -> None:
     assert "crashed llama.cpp (abort: llama-vocab.cpp:" in line
     assert "while reading text; download it again" in line and "--trust" in line
     assert "\n" not in line
-    assert not known.folder().exists()
+    assert not exemptions.folder().exists()
     trial.run(candidate(model))
 
 
@@ -388,7 +388,7 @@ def test_every_verb_goes_through_the_door(
     assert not (tmp_path / "out.jsonl").exists() or command == "sweep"
     trusted = CliRunner().invoke(app, [*words, "--n-ctx", "64", "--trust"])
     assert trusted.exit_code == 0, trusted.output
-    assert not known.folder().exists()
+    assert not exemptions.folder().exists()
 
 
 def test_the_evaluation_takes_the_option_too() -> None:
@@ -437,7 +437,7 @@ def test_a_new_file_is_tried_once_and_loaded(new_files: dict[str, Path]) -> None
     ) as em:
         assert em.generate("hi", max_tokens=1, speculation=eftlocal.Speculation(0)).tokens
     assert {name for name, share in told if share == 1.0} == {f.name for f in new_files.values()}
-    assert len(list(known.folder().iterdir())) == 3
+    assert len(list(exemptions.folder().iterdir())) == 3
     del told[:]
     Emulator.from_files(
         **new_files, **settings, checking=lambda name, share: told.append((name, share))
@@ -488,7 +488,7 @@ def test_an_interrupt_or_the_death_of_the_parent_leaves_no_child(
         said = program.stderr.read()
     if number == "SIGINT":
         assert (code, said) == (130, "eftlocal: stopped\n")
-    assert not known.folder().exists()
+    assert not exemptions.folder().exists()
 
 
 def test_what_a_callback_raises_ends_the_trial(trial: Trial, model: Path) -> None:

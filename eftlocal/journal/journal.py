@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from eftlocal.closing import Closing
 from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.growing import GrowingFile
+from eftlocal.journal.growing_file import GrowingFile
 from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
     Manifest,

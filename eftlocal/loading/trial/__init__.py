@@ -4,7 +4,7 @@ A header check cannot know all that llama.cpp's native code trips over, and Pyth
 crash. So a child does with a new file what the program will do with it; only its death tells.
 """
 
+from eftlocal.loading.trial.exemptions import is_vouched
 from eftlocal.loading.trial.trial import Candidate, Checking, Limits, Trial
-from eftlocal.loading.trial.vouching import is_vouched
 
 __all__ = ["Candidate", "Checking", "Limits", "Trial", "is_vouched"]

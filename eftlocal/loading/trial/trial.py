@@ -17,8 +17,8 @@ from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.host_memory import host_memory_free
 from eftlocal.loading.placement import estimate, gib
-from eftlocal.loading.trial import known
 from eftlocal.loading.trial.child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
+from eftlocal.loading.trial.exemptions import is_known, key_of, remember
 from eftlocal.selftest import crash_name
 from eftlocal.terminal_text import one_line
 
@@ -113,7 +113,7 @@ class Trial:
                 self.run(replace(candidate, adapters=adapters), checking=checking)
                 for path, key in _new(candidate, vouched).items():
                     if key is not None and key == new.get(path):  # it did not change meanwhile
-                        known.remember(key)
+                        remember(key)
 
     def run(self, candidate: Candidate, *, checking: Checking | None = None) -> None:
         """Tries one model with each of its adapters, known or not. Errors: see `require`."""
@@ -162,11 +162,11 @@ def _new(candidate: Candidate, vouched: Callable[[Path], bool]) -> dict[Path, st
     """The key of the model and of each adapter that nothing vouches for and that is not known."""
     keys: dict[Path, str | None] = {}
     if not all(map(vouched, candidate.model.files)):
-        keys[candidate.model.path] = known.key_of(candidate.model)
+        keys[candidate.model.path] = key_of(candidate.model)
     for adapter in candidate.adapters:
         if not all(map(vouched, adapter.files)):
-            keys[adapter.path] = known.key_of(adapter, on=candidate.model)
-    return {path: key for path, key in keys.items() if key is None or not known.is_known(key)}
+            keys[adapter.path] = key_of(adapter, on=candidate.model)
+    return {path: key for path, key in keys.items() if key is None or not is_known(key)}
 
 
 def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:

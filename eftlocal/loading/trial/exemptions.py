@@ -1,7 +1,8 @@
-"""Which files have passed a trial: one empty file in the cache folder for each, named by its key.
+"""Which files need no trial: this program's own, those that a preset pins, those that passed one.
 
-The key is of the header's bytes, size, times and inode of every part, and of the build of
-llama.cpp. So nothing is ever read back: what is in the folder can be missing, never wrong.
+What passed has an empty file in the cache folder, named by a key: of the header's bytes, size,
+times and inode of every part, and of the build of llama.cpp. So nothing is ever read back: what is
+in the folder can be missing, never wrong.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from eftlocal import llama
+import eftlocal
+from eftlocal import hub, llama
 from eftlocal.cache_folder import cache_folder
 from eftlocal.gguf_file.header import Header
 
 MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
 _FORMAT = 1
+_PACKAGE = Path(eftlocal.__file__).resolve().parent
+
+
+def is_vouched(path: Path) -> bool:
+    """Whether the file lies in this package, or has the checksum that a preset pins."""
+    return _PACKAGE in path.resolve().parents or hub.pinned(path)
 
 
 def key_of(header: Header, on: Header | None = None) -> str | None:
