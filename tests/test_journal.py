@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from eftlocal.disk import replacing
 from eftlocal.errors import EftlocalError, ModelFileError, UsageError
-from eftlocal.journal import growing as growing_module
+from eftlocal.journal import growing_file as growing_module
 from eftlocal.journal import journal as journal_module
 from eftlocal.journal import lines as lines_module
 from eftlocal.journal.journal import Journal, Kind
