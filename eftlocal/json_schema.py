@@ -1,6 +1,6 @@
 """JSON schemas as grammars for llguidance: every text of such a grammar fits its schema.
 
-llguidance compiles the schema; what it cannot keep is refused by name. Three things are ours:
+llguidance compiles the schema; what it cannot keep is refused by name. Four things are ours:
 
 - An object with `properties` and no `additionalProperties` has no others, as in llama.cpp's own
   converter: small models otherwise go on inventing keys. (Not inside allOf, whose parts name
@@ -8,6 +8,8 @@ llguidance compiles the schema; what it cannot keep is refused by name. Three th
 - White space is one blank, or a line break with at most 20 blanks, so that an answer ends.
 - `propertyNames` becomes `properties` or `patternProperties`. `uniqueItems` cannot be kept
   by a grammar and is dropped: `schema_notes` says so.
+- Formats that pydantic names and that no text breaks (password, path, binary, ...) are dropped;
+  base64 becomes a pattern.
 """
 
 from __future__ import annotations
@@ -32,6 +34,14 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("prefixItems", "anyOf", "oneOf")
 _SINGLE = ("items", "additionalProperties")
 _OWN = "x-guidance"  # where llguidance reads its options
+_FREE_FORMATS = (
+    *("password", "binary", "regex", "json-string", "path"),
+    *("file-path", "directory-path", "new-path", "socket-path"),
+)
+_PATTERNS = {
+    "base64": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+    "base64url": "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$",
+}
 
 
 def json_schema_grammar(schema: str | Mapping[str, Any]) -> str:
@@ -46,11 +56,8 @@ def json_schema_grammar(schema: str | Mapping[str, Any]) -> str:
     """
     parsed = _parsed(schema)
     try:
-        closed = _closed(parsed)
-        text = json.dumps(
-            {**closed, _OWN: _OPTIONS},
-            allow_nan=False,
-        )
+        closed = _Closer(parsed).closed(parsed)
+        text = json.dumps({**closed, _OWN: _OPTIONS}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"JSON schema: it holds what is not a JSON value: {error}") from None
     except RecursionError:
@@ -79,61 +86,79 @@ def _parsed(schema: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return parsed
 
 
-def _closed(schema: Any, *, inside_all_of: bool = False) -> Any:
-    """The schema with its objects closed, and with what llguidance lacks said otherwise."""
-    if not isinstance(schema, Mapping):
-        return schema
-    if _OWN in schema:
-        raise UsageError(f"JSON schema: {_OWN} is not supported; leave it out")
-    made = dict(schema)
-    made.pop("uniqueItems", None)
-    for key in _MAPS:
-        if isinstance(made.get(key), Mapping):
-            made[key] = {name: _closed(part) for name, part in made[key].items()}
-    for key in _LISTS:
-        if isinstance(made.get(key), list):
-            made[key] = [_closed(part, inside_all_of=inside_all_of) for part in made[key]]
-    if isinstance(made.get("allOf"), list):
-        made["allOf"] = [_closed(part, inside_all_of=True) for part in made["allOf"]]
-        inside_all_of = True
-    for key in _SINGLE:
-        if key in made:
-            made[key] = _closed(made[key])
-    if "propertyNames" in made:
-        _name_properties(made)
-    elif made.get("properties") and "$ref" not in made and not inside_all_of:
-        made.setdefault("additionalProperties", "patternProperties" in made)
-    return made
+class _Closer:
+    """Closes the objects of one schema, and says otherwise what llguidance lacks.
 
+    Attributes:
+        notes: what is asked for and not kept.
+    """
 
-def _name_properties(schema: dict[str, Any]) -> None:
-    """Puts what propertyNames says of names where llguidance looks for it."""
-    names, value = schema.pop("propertyNames"), schema.get("additionalProperties", {})
-    if names is True or names == {}:
-        return
-    if not isinstance(names, Mapping) or "properties" in schema or "patternProperties" in schema:
-        raise UsageError("JSON schema: propertyNames beside properties is not supported")
-    kept = {key: part for key, part in names.items() if key not in ("type", "title", "description")}
-    if set(kept) in ({"enum"}, {"const"}):
-        allowed = kept.get("enum", [kept.get("const")])
-        schema["properties"] = {str(name): value for name in allowed}
-    elif set(kept) == {"pattern"}:
-        schema["patternProperties"] = {str(kept["pattern"]): value}
-    elif set(kept) <= {"minLength", "maxLength"}:
-        least, most = kept.get("minLength", 0), kept.get("maxLength", "")
-        schema["patternProperties"] = {f"^.{{{least},{most}}}$": value} if kept else {"": value}
-    else:
-        raise UsageError(
-            f"JSON schema: propertyNames with {', '.join(sorted(kept))} is not supported"
-        )
-    schema["additionalProperties"] = False
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.notes: set[str] = set()
+        self._root = root
+
+    def closed(self, schema: Any, *, inside_all_of: bool = False) -> Any:
+        if not isinstance(schema, Mapping):
+            return schema
+        if _OWN in schema:
+            raise UsageError(f"JSON schema: {_OWN} is not supported; leave it out")
+        made = dict(schema)
+        if made.pop("uniqueItems", None) is True:
+            self.notes.add("uniqueItems is not enforced: a list may hold an item twice")
+        if isinstance(made.get("format"), str):
+            if made["format"] in _FREE_FORMATS:
+                del made["format"]
+            elif made["format"] in _PATTERNS:
+                made.setdefault("pattern", _PATTERNS[made.pop("format")])
+        for key in _MAPS:
+            if isinstance(made.get(key), Mapping):
+                made[key] = {name: self.closed(part) for name, part in made[key].items()}
+        for key in _LISTS:
+            if isinstance(made.get(key), list):
+                made[key] = [self.closed(part, inside_all_of=inside_all_of) for part in made[key]]
+        if isinstance(made.get("allOf"), list):
+            made["allOf"] = [self.closed(part, inside_all_of=True) for part in made["allOf"]]
+            inside_all_of = True
+        for key in _SINGLE:
+            if key in made:
+                made[key] = self.closed(made[key])
+        if "propertyNames" in made:
+            self._name_properties(made)
+        elif made.get("properties") and "$ref" not in made and not inside_all_of:
+            made.setdefault("additionalProperties", "patternProperties" in made)
+        return made
+
+    def _name_properties(self, schema: dict[str, Any]) -> None:
+        """Puts what propertyNames says of names where llguidance looks for it."""
+        names, value = schema.pop("propertyNames"), schema.get("additionalProperties", {})
+        if isinstance(names, Mapping) and str(names.get("$ref", "")).startswith("#/$defs/"):
+            names = self._root.get("$defs", {}).get(names["$ref"].removeprefix("#/$defs/"))
+        if names is True or names == {}:
+            return
+        if not isinstance(names, Mapping) or {"properties", "patternProperties"} & schema.keys():
+            raise UsageError("JSON schema: propertyNames beside properties is not supported")
+        kept = {k: part for k, part in names.items() if k not in ("type", "title", "description")}
+        if set(kept) in ({"enum"}, {"const"}):
+            allowed = kept.get("enum", [kept.get("const")])
+            schema["properties"] = {str(name): value for name in allowed}
+        elif set(kept) == {"pattern"}:
+            schema["patternProperties"] = {str(kept["pattern"]): value}
+        elif set(kept) <= {"minLength", "maxLength"}:
+            least, most = kept.get("minLength", 0), kept.get("maxLength", "")
+            schema["patternProperties"] = {f"^.{{{least},{most}}}$": value}
+        else:
+            raise UsageError(
+                f"JSON schema: propertyNames with {', '.join(sorted(kept))} is not supported"
+            )
+        schema["additionalProperties"] = False
 
 
 def schema_notes(schema: str | Mapping[str, Any]) -> tuple[str, ...]:
     """What the schema asks for that an answer is not held to."""
-    if '"uniqueItems": true' in json.dumps(_parsed(schema)):
-        return ("uniqueItems is not enforced: a list may hold an item twice",)
-    return ()
+    parsed = _parsed(schema)
+    closer = _Closer(parsed)
+    closer.closed(parsed)
+    return tuple(sorted(closer.notes))
 
 
 def _reason(fault: str) -> str:
