@@ -10,9 +10,11 @@ with eftlocal.load("demo") as em:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's own takes milliseconds, in which a Ctrl-C would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from eftlocal.answer import Answer, AnswerStream, Timing
     from eftlocal.decoding.text_logprobs import TextLogprobs
     from eftlocal.defaults import Defaults

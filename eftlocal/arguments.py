@@ -199,7 +199,9 @@ def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in given:
         if name in known:
             continue
-        near = get_close_matches(name, [*known, *_PLACES], 1)
+        there = [*known, *_PLACES]
+        near = [one for one in there if len(name) > 2 and one.startswith(name)]
+        near = near or get_close_matches(name, there, 1, 0.7)
         hint = f"; there are {', '.join(known)}"
         if near:
             hint = f"; {near[0]} is given as {_PLACES[near[0]]}" if near[0] in _PLACES else ""

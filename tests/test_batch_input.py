@@ -227,6 +227,16 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
             "tools: tools are not supported; leave it out",
             None,
         ),
+        (
+            b'{"prompt": "x", "system": "y"}',
+            "field 'system' is not known; give a message of the role system, or --system",
+            None,
+        ),
+        (
+            b'{"prompt": "x", "chat_template": "y"}',
+            "field 'chat_template' is not known; it is one for the whole run: --chat-template",
+            None,
+        ),
         (b'{"instruction": "x", "colour": 1}', "field 'colour' is not known; leave it out", None),
         (b'{"instruction": 5}', "instruction: a string is needed, not 5", None),
         (b'{"instruction": "x", "input": ["y"]}', "input: a string is needed, not a list", None),

@@ -319,7 +319,7 @@ def test_roles_that_cannot_be_served() -> None:
         render_roles([ASK], {"base": RolePrompt("same")})
     with pytest.raises(UsageError, match="needs a role 'tuned' with its own format"):
         render_roles([ASK], {"base": RolePrompt(template=CHATML), "tuned": RolePrompt("same")})
-    with pytest.raises(UsageError, match="prompt format 'chta' is not known"):
+    with pytest.raises(UsageError, match="'chta' is neither a prompt format"):
         RolePrompt("chta")
     with pytest.raises(PromptError, match=r"base's chat template refuses .*Only user"):
         render_roles([SYSTEM, ASK], {"base": RolePrompt(template=MISTRAL)})

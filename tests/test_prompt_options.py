@@ -117,9 +117,11 @@ def test_llama_cpps_formats_by_name() -> None:
 def test_a_files_template_may_be_a_name_or_no_template() -> None:
     named = render_roles([ASK], {"tuned": RolePrompt(template="chatml\n")})["tuned"]
     assert str(named) == text_of("chatml", ASK)
-    with pytest.raises(PromptError, match=r"tuned: the chat template .* but the text 'chatmll'"):
+    with pytest.raises(
+        PromptError, match=r"tuned: the chat template .* is only the text 'chatmll'"
+    ):
         render_roles([ASK], {"tuned": RolePrompt(template="chatmll")})
-    with pytest.raises(UsageError, match=r"'chatmll' is not known.*did you mean chatml\?"):
+    with pytest.raises(UsageError, match=r"'chatmll' is neither .*did you mean chatml\?"):
         RolePrompt("chatmll")
 
 
@@ -324,6 +326,7 @@ def test_files_without_a_template_are_given_one(verb: str, invoke: Any) -> None:
     [
         (["--chat-template", "chatmll"], "no such file"),
         (["--chat-template", "tuned=" + "x" * 5000], "no such file"),
+        (["--chat-template", "tuned="], "no such file, and '' is neither a prompt format"),
         (["--chat-template", "tunde=plain"], "there is no role tunde; there are base, tuned"),
         (["--chat-template", "plain", "--chat-template", "tuned=chat"], "tuned is given twice"),
         (["--chat-template", "no.jinja"], "the file holds no jinja2 template"),

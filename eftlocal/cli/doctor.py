@@ -43,8 +43,8 @@ def doctor(
         bool,
         typer.Option(
             "--report",
-            help="Write a file to attach to a bug report: also settings, names of presets and the "
-            "last error; no prompts, no tokens, your home folder as ~.",
+            help="Write all this, settings, preset names and the last error to a file for a bug "
+            "report. No prompts, no tokens; your home folder is ~.",
         ),
     ] = False,
 ) -> None:

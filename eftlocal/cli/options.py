@@ -23,7 +23,6 @@ from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
-from eftlocal.terminal_text import one_line
 from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
@@ -116,13 +115,17 @@ DeltaClip = Annotated[
 
 FirstTokens = Annotated[
     int | None,
-    _dial("--first-tokens", "The delta applies to so many tokens, then the anchor alone.", _RECIPE),
+    _dial(
+        "--first-tokens",
+        "Apply the delta to the first N tokens; then the anchor alone.",
+        _RECIPE,
+    ),
 ]
 UnsureBelow = Annotated[
     float | None,
     _dial(
         "--unsure-below",
-        "The delta applies where the anchor's best token is less probable than this; "
+        "Apply the delta only where the anchor's best token is less probable than this; "
         "elsewhere the anchor alone.",
         _RECIPE,
     ),
@@ -146,7 +149,8 @@ FrequencyPenalty = Annotated[
     float | None, _dial("--frequency-penalty", "Taken off a token for each use.", _SAMPLING)
 ]
 Seed = Annotated[
-    int | None, _dial("--seed", "The same seed gives the same text; off: a new one.", _SAMPLING)
+    int | None,
+    _dial("--seed", "The same seed gives the same text; off: a random one.", _SAMPLING),
 ]
 MaxTokens = Annotated[
     int | None,
@@ -166,7 +170,7 @@ LoopGuard = Annotated[
     str | None,
     _option(
         "--loop-guard",
-        "End an answer that repeats one phrase over so many tokens: 16 or more, or off "
+        "Stop when the last N tokens are one phrase repeated; N is 16 or more, or off "
         f"(default: {LOOP_GUARD}).",
         _SAMPLING,
     ),
@@ -211,9 +215,9 @@ ChatTemplate = Annotated[
     list[str] | None,
     _option(
         "--chat-template",
-        "How a role sees a conversation, as in base=plain: plain, chat (its file's template), same "
-        "(the tuned role's text), a format llama.cpp knows (chatml, llama3, ...) or a FILE of "
-        "jinja2. Without ROLE= the tuned one. Repeatable.",
+        "Chat template of a role, as in base=plain: a FILE of jinja2, a name llama.cpp knows "
+        "(chatml, llama3, ...), plain text (plain), the one in its model file (chat), or the tuned "
+        "role's text (same). Without ROLE= it is for the tuned role. Repeatable.",
         _PROMPT,
         autocompletion=completion.chat_templates,
     ),
@@ -230,13 +234,13 @@ SystemInUser = Annotated[
     bool,
     _option(
         "--system-in-user",
-        "Put system messages at the beginning of the user's, for templates that take none.",
+        "Put the system prompt at the start of the user message, for templates that take none.",
         _PROMPT,
     ),
 ]
 Special = Annotated[
     bool,
-    _option("--special", "With --raw: read the texts of special tokens as those tokens.", _PROMPT),
+    _option("--special", "With --raw: parse special tokens, such as <|im_start|>.", _PROMPT),
 ]
 
 NCtx = Annotated[int | None, _option("--n-ctx", "Context in tokens, every role.", _ENGINE)]
@@ -250,7 +254,7 @@ GpuLayers = Annotated[
 Force = Annotated[bool, _option("--force", "Load even if memory seems too small.", _ENGINE)]
 Trust = Annotated[
     bool,
-    _option("--trust", "Do not try new files in a process of their own first.", _MODELS),
+    _option("--trust", "Skip the trial load of new files in a child process.", _MODELS),
 ]
 Verbose = Annotated[bool, _option("--verbose", "Show llama.cpp's own log.", _ENGINE)]
 
@@ -392,14 +396,11 @@ def _prompt(value: str) -> str:
         return value
     except UsageError as error:
         try:
-            there = Path(value).exists()
+            there = bool(value) and Path(value).exists()
         except (OSError, ValueError):  # no system would have a file of that name
             there = False
         if not there:
-            shown = one_line(value, 60)
-            raise UsageError(
-                f"--chat-template {shown}: there is no such file, and {error}"
-            ) from None
+            raise UsageError(f"--chat-template: no such file, and {error}") from None
     source = read_text(Path(value), f"--chat-template {value}")
     if not is_template(source):
         source = source.strip()
@@ -407,8 +408,8 @@ def _prompt(value: str) -> str:
             check_format(source)
         except UsageError:
             raise UsageError(
-                f"--chat-template {value}: the file holds no jinja2 template: nothing in it stands "
-                "for the messages"
+                f"--chat-template {value}: the file holds no jinja2 template, which has {{{{ or "
+                "{% in it"
             ) from None
     return source
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,8 @@ class Model(Closing):
         """
         known = self._pieces.get((token, special))
         if known is None:
+            if not isinstance(token, Integral) or isinstance(token, bool):
+                raise UsageError(f"token {token!r:.40} is no token id; give a whole number")
             if not 0 <= token < self.vocab_size:
                 raise UsageError(
                     f"token {token} is outside the vocabulary of {self.vocab_size} tokens"

@@ -31,7 +31,7 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.frozen import Frozen, FrozenMapping
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, checked, shown
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, Range, checked, shown
 
 BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
@@ -80,7 +80,7 @@ class Recipe(Frozen):
     any_sum: bool = False
 
     def __post_init__(self) -> None:
-        weights = _checked_weights("weight", self.weights)
+        weights = _by_role("weight", self.weights)
         if not any(weights.values()):
             raise UsageError(
                 f"recipe {self.name}: every weight is 0; give at least one role a weight"
@@ -92,8 +92,8 @@ class Recipe(Frozen):
                 f"recipe {self.name}: the weights {listed} sum to {total:g}, not 1; "
                 "change one of them, or say that another sum is meant (any_sum)"
             )
-        anchor = _checked_weights("anchor weight", self.anchor) or _natural_anchor(weights)
-        judge = _checked_weights("judge weight", self.judge) or anchor
+        anchor = _by_role("anchor weight", self.anchor) or _natural_anchor(weights)
+        judge = _by_role("judge weight", self.judge) or anchor
         for name in LIMITS:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
         object.__setattr__(self, "weights", FrozenMapping(weights))
@@ -237,7 +237,7 @@ class Recipe(Frozen):
             lambdas: weight of each tuned role; each 0 or more, summing to 1.
             references: the reference role of a tuned role where it is not "reference".
         """
-        lambdas = {r: RANGES["lambda"].checked(f"lambda of {r}", v) for r, v in lambdas.items()}
+        lambdas = _by_role("lambda", lambdas, RANGES["lambda"])
         total = math.fsum(lambdas.values())
         if not lambdas or min(lambdas.values()) < 0.0 or abs(total - 1.0) > 1e-6:
             listed = ", ".join(f"{role}={v:g}" for role, v in lambdas.items())
@@ -294,8 +294,14 @@ def _natural_anchor(weights: Mapping[str, float]) -> dict[str, float]:
     return {max(weights, key=lambda role: weights[role]): 1.0}
 
 
-def _checked_weights(what: str, weights: Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(weights, Mapping):
-        given = shown(weights)
+def _by_role(
+    what: str, numbers: Mapping[str, float], limits: Range = RANGES["weight"]
+) -> dict[str, float]:
+    """A number for each role, in its range."""
+    if not isinstance(numbers, Mapping):
+        given = shown(numbers)
         raise UsageError(f"{what}s: {given}; they must be a mapping of roles to numbers")
-    return {role: RANGES["weight"].checked(f"{what} of {role}", w) for role, w in weights.items()}
+    for role in numbers:
+        if not isinstance(role, str) or not role.isidentifier():
+            raise UsageError(f"{what}: {shown(role)} is no role; give its name")
+    return {role: limits.checked(f"{what} of {role}", n) for role, n in numbers.items()}

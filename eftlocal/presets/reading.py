@@ -60,6 +60,11 @@ def find(name: str) -> Preset:
     """
     presets = load_presets()
     if name not in presets:
+        if name.lower().endswith(".gguf"):
+            raise UsageError(
+                f'no preset "{name}"; files are given by role, as in --base FILE --tuned FILE '
+                "--reference FILE (in Python Emulator.from_files)"
+            )
         near = get_close_matches(name, presets, 1, 0.5)
         hint = f'did you mean "{near[0]}"? ' if near else ""
         raise UsageError(f'no preset "{name}"; {hint}`eftlocal models list` shows them all')

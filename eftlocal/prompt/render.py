@@ -86,8 +86,7 @@ def check_format(format: str) -> None:
     near = get_close_matches(format, (*FORMATS, *chat_formats()), 1)
     advice = f"did you mean {near[0]}?" if near else f"use {', '.join((*FORMATS, *chat_formats()))}"
     raise UsageError(
-        f"prompt format {one_line(format, 40)!r} is not known, and no chat template's source; "
-        f"{advice}"
+        f"{one_line(format, 40)!r} is neither a prompt format nor a template; {advice}"
     )
 
 
@@ -202,8 +201,8 @@ def raw_text(text: str, role: RolePrompt, *, special: bool = False) -> RoleText:
 def special_note(special_text: str) -> str:
     """What to say of raw text in which that text stands."""
     return (
-        f"the raw text holds {one_line(special_text, 40)}, which is read as ordinary text; "
-        "--special (in Python special=True) reads it as the special token of that name"
+        f"the prompt's {one_line(special_text, 40)} is read as plain text; "
+        "with --special (in Python special=True) it is that special token"
     )
 
 
@@ -274,9 +273,9 @@ def _renderer(
     source = role.source
     if not source:
         raise PromptError(
-            f"{name}: its model file has no chat template: give it a form with --chat-template "
-            f"{name}=FILE (in Python prompts={{{name!r}: ...}}), which may also be plain or a name "
-            "such as chatml; or pass the prompt as raw text"
+            f"{name}: its model file has no chat template; give one with --chat-template "
+            f"{name}=FILE, or {name}=plain, or a name such as {name}=chatml (in Python "
+            f"prompts={{{name!r}: 'chatml'}}); or pass the prompt as raw text"
         )
     if is_template(source):
         whose = f"{name}'s chat template"
@@ -289,8 +288,8 @@ def _renderer(
         )
     if source not in chat_formats():
         raise PromptError(
-            f"{name}: the chat template in its model file is no template but the text "
-            f"{one_line(source, 40)!r}: give it one with --chat-template {name}=FILE"
+            f"{name}: the chat template in its model file is only the text "
+            f"{one_line(source, 40)!r}; give a real one with --chat-template {name}=FILE"
         )
     return f"{name}'s chat format {source}", lambda messages: format_chat(
         source, messages, add_generation_prompt=add_generation_prompt
@@ -328,8 +327,8 @@ def _rendered(
 
 
 _SYSTEM_IN_USER = (
-    "--system-in-user (in Python and presets system_in_user) puts the system message at the "
-    "beginning of the user's"
+    "add --system-in-user (in Python and presets system_in_user) to put the system message at the "
+    "start of the user's"
 )
 
 

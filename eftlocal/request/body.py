@@ -157,11 +157,20 @@ def read_body(body: object) -> Body:
         raise UsageError(f"{name}{where}: {needed} is needed, not {shown(given)}") from None
 
 
+_ELSEWHERE = {
+    "system": "give a message of the role system, or --system",
+    "chat_template": "it is one for the whole run: --chat-template",
+    "preset": "it is one for the whole run: --preset",
+}
+"""Where to give what people look for in a line."""
+
+
 @lru_cache(maxsize=256)  # a file as a rule has the same fault in every line
 def unknown(name: str, known: frozenset[str]) -> str:
     """What to say of a field that is not known."""
     near = get_close_matches(name[:40], sorted(known - IGNORED.keys() - REFUSED.keys()), 1)
     hint = f"did you mean {near[0]}?" if near else "leave it out"
+    hint = _ELSEWHERE.get(name, hint)
     return f"field {one_line(name, 40)!r} is not known; {hint}"
 
 

@@ -41,7 +41,7 @@ def check_models(
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     n_ctx: Annotated[int | None, typer.Option(min=1, help="Context, in tokens.")] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Do not try new files in a process of their own.")
+        bool, typer.Option("--trust", help="Skip the trial load of new files in a child process.")
     ] = False,
     pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
     json_: AsJson = False,
@@ -138,7 +138,7 @@ def _check_files(
         _report_vocabulary(report, None, json_)
         require(headers, exceptions)
     bare = (
-        f"{role} has no chat template: give it a form with --chat-template {role}=..."
+        f"{role} has no chat template; give one with --chat-template {role}=..."
         for role, source in sources.items()
         if source.prompt == "chat" and not headers[role].chat_template
     )
