@@ -25,7 +25,7 @@ A `prompt` is a string, a list of strings, a list of token ids, or a list of suc
 are a conversation. Several prompts, or `n`, give several `choices`, prompt by prompt. `echo` puts a
 raw prompt before its text and, with `logprobs`, its tokens before those of the answer: the first
 has none, and `max_tokens` may be 0. Log-probabilities are of the combination at temperature 1,
-before penalties and filters.
+before penalties and filters. Ranges of numbers, and what "off" is, are in [order.md](order.md).
 """
 
 

@@ -18,7 +18,8 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
 from eftlocal.logits.ranges import Off
 from eftlocal.request.fates import IGNORED, REFUSED, as_meant, refusal
-from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.speculation.rules import RULES
+from eftlocal.speculation.settings import MAX_DRAFT, SOURCES
 from eftlocal.terminal_text import one_line
 
 MAX_CHOICES = 128  # answers to one request
@@ -113,8 +114,8 @@ class Body(BaseModel):
         Literal["auto", "off"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None,
         Field(description=f'"auto", "off", or 1 to {MAX_DRAFT}'),
     ] = None
-    draft_rule: _Text = None
-    draft_source: _Text = None
+    draft_rule: Annotated[str | None, Field(description=" or ".join(RULES))] = None
+    draft_source: Annotated[str | None, Field(description=" or ".join(SOURCES))] = None
     grammar: Annotated[str | None, Field(description="GBNF text")] = None
     json_schema: _Object = None
 
