@@ -357,6 +357,7 @@ CASES = [
     Case("a hub that is no address", Request.rightly, "HF_ENDPOINT", endpoint="http://[::1"),
     Case("a hub that is a path", Request.rightly, "HF_ENDPOINT", endpoint="/models"),
     Case("a hub that is a file", Request.rightly, "HF_ENDPOINT", endpoint="file:///tmp"),
+    Case("a hub with a password", Request.rightly, '"ftp://h"', endpoint="ftp://u:p@ss@h"),
     Case("a hub without TLS", Request.rightly, "secure", endpoint="https://{hub_host}"),
     Case("a hub that nobody is", Request.rightly, "gave up after 3", endpoint="http://127.0.0.1:1"),
     Case(

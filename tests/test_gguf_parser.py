@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -81,8 +83,15 @@ def test_not_a_gguf(model: Path, content: bytes, said: str) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         read_header(tmp_path / "none.gguf")
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match="is a folder, a pipe or a device"):
         read_header(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match="is a folder, a pipe or a device"):
+        read_header(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(("version", "said"), [(1, "version 1"), (4, "version 4"), (0, "big-end")])

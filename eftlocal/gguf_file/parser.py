@@ -61,6 +61,8 @@ def parse_file(path: Path, *, arrays: bool) -> FileHeader:
     """
     wanted = _FIRST_READ
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise ModelFileError(f"{path}: is a folder, a pipe or a device: name a GGUF file")
         with path.open("rb") as file:
             size = file.seek(0, 2)
             while True:

@@ -8,6 +8,7 @@ later httpx2), with whatever proxy or certificates were set up for it.
 from __future__ import annotations
 
 import importlib
+import re
 import socket
 import ssl
 import threading
@@ -259,9 +260,9 @@ def _address(session: Any, url: str, what: str, method: str = "HEAD", **options:
     try:
         request = session.build_request(method, url, **options)
     except (_client_library().InvalidURL, ValueError) as error:
-        raise Hopeless(f"{what} {quoted(url)} cannot be read: {error}") from error
+        raise Hopeless(f"{what} {quoted(public(url))} cannot be read: {error}") from error
     if not _is_web(request.url):
-        raise Hopeless(f"{what} {quoted(url)} is not one of http or https")
+        raise Hopeless(f"{what} {quoted(public(url))} is not one of http or https")
     return request
 
 
@@ -310,6 +311,11 @@ def _token(library: Any) -> str | None:
             "or run `hf auth login`"
         )
     return token or None
+
+
+def public(address: str) -> str:
+    """The address without the user's name and password that may be in it."""
+    return re.sub(r"//[^/]*@", "//", address)
 
 
 def quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from eftlocal.errors import DownloadError
-from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, quoted
+from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, public, quoted
 from eftlocal.hub.listing import Listing, files_of
 from eftlocal.hub.retry import Broken, Hopeless
 from eftlocal.presets.file_ref import FileRef
@@ -84,7 +84,7 @@ def entity_tag(text: str | None) -> str | None:
 def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str | None) -> NoReturn:
     """Raise what an error status means: Broken if it may pass, else a Hopeless or DownloadError."""
     code = headers.get("X-Error-Code", "")
-    page, revision = f"{_public(endpoint)}/{ref.repo}", ref.revision or "main"
+    page, revision = f"{public(endpoint_or_default(endpoint))}/{ref.repo}", ref.revision or "main"
     if may_pass(status):
         raise Broken(f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", "")))
     if status in (401, 403):
@@ -133,7 +133,9 @@ def _nearest_files(ref: FileRef, endpoint: str | None) -> str:
     except (Broken, Hopeless):
         listing = None
     if listing is None:
-        return f"see {_public(endpoint)}/{ref.repo}/tree/{ref.revision or 'main'}"
+        return (
+            f"see {public(endpoint_or_default(endpoint))}/{ref.repo}/tree/{ref.revision or 'main'}"
+        )
     return _nearest(listing, ref)
 
 
@@ -144,8 +146,3 @@ def _nearest(listing: Listing, ref: FileRef) -> str:
     wanted = ref.file.lower()
     models.sort(key=lambda name: -SequenceMatcher(None, wanted, name.lower()).ratio())
     return f"nearest of the {len(models)} .gguf files there: {', '.join(models[:3])}"
-
-
-def _public(endpoint: str | None) -> str:
-    """The hub's address without a password that may be in it."""
-    return re.sub(r"//[^/@]*@", "//", endpoint_or_default(endpoint))
