@@ -16,13 +16,12 @@ from eftlocal.cli.batch.exit_codes import code_of
 from eftlocal.cli.screen import tell
 from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
+from eftlocal.output_file import STDOUT
 
 if TYPE_CHECKING:
     from eftlocal.batch.job import Batch
     from eftlocal.batch.output import Output
     from eftlocal.cli.batch.showing import Telling
-
-_STANDARD = "-"  # stdin or stdout
 
 
 @takes(*("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"))
@@ -71,7 +70,7 @@ def batch(
     part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
-    if source != _STANDARD and not Path(source).exists():
+    if source != "-" and not Path(source).exists():
         raise UsageError(f"{source}: cannot be read: No such file or directory")
     with loading_bars() as bars:
         sources = chosen_sources(chosen.models, bars, offline=given["offline"], **chosen.engine)
@@ -99,7 +98,7 @@ def batch(
     )
     with ExitStack() as resources:
         resources.enter_context(terminable())
-        first = "reading stdin to its end, and " if source == _STANDARD else ""
+        first = "reading stdin to its end, and " if source == "-" else ""
         with working(f"{first}checking every line", quiet=quiet) as checking:
             ready = resources.enter_context(Batch(job, checking=checking))
         if faults := ready.checked.faults:
@@ -115,7 +114,7 @@ def batch(
         with working("comparing with what is done", quiet=quiet):
             rows = resources.enter_context(ready.open_output())
             left = ready.left(rows)
-        shared = output == _STANDARD and sys.stdout.isatty()
+        shared = output == STDOUT and sys.stdout.isatty()
         telling = Telling(left, quiet=quiet, bar=not shared)
         if left:
             _run(ready, rows, telling, left)
@@ -148,13 +147,13 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
         rows.close()
         done = len(rows.finished) - before
         kept = f"; {rows.path} keeps them: run the same command again to go on"
-        kept = "" if rows.path == _STANDARD else kept
+        kept = "" if rows.path == STDOUT else kept
         raise InterruptedRunError(f"stopped after {counted(done, 'row')}{kept}") from None
 
 
 def _failures(ready: Batch, rows: Output) -> str:
     said = f"{rows.failed} {'line has' if rows.failed == 1 else 'lines have'} no answer"
-    if rows.path == _STANDARD:
+    if rows.path == STDOUT:
         return said
     said += f"; {rows.path} says why"
     if rows.failed > ready.bad:
@@ -171,7 +170,7 @@ def _holds_something(path: Path) -> bool:
 def _plan(ready: Batch) -> str:
     job, checked = ready.job, ready.checked
     done = ""
-    if job.output != _STANDARD and _holds_something(Path(job.output)):
+    if job.output != STDOUT and _holds_something(Path(job.output)):
         with ready.open_output(look=True) as rows:
             again = rows.failed if job.retry_errors else 0
             errors = f" ({rows.failed} errors)" if rows.failed else ""

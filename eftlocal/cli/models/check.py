@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal import hub
+from eftlocal.cli import options as opt
 from eftlocal.cli.completion import presets
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson
@@ -22,13 +23,13 @@ from eftlocal.cli.models.output import (
 from eftlocal.cli.models.pull import pull
 from eftlocal.cli.screen import print_json, say
 from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, UsageError
+from eftlocal.loading.roles import RoleSource, file_sources, preset_sources
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
 from eftlocal.terminal_text import one_line
 
 if TYPE_CHECKING:
     from eftlocal.loading.prepare import Prepared
-    from eftlocal.loading.roles import RoleSource
     from eftlocal.loading.vocabulary import VocabularyReport
 
 
@@ -40,9 +41,7 @@ def check_models(
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     n_ctx: Annotated[int | None, typer.Option(min=1, help="Context, in tokens.")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Skip the trial load of new files in a child process.")
-    ] = False,
+    trust: opt.Trust = False,
     pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
     json_: AsJson = False,
 ) -> None:
@@ -58,30 +57,15 @@ def check_models(
         raise UsageError("models check: give a preset's name, or files with --base --tuned ...")
     exceptions: tuple[int, ...] = ()
     if name is None:
-        sources = _sources_of_paths(paths)
+        sources = file_sources(paths)
     else:
         preset = find(name)
         if pull_:
             pull(preset)
         if any(state.path is None for state in states_of(preset)):
             _check_on_the_hub(preset, json_)
-        sources, exceptions = _sources_of(preset), preset.vocabulary_exceptions
+        sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
     _check_files(sources, exceptions, n_ctx, json_, trust=trust)
-
-
-# llama.cpp is loaded for files that are here only: the hub can be asked without it.
-
-
-def _sources_of_paths(paths: dict[str, Path]) -> dict[str, RoleSource]:
-    from eftlocal.loading.roles import file_sources
-
-    return file_sources(paths)
-
-
-def _sources_of(preset: Preset) -> dict[str, RoleSource]:
-    from eftlocal.loading.roles import role_source
-
-    return {role: role_source(preset, role, hub.resolve) for role in preset.roles}
 
 
 def _check_on_the_hub(preset: Preset, json_: bool) -> None:
