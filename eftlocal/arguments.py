@@ -17,12 +17,13 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import RANGES, shown
+from eftlocal.logits.ranges import RANGES
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.repetition import loop_guard_tokens
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
+from eftlocal.terminal_text import shown
 
 Check = Callable[[str, Any], Any]
 """From an argument's name and value to the value that the program works with."""

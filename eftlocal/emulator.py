@@ -36,7 +36,7 @@ from eftlocal.loading.roles import (
     with_settings,
     with_unguided,
 )
-from eftlocal.logits.ranges import Off, shown
+from eftlocal.logits.ranges import Off
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
@@ -45,6 +45,7 @@ from eftlocal.prompt.render import special_note
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation
+from eftlocal.terminal_text import shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from eftlocal.errors import UsageError
+from eftlocal.terminal_text import shown
 
 LOOP_GUARD = 1024
 """Tokens of repetition after which an answer is ended, unless something else is said."""
@@ -42,7 +43,9 @@ def loop_guard_tokens(name: str, value: object) -> int:
         tokens = int(value)
         if tokens == 0 or tokens >= LEAST:
             return tokens
-    raise UsageError(f"{name} is {value!r:.40}; it must be a number of tokens from {LEAST}, or off")
+    raise UsageError(
+        f"{name} is {shown(value)}; it must be a number of tokens from {LEAST}, or off"
+    )
 
 
 def repeated_phrase(tokens: Sequence[int]) -> int:

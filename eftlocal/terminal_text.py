@@ -22,6 +22,7 @@ Cyrillic letter can look Latin, and no list ends that.
 from __future__ import annotations
 
 import json
+import numbers
 import re
 from typing import Any
 
@@ -54,6 +55,16 @@ def one_line(text: str, limit: int = 200, tail: int = 0) -> str:
         return line
     end = _joined(text[-4 * tail :])[-tail:] if tail else ""
     return f"{line[: limit - len(end) - 1].rstrip()}{_ELLIPSIS}{end}"
+
+
+def shown(value: object) -> str:
+    """A value that Python code or a person gave, for a message, in short."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a whole number of {value.bit_length()} bits"
+    if value is None or isinstance(value, (str, numbers.Number)):
+        text = repr(value) if isinstance(value, str) else str(value)
+        return text if len(text) <= 44 else f"{text[:40]}..."
+    return f"of type {type(value).__name__}"
 
 
 def shown_json(value: Any, **options: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from eftlocal.errors import UsageError
+from eftlocal.terminal_text import shown
 
 OFF: Final = "off"
 Off = Literal["off"]
@@ -140,13 +141,3 @@ def number_or_off(text: str) -> float | Off:
         return int(text) if text.lstrip("+-").isdecimal() else float(text)
     except ValueError:
         raise UsageError(f"{shown(text)} is neither a number nor off") from None
-
-
-def shown(value: object) -> str:
-    """A value for a message, in short."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"a whole number of {value.bit_length()} bits"
-    if value is None or isinstance(value, (str, numbers.Number)):
-        text = repr(value) if isinstance(value, str) else str(value)
-        return text if len(text) <= 44 else f"{text[:40]}..."
-    return f"of type {type(value).__name__}"

@@ -31,7 +31,8 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.frozen import Frozen, FrozenMapping
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, Range, checked, shown
+from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, Range, checked
+from eftlocal.terminal_text import shown
 
 BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions

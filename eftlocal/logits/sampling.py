@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.frozen import Frozen, FrozenMapping
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
-from eftlocal.logits.ranges import RANGES, SAMPLING, checked, shown
+from eftlocal.logits.ranges import RANGES, SAMPLING, checked
+from eftlocal.terminal_text import shown
 
 _MOST = float(np.finfo(np.float32).max)
 

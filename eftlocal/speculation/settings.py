@@ -7,8 +7,8 @@ from numbers import Integral
 from typing import Any, Literal
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import shown
 from eftlocal.speculation.rules import RULES
+from eftlocal.terminal_text import shown
 
 MAX_DRAFT = 16  # tokens; measured costs reach one row more
 
