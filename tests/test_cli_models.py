@@ -148,6 +148,19 @@ def test_show_breaks_no_file_name(server: HubServer, monkeypatch: pytest.MonkeyP
             assert file.repo is None or {file.repo, file.file} <= set(words)
 
 
+@pytest.mark.parametrize("separator", ["\\n", "\\r", "\\u0085", "\\u2028"])
+def test_no_text_of_a_preset_makes_a_line_of_its_own(
+    server: HubServer, separator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = f"of the test{separator}SHA-256 {'0' * 64}, checked"
+    text = user_path().read_text().replace("made by the test", lines)
+    user_path().write_text(text.replace("test[/bold] trio", f"test{separator}other yes"))
+    for command in (["show", "mine"], ["list"]):
+        told = run(*command).stdout.split("\n")
+        assert not [line for line in told if line.strip().startswith(("SHA-256 0", "other yes"))]
+
+
 def test_show_takes_no_text_of_a_file_for_markup(server: HubServer) -> None:
     result = run("show", "mine")
     assert "A [bold]test[/bold] trio" in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -29,8 +30,12 @@ def new_fact_sheet() -> Table:
     return table
 
 
-def add_row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(cell) for cell in cells))  # names come from files
+def add_row(table: Table, *cells: str | Sequence[str]) -> None:
+    """A row; a cell is one line, or a line for each text of a list, whatever the texts hold."""
+    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
+    table.add_row(
+        *(Text("\n".join(" ".join(line.splitlines()) for line in cell)) for cell in lines)
+    )
 
 
 def print_table(table: Table) -> None:

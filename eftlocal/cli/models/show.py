@@ -37,7 +37,7 @@ def show_preset(name: Name, json_: AsJson = False) -> None:
             add_row(sheet, key.replace("_", " "), plain(said[key]))
     for role in preset.roles:
         sheet.add_row()
-        add_row(sheet, role, "\n".join(_lines(preset, role)))
+        add_row(sheet, role, list(_lines(preset, role)))
     print_table(sheet)
 
 
