@@ -30,6 +30,7 @@ Check = Callable[[str, Any], Any]
 
 
 def refuse(name: str, value: object, rule: str) -> NoReturn:
+    """Raises UsageError: what the argument of this name is, and what it must be."""
     raise UsageError(f"{name} is {shown(value)}; it must be {rule}")
 
 

@@ -22,6 +22,7 @@ _BLOCK = 1 << 20  # bytes
 
 
 def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with this at its end, in the same folder."""
     return path.with_name(path.name + suffix)
 
 

@@ -116,6 +116,7 @@ def check_place(path: Path) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> UsageError:
+    """What to raise where the system refuses to write a file."""
     return UsageError(f"cannot write {path}: {error.strerror or error}")
 
 

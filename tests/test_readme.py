@@ -12,9 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROMPTS = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
-REASONING = (ROOT / "docs" / "reasoning.md").read_text(encoding="utf-8")
-RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/*.md"))]
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -27,8 +25,7 @@ def lines(page: str) -> list[str]:
 
 COMMANDS = lines(README)
 SET_UP = [line for line in COMMANDS if line.startswith("python3 scripts/")]
-PAGES = (RECIPES, PROMPTS, REASONING)
-HERE = [line for page in (README, *PAGES) for line in lines(page) if line not in SET_UP]
+HERE = sorted({line for page in PAGES for line in lines(page)} - {*SET_UP})
 DOWNLOADED = re.compile(r"olmo2-7b|reasoning-14b")  # presets whose files are on the hub
 
 
@@ -54,6 +51,12 @@ def test_the_two_commands_are_first_and_exist() -> None:
     assert "scripts/test.py" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_every_block_has_a_language() -> None:
+    """So that no command stands where this file does not look."""
+    for page in PAGES:
+        assert "" not in re.findall(r"^```(.*)$", page, flags=re.MULTILINE)[::2]
+
+
 @pytest.mark.parametrize("command", HERE)
 def test_a_command(command: str, tmp_path: Path) -> None:
     result = shell(command, tmp_path)
@@ -69,7 +72,7 @@ def test_a_command(command: str, tmp_path: Path) -> None:
         assert result.stdout.strip()
 
 
-@pytest.mark.parametrize("program", [*blocks("python"), *blocks("python", PROMPTS)])
+@pytest.mark.parametrize("program", [code for page in PAGES for code in blocks("python", page)])
 def test_a_program(program: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", program],

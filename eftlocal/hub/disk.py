@@ -54,4 +54,5 @@ def locked(path: Path, ref: FileRef) -> Iterator[None]:
 
 
 def part_files(path: Path) -> tuple[Path, Path]:
+    """Where a download of this file grows, and where its note is."""
     return beside(path, ".part"), beside(path, ".part.json")

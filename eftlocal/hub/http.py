@@ -77,10 +77,12 @@ def ask_for(
 
 
 def endpoint_or_default(endpoint: str | None) -> str:
+    """The hub's address, without a slash at its end; None is HF_ENDPOINT or the public hub."""
     return (endpoint or huggingface_hub().constants.ENDPOINT).rstrip("/")
 
 
 def offline_by_environment() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
     return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
 
 
