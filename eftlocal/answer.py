@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eftlocal.arguments import checked
+from eftlocal.arguments import needed, refuse_unknown
 from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
@@ -131,6 +131,11 @@ class AnswerStream(Closing, Iterator[Step]):
         self._steps: list[tuple[float, Step]] = []  # each with its time
         self._closed = False
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if not self._closed and not hasattr(self, name):
+            refuse_unknown({name: value}, ("recipe", "sampling", "speculation"))
+        super().__setattr__(name, value)
+
     def __next__(self) -> Step:
         if not self.open:
             raise StopIteration
@@ -219,7 +224,7 @@ class AnswerStream(Closing, Iterator[Step]):
             self._sequence.sampling = to
             self._sequence.cut(len(self._steps))
 
-        chosen = checked("sampling", sampling)
+        chosen = needed("sampling", sampling)
         self._rounds.ensemble.alone(lambda: change(chosen))
 
     @property

@@ -175,6 +175,11 @@ def checked(name: str, value: Any) -> Any:
     return None if value is None else _CHECKS[name](name, value)
 
 
+def needed(name: str, value: Any) -> Any:
+    """As `checked`, of a value that cannot be left out."""
+    return _CHECKS[name](name, value)
+
+
 def checked_all(**arguments: Any) -> dict[str, Any]:
     """Several arguments by their names; see `checked`."""
     return {name: checked(name, value) for name, value in arguments.items()}

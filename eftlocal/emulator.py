@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
-from eftlocal.arguments import checked, checked_all, refuse, refuse_unknown
+from eftlocal.arguments import checked, checked_all, needed, refuse, refuse_unknown
 from eftlocal.closing import Closing
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
@@ -524,13 +524,14 @@ class Emulator(Closing):
         id = arguments.token("token", token)
         return self.ensemble.alone(lambda: self._text_model.piece(id, special=special))
 
-    def notes(self, recipe: Recipe | None = None, *, raw_text: str = "") -> tuple[str, ...]:
+    def notes(self, recipe: Recipe | str | None = None, *, raw_text: str = "") -> tuple[str, ...]:
         """What a person should know before using a recipe (None: the default) with these models.
 
         Args:
             raw_text: that is to be gone on with, without `special`.
         """
-        recipe = self.defaults.recipe if recipe is None else recipe
+        recipe = self.defaults.recipe if recipe is None else self.checked(recipe)
+        raw_text = arguments.text("raw_text", raw_text)
         found: list[str] = []
         base = self.models.get(BASE)
         if recipe.name == "steer" and base is not None and base.chat_template:
@@ -639,4 +640,4 @@ class Emulator(Closing):
         Raises:
             UsageError: it names a role that is not loaded, or is no recipe.
         """
-        return require_roles(checked("recipe", recipe), self.models)
+        return require_roles(needed("recipe", recipe), self.models)

@@ -86,6 +86,9 @@ def test_any_value_elsewhere(tiny: Emulator) -> None:
         one_line(lambda text=text: inspect_answer(tiny, "x", text))  # type: ignore[misc]
         for name in ("recipe", "sampling", "speculation"):
             one_line(lambda name=name, text=text: setattr(stream, name, text))  # type: ignore[misc]
+    for name in ("recipe", "sampling"):
+        assert f"{name} is None" in one_line(lambda name=name: setattr(stream, name, None))  # type: ignore[misc]
+    assert "sampling=Sampling(top_p=...)" in one_line(lambda: setattr(stream, "top_p", 0.5))
     stream.sampling, stream.recipe = GREEDY, Recipe.upscale()
     assert len(list(stream)) == 4
     assert not tiny.ensemble.running
@@ -137,6 +140,8 @@ def test_any_value_at_loading(tiny_files: dict[str, Path], name: str) -> None:
         (lambda em: em.generate("x", top_p=1), "sampling=Sampling(top_p=...)"),
         (lambda em: em.chat([], beta=2), "recipe=Recipe.upscale(beta=...)"),
         (lambda em: em.stream("x", max_token=1), "did you mean max_tokens?"),
+        (lambda em: em.notes(5), "recipe is 5; it must be a Recipe, or text"),
+        (lambda em: em.notes(raw_text=5), "raw_text is 5; it must be a string"),
         (lambda em: em.stream("x", zzz=1), "there are raw, special, recipe"),
         (lambda em: em.stream("x", temp=1), "no option 'temp'; temperature is given as sampling="),
         (lambda em: em.stream("x", stream=1), "no option 'stream'; there are raw, special"),
