@@ -49,7 +49,8 @@ def page() -> str:
     return (
         _HEAD
         + _table("OpenAI's, supported", ("field", "takes"), theirs)
-        + "\nWhole numbers may be written as 10.0. `seed: -1` is no seed, `top_k: -1` no top_k.\n"
+        + "\nWhole numbers may be written as 10.0. "
+        + '`seed: -1` or `"off"` is no seed, `top_k: -1` no top_k.\n'
         + _table("Of this program", ("field", "takes"), ours)
         + _table("Accepted, and nothing is changed by them", ("field", "because"), dict(IGNORED))
         + _table(

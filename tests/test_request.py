@@ -51,6 +51,7 @@ def test_fields_that_ask_for_nothing_here_change_nothing() -> None:
         for value in (None, False, [], {}, "", *harmless):
             assert asked(**{name: value}) == asked()
     assert asked(seed=-1, logprobs=False, logit_bias={}).calls(3) == asked().calls(3)
+    assert asked(seed="off") == asked()
     assert asked(top_k=-1) == asked(top_k=0)
     assert asked(max_tokens=10.0, seed=5.0, top_k=3.0) == asked(max_tokens=10, seed=5, top_k=3)
 

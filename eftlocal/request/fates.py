@@ -51,7 +51,7 @@ _WHOLE = frozenset(
         *("logprobs", "top_logprobs", "top_k", "first_tokens"),
     )
 )
-_MEANT = {("seed", -1): None, ("top_k", -1): 0}  # what others write for "none"
+_MEANT = {("seed", -1): None, ("seed", "off"): None, ("top_k", -1): 0}  # written for "none"
 
 
 def refusal(name: str, value: object) -> str | None:
@@ -67,9 +67,8 @@ def refusal(name: str, value: object) -> str | None:
 
 
 def as_meant(name: str, value: Any) -> Any:
-    """A value in the form that `Body` takes: 10.0 is 10, and -1 is no seed and no top_k."""
+    """A value in the form that `Body` takes: 10.0 is 10; no seed is -1 or "off", no top_k -1."""
     if name in _WHOLE and isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _MEANT.get((name, value), value)
-    return value
+    meant = isinstance(value, (int, str)) and not isinstance(value, bool)
+    return _MEANT.get((name, value), value) if meant else value
