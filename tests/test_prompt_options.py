@@ -363,6 +363,7 @@ def test_variables_and_special_in_a_batch(invoke: Any) -> None:
         {"prompt": "Hi<|end|>", "raw": True},
         {"prompt": "Hi", "special": True},
         {"prompt": "Hi", "raw": True, "chat_template_kwargs": {"more": ""}},
+        {"prompt": [1, 2], "special": True},
     ]
     Path("in.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
     Path("t.jinja").write_text("{{ messages[0].content }}{{ more }}", encoding="utf-8")
@@ -373,7 +374,7 @@ def test_variables_and_special_in_a_batch(invoke: Any) -> None:
         for _, row in sorted(rows.items())
     ]
     assert used[0] > used[1] + 20
-    assert used[4:] == [None, None]
+    assert used[4:] == [None, None, 2]
     assert "special is for raw text" in json.dumps(rows)
     assert "raw leaves out" in json.dumps(rows), told
 

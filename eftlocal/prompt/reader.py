@@ -66,7 +66,7 @@ class PromptReader:
             UsageError: raw, and it is a conversation; or an option does not go with the prompt.
         """
         if is_ids(prompt):
-            if continue_last or special or chat_template_kwargs:
+            if continue_last or chat_template_kwargs:
                 raise UsageError("token ids are read as they stand; leave the prompt's options out")
             ids = validate_ids(prompt, self.vocab_size)
             return {role: list(ids) for role in self.models}
