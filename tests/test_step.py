@@ -70,6 +70,19 @@ def test_a_cut_that_leaves_nothing_of_what_may_follow_gives_way(ban: bool) -> No
         candidates(some_rows(), recipe, mask=np.zeros(SIZE, bool))
 
 
+@pytest.mark.parametrize("plausibility", [0.0, 0.1])
+@pytest.mark.parametrize("broken", [("base",), ("tuned",), ("base", "reference")])
+def test_a_model_whose_logits_are_no_numbers_is_named(
+    broken: tuple[str, ...], plausibility: float
+) -> None:
+    rows = some_rows()
+    for role in broken:
+        rows[role][:] = np.nan
+    recipe = Recipe.upscale().stabilise(plausibility=plausibility)
+    with pytest.raises(EngineError, match=f"^the logits of {' and '.join(broken)} are not numbers"):
+        candidates(rows, recipe)
+
+
 SURE = {  # the base is sure of 0, and the tuned model, which judges, holds only 1 plausible
     "base": np.array([5.0, -1.0, -2.0], np.float32),
     "tuned": np.array([-5.0, 5.0, -6.0], np.float32),

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.errors import EngineError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
@@ -51,7 +52,7 @@ class Step:
             the next call.
 
         Raises:
-            EngineError: no token is possible.
+            EngineError: no token is possible, or a role's logits are NaN.
             UsageError: a biased token id is outside the vocabulary.
         """
         scaled = sampling.repeat_penalty != 1.0 and len(counts) > 0
@@ -63,4 +64,13 @@ class Step:
                 changed[~mask[: len(changed)]] = -np.inf
             if recipe.plausibility and np.isneginf(changed.max()):
                 return self(rows, recipe.uncut, sampling, counts, mask)
-        return row, self._filter(changed, sampling)
+        try:
+            return row, self._filter(changed, sampling)
+        except EngineError:
+            if broken := [role for role in recipe.roles if np.isnan(rows[role]).any()]:
+                raise EngineError(
+                    f"the logits of {' and '.join(broken)} are not numbers (NaN): the model file "
+                    "is damaged, or this device computes it wrongly; download it again, or try "
+                    "it on the CPU (gpu_layers 0)"
+                ) from None
+            raise
