@@ -40,6 +40,8 @@ def test_the_answer_is_on_stdout_and_the_figures_on_stderr(files: list[str]) -> 
     assert result.stdout.strip()
     assert "12 tokens in " in result.stderr and "tok/s, first token after" in result.stderr
     assert "seed 3" in result.stderr and "cut at max-tokens" in result.stderr
+    at_once = run("Hello", *files, *QUICK, "--max-tokens", "1")
+    assert "tok/s" not in at_once.stderr  # no token came after the first: there is no rate
     quiet = run("Hello", *files, *QUICK, "--quiet")
     assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
 

@@ -103,6 +103,7 @@ def test_parse(text: str | None, dials: dict[str, Any], same: Recipe) -> None:
         (lambda: Recipe({"base": 1.0}, anchor={"base": math.nan}), "anchor weight of base is nan"),
         (lambda: Recipe.upscale(math.nan), "beta is nan"),
         (lambda: parse_recipe("upscal"), "did you mean upscale?"),
+        (lambda: parse_recipe(None, alpha=2, strength=1), "no recipe has alpha and strength"),
         (lambda: parse_recipe("upscale", alpha=1), "recipe upscale has no alpha; it takes beta"),
         (lambda: parse_recipe("base", beta=1), "recipe base has no beta; it has no dial"),
         (lambda: parse_recipe("realign"), "recipe realign needs lambda"),

@@ -185,9 +185,10 @@ def _figures(answer: Answer) -> str:
         "repetition": ", stopped: repeating",
         None: ", stopped",
     }[answer.finish_reason]
+    rate = timing.tokens_per_second  # 0 where all came at once
     return (
         f"{timing.tokens} tokens in {timing.seconds:.2f} s, "
-        f"{timing.tokens_per_second:.1f} tok/s, first token after {timing.first_token:.2f} s"
+        f"{f'{rate:.1f} tok/s, ' if rate else ''}first token after {timing.first_token:.2f} s"
         f"{reason}, seed {answer.seed}"
     )
 

@@ -38,6 +38,8 @@ def parse_recipe(
     given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
     dials = {dial: value for dial, value in given.items() if value is not None}
     if text is None:
+        if len(dials) > 1 and tuple(dials) not in _MEANT:
+            raise UsageError(f"no recipe has {_join(dials)}; leave one out")
         text = _MEANT.get(tuple(dials), "upscale")
         if text == "realign" and isinstance(lambda_, Mapping):
             text = "interpolate"
