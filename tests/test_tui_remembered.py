@@ -97,7 +97,7 @@ async def test_a_panel_that_was_folded_stays_folded(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_cannot_be_remembered_is_said(tmp_path: Path) -> None:
-    (tmp_path / f"{NAME}.part").mkdir()
+    (tmp_path / NAME).mkdir()
     async with driven(ScriptedEngine(), tmp_path, notifications=True) as d:
         await d.press("ctrl+b")
         assert not panel(d)

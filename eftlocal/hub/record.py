@@ -150,7 +150,9 @@ def _place(real: str) -> Path:
 
 def _write(record: Record) -> None:
     """Atomically. Without a record a file is only not vouched for, so this is no error."""
+    place = _place(record.path)
     try:
-        replace_text(_place(record.path), record.model_dump_json())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(place, record.model_dump_json())
     except OSError as error:
         _log.warning("%s: its checksum could not be recorded: %s", record.path, error.strerror)
