@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from hub_server import HubServer
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
+from eftlocal.hub.record import recall
 
 
 @pytest.fixture
@@ -326,3 +330,60 @@ def test_a_second_process_is_told_of_the_first(server: HubServer, fetch: Fetch) 
     with FileLock(f"{path}.lock"):
         assert "another process is downloading it" in fetch.fails()
     assert fetch().read_bytes() == CONTENT
+
+
+# Other processes' hands on the part ---------------------------------------------------------------
+
+
+def scribble(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"else")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"else")
+
+
+def replace(path: Path) -> None:
+    path.with_name("other").write_bytes(bytes(len(CONTENT)))
+    path.with_name("other").replace(path)
+
+
+def link(path: Path) -> None:
+    path.with_name("other").write_bytes(bytes(len(CONTENT)))
+    path.unlink()
+    path.symlink_to(path.with_name("other"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+@pytest.mark.parametrize("known", [True, False], ids=["checksum", "none"])
+@pytest.mark.parametrize("change", [scribble, cut, lengthen, replace, link])
+def test_what_others_do_to_the_part_is_not_taken_for_the_download(
+    server: HubServer, known: bool, change: Callable[[Path], None]
+) -> None:
+    server.lfs = known
+    server.get = [("break", 75_000)]
+    changes = [change]
+
+    def meddle(_name: str, done: int, total: int) -> None:
+        if 0 < done < total and changes:
+            time.sleep(0.02)  # the clock of files is coarse
+            changes.pop()(part())
+
+    path = None
+    with suppress(DownloadError):
+        path = hub.resolve(
+            REF, endpoint=server.address(), sleep=lambda seconds: None, progress=meddle
+        )
+    assert not changes
+    if path is not None:  # without a checksum only what was written here counts
+        assert not known or path.read_bytes() == CONTENT
+        record = recall(path)
+        assert record is not None
+        assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert path.stat().st_size == len(CONTENT) and not path.is_symlink()

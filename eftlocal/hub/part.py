@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from eftlocal.disk import hash_rest, open_regular, read_json, sync_folder, write_all
+from eftlocal.errors import DownloadError
 from eftlocal.hub.disk import disk_errors, part_files
 from eftlocal.hub.record import remember
 from eftlocal.hub.remote import RemoteFile, entity_tag
@@ -25,6 +26,8 @@ class Part:
             self._file: IO[bytes] = open_regular(self.part, os.O_RDWR | os.O_CREAT)
             self._hash = hash_rest(self._file)
             self.size = self._file.tell()
+            self._left = self._state()  # as our last write left it
+        self._touched = False  # by another process
         self.total = 0
         self.validator: str | None = None
 
@@ -80,19 +83,40 @@ class Part:
         with disk_errors(self.part):
             self._file.seek(0)
             self._file.truncate()
+            self._left, self._touched = self._state(), False
         self._hash, self.size = hashlib.sha256(), 0
 
     def write(self, chunk: bytes) -> None:
         with disk_errors(self.part, self.total):
+            self._touched = self._touched or self._left != self._state()
             write_all(self._file, chunk)
+            self._left = self._state()
         self._hash.update(chunk)
         self.size += len(chunk)
+
+    def settle(self) -> None:
+        """Where another process wrote to the part too, what counts is what is on the disk now."""
+        with disk_errors(self.part):
+            if self._touched or self._left != self._state():
+                self._file.seek(0)
+                self._hash = hash_rest(self._file)
+                self.size = self._file.tell()
+                self._left, self._touched = self._state(), False
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
 
     def keep(self, commit: str | None, *, checked: bool, pinned: bool) -> None:
         """Make the part the file. Its record is there before it is, so a file has a record."""
         with disk_errors(self.part, self.total):
             os.fsync(self._file.fileno())
             found = os.fstat(self._file.fileno())
+            if not os.path.samestat(found, self.part.lstat()):
+                raise DownloadError(
+                    f"{self.part}: was replaced by another process while it was written; "
+                    "it was not kept, try again"
+                )
             self._file.close()
             remember(self.path, found, self.sha256, checked=checked, pinned=pinned, commit=commit)
             self.part.replace(self.path)

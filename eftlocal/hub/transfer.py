@@ -57,11 +57,12 @@ class Download:
                     part.restart()
                     self._fetch(part)
                 if not self._is_right(part):
-                    came = part.sha256
+                    came = f"SHA-256 {part.sha256}, not the expected {self._expected}"
+                    if part.size != self.remote.size:
+                        came = f"{part.size} bytes, not {self.remote.size}"
                     part.restart()
                     raise DownloadError(
-                        f"{self.ref}: what arrived has SHA-256 {came}, not the expected "
-                        f"{self._expected}; it was not kept, try again"
+                        f"{self.ref}: what arrived has {came}; it was not kept, try again"
                     )
                 if self._expected is None:
                     self._tell_that_nobody_knows(path, part.sha256)
@@ -77,7 +78,7 @@ class Download:
         return self.ref.sha256 or self.remote.sha256
 
     def _is_right(self, part: Part) -> bool:
-        return self._expected in (None, part.sha256)
+        return part.size == self.remote.size and self._expected in (None, part.sha256)
 
     def _tell_that_nobody_knows(self, path: Path, sha256: str) -> None:
         before = recall(path)
@@ -105,6 +106,7 @@ class Download:
             self._stream(part, fresh=now)
 
         patiently(attempt, self.ref, self.sleep, tries=TRIES, gained=lambda: part.size)
+        part.settle()
         return began
 
     def _stream(self, part: Part, *, fresh: bool) -> None:
