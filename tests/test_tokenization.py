@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
-from eftlocal.llama.stack import on_deep_stack
+from eftlocal.llama.stack import on_deep_stack, stack_for
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
@@ -276,6 +276,12 @@ for text, ids in zip(texts, found, strict=True):
     run = [sys.executable, "-c", code, str(path), text]
     done = subprocess.run(run, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("length", [257, 1000, 99_999, 1_000_001])
+def test_a_stack_is_whole_pages(length: int) -> None:
+    size = stack_for(b"x " + b"a" * length)
+    assert size % (1 << 20) == 0 and size > 2048 * length
 
 
 def test_a_word_that_no_stack_has_room_for_is_refused() -> None:

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _PIECE = re.compile(rb"\s+|\S+")  # no pre-tokenizer's match is longer than two of these
 _SHORT = 256  # bytes of such a piece that any stack has room for
 _FRAME = 1 << 10  # bytes of stack for a byte of text; 360 were measured (GCC 12, x86-64)
-_LEAST, _MOST = 1 << 20, 16 << 30
+_UNIT, _MOST = 1 << 20, 16 << 30  # bytes; macOS takes whole pages only, of 16 KiB
 
 _TOO_LONG = "a word, or white space, of the text is too long to be tokenized: break it up"
 _size = threading.Lock()  # the size of a new thread's stack is the whole process's
@@ -32,7 +32,7 @@ def stack_for(text: bytes) -> int:
     if len(text) <= _SHORT:
         return 0
     longest = max(map(len, _PIECE.findall(text)))
-    return 0 if longest <= _SHORT else _LEAST + 2 * longest * _FRAME
+    return 0 if longest <= _SHORT else (1 + -(-2 * longest * _FRAME // _UNIT)) * _UNIT
 
 
 def on_deep_stack(size: int, call: Callable[[], _T]) -> _T:
