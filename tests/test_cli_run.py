@@ -259,13 +259,22 @@ def test_more_threads_than_cpus_are_refused_on_every_surface(
         Emulator.from_sources(sources)
 
 
-@pytest.mark.parametrize("prompt", ["-5 + 3", "-hello", "--well, what is it?", "-5"])
+@pytest.mark.parametrize("prompt", ["-5 + 3", "-hello", "--well, what is it?", "-5", "--5 there"])
 @pytest.mark.parametrize("verb", ["run", "inspect"])
 def test_a_prompt_like_an_option_is_told_of_the_two_dashes(verb: str, prompt: str) -> None:
     result = CliRunner().invoke(app, [verb, prompt], prog_name="eftlocal")
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     says = f"a PROMPT that begins with - goes after --: `eftlocal {verb} -- ...`"
     assert result.stderr.startswith("eftlocal: No such option: -") and says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [("--temp", "(Possible options: --temperature); see"), ("--ctx-size", ": --ctx-size; see")],
+)
+def test_an_option_that_there_is_not_is_no_prompt(wrong: str, says: str) -> None:
+    told = run("hi", wrong, "1").stderr
+    assert says in told and "goes after --" not in told
 
 
 def test_a_prompt_after_two_dashes_is_taken_as_it_is(files: list[str]) -> None:

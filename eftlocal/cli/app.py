@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import suppress
 from typing import Annotated, Any
@@ -64,15 +65,21 @@ class _OneLineErrors(TyperGroup):
             raise typer.Exit(InterruptedRunError.exit_code) from None
 
 
-def _of_usage(error: typer.TyperException) -> str:
+def _of_usage(error: Any) -> str:
     """What is wrong with an option or argument, and whose help says more."""
     context = getattr(error, "ctx", None)
-    words = error.format_message().strip().rstrip(".").replace("Value error, ", "")
+    option = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
+    is_text = option and not re.fullmatch(r"--[^\W\d][\w-]+", option)
+    if context is not None and option:
+        known = [name for each in context.command.params for name in each.opts]
+        begun = [name for name in known if len(option) > 3 and name.startswith(option)]
+        error.possibilities = [] if is_text else begun or error.possibilities
+    words: str = error.format_message().strip().rstrip(".").replace("Value error, ", "")
     if context is None:
         return words
     words = f"{words}; see `{context.command_path} --help`"
     arguments = [p for p in context.command.params if p.param_type_name == "argument"]
-    if arguments and not getattr(error, "possibilities", True):  # no option is near
+    if arguments and is_text:
         name = arguments[0].name.upper()
         words += f"; a {name} that begins with - goes after --: `{context.command_path} -- ...`"
     elif "unexpected extra argument" in words:
