@@ -291,6 +291,10 @@ def test_without_its_manifest_a_file_is_refused(tmp_path: Path) -> None:
         f"{path} has no out.jsonl.manifest.json beside it, so it may be no trial; give another file"
     )
     assert path.read_bytes() == whole
+    path.with_name("out.jsonl.lock").unlink()
+    with pytest.raises(UsageError, match="it may be no trial"):
+        there(path)
+    assert [file.name for file in path.parent.iterdir()] == ["out.jsonl"]  # and no lock
 
 
 @POSIX

@@ -229,6 +229,19 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
             "max_tokens, min_p, presence_penalty, repeat_penalty, seed, temperature, top_k, top_p",
         ),
         (
+            {"top": "sampling = {loop_guard = 5}"},
+            'preset "mine": sampling.loop_guard: it is 5; it must be a number of tokens from 16',
+        ),
+        (
+            {"tuned": 'prompt = {template = "hello"}'},
+            "preset \"mine\": roles.tuned.prompt.template: 'hello' is neither a prompt format nor",
+        ),
+        (
+            {"tuned": "chat_template_kwargs = {messages = 1}"},
+            'preset "mine": roles.tuned.chat_template_kwargs: '
+            "'messages' is set by eftlocal; leave it out",
+        ),
+        (
             {"tuned": 'prompt = "caht"'},
             'preset "mine": roles.tuned.prompt: "caht" is no prompt: use "chat", "same", "plain", '
             "the name of a chat format that",

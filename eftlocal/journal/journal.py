@@ -87,6 +87,7 @@ class Journal(Closing):
         self._sync_seconds = sync_seconds
         self._synced = time.monotonic()
         self._unsynced = False
+        self._manifest_there()  # first: no lock is left beside what is no such file
         self._lock = locked(self._real, f"{path}: another {kind.name} is writing it; wait for it")
         try:
             self._check(manifest)
@@ -169,17 +170,26 @@ class Journal(Closing):
                 "run the same command again"
             ) from None
 
-    def _check(self, manifest: Manifest) -> None:
-        if not (self._real.exists() and self._real.stat().st_size):
-            write_manifest(self._real, manifest)
-            return
-        kind = self._kind
+    def _manifest_there(self) -> dict[str, object] | None:
+        """The manifest of the rows that are there already; None where there are none."""
+        try:
+            if not (self._real.exists() and self._real.stat().st_size):
+                return None
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
         then = read_manifest(self._real)
         if then is None:
             raise UsageError(
                 f"{self.path} has no {manifest_path(self._real).name} beside it, so it may be no "
-                f"{kind.name}; {kind.instead}"
+                f"{self._kind.name}; {self._kind.instead}"
             )
+        return then
+
+    def _check(self, manifest: Manifest) -> None:
+        then, kind = self._manifest_there(), self._kind
+        if then is None:
+            write_manifest(self._real, manifest)
+            return
         if faults := differences(then, manifest):
             raise UsageError(
                 f"{self.path} holds another {kind.name}: {in_one_line(faults)}. "

@@ -102,6 +102,7 @@ def _validate(path: Path, number: int, table: Any, root: Path) -> Preset:
         label = f'preset "{name}"' if isinstance(name, str) else f"preset number {number}"
         where = ".".join(str(part) for part in _toml_path(error["loc"]))
         what = error["msg"].removeprefix("Value error, ")
+        what = what.removeprefix(f"{where.rpartition('.')[2]}: ")
         what = f"{what[:1].lower()}{what[1:]}"
         if error["type"] == "missing":
             what = "is missing"

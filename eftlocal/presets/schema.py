@@ -19,7 +19,8 @@ from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, Off
 from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
-from eftlocal.repetition import LEAST
+from eftlocal.prompt.variables import check_variables
+from eftlocal.repetition import loop_guard_tokens
 from eftlocal.speculation.settings import MAX_DRAFT
 
 # Recipes that decode fewer roles than the trio (a recipe written as weights names its own).
@@ -37,6 +38,15 @@ class PromptTemplate(StrictTable):
     """A role's own chat template, in the place of the one in its file."""
 
     template: str = Field(min_length=1)
+
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, value: str) -> str:
+        if "{{" not in value and "{%" not in value:
+            from eftlocal.prompt.render import check_format  # with llama_cpp: not for `models list`
+
+            check_format(value)
+        return value
 
 
 def _prompt_kind(value: Any) -> str:
@@ -115,6 +125,12 @@ class RoleFile(FileRef):
                 raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(CACHE_TYPES)}')
         return value
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        check_variables(value or {})
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> RoleFile:
         if bool(self.file) == bool(self.of):
@@ -178,9 +194,16 @@ class SamplingSettings(StrictTable):
     frequency_penalty: float | Off | None = None
     seed: int | Off | None = None
     max_tokens: int | Off | None = None
-    loop_guard: Annotated[int, Field(ge=LEAST)] | Literal["off"] | None = None
+    loop_guard: int | Off | None = None
 
     _ranges = field_validator(*SAMPLING, "max_tokens")(_in_range)
+
+    @field_validator("loop_guard")
+    @classmethod
+    def _is_a_loop_guard(cls, value: Any) -> Any:
+        if value is not None:
+            loop_guard_tokens("it", value)
+        return value
 
 
 class SpeculationSettings(StrictTable):
