@@ -32,7 +32,7 @@ from pydantic import (
 )
 from typing_extensions import NotRequired, TypedDict
 
-from eftlocal.errors import UsageError
+from eftlocal.errors import EngineError, UsageError
 from eftlocal.json_schema import json_schema_grammar, schema_notes
 from eftlocal.llama import Model
 from eftlocal.llama.guide import Guide
@@ -173,6 +173,14 @@ def test_what_is_not_enforced_is_told() -> None:
     assert schema_notes(TypeAdapter(set[int]).json_schema())
     assert not schema_notes(TypeAdapter(list[int]).json_schema())
     assert not schema_notes({"const": {"uniqueItems": True}})
+
+
+def test_a_schema_without_an_end_says_so(model: Model) -> None:
+    with (
+        Guide.from_json_schema(model, {"$ref": "#"}) as guide,
+        pytest.raises(EngineError, match="no text can follow here"),
+    ):
+        guide.allowed([])
 
 
 @pytest.mark.parametrize("size", [10_000, 200_000])

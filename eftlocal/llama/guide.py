@@ -101,7 +101,7 @@ class Guide(Closing):
         if not ended:
             self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
             if fault := self._matcher.get_error():
-                raise EngineError(f"grammar: {' '.join(fault.split())}; make it simpler")
+                raise EngineError(f"grammar: {_reason(fault)}")
             mask = np.unpackbits(self._bits.view(np.uint8), count=size, bitorder="little").view(
                 np.bool_
             )
@@ -144,6 +144,12 @@ class Guide(Closing):
     def close(self) -> None:
         """Frees the matcher. A second call does nothing."""
         self._matcher = self._mask = None
+
+
+def _reason(fault: str) -> str:
+    if "NoExtension" in fault:
+        return "no text can follow here; look for a part that contains itself without an end"
+    return f"{' '.join(fault.split())}; make it simpler"
 
 
 class _Vocabulary:
