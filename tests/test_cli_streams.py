@@ -48,8 +48,18 @@ def test_a_terminal_keeps_its_encoding_and_is_shown_escapes(
 
 def test_closed_streams_lead_nowhere() -> None:
     closed = "sys.stdin = sys.stdout = sys.stderr = None\nprepare_streams()\n"
-    use = "print('x'); print('y', file=sys.stderr); sys.exit(3 + len(sys.stdin.buffer.read()))"
+    use = "print('y', file=sys.stderr); sys.exit(3 + len(sys.stdin.buffer.read()))"
     assert python(PREPARE + closed + use).returncode == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("verb", ["run Hello --max-tokens 3", "models list", "--help", "--version"])
+def test_what_would_be_lost_on_a_closed_stdout_is_an_error(verb: str) -> None:
+    command = f"{sys.executable} -m eftlocal {verb} >&-"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == "eftlocal: stdout: it is closed, so nothing can be shown\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

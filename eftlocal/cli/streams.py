@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from pathlib import Path
 
 
+class _Closed(io.StringIO):
+    """A stdout that is closed: what would be lost there is an error, not a success."""
+
+    name = os.devnull
+
+    def write(self, text: str, /) -> int:
+        if text:
+            raise OSError(errno.EBADF, "it is closed, so nothing can be shown", "stdout")
+        return 0
+
+
 def prepare_streams() -> None:
     """A pipe or file is given UTF-8, as JSON needs it; a terminal keeps its own encoding.
 
-    What a terminal's encoding lacks is written as an escape. A stream that is closed leads
-    nowhere, so that no verb need ask.
+    What a terminal's encoding lacks is written as an escape. A closed stdin is empty, a closed
+    stderr leads nowhere, and a closed stdout refuses what is written to it: no verb need ask.
     """
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None and name == "stdout":
+            sys.stdout = _Closed()
+        elif stream is None:
             mode = "r" if name == "stdin" else "w"
             nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - as they are
             setattr(sys, name, nowhere)
