@@ -124,7 +124,7 @@ def test_files_and_modes_in_turn(tiny_files: dict[str, Path], two_prompts: Path)
         (["--prompt-tokens", "999999"], 2, "--prompt-tokens 999999: a context holds"),
         (["--prompt-tokens", "0"], 2, "--prompt-tokens 0"),
         (["--temperature", "-1"], 2, "temperature is -1.0"),
-        (["--draft-rule", "coin"], 2, "acceptance rule 'coin'"),
+        (["--draft-rule", "coin"], 2, "draft rule 'coin'"),
         (["--threads", "0"], 2, "threads is 0"),
         (["--speculative", "17"], 2, "--speculative"),
         (["--repeat", "0"], 2, "--repeat"),

@@ -216,7 +216,7 @@ def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> N
         (["--speculative", "17"], "--speculative 17: use auto, off, or 1 to 16"),
         (["--speculative", "-1"], "--speculative -1: use auto, off, or 1 to 16"),
         (["--speculative", "fast"], "--speculative fast: use auto"),
-        (["--draft-rule", "luck"], "acceptance rule 'luck': use one of coupled, rejection"),
+        (["--draft-rule", "luck"], "draft rule 'luck': use one of coupled, rejection"),
         (["--draft-source", "web"], "draft source 'web': use one of auto, model, lookup"),
         (["--draft-rule", "coupled", "--speculative", "off"], "--draft-rule needs drafts"),
         (["--recipe", "guidance", "--strength", "1"], "give them with --system"),

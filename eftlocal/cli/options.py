@@ -438,7 +438,7 @@ def check_raw(given: Mapping[str, Any]) -> None:
     if given["special"] and not given["raw"]:
         raise UsageError("--special is for raw text; add --raw")
     for name in ("system", "chat_template", "chat_template_kwargs", "system_in_user"):
-        if given["raw"] and given[name] not in (None, False, []):
+        if given["raw"] and given[name] not in (None, False, [], "{}"):
             raise UsageError(
                 f"{_written(name)} needs the chat template, which --raw leaves out; drop one"
             )

@@ -40,7 +40,7 @@ class Speculation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", draft_length(self.length))
         if self.rule not in RULES:
-            raise UsageError(f"acceptance rule {self.rule!r}: use one of {', '.join(RULES)}")
+            raise UsageError(f"draft rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.source not in SOURCES:
             raise UsageError(f"draft source {self.source!r}: use one of {', '.join(SOURCES)}")
 
