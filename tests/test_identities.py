@@ -115,14 +115,14 @@ def test_the_same_model_in_all_roles_is_that_model(smol: Emulator) -> None:
 def test_equal_tuned_and_reference_is_base(emulator: Emulator, dial: float) -> None:
     """Here the models are equal because one plays both roles, or sees the same prompt."""
     texts = {"base": PROMPTS[0], "tuned": PROMPTS[1], "reference": PROMPTS[1]}
-    weights = {"base": 1.0, "tuned": dial, "tuned again": -dial}
+    weights = {"base": 1.0, "tuned": dial, "tuned_again": -dial}
     combined, own = rows(emulator, texts, Recipe.proxy(dial))
     if emulator.models["tuned"] is emulator.models["reference"]:
         assert close(combined, own["base"])
     else:
         from eftlocal.logits.combine import Combiner
 
-        twice = {"base": own["base"], "tuned": own["tuned"], "tuned again": own["tuned"]}
+        twice = {"base": own["base"], "tuned": own["tuned"], "tuned_again": own["tuned"]}
         combiner = Combiner(emulator.ensemble.vocab_size)
         assert close(combiner(twice, Recipe(weights)), own["base"])
 
