@@ -63,8 +63,7 @@ def bench(
     from eftlocal.presets.reading import find
 
     offline, force = given["offline"], given["force"]
-    files = (given[role] for role in ("base", "tuned", "reference"))
-    models = opt.chosen_models(given["preset"], *files, offline=offline)
+    models = opt.chosen_models(given)
     roles = find(models).roles if isinstance(models, str) else models
     engine = opt.engine(given, roles)
     asked = read_prompts(prompts) if prompts else built_in(str(models))

@@ -42,12 +42,10 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     """
     from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.logits.recipe import TRIO
     from eftlocal.presets.reading import find
     from eftlocal.text import TextStream
 
-    files = (given[role] for role in (*TRIO, "role"))
-    models = opt.chosen_models(given["preset"], *files, offline=given["offline"])
+    models = opt.chosen_models(given)
     found = find(models) if isinstance(models, str) else None
     checked("max_tokens", given["max_tokens"])
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string

@@ -326,32 +326,28 @@ def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]
     return {}
 
 
-def chosen_models(
-    preset: str | None,
-    base: Path | None,
-    tuned: Path | None,
-    reference: Path | None,
-    more: Sequence[str] | None = None,
-    *,
-    offline: bool,
-) -> str | dict[str, Path]:
-    """A preset's name, or the files given."""
-    files = {"base": base, "tuned": tuned, "reference": reference}
-    given = {role: path for role, path in files.items() if path is not None}
-    for text in more or ():
+def chosen_models(given: Mapping[str, Any]) -> str | dict[str, Path]:
+    """A preset's name, or the files given.
+
+    Args:
+        given: a verb's options of models by their names.
+    """
+    preset: str | None = given["preset"]
+    files: dict[str, Path] = {role: given[role] for role in TRIO if given[role] is not None}
+    for text in given.get("role") or ():
         role, sign, path = text.partition("=")
         if not (role.isidentifier() and sign and path):
             raise UsageError(f"--role {text}: give a name and a file, as in plain=FILE.gguf")
-        if role in files or role in given:
+        if role in TRIO or role in files:
             raise UsageError(f"--role {text}: {role} is given by --{role}, or twice")
-        given[role] = Path(path)
-    if not given:
+        files[role] = Path(path)
+    if not files:
         return DEFAULT_PRESET if preset is None else preset
     if preset is not None:
-        raise UsageError(f"--preset and --{next(iter(given))} exclude each other; leave one out")
-    if offline:
+        raise UsageError(f"--preset and --{next(iter(files))} exclude each other; leave one out")
+    if given["offline"]:
         raise UsageError("--offline is for presets: files given by path are never downloaded")
-    return given
+    return files
 
 
 def engine(given: Mapping[str, Any], roles: Collection[str]) -> dict[str, Any]:
@@ -437,8 +433,12 @@ def check_raw(given: Mapping[str, Any]) -> None:
     """Refuses what does not go with --raw, or only with it."""
     if given["special"] and not given["raw"]:
         raise UsageError("--special is for raw text; add --raw")
-    for name in ("system", "chat_template", "chat_template_kwargs", "system_in_user"):
-        if given["raw"] and given[name] not in (None, False, [], "{}"):
+    variables = _variables(given["chat_template_kwargs"]) or None  # none at all change nothing
+    for name, value in (
+        *((name, given[name]) for name in ("system", "chat_template", "system_in_user")),
+        ("chat_template_kwargs", variables),
+    ):
+        if given["raw"] and value not in (None, False, []):
             raise UsageError(
                 f"{_written(name)} needs the chat template, which --raw leaves out; drop one"
             )

@@ -69,8 +69,7 @@ def sweep(
     from eftlocal.text import TextStream
 
     offline, stop, max_tokens = given["offline"], given["stop"], given["max_tokens"]
-    files = (given[role] for role in ("base", "tuned", "reference", "role"))
-    models = opt.chosen_models(given["preset"], *files, offline=offline)
+    models = opt.chosen_models(given)
     found = find(models) if isinstance(models, str) else None
     roles = tuple(found.roles if found else models)
     opt.check_raw(given)
