@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eftlocal.answer import Answer, AnswerStream, Timing
-    from eftlocal.decoding.text_logprobs import TextLogprobs
+    from eftlocal.decoding.score import TextLogprobs
     from eftlocal.defaults import Defaults
     from eftlocal.emulator import Emulator
     from eftlocal.errors import EftlocalError

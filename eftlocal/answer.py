@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eftlocal.arguments import needed, refuse_unknown
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.score import TextLogprobs
 from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.decoding.text_logprobs import TextLogprobs
 from eftlocal.errors import UsageError
 from eftlocal.generation import FinishReason, Generation, Step
 from eftlocal.llama import Grammar
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
-from eftlocal.speculation.settings import DraftLength, Speculation, read_speculation
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import DraftLength, Speculation, Totals, read_speculation
 
 if TYPE_CHECKING:
     from eftlocal.llama.guide import Guide

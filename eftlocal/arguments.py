@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eftlocal.errors import UsageError
+from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import RANGES
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.repetition import loop_guard_tokens
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 from eftlocal.terminal_text import shown
 

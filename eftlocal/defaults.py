@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from eftlocal.arguments import checked, refuse
+from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
 from eftlocal.logits.ranges import LIMITS
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
-from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.speculation.settings import Speculation, draft_length, read_speculation
 
 

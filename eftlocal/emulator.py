@@ -19,10 +19,10 @@ from weakref import WeakSet
 from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import checked, checked_all, needed, refuse, refuse_unknown
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.score import TextLogprobs, score
 from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.decoding.text_logprobs import TextLogprobs, score
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
@@ -40,8 +40,7 @@ from eftlocal.logits.ranges import Off
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
-from eftlocal.prompt.reader import PromptReader
-from eftlocal.prompt.render import special_note
+from eftlocal.prompt.render import PromptReader, special_note
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation

@@ -1,18 +1,140 @@
-"""One answer in the making: its limits, its text, why it ended. Every surface uses it.
+"""One answer in the making: its text, its limits, why it ended. Every surface uses it.
 
-A `Generation` takes the tokens that rounds choose for its sequence and gives `Step` records.
+A `Generation` takes the tokens that rounds choose for its sequence and gives `Step` records. Its
+`TextStream` releases whole characters and holds stop strings back.
+
+The loop guard is a number of tokens: an answer ends when so many of its last tokens are one phrase
+repeated, at least four times. Numbers repeat for good reasons (a row of zeros, 1/7 to a thousand
+digits), so a phrase of digits and marks without a word is let go on four times as long.
+
+The default is measured (`scripts/measure_loops.py`). Of 61 lists, tables, drawings, refrains and
+pieces of code written out with SmolLM2's tokens the longest repetition of words is 599 tokens (200
+lines of null), of marks 401 and of numbers 2,998 (1,000 zeros in an array). A greedy SmolLM2 that
+loops does not come out of it again, so a guard of any length finds it.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from numbers import Integral
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from eftlocal import repetition
-from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.decoding.sequence import Choice, RunningSequence, Source
-from eftlocal.text import TextStream
+from eftlocal.errors import UsageError
+from eftlocal.terminal_text import shown
+
+if TYPE_CHECKING:  # a loop guard is read before llama.cpp is loaded
+    from eftlocal.decoding.ensemble import Ensemble
+    from eftlocal.decoding.sequence import Choice, RunningSequence, Source
+
+
+class TextStream:
+    """Text that can be shown as tokens arrive, ended by the first of `stop`.
+
+    Whatever way the bytes are cut into tokens, the pieces released add up to the whole decoded
+    as UTF-8 (invalid bytes become U+FFFD), up to the stop string that begins first; of several
+    that begin there, the longest is meant. Text that may be the beginning of a stop string is
+    held back until that is settled.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        if isinstance(stop, str):
+            raise UsageError("stop: a list of strings is needed, not one string")
+        if any(not text for text in stop):
+            raise UsageError("stop: an empty stop string would end every answer at once")
+        self.stopped: str | None = None
+        """The stop string that was met; None so far."""
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def copy(self) -> TextStream:
+        """Another one, as far as this one is."""
+        other = copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
+    def push(self, piece: bytes) -> str:
+        """Take one token's bytes; the text that can be released now. Empty once stopped."""
+        return self._release(self._decoder.decode(piece))
+
+    def finish(self) -> str:
+        """The text still held when generation ends; an unfinished character is U+FFFD."""
+        return self._release(self._decoder.decode(b"", final=True), final=True)
+
+    def _release(self, text: str, final: bool = False) -> str:
+        if self.stopped is not None:
+            return ""
+        held = self._held + text
+        end = len(held)
+        open_at = end if final else self._open_at(held)
+        matches = [(held.find(stop), -len(stop), stop) for stop in self._stop if stop in held]
+        if matches:
+            start, _, stop = min(matches)
+            if start < open_at:
+                self.stopped, self._held = stop, ""
+                return held[:start]
+        self._held = held[open_at:]
+        return held[:open_at]
+
+    def _open_at(self, text: str) -> int:
+        """Where the longest end of `text` begins that is a beginning of some stop string."""
+        longest = max(map(len, self._stop), default=1) - 1
+        for start in range(max(0, len(text) - longest), len(text)):
+            if any(len(s) > len(text) - start and s.startswith(text[start:]) for s in self._stop):
+                return start
+        return len(text)
+
+
+LOOP_GUARD = 1024
+"""Tokens of repetition after which an answer is ended, unless something else is said."""
+
+OF_NUMBERS = 4  # times as many tokens, for a phrase of numbers
+LEAST = 16  # tokens of a loop guard
+_TIMES = 4
+
+_WORD = re.compile(r"([^\W\d_])(?!\1)[^\W\d_]", re.IGNORECASE)  # two letters that differ
+
+
+def loop_guard_tokens(name: str, value: object) -> int:
+    """A loop guard from its forms: a number of tokens, or "off" (0, False), which is 0.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if value is False or (isinstance(value, str) and value == "off"):
+        return 0
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        tokens = int(value)
+        if tokens == 0 or tokens >= LEAST:
+            return tokens
+    raise UsageError(
+        f"{name} is {shown(value)}; it must be a number of tokens from {LEAST}, or off"
+    )
+
+
+def repeated_phrase(tokens: Sequence[int]) -> int:
+    """Tokens of the shortest phrase that these are, over and over; 0 where they are none.
+
+    A phrase may begin and end anywhere in it, and stands there at least four times.
+    """
+    last = tokens[-1]
+    for length in range(1, len(tokens) // _TIMES + 1):
+        if tokens[-1 - length] == last and tokens[length:] == tokens[:-length]:
+            return length
+    return 0
+
+
+def is_of_numbers(phrase: str) -> bool:
+    """Whether there are digits in it and no word."""
+    return any(map(str.isdigit, phrase)) and not _WORD.search(phrase)
+
 
 FinishReason = Literal["stop", "length", "context", "repetition"]
 
@@ -80,7 +202,7 @@ class Generation:
         piece: Callable[[int], bytes],
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
-        loop_guard: int = repetition.LOOP_GUARD,
+        loop_guard: int = LOOP_GUARD,
     ) -> None:
         self.sequence = sequence
         sequence.max_tokens = max_tokens
@@ -137,14 +259,14 @@ class Generation:
         if not guard or count < guard:
             return False
         tokens = self._tokens(count - guard, count)
-        length = repetition.repeated_phrase(tokens)
+        length = repeated_phrase(tokens)
         if not length:
             return False
         phrase = b"".join(map(self._piece, tokens[-length:])).decode("utf-8", "replace")
-        if not repetition.is_of_numbers(phrase):
+        if not is_of_numbers(phrase):
             return True
-        guard *= repetition.OF_NUMBERS
-        return count >= guard and repetition.repeated_phrase(self._tokens(count - guard, count)) > 0
+        guard *= OF_NUMBERS
+        return count >= guard and repeated_phrase(self._tokens(count - guard, count)) > 0
 
     def _tokens(self, start: int, end: int) -> list[int]:
         return [choice.token for choice in self.sequence.choices[start:end]]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import checked
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.decoding.ensemble import WORTH_COPYING
 from eftlocal.decoding.sequence import RunningSequence, common
 from eftlocal.emulator import Emulator, Prompt

@@ -31,8 +31,7 @@ from eftlocal import llama
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Sampling, draw
-from eftlocal.logits.step import Step
+from eftlocal.logits.sampling import Candidates, Sampling, Step, draw
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""

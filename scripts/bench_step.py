@@ -36,8 +36,7 @@ from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 
 ROLES = ("base", "tuned", "reference")

@@ -20,8 +20,7 @@ from eftlocal.decoding.sequence import RunningSequence, Wanted
 from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.speculation.settings import OFF, Speculation
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import OFF, Speculation, Totals
 
 
 class Turn(NamedTuple):

@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/measure_loops.py [--answers]
 
-What the default of the loop guard (`eftlocal/repetition.py`) was chosen by. --answers also lets
+What the default of the loop guard (`eftlocal/generation.py`) was chosen by. --answers also lets
 SmolLM2-135M-Instruct (greedy) and the demo (beta 4) answer without a guard, some minutes.
 """
 
@@ -18,8 +18,8 @@ from _repetitions import ordinary_repetitions
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.generation import LOOP_GUARD, OF_NUMBERS, is_of_numbers
 from eftlocal.llama import Model
-from eftlocal.repetition import LOOP_GUARD, OF_NUMBERS, is_of_numbers
 
 PROMPTS = (
     *("Write a long story about a lighthouse keeper.", "Once upon a time", "Dear Sir or Madam,"),

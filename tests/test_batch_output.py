@@ -31,8 +31,7 @@ from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.request.reading import Request, RequestDefaults
-from eftlocal.speculation.settings import OFF
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import OFF, Totals
 
 MANIFEST = {"seed": "0", "format": "plain", "shard": "1/1"}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and links of POSIX")

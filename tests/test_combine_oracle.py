@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw, penalise
-from eftlocal.logits.step import Step
+from eftlocal.logits.sampling import Candidates, Filters, Sampling, Step, draw, penalise
 
 # A numpy warning on a user's screen would be a defect of its own.
 pytestmark = pytest.mark.filterwarnings("error")

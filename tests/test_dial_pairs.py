@@ -22,8 +22,7 @@ import pytest
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.decoding.turn import Turn
+from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import EngineError
 from eftlocal.llama import Span
 from eftlocal.logits.sampling import Candidates, draw

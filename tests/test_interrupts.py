@@ -24,11 +24,10 @@ from eftlocal.answer import AnswerStream
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import UsageError
-from eftlocal.generation import Generation
+from eftlocal.generation import Generation, TextStream
 from eftlocal.llama import Context, Grammar
 from eftlocal.loading.roles import RoleSource
 from eftlocal.scheduler import Scheduler
-from eftlocal.text import TextStream
 
 GREEDY = Sampling(temperature=0.0)
 CALL: dict[str, Any] = {"sampling": GREEDY, "max_tokens": 4, "raw": True}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from eftlocal import hub
 from eftlocal.errors import UsageError
-from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.recipe import parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
 from eftlocal.presets.file_ref import FileRef

@@ -22,7 +22,7 @@ from eftlocal.prompt.render import (
     render_roles,
     validate_messages,
 )
-from eftlocal.prompt.worker import TemplateWorker
+from eftlocal.prompt.template import TemplateWorker
 from eftlocal.terminal_text import one_line
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}

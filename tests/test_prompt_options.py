@@ -18,7 +18,8 @@ from eftlocal.influence import inspect
 from eftlocal.llama import chat_formats, format_chat
 from eftlocal.loading.roles import RoleSource, file_sources, with_settings
 from eftlocal.prompt.messages import Message, plain_text
-from eftlocal.prompt.render import ChatTemplate, RolePrompt, render_roles
+from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.prompt.template import ChatTemplate
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 ASK: Message = {"role": "user", "content": "Where is Lima?"}

@@ -15,7 +15,7 @@ import pytest
 from eftlocal.child.process import child_command
 from eftlocal.child.watchdog import Watchdog
 from eftlocal.errors import PromptError
-from eftlocal.prompt.worker import TemplateWorker
+from eftlocal.prompt.template import TemplateWorker
 
 SAY = "{{ word }}"
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

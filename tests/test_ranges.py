@@ -15,9 +15,8 @@ from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.ranges import LIMITS, OFF, RANGES
-from eftlocal.logits.recipe_text import NAMED, parse_recipe
-from eftlocal.logits.sampling import draw
-from eftlocal.logits.step import Step
+from eftlocal.logits.recipe import NAMED, parse_recipe
+from eftlocal.logits.sampling import Step, draw
 
 pytestmark = pytest.mark.filterwarnings("error")  # numpy's would reach a user's screen
 

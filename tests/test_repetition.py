@@ -17,15 +17,15 @@ from eftlocal import Defaults, Emulator, Sampling, Speculation
 from eftlocal.batch.completion_body import completion_body
 from eftlocal.defaults import preset_defaults
 from eftlocal.errors import UsageError
-from eftlocal.llama import Model
-from eftlocal.presets.reading import find
-from eftlocal.repetition import (
+from eftlocal.generation import (
     LOOP_GUARD,
     OF_NUMBERS,
     is_of_numbers,
     loop_guard_tokens,
     repeated_phrase,
 )
+from eftlocal.llama import Model
+from eftlocal.presets.reading import find
 from eftlocal.request.reading import Request, RequestDefaults, read_request
 
 QUESTION = "What is the capital of Peru?"

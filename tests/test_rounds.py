@@ -25,8 +25,7 @@ from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Context, Span
 from eftlocal.speculation.costs import Curve
-from eftlocal.speculation.drafting import Plan
-from eftlocal.speculation.lookup import PromptLookup
+from eftlocal.speculation.drafting import Plan, PromptLookup
 from eftlocal.speculation.settings import MAX_DRAFT, OFF
 
 QUESTION = "Where is San Bernardo?"

@@ -28,8 +28,7 @@ from eftlocal.evaluate import demo as demo_evaluation
 from eftlocal.evaluate.answers import answer, judge
 from eftlocal.evaluate.questions import read
 from eftlocal.evaluate.scoring import score
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation

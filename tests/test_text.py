@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal.errors import UsageError
-from eftlocal.text import TextStream
+from eftlocal.generation import TextStream
 
 
 def naive(whole: bytes, stops: list[str]) -> tuple[str, str | None]:

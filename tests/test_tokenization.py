@@ -24,8 +24,7 @@ from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
 from eftlocal.llama.stack import on_deep_stack, stack_for
 from eftlocal.prompt.messages import Message
-from eftlocal.prompt.reader import PromptReader
-from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
 
 FLAGS = {
     f"bos={bos}, eos={eos}, space={space}": {

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from eftlocal.bases import Closing
 from eftlocal.batch.check import check
 from eftlocal.batch.formats import Format, error_row, row_of
 from eftlocal.batch.line import BadLine, Line, read_line
@@ -16,7 +17,6 @@ from eftlocal.batch.prompt_bound import prompt_bound
 from eftlocal.batch.running import answer_lines
 from eftlocal.batch.seeds import shard_of
 from eftlocal.batch.source import open_source
-from eftlocal.closing import Closing
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.loading.prepare import Progress, UpTo, prepare

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from eftlocal.bases import Closing
 from eftlocal.batch.formats import Format, custom_id_of, is_error
 from eftlocal.batch.seeds import digest_of
-from eftlocal.closing import Closing
 from eftlocal.disk import beside, write_all
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.journal import Journal, Kind, Row, as_line

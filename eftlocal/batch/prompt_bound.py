@@ -24,8 +24,7 @@ from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
-from eftlocal.prompt.reader import PromptReader
-from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
 from eftlocal.request.reading import Prompt, Request
 
 _AROUND = 4  # tokens beside those of the text: BOS, a space put before it

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.errors import PromptError, UsageError
 
 MAX_LINE = 8 << 20  # bytes of a line

@@ -8,7 +8,7 @@ from typing import Any
 from eftlocal.benchmark.estimate import estimate
 from eftlocal.benchmark.measuring import Measured, Prefill, Run
 from eftlocal.benchmark.modes import BASE, PLAIN, Mode
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import Totals
 
 
 def figures(measured: Measured, modes: Sequence[Mode]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import Totals
 
 _PREFILLED = 512  # tokens of the prompt that prefill is measured on, or half a context
 _WARM_UP = 8  # tokens answered by each mode before anything counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eftlocal.evaluate.questions import read
-from eftlocal.prompt.records import read_records, text_of
+from eftlocal.prompt.messages import read_records, text_of
 
 # Telling, explaining, code, quoting, a list, a summary: drafts fare differently on each.
 BUILT_IN = (

@@ -42,8 +42,8 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     """
     from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.generation import TextStream
     from eftlocal.presets.reading import find
-    from eftlocal.text import TextStream
 
     models = opt.chosen_models(given)
     found = find(models) if isinstance(models, str) else None

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 import typer
 
 from eftlocal.errors import EftlocalError
-from eftlocal.logits.recipe import TRIO
-from eftlocal.logits.recipe_text import NAMED
+from eftlocal.logits.recipe import NAMED, TRIO
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.speculation.rules import RULES
 from eftlocal.speculation.settings import SOURCES

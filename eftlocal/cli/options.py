@@ -16,11 +16,11 @@ import typer
 from eftlocal.cli import completion
 from eftlocal.cli.screen import tell
 from eftlocal.errors import UsageError
+from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
 from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, number_or_off
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
-from eftlocal.repetition import LOOP_GUARD, loop_guard_tokens
 from eftlocal.request import choices
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 from eftlocal.text_file import read_text
@@ -385,7 +385,8 @@ def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
 
 def _prompt(value: str) -> str:
     """A prompt's format: named, or the template in a file."""
-    from eftlocal.prompt.render import check_format, is_template
+    from eftlocal.prompt.render import check_format
+    from eftlocal.prompt.template import is_template
 
     try:
         check_format(value)
@@ -415,7 +416,7 @@ def _variables(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     from eftlocal.json_text import TextError, parse_json
-    from eftlocal.prompt.variables import check_variables
+    from eftlocal.prompt.messages import check_variables
 
     try:
         found = parse_json(text)

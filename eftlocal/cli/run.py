@@ -21,7 +21,7 @@ from eftlocal.terminal_text import printable
 
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator, Recipe, Sampling
-    from eftlocal.speculation.totals import Totals
+    from eftlocal.speculation.settings import Totals
 
 
 @takes(

@@ -23,13 +23,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Wanted
-from eftlocal.decoding.turn import Turn
+from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Turn, Wanted
 from eftlocal.errors import EngineError
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, draw
-from eftlocal.logits.step import Step
+from eftlocal.logits.sampling import Candidates, Step, draw
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.drafting import Plan, worth
 from eftlocal.speculation.rules import RULES, Draft, Rule

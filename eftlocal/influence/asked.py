@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eftlocal.errors import PromptError
-from eftlocal.prompt.records import read_records, text_of
+from eftlocal.prompt.messages import read_records, text_of
 
 
 class Asked(NamedTuple):

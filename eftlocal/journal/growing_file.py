@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.disk import write_all
 from eftlocal.errors import EftlocalError
 

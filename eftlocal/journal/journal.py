@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.growing_file import GrowingFile

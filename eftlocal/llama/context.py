@@ -21,7 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.cache_size import CACHE_TYPES
 from eftlocal.llama.engine import default_threads, last_words, raise_pending, recent

@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.errors import EngineError
 from eftlocal.llama.gbnf import compile_gbnf, prefixes_decide
 from eftlocal.llama.model import Model

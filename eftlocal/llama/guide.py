@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.llama.model import Model

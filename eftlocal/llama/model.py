@@ -12,7 +12,7 @@ from typing import Any
 
 import llama_cpp
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
 from eftlocal.llama.engine import last_words, raise_pending, recent, start
 from eftlocal.llama.signals import SignalsLater

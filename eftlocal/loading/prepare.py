@@ -28,8 +28,8 @@ from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.threads import check_threads
 from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
+from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
-from eftlocal.prompt.variables import check_variables
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 

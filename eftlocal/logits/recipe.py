@@ -24,13 +24,14 @@ alpha multiplies what tuning adds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
+from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import UsageError
-from eftlocal.frozen import Frozen, FrozenMapping
 from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, Range, checked
 from eftlocal.terminal_text import shown
 
@@ -306,3 +307,123 @@ def _by_role(
         if not isinstance(role, str) or not role.isidentifier():
             raise UsageError(f"{what}: {shown(role)} is no role; give its name")
     return {role: limits.checked(f"{what} of {role}", n) for role, n in numbers.items()}
+
+
+Lambda = float | Mapping[str, float]
+
+
+def parse_recipe(
+    text: str | None = None,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    lambda_: Lambda | str | None = None,
+    strength: float | None = None,
+    any_sum: bool = False,
+) -> Recipe:
+    """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
+
+    Without a name, the dials say which is meant: beta alone is up-scaling, alpha alone
+    proxy-tuning, both are the two dials, a lambda per role interpolation. A dial that the recipe
+    does not have is refused by name.
+
+    Args:
+        lambda_: a number, or one per tuned role: a mapping, or written `warm=0.3,plain=0.7`.
+
+    Raises:
+        UsageError: one line that says what was wrong.
+    """
+    if isinstance(lambda_, str):
+        lambda_ = parse_lambda(lambda_)
+    given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
+    dials = {dial: value for dial, value in given.items() if value is not None}
+    if text is None:
+        if len(dials) > 1 and tuple(dials) not in _MEANT:
+            raise UsageError(f"no recipe has {_join(dials)}; leave one out")
+        text = _MEANT.get(tuple(dials), "upscale")
+        if text == "realign" and isinstance(lambda_, Mapping):
+            text = "interpolate"
+    if "=" in text:
+        if dials:
+            raise UsageError(f"weights are written out in {text!r}: leave out {_join(dials)}")
+        return Recipe(parse_weights(text), any_sum=any_sum)
+    if any_sum:
+        raise UsageError("any_sum goes with weights written out, such as base=1,tuned=1")
+    if text not in NAMED:
+        near = get_close_matches(text, NAMED, 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UsageError(
+            f"unknown recipe {text!r}{hint} Known: {', '.join(NAMED)}, "
+            "or weights such as base=1,tuned=1,reference=-1"
+        )
+    constructor, takes, required = NAMED[text]
+    for dial in dials:
+        if dial not in takes:
+            has = f"it takes {_join(takes)}" if takes else "it has no dial"
+            raise UsageError(f"recipe {text} has no {dial}; {has}")
+    for dial in required:
+        if dial not in dials:
+            raise UsageError(f"recipe {text} needs {dial}")
+    if "lambda" in dials and isinstance(lambda_, Mapping) != (text == "interpolate"):
+        wanted = "one per tuned role, as in warm=0.3,plain=0.7"
+        if text != "interpolate":
+            wanted = "one number"
+        raise UsageError(f"recipe {text}: lambda is {wanted}")
+    return constructor(**{takes[dial]: value for dial, value in dials.items()})
+
+
+_MEANT = {
+    ("alpha",): "proxy",
+    ("alpha", "beta"): "dials",
+    ("lambda",): "realign",
+    ("strength",): "contrast",
+}
+
+# name -> constructor, {dial: its argument}, dials that must be given
+NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] = {
+    "upscale": (Recipe.upscale, {"beta": "beta"}, ()),
+    "proxy": (Recipe.proxy, {"alpha": "alpha"}, ()),
+    "dials": (Recipe.dials, {"alpha": "alpha", "beta": "beta"}, ()),
+    "downscale": (Recipe.downscale, {}, ()),
+    "steer": (Recipe.steer, {"alpha": "alpha"}, ("alpha",)),
+    "interpolate": (Recipe.interpolate, {"lambda": "lambdas"}, ("lambda",)),
+    "realign": (Recipe.realign, {"lambda": "lambda_"}, ("lambda",)),
+    "contrast": (Recipe.contrast, {"strength": "strength"}, ("strength",)),
+    "guidance": (Recipe.guidance, {"strength": "strength"}, ("strength",)),
+    BASE: (lambda: Recipe.single(BASE), {}, ()),
+    TUNED: (lambda: Recipe.single(TUNED), {}, ()),
+    REFERENCE: (lambda: Recipe.single(REFERENCE), {}, ()),
+}
+
+
+def parse_lambda(text: str) -> Lambda:
+    """`0.5`, or `warm=0.3,plain=0.7` as a mapping."""
+    if "=" in text:
+        return parse_weights(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(
+            f"lambda {text!r} is neither a number nor one per role, as in warm=0.3,plain=0.7"
+        ) from None
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """`base=1,tuned=0.5` as a mapping; each role once."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        role, sign, number = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not role or not sign or math.isnan(value):
+            raise UsageError(f"weights {text!r}: {part.strip()!r} is not role=number")
+        if role in weights:
+            raise UsageError(f"weights {text!r}: {role} is given twice")
+        weights[role] = value
+    return weights
+
+
+def _join(names: Mapping[str, object]) -> str:
+    return " and ".join(names)

@@ -1,10 +1,19 @@
-"""From one combined row to one token: penalties, temperature, filters, and an exact draw.
+"""From a row of each role to one token: penalties, temperature, filters, and an exact draw.
 
-The order is that of `step`: penalties and bias on the combined row, masks, temperature,
-top-k, top-p, min-p (each on what the one before it left), then the draw. Everything here is a pure
-function of its arguments. Chance enters only by `draw`, whose noise depends on nothing but
-(seed, position, token): a text is the same however many sequences run beside it and however
-its tokens are grouped into rounds, and rewinding needs no generator to be rewound.
+The order is fixed, and it is `Step`:
+
+1. combine     the roles' rows become one: weights, then the limits of the delta (`Combiner`)
+2. cut         implausible tokens go; where the delta does not apply, nothing is cut
+3. penalise    repeat, presence, frequency, bias, once, as if nothing had been cut (`penalise`)
+4. mask        tokens that a grammar forbids go
+5. filter      temperature, top-k, top-p, min-p, each on what the one before left (`Filters`)
+
+and then the draw. Should a mask or a ban leave nothing of what was cut, the cut gives way.
+
+Everything here is a pure function of its arguments. Chance enters only by `draw`, whose noise
+depends on nothing but (seed, position, token): a text is the same however many sequences run
+beside it and however its tokens are grouped into rounds, and rewinding needs no generator to be
+rewound.
 """
 
 from __future__ import annotations
@@ -18,10 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.frozen import Frozen, FrozenMapping
+from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
 from eftlocal.logits.ranges import RANGES, SAMPLING, checked
+from eftlocal.logits.recipe import Recipe
 from eftlocal.terminal_text import shown
 
 _MOST = float(np.finfo(np.float32).max)
@@ -276,3 +287,54 @@ def _key(*parts: int) -> int:
         for shift, multiplier in _MIX:
             key = ((key ^ (key >> shift)) * multiplier) & 0xFFFFFFFFFFFFFFFF
     return key
+
+
+class Step:
+    """Makes the steps of rows of one vocabulary, in preallocated memory."""
+
+    def __init__(self, combine: Combiner) -> None:
+        self._combine = combine
+        self._filter = Filters(combine.size)
+
+    def __call__(
+        self,
+        rows: Mapping[str, Row],
+        recipe: Recipe,
+        sampling: Sampling,
+        counts: Mapping[int, int],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> tuple[Row, Candidates]:
+        """The combined row of a position, and what its sampling leaves to draw from.
+
+        Args:
+            rows: (>= size,) float32 per role of `recipe.roles`; not modified.
+            counts: how often each token occurs in the answer so far.
+            mask: (>= size,) the tokens that may follow; None is all.
+
+        Returns:
+            The row of steps 1 and 2, (size,) float32, and the candidates. Both are valid until
+            the next call.
+
+        Raises:
+            EngineError: no token is possible, or a role's logits are NaN.
+            UsageError: a biased token id is outside the vocabulary.
+        """
+        scaled = sampling.repeat_penalty != 1.0 and len(counts) > 0
+        row = changed = self._combine(rows, recipe, find_mean=scaled)
+        if sampling.penalised or mask is not None:
+            changed = row.copy()
+            penalise(changed, sampling, counts, mean=self._combine.mean if scaled else None)
+            if mask is not None:
+                changed[~mask[: len(changed)]] = -np.inf
+            if recipe.plausibility and np.isneginf(changed.max()):
+                return self(rows, recipe.uncut, sampling, counts, mask)
+        try:
+            return row, self._filter(changed, sampling)
+        except EngineError:
+            if broken := [role for role in recipe.roles if np.isnan(rows[role]).any()]:
+                raise EngineError(
+                    f"the logits of {' and '.join(broken)} are not numbers (NaN): the model file "
+                    "is damaged, or this device computes it wrongly; download it again, or try "
+                    "it on the CPU (gpu_layers 0)"
+                ) from None
+            raise

@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
+from eftlocal.generation import loop_guard_tokens
 from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, Off
 from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.strict_table import StrictTable
-from eftlocal.prompt.variables import check_variables
-from eftlocal.repetition import loop_guard_tokens
+from eftlocal.prompt.messages import check_variables
 from eftlocal.speculation.settings import MAX_DRAFT
 
 # Recipes that decode fewer roles than the trio (a recipe written as weights names its own).

@@ -1,14 +1,18 @@
-"""What a conversation is: read in OpenAI's form on every surface, written out as plain text."""
+"""Prompts as they come from outside, checked: conversations in OpenAI's form, token ids, variables
+of chat templates, and files of prompts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Literal, TypedDict, TypeGuard, cast
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeGuard, cast
 
-from eftlocal.errors import PromptError
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import one_line
+from eftlocal.text_file import read_text
 
 Role = Literal["system", "user", "assistant"]
 ROLES = ("system", "user", "assistant")
@@ -157,3 +161,69 @@ def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = Tru
     told = [m for m in messages if m["content"].strip() or m["role"] != "system"]
     text = "".join(before[m["role"]] + m["content"] + after[m["role"]] for m in told)
     return text + before["assistant"] if add_generation_prompt else text
+
+
+OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Raises UsageError for one that is no JSON value, or not the caller's to set."""
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise UsageError(
+            "chat_template_kwargs: a mapping is needed, as in {'enable_thinking': False}"
+        )
+    for name in OWN:
+        if name in variables:
+            raise UsageError(f"chat_template_kwargs: {name!r} is set by eftlocal; leave it out")
+    try:
+        json.dumps(dict(variables))
+    except RecursionError:
+        raise UsageError("chat_template_kwargs: nested too deeply; make it flatter") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"chat_template_kwargs: a value is not a JSON value: {error}") from None
+
+
+def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Where each prompt stands ("FILE, line 3"), and what its line says; empty lines do not count.
+
+    A line of a .jsonl file is an object with some of the keys; any other line is {"prompt": line}.
+
+    Raises:
+        UsageError: the file cannot be read.
+        PromptError: it is not UTF-8, holds no prompt, or a line is no such object.
+    """
+    text = read_text(path, not_text=PromptError)
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
+    lines = [(where, line) for where, line in lines if line.strip()]
+    if not lines:
+        raise PromptError(f"{path} holds no prompt; write one a line")
+    if path.suffix.lower() != ".jsonl":
+        return [(where, {"prompt": line.strip()}) for where, line in lines]
+    return [(where, _object(where, line, keys)) for where, line in lines]
+
+
+def text_of(where: str, record: dict[str, Any]) -> str:
+    """The prompt of a record.
+
+    Raises:
+        PromptError: it has none, or none with text in it.
+    """
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise PromptError(f'{where}: no text under "prompt"; write {{"prompt": "..."}}')
+    return prompt
+
+
+def _object(where: str, line: str, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        record = parse_json(line)
+    except TextError as error:
+        raise PromptError(f"{where}: {error}; write one JSON object a line") from None
+    if not isinstance(record, dict):
+        raise PromptError(f'{where}: not an object; write {{"prompt": "..."}}')
+    for key in record:
+        if key not in keys:
+            raise PromptError(
+                f"{where}: key {key[:40]!r} is not supported; known are {', '.join(keys)}"
+            )
+    return record

@@ -1,6 +1,6 @@
-"""Conversations into the text each role reads, special tokens kept apart from what users wrote.
+"""Conversations into the text each role reads, and that into token ids.
 
-A chat template comes from a model file and is not trusted: it is rendered by `worker`.
+Special tokens are kept apart from what users wrote.
 """
 
 from __future__ import annotations
@@ -9,18 +9,25 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from functools import cache
+from typing import Any, Protocol, cast
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama.chat_formats import chat_formats, format_chat
 from eftlocal.llama.special_texts import parted
-from eftlocal.prompt.messages import Message, plain_text, validate_messages
-from eftlocal.prompt.variables import check_variables
-from eftlocal.prompt.worker import TemplateWorker
+from eftlocal.prompt.messages import (
+    Message,
+    check_variables,
+    is_ids,
+    plain_text,
+    validate_ids,
+    validate_messages,
+    validate_prompt,
+)
+from eftlocal.prompt.template import ChatTemplate, is_template
 from eftlocal.terminal_text import one_line
 
 FORMATS = ("chat", "same", "plain")
-_worker = TemplateWorker()
 
 Render = Callable[[Sequence[Message]], str]
 
@@ -88,59 +95,6 @@ def check_format(format: str) -> None:
     raise UsageError(
         f"{one_line(format, 40)!r} is neither a prompt format nor a template; {advice}"
     )
-
-
-def is_template(text: str) -> bool:
-    """Whether it is a template's source: one that names no variable would drop the messages."""
-    return "{{" in text or "{%" in text
-
-
-class ChatTemplate:
-    """A chat template of a model file, rendered in a sandboxed process.
-
-    `name` says in messages whose template it is.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        *,
-        bos_token: str = "",
-        eos_token: str = "",
-        name: str = "the chat template",
-        worker: TemplateWorker | None = None,
-    ) -> None:
-        self.source = source
-        self.bos_token = bos_token
-        self.eos_token = eos_token
-        self.name = name
-        self._worker = worker or _worker
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The text the template makes of `messages`.
-
-        `variables`: further JSON values for the template, such as `enable_thinking`.
-        Raises PromptError with the template's fault, UsageError for a variable that is not ours
-        to take from the caller.
-        """
-        further = dict(variables or {})
-        check_variables(further)
-        values = {  # templates written for transformers test the first two without asking more
-            "tools": None,
-            "documents": None,
-            **further,
-            "messages": list(messages),
-            "add_generation_prompt": add_generation_prompt,
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
-        }
-        return self._worker.render(self.source, values, name=self.name)
 
 
 def render_roles(
@@ -357,3 +311,111 @@ def _with_bos(segments: Sequence[Segment], role: RolePrompt) -> RoleText:
     if written:
         segments = [Segment(text, True), *rest] if text else rest
     return RoleText(tuple(segments), role.add_bos or written)
+
+
+_BYTES = 8  # of a token: a text with fewer for each token of a context may well fit
+
+
+class Tokenizer(Protocol):
+    """As `eftlocal.llama.Model`, with weights or without."""
+
+    @property
+    def bos(self) -> int | None: ...
+
+    def tokenize(
+        self, text: str, *, parse_special: bool = False, continues: bool = False
+    ) -> list[int]: ...
+
+    def at_least(self, size: int) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+
+class PromptReader:
+    """Prompts as each role sees them.
+
+    Args:
+        models: role to the model whose tokenizer it reads with.
+        prompts: role to how it sees a conversation.
+        n_ctx: role to the tokens that its context holds. A text that cannot fit is refused by its
+            length: llama.cpp takes minutes to cut some texts of a few megabytes.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Tokenizer],
+        prompts: Mapping[str, RolePrompt],
+        n_ctx: Mapping[str, int],
+        vocab_size: int | None = None,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.models = models
+        self.prompts = prompts
+        self.n_ctx = n_ctx
+
+    def ids(
+        self,
+        prompt: str | Sequence[Message] | Sequence[int],
+        *,
+        raw: bool = False,
+        special: bool = False,
+        continue_last: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> dict[str, list[int]]:
+        """The token ids of a prompt, by role; the arguments are those of `Emulator.stream`.
+
+        Raises:
+            PromptError: it is empty, not valid or far too long, or a template fails.
+            UsageError: raw, and it is a conversation; or an option does not go with the prompt.
+        """
+        if is_ids(prompt):
+            if continue_last or chat_template_kwargs:
+                raise UsageError("token ids are read as they stand; leave the prompt's options out")
+            ids = validate_ids(prompt, self.vocab_size)
+            return {role: list(ids) for role in self.models}
+        if special and not raw:
+            raise UsageError("special is for raw text; in messages no special token is read")
+        if raw and chat_template_kwargs:
+            raise UsageError("chat_template_kwargs are for a template, which raw leaves out")
+        if isinstance(prompt, str):
+            validate_prompt(prompt)
+            if raw:
+                return {role: self.raw_ids(role, prompt, special=special) for role in self.models}
+            prompt = [Message(role="user", content=prompt)]
+        elif raw:
+            raise UsageError("raw takes a string, not messages")
+        texts = render_roles(
+            cast(Sequence[Message], prompt),
+            self.prompts,
+            same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
+            continue_last=continue_last,
+            variables=chat_template_kwargs,
+        )
+        return self._tokens({role: texts[role] for role in self.models})
+
+    def raw_ids(self, role: str, text: str, *, special: bool = False) -> list[int]:
+        """The token ids that a role is given of a text as it stands, with BOS where it wants it."""
+        return self._tokens({role: raw_text(text, self.prompts[role], special=special)})[role]
+
+    def check_length(self, role: str, text: str, what: str) -> None:
+        """Raises PromptError for a text that cannot fit, whatever its tokens."""
+        size, n_ctx = len(text.encode("utf-8", "replace")), self.n_ctx[role]
+        if size > _BYTES * n_ctx and (least := self.models[role].at_least(size)) >= n_ctx:
+            raise PromptError(
+                f"the {what} of {role} has {least} tokens or more and its context holds {n_ctx}, "
+                f"answer included; shorten the {what} or raise n_ctx"
+            )
+
+    def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:
+        @cache  # a file may play several roles, which as a rule read the same text
+        def tokens(model: Tokenizer, segment: Segment, continues: bool) -> list[int]:
+            return model.tokenize(segment.text, parse_special=segment.special, continues=continues)
+
+        found: dict[str, list[int]] = {}
+        for role, text in texts.items():
+            model = self.models[role]
+            self.check_length(role, str(text), "prompt")
+            found[role] = [model.bos] if text.bos and model.bos is not None else []
+            for i, segment in enumerate(text.segments):
+                found[role] += tokens(model, segment, i > 0)
+        return found

@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.recipe import REFERENCE, Recipe
-from eftlocal.logits.recipe_text import Lambda, parse_recipe
+from eftlocal.logits.recipe import REFERENCE, Lambda, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation, draft_length
 

@@ -10,16 +10,21 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
+from eftlocal.bases import FrozenMapping
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.frozen import FrozenMapping
+from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.prompt.messages import Message, validate_ids, validate_messages, validate_prompt
-from eftlocal.prompt.variables import check_variables
-from eftlocal.repetition import loop_guard_tokens
+from eftlocal.prompt.messages import (
+    Message,
+    check_variables,
+    validate_ids,
+    validate_messages,
+    validate_prompt,
+)
 from eftlocal.request.body import MAX_CHOICES, Body, read_body, shown, unknown
 from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.speculation.settings import Speculation

@@ -8,6 +8,9 @@ tokens tell what would have been accepted, so that drafting starts again when it
 
 A length depends on rows that were seen before its next token was drawn, never on that token:
 discarding a drawn token because it looks bad would change the distribution.
+
+Drafts looked up in the conversation cost no forward pass: prompt lookup decoding (Saxena 2023);
+quoting, editing and code repeat whole passages.
 """
 
 from __future__ import annotations
@@ -17,9 +20,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eftlocal.speculation.costs import Costs
-from eftlocal.speculation.lookup import PromptLookup
-from eftlocal.speculation.settings import MAX_DRAFT
-from eftlocal.speculation.totals import Totals
+from eftlocal.speculation.settings import MAX_DRAFT, Totals
+
+_GRAM = 3  # tokens that must agree before a continuation is worth a look
+_LONGEST = 16  # agreement beyond this tells no more
+
+
+class PromptLookup:
+    """Finds the last earlier place where the conversation's last tokens stood."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._after: dict[tuple[int, ...], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Appends what the conversation gained."""
+        known = self._tokens
+        for token in tokens:
+            # Entered when its continuation is known: the last tokens never find themselves.
+            if len(known) >= _GRAM:
+                self._after[tuple(known[-_GRAM:])] = len(known)
+            known.append(token)
+
+    def clear(self) -> None:
+        """Forgets everything, for a conversation that was cut back."""
+        self._tokens.clear()
+        self._after.clear()
+
+    def find(self, length: int) -> tuple[list[int], int]:
+        """At most `length` tokens that may follow, and how many tokens before them agreed.
+
+        Both empty and 0 where the last tokens occurred nowhere before.
+        """
+        known = self._tokens
+        start = self._after.get(tuple(known[-_GRAM:])) if len(known) >= _GRAM else None
+        if start is None:
+            return [], 0
+        agreed = _GRAM
+        while agreed < min(_LONGEST, start) and known[start - agreed - 1] == known[-agreed - 1]:
+            agreed += 1
+        return known[start : start + length], agreed
+
 
 _EDGES = (0.3, 0.5, 0.7, 0.85, 0.95, 0.99)  # of confidence: the draft's largest probability
 _MATCHES = (5, 8)  # edges of agreed tokens in a lookup

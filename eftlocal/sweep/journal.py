@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal.journal import journal
 from eftlocal.journal.manifest import Manifest
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from itertools import product
 
+from eftlocal.bases import FrozenMapping
 from eftlocal.errors import UsageError
-from eftlocal.frozen import FrozenMapping
 from eftlocal.sweep.values import MOST, parse_decimals, parse_numbers
 
 REST = "rest"

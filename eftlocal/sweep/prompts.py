@@ -14,8 +14,7 @@ import numpy as np
 from eftlocal.emulator import Prompt
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.evaluate.questions import QuestionSet, read
-from eftlocal.prompt.messages import Message, validate_messages, validate_prompt
-from eftlocal.prompt.records import read_records
+from eftlocal.prompt.messages import Message, read_records, validate_messages, validate_prompt
 
 _KEYS = ("id", "prompt", "messages", "gold")
 

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from eftlocal.errors import UsageError
 from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING, number_or_off
-from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
-from eftlocal.logits.recipe_text import NAMED, parse_recipe
+from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation, draft_length
 

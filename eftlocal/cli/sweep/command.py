@@ -59,6 +59,7 @@ def sweep(
     from eftlocal.cli.sweep.showing import print_grid, progress, write
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.answers import LONGEST
+    from eftlocal.generation import TextStream
     from eftlocal.presets.reading import find
     from eftlocal.sweep.dials import parse_dials
     from eftlocal.sweep.grid import cross
@@ -66,7 +67,6 @@ def sweep(
     from eftlocal.sweep.manifest import manifest
     from eftlocal.sweep.measures import possible
     from eftlocal.sweep.running import remaining, run_sweep
-    from eftlocal.text import TextStream
 
     offline, stop, max_tokens = given["offline"], given["stop"], given["max_tokens"]
     models = opt.chosen_models(given)

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal_tui.history import schema
 from eftlocal_tui.history.errors import HistoryError, damaged, is_locked, sqlite_errors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal_tui.history.answer import AnswerWriter
 from eftlocal_tui.history.conversations import Conversations
 from eftlocal_tui.history.database import Database

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from eftlocal.closing import Closing
+from eftlocal.bases import Closing
 from eftlocal_tui.history.database import Database
 from eftlocal_tui.history.errors import HistoryError, sqlite_errors
 from eftlocal_tui.history.turn_rows import PIECES

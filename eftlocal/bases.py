@@ -1,23 +1,41 @@
-"""What cannot change: mappings that are hashable and picklable, as settings should be."""
+"""Two bases: what is closed at the end of a `with` block, and what never changes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Generic, TypeVar
 
+S = TypeVar("S", bound="Closing")
+
+
+class Closing(ABC):
+    """Closes itself at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives everything back. A second call does nothing."""
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 K = TypeVar("K")
 V = TypeVar("V")
-S = TypeVar("S")
+F = TypeVar("F", bound="Frozen")
 
 
 class Frozen:
     """Its own copy, shallow or deep: it cannot change."""
 
-    def __copy__(self: S) -> S:
+    def __copy__(self: F) -> F:
         return self
 
-    def __deepcopy__(self: S, _memo: object) -> S:
+    def __deepcopy__(self: F, _memo: object) -> F:
         return self
 
 

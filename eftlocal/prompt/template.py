@@ -1,16 +1,17 @@
-"""Rendering untrusted jinja2 templates in a child process with bounded time, memory and output.
+"""Chat templates of model files, rendered in a child process with bounded time, memory and output.
 
-Jinja2's sandbox keeps a template away from Python's objects, but it bounds neither time nor
-memory nor output. So they are rendered in a child process, which is killed at the deadline.
+A template is not trusted. Jinja2's sandbox keeps it away from Python's objects, but bounds neither
+time nor memory nor output, so it runs in a child process, which is killed at the deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eftlocal.child.process import ChildDiedError, ChildProcess
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.prompt.messages import Message, check_variables
 from eftlocal.terminal_text import one_line
 
 MIB = 1 << 20
@@ -93,3 +94,59 @@ class TemplateWorker:
         message = one_line(str(reply.get("message", "")))
         words = _WORDS.get(kind, f"fails with {one_line(kind, 40)}")
         return f"{words}{where}: {message}" if message else f"{words}{where}"
+
+
+_worker = TemplateWorker()
+
+
+def is_template(text: str) -> bool:
+    """Whether it is a template's source: one that names no variable would drop the messages."""
+    return "{{" in text or "{%" in text
+
+
+class ChatTemplate:
+    """A chat template of a model file, rendered in a sandboxed process.
+
+    `name` says in messages whose template it is.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        name: str = "the chat template",
+        worker: TemplateWorker | None = None,
+    ) -> None:
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self.name = name
+        self._worker = worker or _worker
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text the template makes of `messages`.
+
+        `variables`: further JSON values for the template, such as `enable_thinking`.
+        Raises PromptError with the template's fault, UsageError for a variable that is not ours
+        to take from the caller.
+        """
+        further = dict(variables or {})
+        check_variables(further)
+        values = {  # templates written for transformers test the first two without asking more
+            "tools": None,
+            "documents": None,
+            **further,
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+        }
+        return self._worker.render(self.source, values, name=self.name)
