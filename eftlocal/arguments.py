@@ -18,9 +18,9 @@ from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
 from eftlocal.loading.prepare import UpTo
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import RANGES
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.settings import RANGES
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 from eftlocal.terminal_text import shown
 

@@ -36,11 +36,11 @@ from eftlocal.loading.roles import (
     with_settings,
     with_unguided,
 )
-from eftlocal.logits.ranges import Off
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
+from eftlocal.settings import Off
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation

@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 
 from eftlocal.prompt import messages
-from eftlocal.request.body import OURS, Body
-from eftlocal.request.fates import IGNORED, REFUSED
+from eftlocal.request_fields import IGNORED, OURS, REFUSED, Body
 
 PAGE = Path(__file__).parents[1] / "docs" / "fields.md"
 _HEAD = """\

@@ -15,7 +15,7 @@ from hub_server import HubServer, isolate
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -26,7 +26,7 @@ from eftlocal.cli.app import app
 from eftlocal.cli.batch.stopping import terminable
 from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Span
-from eftlocal.request.reading import Request
+from eftlocal.request import Request
 
 PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome", "Nice", "Paris")
 QUICK = ("--max-tokens", "6", "--parallel", "3", "--speculative", "off", "--quiet")

@@ -32,7 +32,7 @@ from eftlocal.llama import Model
 from eftlocal.loading.roles import file_sources, with_settings
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt
-from eftlocal.request.reading import Request, RequestDefaults
+from eftlocal.request import Request, RequestDefaults
 from eftlocal.terminal_text import one_line
 
 DEFAULTS = RequestDefaults(model="demo")

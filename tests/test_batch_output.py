@@ -30,7 +30,7 @@ from eftlocal.journal.manifest import differences, manifest_path, read_manifest,
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.request.reading import Request, RequestDefaults
+from eftlocal.request import Request, RequestDefaults
 from eftlocal.speculation.settings import OFF, Totals
 
 MANIFEST = {"seed": "0", "format": "plain", "shard": "1/1"}

@@ -24,8 +24,8 @@ from eftlocal.errors import (
     VocabularyError,
 )
 from eftlocal.loading import placement, prepare
-from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import load_presets, user_path
+from eftlocal.presets.schema import FileRef
 from eftlocal.selftest_model import write_random_model
 
 PRESET = """

@@ -16,7 +16,7 @@ from eftlocal.batch.completion_body import completion_body
 from eftlocal.cli.app import app
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.logits.distribution import token_logprob, top_logprobs
-from eftlocal.request.reading import RequestDefaults, read_request
+from eftlocal.request import RequestDefaults, read_request
 from eftlocal.scheduler import Scheduler
 
 TEXT = "In which country is Toulouse? The answer is France."

@@ -14,9 +14,9 @@ from eftlocal.cli.app import app
 from eftlocal.cli.sweep.command import _builder
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES
 from eftlocal.presets.reading import load_presets, user_path
-from eftlocal.request.reading import RequestDefaults, read_request
+from eftlocal.request import RequestDefaults, read_request
+from eftlocal.settings import LIMITS, OFF, RANGES
 from eftlocal.sweep.dials import parse_dials
 from eftlocal.sweep.grid import cross
 from eftlocal_tui.dials import Dials, recipe_from, recipe_values

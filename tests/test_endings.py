@@ -13,7 +13,7 @@ from eftlocal.batch.completion_body import completion_body
 from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.generation import Generation
 from eftlocal.logits.recipe import Recipe
-from eftlocal.request.reading import Request
+from eftlocal.request import Request
 from eftlocal.scheduler import Scheduler
 
 GREEDY = Sampling(temperature=0.0)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.prompt import messages
-from eftlocal.request.body import FIELDS, KNOWN, OURS
-from eftlocal.request.fates import IGNORED, REFUSED
+from eftlocal.request_fields import FIELDS, IGNORED, KNOWN, OURS, REFUSED
 
 # Of the package openai 3.57: parameters of chat completions and of completions, fields of messages.
 PARAMETERS = """

@@ -14,8 +14,7 @@ from huggingface_hub import constants
 from eftlocal import hub
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.hub.record import recall
-from eftlocal.presets.file_ref import FileRef
-from eftlocal.presets.schema import RoleFile
+from eftlocal.presets.schema import FileRef, RoleFile
 
 
 @pytest.fixture

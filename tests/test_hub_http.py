@@ -119,7 +119,7 @@ def test_an_error_that_is_our_own_is_not_hidden() -> None:
 def test_a_wrong_setting_is_one_line() -> None:
     program = (
         "from eftlocal import hub\nfrom eftlocal.errors import DownloadError\n"
-        "from eftlocal.presets.file_ref import FileRef\n"
+        "from eftlocal.presets.schema import FileRef\n"
         "try:\n    hub.resolve(FileRef(repo='owner/models', file='base.gguf'))\n"
         "except DownloadError as error:\n    print(error)\n"
     )

@@ -203,7 +203,7 @@ def test_ctrl_c_keeps_the_part(server: HubServer, fetch: Fetch) -> None:
 CHILD = """
 import sys
 from eftlocal import hub
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 hub.resolve(
     FileRef(repo="owner/models", file="base.gguf"),
     endpoint=sys.argv[1],
@@ -288,7 +288,7 @@ import shutil
 import sys
 from eftlocal import hub
 from eftlocal.errors import DownloadError
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 shutil.disk_usage = lambda _: type("Usage", (), {"free": 1 << 40})
 try:
     hub.resolve(FileRef(repo="owner/models", file="base.gguf"), endpoint=sys.argv[1])

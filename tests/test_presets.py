@@ -16,9 +16,8 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
-from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find, load_presets
-from eftlocal.presets.schema import Preset, PromptTemplate
+from eftlocal.presets.schema import FileRef, Preset, PromptTemplate
 
 TRIO = """
 [[preset]]

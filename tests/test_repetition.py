@@ -26,7 +26,7 @@ from eftlocal.generation import (
 )
 from eftlocal.llama import Model
 from eftlocal.presets.reading import find
-from eftlocal.request.reading import Request, RequestDefaults, read_request
+from eftlocal.request import Request, RequestDefaults, read_request
 
 QUESTION = "What is the capital of Peru?"
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import EftlocalError, PromptError, UsageError
-from eftlocal.request.body import FIELDS, KNOWN
-from eftlocal.request.fates import IGNORED, REFUSED
-from eftlocal.request.reading import Request, RequestDefaults, read_request
+from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.request_fields import FIELDS, IGNORED, KNOWN, REFUSED
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 

@@ -9,8 +9,7 @@ import pytest
 from eftlocal.errors import DownloadError, UsageError
 from eftlocal.loading.roles import RoleSource, require_roles, role_source
 from eftlocal.logits.recipe import Recipe
-from eftlocal.presets.file_ref import FileRef
-from eftlocal.presets.schema import Preset
+from eftlocal.presets.schema import FileRef, Preset
 
 BASE, ADAPTER = Path("base.gguf"), Path("adapter.gguf")
 

@@ -11,7 +11,7 @@ from eftlocal.batch.line import BadLine, Line, id_of, read_line
 from eftlocal.batch.seeds import digest_of, shard_of
 from eftlocal.batch.source import Source
 from eftlocal.errors import PromptError
-from eftlocal.request.reading import RequestDefaults
+from eftlocal.request import RequestDefaults
 
 MAX_FAULTS = 100_000  # remembered; an input with more is not what it was taken for
 

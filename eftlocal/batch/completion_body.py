@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from eftlocal.answer import Answer
 from eftlocal.logits.recipe import TUNED, Recipe
-from eftlocal.request.reading import Prompt, Request
+from eftlocal.request import Prompt, Request
 
 # An answer that goes round in a circle did not come to its end: it was cut, as by a limit.
 _FINISHED = {"stop": "stop", "length": "length", "context": "length", "repetition": "length"}

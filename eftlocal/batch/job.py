@@ -22,7 +22,7 @@ from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.loading.prepare import Progress, UpTo, prepare
 from eftlocal.loading.roles import with_unguided
 from eftlocal.logits.recipe import UNGUIDED
-from eftlocal.request.reading import RequestDefaults
+from eftlocal.request import RequestDefaults
 from eftlocal.scheduler import best_parallel
 from eftlocal.sources import Sources
 

@@ -15,8 +15,8 @@ from typing import Any
 from eftlocal.batch.source import MAX_LINE, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, broken_text, parse_json
-from eftlocal.request.body import KNOWN, SETTINGS, shown, unknown
-from eftlocal.request.reading import Request, RequestDefaults, read_request
+from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.request_fields import KNOWN, SETTINGS, shown, unknown
 from eftlocal.terminal_text import one_line
 
 MAX_ID = 512  # characters of a custom_id

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from eftlocal.batch.formats import Format
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
 from eftlocal.loading.roles import RoleSource
-from eftlocal.request.reading import RequestDefaults
+from eftlocal.request import RequestDefaults
 
 SHARD = "shard"  # the one key in which the manifests of one batch's shards differ
 

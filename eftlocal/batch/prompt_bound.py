@@ -25,7 +25,7 @@ from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
-from eftlocal.request.reading import Prompt, Request
+from eftlocal.request import Prompt, Request
 
 _AROUND = 4  # tokens beside those of the text: BOS, a space put before it
 _ODD = "\ufdfa" * 8 + "\u00bd" * 8  # a tokenizer that rewrites its text makes these longer

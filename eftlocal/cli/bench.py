@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import Screen
-from eftlocal.cli.takes import Given, takes
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
-from eftlocal.request.choices import chosen_sampling
 from eftlocal.speculation.settings import MAX_DRAFT
 
 
@@ -59,6 +58,7 @@ def bench(
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
     from eftlocal.cli.bars import counting_bars, loading_bars
     from eftlocal.cli.loaded import chosen_sources
+    from eftlocal.defaults import chosen_sampling
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.presets.reading import find
 

@@ -10,7 +10,7 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
-from eftlocal.cli.takes import Given, takes
+from eftlocal.cli.options import Given, takes
 from eftlocal.errors import UsageError
 
 if TYPE_CHECKING:

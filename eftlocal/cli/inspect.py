@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
+from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import tell
-from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.logits.ranges import SAMPLING
 from eftlocal.output_file import check_outputs
+from eftlocal.settings import SAMPLING
 from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:

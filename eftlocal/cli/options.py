@@ -6,8 +6,10 @@ before any model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +21,8 @@ from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
 from eftlocal.loading.roles import require_roles
 from eftlocal.loading.threads import check_threads
-from eftlocal.logits.ranges import LIMITS, RANGES, SAMPLING, number_or_off
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
-from eftlocal.request import choices
+from eftlocal.settings import LIMITS, RANGES, SAMPLING, number_or_off
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
 from eftlocal.text_file import read_text
 
@@ -259,6 +260,117 @@ Trust = Annotated[
 Verbose = Annotated[bool, _option("--verbose", "Show llama.cpp's own log.", _ENGINE)]
 
 
+Given = Mapping[str, Any]
+"""Every option of a verb by its parameter's name, its own ones too; None where it was left out."""
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "models": {
+        "preset": PresetName,
+        "base": BaseFile,
+        "tuned": TunedFile,
+        "reference": ReferenceFile,
+        "role": MoreRoles,
+        "offline": Offline,
+        "trust": Trust,
+    },
+    "recipe": {
+        "recipe": RecipeName,
+        "alpha": Alpha,
+        "beta": Beta,
+        "lambda_": Lambda,
+        "strength": Strength,
+        "any_sum": AnySum,
+        "delta_top_p": DeltaTopP,
+        "plausibility": Plausibility,
+        "delta_clip": DeltaClip,
+        "first_tokens": FirstTokens,
+        "unsure_below": UnsureBelow,
+    },
+    "sampling": {
+        "temperature": Temperature,
+        "top_k": TopK,
+        "top_p": TopP,
+        "min_p": MinP,
+        "repeat_penalty": RepeatPenalty,
+        "presence_penalty": PresencePenalty,
+        "frequency_penalty": FrequencyPenalty,
+        "seed": Seed,
+    },
+    "length": {
+        "max_tokens": MaxTokens,
+        "stop": Stop,
+        "loop_guard": LoopGuard,
+    },
+    "form": {
+        "grammar": GrammarFile,
+        "json_schema": SchemaFile,
+    },
+    "drafts": {
+        "speculative": Speculative,
+        "draft_rule": DraftRule,
+        "draft_source": DraftSource,
+    },
+    "prompt": {
+        "chat_template": ChatTemplate,
+        "chat_template_kwargs": ChatTemplateKwargs,
+        "system_in_user": SystemInUser,
+    },
+    "raw": {
+        "special": Special,
+    },
+    "engine": {
+        "n_ctx": NCtx,
+        "threads": Threads,
+        "gpu_layers": GpuLayers,
+        "force": Force,
+    },
+}
+
+_Verb = Callable[..., None]
+
+
+def takes(
+    *groups: str,
+    first: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
+    **more: Any,
+) -> Callable[[_Verb], Callable[..., None]]:
+    """Gives a verb the options of these groups, after its own. Its last parameter is `given`.
+
+    Args:
+        first: options by their names that come before those of the groups.
+        without: options of the groups that it does not have.
+        more: further options, and those that it declares otherwise, by their names.
+    """
+    types = dict(first or {})
+    for group in groups:
+        types |= {name: kind for name, kind in GROUPS[group].items() if name not in without}
+    types |= more
+
+    def decorate(verb: _Verb) -> Callable[..., None]:
+        *own, _given = inspect.signature(verb, eval_str=True).parameters.values()
+        names = {parameter.name for parameter in own}
+        common = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if kind.__origin__ is bool else None,
+                annotation=kind,
+            )
+            for name, kind in types.items()
+            if name not in names
+        ]
+
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            verb(**{name: given[name] for name in names}, given=given)
+
+        run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
 def _written(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -268,13 +380,17 @@ def _role_flag(role: str) -> str:
 
 
 def chosen_recipe(default: Recipe, **options: Any) -> Recipe:
-    """The default recipe, or the one that the options name; see `choices.chosen_recipe`."""
-    return choices.chosen_recipe(default, written=_written, **options)
+    """The default recipe, or the one that the options name; see `defaults.chosen_recipe`."""
+    from eftlocal import defaults
+
+    return defaults.chosen_recipe(default, written=_written, **options)
 
 
 def chosen_speculation(default: Speculation, **options: Any) -> Speculation:
-    """The default speculation with the options given; see `choices.chosen_speculation`."""
-    return choices.chosen_speculation(default, written=_written, **options)
+    """The default speculation with the options given; see `defaults.chosen_speculation`."""
+    from eftlocal import defaults
+
+    return defaults.chosen_speculation(default, written=_written, **options)
 
 
 def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
@@ -283,15 +399,15 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
     Args:
         given: the verb's parameters by their names, those of other options too.
     """
+    from eftlocal.defaults import chosen_sampling
+
     recipe = chosen_recipe(
         default.recipe,
         name=given["recipe"],
         **{name: given[name] for name in ("alpha", "beta", "lambda_", "strength", "any_sum")},
         **{name: given[name] for name in LIMITS},
     )
-    sampling = choices.chosen_sampling(
-        default.sampling, **{name: given.get(name) for name in SAMPLING}
-    )
+    sampling = chosen_sampling(default.sampling, **{name: given.get(name) for name in SAMPLING})
     speculation = chosen_speculation(
         default.speculation,
         length=given.get("speculative"),

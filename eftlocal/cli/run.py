@@ -13,10 +13,10 @@ import typer
 from eftlocal.cli import completion
 from eftlocal.cli import options as opt
 from eftlocal.cli.asking import read_prompt
+from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import Screen, of_answer, print_json, tell
-from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS
+from eftlocal.settings import LIMITS
 from eftlocal.terminal_text import printable
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from eftlocal.hub.record import pinned, recall, vouched
 from eftlocal.hub.remote import RemoteFile, ask, check_parts
 from eftlocal.hub.retry import Sleep, patiently
 from eftlocal.hub.transfer import Download, Progress, check_space
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 __all__ = [
     "Progress",

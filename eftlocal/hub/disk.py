@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eftlocal.disk import beside, open_regular, readable
 from eftlocal.errors import DownloadError
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 
 @contextmanager

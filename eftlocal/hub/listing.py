@@ -12,7 +12,7 @@ from urllib.parse import quote, urljoin
 from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, patience, phrase
 from eftlocal.hub.retry import Broken, Hopeless
 from eftlocal.json_text import TextError, parse_json
-from eftlocal.presets.file_ref import FileRef, is_inside
+from eftlocal.presets.schema import FileRef, is_inside
 
 MOST_PAGES, MOST_BYTES = 20, 8 << 20  # a page of the hub holds 1,000 files
 _NEXT = re.compile(r'<([^<>]*)>\s*;[^,<]*\brel\s*=\s*"?next\b', re.IGNORECASE)

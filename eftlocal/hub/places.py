@@ -13,7 +13,7 @@ from eftlocal.errors import DownloadError, UsageError
 from eftlocal.hub.disk import disk_errors, locked, part_files
 from eftlocal.hub.http import huggingface_hub
 from eftlocal.hub.record import confirm, examine, recall
-from eftlocal.presets.file_ref import MOST_SHARDS, SPLIT, FileRef
+from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
 
 
 def store() -> Path:

@@ -15,7 +15,7 @@ from eftlocal.errors import DownloadError
 from eftlocal.hub.http import Answer, ask_for, endpoint_or_default, may_pass, phrase, public, quoted
 from eftlocal.hub.listing import Listing, files_of
 from eftlocal.hub.retry import Broken, Hopeless
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 _MOST_COMPARED = 2000  # names
 

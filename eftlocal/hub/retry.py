@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 T = TypeVar("T")
 Sleep = Callable[[float], object]

@@ -19,7 +19,7 @@ from eftlocal.hub.places import check_place, in_store, store, stored_path
 from eftlocal.hub.record import recall
 from eftlocal.hub.remote import RemoteFile, ask, entity_tag, refuse, whole_number
 from eftlocal.hub.retry import TRIES, Broken, Hopeless, Sleep, patiently
-from eftlocal.presets.file_ref import FileRef
+from eftlocal.presets.schema import FileRef
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _log = logging.getLogger(__name__)

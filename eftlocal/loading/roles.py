@@ -9,8 +9,7 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
-from eftlocal.presets.file_ref import FileRef
-from eftlocal.presets.schema import Preset
+from eftlocal.presets.schema import FileRef, Preset
 
 _INT32 = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
 _RANGES = {

@@ -32,7 +32,7 @@ from typing import Any
 
 from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, Off, Range, checked
+from eftlocal.settings import LIMITS, OFF, RANGES, Off, Range, checked
 from eftlocal.terminal_text import shown
 
 BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
@@ -45,7 +45,7 @@ class Recipe(Frozen):
 
     Build one with the named constructors; the bare constructor takes any weights and refuses
     those that do not sum to 1 unless `any_sum` says that it is meant. Ranges are those of
-    `ranges.RANGES`; a stabiliser may be given as the word "off".
+    `settings.RANGES`; a stabiliser may be given as the word "off".
 
     Attributes:
         weights: weight of each role's log-probabilities. A role at 0 is not decoded at all.

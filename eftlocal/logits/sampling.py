@@ -31,8 +31,8 @@ from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
-from eftlocal.logits.ranges import RANGES, SAMPLING, checked
 from eftlocal.logits.recipe import Recipe
+from eftlocal.settings import RANGES, SAMPLING, checked
 from eftlocal.terminal_text import shown
 
 _MOST = float(np.finfo(np.float32).max)
@@ -42,7 +42,7 @@ _MOST = float(np.finfo(np.float32).max)
 class Sampling(Frozen):
     """How a token is chosen from the combined distribution. Immutable.
 
-    Ranges are those of `ranges.RANGES`. What can be off may be given as the word "off".
+    Ranges are those of `settings.RANGES`. What can be off may be given as the word "off".
 
     Attributes:
         temperature: logits are divided by it; 0 is greedy (the most probable token), and so is

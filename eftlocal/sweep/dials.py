@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.sweep.faults import refuse
 from eftlocal.sweep.lambdas import parse_lambdas
 from eftlocal.sweep.values import parse_counts, parse_numbers

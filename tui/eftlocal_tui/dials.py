@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING, number_or_off
 from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, number_or_off
 from eftlocal.speculation.settings import Speculation, draft_length
 
 

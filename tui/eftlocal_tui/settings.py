@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
-from eftlocal.presets.strict_table import StrictTable
+from eftlocal.presets.schema import StrictTable
 from eftlocal.text_file import read_text
 from eftlocal_tui.keys import check_keys
 

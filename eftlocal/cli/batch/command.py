@@ -13,8 +13,8 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.batch import options as own
 from eftlocal.cli.batch.exit_codes import code_of
+from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import tell
-from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
 from eftlocal.output_file import STDOUT
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eftlocal import hub
-from eftlocal.presets.file_ref import FileRef
-from eftlocal.presets.schema import Preset, RoleFile
+from eftlocal.presets.schema import FileRef, Preset, RoleFile
 
 
 @dataclass(frozen=True)

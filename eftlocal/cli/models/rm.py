@@ -10,9 +10,8 @@ from eftlocal import hub
 from eftlocal.cli.models.files import states_of
 from eftlocal.cli.models.options import AsJson, Name
 from eftlocal.cli.screen import print_json, say
-from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find, load_presets
-from eftlocal.presets.schema import Preset
+from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.terminal_text import printable
 
 

@@ -14,9 +14,8 @@ from eftlocal.cli.models.output import (
     size_text,
 )
 from eftlocal.cli.screen import print_json
-from eftlocal.presets.file_ref import FileRef
 from eftlocal.presets.reading import find
-from eftlocal.presets.schema import Preset
+from eftlocal.presets.schema import FileRef, Preset
 
 _OF_THE_PRESET = ("recipe", "sampling", "stop", "vocabulary_exceptions", "evidence", "notes")
 _NOT_A_SETTING = {*FileRef.model_fields, "lora", "approx_size", "evidence"}

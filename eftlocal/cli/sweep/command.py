@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
+from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import tell
 from eftlocal.cli.sweep import options as own
-from eftlocal.cli.takes import Given, takes
 from eftlocal.errors import UsageError
-from eftlocal.logits.ranges import LIMITS, OFF
+from eftlocal.settings import LIMITS, OFF
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults

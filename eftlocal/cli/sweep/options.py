@@ -10,7 +10,7 @@ import typer
 
 from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
-from eftlocal.cli.takes import GROUPS
+from eftlocal.cli.options import GROUPS
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _ASKED, _OUTPUT = "Prompts", "Output"

@@ -11,11 +11,11 @@ from hashlib import blake2b
 from typing import Any
 
 from eftlocal.bases import FrozenMapping
+from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
-from eftlocal.logits.ranges import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import (
@@ -25,8 +25,8 @@ from eftlocal.prompt.messages import (
     validate_messages,
     validate_prompt,
 )
-from eftlocal.request.body import MAX_CHOICES, Body, read_body, shown, unknown
-from eftlocal.request.choices import chosen_recipe, chosen_sampling, chosen_speculation
+from eftlocal.request_fields import MAX_CHOICES, Body, read_body, shown, unknown
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 
@@ -140,7 +140,7 @@ class RequestDefaults:
 def read_request(
     body: Mapping[str, Any], *, defaults: RequestDefaults, raw: bool | None = None
 ) -> Request:
-    """A request from a JSON object. What is ignored of it changes nothing: `fates` has the list.
+    """A request from a JSON object. docs/fields.md lists what is ignored.
 
     Args:
         raw: True where only a prompt may be given, that is text to go on with; False where only
