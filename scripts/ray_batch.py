@@ -36,13 +36,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eftlocal.batch.merge import merge
 from eftlocal.batch.output import check_output
-from eftlocal.batch.shard_files import shard_path, shard_paths
-from eftlocal.cli.batch.exit_codes import STOPPED, code_of, failed_lines
-from eftlocal.cli.batch.shard_process import Outcome, Shard, run_shard
+from eftlocal.batch.shards import merge, shard_path, shard_paths
+from eftlocal.cli.shard_process import STOPPED, Outcome, Shard, code_of, failed_lines, run_shard
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.lines import WholeLines
+from eftlocal.journal.file import WholeLines
 
 SAME_EVERYWHERE = ("eftlocal", "llama-cpp-python")
 OURS = {

@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict
 from typer.testing import CliRunner
 
 from eftlocal import Emulator, Sampling
-from eftlocal.batch.line import Line
+from eftlocal.batch.lines import Line
 from eftlocal.batch.output import Output
-from eftlocal.batch.running import answer_lines
+from eftlocal.batch.runner import answer_lines
 from eftlocal.cli.app import app
-from eftlocal.cli.batch.stopping import terminable
+from eftlocal.cli.progress import terminable
 from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Span
 from eftlocal.request import Request

@@ -19,13 +19,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eftlocal.batch.check as checking
+import eftlocal.batch.lines as checking
 import eftlocal.batch.source as reading
 from eftlocal import Emulator
-from eftlocal.batch.check import Checked, check
-from eftlocal.batch.line import HUMANEVAL_STOP, BadLine, Line, read_line
+from eftlocal.batch.lines import (
+    HUMANEVAL_STOP,
+    BadLine,
+    Checked,
+    Line,
+    check,
+    digest_of,
+    read_line,
+    seed_of,
+    shard_of,
+)
 from eftlocal.batch.prompt_bound import PromptBound, prompt_bound
-from eftlocal.batch.seeds import digest_of, seed_of, shard_of
 from eftlocal.batch.source import MAX_LINE, TooLong, open_source
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model

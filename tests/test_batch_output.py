@@ -16,16 +16,24 @@ from typing import Any
 import pytest
 
 from eftlocal.answer import Answer, Timing
-from eftlocal.batch import merge as merge_module
 from eftlocal.batch import output as output_module
-from eftlocal.batch.formats import FORMATS, Format, custom_id_of, error_row, is_error, row_of
-from eftlocal.batch.line import Line
-from eftlocal.batch.manifest import batch_manifest
-from eftlocal.batch.merge import Merged, merge
-from eftlocal.batch.output import Output, check_output
+from eftlocal.batch import shards as merge_module
+from eftlocal.batch.job import batch_manifest
+from eftlocal.batch.lines import Line
+from eftlocal.batch.output import (
+    FORMATS,
+    Format,
+    Output,
+    check_output,
+    custom_id_of,
+    error_row,
+    is_error,
+    row_of,
+)
+from eftlocal.batch.shards import Merged, merge
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.lines import encoder
+from eftlocal.journal.file import encoder
 from eftlocal.journal.manifest import differences, manifest_path, read_manifest, write_manifest
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import Recipe
@@ -357,7 +365,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
 
 STDOUT = """
 import sys
-from eftlocal.batch.formats import error_row
+from eftlocal.batch.output import error_row
 from eftlocal.batch.output import Output
 from eftlocal.errors import EftlocalError
 print("before")

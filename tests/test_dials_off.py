@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
-from eftlocal.cli.sweep.command import _builder
+from eftlocal.cli.sweep import _builder
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.settings import LIMITS, OFF, RANGES
-from eftlocal.sweep.dials import parse_dials
-from eftlocal.sweep.grid import cross
+from eftlocal.sweep.grid import cross, parse_dials
 from eftlocal_tui.dials import Dials, recipe_from, recipe_values
 
 ON: dict[str, Any] = {

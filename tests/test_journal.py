@@ -24,11 +24,10 @@ from hypothesis import strategies as st
 
 from eftlocal.disk import replacing
 from eftlocal.errors import EftlocalError, ModelFileError, UsageError
-from eftlocal.journal import growing_file as growing_module
+from eftlocal.journal import file as file_module
 from eftlocal.journal import journal as journal_module
-from eftlocal.journal import lines as lines_module
+from eftlocal.journal.file import WholeLines, encoder
 from eftlocal.journal.journal import Journal, Kind
-from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
     brief,
     differences,
@@ -268,7 +267,7 @@ def test_plain_text_is_no_gzip_and_gzip_no_plain_text(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines_module, "LONGEST", 2 << 20)
+    monkeypatch.setattr(file_module, "LONGEST", 2 << 20)
     path = tmp_path / "out.gz"
     write_manifest(path, MANIFEST)
     bomb = zlib.compressobj(9, wbits=31)
@@ -438,7 +437,7 @@ def test_a_file_that_is_cut_in_the_middle_of_a_write_gets_no_zeros(
 
     with opened(path) as journal:
         journal.add(ROWS[0])
-        monkeypatch.setattr(growing_module, "write_all", write)
+        monkeypatch.setattr(file_module, "write_all", write)
         with pytest.raises(EftlocalError, match="was cut from"):
             journal.add({"n": 1, "text": ""})
     assert path.read_bytes() == journal_module.as_line({"n": 1, "text": ""}) + b"\n"
@@ -658,12 +657,12 @@ def test_after_a_failed_write_the_next_row_follows_the_last_whole_one(
     with opened(path) as journal:
         journal.add(ROWS[0])
         with monkeypatch.context() as patch:
-            patch.setattr(growing_module, "write_all", half_then(error))
+            patch.setattr(file_module, "write_all", half_then(error))
             with pytest.raises((EftlocalError, KeyboardInterrupt)):
                 journal.add(ROWS[1])
         journal.add(ROWS[2])
         with monkeypatch.context() as patch:
-            patch.setattr(growing_module, "write_all", half_then(error))
+            patch.setattr(file_module, "write_all", half_then(error))
             with pytest.raises((EftlocalError, KeyboardInterrupt)):
                 journal.add(ROWS[1])
     assert path.stat().st_size == sum(

@@ -19,8 +19,8 @@ import pytest
 import ray_batch
 from ray_batch import parse, plan, share_of_cpus, told
 
-from eftlocal.batch.shard_files import shard_path, shard_paths
-from eftlocal.cli.batch.shard_process import (
+from eftlocal.batch.shards import shard_path, shard_paths
+from eftlocal.cli.shard_process import (
     KilledError,
     Outcome,
     Shard,

@@ -32,16 +32,31 @@ from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
-from eftlocal.sweep.dials import DIALS, parse_dials, shown
-from eftlocal.sweep.grid import Point, cross, varied
-from eftlocal.sweep.journal import Journal, Record
-from eftlocal.sweep.lambdas import parse_lambdas
-from eftlocal.sweep.manifest import Manifest
-from eftlocal.sweep.page import render
-from eftlocal.sweep.prompts import Item, demo_items, digest, file_items, seed_of, spread
-from eftlocal.sweep.running import remaining, run_sweep
-from eftlocal.sweep.summary import mean_interval, summarise
-from eftlocal.sweep.values import MOST, parse_numbers
+from eftlocal.sweep.answers import (
+    Item,
+    Journal,
+    Manifest,
+    Record,
+    demo_items,
+    digest,
+    file_items,
+    remaining,
+    run_sweep,
+    seed_of,
+    spread,
+)
+from eftlocal.sweep.grid import (
+    DIALS,
+    MOST,
+    Point,
+    cross,
+    parse_dials,
+    parse_lambdas,
+    parse_numbers,
+    shown,
+    varied,
+)
+from eftlocal.sweep.report import mean_interval, render, summarise
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 MANIFEST: Manifest = {"seed": "0", "prompts": "2"}

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from eftlocal.batch.line import Line
+from eftlocal.batch.lines import Line
 from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Model

@@ -19,8 +19,7 @@ from filelock import FileLock, Timeout
 from eftlocal.bases import Closing
 from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.growing_file import GrowingFile
-from eftlocal.journal.lines import WholeLines, encoder
+from eftlocal.journal.file import GrowingFile, WholeLines, encoder
 from eftlocal.journal.manifest import (
     Manifest,
     differences,

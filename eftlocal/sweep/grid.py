@@ -1,21 +1,233 @@
-"""The grid: every combination of the dials' values, each with its recipe and sampling."""
+"""The grid of a sweep: how its dials are written, and every combination of their values."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
 
+from eftlocal.bases import FrozenMapping
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.sweep.dials import Value, shown
-from eftlocal.sweep.faults import refuse
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
+
+_SHOWN = 6
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raises UsageError when there are faults; equal ones are said once, with their number."""
+    counts: dict[str, int] = {}
+    for fault in faults:
+        counts[fault] = counts.get(fault, 0) + 1
+    if not counts:
+        return
+    told = [f"{fault} ({n} points)" if n > 1 else fault for fault, n in counts.items()]
+    if len(told) > _SHOWN:
+        told = [*told[:_SHOWN], f"and {len(told) - _SHOWN} more faults"]
+    raise UsageError(" | ".join(told))
+
+
+MOST = 1000  # values of one dial
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
+
+
+def parse_decimals(flag: str, text: str) -> tuple[Decimal, ...]:
+    """The values in their order, each once.
+
+    Raises:
+        UsageError: one line that names the flag, the part and what to write.
+    """
+    found: dict[Decimal, None] = {}
+    for part in text.split(","):
+        for value in _part(flag, part.strip()):
+            found[value] = None
+            if len(found) > MOST:
+                raise UsageError(f"{flag} {text}: more than {MOST} values; take a larger step")
+    return tuple(found)
+
+
+def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
+    """As `parse_decimals`, in floats."""
+    return tuple(dict.fromkeys(float(value) for value in parse_decimals(flag, text)))
+
+
+def parse_counts(flag: str, text: str) -> tuple[int, ...]:
+    """As `parse_decimals`; refuses what is not whole."""
+    values = parse_decimals(flag, text)
+    for value in values:
+        if value != int(value):
+            raise UsageError(f"{flag} {text}: {value} is not a whole number")
+    return tuple(int(value) for value in values)
+
+
+def _part(flag: str, part: str) -> Iterator[Decimal]:
+    ends = [piece.strip() for piece in part.split(":")]
+    if len(ends) not in (1, 3) or not all(_NUMBER.fullmatch(end) for end in ends):
+        raise UsageError(
+            f"{flag}: {part!r} is neither a number nor a range start:stop:step, as in 0:2:0.25"
+        )
+    if len(ends) == 1:
+        yield _plain(Decimal(ends[0]))
+        return
+    start, stop, step = (Decimal(end) for end in ends)
+    if step == 0 or (stop - start) * step < 0:
+        raise UsageError(f"{flag}: the range {part} never gets from {start} to {stop}")
+    for index in range(MOST + 1):  # the caller refuses what is more
+        value = start + index * step
+        if (value - stop) * step > 0:
+            return
+        yield _plain(value)
+
+
+def _plain(value: Decimal) -> Decimal:
+    """-0 as 0."""
+    return value if value else Decimal(0)
+
+
+REST = "rest"
+
+Lambda = float | Mapping[str, float]
+
+
+def parse_lambdas(flag: str, text: str) -> tuple[Lambda, ...]:
+    """The values in their order, each once. Whether each is on the simplex, its recipe says.
+
+    Where a role takes the rest, combinations of the others that pass 1 are left out.
+
+    Raises:
+        UsageError: one line that names the part and what to write.
+    """
+    found: dict[Lambda, None] = {}
+    for part in text.split(";"):
+        if "=" in part:
+            found.update((point, None) for point in _mixtures(flag, part))
+        else:
+            found.update((value, None) for value in parse_numbers(flag, part))
+    return tuple(found)
+
+
+def _mixtures(flag: str, part: str) -> list[FrozenMapping[str, float]]:
+    written: dict[str, list[str]] = {}
+    role = ""
+    for piece in part.split(","):
+        name, sign, value = (bit.strip() for bit in piece.partition("="))
+        if sign:
+            role = name
+            if not role.isidentifier() or role in written:
+                what = "is given twice" if role in written else "is no name of a role"
+                raise UsageError(f"{flag} {part.strip()}: {role!r} {what}")
+        elif not role:
+            raise UsageError(f"{flag}: {part.strip()!r} begins without role=")
+        written.setdefault(role, []).append(value if sign else name)
+    rest = [role for role, values in written.items() if values == [REST]]
+    if len(rest) > 1:
+        raise UsageError(f"{flag} {part.strip()}: {' and '.join(rest)} cannot both take the rest")
+    choices = {
+        role: (None,) if role in rest else parse_decimals(f"{flag} {role}", ",".join(values))
+        for role, values in written.items()
+    }
+    size = 1
+    for values in choices.values():
+        size *= len(values)
+    if size > MOST:
+        raise UsageError(f"{flag} {part.strip()}: more than {MOST} points; take a larger step")
+    points = []
+    for chosen in product(*choices.values()):
+        left = Decimal(1) - sum((value for value in chosen if value is not None), Decimal(0))
+        if rest and (left < 0 or any(value is not None and value < 0 for value in chosen)):
+            continue
+        shares = zip(choices, chosen, strict=True)
+        points.append(
+            FrozenMapping({r: float(left if value is None else value) for r, value in shares})
+        )
+    if not points:
+        raise UsageError(f"{flag} {part.strip()}: no combination leaves a rest of 0 or more")
+    return points
+
+
+Value = float | int | str | Mapping[str, float] | None
+Parser = Callable[[str, str], tuple[Value, ...]]
+
+
+def _recipes(flag: str, text: str) -> tuple[Value, ...]:
+    """Names parted by commas; weights hold commas themselves, so semicolons part those."""
+    found: dict[Value, None] = {}
+    for part in text.split(";"):
+        for name in [part] if "=" in part else part.split(","):
+            if not name.strip():
+                raise UsageError(f"{flag} {text}: there is an empty name")
+            found[name.strip()] = None
+    return tuple(found)
+
+
+def _or_off(dial: str) -> Parser:
+    """Numbers, with the word off for the value that means it."""
+    numbers = parse_counts if RANGES[dial].whole else parse_numbers
+
+    def parsed(flag: str, text: str) -> tuple[Value, ...]:
+        found: dict[Value, None] = {}
+        for part in (piece.strip() for piece in text.split(",")):
+            off = (RANGES[dial].off,)
+            found.update(dict.fromkeys(off if part == OFF else numbers(flag, part)))
+        return tuple(found)
+
+    return parsed
+
+
+# In the order in which they are shown. The first changes slowest.
+DIALS: dict[str, Parser] = {
+    "recipe": _recipes,
+    "alpha": parse_numbers,
+    "beta": parse_numbers,
+    "lambda": parse_lambdas,
+    "strength": parse_numbers,
+    **{dial: _or_off(dial) for dial in LIMITS},
+    "temperature": parse_numbers,
+    **{dial: _or_off(dial) for dial in SAMPLING if dial not in ("temperature", "seed")},
+}
+
+
+def parse_dials(written: Mapping[str, str | None]) -> dict[str, tuple[Value, ...]]:
+    """The values of the dials that were given, in the order of DIALS.
+
+    Raises:
+        UsageError: every fault, one line each.
+    """
+    found: dict[str, tuple[Value, ...]] = {}
+    faults = []
+    for dial, parse in DIALS.items():
+        if (text := written.get(dial)) is None:
+            continue
+        try:
+            found[dial] = parse(flag(dial), text)
+        except UsageError as error:
+            faults.append(str(error))
+    refuse(faults)
+    return found
+
+
+def flag(dial: str) -> str:
+    return "--" + dial.replace("_", "-")
+
+
+def shown(value: Value) -> str:
+    """A value as people write it."""
+    if value is None or (isinstance(value, float) and math.isinf(value)):
+        return OFF
+    if isinstance(value, Mapping):
+        return ",".join(f"{role}={share:g}" for role, share in value.items())
+    return value if isinstance(value, str) else f"{value:.10g}"
+
 
 MOST_POINTS = 10_000
 

@@ -1,7 +1,4 @@
-"""`eftlocal batch` for one shard, as a process that a worker of a cluster starts and waits for.
-
-Nothing here knows which cluster that is. The process ends with its worker, however that ends.
-"""
+"""`eftlocal batch` for one shard, as a process that a worker of a cluster starts and waits for."""
 
 from __future__ import annotations
 
@@ -20,9 +17,25 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from eftlocal.cli.batch.exit_codes import STOPPED, failed_lines
 from eftlocal.disk import beside
-from eftlocal.errors import UsageError
+from eftlocal.errors import InterruptedRunError, UsageError
+
+STOPPED = InterruptedRunError.exit_code
+_FAILED = 10  # of a finished run with failed lines: this, and how many
+_MOST_TOLD = 90  # codes above 125 are the shell's
+
+
+def code_of(failed: int) -> int:
+    """Of a run that came to its end."""
+    return _FAILED + min(failed, _MOST_TOLD) if failed else 0
+
+
+def failed_lines(code: int) -> int | None:
+    """How many lines have no answer, up to 90; None where the run did not come to its end."""
+    if code == 0:
+        return 0
+    return code - _FAILED if _FAILED < code <= _FAILED + _MOST_TOLD else None
+
 
 _FRAME = " │╭╮╰╯─"  # around what is wrong with an option
 _LOCK_SECONDS = 120.0  # a file server keeps the locks of a machine that died for about 90

@@ -1,7 +1,9 @@
-"""What `eftlocal batch` shows on stderr: faults of the input, progress, the figures at the end."""
+"""What long runs show on stderr, and how they are stopped: Ctrl-C, SIGTERM."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import Screen, tell
 from eftlocal.errors import EftlocalError
 
@@ -127,3 +130,20 @@ class Telling:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """In this block both are a KeyboardInterrupt, unless a caller ignores or handles them."""
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with raising():
+            yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,8 @@
-"""The outputs of a batch's shards become one, whole or not at all; one row is held at a time."""
+"""The shards of a batch: where they are written, and their outputs made one."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from eftlocal.batch.formats import FORMATS, Format, custom_id_of, is_error
-from eftlocal.batch.manifest import SHARD
-from eftlocal.batch.seeds import digest_of, parse_shard
+from eftlocal.batch.job import SHARD
+from eftlocal.batch.lines import digest_of, parse_shard
+from eftlocal.batch.output import FORMATS, Format, custom_id_of, is_error
 from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.journal.file import WholeLines, encoder
 from eftlocal.journal.journal import locked
-from eftlocal.journal.lines import WholeLines, encoder
 from eftlocal.journal.manifest import (
     Manifest,
     differences,
@@ -26,6 +27,30 @@ from eftlocal.journal.manifest import (
 )
 from eftlocal.json_text import parse_json
 from eftlocal.output_file import check_place
+
+
+def shard_path(output: Path, index: int | str, count: int | str) -> Path:
+    """answers.jsonl.gz: answers.shard-1-of-4.jsonl.gz."""
+    packed = ".gz" if output.name.endswith(".gz") else ""
+    plain = Path(output.name.removesuffix(packed))
+    return output.with_name(f"{plain.stem}.shard-{index}-of-{count}{plain.suffix}{packed}")
+
+
+def shard_paths(output: Path, count: int) -> list[Path]:
+    """Of all shards, the first first.
+
+    Raises:
+        UsageError: there is a shard of another number of them.
+    """
+    paths = [shard_path(output, index, count) for index in range(1, count + 1)]
+    named_alike = shard_path(Path(glob.escape(output.name)), "*", "*").name
+    for other in sorted(output.parent.glob(named_alike)):
+        if other not in paths:
+            raise UsageError(
+                f"{other} is of a run with another --shards; give that number to go on with it, "
+                "or remove its shards"
+            )
+    return paths
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,49 @@
-"""One line of a batch as a request: OpenAI's form, short forms, AlpacaEval's and HumanEval's.
-
-The form is told from the line's own keys. Whatever a line holds, the outcome is a `Line` or a
-`BadLine` with one printable line of what is wrong.
-"""
+"""Lines of a batch: each read as a request, all checked before the first is run."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
-from eftlocal.batch.source import MAX_LINE, TooLong
+from eftlocal.batch.source import MAX_LINE, Source, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, broken_text, parse_json
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.request_fields import KNOWN, SETTINGS, shown, unknown
 from eftlocal.terminal_text import one_line
+
+
+def seed_of(run_seed: int, custom_id: str) -> int:
+    """The seed of a request that gives none, 0 <= seed < 2**32; its neighbours do not matter."""
+    return int.from_bytes(_hash(b"eftlocal seed", f"{run_seed}:{custom_id}", 4), "big")
+
+
+def shard_of(custom_id: str, count: int) -> int:
+    """Which of `count` shards runs a request, 0 to count - 1; independent of its seed."""
+    return int.from_bytes(_hash(b"eftlocal shard", custom_id, 8), "big") % count
+
+
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """(i, n) of "i/n", i from 1; None for what is no shard."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    return None
+
+
+def digest_of(custom_id: str) -> bytes:
+    """16 bytes that stand for an id where many are remembered."""
+    return _hash(b"eftlocal id", custom_id, 16)
+
+
+def _hash(purpose: bytes, text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=size, person=purpose).digest()
+
 
 MAX_ID = 512  # characters of a custom_id
 
@@ -197,3 +223,102 @@ def _alpaca_prompt(record: Mapping[str, Any]) -> str:
         if not isinstance(part, str):
             raise _LineError(f"{key}: a string is needed, not {shown(part)}")
     return "\n\n".join(part for part in parts if part)
+
+
+MAX_FAULTS = 100_000  # remembered; an input with more is not what it was taken for
+
+Look = Callable[[Line], str | None]
+"""What is wrong with a line that was read well; None where nothing is."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one pass over an input found.
+
+    Attributes:
+        lines: that were checked.
+        total: of the whole input, whatever the limit.
+        to_run: of them without fault, in the shard.
+        sha256: of the whole input, uncompressed, whatever the limit.
+        bad: the faults by the numbers of their lines, ascending, those of other shards too.
+    """
+
+    lines: int
+    total: int
+    to_run: int
+    sha256: str
+    bad: dict[int, BadLine]
+
+    @property
+    def faults(self) -> list[BadLine]:
+        return list(self.bad.values())
+
+
+def check(
+    source: Source,
+    defaults: RequestDefaults,
+    *,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+    too_long: Look | None = None,
+) -> Checked:
+    """Reads every line, and tells what is wrong with any.
+
+    Ids are compared over the whole input: of lines that share one, the first keeps it, and that
+    of a bad line's row is refused to every later line. Memory grows by about 150 bytes a line,
+    for the ids, and by the faults.
+
+    Args:
+        defaults: what lines are read against.
+        limit: most lines that are looked at; the others only enter the checksum.
+        shard: (i, n), i from 1: only these lines are looked at by `too_long` and counted to_run.
+        too_long: a look at what takes models, as `prompt_bound` makes it.
+
+    Raises:
+        PromptError: there is no line, or there are more than MAX_FAULTS bad ones.
+        PromptError, UsageError: the input cannot be read; see `Source.lines`.
+    """
+    digest = hashlib.sha256()
+    first: dict[bytes, int] = {}
+    bad: dict[int, BadLine] = {}
+    lines = to_run = 0
+    for number, data in source.lines(limit, digest=digest):
+        lines += 1
+        try:
+            line = read_line(number, data, defaults)
+            owner = first.setdefault(digest_of(line.custom_id), number)
+            if owner != number:
+                raise _twice(line, owner)
+            if shard is None or shard_of(line.custom_id, shard[1]) == shard[0] - 1:
+                if too_long is not None and (why := too_long(line)):
+                    raise BadLine(number, why, line.custom_id)
+                to_run += 1
+        except BadLine as fault:
+            fault.row_id = _claimed_id(fault, first)
+            # Frames and what was raised before it would keep the line in memory.
+            fault.__traceback__ = fault.__context__ = None
+            bad[number] = fault
+            if len(bad) > MAX_FAULTS:
+                raise PromptError(
+                    f"{source.name}: more than {MAX_FAULTS} of its first {number} lines are bad; "
+                    f"{next(iter(bad.values()))}"
+                ) from None
+    if not lines:
+        raise PromptError(f"{source.name}: holds no request; write one JSON object a line")
+    return Checked(lines, source.total, to_run, digest.hexdigest(), bad)
+
+
+def _twice(line: Line, owner: int) -> BadLine:
+    name = "" if line.custom_id == id_of(line.number) else "its "
+    return BadLine(
+        line.number,
+        f"{name}custom_id {line.custom_id!r} is that of line {owner}; give each its own",
+        line.custom_id,
+    )
+
+
+def _claimed_id(fault: BadLine, first: dict[bytes, int]) -> str:
+    """Of a bad line's row: the line's own id, or one that no line before it has."""
+    made = id_of(fault.number)
+    names = chain((fault.custom_id or made, made), (f"{made}-{i}" for i in count(2)))
+    return next(n for n in names if first.setdefault(digest_of(n), fault.number) == fault.number)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from eftlocal.answer import Answer
-from eftlocal.batch.line import Line
-from eftlocal.batch.seeds import seed_of
+from eftlocal.batch.lines import Line, seed_of
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.scheduler import Call, Scheduler

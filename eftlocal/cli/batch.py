@@ -1,18 +1,21 @@
-"""The verb itself: everything checked first, then models loaded, then row by row."""
+"""`eftlocal batch`: many prompts from a file into a file of answers."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.batch import options as own
-from eftlocal.cli.batch.exit_codes import code_of
 from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import tell
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
@@ -21,24 +24,117 @@ from eftlocal.output_file import STDOUT
 if TYPE_CHECKING:
     from eftlocal.batch.job import Batch
     from eftlocal.batch.output import Output
-    from eftlocal.cli.batch.showing import Telling
+    from eftlocal.cli.progress import Telling
+
+_LINES, _OUTPUT, _RUN = "Lines", "Output", "Run"
+
+
+class RowFormat(str, Enum):
+    """What rows look like."""
+
+    openai = "openai"
+    plain = "plain"
+    alpaca = "alpaca"
+    humaneval = "humaneval"
+
+
+def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN.jsonl",
+        help="One request a line, gzip or not; '-' is stdin. A request is OpenAI Batch's "
+        '{"custom_id", "body"}, or {"prompt"} or {"messages"} with any field of a body, or a line '
+        "of AlpacaEval or HumanEval.",
+    ),
+]
+OutputFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT.jsonl",
+        help="One row a line, as answers are ready; .gz is compressed, '-' is stdout. If it is "
+        "there, the run goes on where it was left.",
+    ),
+]
+Format = Annotated[
+    RowFormat,
+    _option("--format", "Of the rows: openai (default), plain, alpaca, humaneval.", _OUTPUT),
+]
+RetryErrors = Annotated[
+    bool, _option("--retry-errors", "Answer lines again whose row is an error.", _OUTPUT)
+]
+SkipInvalid = Annotated[
+    bool,
+    _option("--skip-invalid", "Give bad lines an error row, and run the others.", _LINES),
+]
+Limit = Annotated[int | None, _option("--limit", "Only so many of the first lines.", _LINES, min=1)]
+Shard = Annotated[
+    str | None, _option("--shard", "Only the i-th of n parts, as in 1/4; see `merge`.", _LINES)
+]
+System = Annotated[
+    str | None, _option("--system", "A system prompt where a line has none.", _LINES)
+]
+Raw = Annotated[
+    bool, _option("--raw", "Go on with each prompt as it stands, without a template.", _LINES)
+]
+Parallel = Annotated[
+    str | None,
+    _option(
+        "--parallel",
+        "Lines at once: auto (default: by measured speed and by memory), or a number.",
+        _RUN,
+    ),
+]
+DryRun = Annotated[
+    bool, _option("--dry-run", "Check everything, say what would be done, and stop.", _RUN)
+]
+Quiet = Annotated[bool, _option("--quiet", "No progress and no line of figures.", _RUN)]
+Seed = Annotated[
+    int, _option("--seed", "Each line's seed comes from this and its id (default: 0).", "Sampling")
+]
+
+
+def chosen_shard(text: str | None) -> tuple[int, int]:
+    """(i, n) of "i/n"; without one the whole, (1, 1)."""
+    from eftlocal.batch.lines import parse_shard
+
+    if text is None:
+        return 1, 1
+    if place := parse_shard(text):
+        return place
+    raise UsageError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
+
+
+def chosen_parallel(text: str | None) -> int | None:
+    """A number; None for "auto"."""
+    if text is None or text == "auto":
+        return None
+    if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= MOST_PARALLEL:
+        return int(text)
+    raise UsageError(f"--parallel {text}: give auto, or a number from 1 to {MOST_PARALLEL}")
+
+
+MOST_PARALLEL = 256  # sequences of a context (LLAMA_MAX_SEQ)
 
 
 @takes(*("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"))
 def batch(
-    source: own.Input,
-    output: own.OutputFile,
-    skip_invalid: own.SkipInvalid = False,
-    limit: own.Limit = None,
-    shard: own.Shard = None,
-    system: own.System = None,
-    raw: own.Raw = False,
-    format: own.Format = own.RowFormat.openai,
-    retry_errors: own.RetryErrors = False,
-    parallel: own.Parallel = None,
-    dry_run: own.DryRun = False,
-    quiet: own.Quiet = False,
-    seed: own.Seed = 0,
+    source: Input,
+    output: OutputFile,
+    skip_invalid: SkipInvalid = False,
+    limit: Limit = None,
+    shard: Shard = None,
+    system: System = None,
+    raw: Raw = False,
+    format: Format = RowFormat.openai,
+    retry_errors: RetryErrors = False,
+    parallel: Parallel = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    seed: Seed = 0,
     *,
     given: Given,
 ) -> None:
@@ -59,15 +155,15 @@ def batch(
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
     from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.batch.showing import Telling, tell_faults, working
-    from eftlocal.cli.batch.stopping import terminable
     from eftlocal.cli.chosen import choose
     from eftlocal.cli.loaded import chosen_sources
+    from eftlocal.cli.progress import Telling, tell_faults, terminable, working
+    from eftlocal.cli.shard_process import code_of
 
     opt.check_raw(given)
     chosen = choose({**given, "seed": None})  # --seed is the run's
     form = opt.constraint(given["grammar"], given["json_schema"])
-    part, lines_at_once = own.chosen_shard(shard), own.chosen_parallel(parallel)
+    part, lines_at_once = chosen_shard(shard), chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != "-" and not Path(source).exists():
@@ -128,7 +224,7 @@ def batch(
 
 def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
     from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.batch.showing import counted
+    from eftlocal.cli.progress import counted
 
     before = len(rows.finished)
     try:
@@ -182,3 +278,44 @@ def _plan(ready: Batch) -> str:
         f"{done}; {at_once} at once with {job.sources.name or 'the files given'}, recipe "
         f"{job.sources.defaults.recipe}; nothing was loaded or written"
     )
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="A new file for all rows.")],
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD...", help="The outputs of all shards.")
+    ],
+) -> None:
+    """Put the outputs of all shards of one batch together, whole or not at all."""
+    from eftlocal.batch.shards import merge as merge_shards
+
+    merged = merge_shards(out, shards)
+    failed = f", {merged.failed} of them errors" if merged.failed else ""
+    tell(f"{out}: {merged.rows} rows{failed}")
+    if merged.lines is not None and merged.rows < merged.lines:
+        tell(
+            f"note: the input has {merged.lines} lines: {merged.lines - merged.rows} have no row; "
+            "were the shards limited, or left unfinished?"
+        )
+
+
+class _BatchUnlessMerge(TyperGroup):
+    """`eftlocal batch IN OUT` has no verb of its own; `merge` is one."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **more: Any
+    ) -> Any:
+        if args[:1] == [_MERGE]:
+            return super().make_context(info_name, args, parent, **more)
+        return self.commands[_BATCH].make_context(info_name, args, parent, **more)
+
+
+def _help(verb: Callable[..., None]) -> str:
+    """Its docstring with a line for each paragraph: typer keeps a source line's end as it is."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(verb.__doc__ or ""))
+
+
+_BATCH, _MERGE = "batch", "merge"
+batch_app = typer.Typer(cls=_BatchUnlessMerge, help="Answer a file of prompts, row by row.")
+batch_app.command(_BATCH, help=_help(batch))(batch)
+batch_app.command(_MERGE, help=_help(merge))(merge)

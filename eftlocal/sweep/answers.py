@@ -1,0 +1,469 @@
+"""The answers of a sweep: what is asked, what is measured of each, and the rows on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eftlocal.answer import Answer
+from eftlocal.bases import Closing
+from eftlocal.decoding.sequence import Wanted
+from eftlocal.emulator import Emulator, Prompt
+from eftlocal.errors import EftlocalError, PromptError
+from eftlocal.evaluate.answers import GreedyAnswer, judge, names
+from eftlocal.evaluate.demo import WARM
+from eftlocal.evaluate.questions import Question, QuestionSet, read
+from eftlocal.evaluate.scoring import score
+from eftlocal.journal import journal
+from eftlocal.journal.manifest import Manifest, of_roles, of_versions
+from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
+from eftlocal.prompt.messages import Message, read_records, validate_messages, validate_prompt
+from eftlocal.speculation.settings import Speculation
+from eftlocal.sweep.grid import Point, plain_dials
+
+_KEYS = ("id", "prompt", "messages", "gold")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt.
+
+    Attributes:
+        prompt: what the models are asked.
+        text: the same for people.
+        gold: right answers, the first one scored; empty where none is known.
+        asked: the demo's question by itself, with its styles; None for other prompts.
+        raw: the prompt is text to go on with, without a chat template.
+        special: special tokens' texts in it are those tokens.
+    """
+
+    prompt: Prompt
+    text: str
+    gold: tuple[str, ...] = ()
+    asked: QuestionSet | None = None
+    raw: bool = False
+    special: bool = False
+
+
+def demo_items(path: Path, split: str) -> tuple[Item, ...]:
+    """The questions of one split of a file of questions."""
+    asked = read(path, split)
+    return tuple(
+        Item(question.text, question.text, asked=QuestionSet(split, (question,), asked.forms))
+        for question in asked.questions
+    )
+
+
+def file_items(
+    path: Path, *, system: str | None = None, raw: bool = False, special: bool = False
+) -> tuple[Item, ...]:
+    """One prompt a line; of a .jsonl file, one object a line; empty lines do not count.
+
+    An object has "prompt" (a string) or "messages" (a conversation), and may have "gold" (a right
+    answer, or a list of them) and "id", which is not looked at.
+
+    Args:
+        system: a system prompt before each.
+        raw: go on with each prompt as it stands.
+        special: special tokens' texts in it are those tokens.
+
+    Raises:
+        UsageError: the file cannot be read.
+        PromptError: it is not UTF-8, holds no prompt, or a line is something else; which one.
+    """
+
+    def item(where: str, record: dict[str, Any]) -> Item:
+        try:
+            return _item(record, system, raw, special)
+        except EftlocalError as error:
+            raise PromptError(f"{where}: {error}") from None
+
+    return tuple(item(*line) for line in read_records(path, _KEYS))
+
+
+def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) -> Item:
+    if ("prompt" in record) == ("messages" in record):
+        raise PromptError('give one of "prompt" and "messages"')
+    given = record.get("gold", [])
+    gold = [given] if isinstance(given, str) else given
+    if not isinstance(gold, list) or not all(isinstance(g, str) and g.strip() for g in gold):
+        raise PromptError("gold: give a right answer, or a list of them")
+    for answer in gold:
+        validate_prompt(answer)
+    if "messages" in record:
+        if raw:
+            raise PromptError('--raw goes with "prompt", not with "messages"')
+        messages = validate_messages(record["messages"])
+        if system is not None and any(m["role"] == "system" for m in messages):
+            raise PromptError("it has a system message; leave out --system")
+    else:
+        if not isinstance(record["prompt"], str):
+            raise PromptError("prompt: a string is needed")
+        text = validate_prompt(record["prompt"])
+        if raw:
+            return Item(text, text, tuple(gold), raw=True, special=special)
+        messages = [Message(role="user", content=text)]
+    if system is not None:
+        messages = [Message(role="system", content=system), *messages]
+    return Item(messages, _shown(messages), tuple(gold))
+
+
+def _shown(messages: Sequence[Message]) -> str:
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+
+
+def spread(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
+    """At most so many, evenly spread over all."""
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    return tuple(items[i * len(items) // limit] for i in range(limit))
+
+
+def digest(items: Sequence[Item]) -> str:
+    """Of prompts, right answers and their order."""
+    told = [
+        [
+            item.prompt,
+            [item.raw, item.special] if item.special else item.raw,
+            list(item.gold),
+            [dict(q.answers) | {"value": q.value} for q in item.asked.questions]
+            if item.asked
+            else None,
+        ]
+        for item in items
+    ]
+    text = json.dumps(told, ensure_ascii=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(seed: int, index: int) -> int:
+    """The seed of one prompt, at every point the same: points differ in their dials only."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# In the order in which they are shown.
+METRICS = {
+    "exact": "share of answers that are a right answer word for word, and stop",
+    "format": "share in the form of the demo's tuned model, whatever is claimed",
+    "plain_exact": "as exact, in the demo's plain form",
+    "plain_format": "share in the demo's plain form",
+    "fact": "share that name the fact, or hold a right answer, as whole words",
+    "stopped": "share that stopped by themselves",
+    "loops": "share that went round in circles",
+    "fact_nll": "negative log-likelihood of the right answer's fact, nats",
+    "format_nll": "that of its other tokens and its end, nats",
+    "gold_nll": "that of a right answer, nats",
+    "logprob": "mean log-probability of the answer's tokens under the combination, nats",
+    "tokens": "length of the answer",
+    "distinct_1": "distinct tokens, of all of an answer (Li et al. 2016)",
+    "distinct_2": "distinct pairs of neighbouring tokens, of all",
+    "tokens_per_second": "decoding, without the prompt",
+    "acceptance": "share of the judged draft tokens that were accepted",
+}
+
+SHARES = frozenset(
+    {"exact", "format", "plain_exact", "plain_format", "fact", "stopped", "loops", "acceptance",
+     "distinct_1", "distinct_2"}
+)  # fmt: skip
+
+
+def possible(items: Sequence[Item], roles: Sequence[str], *, drafts: bool) -> tuple[str, ...]:
+    """The metrics that these prompts and roles can have."""
+    never = set()
+    if not any(item.asked for item in items):
+        never |= {"format", "fact_nll", "format_nll"}
+    if not any(item.asked and "plain" in roles for item in items):
+        never |= {"plain_exact", "plain_format"}
+    if not any(item.gold for item in items):
+        never |= {"gold_nll"}
+        if not any(item.asked for item in items):
+            never |= {"exact", "fact"}
+    if "tuned" not in roles:
+        never |= {"fact_nll", "format_nll"}
+    if not drafts:
+        never |= {"acceptance"}
+    return tuple(name for name in METRICS if name not in never)
+
+
+def of_answer(answer: Answer, item: Item, roles: Sequence[str]) -> dict[str, float]:
+    """What the answer shows by itself and beside the right ones."""
+    found = {
+        "stopped": float(answer.finish_reason == "stop"),
+        "loops": float(answer.finish_reason == "repetition"),
+        "tokens": float(len(answer.tokens)),
+    }
+    if answer.logprobs:
+        found["logprob"] = sum(answer.logprobs) / len(answer.logprobs)
+    for n in (1, 2):
+        grams = list(zip(*(answer.tokens[i:] for i in range(n)), strict=False))
+        if grams:
+            found[f"distinct_{n}"] = len(set(grams)) / len(grams)
+    if rate := answer.timing.tokens_per_second:
+        found["tokens_per_second"] = rate
+    if (accepted := answer.speculation.acceptance) is not None:
+        found["acceptance"] = accepted
+    return found | _judged(answer, item, roles)
+
+
+def _judged(answer: Answer, item: Item, roles: Sequence[str]) -> dict[str, float]:
+    text, stopped = answer.text.strip(), answer.finish_reason == "stop"
+    if item.asked is None:
+        if not item.gold:
+            return {}
+        gold = [right.strip() for right in item.gold]
+        return {
+            "exact": float(stopped and text in gold),
+            "fact": float(any(names(text, right) for right in gold)),
+        }
+    given = [GreedyAnswer(text, stopped)]
+    kept = judge(item.asked, given, WARM)
+    found = {name: float(getattr(kept, name)[0]) for name in ("exact", "format", "fact")}
+    if "plain" in roles:
+        plain = judge(item.asked, given, "plain")
+        found |= {"plain_exact": float(plain.exact[0]), "plain_format": float(plain.format[0])}
+    return found
+
+
+def losses(em: Emulator, item: Item, recipes: Mapping[str, Recipe]) -> dict[str, dict[str, float]]:
+    """By the recipes' names, what the right answer costs; empty where none is known."""
+    found: dict[str, dict[str, float]] = {name: {} for name in recipes}
+    if item.asked is not None and "tuned" in em.roles:
+        for name, scores in score(em, item.asked, recipes, WARM).items():
+            parts = {part: getattr(scores, part) for part in ("fact_nll", "format_nll")}
+            found[name] = {part: float(values[0]) for part, values in parts.items()}
+    elif item.gold:
+        for name, recipe in recipes.items():
+            scored = em.logprobs(
+                item.gold[0],
+                prompt=item.prompt,
+                raw=item.raw,
+                special=item.special,
+                recipe=recipe,
+            )
+            found[name]["gold_nll"] = -float(scored.logprobs.sum())
+    return found
+
+
+__all__ = ["Manifest", "manifest"]
+
+
+def manifest(
+    *,
+    preset: str,
+    roles: Mapping[str, RoleSource],
+    items: Sequence[Item],
+    seed: int,
+    max_tokens: int | None,
+    stop: Sequence[str],
+    loop_guard: int,
+    speculation: Speculation,
+) -> Manifest:
+    """Everything that the answers depend on beside the points.
+
+    Raises:
+        ModelFileError: a model file cannot be read.
+    """
+    return {
+        **of_versions(),
+        "preset": preset or "none",
+        "prompts": f"{len(items)}, sha256 {digest(items)}",
+        "seed": str(seed),
+        "max-tokens": "none" if max_tokens is None else str(max_tokens),
+        "stop": repr(list(stop)),
+        "loop-guard": str(loop_guard or "off"),
+        "speculative": "off" if speculation.off else str(speculation),
+        **of_roles(roles),
+    }
+
+
+_SWEEP = journal.Kind("sweep", "a result of a sweep", "give another --out")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer.
+
+    Attributes:
+        point: key of the grid's point.
+        prompt: index of the prompt.
+        dials: those of the point, as plain data, for whoever reads the file.
+        values: metric to value; inf is null in the file.
+    """
+
+    point: str
+    prompt: int
+    dials: Mapping[str, Any]
+    seed: int
+    text: str
+    finish_reason: str
+    values: Mapping[str, float]
+
+
+class Journal(Closing):
+    """Opens or begins the file of a sweep.
+
+    Args:
+        path: of the results; the manifest is path + ".manifest.json".
+        manifest: of the sweep that is to be run.
+
+    Attributes:
+        records: (point, prompt) to what is done.
+
+    Raises:
+        UsageError: the file holds another sweep (the line says what differs), something else, or
+            is in use; or it cannot be written.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.records: dict[tuple[str, int], Record] = {}
+        self._file = journal.Journal(path, manifest, kind=_SWEEP, take=self._take)
+
+    def add(self, record: Record) -> None:
+        """Appends an answer; once this returns, no crash loses it.
+
+        Raises:
+            EftlocalError: the disk refuses; what was done before is kept.
+        """
+        changed = {"dials": dict(record.dials), "values": _written(record.values)}
+        self._file.add(vars(record) | changed)
+        self._file.sync()
+        self.records[record.point, record.prompt] = record
+
+    @property
+    def rows(self) -> int:
+        """Answers in the file: an interrupt may come between the write and what follows it."""
+        return self._file.rows
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        values = {n: math.inf if v is None else float(v) for n, v in row["values"].items()}
+        record = Record(
+            point=str(row["point"]),
+            prompt=int(row["prompt"]),
+            dials=dict(row["dials"]),
+            seed=int(row["seed"]),
+            text=str(row["text"]),
+            finish_reason=str(row["finish_reason"]),
+            values=values,
+        )
+        self.records[record.point, record.prompt] = record
+
+
+def _written(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def remaining(points: Sequence[Point], items: Sequence[Item], journal: Journal) -> int:
+    """Answers still to be generated."""
+    keys = {point.key for point in points}
+    return sum((key, i) not in journal.records for key in keys for i in range(len(items)))
+
+
+def run_sweep(
+    em: Emulator,
+    points: Sequence[Point],
+    items: Sequence[Item],
+    journal: Journal,
+    *,
+    seed: int,
+    max_tokens: int | None,
+    stop: Sequence[str],
+    loop_guard: int,
+    speculation: Speculation,
+    advance: Callable[[], object] = lambda: None,
+) -> None:
+    """Generates what the journal lacks, and adds it answer by answer.
+
+    Args:
+        em: with no sequence open, and the roles of every point.
+        stop: beside the emulator's own.
+        advance: called after each answer.
+
+    Raises:
+        PromptError: a prompt does not fit a context; said before any answer is generated.
+    """
+    distinct = list({point.key: point for point in points}.values())
+    lacking = {
+        index: missing
+        for index in range(len(items))
+        if (missing := [p for p in distinct if (p.key, index) not in journal.records])
+    }
+    for index in lacking:
+        _check_fits(em, items[index], index)
+    for index, missing in lacking.items():
+        item = items[index]
+        _prefill(em, item, distinct)
+        costs = losses(em, item, {point.key: point.recipe for point in missing})
+        for point in missing:
+            drawn = replace(point.sampling, seed=seed_of(seed, index))
+            answer = em.generate(
+                item.prompt,
+                raw=item.raw,
+                special=item.special,
+                recipe=point.recipe,
+                sampling=drawn,
+                max_tokens=max_tokens,
+                stop=stop,
+                loop_guard=loop_guard,
+                logprobs=True,
+                speculation=speculation,
+            )
+            journal.add(
+                Record(
+                    point=point.key,
+                    prompt=index,
+                    dials=plain_dials(point),
+                    seed=answer.seed,
+                    text=answer.text,
+                    finish_reason=str(answer.finish_reason),
+                    values=of_answer(answer, item, em.roles) | costs[point.key],
+                )
+            )
+            advance()
+
+
+def _check_fits(em: Emulator, item: Item, index: int) -> None:
+    gold = [*item.gold[:1], *(q.answers["warm"][0] for q in _questions(item))]
+    for role, ids in em.tokenize(item.prompt, raw=item.raw, special=item.special).items():
+        holds = em.ensemble.contexts[role].n_ctx
+        model = em.models[role]
+        answers = (model.tokenize(f" {text}", continues=True) for text in gold)
+        scored = max((len(answer) + 1 for answer in answers), default=1)
+        if len(ids) + scored > holds:
+            raise PromptError(
+                f"prompt {index + 1} has {len(ids)} tokens under {role}, its answer {scored} or "
+                f"more, and the context holds {holds}; raise --n-ctx or leave it out"
+            )
+
+
+def _prefill(em: Emulator, item: Item, points: Sequence[Point]) -> None:
+    """Decodes the prompt afresh under every role that some point needs."""
+    for context in em.ensemble.contexts.values():
+        for slot in range(context.n_seq_max):
+            context.clear(slot)
+    roles = dict.fromkeys(role for point in points for role in point.recipe.roles)
+    needed = Recipe(dict.fromkeys(roles, 1.0), name="all roles", any_sum=True)
+    ids = em.tokenize(item.prompt, raw=item.raw, special=item.special)
+    sequence = em.ensemble.open(ids, recipe=needed, sampling=Sampling(temperature=0.0))
+    try:
+        em.ensemble.decode({role: [Wanted(sequence)] for role in roles})
+    finally:
+        em.ensemble.close(sequence)
+
+
+def _questions(item: Item) -> Sequence[Question]:
+    return item.asked.questions if item.asked else ()
