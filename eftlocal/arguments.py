@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from eftlocal.errors import UsageError
 from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
-from eftlocal.loading.prepare import UpTo
-from eftlocal.loading.threads import check_threads
+from eftlocal.loading.loader import UpTo
+from eftlocal.loading.machine import check_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import RANGES

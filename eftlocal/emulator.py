@@ -28,7 +28,7 @@ from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama import Grammar
 from eftlocal.llama.special_texts import special_text_in
-from eftlocal.loading.prepare import Loaded, Progress, UpTo, load_roles, prepare
+from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
     RoleSource,
     file_sources,

@@ -11,7 +11,7 @@ from eftlocal import hub
 from eftlocal.arguments import checked, checked_all, text
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
-from eftlocal.loading.prepare import Progress, UpTo
+from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling

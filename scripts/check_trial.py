@@ -28,8 +28,9 @@ from random_gguf import write_random_model
 import eftlocal
 from eftlocal import Emulator, Speculation
 from eftlocal.gguf_file.header import read_header
-from eftlocal.loading import prepare as loading
-from eftlocal.loading.trial import Candidate, exemptions, is_vouched
+from eftlocal.loading import loader as loading
+from eftlocal.loading import trial as trials
+from eftlocal.loading.trial import Candidate, is_vouched
 
 KNOWN_MS = 20.0  # what a known file may cost
 PROMPT = "In which country is Toulouse?"
@@ -63,7 +64,7 @@ def measure(path: Path, repeat: int) -> bool:
         candidates = [Candidate(read_header(path))]
         loading.trial.child.close()
         for taken in (starts, news):
-            shutil.rmtree(exemptions.folder(), ignore_errors=True)
+            shutil.rmtree(trials.folder(), ignore_errors=True)
             taken.append(seconds(door, candidates))
         knowns.extend(1e3 * seconds(door, candidates) for _ in range(5))
     ratio = statistics.median(new / load for new, load in zip(news, plains, strict=True))

@@ -8,8 +8,7 @@ import pytest
 from gguf_files import write_model
 
 from eftlocal.errors import UsageError
-from eftlocal.gguf_file.cache_size import kv_cache_bytes, kv_cache_bytes_by_layer
-from eftlocal.gguf_file.header import read_header
+from eftlocal.gguf_file.header import kv_cache_bytes, kv_cache_bytes_by_layer, read_header
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from eftlocal.errors import (
     UsageError,
     VocabularyError,
 )
-from eftlocal.loading import placement, prepare
+from eftlocal.loading import loader, placement
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import FileRef
 from eftlocal.selftest_model import write_random_model
@@ -296,8 +296,8 @@ def test_check_of_models_that_do_not_fit(
     server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("pull", "mine")
-    monkeypatch.setattr(prepare, "host_memory_free", lambda: 1 << 20)
-    monkeypatch.setattr(prepare.llama, "devices", list)
+    monkeypatch.setattr(loader, "host_memory_free", lambda: 1 << 20)
+    monkeypatch.setattr(loader.llama, "devices", list)
     result = run("check", "mine")
     assert isinstance(result.exception, DoesNotFitError)
     assert "does not fit" in result.stdout

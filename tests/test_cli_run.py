@@ -18,8 +18,8 @@ from eftlocal import Emulator
 from eftlocal.cli.app import app
 from eftlocal.cli.asking import read_prompt
 from eftlocal.errors import UsageError
+from eftlocal.loading.machine import usable_cpus
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.threads import usable_cpus
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "12", "--seed", "3"]

@@ -11,8 +11,8 @@ import pytest
 from gguf_files import ARCH, I32, U16, U32, WORDS, entry, raw, tensor, u32, write, write_model
 
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_file.cursor import StringArray
 from eftlocal.gguf_file.header import read_header
+from eftlocal.gguf_file.parser import StringArray
 
 
 @pytest.fixture

@@ -30,8 +30,7 @@ from hypothesis import strategies as st
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file import parser as gguf_parser
-from eftlocal.gguf_file.cache_size import kv_cache_bytes
-from eftlocal.gguf_file.header import read_header
+from eftlocal.gguf_file.header import kv_cache_bytes, read_header
 
 
 def refusal(path: Path, data: bytes) -> str:

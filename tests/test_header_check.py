@@ -41,11 +41,9 @@ from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_file.adapter_rules import check_adapter
-from eftlocal.gguf_file.check import checked_model
+from eftlocal.gguf_file.check import check_adapter, check_tensors, checked_model
 from eftlocal.gguf_file.header import read_header
 from eftlocal.gguf_file.parser import TensorInfo
-from eftlocal.gguf_file.tensor_rules import check_tensors
 
 Edit = Callable[[GgufFile], object]
 Type = GGMLQuantizationType

@@ -20,7 +20,7 @@ from hub_server import isolate
 from eftlocal import hub
 from eftlocal.errors import DownloadError
 from eftlocal.hub import http
-from eftlocal.hub.retry import Broken, Hopeless
+from eftlocal.hub.http import Broken, Hopeless
 
 
 def origin(url: str) -> tuple[str, bytes, int]:

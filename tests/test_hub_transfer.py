@@ -22,7 +22,7 @@ from hub_server import HubServer
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
-from eftlocal.hub.record import recall
+from eftlocal.hub.store import recall
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_keeps_what_it_took(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(hub.part, "write_all", write_to_a_full_disk)
+        full.setattr(hub.transfer, "write_all", write_to_a_full_disk)
         message = fetch.fails()
     assert "the disk is full; the first 100 kB are kept, make room for 162 kB more" in message
     assert part().read_bytes() == CONTENT[:100_000]

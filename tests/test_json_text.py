@@ -81,7 +81,7 @@ def test_what_is_wrong_with_toml_is_one_line(text: str, says: str) -> None:
 def test_nothing_else_reads_text_from_outside() -> None:
     """Other calls of `json` read what this program wrote to itself a moment ago."""
     own = {"selftest.py", "json_text.py", "batch/lines.py", "batch/prompt_bound.py"}
-    own |= {"child/process.py", "child/service.py"}
+    own |= {"child_process.py", "child_service.py"}
     package = Path(eftlocal.__file__).parent
     found = {
         path.relative_to(package).as_posix()

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_file.cache_size import kv_cache_bytes
-from eftlocal.gguf_file.header import read_header
+from eftlocal.gguf_file.header import kv_cache_bytes, read_header
 from eftlocal.loading.placement import (
     DEVICE_MARGIN,
     DeviceMemory,

@@ -256,7 +256,7 @@ def nested(depth: int) -> list[Any]:
 def test_wrong_prompts_are_refused_before_anything_is_loaded(
     demo_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eftlocal.loading.prepare.load_roles", None)
+    monkeypatch.setattr("eftlocal.loading.loader.load_roles", None)
     for options in (
         {"prompts": {"base": "plian"}},
         {"prompts": {"base": 5}},

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from eftlocal.child.process import child_command
-from eftlocal.child.watchdog import Watchdog
+from eftlocal.child_process import Watchdog, child_command
 from eftlocal.errors import PromptError
 from eftlocal.prompt.template import TemplateWorker
 

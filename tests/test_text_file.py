@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
+from eftlocal.disk import LARGEST, read_text
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.text_file import LARGEST, read_text
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")
 

@@ -21,14 +21,15 @@ from typer.testing import CliRunner
 
 import eftlocal
 from eftlocal import Emulator, llama
+from eftlocal import child_service as service
 from eftlocal.batch.job import Batch, Job
-from eftlocal.child import service
 from eftlocal.cli.app import app
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import read_header
-from eftlocal.loading import prepare as loading
+from eftlocal.loading import loader as loading
+from eftlocal.loading import trial as trials
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.trial import Candidate, Limits, Trial, exemptions, is_vouched
+from eftlocal.loading.trial import Candidate, Limits, Trial, is_vouched
 from eftlocal.presets.reading import user_path
 from eftlocal.sources import Sources
 from eftlocal_tui.engine.local import LocalEngine, Start
@@ -113,7 +114,7 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
     (length,) = header.header_bytes
     data = model.read_bytes()
     found = model.stat()
-    keys = {exemptions.key_of(header)}
+    keys = {trials.key_of(header)}
     places = (8, length // 3, length - 1)
     for at in places:
         with model.open("r+b") as file:
@@ -122,7 +123,7 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
         os.utime(model, ns=(found.st_atime_ns, found.st_mtime_ns))
         with pytest.MonkeyPatch.context() as patch:  # as if the time of the change were forged too
             patch.setattr(os, "fstat", lambda _: found)
-            keys.add(exemptions.key_of(header))
+            keys.add(trials.key_of(header))
         with model.open("r+b") as file:
             file.write(data)
     assert len(keys) == 1 + len(places)
@@ -130,9 +131,9 @@ def test_any_byte_of_the_header_is_part_of_the_key(model: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["folder", "link", "file"])
 def test_a_damaged_memory_is_an_empty_one(trial: Trial, model: Path, damage: str) -> None:
-    key = exemptions.key_of(read_header(model))
+    key = trials.key_of(read_header(model))
     assert key is not None
-    place = exemptions.folder() / key
+    place = trials.folder() / key
     if damage == "file":
         place.parent.parent.mkdir(parents=True)
         place.parent.write_bytes(b"\xff")
@@ -141,28 +142,28 @@ def test_a_damaged_memory_is_an_empty_one(trial: Trial, model: Path, damage: str
     else:
         place.parent.mkdir(parents=True)
         place.symlink_to(model)
-    assert not exemptions.is_known(key)
+    assert not trials.is_known(key)
     assert tried(trial, model) == 1
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exemptions, "MOST", 3)
+    monkeypatch.setattr(trials, "MOST", 3)
     for number in range(5):
-        exemptions.remember(f"{number}")
-        os.utime(exemptions.folder() / f"{number}", (number, number))
-        exemptions.is_known("0")  # it is used again and again
-    assert {path.name for path in exemptions.folder().iterdir()} == {"0", "3", "4"}
+        trials.remember(f"{number}")
+        os.utime(trials.folder() / f"{number}", (number, number))
+        trials.is_known("0")  # it is used again and again
+    assert {path.name for path in trials.folder().iterdir()} == {"0", "3", "4"}
 
 
 def test_every_part_of_a_split_model_is_part_of_the_key(model: Path) -> None:
     header = read_header(model)
     parts = [shutil.copy(model, model.with_name(f"part{n}")) for n in (1, 2)]
     split = replace(header, shards=tuple(parts), header_bytes=header.header_bytes * 2)
-    before = exemptions.key_of(split)
+    before = trials.key_of(split)
     os.utime(parts[1], (0, 0))
-    assert exemptions.key_of(split) != before
+    assert trials.key_of(split) != before
     parts[1].unlink()
-    assert exemptions.key_of(split) is None
+    assert trials.key_of(split) is None
 
 
 def test_a_file_that_changes_while_it_is_tried_is_not_remembered(trial: Trial, model: Path) -> None:
@@ -238,7 +239,7 @@ def test_an_abort_in_native_code_is_one_line(trial: Trial, model: Path) -> None:
     assert "crashed llama.cpp (abort: llama-vocab.cpp:" in line
     assert "while reading text; download it again" in line and "--trust" in line
     assert "\n" not in line
-    assert not exemptions.folder().exists()
+    assert not trials.folder().exists()
     trial.run(candidate(model))
 
 
@@ -285,7 +286,7 @@ def test_a_load_that_goes_on_and_on_is_ended(
 ) -> None:
     trial.run(candidate(model))
     trial.limits = Limits(margin=1 << 40)
-    monkeypatch.setattr("eftlocal.loading.trial.trial._TOTAL", 0.005)
+    monkeypatch.setattr("eftlocal.loading.trial._TOTAL", 0.005)
     with pytest.raises(ModelFileError, match=r"was not done after 0.3 s while reading text"):
         trial.run(forged(model, *ENDLESS))
 
@@ -301,7 +302,7 @@ def test_what_llama_cpp_refuses_is_said_as_it_says_it(trial: Trial, model: Path)
 
 def test_where_memory_is_watched_a_process_that_grows_ends() -> None:
     grow = (
-        "from eftlocal.child import service; service._REFUSES = False\n"
+        "from eftlocal import child_service as service; service._REFUSES = False\n"
         "service.limit_memory(64 << 20); kept = []\n"
         "while True: kept.append(bytes(range(256)) * 4096)"
     )
@@ -388,7 +389,7 @@ def test_every_verb_goes_through_the_door(
     assert not (tmp_path / "out.jsonl").exists() or command == "sweep"
     trusted = CliRunner().invoke(app, [*words, "--n-ctx", "64", "--trust"])
     assert trusted.exit_code == 0, trusted.output
-    assert not exemptions.folder().exists()
+    assert not trials.folder().exists()
 
 
 def test_the_evaluation_takes_the_option_too() -> None:
@@ -437,7 +438,7 @@ def test_a_new_file_is_tried_once_and_loaded(new_files: dict[str, Path]) -> None
     ) as em:
         assert em.generate("hi", max_tokens=1, speculation=eftlocal.Speculation(0)).tokens
     assert {name for name, share in told if share == 1.0} == {f.name for f in new_files.values()}
-    assert len(list(exemptions.folder().iterdir())) == 3
+    assert len(list(trials.folder().iterdir())) == 3
     del told[:]
     Emulator.from_files(
         **new_files, **settings, checking=lambda name, share: told.append((name, share))
@@ -452,19 +453,19 @@ import os, sys
 from dataclasses import replace
 from pathlib import Path
 from eftlocal.cli.app import main
-from eftlocal.loading import prepare
+from eftlocal.loading import loader
 
-forged, run = Path(sys.argv.pop(1)), prepare.trial.run
+forged, run = Path(sys.argv.pop(1)), loader.trial.run
 
 def run_forged(candidate, checking=None):
     def tell(name, share):
         if share == 0.9:
-            print(prepare.trial.child.pid, flush=True)
+            print(loader.trial.child.pid, flush=True)
 
-    prepare.trial.limits = replace(prepare.trial.limits, margin=1 << 40)
+    loader.trial.limits = replace(loader.trial.limits, margin=1 << 40)
     run(replace(candidate, model=replace(candidate.model, path=forged)), checking=tell)
 
-prepare.trial.run = run_forged
+loader.trial.run = run_forged
 main()
 """
 
@@ -488,7 +489,7 @@ def test_an_interrupt_or_the_death_of_the_parent_leaves_no_child(
         said = program.stderr.read()
     if number == "SIGINT":
         assert (code, said) == (130, "eftlocal: stopped\n")
-    assert not exemptions.folder().exists()
+    assert not trials.folder().exists()
 
 
 def test_what_a_callback_raises_ends_the_trial(trial: Trial, model: Path) -> None:

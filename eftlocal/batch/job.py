@@ -17,7 +17,7 @@ from eftlocal.batch.source import open_source
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
-from eftlocal.loading.prepare import Progress, UpTo, prepare
+from eftlocal.loading.loader import Progress, UpTo, prepare
 from eftlocal.loading.roles import RoleSource, with_unguided
 from eftlocal.logits.recipe import UNGUIDED
 from eftlocal.request import RequestDefaults

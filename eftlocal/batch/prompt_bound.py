@@ -20,7 +20,7 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Grammar, Model
 from eftlocal.llama.guide import Guide
 from eftlocal.llama.special_texts import special_text_in
-from eftlocal.loading.prepare import DEFAULT_N_CTX, role_prompt
+from eftlocal.loading.loader import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message

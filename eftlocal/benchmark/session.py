@@ -12,7 +12,7 @@ from eftlocal.benchmark.measuring import measure, prefill, prefill_length
 from eftlocal.benchmark.memory import device_used, peak_resident
 from eftlocal.benchmark.modes import BASE, LLAMA_CPP, Mode, llama_cpp_drafts, modes
 from eftlocal.emulator import Emulator
-from eftlocal.loading.prepare import Progress
+from eftlocal.loading.loader import Progress
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import Speculation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from eftlocal.disk import decoded, utf_8
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.text_file import decoded, utf_8
 
 
 def read_prompt(prompt: str | None) -> str:

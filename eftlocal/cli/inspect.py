@@ -10,10 +10,10 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
 from eftlocal.cli.screen import tell
+from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs
 from eftlocal.settings import SAMPLING
-from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
     from eftlocal.influence import Inspection

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal import __version__
-from eftlocal.cache_folder import cache_folder
-from eftlocal.disk import read_json, replace_text
+from eftlocal.disk import cache_folder, read_json, replace_text
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 from eftlocal.terminal_text import shown_json
 

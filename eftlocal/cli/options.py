@@ -17,14 +17,14 @@ import typer
 
 from eftlocal.cli import completion
 from eftlocal.cli.screen import tell
+from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
+from eftlocal.loading.machine import check_threads
 from eftlocal.loading.roles import require_roles
-from eftlocal.loading.threads import check_threads
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.settings import LIMITS, RANGES, SAMPLING, number_or_off
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
-from eftlocal.text_file import read_text
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults

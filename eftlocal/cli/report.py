@@ -17,7 +17,7 @@ import psutil
 
 from eftlocal.cli.last_error import last_error
 from eftlocal.errors import EftlocalError
-from eftlocal.loading.threads import usable_cpus
+from eftlocal.loading.machine import usable_cpus
 from eftlocal.presets.reading import load_presets, user_path
 
 # Their values tell something and hold no secret; of the others of these families the name is told.

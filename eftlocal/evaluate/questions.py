@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_json
-from eftlocal.text_file import read_text
 
 SPLITS = ("validation", "test")
 

@@ -15,11 +15,20 @@ from pathlib import Path
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.hub.http import offline_by_environment
-from eftlocal.hub.places import in_store, locate, remove, shards, store, stored_bytes, stored_path
-from eftlocal.hub.record import pinned, recall, vouched
+from eftlocal.hub.http import Sleep, offline_by_environment, patiently
 from eftlocal.hub.remote import RemoteFile, ask, check_parts
-from eftlocal.hub.retry import Sleep, patiently
+from eftlocal.hub.store import (
+    in_store,
+    locate,
+    pinned,
+    recall,
+    remove,
+    shards,
+    store,
+    stored_bytes,
+    stored_path,
+    vouched,
+)
 from eftlocal.hub.transfer import Download, Progress, check_space
 from eftlocal.presets.schema import FileRef
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.gguf_file.cache_size import CACHE_TYPES
+from eftlocal.gguf_file.header import CACHE_TYPES
 from eftlocal.llama.engine import default_threads, last_words, raise_pending, recent
 from eftlocal.llama.model import Model
 from eftlocal.llama.signals import SignalsLater

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_file.cache_size import kv_cache_bytes_by_layer
-from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.header import Header, kv_cache_bytes_by_layer
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eftlocal.errors import ModelFileError, UsageError, VocabularyError
-from eftlocal.gguf_file.cursor import StringArray
 from eftlocal.gguf_file.header import Header, read_header
+from eftlocal.gguf_file.parser import StringArray
 
 NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6  # llama_token_type
 _SHOWN = 3  # differing tokens named in a message

@@ -17,10 +17,10 @@ from typing import Any
 import platformdirs
 from pydantic import ValidationError
 
+from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.schema import Preset
-from eftlocal.text_file import read_text
 
 
 def builtin_path() -> Path:

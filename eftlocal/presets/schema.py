@@ -248,7 +248,7 @@ class RoleFile(FileRef):
     @classmethod
     def _is_a_cache_type(cls, value: str | None) -> str | None:
         if value is not None:
-            from eftlocal.gguf_file.cache_size import (
+            from eftlocal.gguf_file.header import (
                 CACHE_TYPES,  # with gguf: not for `models list`
             )
 

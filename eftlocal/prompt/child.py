@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from eftlocal.child.service import limit_files, limit_memory, serve
+from eftlocal.child_service import limit_files, limit_memory, serve
 
 _WORDS = 65_536  # bytes of stderr, the one file that it writes
 TEMPLATE_FILE = "<template>"  # the file name jinja2 gives to frames of a template made of text

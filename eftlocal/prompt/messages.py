@@ -9,10 +9,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeGuard, cast
 
+from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import one_line
-from eftlocal.text_file import read_text
 
 Role = Literal["system", "user", "assistant"]
 ROLES = ("system", "user", "assistant")

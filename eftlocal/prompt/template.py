@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eftlocal.child.process import ChildDiedError, ChildProcess
+from eftlocal.child_process import ChildDiedError, ChildProcess
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.prompt.messages import Message, check_variables
 from eftlocal.terminal_text import one_line

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eftlocal.cache_folder import cache_folder
-from eftlocal.disk import replace_text
+from eftlocal.disk import cache_folder, replace_text
 from eftlocal.llama import Context, Span
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)

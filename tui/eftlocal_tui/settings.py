@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import StrictTable
-from eftlocal.text_file import read_text
 from eftlocal_tui.keys import check_keys
 
 FIRST = """\

@@ -15,7 +15,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.influence import inspect
 from eftlocal.influence.measures import measures_of
-from eftlocal.loading.prepare import UpTo
+from eftlocal.loading.loader import UpTo
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
 from eftlocal.sources import load

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
-from eftlocal.text_file import read_text
 from eftlocal_tui.history.errors import HistoryError, sqlite_errors
 from eftlocal_tui.history.json_file import from_json, to_json
 from eftlocal_tui.history.markdown import to_markdown

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from eftlocal.errors import UsageError
 
 _UNLIMITED = 1 << 62  # bytes; cgroup v1 says "no limit" with a number next to 2^63
 
@@ -89,3 +92,22 @@ def _left_by(group: Path, files: _Files) -> int | None:
         return None
     cached = sum(int(stat.get(name, 0)) for name in files.cached)
     return max(0, limit - used + cached)
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: int | None, name: str = "threads") -> None:
+    """Refuses more threads than CPUs: they wait for one another, and a token can take seconds.
+
+    Raises:
+        UsageError: it says how many CPUs there are.
+    """
+    most = usable_cpus()
+    if threads is not None and threads > most:
+        cpus = "1 CPU" if most == 1 else f"{most} CPUs"
+        raise UsageError(f"{name} is {threads}; this machine has {cpus}: give 1 to {most}")

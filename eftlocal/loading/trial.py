@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eftlocal import llama
-from eftlocal.child.process import ChildDiedError, ChildProcess
-from eftlocal.child.service import MEMORY_EXIT
+import eftlocal
+from eftlocal import hub, llama
+from eftlocal.child_process import ChildDiedError, ChildProcess
+from eftlocal.child_service import MEMORY_EXIT
+from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
-from eftlocal.loading.host_memory import host_memory_free
+from eftlocal.loading.machine import host_memory_free
 from eftlocal.loading.placement import estimate, gib
-from eftlocal.loading.trial.child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
-from eftlocal.loading.trial.exemptions import is_known, key_of, remember
+from eftlocal.loading.trial_child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
 from eftlocal.selftest import crash_name
 from eftlocal.terminal_text import one_line
 
@@ -84,7 +89,7 @@ class Trial:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.child = ChildProcess(
-            "eftlocal.loading.trial.child",
+            "eftlocal.loading.trial_child",
             tuple,
             purpose="first loads",
             longest=lambda: 1 << 20,
@@ -214,3 +219,66 @@ def _death(died: ChildDiedError, memory: int) -> str:
         last = died.words.splitlines()[-1]
         happened += f": {one_line(_FOLDER.sub('', last))}"
     return f"crashed llama.cpp ({happened})"
+
+
+MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
+_FORMAT = 1
+_PACKAGE = Path(eftlocal.__file__).resolve().parent
+
+
+def is_vouched(path: Path) -> bool:
+    """Whether the file lies in this package, or has the checksum that a preset pins."""
+    return _PACKAGE in path.resolve().parents or hub.pinned(path)
+
+
+def key_of(header: Header, on: Header | None = None) -> str | None:
+    """The key of a model, or of an adapter `on` a model; None when a file cannot be read."""
+    told = hashlib.sha256(f"{_FORMAT} {llama.build()}".encode())
+    files = [
+        one
+        for part in (header, on)
+        if part
+        for one in zip(part.files, part.header_bytes, strict=True)
+    ]
+    try:
+        for path, length in files:
+            with path.open("rb") as file:
+                at = os.fstat(file.fileno())
+                told.update(
+                    f"\n{length} {at.st_size} {at.st_mtime_ns} {at.st_ctime_ns} "
+                    f"{at.st_dev} {at.st_ino}\n".encode()
+                )
+                told.update(file.read(length))
+    except OSError:
+        return None
+    return told.hexdigest()
+
+
+def is_known(key: str) -> bool:
+    """Whether the key was remembered."""
+    path = folder() / key
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+    except OSError:
+        return False
+    with suppress(OSError):  # it was used: it is forgotten last
+        os.utime(path)
+    return True
+
+
+def remember(key: str) -> None:
+    """Keeps the key; a folder that cannot be written is no reason to fail."""
+    with suppress(OSError):
+        folder().mkdir(parents=True, exist_ok=True)
+        (folder() / key).touch()
+        kept = [entry for entry in os.scandir(folder()) if entry.is_file(follow_symlinks=False)]
+        if len(kept) > MOST:
+            kept.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
+            for entry in kept[: len(kept) - MOST]:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def folder() -> Path:
+    """Where keys are kept."""
+    return cache_folder() / "tried"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 import numpy.typing as npt
 
-from eftlocal.gguf_file.cursor import StringArray
 from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.parser import StringArray
 
 _BYTE = 6  # llama_token_type
 _LONGEST = 4096  # bytes; no real token has as many, and grammars recurse once for each character

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal import llama
-from eftlocal.child.service import Tell, limit_files, limit_memory, serve
+from eftlocal.child_service import Tell, limit_files, limit_memory, serve
 from eftlocal.errors import EftlocalError
 from eftlocal.llama import Context, Model, Span
 

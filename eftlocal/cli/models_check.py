@@ -1,109 +1,28 @@
-"""`eftlocal models check`: do the files exist, share a vocabulary and fit in memory?"""
+"""What `eftlocal models check` reports: one vocabulary, does it fit in memory, does it load."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from eftlocal import hub
-from eftlocal.cli import options as opt
-from eftlocal.cli.completion import presets
-from eftlocal.cli.models.files import states_of
-from eftlocal.cli.models.options import AsJson
-from eftlocal.cli.models.output import (
+from eftlocal.cli.models import (
     add_row,
     new_fact_sheet,
     new_table,
     print_table,
-    size_text,
 )
-from eftlocal.cli.models.pull import pull
 from eftlocal.cli.screen import print_json, say
-from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, UsageError
-from eftlocal.loading.roles import RoleSource, file_sources, preset_sources
-from eftlocal.presets.reading import find
-from eftlocal.presets.schema import Preset
+from eftlocal.errors import DoesNotFitError
+from eftlocal.loading.roles import RoleSource
 from eftlocal.terminal_text import one_line
 
 if TYPE_CHECKING:
-    from eftlocal.loading.prepare import Prepared
+    from eftlocal.loading.loader import Prepared
     from eftlocal.loading.vocabulary import VocabularyReport
 
 
-def check_models(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A preset.", autocompletion=presets)
-    ] = None,
-    base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
-    tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    n_ctx: Annotated[int | None, typer.Option(min=1, help="Context, in tokens.")] = None,
-    trust: opt.Trust = False,
-    pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
-    json_: AsJson = False,
-) -> None:
-    """Check that models share a vocabulary, fit in memory, and load.
-
-    New files are loaded in a process of their own, where one that crashes llama.cpp does no harm.
-    Files that are not here yet are looked up on the hub: do they exist, and are they what the
-    preset says?
-    """
-    files = {"base": base, "tuned": tuned, "reference": reference}
-    paths = {role: path for role, path in files.items() if path is not None}
-    if (name is None) == (not paths):
-        raise UsageError("models check: give a preset's name, or files with --base --tuned ...")
-    exceptions: tuple[int, ...] = ()
-    if name is None:
-        sources = file_sources(paths)
-    else:
-        preset = find(name)
-        if pull_:
-            pull(preset)
-        if any(state.path is None for state in states_of(preset)):
-            _check_on_the_hub(preset, json_)
-        sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
-    _check_files(sources, exceptions, n_ctx, json_, trust=trust)
-
-
-def _check_on_the_hub(preset: Preset, json_: bool) -> None:
-    """Report on the files that are not here, and end with an error: there is more to check."""
-    report: dict[str, dict[str, Any]] = {}
-    failures: list[EftlocalError] = []
-    for state in states_of(preset):
-        report[state.label] = found = state.as_json()
-        if state.path is not None:
-            continue
-        try:
-            if state.ref.repo is None:
-                hub.resolve(state.ref)
-            remote = hub.look_up(hub.shards(state.ref))
-            found["size"] = sum(file.size for file in remote)
-            found["hub"] = "is there"
-        except EftlocalError as error:
-            found["hub"] = str(error)
-            failures.append(error)
-    if json_:
-        print_json({"name": preset.name, "files": report, "complete": False}, indent=2)
-    else:
-        table = new_table("file", "name", "size", "here", "on the hub")
-        for label, found in report.items():
-            here = "yes" if found["downloaded"] else "no"
-            size, on_hub = size_text(found["size"]), found.get("hub", "not asked")
-            add_row(table, label, str(found["file"]), size, here, on_hub)
-        print_table(table)
-    if failures:
-        raise failures[0]
-    missing = sum(not found["downloaded"] for found in report.values())
-    raise DownloadError(
-        f"{preset.name}: {missing} of {len(report)} files are not on this machine, so their "
-        f"vocabularies are unchecked: `eftlocal models check {preset.name} --pull` fetches them"
-    )
-
-
-def _check_files(
+def check_files(
     sources: dict[str, RoleSource],
     exceptions: tuple[int, ...],
     n_ctx: int | None,
@@ -113,7 +32,7 @@ def _check_files(
 ) -> None:
     from eftlocal.cli.bars import loading_bars
     from eftlocal.gguf_file.check import checked_model
-    from eftlocal.loading.prepare import prepare
+    from eftlocal.loading.loader import prepare
     from eftlocal.loading.vocabulary import compare, require
 
     headers = {role: checked_model(source.path) for role, source in sources.items()}

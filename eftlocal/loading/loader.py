@@ -19,13 +19,11 @@ import eftlocal
 from eftlocal import llama
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
-from eftlocal.gguf_file.adapter_rules import check_adapter
-from eftlocal.gguf_file.check import checked_model
+from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header, read_header
-from eftlocal.loading.host_memory import host_memory_free
+from eftlocal.loading.machine import check_threads, host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.threads import check_threads
 from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.messages import check_variables

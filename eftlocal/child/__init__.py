@@ -1,1 +1,0 @@
-"""Work that must not take the program down, done in a child process that is kept between tasks."""

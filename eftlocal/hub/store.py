@@ -1,0 +1,333 @@
+"""Where files lie: in our store, in huggingface_hub's own cache, or at a path."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eftlocal.disk import beside, cache_folder, hash_rest, open_regular, readable, replace_text
+from eftlocal.errors import DownloadError, UsageError
+from eftlocal.hub.http import huggingface_hub
+from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
+
+
+def store() -> Path:
+    """The folder of downloaded models. EFTLOCAL_MODELS overrides it."""
+    folder = os.environ.get("EFTLOCAL_MODELS")
+    return Path(folder) if folder else platformdirs.user_cache_path("eftlocal") / "models"
+
+
+def stored_path(ref: FileRef) -> Path:
+    """Where `ref`, a file of the hub, is or would be kept: <store>/<repo>/<revision>/<file>."""
+    if ref.repo is None:
+        raise UsageError(f"{ref.file} is a path, not a file of the hub")
+    # A revision is one folder: "a/b" and its file "c" are not "a" and its file "b/c".
+    return store() / ref.repo / quote(ref.revision or "main", safe="") / ref.file
+
+
+def check_place(path: Path) -> None:
+    """Refuse to change what lies outside the store, or what is no file, under a file's name.
+
+    Raises:
+        DownloadError: a symbolic link leads out of the store, or a folder or pipe is in the way.
+    """
+    top, folder = Path(os.path.realpath(store())), Path(os.path.realpath(path.parent))
+    if not folder.is_relative_to(top):
+        raise DownloadError(
+            f"{path.parent}: a symbolic link leads out of the models folder; remove it, or set "
+            "EFTLOCAL_MODELS to a folder that holds the models themselves"
+        )
+    with disk_errors(path):
+        if path.exists() and not path.is_file():
+            raise DownloadError(f"{path}: is not a regular file; remove it")
+
+
+def shards(ref: FileRef) -> list[FileRef]:
+    """The files that `ref` stands for: itself, or all shards of a split model, in order."""
+    split = SPLIT.search(ref.file)
+    if split is None or not 1 <= int(split[2]) <= MOST_SHARDS:  # a path may be named anything
+        return [ref]
+    stem, count = ref.file[: split.start()], int(split[2])
+    return [
+        FileRef(repo=ref.repo, revision=ref.revision, file=f"{stem}-{i:05}-of-{count:05}.gguf")
+        for i in range(1, count + 1)
+    ]
+
+
+def locate(ref: FileRef) -> Path | None:
+    """The file on this machine (the first shard of a split model), or None if it is not whole.
+
+    Looks at the path, or in the store and then in huggingface_hub's own cache. A file that is
+    not what a pin or its own record says counts as not there.
+    """
+    if ref.repo is None:
+        return Path(ref.file) if os.path.isfile(ref.file) else None  # noqa: PTH113 - never raises
+    for place in (in_store, _in_hub_cache):  # llama.cpp looks for shards in one folder
+        paths = [place(shard) for shard in shards(ref)]
+        if None not in paths:
+            return paths[0]
+    return None
+
+
+def stored_bytes(ref: FileRef) -> int:
+    """Bytes that `ref` takes in the store, unfinished downloads included."""
+    return sum(file.lstat().st_size for shard in shards(ref) for file in _belongings(shard))
+
+
+def remove(ref: FileRef) -> int:
+    """Delete `ref` and what belongs to it from the store. Returns the bytes freed."""
+    freed = 0
+    for shard in shards(ref):
+        path = stored_path(shard)
+        if not path.parent.is_dir():
+            continue
+        check_place(path)
+        with locked(path, shard), disk_errors(path):
+            for file in _belongings(shard):
+                freed += file.lstat().st_size
+                file.unlink()
+        with disk_errors(path):
+            beside(path, ".lock").unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == store() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+    return freed
+
+
+def in_store(ref: FileRef) -> Path | None:
+    """The one file, no shards, if the store has it whole, unchanged and as pinned."""
+    path = stored_path(ref)
+    return path if path.is_file() and _is_right(path, ref) else None
+
+
+def _in_hub_cache(ref: FileRef) -> Path | None:
+    assert ref.repo is not None
+    cached = huggingface_hub().try_to_load_from_cache(ref.repo, ref.file, revision=ref.revision)
+    return Path(cached) if isinstance(cached, str) and _is_right(Path(cached), ref) else None
+
+
+def _is_right(path: Path, ref: FileRef) -> bool:
+    """Whether a file is as pinned, and as recorded; it is read whole if that must be found out."""
+    size = path.stat().st_size
+    if ref.size is not None and size != ref.size:
+        return False
+    record = recall(path)
+    if record is None and ref.sha256 is None:
+        return True  # nobody says what it should be
+    if record is not None and record.size != size and not record.changed:
+        return False  # cut short
+    with disk_errors(path):
+        if record is None or not record.holds_for(path):
+            record = examine(path)
+    if record.changed or ref.sha256 not in (None, record.sha256):
+        return False
+    if ref.sha256 is not None and not record.pinned:
+        confirm(record)
+    return True
+
+
+def _belongings(ref: FileRef) -> list[Path]:
+    """The file and what a download keeps beside it, whatever they are, but no folders."""
+    path = stored_path(ref)
+    return [
+        file
+        for file in (path, *part_files(path))
+        if file.is_symlink() or (file.exists() and not file.is_dir())
+    ]
+
+
+_MOST_BYTES = 1 << 16  # of a record
+_log = logging.getLogger(__name__)
+
+
+class Record(BaseModel):
+    """What was found when a file's bytes were last read whole.
+
+    Attributes:
+        path: the file, without symbolic links.
+        sha256: of what was downloaded, or put there by hand.
+        size, mtime_ns, inode: of the file that this holds for.
+        checked: a checksum from the hub or from a preset was the same.
+        pinned: a preset's was.
+        changed: the file's bytes are no longer those of `sha256`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int
+    mtime_ns: int
+    inode: int
+    checked: bool
+    pinned: bool = False
+    changed: bool = False
+    commit: str | None = None
+
+    def holds_for(self, path: Path) -> bool:
+        found = path.stat()
+        return (self.size, self.mtime_ns, self.inode) == _identity(found)
+
+
+def vouched(path: str | os.PathLike[str]) -> bool:
+    """Whether a checksum from the hub or from a preset vouches for the bytes at `path`.
+
+    True if the whole file was hashed here, the checksum was the same, and the file has not been
+    touched since. Nothing is read but a small record; a damaged one is False.
+    """
+    record = _that_holds(Path(path))
+    return record is not None and record.checked
+
+
+def pinned(path: str | os.PathLike[str]) -> bool:
+    """The same, but by a preset's checksum alone.
+
+    The hub's own says that a file came as it was uploaded, not that whoever uploaded it meant well.
+    """
+    record = _that_holds(Path(path))
+    return record is not None and record.pinned
+
+
+def _that_holds(path: Path) -> Record | None:
+    record = recall(path)
+    try:
+        holds = record is not None and record.holds_for(path) and not record.changed
+    except OSError:
+        return None
+    return record if holds else None
+
+
+def recall(path: Path) -> Record | None:
+    """What is recorded of `path`, whether it still holds or not."""
+    real = os.path.realpath(path)
+    try:
+        with open_regular(_place(real)) as file:
+            record = Record.model_validate_json(file.read(_MOST_BYTES))
+    except (OSError, ValidationError):
+        return None
+    return record if record.path == real else None
+
+
+def remember(
+    path: Path,
+    found: os.stat_result,
+    sha256: str,
+    *,
+    checked: bool,
+    pinned: bool = False,
+    commit: str | None = None,
+) -> Record:
+    """Record the bytes of `path`; `found` is the state of the file that has them."""
+    size, mtime_ns, inode = _identity(found)
+    record = Record(
+        path=os.path.realpath(path),
+        sha256=sha256,
+        size=size,
+        mtime_ns=mtime_ns,
+        inode=inode,
+        checked=checked,
+        pinned=pinned,
+        commit=commit,
+    )
+    _write(record)
+    return record
+
+
+def examine(path: Path) -> Record:
+    """Read a file whole that is not, or no longer, as recorded; what is recorded of it now."""
+    known = recall(path)
+    with open_regular(path, follow=True) as file:
+        found = os.fstat(file.fileno())
+        sha256 = hash_rest(file).hexdigest()
+    if known is None:
+        return remember(path, found, sha256, checked=False)
+    size, mtime_ns, inode = _identity(found)
+    seen = {"size": size, "mtime_ns": mtime_ns, "inode": inode, "changed": sha256 != known.sha256}
+    record = known.model_copy(update=seen)
+    if record.changed:
+        _log.warning(
+            "%s: has changed since it was downloaded (SHA-256 %s, was %s); it is not used",
+            *(path, sha256, known.sha256),
+        )
+    _write(record)
+    return record
+
+
+def confirm(record: Record) -> None:
+    """A preset's pin is the same as what was recorded."""
+    _write(record.model_copy(update={"checked": True, "pinned": True}))
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _place(real: str) -> Path:
+    return (
+        cache_folder() / "checksums" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+    )
+
+
+def _write(record: Record) -> None:
+    """Atomically. Without a record a file is only not vouched for, so this is no error."""
+    place = _place(record.path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(place, record.model_dump_json())
+    except OSError as error:
+        _log.warning("%s: its checksum could not be recorded: %s", record.path, error.strerror)
+
+
+@contextmanager
+def disk_errors(path: Path, total: int = 0) -> Iterator[None]:
+    """Turn a failure of the disk into one line; `total` is the size of the file in the making."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            done = path.stat().st_size if path.is_file() else 0
+            raise DownloadError(
+                f"{path}: the disk is full; the first {readable(done)} are kept, make room for "
+                f"{readable(max(0, total - done))} more and run it again"
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise DownloadError(
+                f"{path}: this disk's file system keeps no file of {readable(total)}; "
+                "set EFTLOCAL_MODELS to a folder on another disk"
+            ) from error
+        where = path if error.filename is None else error.filename
+        raise DownloadError(f"{where}: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(path: Path, ref: FileRef) -> Iterator[None]:
+    """Keep other processes from this file; one that has it is named at once, not waited for."""
+    from filelock import FileLock, Timeout
+
+    place = beside(path, ".lock")
+    lock = FileLock(place)
+    with disk_errors(path):
+        try:
+            open_regular(place, os.O_RDWR | os.O_CREAT).close()  # neither a link nor a pipe
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DownloadError(f"{ref}: another process is downloading it; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def part_files(path: Path) -> tuple[Path, Path]:
+    """Where a download of this file grows, and where its note is."""
+    return beside(path, ".part"), beside(path, ".part.json")
