@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer, isolate
 
-from eftlocal.cli.bars import A_MOMENT, loading_bars
+from eftlocal.cli.selection import A_MOMENT, loading_bars
 from eftlocal.presets.reading import user_path
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]

@@ -79,9 +79,9 @@ runpy.run_module("eftlocal", run_name="__main__")
 def test_ctrl_c_after_the_verb_has_ended_changes_nothing(moment: str) -> None:
     program = f"""
 import atexit, threading
-import eftlocal.cli.screen
+import eftlocal.cli.streams
 sys.argv[1:] = ["models", "show", "nosuch"]
-tell = eftlocal.cli.screen.tell
+tell = eftlocal.cli.streams.tell
 def last(message):
     tell(message); {moment}
 import eftlocal.cli.app
@@ -97,8 +97,8 @@ runpy.run_module("eftlocal", run_name="__main__")
 def test_ctrl_c_that_a_job_in_the_background_ignores_stays_ignored() -> None:
     program = """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-import eftlocal.cli.screen
-tell = eftlocal.cli.screen.tell
+import eftlocal.cli.streams
+tell = eftlocal.cli.streams.tell
 def last(message): boom(); tell(message)
 import eftlocal.cli.app
 eftlocal.cli.app.tell = last

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from eftlocal import Emulator
 from eftlocal.cli.app import app
-from eftlocal.cli.asking import read_prompt
+from eftlocal.cli.streams import read_prompt
 from eftlocal.errors import UsageError
 from eftlocal.loading.machine import usable_cpus
 from eftlocal.loading.roles import RoleSource

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 import eftlocal
 from eftlocal.cli.app import app
 from eftlocal.cli.doctor import collect
-from eftlocal.cli.last_error import last_error
-from eftlocal.cli.report import report
+from eftlocal.cli.report import last_error, report
 from eftlocal.presets.reading import user_path
 from eftlocal.selftest import SelfTestResult
 
@@ -84,8 +83,9 @@ def test_a_fault_of_the_program_is_kept_by_its_place(
     def broken(*_: object) -> None:
         raise KeyError(SECRET)
 
-    monkeypatch.setattr("eftlocal.presets.reading.load_presets", broken)
-    result = CliRunner().invoke(app, ["models", "show", "demo"], prog_name="eftlocal")
+    with monkeypatch.context() as patch:
+        patch.setattr("eftlocal.presets.reading.load_presets", broken)
+        result = CliRunner().invoke(app, ["models", "show", "demo"], prog_name="eftlocal")
     assert isinstance(result.exception, KeyError)
     found, text = written()[0]["last_error"], json.dumps(last_error())
     assert found["kind"] == "KeyError" and SECRET not in text

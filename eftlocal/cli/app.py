@@ -1,34 +1,65 @@
-"""`eftlocal`: the verbs put together, and errors turned into one line and an exit code."""
+"""`eftlocal`: its verbs, and errors turned into one line and an exit code."""
 
 from __future__ import annotations
 
 import re
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_from_info, get_group_from_info
+from typer.models import CommandInfo, TyperInfo
 
 from eftlocal import __version__
-from eftlocal.cli.batch import batch_app
-from eftlocal.cli.bench import bench
-from eftlocal.cli.chat import chat
-from eftlocal.cli.doctor import doctor
-from eftlocal.cli.eval import evaluate
-from eftlocal.cli.inspect import inspect
 from eftlocal.cli.interrupts import finish
-from eftlocal.cli.last_error import remember
-from eftlocal.cli.models import models_app
-from eftlocal.cli.run import run
-from eftlocal.cli.screen import tell
-from eftlocal.cli.streams import prepare_streams
-from eftlocal.cli.sweep import sweep
+from eftlocal.cli.streams import prepare_streams, tell
 from eftlocal.errors import EftlocalError, InterruptedRunError
 
+# Where a verb is, and what the list of verbs says of it; its module is imported when it is used.
+VERBS = {
+    "run": ("run:run", "Answer one prompt."),
+    "chat": ("chat:chat", "Chat in the terminal, and turn the dials meanwhile."),
+    "batch": ("batch:batch_app", "Answer a JSONL file of prompts."),
+    "models": ("models:models_app", "List, download, remove and check models."),
+    "inspect": ("inspect:inspect", "Show which model moved which token."),
+    "sweep": ("sweep:sweep", "Answer the same prompts at every point of a grid of settings."),
+    "eval": ("eval:evaluate", "Measure how much of the gap to a large tuned model is recovered."),
+    "bench": ("bench:bench", "Measure speed, memory and energy on this machine."),
+    "doctor": ("doctor:doctor", "Check this installation; write a report for a bug report."),
+}
 
-class _OneLineErrors(TyperGroup):
-    """Whatever ends a verb is one line on stderr and an exit code; wrong options too."""
+
+class Verb(TyperCommand):
+    """A verb whose help has its options under the headings of their groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            is_argument = parameter.param_type_name == "argument"
+            group = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            if record is not None:
+                sections.setdefault(group or "Options", []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class _Verbs(TyperGroup):
+    """The verbs. Whatever ends one is one line on stderr and an exit code; wrong options too."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.commands.update(
+            {name: TyperCommand(name, help=text) for name, (_, text) in VERBS.items()}
+        )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and _imported(str(name)), rest
 
     def main(self, *args: Any, **more: Any) -> Any:
         more["standalone_mode"] = False  # or typer would print what goes wrong in its own way
@@ -41,7 +72,7 @@ class _OneLineErrors(TyperGroup):
         except EftlocalError as error:
             code = error.exit_code
             tell(f"eftlocal: {error}")
-            remember(error, code)
+            _remember(error, code)
         except typer.Abort:  # a question answered with no, or not at all
             code = EftlocalError.exit_code
             tell("eftlocal: aborted; nothing was done")
@@ -51,9 +82,9 @@ class _OneLineErrors(TyperGroup):
                 sys.stdout.close()  # at exit it would fail once more
             where = "output" if error.filename is None else error.filename
             tell(f"eftlocal: {where}: {error.strerror or error}")
-            remember(error, code)
+            _remember(error, code)
         except Exception as error:  # a fault of the program, with its traceback
-            remember(error, EftlocalError.exit_code)
+            _remember(error, EftlocalError.exit_code)
             raise
         sys.exit(code)
 
@@ -63,6 +94,24 @@ class _OneLineErrors(TyperGroup):
         except KeyboardInterrupt:  # which typer would end without a word
             tell("eftlocal: stopped")
             raise typer.Exit(InterruptedRunError.exit_code) from None
+
+
+def _imported(name: str) -> TyperCommand | TyperGroup:
+    """The verb itself, with help in plain text."""
+    module, _, attribute = VERBS[name][0].partition(":")
+    verb = getattr(import_module(f"eftlocal.cli.{module}"), attribute)
+    plain: Any = {"pretty_exceptions_short": False, "rich_markup_mode": None}
+    if not isinstance(verb, typer.Typer):
+        return get_command_from_info(CommandInfo(name, cls=Verb, callback=verb), **plain)  # type: ignore[return-value]
+    for command in verb.registered_commands:
+        command.cls = Verb
+    return get_group_from_info(TyperInfo(verb, name=name), suggest_commands=True, **plain)
+
+
+def _remember(error: BaseException, code: int) -> None:
+    from eftlocal.cli.report import remember
+
+    remember(error, code)
 
 
 def _of_usage(error: Any) -> str:
@@ -88,22 +137,14 @@ def _of_usage(error: Any) -> str:
 
 
 app = typer.Typer(
-    cls=_OneLineErrors,
+    cls=_Verbs,
     name="eftlocal",
     help="Emulated fine-tuning on your own machine: a large base model, steered by a small "
     "tuned one.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-app.command()(run)
-app.command()(chat)
-app.command()(doctor)
-app.command()(bench)
-app.command()(inspect)
-app.command("eval")(evaluate)
-app.command()(sweep)
-app.add_typer(batch_app, name="batch")
-app.add_typer(models_app, name="models")
 
 
 def _version(asked: bool) -> None:

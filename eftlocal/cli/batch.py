@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -17,7 +15,7 @@ from typer.core import TyperGroup
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
-from eftlocal.cli.screen import tell
+from eftlocal.cli.streams import tell
 from eftlocal.errors import InterruptedRunError, PromptError, UsageError
 from eftlocal.output_file import STDOUT
 
@@ -154,14 +152,12 @@ def batch(
     """
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
-    from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.chosen import choose
-    from eftlocal.cli.loaded import chosen_sources
     from eftlocal.cli.progress import Telling, tell_faults, terminable, working
+    from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.shard_process import code_of
 
     opt.check_raw(given)
-    chosen = choose({**given, "seed": None})  # --seed is the run's
+    chosen = select({**given, "seed": None})  # --seed is the run's
     form = opt.constraint(given["grammar"], given["json_schema"])
     part, lines_at_once = chosen_shard(shard), chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
@@ -169,7 +165,7 @@ def batch(
     if source != "-" and not Path(source).exists():
         raise UsageError(f"{source}: cannot be read: No such file or directory")
     with loading_bars() as bars:
-        sources = chosen_sources(chosen.models, bars, offline=given["offline"], **chosen.engine)
+        sources = chosen.sources(bars)
     defaults, max_tokens = chosen.defaults, given["max_tokens"]
     defaults = replace(
         defaults,
@@ -223,8 +219,8 @@ def batch(
 
 
 def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
-    from eftlocal.cli.bars import loading_bars
     from eftlocal.cli.progress import counted
+    from eftlocal.cli.selection import loading_bars
 
     before = len(rows.finished)
     try:
@@ -310,12 +306,7 @@ class _BatchUnlessMerge(TyperGroup):
         return self.commands[_BATCH].make_context(info_name, args, parent, **more)
 
 
-def _help(verb: Callable[..., None]) -> str:
-    """Its docstring with a line for each paragraph: typer keeps a source line's end as it is."""
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(verb.__doc__ or ""))
-
-
 _BATCH, _MERGE = "batch", "merge"
 batch_app = typer.Typer(cls=_BatchUnlessMerge, help="Answer a file of prompts, row by row.")
-batch_app.command(_BATCH, help=_help(batch))(batch)
-batch_app.command(_MERGE, help=_help(merge))(merge)
+batch_app.command(_BATCH)(batch)
+batch_app.command(_MERGE)(merge)

@@ -56,8 +56,8 @@ def bench(
     from eftlocal.benchmark.memory import device_used
     from eftlocal.benchmark.prompts import built_in, read_prompts
     from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
-    from eftlocal.cli.bars import counting_bars, loading_bars
-    from eftlocal.cli.loaded import chosen_sources
+    from eftlocal.cli.screen import counting_bars
+    from eftlocal.cli.selection import loading_bars, sources_of
     from eftlocal.defaults import chosen_sampling
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.presets.reading import find
@@ -71,7 +71,7 @@ def bench(
     if picture:
         check_plot(picture)
     with loading_bars() as bars:
-        sources = chosen_sources(models, bars, offline=offline, **engine)
+        sources = sources_of(models, bars, offline=offline, **engine)
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,

@@ -31,7 +31,7 @@ def chat(
     """Chat in the terminal: three models at work, dials that turn while they speak."""
     if find_spec("eftlocal_tui") is None:
         raise UsageError("the terminal chat is not installed; set the program up again")
-    from eftlocal.cli.chosen import choose
+    from eftlocal.cli.selection import select
     from eftlocal_tui.engine.local import Start
     from eftlocal_tui.run import run_chat
     from eftlocal_tui.settings import read_settings
@@ -42,7 +42,7 @@ def chat(
     preset = given["preset"]
     named = preset is not None or any(given[r] for r in ("base", "tuned", "reference", "role"))
     # What the options mean is checked before the screen is taken.
-    chosen = choose({**given, "preset": preset if named else settings.preset})
+    chosen = select({**given, "preset": preset if named else settings.preset})
 
     def adjust(defaults: Defaults) -> Defaults:
         return opt.chosen_defaults(defaults, given)

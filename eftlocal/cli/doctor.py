@@ -15,7 +15,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.cli.screen import Screen, print_json, tell
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import print_json, tell
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.selftest import SelfTestResult, read_build_facts, run_in_child

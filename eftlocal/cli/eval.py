@@ -48,7 +48,7 @@ def evaluate(
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
     del trust  # the demo's files are the program's own, and never tried
-    from eftlocal.cli.bars import counting_bars
+    from eftlocal.cli.screen import counting_bars
     from eftlocal.evaluate.demo import FOLDER, evaluate_demo
     from eftlocal.evaluate.plot import check_plot, plot
     from eftlocal.evaluate.report import as_json, as_tables, summary

@@ -9,7 +9,7 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
-from eftlocal.cli.screen import tell
+from eftlocal.cli.streams import tell
 from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs
@@ -67,11 +67,10 @@ def inspect(
     given: Given,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
-    from eftlocal.cli.asking import read_prompt
-    from eftlocal.cli.bars import counting_bars, loading_bars
-    from eftlocal.cli.chosen import choose
     from eftlocal.cli.inspected import print_one, print_survey
-    from eftlocal.cli.loaded import load_chosen
+    from eftlocal.cli.screen import counting_bars
+    from eftlocal.cli.selection import loading_bars, select
+    from eftlocal.cli.streams import read_prompt
     from eftlocal.evaluate.plot import check_plot
     from eftlocal.influence import inspect as inspect_answer
     from eftlocal.influence.asked import Asked, read_asked
@@ -96,15 +95,13 @@ def inspect(
     )
     if picture:
         check_plot(picture)
-    asked_for = choose(given)
-    defaults, chosen = asked_for.defaults, asked_for.defaults.recipe
-    opt.check_guidance(chosen, system, asked_for.roles)
-    loaded = tuple(dict.fromkeys((*asked_for.roles, *chosen.roles)))
+    selection = select(given)
+    defaults, chosen = selection.defaults, selection.defaults.recipe
+    opt.check_guidance(chosen, system, selection.roles)
+    loaded = tuple(dict.fromkeys((*selection.roles, *chosen.roles)))
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
     with loading_bars() as bars:
-        emulator = load_chosen(
-            asked_for.models, defaults, bars, offline=given["offline"], **asked_for.engine
-        )
+        emulator = selection.load(bars)
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
     limits: dict[str, Any] = {name: given[name] for name in _LIMITS}

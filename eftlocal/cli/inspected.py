@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eftlocal.cli.heat import heat, legend
-from eftlocal.cli.screen import Screen, print_json
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import print_json
 from eftlocal.influence import Inspection
 from eftlocal.influence.measures import measure_of, measures_of
 from eftlocal.influence.page import page

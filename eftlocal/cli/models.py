@@ -15,9 +15,9 @@ from rich.text import Text
 
 from eftlocal import hub
 from eftlocal.cli import options as opt
-from eftlocal.cli.bars import download_bars
 from eftlocal.cli.completion import presets
-from eftlocal.cli.screen import Screen, print_json, say
+from eftlocal.cli.screen import Screen, download_bars
+from eftlocal.cli.streams import print_json, say
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources
 from eftlocal.presets.reading import find, load_presets, user_path

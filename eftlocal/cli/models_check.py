@@ -12,7 +12,7 @@ from eftlocal.cli.models import (
     new_table,
     print_table,
 )
-from eftlocal.cli.screen import print_json, say
+from eftlocal.cli.streams import print_json, say
 from eftlocal.errors import DoesNotFitError
 from eftlocal.loading.roles import RoleSource
 from eftlocal.terminal_text import one_line
@@ -30,7 +30,7 @@ def check_files(
     *,
     trust: bool,
 ) -> None:
-    from eftlocal.cli.bars import loading_bars
+    from eftlocal.cli.selection import loading_bars
     from eftlocal.gguf_file.check import checked_model
     from eftlocal.loading.loader import prepare
     from eftlocal.loading.vocabulary import compare, require

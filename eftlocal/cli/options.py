@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import completion
-from eftlocal.cli.screen import tell
+from eftlocal.cli.streams import tell
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD, loop_guard_tokens

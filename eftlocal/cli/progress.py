@@ -19,7 +19,8 @@ from rich.progress import (
 )
 
 from eftlocal.cli.interrupts import raising
-from eftlocal.cli.screen import Screen, tell
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import tell
 from eftlocal.errors import EftlocalError
 
 _TOLD = 20  # faults that are written out

@@ -1,24 +1,27 @@
-"""What `eftlocal doctor --report` writes: a file to attach to a bug report, nothing private in it.
+"""What `eftlocal doctor --report` writes, to be attached to a bug report, and the last error in it.
 
-No prompt, no answer, no token or key; the home folder is ~. Whoever attaches it can read it first.
+Nothing private: no prompt, no answer, no token or key; the home folder is ~. Of a refused option or
+prompt only the kind is kept, and of a fault of the program only where it came up; other errors
+speak of files, downloads, memory and llama.cpp. Whoever attaches the report can read it first.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import time
+import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from eftlocal.cli.last_error import last_error
-from eftlocal.errors import EftlocalError
-from eftlocal.loading.machine import usable_cpus
-from eftlocal.presets.reading import load_presets, user_path
+from eftlocal import __version__
+from eftlocal.disk import cache_folder, read_json, replace_text
+from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.terminal_text import shown_json
 
 # Their values tell something and hold no secret; of the others of these families the name is told.
 _SHOWN = re.compile(
@@ -28,7 +31,38 @@ _SHOWN = re.compile(
 _NAMED = re.compile(r"HF_\w+|HUGGING\w+|https?_proxy|no_proxy|PYTHON\w+", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _SECRET = re.compile(r"\bhf_\w{4,}|(?<=://)[^/\s@]+@|\b(?:Bearer|Basic) +\S+")
+_FRAMES = 20  # of a fault, from the innermost
 _LEAST = 6  # characters of a value that is looked for elsewhere: shorter ones are words
+
+
+def remember(error: BaseException, code: int) -> None:
+    """Keeps this error for the next report, in place of the one before; if it can."""
+    told = isinstance(error, (EftlocalError, OSError))
+    asked = isinstance(error, (UsageError, PromptError))
+    record = {
+        "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "eftlocal": __version__,
+        "verb": next((word for word in sys.argv[1:2] if word.isalpha()), None),
+        "exit_code": code,
+        "kind": type(error).__name__,
+        "message": str(error) if told and not asked else None,
+        "where": [] if told else [
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+        ],
+    }  # fmt: skip
+    with suppress(OSError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        replace_text(_place(), shown_json(record))
+
+
+def last_error() -> dict[str, Any] | None:
+    """What was kept; None where there is nothing, or something else."""
+    return read_json(_place()) or None
+
+
+def _place() -> Path:
+    return cache_folder() / "last-error.json"
 
 
 def report(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +71,10 @@ def report(found: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         found: what `doctor.collect` gives.
     """
+    import psutil
+
+    from eftlocal.loading.machine import usable_cpus
+
     memory = psutil.virtual_memory()
     private = _Private()
     cleaned: dict[str, Any] = private.without(
@@ -81,6 +119,8 @@ def _chat_settings() -> list[str] | str | None:
 
 
 def _presets() -> dict[str, Any]:
+    from eftlocal.presets.reading import load_presets, user_path
+
     try:
         names = list(load_presets())
         own = list(load_presets(user_path())) if user_path().is_file() else []

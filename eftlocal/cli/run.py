@@ -12,9 +12,9 @@ import typer
 
 from eftlocal.cli import completion
 from eftlocal.cli import options as opt
-from eftlocal.cli.asking import read_prompt
 from eftlocal.cli.options import Given, takes
-from eftlocal.cli.screen import Screen, of_answer, print_json, tell
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import of_answer, print_json, read_prompt, tell
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS
 from eftlocal.terminal_text import printable
@@ -52,26 +52,22 @@ def run(
     given: Given,
 ) -> None:
     """Answer one prompt with the combination of the three models."""
-    from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.chosen import choose
-    from eftlocal.cli.loaded import load_chosen
+    from eftlocal.cli.selection import loading_bars, select
 
     opt.check_raw(given)
     text = read_prompt(prompt)
-    asked_for = choose(given)
-    defaults = asked_for.defaults
+    selection = select(given)
+    defaults = selection.defaults
     chosen, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
     constraint = opt.constraint(given["grammar"], given["json_schema"])
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
-    roles = opt.check_roles(chosen, show, asked_for.roles)
-    opt.check_guidance(chosen, system, asked_for.roles)
+    roles = opt.check_roles(chosen, show, selection.roles)
+    opt.check_guidance(chosen, system, selection.roles)
     if given["verbose"]:
         _show_engine_log()
     with loading_bars() as bars:
-        emulator = load_chosen(
-            asked_for.models, defaults, bars, offline=given["offline"], **asked_for.engine
-        )
+        emulator = selection.load(bars)
         if speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:

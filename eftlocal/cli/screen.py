@@ -1,20 +1,33 @@
-"""What the command line shows. All of it passes here, and is safe whatever it holds."""
+"""What the command line draws with rich: tables, and bars for what takes long.
+
+Importing rich takes a good part of a short run, so verbs import this where they draw.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.segment import Segment
 
-from eftlocal.terminal_text import one_line, printable, shown_json
+from eftlocal.terminal_text import one_line, printable
 
-_LONGEST = 1200  # characters of a line on stderr: those of an error, and what stands before it
+if TYPE_CHECKING:
+    from eftlocal import hub
 
 
 class Screen(Console):
@@ -30,27 +43,71 @@ class Screen(Console):
                 yield Segment(printable(segment.text), segment.style)
 
 
-def tell(message: str, *, dim: bool = False) -> None:
-    """One line on stderr, of bounded length. Where nobody reads it any more, the work goes on."""
-    line = one_line(message, _LONGEST)
-    if dim and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
-        line = typer.style(line, dim=True)
-    try:
-        typer.echo(line, err=True)
-    except OSError:  # what waits in the old stream would fail once more at the exit
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+@contextmanager
+def download_bars() -> Iterator[hub.Progress]:
+    """One bar a file, left on the screen when it is done; nothing where no byte comes."""
+    bars = _downloads(Screen(stderr=True))
+    update = _updater(bars)
+    with ExitStack() as screen:
+
+        def progress(file: str, done: int, total: int, /) -> None:
+            if not bars.tasks:
+                screen.enter_context(bars)
+            update(Path(file).name, done, total)
+
+        yield progress
 
 
-def say(text: str) -> None:
-    """Lines on stdout."""
-    typer.echo(printable(text))
+@contextmanager
+def counting_bars() -> Iterator[Callable[[str, int], Callable[[], object]]]:
+    """Bars for what is counted. It gives what begins one, by a word and a number of steps, and
+    that gives what to call after each step."""
+    console = Screen(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def begin(what: str, total: int) -> Callable[[], object]:
+            bar = bars.add_task(what, total=total)
+            return lambda: bars.advance(bar)
+
+        yield begin
 
 
-def print_json(value: Any, indent: int | None = None) -> None:
-    """JSON on stdout."""
-    typer.echo(shown_json(value, indent=indent))
+class LoadingBars:
+    """Bars on stderr for files that arrive, and below them for roles; wiped off at the end."""
+
+    def __init__(self) -> None:
+        console = Screen(stderr=True)
+        downloads = _downloads(console)
+        roles = Progress(_NAME, BarColumn(), TaskProgressColumn(), console=console)
+        self.download, self.role = _updater(downloads), _updater(roles)
+        # stdout carries the answer, and may go to a file: nothing of it is drawn above the bars.
+        self._live = Live(
+            Group(downloads, roles), console=console, transient=True, redirect_stdout=False
+        )
+
+    def __enter__(self) -> LoadingBars:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
 
-def of_answer(text: str) -> str:
-    """What stdout is given of an answer: a pipe or file gets it exactly as the model wrote it."""
-    return printable(text) if sys.stdout.isatty() else text
+_NAME = TextColumn("{task.description}", markup=False)
+
+
+def _downloads(console: Console) -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(_NAME, *columns, console=console)
+
+
+def _updater(bars: Progress) -> Callable[[str, float, float], None]:
+    """What moves the bar of a name, and makes it the first time."""
+    tasks: dict[str, TaskID] = {}
+
+    def update(name: str, done: float, total: float) -> None:
+        if name not in tasks:  # what is resumed does not count towards the speed
+            tasks[name] = bars.add_task(one_line(name), total=total, completed=done)  # type: ignore[arg-type]
+        bars.update(tasks[name], total=total, completed=done)
+
+    return update

@@ -1,4 +1,7 @@
-"""The standard streams made fit for any text, on every system and in every locale."""
+"""The standard streams: what verbs read from stdin, and the lines that they print.
+
+All that is printed passes here or through `screen`, and is safe to show whatever it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,15 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import IO, Any
+
+import typer
+
+from eftlocal.disk import decoded, utf_8
+from eftlocal.errors import PromptError, UsageError
+from eftlocal.terminal_text import one_line, printable, shown_json
+
+_LONGEST = 1200  # characters of a line on stderr: those of an error, and what stands before it
 
 
 class _Closed(io.StringIO):
@@ -21,19 +33,67 @@ class _Closed(io.StringIO):
 
 
 def prepare_streams() -> None:
-    """A pipe or file is given UTF-8, as JSON needs it; a terminal keeps its own encoding.
+    """Makes the standard streams fit for any text, on every system and in every locale.
 
-    What a terminal's encoding lacks is written as an escape. A closed stdin is empty, a closed
-    stderr leads nowhere, and a closed stdout refuses what is written to it: no verb need ask.
+    A pipe or file is given UTF-8, as JSON needs it. A terminal keeps its own encoding, and what
+    that lacks is written as an escape. A closed stdin is empty, a closed stderr leads nowhere, and
+    a closed stdout refuses what is written to it, so that no verb has to check for them.
     """
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None and name == "stdout":
-            sys.stdout = _Closed()
-        elif stream is None:
-            mode = "r" if name == "stdin" else "w"
-            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - as they are
-            setattr(sys, name, nowhere)
+        if stream is None:
+            setattr(sys, name, _Closed() if name == "stdout" else _nowhere(name))
         elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
             encoding = None if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _nowhere(name: str) -> IO[Any]:
+    mode = "r" if name == "stdin" else "w"
+    return Path(os.devnull).open(mode, encoding="utf-8")
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt given as an argument; without one, or for `-`, what stdin has.
+
+    Raises:
+        UsageError: there is no prompt, and stdin is a terminal.
+        PromptError: it is not valid UTF-8, or no prompt.
+    """
+    from eftlocal.prompt.messages import validate_prompt
+
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError("no prompt: give one as an argument, or on stdin")
+    if prompt is None or prompt == "-":
+        return validate_prompt(decoded(sys.stdin.buffer, "stdin", not_text=PromptError))
+    try:  # bytes that the locale did not know stand for themselves
+        data = prompt.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return validate_prompt(prompt)  # which says what is wrong
+    return validate_prompt(utf_8(data, "the prompt", PromptError))
+
+
+def tell(message: str, *, dim: bool = False) -> None:
+    """One line on stderr, of bounded length. If nobody reads stderr any more, the work goes on."""
+    line = one_line(message, _LONGEST)
+    if dim and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        line = typer.style(line, dim=True)
+    try:
+        typer.echo(line, err=True)
+    except OSError:  # what waits in the old stream would fail once more at the exit
+        sys.stderr = _nowhere("stderr")
+
+
+def say(text: str) -> None:
+    """Lines on stdout."""
+    typer.echo(printable(text))
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """JSON on stdout."""
+    typer.echo(shown_json(value, indent=indent))
+
+
+def of_answer(text: str) -> str:
+    """What stdout is given of an answer: a pipe or file gets it exactly as the model wrote it."""
+    return printable(text) if sys.stdout.isatty() else text

@@ -16,7 +16,8 @@ from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import GROUPS, Given, takes
-from eftlocal.cli.screen import Screen, say, tell
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import say, tell
 from eftlocal.errors import InterruptedRunError, UsageError
 from eftlocal.settings import LIMITS, OFF
 
@@ -293,8 +294,7 @@ def sweep(
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
     from eftlocal.arguments import checked
-    from eftlocal.cli.bars import loading_bars
-    from eftlocal.cli.loaded import chosen_sources
+    from eftlocal.cli.selection import loading_bars, sources_of
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.evaluate.answers import LONGEST
     from eftlocal.generation import TextStream
@@ -334,7 +334,7 @@ def sweep(
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
     with loading_bars() as bars:
-        sources = chosen_sources(models, bars, offline=offline, **engine)
+        sources = sources_of(models, bars, offline=offline, **engine)
         identity = manifest(
             preset=sources.name,
             roles=sources.roles,

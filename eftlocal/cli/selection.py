@@ -1,0 +1,156 @@
+"""The models and settings that a verb's options select, checked, and then loaded."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eftlocal.cli import options as opt
+
+if TYPE_CHECKING:
+    from eftlocal import hub
+    from eftlocal.cli.screen import LoadingBars
+    from eftlocal.defaults import Defaults
+    from eftlocal.emulator import Emulator
+    from eftlocal.sources import Sources
+
+A_MOMENT = 0.5  # seconds of loading that pass without a bar
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Models and settings.
+
+    Attributes:
+        models: a preset's name, or files.
+        roles: of these models.
+        defaults: the preset's or the program's, with the options.
+        engine: how the roles are loaded, as `eftlocal.load` takes it: prompts, n_ctx and others.
+        offline: nothing may be downloaded.
+    """
+
+    models: str | Mapping[str, Path]
+    roles: tuple[str, ...]
+    defaults: Defaults
+    engine: dict[str, Any]
+    offline: bool
+
+    def sources(self, progress: LoadingProgress) -> Sources:
+        """The files, with their own defaults; a preset's are downloaded."""
+        return sources_of(self.models, progress, offline=self.offline, **self.engine)
+
+    def load(self, progress: LoadingProgress) -> Emulator:
+        """The models, loaded with the defaults selected here."""
+        sources = replace(self.sources(progress), defaults=self.defaults)
+        return sources.load(
+            force=self.engine["force"], progress=progress.weights, checking=progress.checking
+        )
+
+
+def select(given: Mapping[str, Any]) -> Selection:
+    """The meaning of a verb's options, before anything is loaded.
+
+    Args:
+        given: the verb's parameters by their names; those of models, recipe, max_tokens, stop
+            and engine are needed, those of sampling and speculation may be.
+
+    Raises:
+        UsageError: an option is wrong, or does not go with another; the line names it.
+    """
+    from eftlocal.arguments import checked
+    from eftlocal.defaults import Defaults, preset_defaults
+    from eftlocal.generation import TextStream
+    from eftlocal.presets.reading import find
+
+    models = opt.chosen_models(given)
+    found = find(models) if isinstance(models, str) else None
+    checked("max_tokens", given["max_tokens"])
+    TextStream(given["stop"] or ())  # refuses what cannot be a stop string
+    defaults = opt.chosen_defaults(preset_defaults(found) if found else Defaults(), given)
+    roles = tuple(found.roles if found else models)
+    opt.check_roles(defaults.recipe, None, roles)
+    return Selection(models, roles, defaults, opt.engine(given, roles), given["offline"])
+
+
+def sources_of(
+    models: str | Mapping[str, Path],
+    progress: LoadingProgress,
+    *,
+    offline: bool,
+    force: bool = False,
+    **engine: Any,
+) -> Sources:
+    """What `options.chosen_models` gave, with its own defaults; a preset's files are downloaded.
+
+    Args:
+        engine: as `options.engine` gives it; `force` of it is for loading.
+    """
+    from eftlocal.sources import Sources
+
+    del force
+    if isinstance(models, str):
+        return Sources.of_preset(models, offline=offline, progress=progress.download, **engine)
+    return Sources.of_files(models, **engine)
+
+
+@dataclass(frozen=True)
+class LoadingProgress:
+    """What loading calls as it goes on; None where nobody would see it."""
+
+    download: hub.Progress | None = None
+    checking: Callable[[str, float], None] | None = None
+    weights: Callable[[str, float], None] | None = None
+    measuring: Callable[[str, float], None] | None = None
+
+
+@contextmanager
+def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[LoadingProgress]:
+    """Bars for downloads, and for loading and measuring that take more than a moment.
+
+    They are gone when the block ends. Only where stderr is a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield LoadingProgress()
+        return
+    with ExitStack() as screen:
+        bars: LoadingBars | None = None
+        hidden: dict[str, float] = {}  # what is done of each, while no bar is drawn
+
+        def show() -> LoadingBars:
+            nonlocal bars
+            if bars is None:
+                from eftlocal.cli.screen import LoadingBars
+
+                bars = screen.enter_context(LoadingBars())
+                for name, share in hidden.items():
+                    bars.role(name, share, 1.0)
+            return bars
+
+        def download(file: str, done: int, total: int, /) -> None:
+            show().download(Path(file).name, done, total)
+
+        def after_a_moment(what: str) -> Callable[[str, float], None]:
+            began: float | None = None
+
+            def progress(role: str, share: float) -> None:
+                nonlocal began
+                now = clock()
+                began = now if began is None else began
+                name = what.format(role)
+                hidden[name] = share
+                if bars is not None or now - began >= A_MOMENT:
+                    show().role(name, share, 1.0)
+
+            return progress
+
+        yield LoadingProgress(
+            download,
+            checking=after_a_moment("checking {} for the first time"),
+            weights=after_a_moment("loading {}"),
+            measuring=after_a_moment("measuring {}"),
+        )
