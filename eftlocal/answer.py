@@ -16,14 +16,13 @@ from eftlocal.decoding.score import TextLogprobs
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.errors import UsageError
 from eftlocal.generation import FinishReason, Generation, Step
-from eftlocal.llama import Grammar
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import DraftLength, Speculation, Totals, read_speculation
 
 if TYPE_CHECKING:
-    from eftlocal.llama.guide import Guide
+    from eftlocal.llama.answer_mask import AnswerMask
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: time.perf_counter() of the call that asked for it.
         check: raises UsageError for a recipe that the ensemble has no roles for.
         allow: raises UsageError for a speculation that is impossible, and makes ready for one.
-        grammar: closed with the stream.
+        mask: which tokens may follow; closed with the stream.
         prompt: its prompt's log-probabilities, where they were asked for.
         only_prompt: nothing else was; close it.
 
@@ -111,7 +110,7 @@ class AnswerStream(Closing, Iterator[Step]):
         started: float,
         check: Callable[[Recipe | str], Recipe],
         allow: Callable[[Speculation], Speculation],
-        grammar: Grammar | Guide | None = None,
+        mask: AnswerMask | None = None,
         prompt: TextLogprobs | None = None,
         only_prompt: bool = False,
     ) -> None:
@@ -126,7 +125,7 @@ class AnswerStream(Closing, Iterator[Step]):
         self._at_first = 0
         self._check = check
         self._allow = allow
-        self._grammar = grammar
+        self._mask = mask
         self._steps: list[tuple[float, Step]] = []  # each with its time
         self._closed = False
 
@@ -192,8 +191,8 @@ class AnswerStream(Closing, Iterator[Step]):
         """Ends the answer here; its tokens stay in the caches for the next prompt."""
         if not self._closed:
             self._rounds.ensemble.close(self._sequence)
-            if self._grammar is not None:
-                self._grammar.close()
+            if self._mask is not None:
+                self._mask.close()
             self._closed = True
 
     def __del__(self) -> None:

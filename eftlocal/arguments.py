@@ -13,6 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, NoReturn
 
+from eftlocal.constraint import schema_text
 from eftlocal.errors import UsageError
 from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
@@ -86,12 +87,12 @@ def _speculation(name: str, value: Any) -> Speculation | DraftLength:
     return "auto" if length is None else length
 
 
-def _schema(name: str, value: Any) -> str | Mapping[str, Any]:
+def _schema(name: str, value: Any) -> str:
     if not isinstance(value, (str, Mapping)):
         refuse(name, value, "a JSON schema, as a mapping or as JSON text")
     if broken := broken_text(value):
         raise UsageError(f"{name}: {broken}")
-    return value
+    return schema_text(value)
 
 
 def _sequences(name: str, value: Any) -> int | UpTo:
@@ -144,6 +145,8 @@ _CHECKS: dict[str, Check] = {
     "speculation": _speculation,
     "grammar": text,
     "json_schema": _schema,
+    "regex": text,
+    "lark": text,
     "loop_guard": loop_guard_tokens,
     "ignore_end": _FLAG,
     # of loading

@@ -20,13 +20,14 @@ from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import checked, checked_all, needed, refuse, refuse_unknown
 from eftlocal.bases import Closing
+from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import TextLogprobs, score
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
-from eftlocal.llama import Grammar
+from eftlocal.llama.answer_mask import answer_mask
 from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
@@ -48,8 +49,6 @@ from eftlocal.terminal_text import shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from eftlocal.llama.guide import Guide
 
 Prompt = str | Sequence[Message] | Sequence[int]
 T = TypeVar("T")
@@ -75,6 +74,8 @@ class AnswerOptions(TypedDict, total=False):
     speculation: Speculation | DraftLength | None
     grammar: str | None
     json_schema: str | Mapping[str, Any] | None
+    regex: str | None
+    lark: str | None
     loop_guard: int | Literal["off"] | None
     ignore_end: bool
 
@@ -218,6 +219,8 @@ class Emulator(Closing):
         speculation: Speculation | DraftLength | None = None,
         grammar: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        lark: str | None = None,
         loop_guard: int | Literal["off"] | None = None,
         ignore_end: bool = False,
         **unknown: NoReturn,
@@ -245,8 +248,13 @@ class Emulator(Closing):
             chat_template_kwargs: variables for templates, on top of those it was loaded with.
             grammar: the answer matches this GBNF, from its rule `root`.
             json_schema: the answer is JSON of this schema; {} is any.
+            regex: the whole answer matches this regular expression (the Rust regex syntax, without
+                look-around and word boundaries).
+            lark: the answer matches this Lark grammar, as llguidance reads it, from its rule
+                `start`. Of grammar, json_schema, regex and lark one may be given.
             loop_guard: end the answer once it has repeated one phrase over this many tokens; 0 or
-                "off" is never. It does not act under a grammar or a schema; see `repetition`.
+                "off" is never. It does not act under one of these constraints; see
+                `repetition`.
             ignore_end: go on after an end token, up to max_tokens, without a loop guard (for
                 measuring).
 
@@ -272,11 +280,14 @@ class Emulator(Closing):
             speculation=speculation,
             grammar=grammar,
             json_schema=json_schema,
+            regex=regex,
+            lark=lark,
             loop_guard=loop_guard,
             ignore_end=ignore_end,
         )
         started = time.perf_counter()
         asked["only_prompt"] = only_prompt
+        asked["constraint"] = Constraint.of(asked)
         return self.with_place(lambda: self._stream(prompt, asked, started))
 
     def _stream(self, prompt: Prompt, asked: Mapping[str, Any], started: float) -> AnswerStream:
@@ -299,12 +310,14 @@ class Emulator(Closing):
                 raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
             scored = self._score_prompt(ids, recipe, asked["top_logprobs"])
         with ExitStack() as undone:
-            rules = self._grammar(asked["grammar"], asked["json_schema"])
-            if rules:
-                undone.callback(rules.close)
+            mask = None
+            if asked["constraint"]:
+                ends = self.ensemble.stop_tokens
+                mask = answer_mask(self._text_model, asked["constraint"], ends)
+                undone.callback(mask.close)
             sequence = self.ensemble.open(
                 ids,
-                mask=rules.allowed if rules else None,
+                mask=mask.allowed if mask else None,
                 recipe=recipe,
                 sampling=sampling,
                 seed=seed,
@@ -330,7 +343,7 @@ class Emulator(Closing):
                 started=started,
                 check=self.checked,
                 allow=self._speculation,
-                grammar=rules,
+                mask=mask,
                 prompt=scored,
                 only_prompt=asked["only_prompt"],
             )
@@ -592,20 +605,6 @@ class Emulator(Closing):
         if asked.length is None:
             self.measure()
         return asked
-
-    def _grammar(
-        self, grammar: str | None, json_schema: str | Mapping[str, Any] | None
-    ) -> Grammar | Guide | None:
-        if grammar is not None and json_schema is not None:
-            raise UsageError("grammar and json_schema exclude each other; leave one out")
-        ends = self.ensemble.stop_tokens
-        if grammar is not None:
-            return Grammar(self._text_model, grammar, ends=ends)
-        if json_schema is not None:
-            from eftlocal.llama.guide import Guide  # with llguidance, which few need
-
-            return Guide.from_json_schema(self._text_model, json_schema, ends=ends)
-        return None
 
     def _acceptance(self, recipe: Recipe) -> Acceptance:
         """What answers under this recipe taught; of the recipes used last.

@@ -1,4 +1,4 @@
-"""JSON schemas as grammars for llguidance: every text of such a grammar fits its schema.
+"""JSON schemas as llguidance takes them: every text that it then allows fits the schema.
 
 llguidance compiles the schema; what it cannot keep is refused by name. Four things are ours:
 
@@ -15,11 +15,8 @@ llguidance compiles the schema; what it cannot keep is refused by name. Four thi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
-
-from llguidance import LLMatcher
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
@@ -29,7 +26,6 @@ _OPTIONS = {
     "coerce_one_of": True,
     "json_allow_general_unicode_escapes": True,
 }
-MAX_CHARACTERS = 1 << 17  # the time to compile grows with the square of what is named
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("prefixItems", "anyOf", "oneOf")
 _SINGLE = ("items", "additionalProperties")
@@ -44,37 +40,19 @@ _PATTERNS = {
 }
 
 
-def json_schema_grammar(schema: str | Mapping[str, Any]) -> str:
-    """Lark text, as llguidance reads it, of the JSON texts that a schema accepts.
-
-    Args:
-        schema: JSON text, or what it stands for. `{}` is any JSON value.
+def closed_schema(schema: str) -> str:
+    """A schema's JSON text as llguidance takes it: objects closed, white space bounded.
 
     Raises:
-        UsageError: not JSON, no schema, or it uses a keyword that cannot be kept; the line names
-            it.
+        UsageError: not JSON, no schema, or it uses what cannot be kept; the line names it.
     """
     parsed = _parsed(schema)
-    try:
-        closed = _Closer(parsed).closed(parsed)
-        text = json.dumps({**closed, _OWN: _OPTIONS}, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"JSON schema: it holds what is not a JSON value: {error}") from None
-    except RecursionError:
-        raise UsageError("JSON schema: it is nested too deeply; make it flatter") from None
-    if len(text) > MAX_CHARACTERS:
-        raise UsageError(f"JSON schema: it has over {MAX_CHARACTERS} characters; make it smaller")
-    # Without forcing, a text may be written in any tokens that spell it. With forcing only the
-    # tokenizer's own would be allowed, which changes the model's distribution.
-    grammar = f'%llguidance {{"no_forcing": true}}\nstart: %json {text}'
-    if fault := LLMatcher.validate_grammar(grammar):
-        raise UsageError(f"JSON schema: {_reason(fault)}")
-    return grammar
+    return json.dumps({**_Closer(parsed).closed(parsed), _OWN: _OPTIONS})
 
 
-def _parsed(schema: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def _parsed(schema: str) -> Mapping[str, Any]:
     try:
-        parsed = parse_json(schema) if isinstance(schema, str) else schema
+        parsed = parse_json(schema)
     except TextError as error:
         raise UsageError(f"JSON schema: {error}") from None
     if parsed is True:
@@ -153,17 +131,9 @@ class _Closer:
         schema["additionalProperties"] = False
 
 
-def schema_notes(schema: str | Mapping[str, Any]) -> tuple[str, ...]:
+def schema_notes(schema: str) -> tuple[str, ...]:
     """What the schema asks for that an answer is not held to."""
     parsed = _parsed(schema)
     closer = _Closer(parsed)
     closer.closed(parsed)
     return tuple(sorted(closer.notes))
-
-
-def _reason(fault: str) -> str:
-    """llguidance's own reason, without where it stood in the text around the schema."""
-    first = fault.split("\n   1 |")[0]
-    reason = re.sub(r"^.*?failed to compile JSON schema: ", "", first, flags=re.DOTALL)
-    reason = re.sub(r'^Unimplemented keys: \["(.*)"\]$', r"\1 is not supported", reason)
-    return " ".join(reason.replace('", "', ", ").split())

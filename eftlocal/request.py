@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from eftlocal.bases import FrozenMapping
+from eftlocal.constraint import Constraint, Kind, one_of, schema_text
 from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import loop_guard_tokens
-from eftlocal.json_schema import json_schema_grammar
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -51,8 +50,7 @@ class Request:
         top_logprobs: of how many tokens beside the chosen one.
         echo: the raw prompts are part of the texts, and of the log-probabilities.
         n: answers to each prompt.
-        grammar: GBNF that the answer matches.
-        json_schema: JSON text of a schema that the answer fits.
+        constraint: what the answer must match.
         special: in raw text, special tokens' texts are those tokens.
         chat_template_kwargs: variables for chat templates, on top of those of the run.
     """
@@ -67,8 +65,7 @@ class Request:
     loop_guard: int | None = None
     logprobs: bool = False
     speculation: Speculation | None = None
-    grammar: str | None = None
-    json_schema: str | None = None
+    constraint: Constraint | None = None
     special: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
     top_logprobs: int = 0
@@ -97,8 +94,7 @@ class Request:
             "top_logprobs": self.top_logprobs,
             "prompt_logprobs": self.echo and (self.logprobs or self.max_tokens == 0),
             "speculation": self.speculation,
-            "grammar": self.grammar,
-            "json_schema": self.json_schema,
+            **({self.constraint.kind: self.constraint.text} if self.constraint else {}),
             "special": self.special,
             "chat_template_kwargs": self.chat_template_kwargs,
         }
@@ -119,8 +115,7 @@ class RequestDefaults:
         vocab_size: ids below it are tokens; None leaves ids unchecked.
         unguided_by_system: the role "unguided" is the tuned model without the system message, so
             that a recipe with it needs one.
-        grammar, json_schema: one at most; for requests that say nothing of their answer's form,
-            as `Request` has them. A response_format of type "text" asks for no form.
+        constraint: of requests that give none; a response_format of type "text" lifts it.
     """
 
     recipe: Recipe = field(default_factory=Recipe.upscale)
@@ -133,8 +128,7 @@ class RequestDefaults:
     system: str | None = None
     vocab_size: int | None = None
     unguided_by_system: bool = False
-    grammar: str | None = None
-    json_schema: str | None = None
+    constraint: Constraint | None = None
 
 
 def read_request(
@@ -164,7 +158,6 @@ def read_request(
                 f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
                 "instructions; give them as a system message"
             )
-        grammar, schema = _constraint(given, defaults)
         echo = _echo(given, is_raw)
         logprobs, top_logprobs = _logprobs(given)
         return Request(
@@ -180,8 +173,7 @@ def read_request(
             else loop_guard_tokens("loop_guard", given.loop_guard),
             logprobs=logprobs,
             speculation=_speculation(given, defaults.speculation),
-            grammar=grammar,
-            json_schema=schema,
+            constraint=_constraint(given, defaults),
             special=_special(given, defaults, is_raw),
             chat_template_kwargs=_template_variables(given, is_raw),
             top_logprobs=top_logprobs,
@@ -381,24 +373,32 @@ def _speculation(given: Body, default: Speculation) -> Speculation | None:
     return chosen_speculation(default, length=length, rule=rule, source=source)
 
 
-def _constraint(given: Body, defaults: RequestDefaults) -> tuple[str | None, str | None]:
-    """Grammar and JSON schema, of which one at most is given."""
-    if given.grammar is None and given.json_schema is None and given.response_format is None:
-        return defaults.grammar, defaults.json_schema
-    asked = {
-        "grammar": given.grammar,
+def _constraint(given: Body, defaults: RequestDefaults) -> Constraint | None:
+    """What an answer must match; `response_format` of type text asks for nothing."""
+    schemas = {
         "json_schema": given.json_schema,
         "response_format": _response_schema(given.response_format),
     }
-    names = [name for name, value in asked.items() if value is not None]
-    if len(names) > 1:
-        raise UsageError(f"{names[0]} and {names[1]} exclude each other; leave one out")
-    schema = asked["json_schema"] if asked["response_format"] is None else asked["response_format"]
-    if schema is None:
-        return given.grammar, None
-    text = json.dumps(schema)
-    _check_schema(text)
-    return None, text
+    found = one_of(
+        {
+            "grammar": given.grammar,
+            **{name: None if s is None else schema_text(s) for name, s in schemas.items()},
+            "regex": given.regex,
+            "lark": given.lark,
+        }
+    )
+    if found is None:
+        return defaults.constraint if given.response_format is None else None
+    name, text = found
+    constraint = Constraint("json_schema" if name == "response_format" else cast(Kind, name), text)
+    constraint.check()
+    return constraint
+
+
+_INSTEAD = {
+    "regex": "; give the field regex instead",
+    "grammar": "; give the field grammar (GBNF) or lark instead",
+}
 
 
 def _response_schema(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -409,6 +409,7 @@ def _response_schema(given: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
     if not isinstance(kind, str) or kind not in known:
         raise UsageError(
             f"response_format: type: text, json_object or json_schema is needed, not {shown(kind)}"
+            + _INSTEAD.get(str(kind), "")
         )
     _only(given, known[kind], "response_format")
     if kind == "json_object":
@@ -425,8 +426,3 @@ def _only(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
     for name in given:
         if name not in known:
             raise UsageError(f"{where}: {unknown(name, frozenset(known))}")
-
-
-@lru_cache(maxsize=64)
-def _check_schema(text: str) -> None:
-    json_schema_grammar(text)

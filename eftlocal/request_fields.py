@@ -160,6 +160,10 @@ class Body(BaseModel):
     draft_source: Annotated[str | None, Field(description=" or ".join(SOURCES))] = None
     grammar: Annotated[str | None, Field(description="GBNF text")] = None
     json_schema: _Object = None
+    regex: Annotated[str | None, Field(description="a regular expression for the whole answer")] = (
+        None
+    )
+    lark: Annotated[str | None, Field(description="Lark text, as llguidance reads it")] = None
 
 
 _FIELDS = {field.alias or name: field for name, field in Body.model_fields.items()}
@@ -224,6 +228,11 @@ _ELSEWHERE = {
     "system": "give a message of the role system, or --system",
     "chat_template": "it is one for the whole run: --chat-template",
     "preset": "it is one for the whole run: --preset",
+    "guided_json": "give json_schema",
+    "guided_regex": "give regex",
+    "guided_grammar": "give grammar (GBNF) or lark",
+    "guided_choice": "give regex, as in yes|no",
+    "structured_outputs": "give json_schema, regex, grammar (GBNF) or lark",
 }
 """Where to give what people look for in a line."""
 

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 
 from eftlocal import Emulator, Sampling
+from eftlocal.constraint import Constraint, schema_text
 from eftlocal.llama import Model
 from eftlocal.llama.guide import Guide
 
@@ -41,6 +42,7 @@ TEXT = (
     '{"name": "Ada Lovelace", "age": 36, "tags": ["mathematics", "poetry"], "score": 9.75, '
     '"born": "1815-12-10"}'
 )
+CONSTRAINT = Constraint("json_schema", schema_text(SCHEMA))
 SIZES = (128_256, 262_144)
 ANSWERS, ASKED = 20, 5
 
@@ -70,10 +72,10 @@ class Larger:
 def masks(model: Any, tokens: list[int]) -> str:
     """Figures of the masks along a text."""
     began = time.perf_counter()
-    Guide.from_json_schema(model, SCHEMA)
+    Guide(model, CONSTRAINT)
     ready = time.perf_counter() - began
     before = psutil.Process().memory_info().rss
-    guides = [Guide.from_json_schema(model, SCHEMA) for _ in range(ANSWERS)]
+    guides = [Guide(model, CONSTRAINT) for _ in range(ANSWERS)]
     times = []
     for guide in guides:
         for length in range(len(tokens) + 1):

@@ -293,14 +293,15 @@ def test_an_answers_form(tmp_path: Path) -> None:
         ],
     )
     told = {}
-    for name, option in (("g", ("--grammar", grammar)), ("s", ("--json-schema", schema))):
+    forms = {"g": ("--grammar", grammar), "s": ("--json-schema", schema)}
+    for name, option in {**forms, "r": ("--regex", "yes|no")}.items():
         out = tmp_path / f"{name}.jsonl"
         result = batch(source, out, *QUICK, "--format", "plain", *option)
         assert result.exit_code == 0, result.stderr
         first, *told[name] = [rows(out)[f"line-{n}"]["text"] for n in (1, 2, 3, 4)]
-        assert first in {"g": ("yes", "no"), "s": ("true", "false")}[name]
+        assert first in (("true", "false") if name == "s" else ("yes", "no"))
         assert told[name][:2] == ["maybe", "null"] and " " in told[name][2].strip()
-    assert told["g"] == told["s"]
+    assert told["g"] == told["s"] == told["r"]
 
     other = batch(source, tmp_path / "g.jsonl", *QUICK, "--format", "plain")
     assert other.exit_code == 2 and "grammar was 'root ::= " in other.stderr
@@ -312,6 +313,7 @@ def test_an_answers_form(tmp_path: Path) -> None:
         ({"--grammar": "root = x"}, "grammar: "),
         ({"--json-schema": '{"type": "colour"}'}, "Invalid type: colour"),
         ({"--json-schema": "{"}, "JSON schema: not JSON"),
+        ({"--lark": "start: x"}, 'Lark grammar: line 1, column 8: unknown name: "x"'),
         ({"--grammar": None}, "No such file"),
         ({"--grammar": 'root ::= "a"', "--json-schema": "{}"}, "exclude each other"),
     ],

@@ -35,6 +35,7 @@ from eftlocal.batch.lines import (
 )
 from eftlocal.batch.prompt_bound import PromptBound, prompt_bound
 from eftlocal.batch.source import MAX_LINE, TooLong, open_source
+from eftlocal.constraint import Constraint, Kind
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.loading.roles import file_sources, with_settings
@@ -819,10 +820,14 @@ def test_what_a_template_refuses_is_told(demo: Emulator) -> None:
 
 
 def test_grammars_are_compiled(bound: PromptBound) -> None:
-    assert bound(of("x", grammar='root ::= "a"')) is None
-    assert bound(of("x", json_schema='{"type": "integer"}')) is None
-    assert (bound(of("x", grammar="root ::= nothing")) or "").startswith("grammar: line 1: ")
-    assert bound(of("x", grammar=" ")) == "grammar: the text is empty"
+    def told(kind: Kind, text: str) -> str | None:
+        return bound(of("x", constraint=Constraint(kind, text)))
+
+    assert told("grammar", 'root ::= "a"') is None
+    assert told("json_schema", '{"type": "integer"}') is None
+    assert (told("grammar", "root ::= nothing") or "").startswith("grammar: line 1: ")
+    assert told("grammar", " ") == "grammar: the text is empty"
+    assert told("lark", "start: <nothing>") is not None  # no token of that name
 
 
 def test_a_vocabulary_alone_gives_the_same_tokens(smol: Emulator, smollm2: Path) -> None:

@@ -31,6 +31,7 @@ from eftlocal.batch.output import (
     row_of,
 )
 from eftlocal.batch.shards import Merged, merge
+from eftlocal.constraint import Constraint
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.file import encoder
@@ -438,8 +439,12 @@ def manifest(path: Path, **changes: Any) -> dict[str, str]:
         ({"loop_guard": 0}, "loop-guard was 1024 and is off"),
         ({"raw": True}, "raw was false and is true"),
         ({"system": "Be\nkind"}, "system was none and is 'Be\\nkind'"),
-        ({"grammar": 'root ::= "a"'}, "grammar was none and is 'root ::= \"a\"'"),
-        ({"json_schema": "{}"}, "json-schema was none and is '{}'"),
+        (
+            {"constraint": Constraint("grammar", 'root ::= "a"')},
+            "grammar was none and is 'root ::= \"a\"'",
+        ),
+        ({"constraint": Constraint("json_schema", "{}")}, "json-schema was none and is '{}'"),
+        ({"constraint": Constraint("regex", "a")}, "regex was not there and is 'a'"),
         ({"speculation": OFF}, "speculative was auto, rule coupled, source auto and is off"),
         ({"format": "openai"}, "format was plain and is openai"),
         ({"shard": (2, 3)}, "shard was 1/1 and is 2/3"),

@@ -222,6 +222,8 @@ def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> N
         (["--recipe", "guidance", "--strength", "1"], "give them with --system"),
         (["--stats", "--quiet"], "--stats and --quiet exclude each other"),
         (["--grammar", "a", "--json-schema", "b"], "--grammar and --json-schema exclude"),
+        (["--regex", "a", "--lark", "b"], "--regex and --lark exclude each other; leave one out"),
+        (["--regex", "a("], "regex: unclosed group"),
         (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: cannot be read: No such file"),
     ],
 )

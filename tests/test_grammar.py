@@ -14,10 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eftlocal.constraint import Constraint, schema_text
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.llama import Context, Model, Span
 from eftlocal.llama.grammar import Grammar
 from eftlocal.llama.guide import Guide
+
+
+def guide_of(model: Model, schema: Any) -> Guide:
+    return Guide(model, Constraint("json_schema", schema_text(schema)))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def test_an_answer_matches_its_json_schema(model: Model) -> None:
         },
         "required": ["name", "tags", "born"],
     }
-    with Guide.from_json_schema(model, json.dumps(schema)) as grammar:
+    with guide_of(model, json.dumps(schema)) as grammar:
         text, ended = generate(model, grammar, "JSON of a person called Ada, aged 36:\n", 120)
     value = json.loads(text)
     assert ended
@@ -94,7 +99,7 @@ def test_an_answer_matches_its_json_schema(model: Model) -> None:
 
 def test_a_model_that_says_nothing_is_constrained_too(random_model: Model) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "number"}}}
-    with Guide.from_json_schema(random_model, schema) as grammar:
+    with guide_of(random_model, schema) as grammar:
         text, ended = generate(random_model, grammar, "x", 100)
     assert ended
     assert set(json.loads(text)) <= {"n"}
@@ -141,7 +146,7 @@ def oracle(answer: bytes, pieces: list[bytes], ends: frozenset[int]) -> set[int]
 
 
 # The same texts for llguidance. Without forcing, they may be spelled in any tokens.
-LARK = '%llguidance {"no_forcing": true}\nstart: /((a|é|ab)[b-dü])+-[0-9]{1,3}/'
+LARK = Constraint("lark", "start: /((a|é|ab)[b-dü])+-[0-9]{1,3}/")
 
 
 def engine(kind: str, model: Model) -> Grammar | Guide:
@@ -336,7 +341,7 @@ def test_a_root_of_another_name(model: Model) -> None:
 
 
 def accepted(model: Model, schema: Any, text: str) -> bool:
-    with Guide.from_json_schema(model, schema) as guide:
+    with guide_of(model, schema) as guide:
         tokens = model.tokenize(text)
         if not all(guide.allowed(tokens[:i])[token] for i, token in enumerate(tokens)):
             return False
@@ -455,7 +460,7 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(
     model: Model, schema: Any, says: str
 ) -> None:
     with pytest.raises(UsageError) as raised:
-        Guide.from_json_schema(model, schema)
+        guide_of(model, schema)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -463,7 +468,7 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(
 def test_numbers_and_blanks_come_to_an_end(model: Model) -> None:
     """Neither has a longest form in JSON, and a small model may go on with either for ever."""
     three = model.tokenize("3")[0]
-    with Guide.from_json_schema(model, {"type": "number"}) as guide:
+    with guide_of(model, {"type": "number"}) as guide:
         answer: list[int] = []
         while guide.allowed(answer)[three]:
             answer.append(three)
@@ -478,9 +483,7 @@ def test_numbers_and_blanks_come_to_an_end(model: Model) -> None:
 
 def test_a_text_may_be_spelled_in_any_tokens(model: Model, pieces: list[bytes]) -> None:
     """Allowing the tokenizer's own tokens alone would change the model's distribution."""
-    with Guide.from_json_schema(
-        model, {"properties": {"country": {}}, "required": ["country"]}
-    ) as g:
+    with guide_of(model, {"properties": {"country": {}}, "required": ["country"]}) as g:
         mask = g.allowed(model.tokenize('{"'))
     expected = {t for t, piece in enumerate(pieces) if piece and b'country":'.startswith(piece)}
     assert {pieces[t] for t in expected} > {b"c", b"count", b"country"}

@@ -32,8 +32,9 @@ from pydantic import (
 )
 from typing_extensions import NotRequired, TypedDict
 
+from eftlocal.constraint import Constraint, schema_text
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.json_schema import json_schema_grammar, schema_notes
+from eftlocal.json_schema import schema_notes
 from eftlocal.llama import Model
 from eftlocal.llama.guide import Guide
 
@@ -147,6 +148,16 @@ CASES: list[tuple[Any, Any]] = [
 ]
 
 
+def checked(schema: Any) -> Constraint:
+    constraint = Constraint("json_schema", schema_text(schema))
+    constraint.check()
+    return constraint
+
+
+def guide_of(model: Model, schema: Any) -> Guide:
+    return Guide(model, checked(schema))
+
+
 @pytest.fixture(scope="module")
 def model(smollm2: Path) -> Iterator[Model]:
     with Model(smollm2, vocab_only=True) as loaded:
@@ -158,7 +169,7 @@ def test_a_models_own_json_fits_its_schema(model: Model, kind: Any, value: Any) 
     adapter = TypeAdapter(kind)
     text = adapter.dump_json(value, by_alias=True).decode()
     schema = adapter.json_schema(mode="serialization")
-    with Guide.from_json_schema(model, schema) as guide:
+    with guide_of(model, schema) as guide:
         tokens = model.tokenize(text)
         assert all(guide.allowed(tokens[:i])[token] for i, token in enumerate(tokens)), text
         assert guide.allowed(tokens)[model.eos], text
@@ -166,18 +177,18 @@ def test_a_models_own_json_fits_its_schema(model: Model, kind: Any, value: Any) 
 
 @pytest.mark.parametrize("kind", [SecretStr, Base64Str, re.Pattern, NaiveDatetime, Json, Path])
 def test_the_formats_that_pydantic_invents(kind: Any) -> None:
-    json_schema_grammar(TypeAdapter(kind).json_schema())
+    checked(TypeAdapter(kind).json_schema())
 
 
 def test_what_is_not_enforced_is_told() -> None:
-    assert schema_notes(TypeAdapter(set[int]).json_schema())
-    assert not schema_notes(TypeAdapter(list[int]).json_schema())
-    assert not schema_notes({"const": {"uniqueItems": True}})
+    assert schema_notes(schema_text(TypeAdapter(set[int]).json_schema()))
+    assert not schema_notes(schema_text(TypeAdapter(list[int]).json_schema()))
+    assert not schema_notes('{"const": {"uniqueItems": true}}')
 
 
 def test_a_schema_without_an_end_says_so(model: Model) -> None:
     with (
-        Guide.from_json_schema(model, {"$ref": "#"}) as guide,
+        guide_of(model, {"$ref": "#"}) as guide,
         pytest.raises(EngineError, match="no text can follow here"),
     ):
         guide.allowed([])
@@ -186,4 +197,4 @@ def test_a_schema_without_an_end_says_so(model: Model) -> None:
 @pytest.mark.parametrize("size", [10_000, 200_000])
 def test_a_huge_schema_is_refused_at_once(size: int) -> None:
     with pytest.raises(UsageError, match="JSON schema: "):
-        json_schema_grammar({"properties": {f"name number {i}": {} for i in range(size)}})
+        checked({"properties": {f"name number {i}": {} for i in range(size)}})

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.constraint import Constraint
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.request_fields import FIELDS, IGNORED, KNOWN, REFUSED
@@ -137,9 +138,12 @@ def test_limits_of_the_answer() -> None:
 
 
 def test_constraints() -> None:
-    assert asked(grammar='root ::= "a"').grammar == 'root ::= "a"'
+    assert asked(grammar='root ::= "a"').constraint == Constraint("grammar", 'root ::= "a"')
+    assert asked(regex="a|b").constraint == Constraint("regex", "a|b")
+    assert asked(lark='start: "a"').constraint == Constraint("lark", 'start: "a"')
     schema = {"type": "integer"}
-    assert json.loads(asked(json_schema=schema).json_schema or "") == schema
+    constraint = asked(json_schema=schema).constraint
+    assert constraint and constraint.kind == "json_schema" and json.loads(constraint.text) == schema
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     assert asked(response_format=form) == asked(json_schema=schema)
     assert asked(response_format={"type": "json_object"}) == asked(json_schema={"type": "object"})
@@ -333,7 +337,16 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             {"grammar": "a", "json_schema": {}},
             "grammar and json_schema exclude each other; leave one out",
         ),
+        ({"regex": "a", "lark": "b"}, "regex and lark exclude each other; leave one out"),
         ({"json_schema": {"not": {}}}, "JSON schema: not is not supported"),
+        ({"regex": "a("}, "regex: unclosed group"),
+        ({"lark": "start: x"}, 'Lark grammar: line 1, column 8: unknown name: "x"'),
+        ({"guided_regex": "a"}, "field 'guided_regex' is not known; give regex"),
+        (
+            {"response_format": {"type": "regex"}},
+            "response_format: type: text, json_object or json_schema is needed, not "
+            '"regex"; give the field regex instead',
+        ),
         (
             {"response_format": {"type": "xml"}},
             'response_format: type: text, json_object or json_schema is needed, not "xml"',

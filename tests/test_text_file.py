@@ -68,7 +68,11 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "text"),
-    [("--grammar", 'root ::= "France"\n'), ("--json-schema", '{"type": "integer"}')],
+    [
+        ("--grammar", 'root ::= "France"\n'),
+        ("--json-schema", '{"type": "integer"}'),
+        ("--lark", 'start: "France"\n'),
+    ],
 )
 def test_a_grammar_with_a_byte_order_mark_is_one(option: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / "form"

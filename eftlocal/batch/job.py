@@ -14,6 +14,7 @@ from eftlocal.batch.output import Format, Output, check_output, error_row, row_o
 from eftlocal.batch.prompt_bound import prompt_bound
 from eftlocal.batch.runner import answer_lines
 from eftlocal.batch.source import open_source
+from eftlocal.constraint import Constraint
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
@@ -58,6 +59,8 @@ def batch_manifest(
     drawn = {**vars(sampling), "logit_bias": dict(sorted(sampling.logit_bias.items()))}
     length = "auto" if speculation.length is None else speculation.length
     drafts = f"{length}, rule {speculation.rule}, source {speculation.source}"
+    constraint = defaults.constraint
+    given: dict[str, str] = {constraint.kind: constraint.text} if constraint else {}
     exactly = hashlib.sha256(repr(recipe).encode()).hexdigest()  # its text rounds the weights
     return {
         **of_versions(),
@@ -73,8 +76,9 @@ def batch_manifest(
         "raw": str(defaults.raw).lower(),
         **({"special": "true"} if defaults.special else {}),
         "system": _text(defaults.system),
-        "grammar": _text(defaults.grammar),
-        "json-schema": _text(defaults.json_schema),
+        "grammar": _text(given.get("grammar")),
+        "json-schema": _text(given.get("json_schema")),
+        **{kind: _text(given[kind]) for kind in ("regex", "lark") if kind in given},
         "speculative": "off" if speculation.off else drafts,
         "format": format,
         SHARD: "1/1" if shard is None else f"{shard[0]}/{shard[1]}",
@@ -98,8 +102,7 @@ class Job:
         raw: prompts that are strings are text to go on with, unless a line says otherwise.
         special: in raw text, special tokens' texts are those tokens, unless a line says otherwise.
         system: a system message for conversations that have none.
-        grammar, json_schema: of answers whose line asks for no form; one at most. GBNF, and the
-            JSON text of a schema.
+        constraint: of answers whose line asks for none.
         limit: only so many of the first lines.
         shard: (i, n): the i-th of n parts, from 1.
         retry_errors: lines whose row is an error are answered again.
@@ -115,8 +118,7 @@ class Job:
     raw: bool = False
     special: bool = False
     system: str | None = None
-    grammar: str | None = None
-    json_schema: str | None = None
+    constraint: Constraint | None = None
     limit: int | None = None
     shard: tuple[int, int] = (1, 1)
     retry_errors: bool = False
@@ -163,13 +165,12 @@ class Batch(Closing):
                 raw=job.raw,
                 special=job.special,
                 system=job.system,
-                grammar=job.grammar,
-                json_schema=job.json_schema,
+                constraint=job.constraint,
                 vocab_size=prepared.vocabulary.size,
                 unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
             )
             with prompt_bound(prepared.sources) as bound:
-                bound.check_form(job.grammar, job.json_schema)
+                bound.check_constraint(job.constraint)
                 self.checked = check(
                     self._source,
                     self._defaults,

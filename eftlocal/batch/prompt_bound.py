@@ -1,4 +1,4 @@
-"""Does a prompt fit, does a grammar compile? Told by tokenizers, before any weights are loaded.
+"""Does a prompt fit, does a constraint compile? Told by tokenizers, before any weights are loaded.
 
 Tokens never outnumber the bytes of their text, so most prompts are known to fit by their length
 and are not tokenized: what a template adds is measured once for each order of roles.
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from eftlocal.batch.lines import Line
+from eftlocal.constraint import Constraint
 from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.llama import Grammar, Model
-from eftlocal.llama.guide import Guide
+from eftlocal.llama import Model
+from eftlocal.llama.answer_mask import answer_mask
 from eftlocal.llama.special_texts import special_text_in
 from eftlocal.loading.loader import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
@@ -58,13 +59,13 @@ class PromptBound:
         self._first = {text[0] for text in texts if len(text) > 1}
         self.special_text = ""  # that a raw prompt held as ordinary text, the first one found
         self._added = lru_cache(maxsize=4096)(self._measure)
-        self.check_form = lru_cache(maxsize=64)(self._check_form)
+        self.check_constraint = lru_cache(maxsize=64)(self._check_constraint)
 
     def __call__(self, line: Line) -> str | None:
-        """What is wrong with a line's prompt or grammar; None where nothing is."""
+        """What is wrong with a line's prompt or constraint; None where nothing is."""
         request = line.request
         try:
-            self.check_form(request.grammar, request.json_schema)
+            self.check_constraint(request.constraint)
             for prompt in request.prompts:
                 self._check_prompt(prompt, request)
         except (PromptError, UsageError) as error:
@@ -142,12 +143,10 @@ class PromptBound:
             most = max(most, added)
         return float(most)
 
-    def _check_form(self, grammar: str | None, json_schema: str | None) -> None:
+    def _check_constraint(self, constraint: Constraint | None) -> None:
         """Raises UsageError for what llama.cpp or llguidance refuses."""
-        if grammar is not None:
-            Grammar(self._text_model, grammar).close()
-        if json_schema is not None:
-            Guide.from_json_schema(self._text_model, json_schema).close()
+        if constraint is not None:
+            answer_mask(self._text_model, constraint).close()
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def batch(
 
     opt.check_raw(given)
     chosen = select({**given, "seed": None})  # --seed is the run's
-    form = opt.constraint(given["grammar"], given["json_schema"])
+    constraint = opt.constraint(given)
     part, lines_at_once = chosen_shard(shard), chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
@@ -181,7 +181,7 @@ def batch(
         raw=raw,
         special=given["special"],
         system=system,
-        **form,
+        constraint=constraint,
         limit=limit,
         shard=part,
         retry_errors=retry_errors,

@@ -11,15 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from eftlocal.cli import completion
 from eftlocal.cli.streams import tell
+from eftlocal.constraint import KINDS, Constraint, Kind, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
+from eftlocal.json_schema import schema_notes
 from eftlocal.loading.machine import check_threads
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
@@ -183,6 +185,13 @@ GrammarFile = Annotated[
 SchemaFile = Annotated[
     Path | None, _option("--json-schema", "The answer is JSON of this file's schema.", _SAMPLING)
 ]
+Regex = Annotated[
+    str | None,
+    _option("--regex", "The whole answer matches this regular expression.", _SAMPLING),
+]
+LarkFile = Annotated[
+    Path | None, _option("--lark", "The answer matches this file's Lark grammar.", _SAMPLING)
+]
 
 Speculative = Annotated[
     str | None,
@@ -304,6 +313,8 @@ GROUPS: dict[str, dict[str, Any]] = {
     "form": {
         "grammar": GrammarFile,
         "json_schema": SchemaFile,
+        "regex": Regex,
+        "lark": LarkFile,
     },
     "drafts": {
         "speculative": Speculative,
@@ -425,21 +436,24 @@ def chosen_loop_guard(default: Defaults, given: str | None) -> int:
     return default.loop_guard if given is None else loop_guard_tokens("--loop-guard", given)
 
 
-def constraint(grammar: Path | None, json_schema: Path | None) -> dict[str, str]:
-    """The text of --grammar or --json-schema, as `Emulator.stream` takes it."""
-    if grammar is not None and json_schema is not None:
-        raise UsageError("--grammar and --json-schema exclude each other; leave one out")
-    if grammar is not None:
-        return {"grammar": read_text(grammar, f"--grammar {grammar}")}
-    if json_schema is not None:
-        from eftlocal.json_schema import json_schema_grammar, schema_notes  # with llguidance
+def constraint(given: Mapping[str, Any]) -> Constraint | None:
+    """Of --grammar, --json-schema, --regex or --lark, checked as far as it can be without a model.
 
-        schema = read_text(json_schema, f"--json-schema {json_schema}")
-        json_schema_grammar(schema)  # refuses what cannot be kept, before models are loaded
-        for note in schema_notes(schema):
-            tell(f"note: --json-schema: {note}")
-        return {"json_schema": schema}
-    return {}
+    Args:
+        given: a verb's options by their names.
+    """
+    found = one_of({f"--{kind.replace('_', '-')}": given[kind] for kind in KINDS})
+    if found is None:
+        return None
+    option, value = found
+    kind = cast(Kind, option.removeprefix("--").replace("-", "_"))
+    text = value if kind == "regex" else read_text(value, f"{option} {value}")
+    constraint = Constraint(kind, text)
+    constraint.check()
+    if kind == "json_schema":
+        for note in schema_notes(text):
+            tell(f"note: {option}: {note}")
+    return constraint
 
 
 def chosen_models(given: Mapping[str, Any]) -> str | dict[str, Path]:

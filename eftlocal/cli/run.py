@@ -59,7 +59,7 @@ def run(
     selection = select(given)
     defaults = selection.defaults
     chosen, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
-    constraint = opt.constraint(given["grammar"], given["json_schema"])
+    constraint = opt.constraint(given)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
     roles = opt.check_roles(chosen, show, selection.roles)
@@ -80,8 +80,9 @@ def run(
             "raw": raw,
             **{name: given[name] for name in ("special", "max_tokens", "stop", "loop_guard")},
             "speculation": speculation,
-            **constraint,
         }
+        if constraint is not None:
+            call[constraint.kind] = constraint.text
         if roles or json_:
             answers = _answers(emulator, asked, chosen, sampling, roles, call)
             if json_:

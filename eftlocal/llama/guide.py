@@ -7,8 +7,7 @@ rest, so a refused draft, a dial turned back and one more token are the same cas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,8 +15,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
+from eftlocal.constraint import Constraint, llguidance_grammar
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.json_schema import json_schema_grammar
 from eftlocal.llama.model import Model
 
 _LONGEST_NUMBER = 32  # digits in a row; floats and 64-bit integers have 20
@@ -32,24 +31,22 @@ class Guide(Closing):
 
     Args:
         model: whose tokens the answers are made of.
-        grammar: Lark text, as llguidance reads it.
+        constraint: of any kind but GBNF. After 32 digits in a row of JSON another one follows only
+            where nothing else may, because a JSON number has no longest form.
         ends: further ids that end an answer, beside the model's own end-of-generation tokens.
-        numbers_end: after 32 digits in a row another one follows only where nothing else may, so
-            that a JSON number, which has no longest form, comes to an end.
 
     Raises:
-        UsageError: llguidance refuses the grammar, or the model has no end token.
+        UsageError: llguidance cannot compile it, or the model has no end token.
     """
 
-    def __init__(
-        self, model: Model, grammar: str, *, ends: Iterable[int] = (), numbers_end: bool = False
-    ) -> None:
+    def __init__(self, model: Model, constraint: Constraint, *, ends: Iterable[int] = ()) -> None:
+        grammar = llguidance_grammar(constraint)
         self._vocabulary = _vocabulary(model)
         size = model.vocab_size
         ends_ = self._vocabulary.ends.union(ends)
         self._ends = ends_
         self._end_ids = np.array(sorted(t for t in ends_ if t < size), dtype=np.intp)
-        self._numbers_end = numbers_end
+        self._numbers_end = constraint.kind == "json_schema"
         self._bits = np.zeros((size + 31) // 32, dtype=np.uint32)
         self._held: list[int] = []
         self._mask: Mask | None = None
@@ -58,13 +55,6 @@ class Guide(Closing):
         )
         if fault := self._matcher.get_error():
             raise UsageError(f"grammar: {' '.join(fault.split())}")
-
-    @classmethod
-    def from_json_schema(
-        cls, model: Model, schema: str | Mapping[str, Any], *, ends: Iterable[int] = ()
-    ) -> Guide:
-        """The JSON texts that a schema describes; see `json_schema`."""
-        return cls(model, json_schema_grammar(schema), ends=ends, numbers_end=True)
 
     def allowed(self, tokens: Sequence[int]) -> Mask:
         """Which tokens may follow these.
