@@ -24,7 +24,7 @@ from eftlocal.defaults import Defaults
 from eftlocal_tui.app import ChatApp
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import History
-from eftlocal_tui.services import Services
+from eftlocal_tui.screens.base import Services
 from eftlocal_tui.settings import Settings
 
 QUESTIONS = ("What is the capital of Portugal?", "In which country is Toulouse?")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from eftlocal import Message, Recipe, Sampling, Speculation
 from eftlocal.errors import EftlocalError
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine.protocol import (
+from eftlocal_tui.engine import (
     Came,
     Candidate,
     Check,
@@ -21,7 +21,7 @@ from eftlocal_tui.engine.protocol import (
     Progress,
     Report,
 )
-from eftlocal_tui.engine.worker import StoppedError
+from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.history import Figures
 
 ROLES = ("base", "tuned", "reference")
@@ -44,7 +44,7 @@ class Script:
 
 
 class ScriptedEngine:
-    """See `eftlocal_tui.engine.protocol.Engine`. `heard` is what it was asked."""
+    """See `eftlocal_tui.engine.Engine`. `heard` is what it was asked."""
 
     def __init__(self, *scripts: Script | str) -> None:
         self.scripts = [s if isinstance(s, Script) else Script(_words(s)) for s in scripts]
@@ -123,7 +123,7 @@ class ScriptedEngine:
 
 
 class ScriptedAnswer:
-    """See `eftlocal_tui.engine.protocol.Answering`."""
+    """See `eftlocal_tui.engine.Answering`."""
 
     seed = 7
 
@@ -168,7 +168,7 @@ class ScriptedAnswer:
 
 
 class ScriptedAnswers:
-    """See `eftlocal_tui.engine.protocol.Answers`: a piece of each in turn."""
+    """See `eftlocal_tui.engine.Answers`: a piece of each in turn."""
 
     def __init__(
         self,

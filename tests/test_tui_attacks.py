@@ -13,8 +13,8 @@ from textual.widgets import Markdown
 from tui_driver import Driver, asynchronous, driven
 
 from eftlocal.terminal_text import one_line, printable
-from eftlocal_tui.text_safety import code_blocks, is_bomb, open_fence, pasted
-from eftlocal_tui.widgets.streamed import Streamed
+from eftlocal_tui.text import pasted
+from eftlocal_tui.widgets.markdown import Streamed, code_blocks, is_bomb, open_fence
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b31m\x00\x08 \u202egnp.exe [bold]x[/bold] [/]"
 BOMBS = {

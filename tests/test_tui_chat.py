@@ -10,13 +10,11 @@ from textual.widgets.markdown import MarkdownFence
 from tui_driver import asynchronous, driven
 
 from eftlocal.errors import DoesNotFitError, EngineError
-from eftlocal_tui.engine.protocol import Progress
+from eftlocal_tui.engine import Progress
+from eftlocal_tui.screens.chat_models import LoadingBars
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.dial_input import DialInput
-from eftlocal_tui.widgets.loading_bars import LoadingBars
-from eftlocal_tui.widgets.mark import MarkLine
-from eftlocal_tui.widgets.side_panel import SidePanel
-from eftlocal_tui.widgets.turns import AnswerView, TurnView
+from eftlocal_tui.widgets.side_panel import DialInput, SidePanel
+from eftlocal_tui.widgets.transcript import AnswerView, MarkLine, TurnView
 
 FENCED = ["Here:\n\n", "```py", "thon\n", "x = 1\n", "```", "\n\nDone", ".\n"]
 

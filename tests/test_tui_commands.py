@@ -15,7 +15,7 @@ from eftlocal.errors import UsageError
 from eftlocal_tui import commands
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.chat_commands import ACTIONS, ChatCommands
-from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.screens.dialogs import HelpScreen
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.settings import Settings, settings_path
 

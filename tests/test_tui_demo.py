@@ -12,8 +12,8 @@ from tui_driver import asynchronous, driven
 from eftlocal import Recipe, Speculation
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
+from eftlocal_tui.engine import Progress
 from eftlocal_tui.engine.local import LocalEngine, Start
-from eftlocal_tui.engine.protocol import Progress
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.compare import CompareColumn
 

@@ -17,10 +17,9 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine.local import PLACES, LocalEngine, Start
-from eftlocal_tui.engine.local_answers import LocalAnswering, LocalAnswers
-from eftlocal_tui.engine.protocol import Check, Moved
-from eftlocal_tui.engine.worker import StoppedError
+from eftlocal_tui.engine import Check, Moved
+from eftlocal_tui.engine.local import PLACES, LocalAnswering, LocalAnswers, LocalEngine, Start
+from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.screens.compare import CompareColumn
 from eftlocal_tui.screens.influence import InfluenceScreen
 

@@ -25,7 +25,7 @@ from eftlocal_tui.history import (
     data_folder,
     values_of,
 )
-from eftlocal_tui.history.text import excerpt, loaded, stored
+from eftlocal_tui.history.records import excerpt, loaded, stored
 
 FIGURES = Figures(tokens=3, seconds=1.5, first_token=0.5, tokens_per_second=2.0, acceptance=0.25)
 

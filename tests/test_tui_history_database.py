@@ -11,15 +11,14 @@ import pytest
 from eftlocal_tui.history import (
     History,
     HistoryError,
-    conversations,
-    schema,
-    search,
+    answers,
+    database,
+    store,
     turns,
-    writers,
 )
 from eftlocal_tui.history.database import Database
 
-MORE = (*schema.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
+MORE = (*database.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
 
 
 def filled(path: Path) -> bytes:
@@ -148,17 +147,17 @@ def plan(history: History, sql: str) -> str:
 @pytest.mark.parametrize(
     ("sql", "index"),
     [
-        (conversations.PAGE, "SEARCH c USING INDEX conversation_newest (archived=? AND "),
-        (conversations.ONE, "SEARCH c USING INTEGER PRIMARY KEY"),
+        (store.PAGE, "SEARCH c USING INDEX conversation_newest (archived=? AND "),
+        (store.ONE, "SEARCH c USING INTEGER PRIMARY KEY"),
         (turns.ONE, "turn_children (conversation=? AND parent=?)"),
         (turns.ALL, "SEARCH t USING INDEX"),
         (turns.SIBLINGS, "SEARCH t USING INDEX turn_children (conversation=? AND parent=?)"),
         (turns.LEAF, "sqlite_autoindex_turn_2 (conversation=?)"),
         (turns.PATH, "SEARCH turn USING INTEGER PRIMARY KEY"),
         (turns.LEFT_AT, "SEARCH t USING INDEX turn_children (conversation=? AND parent=?)"),
-        (writers.STREAMING, "turn_streaming"),
-        (search.INDEXED, "VIRTUAL TABLE INDEX"),
-        (search.SCANNED_ONE, "SEARCH t USING INDEX"),
+        (answers.STREAMING, "turn_streaming"),
+        (store.INDEXED, "VIRTUAL TABLE INDEX"),
+        (store.SCANNED_ONE, "SEARCH t USING INDEX"),
     ],
 )
 def test_queries_use_their_index(tmp_path: Path, sql: str, index: str) -> None:

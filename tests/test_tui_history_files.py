@@ -25,7 +25,7 @@ from eftlocal_tui.history import (
     to_json,
     to_markdown,
 )
-from eftlocal_tui.history.markdown import contained
+from eftlocal_tui.history.files import contained
 
 FIGURES = Figures(tokens=40, seconds=2.04, first_token=0.5, tokens_per_second=25.3, acceptance=0.5)
 

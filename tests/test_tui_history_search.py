@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eftlocal_tui.history import History, HistoryError, Hit, schema, search
+from eftlocal_tui.history import History, HistoryError, Hit, database, store
 
 BRAGA = "The city of Braga lies in the north of Portugal, near the river Cávado."
 
@@ -19,7 +19,7 @@ def history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[History]:
     if request.param == "scanned":
-        monkeypatch.setattr(schema, "has_trigrams", lambda connection: False)
+        monkeypatch.setattr(database, "has_trigrams", lambda connection: False)
     with History(tmp_path / "chat.db") as opened:
         assert opened.db.indexed == (request.param == "indexed")
         yield opened
@@ -116,7 +116,7 @@ def test_words_are_looked_up_in_the_index(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = "INDEXED" if not history.db.indexed else "SCANNED"
-    monkeypatch.setattr(search, other, "no such statement")
+    monkeypatch.setattr(store, other, "no such statement")
     chat = add(history, BRAGA)
     assert found(history.search("portugal of")) == [chat]
 
@@ -133,7 +133,7 @@ def test_the_index_is_made_anew_after_an_sqlite_without_it_wrote(
     with History(path) as history:
         add(history, "written with the index")
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "has_trigrams", lambda connection: False)
+        patch.setattr(database, "has_trigrams", lambda connection: False)
         with History(path) as history:
             deleted = history.search("index")[0].conversation.id
             history.conversations.delete(deleted)

@@ -14,7 +14,7 @@ from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven
 
 from eftlocal_tui.history import History, LockedError, database
-from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.screens.dialogs import HelpScreen
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven
 
 from eftlocal.errors import UsageError
-from eftlocal_tui.remembered import NAME, Remembered, read_remembered, remember
-from eftlocal_tui.settings import Settings
+from eftlocal_tui.settings import NAME, Remembered, Settings, read_remembered, remember
 
 NARROW, WIDE = (90, 30), (120, 30)
 

@@ -13,15 +13,13 @@ from tui_driver import Driver, asynchronous, driven
 from eftlocal.errors import EngineError
 from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
-from eftlocal_tui.leaving import leave, until_left
+from eftlocal_tui.screens.base import leave, until_left
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
-from eftlocal_tui.screens.dialogs import AskText, Confirm
-from eftlocal_tui.screens.help import HelpScreen
+from eftlocal_tui.screens.dialogs import AskText, Confirm, HelpScreen
 from eftlocal_tui.screens.history import HistoryScreen
-from eftlocal_tui.screens.influence import InfluenceScreen
+from eftlocal_tui.screens.influence import InfluenceScreen, TokenText
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.token_text import TokenText
 
 
 async def three_conversations(d: Driver) -> None:

@@ -16,8 +16,8 @@ from tui_driver import Driver, asynchronous, driven
 
 from eftlocal.errors import EngineError, UsageError
 from eftlocal_tui.editor import edit_text
-from eftlocal_tui.engine.protocol import Loaded, Report
-from eftlocal_tui.engine.worker import EngineThread
+from eftlocal_tui.engine import Loaded, Report
+from eftlocal_tui.engine.tasks import EngineThread
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.history import HistoryScreen

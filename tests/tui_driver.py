@@ -15,13 +15,12 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine.protocol import Engine
+from eftlocal_tui.engine import Engine
 from eftlocal_tui.history import Conversation, History
+from eftlocal_tui.screens.base import Services
 from eftlocal_tui.screens.chat import ChatScreen
-from eftlocal_tui.services import Services
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.note import Note
-from eftlocal_tui.widgets.turns import TurnView
+from eftlocal_tui.widgets.transcript import Note, TurnView
 
 ENOUGH = 1_000  # pauses
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}

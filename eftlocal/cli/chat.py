@@ -32,8 +32,8 @@ def chat(
     if find_spec("eftlocal_tui") is None:
         raise UsageError("the terminal chat is not installed; set the program up again")
     from eftlocal.cli.selection import select
+    from eftlocal_tui.app import run_chat
     from eftlocal_tui.engine.local import Start
-    from eftlocal_tui.run import run_chat
     from eftlocal_tui.settings import read_settings
 
     if resume is not None and continue_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,18 +14,17 @@ from textual.css.query import NoMatches
 from textual.markup import escape
 from textual.screen import Screen
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal.terminal_text import one_line, printable
-from eftlocal_tui.history import Conversation
+from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.keys import bindings, of_place
-from eftlocal_tui.remembered import read_remembered, remember
+from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
-from eftlocal_tui.screens.dialogs import AskText
-from eftlocal_tui.screens.help import HelpScreen
-from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import pasted
-from eftlocal_tui.told import tell
+from eftlocal_tui.screens.dialogs import AskText, HelpScreen
+from eftlocal_tui.settings import Settings, read_remembered, remember
+from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
 _NOT_COMMANDS = ("send", "newline", "complete", "page(", "walk(", "back")
@@ -178,3 +178,59 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def _act(self, where: Screen[object] | App[None], action: str) -> None:
         await self.run_action(action, where)
+
+
+def run_chat(
+    start: Start | None,
+    settings: Settings,
+    *,
+    default: Start,
+    resume: int | None = None,
+    continue_: bool = False,
+) -> None:
+    """Runs the terminal chat until the person leaves it.
+
+    Args:
+        start: the models that the command line named; None takes those of the conversation that
+            is resumed, or else those of `default`.
+        resume: the id of a conversation to go on with.
+        continue_: go on with the newest one.
+
+    Raises:
+        EftlocalError: there is no such conversation, or the history cannot be opened.
+    """
+    history = History()
+    try:
+        conversation = _resumed(history, resume, continue_)
+        chosen = start or _of_conversation(history, conversation, default)
+    except BaseException:
+        history.close()
+        raise
+    services = Services(history, LocalEngine(chosen), settings)
+    try:
+        ChatApp(services, resume=conversation).run()
+    finally:
+        services.close()
+
+
+def _resumed(history: History, resume: int | None, continue_: bool) -> Conversation | None:
+    if resume is not None:
+        return history.conversations.get(resume)
+    if continue_:
+        newest = history.conversations.list(limit=1)
+        if not newest:
+            raise UsageError("--continue: there is no conversation yet; leave it out")
+        return newest[0]
+    return None
+
+
+def _of_conversation(history: History, conversation: Conversation | None, default: Start) -> Start:
+    if conversation is None:
+        return default
+    from eftlocal.presets.reading import load_presets
+
+    path = history.turns.path(conversation.id, last=2)
+    names = [turn.settings.preset for turn in path if turn.settings and turn.settings.preset]
+    if names and names[-1] in load_presets():
+        return replace(default, models=names[-1])
+    return default

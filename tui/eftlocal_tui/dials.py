@@ -1,4 +1,4 @@
-"""The dials: recipe, sampling and speculation together, turned one at a time.
+"""The dials: recipe, sampling and speculation together, turned one at a time, kept and restored.
 
 Values are read from and written to the core's own settings, which check them; nothing is
 checked twice. A dial out of its range raises UsageError in one line.
@@ -15,6 +15,7 @@ from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, number_or_off
 from eftlocal.speculation.settings import Speculation, draft_length
+from eftlocal_tui.history import Settings, values_of
 
 
 @dataclass(frozen=True)
@@ -216,3 +217,34 @@ def _length(speculation: Speculation) -> str:
     if speculation.length is None:
         return "auto"
     return "off" if speculation.off else str(speculation.length)
+
+
+def kept(preset: str, dials: Dials) -> Settings:
+    """What is written beside an answer."""
+    return Settings(
+        preset=preset,
+        recipe=recipe_values(dials.recipe),
+        sampling=values_of(dials.sampling),
+        speculation=values_of(dials.speculation),
+    )
+
+
+def restored(settings: Settings, default: Dials) -> Dials:
+    """The dials that an answer had; the seed is each answer's own.
+
+    Raises:
+        UsageError: what was kept is not understood by this version.
+    """
+    try:
+        recipe = recipe_from(settings.recipe) if settings.recipe else default.recipe
+        sampling: dict[str, Any] = dict(settings.sampling)
+        sampling.pop("logit_bias", None)
+        sampling["seed"] = default.sampling.seed
+        speculation: dict[str, Any] = dict(settings.speculation)
+        return Dials(
+            recipe,
+            replace(default.sampling, **sampling),
+            Speculation(**speculation) if speculation else default.speculation,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the settings of that answer are not understood: {error}") from None

@@ -1,4 +1,8 @@
-"""The settings file: one TOML table, every key known, what is not known refused by name."""
+"""What a person sets (`chat.toml`), and how the program was left (`chat-left.json`).
+
+The settings file is one TOML table with known keys only, and the program never writes it; what it
+sets comes before what the other file remembers.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from eftlocal.disk import read_text
+from eftlocal.disk import read_text, replace_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
@@ -99,3 +103,36 @@ def _first(refused: ValidationError) -> str:
     if error["type"] not in ("value_error", "missing"):
         what = f"{what}, not {json.dumps(error['input'], default=str)}"
     return f"{where + ': ' if where else ''}{what}"
+
+
+NAME = "chat-left.json"  # beside the history
+
+
+class Remembered(BaseModel):
+    """None is what was never chosen. What a newer version adds is left out."""
+
+    theme: str | None = None
+    panel: bool | None = None
+
+
+def read_remembered(path: Path) -> Remembered:
+    """What is remembered; nothing, where the file is missing or cannot be understood."""
+    try:
+        return Remembered.model_validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        return Remembered()
+
+
+def remember(path: Path, **changes: str | bool | None) -> None:
+    """Remembers some of it anew; the rest stays, also what another process chose meanwhile.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    left = read_remembered(path).model_copy(update=changes)
+    try:
+        replace_text(path, f"{left.model_dump_json(exclude_none=True)}\n")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written, so this is not remembered: {error.strerror or error}"
+        ) from error

@@ -1,1 +1,196 @@
-"""What answers: the protocol that the screens know, the emulator behind it, and its one thread."""
+"""What answers, as the screens know it: an engine, behind which tests put a scripted one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from eftlocal.generation import FinishReason
+from eftlocal.prompt.messages import Message
+from eftlocal_tui.dials import Dials
+from eftlocal_tui.history import Figures
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a file, its trial, weights or measuring have come; done and total in one unit."""
+
+    stage: Literal["download", "checking", "weights", "measuring"]
+    name: str
+    done: float
+    total: float
+
+
+Report = Callable[[Progress], None]
+"""May be called often; what it raises ends the work that reports."""
+
+Check = Callable[[], None]
+"""Called often while prompts are read, by any thread, and between the tokens of several answers;
+what it raises ends the work there and comes out of the call. What came before is not lost."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is ready.
+
+    Attributes:
+        name: the preset's, or of the files.
+        roles: that are loaded.
+        dials: what answers begin with.
+        context: tokens that fit the smallest context.
+        notes: what a person should know before using it.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    dials: Dials
+    context: int
+    notes: tuple[str, ...] = ()
+
+
+class Piece(NamedTuple):
+    """What one token brought; `source` and `finish_reason` as in `eftlocal.Step`."""
+
+    text: str
+    token: int
+    source: str = "plain"
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Came:
+    """What one of several answers brought: a token, or the error that was its end."""
+
+    index: int
+    piece: Piece | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Live:
+    """Figures of an answer so far, and of what it runs in.
+
+    Attributes:
+        draft_length: mean tokens of a draft; 0 without drafts.
+        context_used, context_size: tokens, of the role whose context is fullest.
+    """
+
+    figures: Figures
+    draft_length: float
+    context_used: int
+    context_size: int
+
+
+class Candidate(NamedTuple):
+    """A token that was possible."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class MovedToken:
+    """A token of an answer, and how far the combination moved it.
+
+    Attributes:
+        text: to show for it.
+        moved: total variation in [0, 1] between the combination and the model it is held against.
+        won: whose first choice it is ("agreed": of all).
+        probabilities: of the token, per distribution (a role, or "combination").
+        candidates: the most probable tokens per distribution, best first.
+    """
+
+    text: str
+    moved: float
+    won: str
+    probabilities: Mapping[str, float]
+    candidates: Mapping[str, Sequence[Candidate]]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An answer's tokens; `measure` says in one line what `moved` is."""
+
+    measure: str
+    tokens: tuple[MovedToken, ...]
+
+
+class Answering(Iterator[Piece], Protocol):
+    """An answer as it comes. What is set holds from the next token."""
+
+    dials: Dials
+
+    @property
+    def seed(self) -> int: ...
+
+    def live(self) -> Live:
+        """Costs little more than reading it; still, not for every token."""
+
+    def close(self) -> None:
+        """Ends the answer here."""
+
+
+class Answers(Iterator[Came], Protocol):
+    """Several answers that advance together, as far as there are places for them.
+
+    What concerns one of them is told by `Came.error`; what is raised concerns all.
+    """
+
+    def live(self, index: int) -> Live | None:
+        """Figures of one of them; None where it has not begun."""
+
+    def close(self) -> None:
+        """Ends all of them here."""
+
+
+class Engine(Protocol):
+    """Three models behind one set of dials."""
+
+    def load(self, preset: str | None, report: Report) -> Loaded:
+        """Loads a preset in the place of what is loaded; None is what the program began with.
+
+        Raises:
+            EftlocalError: nothing is loaded then.
+        """
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        dials: Dials,
+        *,
+        continue_last: bool = False,
+        check: Check | None = None,
+    ) -> Answering:
+        """Answers a conversation, or goes on with its last message.
+
+        Raises:
+            EftlocalError: it cannot be answered.
+        """
+
+    def answers(
+        self,
+        messages: Sequence[Message],
+        dials: Sequence[Dials],
+        *,
+        check: Check | None = None,
+    ) -> Answers:
+        """Answers a conversation once for each of the dials. What was read of the conversation
+        that is being held stays at hand for its next turn, where there is a place besides.
+
+        Raises:
+            EftlocalError: nothing can be answered.
+        """
+
+    def inspect(
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        dials: Dials,
+        *,
+        check: Check | None = None,
+    ) -> Moved:
+        """How far the combination moved each token of an answer (text or token ids)."""
+
+    def close(self) -> None:
+        """Gives everything back. A second call does nothing."""

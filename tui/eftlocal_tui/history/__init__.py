@@ -11,12 +11,16 @@ with History() as history:
 Every call is short and may be made from any thread. Every failure is one `HistoryError`.
 """
 
-from eftlocal_tui.history.answer import AnswerWriter
-from eftlocal_tui.history.errors import HistoryError, LockedError
-from eftlocal_tui.history.files import export_file, free_name, import_file
-from eftlocal_tui.history.json_file import from_json, to_json
-from eftlocal_tui.history.markdown import to_markdown
-from eftlocal_tui.history.place import data_folder, database_path
+from eftlocal_tui.history.answers import AnswerWriter
+from eftlocal_tui.history.database import HistoryError, LockedError, data_folder, database_path
+from eftlocal_tui.history.files import (
+    export_file,
+    free_name,
+    from_json,
+    import_file,
+    to_json,
+    to_markdown,
+)
 from eftlocal_tui.history.records import (
     Conversation,
     Figures,

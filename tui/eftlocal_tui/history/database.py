@@ -1,4 +1,9 @@
-"""One SQLite file, opened: its settings, transactions, and one lock for the threads that share it.
+"""One SQLite file: its tables and their versions, its failures in one line, its transactions.
+
+A conversation's current leaf is its turn with the largest `visited`; the leaf of a branch that
+was left is the largest below it. So every branch remembers where it was left, with no pointer
+that could go wrong. The text of an answer that is being written lies in `piece`, one row an
+append, because adding to a long text would rewrite it at every token.
 
 A transaction is durable, unless it is said not to be: its end waits until the disk has it (WAL,
 synchronous=FULL). One that is not durable survives the death of the process, but the last few
@@ -20,9 +25,229 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import platformdirs
+
 from eftlocal.bases import Closing
-from eftlocal_tui.history import schema
-from eftlocal_tui.history.errors import HistoryError, damaged, is_locked, sqlite_errors
+from eftlocal.errors import EftlocalError
+
+
+class HistoryError(EftlocalError):
+    """The saved conversations cannot be opened, read or written, or do not have what was asked."""
+
+    exit_code = 9
+
+
+class LockedError(HistoryError):
+    """Another process is writing: nothing was changed, and it may be tried again."""
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether SQLite says that another process is in the way."""
+    locked = ("locked", "busy")
+    return isinstance(error, sqlite3.OperationalError) and any(w in str(error) for w in locked)
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns a failure of SQLite on this file into one `HistoryError`. Nothing is ever deleted."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.IntegrityError as error:
+        raise HistoryError(
+            f"{path}: not saved, the conversation or message was deleted meanwhile ({error})"
+        ) from error
+    except sqlite3.OperationalError as error:
+        if is_locked(error):
+            raise LockedError(
+                f"{path}: another program keeps it locked; close that program, or try again"
+            ) from error
+        raise HistoryError(f"{path}: {_failure(str(error))}") from error
+    except sqlite3.DatabaseError as error:  # the class itself: "malformed", "not a database"
+        raise damaged(path, str(error)) from error
+    except OverflowError as error:
+        raise HistoryError(f"{path}: has nothing of so large a number") from error
+    except OSError as error:
+        raise HistoryError(f"{path}: {error.strerror or error}") from error
+
+
+def damaged(path: Path, why: str) -> HistoryError:
+    return HistoryError(
+        f"{path}: is damaged ({why}) and was left as it is: move it and the files beside it away "
+        f'to begin a new history; `sqlite3 "{path.name}" .recover` may get its text back'
+    )
+
+
+def _failure(message: str) -> str:
+    if "full" in message:
+        return "the disk is full, so nothing more is saved; make room and try again"
+    if "unable to open" in message:
+        return "cannot be opened; check that it is a file and its folder may be written to"
+    if "readonly" in message:
+        return "may not be written to; change its permissions, or set EFTLOCAL_DATA to a folder"
+    return f"SQLite says: {message}"
+
+
+APPLICATION_ID = 0x65667463  # "eftc"
+
+# Each brings the file from version i to i + 1. What has been released is never changed.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE conversation (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            title TEXT NOT NULL,
+            system TEXT NOT NULL,
+            archived INTEGER NOT NULL CHECK (archived IN (0, 1)),
+            created REAL NOT NULL,
+            updated REAL NOT NULL
+        )
+        """,
+        "CREATE INDEX conversation_newest ON conversation (archived, updated, id)",
+        # A parent is in the same conversation. It does not cascade: only whole conversations are
+        # deleted, and SQLite cascades no deeper than 1000.
+        """
+        CREATE TABLE turn (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation INTEGER NOT NULL REFERENCES conversation ON DELETE CASCADE,
+            parent INTEGER,
+            visited INTEGER NOT NULL,
+            role TEXT NOT NULL CHECK (role IN ('user', 'assistant')),
+            state TEXT NOT NULL CHECK (state IN ('streaming', 'done', 'stopped', 'error')),
+            writer TEXT,
+            created REAL NOT NULL,
+            closed REAL,
+            finish_reason TEXT,
+            error TEXT,
+            settings TEXT,
+            figures TEXT,
+            marks TEXT,
+            text TEXT NOT NULL,
+            UNIQUE (conversation, id),
+            UNIQUE (conversation, visited),
+            FOREIGN KEY (conversation, parent) REFERENCES turn (conversation, id)
+                DEFERRABLE INITIALLY DEFERRED,
+            CHECK ((state = 'streaming') = (writer IS NOT NULL)),
+            CHECK (role = 'assistant' OR state = 'done')
+        )
+        """,
+        "CREATE INDEX turn_children ON turn (conversation, parent)",
+        "CREATE INDEX turn_streaming ON turn (writer) WHERE writer IS NOT NULL",
+        """
+        CREATE TABLE piece (
+            turn INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            seq INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            PRIMARY KEY (turn, seq)
+        ) WITHOUT ROWID
+        """,
+        "CREATE VIEW closed_turn AS SELECT id, text FROM turn WHERE state <> 'streaming'",
+    ),
+)
+
+_SEARCH = (
+    "CREATE VIRTUAL TABLE IF NOT EXISTS turn_text USING"
+    " fts5(text, content='closed_turn', content_rowid='id', tokenize='trigram')",
+    """
+    CREATE TRIGGER turn_text_insert AFTER INSERT ON turn WHEN new.state <> 'streaming' BEGIN
+        INSERT INTO turn_text (rowid, text) VALUES (new.id, new.text);
+    END
+    """,
+    """
+    CREATE TRIGGER turn_text_delete AFTER DELETE ON turn WHEN old.state <> 'streaming' BEGIN
+        INSERT INTO turn_text (turn_text, rowid, text) VALUES ('delete', old.id, old.text);
+    END
+    """,
+    """
+    CREATE TRIGGER turn_text_update AFTER UPDATE OF text, state ON turn BEGIN
+        INSERT INTO turn_text (turn_text, rowid, text)
+            SELECT 'delete', old.id, old.text WHERE old.state <> 'streaming';
+        INSERT INTO turn_text (rowid, text)
+            SELECT new.id, new.text WHERE new.state <> 'streaming';
+    END
+    """,
+    "INSERT INTO turn_text (turn_text) VALUES ('rebuild')",
+)
+_TRIGGERS = ("turn_text_insert", "turn_text_delete", "turn_text_update")
+
+
+def is_current(connection: sqlite3.Connection, migrations: int) -> bool:
+    """Whether nothing is left to do for the tables."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    return bool(version == migrations and application == APPLICATION_ID)
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Sequence[str]],
+) -> None:
+    """Brings the tables to the version of this program; inside a transaction.
+
+    Raises:
+        HistoryError: the file is another program's, or of a version that is not known here.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise HistoryError(
+            f"{path}: is a database of another program; move it away, "
+            "or set EFTLOCAL_DATA to another folder"
+        )
+    if version > len(migrations):
+        raise HistoryError(
+            f"{path}: was written by a newer eftlocal (schema {version}, this one knows "
+            f"{len(migrations)}); update eftlocal, or set EFTLOCAL_DATA to another folder"
+        )
+    for statements in migrations[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(migrations)}")
+
+
+def has_trigrams(connection: sqlite3.Connection) -> bool:
+    """Whether this SQLite has FTS5 with its trigram tokenizer (3.34)."""
+    try:
+        connection.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(x, tokenize='trigram')")
+    except sqlite3.OperationalError:
+        return False
+    connection.execute("DROP TABLE temp.probe")
+    return True
+
+
+def is_indexed(connection: sqlite3.Connection) -> bool:
+    """Whether triggers keep the index of texts."""
+    names = "', '".join(_TRIGGERS)
+    sql = f"SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name IN ('{names}')"
+    return bool(connection.execute(sql).fetchone()[0] == len(_TRIGGERS))
+
+
+def set_index(connection: sqlite3.Connection, wanted: bool) -> None:
+    """Makes the index, or stops keeping it; inside a transaction.
+
+    An SQLite without the module could write nothing while the triggers stand. One that has it
+    finds them gone and builds the index anew.
+    """
+    for trigger in _TRIGGERS:
+        connection.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+    if wanted:
+        for statement in _SEARCH:
+            connection.execute(statement)
+
+
+def data_folder() -> Path:
+    """The folder of what users keep. EFTLOCAL_DATA overrides it."""
+    folder = os.environ.get("EFTLOCAL_DATA")
+    return Path(folder) if folder else platformdirs.user_data_path("eftlocal")
+
+
+def database_path() -> Path:
+    return data_folder() / "chat.db"
+
 
 BUSY_SECONDS = 5.0  # that another process is waited for
 MOMENT = 0.02  # seconds that an event loop waits for it
@@ -40,7 +265,7 @@ class Database(Closing):
         HistoryError: it cannot be opened, is damaged, another program's or of a newer version.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[Sequence[str]] = schema.MIGRATIONS) -> None:
+    def __init__(self, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
         self.path = path
         self.lock = RLock()
         self._connection: sqlite3.Connection | None = None
@@ -64,14 +289,14 @@ class Database(Closing):
         connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[True]}")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: otherwise the disk may still cache
         connection.execute("PRAGMA foreign_keys = ON")
-        if not schema.is_current(connection, len(migrations)):
+        if not is_current(connection, len(migrations)):
             with self.transaction():
-                schema.migrate(connection, self.path, migrations)
-        wanted = schema.has_trigrams(connection)
-        if schema.is_indexed(connection) != wanted:
+                migrate(connection, self.path, migrations)
+        wanted = has_trigrams(connection)
+        if is_indexed(connection) != wanted:
             with self.transaction():
-                if schema.is_indexed(connection) != wanted:
-                    schema.set_index(connection, wanted)
+                if is_indexed(connection) != wanted:
+                    set_index(connection, wanted)
         connection.execute("PRAGMA busy_timeout = 0")  # `_take` waits, without the lock
         return wanted
 

@@ -1,18 +1,337 @@
-"""Conversations to files and back."""
+"""Conversations to files and back: whole trees as JSON, the current path as Markdown.
+
+The JSON format has a name and a version. Ids in a file only tie its turns together: what is read
+gets fresh ones. A file is checked whole before anything of it is written.
+
+In Markdown, a text must not end its turn or begin another one: an unclosed code fence, an HTML
+block, a heading of its own. Whether it does is asked of a CommonMark parser, so texts that are
+harmless stay as they are. Others get their headings lowered, their fence closed and their HTML
+escaped, and what still does not stay within is put whole into a fence of its own.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated, Literal
+
+from markdown_it import MarkdownIt
+from pydantic import Field, ValidationError, model_validator
 
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
-from eftlocal_tui.history.errors import HistoryError, sqlite_errors
-from eftlocal_tui.history.json_file import from_json, to_json
-from eftlocal_tui.history.markdown import to_markdown
-from eftlocal_tui.history.records import Conversation
-from eftlocal_tui.history.store import History
+from eftlocal.json_text import TextError, parse_json
+from eftlocal.terminal_text import one_line
+from eftlocal_tui.history.database import HistoryError, sqlite_errors
+from eftlocal_tui.history.records import (
+    Conversation,
+    Count,
+    Figures,
+    Mark,
+    Record,
+    Settings,
+    Text,
+    Turn,
+)
+from eftlocal_tui.history.store import History, insert
+from eftlocal_tui.history.turns import insert_tree
+
+FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"
+VERSION: Literal[1] = 1
+Time = Annotated[float, Field(ge=0, le=253402300799)]  # to the end of the year 9999
+
+
+class SavedTurn(Record):
+    """A turn. `parent` is the id of an earlier one, `visited` is as in `Turn`."""
+
+    id: Count
+    parent: Count | None
+    role: Literal["user", "assistant"]
+    text: Text
+    state: Literal["done", "stopped", "error"]
+    created: Time
+    visited: Annotated[int, Field(ge=1, lt=2**62)]
+    closed: Time | None = None
+    finish_reason: Text | None = None
+    error: Text | None = None
+    settings: Settings | None = None
+    figures: Figures | None = None
+    marks: list[Mark] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _question(self) -> SavedTurn:
+        answers = (self.finish_reason, self.error, self.settings, self.figures, *self.marks)
+        if self.role == "user" and (self.state != "done" or any(a is not None for a in answers)):
+            raise ValueError("a question is done, and only answers have settings or figures")
+        return self
+
+
+class SavedConversation(Record):
+    title: Text
+    system: Text
+    archived: bool
+    created: Time
+    updated: Time
+    turns: list[SavedTurn]
+
+
+class SavedFile(Record):
+    format: Literal["eftlocal-conversations"]
+    version: Literal[1]
+    conversations: list[SavedConversation]
+
+
+def to_json(history: History, conversations: Sequence[int]) -> str:
+    """The text of a file with these conversations. It is ASCII: nothing can be lost on its way."""
+    with history.db.reading():
+        saved = [_saved(history, conversation) for conversation in conversations]
+    file = SavedFile(format=FORMAT, version=VERSION, conversations=saved)
+    return json.dumps(file.model_dump(), indent=1) + "\n"
+
+
+def from_json(history: History, text: str, source: str) -> list[Conversation]:
+    """Adds the conversations of a file to the history, all or none; twice makes two of each.
+
+    Raises:
+        HistoryError: one line with the source, the place in it and what is wrong there.
+    """
+    file = _checked(text, source)
+    with history.db.transaction() as connection:
+        added: list[Conversation] = []
+        for saved in file.conversations:
+            conversation = insert(
+                connection, saved.title, saved.system, saved.archived, saved.created, saved.updated
+            )
+            insert_tree(connection, conversation, [_turn(turn) for turn in saved.turns])
+            added.append(history.conversations.get(conversation))
+    return added
+
+
+def _saved(history: History, conversation: int) -> SavedConversation:
+    found = history.conversations.get(conversation)
+    turns = history.turns.all(conversation)
+    ids = {turn.id: index for index, turn in enumerate(turns, start=1)}
+    ranks = {v: rank for rank, v in enumerate(sorted(turn.visited for turn in turns), start=1)}
+    return SavedConversation(
+        title=found.title,
+        system=found.system,
+        archived=found.archived,
+        created=found.created,
+        updated=found.updated,
+        turns=[
+            SavedTurn(
+                id=ids[turn.id],
+                parent=None if turn.parent is None else ids[turn.parent],
+                role=turn.role,
+                text=turn.text,
+                state="stopped" if turn.state == "streaming" else turn.state,
+                created=turn.created,
+                visited=ranks[turn.visited],
+                closed=turn.closed,
+                finish_reason=turn.finish_reason,
+                error=turn.error,
+                settings=turn.settings,
+                figures=turn.figures,
+                marks=list(turn.marks),
+            )
+            for turn in turns
+        ],
+    )
+
+
+def _turn(saved: SavedTurn) -> Turn:
+    return Turn(
+        conversation=0,
+        marks=tuple(saved.marks),
+        **{name: getattr(saved, name) for name in SavedTurn.model_fields if name != "marks"},
+    )
+
+
+def _checked(text: str, source: str) -> SavedFile:
+    try:
+        document = parse_json(text)
+    except TextError as error:
+        raise HistoryError(f"{source}: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise HistoryError(f'{source}: is not an export of eftlocal: no "format": "{FORMAT}"')
+    if document.get("version") != VERSION:
+        raise HistoryError(
+            f"{source}: version {one_line(str(document.get('version')), 20)} of the format is not "
+            f"known here, only {VERSION}: update eftlocal"
+        )
+    try:
+        file = SavedFile.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        what = one_line(str(first["msg"]), 200)
+        raise HistoryError(f"{source}: {_place(first['loc'])}: {what}") from error
+    for index, conversation in enumerate(file.conversations):
+        _check_tree(conversation.turns, f"{source}: conversations[{index}]")
+    return file
+
+
+def _check_tree(turns: Sequence[SavedTurn], where: str) -> None:
+    """Parents stand before their children, roles fit, and `visited` says one leaf."""
+    known: dict[int, SavedTurn] = {}
+    visits: set[int] = set()
+    for index, turn in enumerate(turns):
+        place = f"{where}.turns[{index}]"
+        parent = None if turn.parent is None else known.get(turn.parent)
+        if turn.id in known:
+            raise HistoryError(f"{place}.id: {turn.id} is an earlier turn's")
+        if turn.parent is not None and parent is None:
+            raise HistoryError(f"{place}.parent: {turn.parent} is not an earlier turn")
+        if turn.role == "assistant" and (parent is None or parent.role != "user"):
+            raise HistoryError(f"{place}.parent: an answer needs a question before it")
+        if turn.visited in visits or (parent is not None and turn.visited <= parent.visited):
+            raise HistoryError(
+                f"{place}.visited: {turn.visited} is another turn's, or not more than its parent's"
+            )
+        known[turn.id] = turn
+        visits.add(turn.visited)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Where in the document: conversations[0].turns[3].role."""
+    steps = (f"[{s}]" if isinstance(s, int) else "." + one_line(s, 60) for s in location)
+    return "".join(steps).lstrip(".")
+
+
+_HEADINGS = {"user": "User", "assistant": "Assistant"}
+_TOP = 2  # level of the headings of turns; texts have only lower ones
+_BLOCKS = MarkdownIt("commonmark").disable("inline")
+_END = "end of the text"
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~&])")
+_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
+_HEADING = re.compile(r"( {0,3})(#{1,6})(?=[ \t]|$)")
+_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*$")
+_HTML = re.compile(r"( {0,3})<(?=[A-Za-z/!?])")
+
+
+def to_markdown(history: History, conversation: int) -> str:
+    """The text of a Markdown file. Control characters and lone surrogates become U+FFFD."""
+    with history.db.reading():
+        found = history.conversations.get(conversation)
+        path = history.turns.path(conversation)
+    begun = datetime.fromtimestamp(found.created, timezone.utc)
+    blocks = [f"# {_inline(found.title or 'Conversation')}", f"*{begun:%Y-%m-%d %H:%M} UTC*"]
+    if found.system:
+        blocks += ["## System", contained(found.system)]
+    for turn in path:
+        blocks.append(f"## {_HEADINGS[turn.role]}{_branch(turn)}")
+        if turn.text:
+            blocks.append(contained(turn.text))
+        blocks += _notes(turn)
+    return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
+
+
+def contained(text: str) -> str:
+    """The text, changed as little as it takes to keep it within its turn."""
+    text = _CONTROL.sub("�", text.replace("\r\n", "\n").replace("\r", "\n")).strip("\n")
+    if _stays(text):
+        return text
+    tamed = _tamed(text)
+    if _stays(tamed):
+        return tamed
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _stays(text: str) -> bool:
+    """Whether what follows the text is outside it, and nothing in it looks like a turn."""
+    tokens = _BLOCKS.parse(f"{text}\n\n{_END}")
+    *inner, begin, last, end = tokens if len(tokens) >= 3 else [None] * 3
+    if begin is None or last is None or end is None:
+        return False
+    alone = begin.type == "paragraph_open" and begin.level == 0 and last.content == _END
+    loud = any(
+        token is not None
+        and (
+            token.type == "html_block"
+            or (token.type == "heading_open" and int(token.tag[1:]) <= _TOP)
+        )
+        for token in inner
+    )
+    return alone and not loud
+
+
+def _tamed(text: str) -> str:
+    lines: list[str] = []
+    fence: re.Match[str] | None = None
+    for line in text.split("\n"):
+        found = _FENCE.match(line)
+        if fence is None:
+            fence = found
+            lines.append(line if found else _quiet(line, lines[-1] if lines else ""))
+            continue
+        lines.append(line)
+        if found and found[2].startswith(fence[2]) and not line[found.end() :].strip():
+            fence = None
+    if fence is not None:
+        lines.append(fence[1] + fence[2])
+    return "\n".join(lines)
+
+
+def _quiet(line: str, before: str) -> str:
+    """A line outside fences: headings two levels lower, no underlines, no HTML blocks."""
+    heading = _HEADING.match(line)
+    if heading:
+        level = min(6, len(heading[2]) + _TOP)
+        return heading[1] + "#" * level + line[heading.end() :]
+    if before.strip() and _UNDERLINE.match(line):
+        stripped = line.lstrip(" ")
+        return line[: len(line) - len(stripped)] + "\\" + stripped
+    return _HTML.sub(r"\1\\<", line, count=1) if _HTML.match(line) else line
+
+
+def _notes(turn: Turn) -> list[str]:
+    """Below an answer: where dials were changed, how it ended and what it took."""
+    if turn.role == "user":
+        return []
+    notes = [_mark(mark, turn.text) for mark in turn.marks]
+    words: list[str] = []
+    if turn.state == "stopped":
+        words.append("stopped")
+    if turn.state == "streaming":
+        words.append("still being written")
+    if turn.state == "error":
+        words.append(f"broke off: {turn.error or 'error'}")
+    if turn.finish_reason not in (None, "stop"):
+        words.append(f"ended by {turn.finish_reason}")
+    if turn.figures:
+        figures = turn.figures
+        words += [f"{figures.tokens} tokens", f"{figures.seconds:.1f} s"]
+        words.append(f"{figures.tokens_per_second:.1f} tok/s")
+        if figures.acceptance is not None:
+            words.append(f"{figures.acceptance:.0%} of drafts accepted")
+    if turn.settings and turn.settings.preset:
+        words.append(f"preset {turn.settings.preset}")
+    if turn.settings and turn.settings.seed is not None:
+        words.append(f"seed {turn.settings.seed}")
+    if words:
+        notes.append(f"*{_inline(' · '.join(words))}*")
+    return notes
+
+
+def _mark(mark: Mark, text: str) -> str:
+    before = one_line(text[max(0, mark.char - 40) : mark.char], 40)
+    where = f' ("…{_inline(before)}")' if before else ""
+    return f"*After token {mark.token}{where}: {_inline(mark.what)}*"
+
+
+def _branch(turn: Turn) -> str:
+    return f" ({turn.branch} of {turn.branches})" if turn.branches > 1 else ""
+
+
+def _inline(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", one_line(text, 1000))
+
 
 _LARGEST = 1 << 30  # bytes of an export that is read again
 

@@ -1,16 +1,52 @@
 """What the history gives out: conversations, turns, and what an answer was made with. Immutable.
 
 Times are POSIX seconds. The pydantic models are also what a file to import must hold.
+
+Texts may be any Python string. SQLite's functions end a text at a NUL, and UTF-8 has no lone
+surrogates. `stored` writes both as U+0010 (data link escape) and four hexadecimal digits, and so
+U+0010 itself: nothing is lost, and the file stays readable for every other program.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from eftlocal.terminal_text import one_line
+
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_SPECIAL = re.compile("[\x00\x10\ud800-\udfff]")
+_ESCAPE = re.compile("\x10([0-9a-f]{4})")
+
+
+def stored(text: str) -> str:
+    """The text as the database keeps it. A surrogate pair becomes its character."""
+    if _SPECIAL.search(text) is None:
+        return text
+    text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return _SPECIAL.sub(lambda special: f"\x10{ord(special[0]):04x}", text)
+
+
+def loaded(text: str) -> str:
+    """What `stored` made, undone."""
+    if "\x10" not in text:
+        return text
+    return _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
+
+
+def excerpt(text: str, limit: int) -> str:
+    """The beginning of a text as one line for the screen, cut at a word if possible."""
+    line = one_line(text, limit)
+    if len(line) < limit or not line.endswith("…"):
+        return line
+    space = line.rfind(" ", limit // 2)
+    return f"{line[:space]}…" if space > 0 else line
+
 
 if TYPE_CHECKING:
     from eftlocal.answer import Answer

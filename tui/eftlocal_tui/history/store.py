@@ -1,18 +1,242 @@
-"""The saved conversations, opened: what the screens hold."""
+"""The saved conversations: the list of them, the search in them, and what holds it all open.
+
+What is typed into a search is words, never a query language. All words must occur in one text, in
+any case and inside other words too. Words of three characters or more are looked up in the index
+of trigrams where there is one; shorter ones, and all where there is none, are looked for in the
+texts, the newest first. The index folds the case letter by letter, and of a few rare letters not
+at all: it does not find "straße" by "STRASSE".
+"""
 
 from __future__ import annotations
 
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eftlocal.bases import Closing
-from eftlocal_tui.history.answer import AnswerWriter
-from eftlocal_tui.history.conversations import Conversations
-from eftlocal_tui.history.database import Database
-from eftlocal_tui.history.place import database_path
-from eftlocal_tui.history.records import Settings
-from eftlocal_tui.history.search import Search
-from eftlocal_tui.history.turns import Turns
-from eftlocal_tui.history.writers import Writers
+from eftlocal_tui.history.answers import AnswerWriter, Writers
+from eftlocal_tui.history.database import Database, HistoryError, database_path
+from eftlocal_tui.history.records import Conversation, Hit, Settings, excerpt, loaded, stored
+from eftlocal_tui.history.turns import PIECES, TITLE_CHARS, Turns, insert_tree
+
+NAME_CHARS = 200  # of a title given by hand
+_SNIPPET_CHARS = 160
+
+COLUMNS = """
+    c.id, c.title, c.system, c.archived, c.created, c.updated,
+    (SELECT count(*) FROM turn WHERE conversation = c.id) AS turns,
+    t.id AS leaf, t.state, substr(t.text, 1, 800) AS head
+    FROM conversation c LEFT JOIN turn t ON t.conversation = c.id
+        AND t.visited = (SELECT max(visited) FROM turn WHERE conversation = c.id)
+"""
+ONE = f"SELECT {COLUMNS} WHERE c.id = ?"
+PAGE = f"""SELECT {COLUMNS} WHERE c.archived = ? AND (c.updated, c.id) < (?, ?)
+    ORDER BY c.updated DESC, c.id DESC LIMIT ?"""
+_FIRST_QUESTION = """SELECT substr(text, 1, 800) FROM turn
+    WHERE conversation = ? AND parent IS NULL ORDER BY id LIMIT 1"""
+
+
+class Conversations:
+    """The conversations of a database. An id that is not there raises HistoryError."""
+
+    def __init__(self, db: Database, turns: Turns) -> None:
+        self._db = db
+        self._turns = turns
+
+    def create(self, system: str = "", title: str = "") -> Conversation:
+        """An empty conversation. Without a title, the first question's first words become it."""
+        now = time.time()
+        with self._db.transaction() as connection:
+            return self.get(insert(connection, title, system, False, now, now))
+
+    def get(self, conversation: int) -> Conversation:
+        rows = self._db.rows(ONE, conversation)
+        if not rows:
+            raise HistoryError(f"conversation {conversation} is not there; it was deleted")
+        return self._of(rows[0])
+
+    def list(
+        self, archived: bool = False, limit: int = 50, after: Conversation | None = None
+    ) -> list[Conversation]:
+        """A page, the last used first. `after` is the last one of the page before."""
+        updated, last = (after.updated, after.id) if after else (float("inf"), 0)
+        return [self._of(row) for row in self._db.rows(PAGE, archived, updated, last, limit)]
+
+    def rename(self, conversation: int, title: str) -> Conversation:
+        """Gives it a title by hand; an empty one goes back to the first question's words."""
+        with self._db.transaction() as connection:
+            name = excerpt(title, NAME_CHARS)
+            if not name:
+                question = connection.execute(_FIRST_QUESTION, (conversation,)).fetchone()
+                name = excerpt(loaded(question[0]), TITLE_CHARS) if question else ""
+            return self._set("title = ?", stored(name), conversation)
+
+    def set_system(self, conversation: int, text: str) -> Conversation:
+        """The system prompt, for what is asked from now on."""
+        return self._set("system = ?", stored(text), conversation)
+
+    def archive(self, conversation: int, archived: bool = True) -> Conversation:
+        return self._set("archived = ?", archived, conversation)
+
+    def delete(self, conversation: int) -> None:
+        """Deletes it with all its turns, for good."""
+        with self._db.transaction() as connection:
+            self.get(conversation)
+            connection.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
+
+    def duplicate(self, conversation: int) -> Conversation:
+        """A copy of the whole tree, the newest conversation from now on."""
+        now = time.time()
+        with self._db.transaction() as connection:
+            old = self.get(conversation)
+            title = excerpt(f"{old.title} (copy)", NAME_CHARS)
+            new = insert(connection, title, old.system, False, now, now)
+            insert_tree(connection, new, self._turns.all(conversation))
+            return self.get(new)
+
+    def _set(self, assignment: str, value: str | bool, conversation: int) -> Conversation:
+        with self._db.transaction() as connection:
+            sql = f"UPDATE conversation SET {assignment} WHERE id = ?"
+            connection.execute(sql, (value, conversation))
+            return self.get(conversation)
+
+    def _of(self, row: sqlite3.Row) -> Conversation:
+        head = str(row["head"] or "")
+        if row["state"] == "streaming":
+            pieces = self._db.rows(f"{PIECES} LIMIT 100", row["leaf"])
+            head += "".join(piece["text"] for piece in pieces)
+        return Conversation(
+            id=row["id"],
+            title=loaded(row["title"]),
+            system=loaded(row["system"]),
+            archived=bool(row["archived"]),
+            created=row["created"],
+            updated=row["updated"],
+            turns=row["turns"],
+            snippet=excerpt(loaded(head), _SNIPPET_CHARS),
+            leaf=row["leaf"],
+        )
+
+
+def insert(
+    connection: sqlite3.Connection,
+    title: str,
+    system: str,
+    archived: bool,
+    created: float,
+    updated: float,
+) -> int:
+    """Writes an empty conversation and returns its id."""
+    sql = """INSERT INTO conversation (title, system, archived, created, updated)
+        VALUES (?, ?, ?, ?, ?)"""
+    values = (stored(excerpt(title, NAME_CHARS)), stored(system), archived, created, updated)
+    return int(connection.execute(sql, values).lastrowid or 0)
+
+
+LONGEST_QUERY = 200
+_TRIGRAM = 3
+_BEFORE, _EXCERPT = 40, 160
+
+TITLES = """SELECT id, title FROM conversation
+    WHERE has_words(title, ?) ORDER BY updated DESC, id DESC"""
+INDEXED = """SELECT t.id, t.conversation, t.role, t.text
+    FROM turn_text CROSS JOIN turn t ON t.id = turn_text.rowid
+    WHERE turn_text MATCH ? AND has_words(t.text, ?) ORDER BY turn_text.rowid DESC"""
+SCANNED = """SELECT t.id, t.conversation, t.role, t.text FROM turn t
+    WHERE t.state <> 'streaming' AND has_words(t.text, ?) ORDER BY t.id DESC"""
+SCANNED_ONE = """SELECT t.id, t.conversation, t.role, t.text FROM turn t
+    WHERE t.conversation = ? AND t.state <> 'streaming' AND has_words(t.text, ?)
+    ORDER BY t.id DESC"""
+
+
+class Search:
+    """Searches the conversations of a database, archived ones too."""
+
+    def __init__(self, db: Database, conversations: Conversations) -> None:
+        self._db = db
+        self._conversations = conversations
+        with db.reading() as connection:
+            connection.create_function("has_words", 2, _has_words, deterministic=True)
+
+    def __call__(self, text: str, limit: int = 50, conversation: int | None = None) -> list[Hit]:
+        """One hit per conversation, titles first, then the newest turns; or, within one
+        conversation, one per turn, the newest first. No words, no hits.
+
+        Raises:
+            HistoryError: the text is longer than 200 characters.
+        """
+        if len(text) > LONGEST_QUERY:
+            raise HistoryError(
+                f"a search takes at most {LONGEST_QUERY} characters, not {len(text)}: shorten it"
+            )
+        words = list(dict.fromkeys(stored(text).split()))
+        if not words:
+            return []
+        hits: list[Hit] = []
+        seen: set[int] = set()
+        with self._db.reading() as connection:
+            if conversation is None:
+                for row in connection.execute(TITLES, (_folded(words),)):
+                    seen.add(row["id"])
+                    hits.append(self._hit(row["id"], None, row["title"], words))
+                    if len(hits) == limit:
+                        return hits
+            for row in self._turns(connection, words, conversation):
+                if conversation is None and row["conversation"] in seen:
+                    continue
+                seen.add(row["conversation"])
+                hits.append(self._hit(row["conversation"], row, row["text"], words))
+                if len(hits) == limit:
+                    break
+        return hits
+
+    def _turns(
+        self, connection: sqlite3.Connection, words: Sequence[str], conversation: int | None
+    ) -> Iterator[sqlite3.Row]:
+        every = _folded(words)
+        if conversation is not None:
+            return connection.execute(SCANNED_ONE, (conversation, every))
+        long = [word for word in words if len(word) >= _TRIGRAM]
+        if self._db.indexed and long:
+            return connection.execute(INDEXED, (match_expression(long), every))
+        return connection.execute(SCANNED, (every,))
+
+    def _hit(
+        self, conversation: int, turn: sqlite3.Row | None, text: str, words: Sequence[str]
+    ) -> Hit:
+        excerpt, spans = _excerpt(loaded(text), [loaded(word) for word in words])
+        return Hit(
+            conversation=self._conversations.get(conversation),
+            turn=turn["id"] if turn else None,
+            role=turn["role"] if turn else None,
+            excerpt=excerpt,
+            spans=spans,
+        )
+
+
+def match_expression(words: Sequence[str]) -> str:
+    """Words as strings of FTS5's language, all of which must occur."""
+    return " AND ".join('"' + word.replace('"', '""') + '"' for word in words)
+
+
+def _folded(words: Sequence[str]) -> str:
+    return "\n".join(words).casefold()
+
+
+def _has_words(text: str, words: str) -> bool:
+    folded = text.casefold()
+    return all(word in folded for word in words.split("\n"))
+
+
+def _excerpt(text: str, words: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    pattern = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))), re.I)
+    first = pattern.search(text)
+    begin = max(0, first.start() - _BEFORE) if first else 0
+    line = excerpt(text[begin:], _EXCERPT)
+    line = ("…" if begin else "") + line
+    return line, tuple(found.span() for found in pattern.finditer(line))
 
 
 class History(Closing):

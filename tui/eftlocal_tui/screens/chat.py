@@ -23,26 +23,23 @@ from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.editor import edit_text
-from eftlocal_tui.engine.protocol import Loaded
+from eftlocal_tui.engine import Loaded
 from eftlocal_tui.history import Conversation, LockedError, Turn, export_file
 from eftlocal_tui.history.database import BUSY_SECONDS
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.leaving import until_left
-from eftlocal_tui.remembered import read_remembered, remember
+from eftlocal_tui.screens.base import Services, tell, until_left
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
-from eftlocal_tui.screens.chat_models import ChatModels
+from eftlocal_tui.screens.chat_models import ChatModels, LoadingBars
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
-from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import code_blocks, encodable, fitted
-from eftlocal_tui.told import tell
-from eftlocal_tui.widgets.loading_bars import LoadingBars
+from eftlocal_tui.settings import read_remembered, remember
+from eftlocal_tui.text import encodable, fitted
+from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PromptArea
 from eftlocal_tui.widgets.side_panel import SidePanel
-from eftlocal_tui.widgets.transcript import Transcript
-from eftlocal_tui.widgets.turns import TurnView
+from eftlocal_tui.widgets.transcript import Transcript, TurnView
 
 _PANEL_FITS = 100  # columns from which the side panel is open unless told
 _SHORTEST_TITLE = 16  # cells

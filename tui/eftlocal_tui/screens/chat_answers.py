@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
-from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import tasks
-from eftlocal_tui.engine.protocol import Live, Piece
-from eftlocal_tui.engine.worker import StoppedError, Task
+from eftlocal_tui.dials import Dials, kept
+from eftlocal_tui.engine import Live, Piece, tasks
+from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import AnswerWriter, Conversation, Turn
-from eftlocal_tui.kept_dials import kept
-from eftlocal_tui.widgets.turns import AnswerView, TurnView
+from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen

@@ -13,10 +13,10 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal_tui.commands import Command
 from eftlocal_tui.editor import edit_file
-from eftlocal_tui.figures_text import size, totals_line
 from eftlocal_tui.history import free_name, import_file
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.settings import FIRST, settings_path
+from eftlocal_tui.text import size, totals_line
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen

@@ -17,14 +17,12 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_name
-from eftlocal_tui.engine.comparing import Column, Compared, Figured, compare
-from eftlocal_tui.engine.protocol import Came, Live, Loaded
-from eftlocal_tui.engine.worker import StoppedError, Task
-from eftlocal_tui.figures_text import reason_text, totals_line
+from eftlocal_tui.engine import Came, Live, Loaded
+from eftlocal_tui.engine.tasks import Column, Compared, Figured, StoppedError, Task, compare
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.leaving import leave, until_left
-from eftlocal_tui.services import Services
-from eftlocal_tui.widgets.streamed import Streamed
+from eftlocal_tui.screens.base import Services, leave, until_left
+from eftlocal_tui.text import reason_text, totals_line
+from eftlocal_tui.widgets.markdown import Streamed
 
 _ALONE = ("tuned", "base")
 _WAITING = "waiting"

@@ -16,11 +16,9 @@ from textual.widgets.option_list import Option
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.history import Conversation, Hit, export_file, free_name
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.leaving import leave
+from eftlocal_tui.screens.base import Services, leave, told
 from eftlocal_tui.screens.dialogs import AskText, Confirm
-from eftlocal_tui.services import Services
-from eftlocal_tui.text_safety import fitted
-from eftlocal_tui.told import told
+from eftlocal_tui.text import fitted
 
 _PAGE = 100
 

@@ -2,25 +2,182 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
+from textual import message
 from textual.app import ComposeResult
+from textual.cache import LRUCache
 from textual.containers import Vertical
+from textual.geometry import Region, Size
 from textual.screen import Screen
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
 from textual.widgets import Footer, Static
 
+from eftlocal.cli.heat import LEVELS, level
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message
-from eftlocal.terminal_text import one_line
+from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import tasks
-from eftlocal_tui.engine.protocol import Moved, MovedToken
-from eftlocal_tui.engine.worker import StoppedError, Task
+from eftlocal_tui.engine import Moved, MovedToken, tasks
+from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.leaving import leave, until_left
-from eftlocal_tui.services import Services
-from eftlocal_tui.widgets.token_text import LEGEND, TokenText
+from eftlocal_tui.screens.base import Services, leave, until_left
+
+# Ink is given with the paper, so that both are readable on dark and light themes.
+_STYLES = (
+    Style(),
+    Style.parse("black on #ffe0b8"),
+    Style.parse("underline black on #ffb866"),
+    Style.parse("bold underline black on #ff9447"),
+)
+_MARKS = (("", ""), ("", ""), ("‹", "›"), ("«", "»"))
+_FAR = 2  # the level from which `most` stops at a token
+
+
+def _legend() -> Text:
+    text = Text("below ")
+    text.append(f"{LEVELS[0]:g}")
+    for reached, step in enumerate(LEVELS, 1):
+        before, after = _MARKS[reached]
+        text.append("  ")
+        text.append(f"{before}from {step:g}{after}", _STYLES[reached])
+    text.append("   ←→ token, ↑↓ line, n p those moved far")
+    return text
+
+
+LEGEND = _legend()
+
+
+class TokenText(ScrollView, can_focus=True):
+    """Lays tokens out in lines of the widget's width."""
+
+    DEFAULT_CSS = "TokenText { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }"
+
+    class Moved(message.Message):
+        """The cursor stands on another token."""
+
+        def __init__(self, token: MovedToken, index: int, count: int) -> None:
+            super().__init__()
+            self.token, self.index, self.count = token, index, count
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: tuple[MovedToken, ...] = ()
+        self._lines: list[list[tuple[int, str]]] = []
+        self._line_of: list[int] = []
+        self._at = 0
+        self._strips: LRUCache[int, Strip] = LRUCache(500)
+
+    def show(self, tokens: Sequence[MovedToken]) -> None:
+        self._shown = tuple(tokens)
+        self._at = 0
+        self._lay_out()
+        self._tell()
+        self.focus()
+
+    def move(self, by: int) -> None:
+        self._go(self._at + by)
+
+    def line(self, by: int) -> None:
+        """The token of the line above or below that begins nearest."""
+        if not self._shown:
+            return
+        now = self._line_of[self._at]
+        wanted = min(max(now + by, 0), len(self._lines) - 1)
+        while 0 < wanted < len(self._lines) - 1 and not self._lines[wanted]:
+            wanted += by
+        row = [index for index, _ in self._lines[wanted]]
+        place = next(i for i, (index, _) in enumerate(self._lines[now]) if index == self._at)
+        if row:
+            self._go(row[min(place, len(row) - 1)])
+
+    def most(self, by: int) -> None:
+        """The next token that was moved far."""
+        index = self._at + by
+        while 0 <= index < len(self._shown):
+            if level(self._shown[index].moved) >= _FAR:
+                self._go(index)
+                return
+            index += by
+
+    def _go(self, index: int) -> None:
+        if self._shown and index != self._at:
+            self._at = min(max(index, 0), len(self._shown) - 1)
+            self._strips.clear()
+            self.scroll_to_region(Region(0, self._line_of[self._at], 1, 1), animate=False)
+            self.refresh()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._shown:
+            self.post_message(self.Moved(self._shown[self._at], self._at, len(self._shown)))
+
+    def on_resize(self) -> None:
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        width = max(self.scrollable_content_region.width, 10)
+        lines: list[list[tuple[int, str]]] = [[]]
+        line_of: list[int] = []
+        used = 0
+        for index, token in enumerate(self._shown):
+            before, after = _MARKS[level(token.moved)]
+            shown = printable(token.text).replace("\t", "    ").replace("\n", "↵")
+            text = f"{before}{shown}{after}"
+            cells = Text(text).cell_len
+            if used and used + cells > width:
+                lines.append([])
+                used = 0
+            lines[-1].append((index, text))
+            line_of.append(len(lines) - 1)
+            used += cells
+            for _ in range(token.text.count("\n")):
+                lines.append([])
+                used = 0
+        self._lines, self._line_of = lines, line_of
+        self._strips.clear()
+        self.virtual_size = Size(width, len(lines))
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        number = y + self.scroll_offset.y
+        base = self.rich_style
+        if number >= len(self._lines):
+            return Strip.blank(self.size.width, base)
+        strip = self._strips.get(number)
+        if strip is None:
+            segments = []
+            for index, text in self._lines[number]:
+                style = base + _STYLES[level(self._shown[index].moved)]
+                if index == self._at:
+                    style += Style(reverse=True, bold=True)
+                segments.append(Segment(text, style))
+            strip = Strip(segments)
+            self._strips[number] = strip
+        return strip.adjust_cell_length(self.size.width, base)
+
+    def token_at(self, line: int, cell: int) -> int | None:
+        """The token at a place of the laid out text."""
+        if not 0 <= line < len(self._lines) or not self._lines[line]:
+            return None
+        ends, used = [], 0
+        for _, text in self._lines[line]:
+            used += Text(text).cell_len
+            ends.append(used)
+        place = bisect_right(ends, cell)
+        return self._lines[line][place][0] if place < len(ends) else None
+
+    def on_click(self, event: object) -> None:
+        x, y = getattr(event, "x", 0), getattr(event, "y", 0)
+        found = self.token_at(y + self.scroll_offset.y, x - self.gutter.left)
+        if found is not None:
+            self._go(found)
+
 
 _WON = {
     "agreed": "every model's first choice",

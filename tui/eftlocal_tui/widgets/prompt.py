@@ -8,7 +8,7 @@ from textual.widgets import TextArea
 
 from eftlocal_tui import commands
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text_safety import pasted
+from eftlocal_tui.text import pasted
 
 
 class PromptArea(TextArea):

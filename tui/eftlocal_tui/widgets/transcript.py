@@ -1,16 +1,219 @@
-"""The conversation as it is read: follows the end until the reader scrolls away from it."""
+"""The conversation as it is read: questions, answers, and notes of the program itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
+from textual.message import Message
 from textual.widgets import Button, Static
 
+from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.history import Turn
-from eftlocal_tui.widgets.note import Note
-from eftlocal_tui.widgets.turns import AnswerView, QuestionView, TurnView
+from eftlocal_tui.keys import bindings
+from eftlocal_tui.text import reason_text, totals_line
+from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
+
+
+class Note(Static):
+    DEFAULT_CSS = """
+    Note {
+        height: auto; margin: 0 1 1 1; padding: 0 1; color: $text-muted;
+        border-left: wide $primary;
+        &.-error { color: $text-error; border-left: wide $error; }
+    }
+    """
+
+    def __init__(self, text: str, *, error: bool = False) -> None:
+        said = printable(text)
+        super().__init__(f"Error: {said}" if error else said, markup=False)
+        self.set_class(error, "-error")
+        self.said = said
+
+
+class MarkLine(Static):
+    DEFAULT_CSS = "MarkLine { height: 1; color: $text-accent; margin: 0 0 1 0; }"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"╌╌ from here: {one_line(what)} ╌╌", markup=False)
+
+
+_FOLDED_LINES, _FOLDED_CHARACTERS = 30, 3_000
+
+
+class TurnView(Vertical, can_focus=True):
+    """A turn that can have the focus; what is done to it goes to the chat screen."""
+
+    BINDINGS = bindings("turn")
+    DEFAULT_CSS = """
+    TurnView {
+        height: auto; padding: 0 1; margin: 0 0 1 0; border-left: blank;
+        &:focus { border-left: thick $accent; background: $boost; }
+        .head { height: 1; text-style: bold; color: $text-muted; }
+        .foot { height: auto; color: $text-muted; }
+    }
+    """
+
+    class Asked(Message):
+        """Something is to be done with a turn."""
+
+        def __init__(self, what: str, turn: Turn, by: int = 0) -> None:
+            super().__init__()
+            self.what = what
+            self.turn = turn
+            self.by = by
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self._copied = 0
+
+    @property
+    def text(self) -> str:
+        return self.turn.text
+
+    def code(self) -> str | None:
+        """The next code block of the text, the last one first; None if it has none."""
+        blocks = code_blocks(self.text)
+        if not blocks:
+            return None
+        self._copied += 1
+        return blocks[-1 - (self._copied - 1) % len(blocks)]
+
+    def head(self, name: str) -> Text:
+        found = Text(name)
+        if self.turn.branches > 1:
+            found.append(f"  ◂ {self.turn.branch}/{self.turn.branches} ▸")
+        return found
+
+    def action_copy(self) -> None:
+        self.post_message(self.Asked("copy", self.turn))
+
+    def action_copy_code(self) -> None:
+        self.post_message(self.Asked("copy_code", self.turn))
+
+    def action_edit(self) -> None:
+        self.post_message(self.Asked("edit", self.turn))
+
+    def action_regenerate(self) -> None:
+        self.post_message(self.Asked("regenerate", self.turn))
+
+    def action_influence(self) -> None:
+        self.post_message(self.Asked("influence", self.turn))
+
+    def action_sibling(self, by: int) -> None:
+        self.post_message(self.Asked("sibling", self.turn, by))
+
+    def action_walk(self, by: int) -> None:
+        self.post_message(self.Asked("walk", self.turn, by))
+
+    def action_back(self) -> None:
+        self.post_message(self.Asked("back", self.turn))
+
+    def action_unfold(self) -> None:
+        """Nothing is folded here."""
+
+
+class QuestionView(TurnView):
+    """What a person asked: plain text, folded when it is long."""
+
+    DEFAULT_CSS = """
+    QuestionView { background: $surface; .head { color: $text-primary; } }
+    QuestionView .text { height: auto; }
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self._shown = printable(turn.text)
+        lines = self._shown.split("\n")
+        self._short = "\n".join(lines[:_FOLDED_LINES])[:_FOLDED_CHARACTERS]
+        self._folded = len(self._short) < len(self._shown)
+
+    def compose(self) -> ComposeResult:
+        yield Static(self.head("You"), classes="head")
+        yield Static(self._text(), classes="text", markup=False)
+
+    def _text(self) -> str:
+        if not self._folded:
+            return self._shown
+        more = len(self._shown) - len(self._short)
+        return f"{self._short}\n… {more:,} more characters (Enter on this message unfolds it)"
+
+    def action_unfold(self) -> None:
+        if len(self._short) < len(self._shown):
+            self._folded = not self._folded
+            self.query_one(".text", Static).update(self._text())
+
+
+class AnswerView(TurnView):
+    """An answer as it comes (live), or as it was kept."""
+
+    DEFAULT_CSS = "AnswerView { .head { color: $text-success; } }"
+
+    def __init__(self, turn: Turn, *, live: bool = False) -> None:
+        super().__init__(turn)
+        self._live = live
+        self._text = turn.text
+        self._part = Streamed()
+        self._settled = turn
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    def compose(self) -> ComposeResult:
+        yield Static(self._head(), classes="head")
+        yield from self._parts()
+        yield Static(self._foot(), classes="foot", markup=False)
+
+    def _parts(self) -> list[Streamed | MarkLine]:
+        found: list[Streamed | MarkLine] = []
+        begin, text = 0, self.turn.text
+        for mark in self.turn.marks:
+            found += [self._stretch(begin, mark.char), MarkLine(mark.what)]
+            begin = mark.char
+        self._part = self._stretch(begin, len(text))
+        return [*found, self._part]
+
+    def _stretch(self, begin: int, end: int) -> Streamed:
+        text = self.turn.text
+        return Streamed(text[begin:end], fence=open_fence(text[:begin]) if begin else "")
+
+    def _head(self) -> Text:
+        settings = self.turn.settings
+        name = one_line((settings.preset if settings else None) or "Answer", 40)
+        return self.head(name)
+
+    def _foot(self) -> str:
+        turn = self._settled
+        if self._live:
+            return "…"
+        parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
+        if turn.figures is not None:
+            seed = turn.settings.seed if turn.settings else None
+            parts.append(totals_line(turn.figures, seed))
+        return printable(" · ".join(part for part in parts if part))
+
+    async def append(self, text: str) -> None:
+        self._text += text
+        await self._part.append(text)
+
+    async def mark(self, what: str) -> None:
+        """From here on the answer follows other dials."""
+        await self._part.finish()
+        self._part = Streamed(fence=open_fence(self._text))
+        await self.mount(MarkLine(what), self._part, before=self.query_one(".foot"))
+
+    async def finish(self, turn: Turn) -> None:
+        """The answer has ended: `turn` is what was kept of it."""
+        self._live, self._settled, self.turn = False, turn, turn
+        await self._part.finish()
+        if self.is_mounted:
+            self.query_one(".foot", Static).update(self._foot())
+            self.query_one(".head", Static).update(self._head())
+
 
 _AT_ONCE = 30  # turns that are laid out; more on demand
 

@@ -1,11 +1,16 @@
-"""Figures as people read them, in one line or in the side panel."""
+"""Text as the screen shows it: lines that fit, pastes, figures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from rich.text import Text
+
+from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.history import Figures
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 _REASONS = {
@@ -67,3 +72,20 @@ def plot(values: Sequence[float], top: float, width: int) -> str:
     ]
     most = len(_BLOCKS) - 1
     return "".join(_BLOCKS[round(min(max(m / (top or 1.0), 0.0), 1.0) * most)] for m in means)
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which a file to import may hold."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def fitted(text: str, cells: int) -> str:
+    """The text as one safe line that takes no more than so many cells of the terminal."""
+    line = Text(one_line(text))
+    line.truncate(max(cells, 1), overflow="ellipsis")
+    return line.plain
+
+
+def pasted(text: str) -> str:
+    """What a person pasted: line ends of any system become one kind."""
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
