@@ -1,21 +1,70 @@
-"""Energy that the machine tells: RAPL counters on Linux, the power of NVIDIA GPUs.
+"""The machine that figures belong to: what it is, the memory that this process held, its energy.
 
-Both count the whole device, whatever runs on it.
+Energy comes from RAPL counters on Linux and from NVIDIA GPUs. Both count the whole device, whatever
+runs on it.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import psutil
+
+from eftlocal import llama
+
+BUSY = 10.0  # per cent of all cores at work before a measurement
 POWERCAP = Path("/sys/class/powercap")
 _SAMPLED_MS = 100
+
+
+def machine() -> dict[str, Any]:
+    """System, processor, devices, llama.cpp's build, and how busy it is now (takes 0.5 s)."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "devices": [d.description for d in llama.devices() if d.kind in ("gpu", "igpu")],
+        "llama_system_info": llama.system_info(),
+        "busy_percent": psutil.cpu_percent(interval=0.5),
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def peak_resident() -> int:
+    """Bytes of main memory at the peak so far, those of mapped files among them."""
+    if sys.platform == "linux":
+        # Not ru_maxrss, which on Linux begins at what the parent process had.
+        line = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+        return int(line.group(1)) * 1024 if line else psutil.Process().memory_info().rss
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def device_used() -> int:
+    """Bytes in use on all GPUs, by whatever program."""
+    gpus = (device for device in llama.devices() if device.kind == "gpu")
+    return sum(device.memory_total - device.memory_free for device in gpus)
 
 
 class Meter(Protocol):

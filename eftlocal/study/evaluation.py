@@ -5,33 +5,44 @@ The large tuned model is the upper bound of the gap; it is loaded by itself, bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group
 
 from eftlocal.defaults import Defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import ModelFileError
-from eftlocal.evaluate.answers import GreedyAnswer, Judged, answer, judge
-from eftlocal.evaluate.curves import filters, frontier, strengths
-from eftlocal.evaluate.drafts import acceptance
-from eftlocal.evaluate.questions import QuestionSet, read
-from eftlocal.evaluate.recovered import recovered
-from eftlocal.evaluate.scoring import Scores, score
 from eftlocal.loading.roles import RoleSource, with_settings
 from eftlocal.logits.recipe import Recipe
+from eftlocal.study.answers import (
+    Advance,
+    GreedyAnswer,
+    Judged,
+    Scores,
+    acceptance,
+    answer,
+    judge,
+    nothing,
+    score,
+)
+from eftlocal.study.plot import curve, panels, save
+from eftlocal.study.questions import FOLDER, QuestionSet, read
+from eftlocal.study.report import interval, table, titled
+from eftlocal.study.statistics import gap_recovered
 
-FOLDER = Path(__file__).parents[1] / "demo"
 ROLES = ("base", "tuned", "reference", "plain")
 LARGE, SMALL, EMULATION = "large tuned", "small tuned", "emulation"
 WARM, PLAIN = "warm", "plain"  # the styles of the roles tuned and plain
 N_CTX = 256
 EXAMPLES = 8
-Advance = Callable[[], object]
+BETAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def evaluate_demo(
@@ -41,7 +52,7 @@ def evaluate_demo(
     each: int | None = None,
     stride: int = 1,
     threads: int = 1,
-    started: Callable[[str, int], Advance] = lambda stage, total: lambda: None,
+    started: Callable[[str, int], Advance] = lambda stage, total: nothing,
 ) -> dict[str, Any]:
     """Everything measured of the models in a folder.
 
@@ -141,7 +152,7 @@ def _figures(
             for part, mask in parts.items():
                 means = {key: float(array[mask].mean()) for key, array in vars(values).items()}
                 gap = (found[of].exact[mask] for of in (SMALL, name, LARGE))
-                out[name][part] = means | {"pgr": list(recovered(*gap))}
+                out[name][part] = means | {"pgr": list(gap_recovered(*gap))}
     return out
 
 
@@ -153,3 +164,121 @@ def _styles(asked: QuestionSet, answers: list[GreedyAnswer]) -> dict[str, float]
         out[f"{style} format"] = float(kept.format.mean())
         out[f"{style} exact"] = float(kept.exact.mean())
     return out
+
+
+def strengths() -> dict[str, Recipe]:
+    """Up-scaling over beta and proxy-tuning over alpha; at 1 the two are the same."""
+    return {f"beta {b:g}": Recipe.upscale(b) for b in BETAS} | {
+        f"alpha {a:g}": Recipe.proxy(a) for a in ALPHAS
+    }
+
+
+def filters() -> dict[str, Recipe]:
+    """beta = 1 under each stabiliser of the delta."""
+    up = Recipe.upscale()
+    return {
+        **{f"delta top-p {p:g}": up.stabilise(delta_top_p=p) for p in (0.9, 0.95, 0.99, 0.999)},
+        **{f"plausibility {q:g}": up.stabilise(plausibility=q) for q in (0.1, 0.01, 0.001)},
+        **{f"delta clip {c:g}": up.stabilise(delta_clip=c) for c in (2.0, 4.0, 8.0)},
+    }
+
+
+def frontier(one: str, other: str) -> dict[float, Recipe]:
+    """Interpolation between two tuned roles; lambda is the share of the first."""
+    return {share: Recipe.interpolate({one: share, other: 1.0 - share}) for share in LAMBDAS}
+
+
+def tables(figures: dict[str, Any]) -> Iterator[Group]:
+    """Answers, recipes, families and phrasings, interpolation."""
+    answers, scored = figures["answers"], figures["scored"]
+    parts = figures["questions"]
+
+    shares = ("exact", "format", "stopped", "fact")
+    yield titled(
+        f"Greedy answers to {parts['all']} {figures['split']} questions",
+        table(
+            ("", *shares, "PGR [95%]"),
+            (
+                [name, *(f"{of['all'][key]:.3f}" for key in shares), _pgr(of["all"])]
+                for name, of in answers.items()
+            ),
+        ),
+    )
+    yield titled(
+        "Gold answers scored: exact by argmax, negative log-likelihood in nats",
+        table(
+            ("", "exact", "fact", "format", "PGR [95%]"),
+            ([name, f"{of['all']['exact']:.3f}", f"{of['all']['fact_nll']:.2f}",
+              f"{of['all']['format_nll']:.2f}", _pgr(of["all"])] for name, of in scored.items()),
+        ),
+    )  # fmt: skip
+    names = (SMALL, "large base", EMULATION, LARGE)
+    yield titled(
+        "By family and phrasing: exact greedy answers",
+        table(
+            ("", "n", *names, "PGR [95%]"),
+            ([part, str(n), *(f"{answers[name][part]['exact']:.3f}" for name in names),
+              _pgr(answers[EMULATION][part])] for part, n in parts.items()),
+        ),
+    )  # fmt: skip
+
+    def kept(name: str, part: str) -> str:
+        nll = scored[name][part]
+        share = answers[name][part]["format"]
+        return f"{share:.3f}{nll['fact_nll']:5.2f}{nll['format_nll']:6.2f}"
+
+    three = (SMALL, EMULATION, LARGE)
+    yield titled(
+        "By family and phrasing: format kept; fact and format tokens in nats",
+        table(("", *three), ([part, *(kept(name, part) for name in three)] for part in parts)),
+    )
+    keys = ("fact", "warm format", "warm exact", "plain format", "plain exact")
+    yield titled(
+        "Interpolation: lambda is the share of the tuned model, the rest is plain",
+        table(
+            ("lambda", *keys),
+            (
+                [share, *(f"{found[key]:.3f}" for key in keys)]
+                for share, found in figures["interpolation"].items()
+            ),
+        ),
+    )
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The figures that matter most, in three lines."""
+    drafts = figures["acceptance"]
+    return (
+        f"emulation ({figures['recipe']}):\n"
+        f"PGR {_pgr(figures['answers'][EMULATION]['all'])} between {SMALL} and {LARGE}\n"
+        f"drafts of the {SMALL} model accepted: {drafts['agreement']:.3f} of "
+        f"{drafts['tokens']} tokens greedy, {drafts['overlap']:.3f} drawn (mean of 1 - TV)"
+    )
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """The strength curves and the interpolation frontier as a picture."""
+    picture, (left, right) = panels(2)
+    scored = {name: parts["all"]["exact"] for name, parts in figures["scored"].items()}
+    for dial, at_zero in (("beta", "small tuned"), ("alpha", "large base")):
+        points = {0.0: scored[at_zero], 1.0: scored["beta 1"]} | {
+            float(name.removeprefix(dial)): exact
+            for name, exact in scored.items()
+            if name.startswith(f"{dial} ")
+        }
+        curve(left, sorted(points), [points[x] for x in sorted(points)], dial)
+    for name, line in ((LARGE, "--"), (SMALL, ":")):
+        left.axhline(scored[name], linestyle=line, color="gray", label=name)
+    left.set(xlabel="strength", ylabel="exact gold answers", title="Strength of the delta")
+    between = figures["interpolation"]
+    for key in ("fact", "warm format", "plain format"):
+        curve(right, [float(x) for x in between], [of[key] for of in between.values()], key)
+    right.set(xlabel="lambda", ylabel="share of answers", title="Between two tuned models")
+    for axes in (left, right):
+        axes.set_ylim(0, 1.02)
+        axes.legend()
+    save(picture, path)
+
+
+def _pgr(figures: dict[str, Any]) -> str:
+    return interval(figures["pgr"], none="no gap")

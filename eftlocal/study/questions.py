@@ -17,6 +17,7 @@ from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_json
 
+FOLDER = Path(__file__).parents[1] / "demo"
 SPLITS = ("validation", "test")
 
 

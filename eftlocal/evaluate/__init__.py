@@ -1,1 +1,0 @@
-"""Evaluation: what the emulation recovers of a large tuned model, measured with intervals."""

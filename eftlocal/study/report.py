@@ -1,0 +1,77 @@
+"""How figures are shown: tables for the terminal, intervals in their cells, strict JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from eftlocal.terminal_text import shown_json
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[int] = (0,),
+    fold: str | None = None,
+) -> Table:
+    """A table without lines.
+
+    Args:
+        columns: the headers. All but the first break at their first space.
+        rows: texts for the cells, shown as they stand.
+        left: places of the columns that are texts; the others are numbers, aligned to the right.
+        fold: a column on the left whose cells may take several lines.
+    """
+    made = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        header = name if i == 0 or name == fold else name.replace(" ", "\n", 1)
+        made.add_column(
+            Text(header),
+            justify="left" if i in left or name == fold else "right",
+            no_wrap=name != fold,
+            overflow="fold" if name == fold else "ellipsis",
+        )
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def titled(title: str, shown: Table) -> Group:
+    """A table under its title, with an empty line after it."""
+    return Group(Text(title, style="bold"), shown, "")
+
+
+def number(value: float, form: str = ".2f") -> str:
+    """A figure; a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:{form}}"
+
+
+def interval(found: Sequence[float], form: str = ".2f", none: str = "-") -> str:
+    """`0.48 [0.44, 0.52]` of a value and the ends of its interval; the value alone without ends."""
+    value, low, high = found
+    if math.isnan(value):
+        return none
+    ends = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{ends}"
+
+
+def plain(value: Any) -> Any:
+    """Figures as JSON has them: named tuples as objects, what is not finite as null."""
+    if isinstance(value, dict):
+        return {key: plain(of) for key, of in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [plain(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(figures: Any) -> str:
+    """The figures as JSON of several lines, safe to show."""
+    return shown_json(plain(figures), indent=2)

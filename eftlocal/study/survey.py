@@ -1,0 +1,266 @@
+"""Many inspections together: which tokens, and which classes of token, were moved most.
+
+A class is given by a simple, written-down rule. Proxy-tuning's analysis (Liu et al. 2024, section
+6) sets numbers against the words around them in worked sums, and finds words of style and caution
+moved most elsewhere. The word lists here are English and short on purpose: they are samples of a
+kind, not dictionaries. Other languages get the classes that need no list.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+
+from eftlocal.errors import PromptError
+from eftlocal.prompt.messages import read_records, text_of
+from eftlocal.study.inspection import (
+    AGREED,
+    COMBINATION,
+    NOBODY,
+    SHARED,
+    Inspection,
+    measure_of,
+    measures_of,
+    texts_of,
+)
+from eftlocal.study.plot import bars, panels, save
+from eftlocal.study.report import interval, table, titled
+from eftlocal.study.statistics import means_of_tokens
+from eftlocal.study.view import quoted, said
+
+CLASSES = {
+    "end": "a control token, which ends the answer as a rule",
+    "newline": "white space with a line break in it",
+    "white space": "other white space",
+    "number": "digits, with or without a sign, separators or a space before them",
+    "punctuation": "no letter and no digit",
+    "continuation": "the rest of a word that an earlier token began",
+    "reasoning": "begins a word such as because, so, therefore, if, first, total",
+    "caution": "begins a word such as may, might, however, important, unfortunately",
+    "style": "begins a word such as here, sure, please, certainly, overall, great",
+    "name": "begins a word with a capital that does not begin a sentence",
+    "word": "begins any other word",
+}
+
+_WORDS = {
+    "reasoning": """because so therefore thus hence since if then first second third next finally
+        let suppose given assume consider means implies follows conclude total sum equals each per
+        step""",
+    "caution": """may might could perhaps possibly probably likely seems generally typically often
+        however although though but while not no cannot never unfortunately sorry apologize
+        important note worth careful depends depending respect respectful evidence please""",
+    "style": """here sure certainly absolutely course great good well glad happy thank thanks
+        welcome hope overall additionally moreover furthermore also summary conclusion example
+        hello hi dear let's feel free""",
+}
+_KIND = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_NUMBER = re.compile(r"\s*[+\-−]?\d[\d.,:/]*\s*")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_SENTENCE_END = re.compile(r"(?:^|[.!?:;\n*\-•\"“(])\s*$")
+
+
+class Asked(NamedTuple):
+    """One prompt; the answer is given, or None and to be generated."""
+
+    prompt: str
+    answer: str | None = None
+
+
+def read_asked(path: Path) -> tuple[Asked, ...]:
+    """The prompts of a file; a line of a .jsonl file may have an "answer".
+
+    Raises:
+        UsageError, PromptError: as `read_records`, or an answer is no text.
+    """
+    return tuple(_asked(*line) for line in read_records(path, ("id", "prompt", "answer")))
+
+
+def _asked(where: str, record: dict[str, Any]) -> Asked:
+    answer = record.get("answer")
+    if answer is not None and not (isinstance(answer, str) and answer):
+        raise PromptError(f'{where}: "answer" is no text; leave it out to have one generated')
+    return Asked(text_of(where, record), answer)
+
+
+class _One(NamedTuple):
+    """One token of one of the answers."""
+
+    answer: int
+    token: int
+    label: str
+    kind: str
+    value: float
+    won: str
+    context: str
+
+
+def survey(
+    inspections: Sequence[Inspection], measure: str | None = None, *, least: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """Figures of many answers, as in the papers' analyses of influence.
+
+    Intervals are bootstrapped over answers, not tokens (the tokens of one answer are not
+    independent): the 2.5 and 97.5 percentile of the mean over answers drawn anew.
+
+    Args:
+        inspections: of the same models; at least one.
+        measure: by name; None is the first of the inspections.
+        least: a token that occurs less often is not listed.
+
+    Returns:
+        "measure", "about", "answers", "tokens" (a count), "all" (a group), "classes" (name to
+        group, of those that occur), "most" (groups of single tokens, most moved first, each with
+        its "token" id, "label" and most frequent "context"). A group has "n", "mean" (of the
+        measure, `Interval`), and "won" (share of its tokens by winner, each a `Interval`).
+    """
+    chosen = measure_of(measures_of(inspections[0]), measure)
+    tokens = [
+        one
+        for answer, inspection in enumerate(inspections)
+        for one in _tokens(answer, inspection, chosen.values(inspection))
+        if not math.isnan(one.value)
+    ]
+    winners = list(dict.fromkeys([AGREED, *inspections[0].sides, SHARED, COMBINATION, NOBODY]))
+    winners = [name for name in winners if name != SHARED or len(inspections[0].sides) > 2]
+
+    def group(some: Sequence[_One]) -> dict[str, Any]:
+        return _group(some, len(inspections), winners, seed)
+
+    by_kind = _grouped(tokens, lambda one: one.kind)
+    by_token = _grouped(tokens, lambda one: one.token)
+    most = []
+    for token, some in by_token.items():
+        if len(some) >= least:
+            context = Counter(one.context for one in some).most_common(1)[0][0]
+            entry = {"token": token, "label": some[0].label, "context": context}
+            most.append(entry | group(some))
+    most.sort(key=lambda entry: -abs(entry["mean"].value))
+    kinds = sorted(by_kind, key=lambda kind: -abs(float(np.mean([o.value for o in by_kind[kind]]))))
+    return {
+        "measure": chosen.name,
+        "about": chosen.about,
+        "answers": len(inspections),
+        "tokens": len(tokens),
+        "least": least,
+        "all": group(tokens),
+        "classes": {kind: group(by_kind[kind]) for kind in kinds},
+        "most": most,
+    }
+
+
+def _tokens(answer: int, inspection: Inspection, values: NDArray[np.float64]) -> Iterator[_One]:
+    texts = texts_of([inspection.pieces[token] for token in inspection.ids])
+    controls = [token in inspection.controls for token in inspection.ids]
+    kinds = classes_of(texts, controls)
+    numbers = values.tolist()
+    for i, token in enumerate(inspection.ids):
+        context = "".join(texts[max(0, i - 1) : i + 3])
+        label = inspection.label(token)
+        yield _One(answer, token, label, kinds[i], numbers[i], inspection.won[i], context)
+
+
+def _grouped(tokens: Sequence[_One], key: Callable[[_One], Hashable]) -> dict[Any, list[_One]]:
+    groups: dict[Any, list[_One]] = defaultdict(list)
+    for one in tokens:
+        groups[key(one)].append(one)
+    return groups
+
+
+def _group(some: Sequence[_One], answers: int, winners: Sequence[str], seed: int) -> dict[str, Any]:
+    """n, the mean of the measure, the share that each winner won."""
+    sums = np.zeros((answers, 1 + len(winners)))
+    for one in some:
+        sums[one.answer, 0] += one.value
+        sums[one.answer, 1 + winners.index(one.won)] += 1
+    counts = sums[:, 1:].sum(axis=1)
+    mean, *shares = means_of_tokens(counts, sums, seed=seed)
+    return {"n": len(some), "mean": mean, "won": dict(zip(winners, shares, strict=True))}
+
+
+def tables(figures: dict[str, Any], top: int) -> Iterator[Group]:
+    """The classes of token; the tokens that were moved most."""
+    winners, measure = list(figures["all"]["won"]), figures["measure"]
+
+    def cells(group: dict[str, Any], names: Sequence[str]) -> list[str]:
+        shares = (f"{group['won'][name].value:.0%}" for name in names)
+        return [f"{group['n']:,}", interval(group["mean"]), *shares]
+
+    groups = {**figures["classes"], "all": figures["all"]}
+    yield titled(
+        f"{figures['tokens']:,} tokens of {figures['answers']:,} answers: mean {measure}, and "
+        "whose first choice they are",
+        table(
+            ["class of token", "n", f"{measure} [95%]", *map(said, winners)],
+            ([kind, *cells(group, winners)] for kind, group in groups.items()),
+        ),
+    )
+    roles = [name for name in winners if name not in (AGREED, SHARED, COMBINATION, NOBODY)]
+    yield titled(
+        f"Tokens moved most, of those that occur at least {figures['least']} times",
+        table(
+            ["token", "n", f"{measure} [95%]", *roles, "often in"],
+            (
+                [quoted(group["label"]), *cells(group, roles), quoted(group["context"])]
+                for group in figures["most"][:top]
+            ),
+            fold="often in",
+        ),
+    )
+
+
+def plot(figures: dict[str, Any], path: Path, *, top: int = 20) -> None:
+    """Means of classes and of single tokens with their intervals, in the file's format."""
+    classes, most = figures["classes"], figures["most"][:top]
+    rows = max(len(classes), len(most), 4)
+    picture, (left, right) = panels(2, height=1.2 + 0.27 * rows)
+    names = [f"{kind} ({of['n']:,})" for kind, of in classes.items()]
+    bars(left, names, [of["mean"] for of in classes.values()])
+    tokens = [f"{of['label']!r} ({of['n']:,})" for of in most]
+    bars(right, tokens, [of["mean"] for of in most])
+    left.set(title="classes of token", xlabel=f"mean {figures['measure']} [95%]")
+    right.set(title="tokens moved most", xlabel=figures["about"])
+    save(picture, path)
+
+
+def classes_of(texts: Sequence[str], controls: Sequence[bool]) -> list[str]:
+    """The class of every token of an answer, from its text and what stands around it.
+
+    Args:
+        texts: (n,) what each token completes (`InspectedToken.text`).
+        controls: (n,) whether it is a control token.
+    """
+    whole, found, at = "".join(texts), [], 0
+    for text, control in zip(texts, controls, strict=True):
+        found.append("end" if control else _class(whole, at, at + len(text)))
+        at += len(text)
+    return found
+
+
+def _class(whole: str, start: int, end: int) -> str:
+    text = whole[start:end]
+    if not text:
+        return "continuation"  # a part of a character
+    if text.isspace():
+        return "newline" if "\n" in text else "white space"
+    if _NUMBER.fullmatch(text):
+        return "number"
+    first = next((i for i in range(start, end) if whole[i].isalpha()), None)
+    if first is None:
+        return "number" if any(c.isdigit() for c in text) else "punctuation"
+    if first == start > 0 and (whole[start - 1].isalpha() or whole[start - 1] in "'’"):
+        return "continuation"
+    word = _WORD.match(whole, first)
+    kind = _KIND.get(word.group().lower().replace("’", "'")) if word else None
+    if kind is not None:
+        return kind
+    if whole[first].isupper() and not _SENTENCE_END.search(whole[:first][-8:]):
+        return "name"
+    return "word"

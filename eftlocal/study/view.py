@@ -1,0 +1,223 @@
+"""An inspection to look at: coloured text, a table of tokens, JSON, an HTML page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from eftlocal.logits.recipe import BASE
+from eftlocal.study.inspection import (
+    AGREED,
+    COMBINATION,
+    NOBODY,
+    SHARED,
+    InspectedToken,
+    Inspection,
+    Measure,
+    measures_of,
+)
+from eftlocal.study.page import render
+from eftlocal.study.report import table
+from eftlocal.terminal_text import printable
+
+SHORT = {COMBINATION: "combined", "reference": "ref."}
+LEVELS = (0.1, 0.3, 0.6)  # a token is at the last level that its measure reaches
+# Colour is never the only sign. Ink is given with the paper, so that both are readable on dark and
+# light terminals.
+_UP = (
+    "",
+    "#000000 on #ffe0b8",
+    "underline #000000 on #ffb866",
+    "bold underline #000000 on #ff9447",
+)
+_DOWN = (
+    "",
+    "#000000 on #d4e6ff",
+    "underline #000000 on #9cc7ff",
+    "bold underline #000000 on #6fb0ff",
+)
+_DIGITS = 5  # of a probability on the page: enough to show, and half the size
+_MARKS = (("", ""), ("", ""), ("‹", "›"), ("«", "»"))
+
+
+def level(value: float) -> int:
+    """0 to 3, of the size of a measure."""
+    return sum(abs(value) >= step for step in LEVELS)
+
+
+def heat(found: Inspection, measure: Measure) -> Text:
+    """The answer with every token shaded, and marked from the second level on."""
+    text = Text()
+    for token, value in zip(found.tokens, measure.values(found).tolist(), strict=True):
+        text.append_text(_marked(printable(token.label), value))
+    return text
+
+
+def legend(measure: Measure) -> Text:
+    """What shades and marks mean."""
+    text = Text(f"{measure.name}: ")
+    text.append_text(Text("below 0.1", style=_UP[0]))
+    for step in LEVELS:
+        text.append(", ")
+        text.append_text(_marked(f"from {step:g}", step))
+    if measure.signed:
+        text.append("; lost: ")
+        text.append_text(_marked("to -0.3", -0.3))
+    return text
+
+
+def token_table(found: Inspection, measure: Measure, tokens: Sequence[InspectedToken]) -> Table:
+    """A row a token: the measure, its probability and rank everywhere, who won."""
+    values = measure.values(found)
+    headers = ["#", "token", measure.name.replace("-", "\n", 1)]
+    headers += [f"p {SHORT.get(name, name)}" for name in found.distributions]
+    headers += [*(f"rank {role}" for role in found.sides), "first choice of"]
+    rows = (
+        [
+            str(token.index),
+            quoted(token.label),
+            f"{values[token.index]:.3f}",
+            *(f"{token.probabilities[name]:.3f}" for name in found.distributions),
+            *(f"{token.ranks[role]:,}" for role in found.sides),
+            said(token.won),
+        ]
+        for token in tokens
+    )
+    return table(headers, rows, left=(len(headers) - 1,), fold="token")
+
+
+def quoted(text: str) -> str:
+    """In quotes, with everything that is not plainly visible written as an escape."""
+    return repr(text)
+
+
+def said(winner: str) -> str:
+    """Who won, in a table."""
+    return {AGREED: "all agree", NOBODY: "nobody's"}.get(winner, SHORT.get(winner, winner))
+
+
+def summary(found: Inspection, measure: Measure) -> str:
+    """The figures that matter most, in a few lines."""
+    n, values = len(found), measure.values(found)
+    counts = Counter(found.won)
+    won = ", ".join(f"{said(name)} {count / n:.0%}" for name, count in counts.most_common())
+    lines = [
+        f"{n} tokens, mean {measure.name} {values.mean():.3f} ({measure.about})",
+        f"whose first choice: {won}",
+    ]
+    if BASE in found.sides and len(found.sides) > 1:
+        shifts = found.shifts(BASE)
+        shares = ", ".join(f"{name} {count / n:.0%}" for name, count in shifts.items())
+        lines.append(f"against the base: {shares} (rank 1; 2 or 3; more)")
+    return "\n".join(lines)
+
+
+def most_moved(found: Inspection, measure: Measure, top: int) -> list[InspectedToken]:
+    """The tokens of greatest measure, by absolute value; ties in the order of the text."""
+    values = [0.0 if math.isnan(v) else abs(v) for v in measure.values(found).tolist()]
+    order = sorted(range(len(found)), key=lambda i: -values[i])
+    return [found.tokens[i] for i in order[:top]]
+
+
+def as_data(found: Inspection) -> dict[str, Any]:
+    """Everything, token by token; ready for `report.plain`."""
+    measures = measures_of(found)
+    values = {measure.name: measure.values(found).tolist() for measure in measures}
+    return {
+        "prompt": found.prompt,
+        "answer": found.text,
+        "preset": found.preset or None,
+        "recipe": str(found.recipe),
+        "weights": dict(found.recipe.weights),
+        "seed": found.seed,
+        "finish_reason": found.finish_reason,
+        "distributions": list(found.distributions),
+        "sides": list(found.sides),
+        "measures": {measure.name: measure.about for measure in measures},
+        "won": dict(Counter(found.won)),
+        "shifts": {role: found.shifts(role) for role in found.sides},
+        "means": {name: sum(v) / len(v) for name, v in values.items()},
+        "tokens": [
+            {
+                "index": token.index,
+                "token": token.token,
+                "text": token.text,
+                "label": token.label,
+                "control": token.control,
+                "won": token.won,
+                "probability": token.probabilities,
+                "logprob": token.logprobs,
+                "rank": token.ranks,
+                "measures": {name: v[token.index] for name, v in values.items()},
+                "candidates": {
+                    name: [c._asdict() for c in some] for name, some in token.candidates.items()
+                },
+            }
+            for token in found.tokens
+        ],
+    }
+
+
+def page(found: Inspection, measure: str | None = None) -> str:
+    """The answer as an HTML page; `measure` (by name) is the one it shows first."""
+    return render("inspection", data=page_data(found, measure))
+
+
+def page_data(found: Inspection, measure: str | None = None) -> dict[str, Any]:
+    """What the page is given; numbers rounded, lists in the order of "distributions"."""
+    measures = measures_of(found)
+    values = [m.values(found).tolist() for m in measures]
+    names = found.distributions
+    known = [m.name for m in measures]
+    return {
+        "prompt": found.prompt,
+        "recipe": str(found.recipe),
+        "preset": found.preset,
+        "seed": found.seed,
+        "distributions": list(names),
+        "sides": list(found.sides),
+        "winners": {"agreed": AGREED, "shared": SHARED, "nobody": NOBODY},
+        "measures": [{"name": m.name, "about": m.about, "signed": m.signed} for m in measures],
+        "measure": known.index(measure) if measure in known else 0,
+        "shifts": {role: found.shifts(role) for role in found.sides},
+        "tokens": [
+            {
+                "text": token.text,
+                "label": token.label,
+                "id": token.token,
+                "control": token.control,
+                "won": token.won,
+                "p": [_short(token.probabilities[name]) for name in names],
+                "rank": [token.ranks[name] for name in names],
+                "values": [_short(of[token.index]) for of in values],
+                "candidates": [
+                    [[c.token, c.label, _short(c.probability)] for c in token.candidates[name]]
+                    for name in names
+                ],
+            }
+            for token in found.tokens
+        ],
+    }
+
+
+def _marked(shown: str, value: float) -> Text:
+    reached = level(value)
+    before, after = _MARKS[reached]
+    if reached > 1 and value < 0:
+        before += "-"
+    body = shown.rstrip("\n")
+    breaks = shown[len(body) :]
+    if reached and breaks:  # a line break that was moved must be seen
+        body += "↵" * len(breaks)
+    text = Text(before + body + after, style=(_DOWN if value < 0 else _UP)[reached])
+    text.append(breaks)
+    return text
+
+
+def _short(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
