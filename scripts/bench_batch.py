@@ -31,10 +31,10 @@ from random_gguf import SHAPES
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Span, default_threads
 from eftlocal.scheduler import Scheduler
 from eftlocal.speculation.settings import OFF
+from eftlocal.study.questions import FOLDER
 
 ROLES = ("base", "tuned", "reference")
 SHARED = "Answer in one sentence. Say only what you are sure of, and name no source. " * 2

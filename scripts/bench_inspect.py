@@ -20,10 +20,10 @@ from bench_combine import machine
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.benchmark.estimate import estimate
-from eftlocal.benchmark.prompts import BUILT_IN
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.influence import inspect
+from eftlocal.study.benchmark import BUILT_IN
+from eftlocal.study.influence import inspect
+from eftlocal.study.statistics import median
 
 ROLES = ("base", "tuned", "reference")
 GOAL = 0.10
@@ -66,9 +66,9 @@ def measure(emulator: Emulator, tokens: int, pairs: int) -> dict[str, Any]:
         "tokens": count,
         "vocabulary": emulator.ensemble.vocab_size,
         "pairs": pairs,
-        "score_us_per_token": estimate([1e6 * a / count for a, _ in found])._asdict(),
-        "inspect_us_per_token": estimate([1e6 * b / count for _, b in found])._asdict(),
-        "added": estimate([b / a - 1.0 for a, b in found])._asdict(),
+        "score_us_per_token": median([1e6 * a / count for a, _ in found])._asdict(),
+        "inspect_us_per_token": median([1e6 * b / count for _, b in found])._asdict(),
+        "added": median([b / a - 1.0 for a, b in found])._asdict(),
         "goal": GOAL,
     }
 

@@ -32,11 +32,11 @@ import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.evaluate.questions import read
 from eftlocal.loading.roles import RoleSource
 from eftlocal.speculation.costs import Costs, Curve, measure
 from eftlocal.speculation.drafting import Acceptance, Plan
 from eftlocal.speculation.settings import MAX_DRAFT, Speculation
+from eftlocal.study.questions import read
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
 DRAFTER, VERIFIERS = ("tuned",), ("base", "reference")

@@ -34,9 +34,8 @@ import psutil
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.evaluate.demo import FOLDER
-from eftlocal.evaluate.questions import SPLITS, read
 from eftlocal.logits.sampling import Sampling
+from eftlocal.study.questions import FOLDER, SPLITS, read
 
 PARTS = ("kills", "memory")
 RUN = [sys.executable, str(Path(__file__).with_name("run_batch.py"))]

@@ -45,10 +45,9 @@ from exactness.texts import (
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, Wanted
-from eftlocal.evaluate.demo import FOLDER
-from eftlocal.evaluate.questions import read
 from eftlocal.speculation.costs import Costs, measure
 from eftlocal.speculation.rules import RULES
+from eftlocal.study.questions import FOLDER, read
 
 ROLES = ("base", "tuned", "reference")
 WIDTH = 16  # answers side by side

@@ -27,8 +27,8 @@ HOSTILE = (
 def example(folder: Path) -> Path:
     """The page of a hostile answer of the demo."""
     import eftlocal
-    from eftlocal.influence import inspect
-    from eftlocal.influence.page import page
+    from eftlocal.study.influence import inspect
+    from eftlocal.study.view import page
 
     with eftlocal.load("demo", threads=1) as emulator:
         found = inspect(emulator, "What is <b>bold</b>?\n</script>", HOSTILE)

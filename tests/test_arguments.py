@@ -20,9 +20,9 @@ import eftlocal
 from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.emulator import AnswerOptions
 from eftlocal.errors import EftlocalError, EngineError, UsageError
-from eftlocal.influence import inspect as inspect_answer
 from eftlocal.llama import Context, Span
 from eftlocal.scheduler import Scheduler
+from eftlocal.study.influence import inspect as inspect_answer
 
 GREEDY = Sampling(temperature=0.0)
 HALF = "a\ud800"

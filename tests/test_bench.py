@@ -14,16 +14,15 @@ from llama_cpp import llama_speculative
 from typer.testing import CliRunner, Result
 
 from eftlocal import Emulator
-from eftlocal.benchmark import energy, modes
-from eftlocal.benchmark.energy import Nvidia, Rapl
-from eftlocal.benchmark.estimate import estimate
-from eftlocal.benchmark.measuring import measure, prefill
-from eftlocal.benchmark.prompts import BUILT_IN, built_in, read_prompts
 from eftlocal.cli.app import app
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
+from eftlocal.study import benchmark, machine
+from eftlocal.study.benchmark import BUILT_IN, Settings, built_in, measure, prefill, read_prompts
+from eftlocal.study.machine import Nvidia, Rapl
+from eftlocal.study.statistics import median
 
 SHORT = ["--max-tokens", "6", "--repeat", "1", "--prompt-tokens", "16", "--threads", "1"]
 NAMES = ["base alone", "plain emulation", "speculative, auto", "speculative, 2"]
@@ -32,8 +31,8 @@ NAMES = ["base alone", "plain emulation", "speculative, auto", "speculative, 2"]
 @pytest.fixture(autouse=True)
 def no_meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the machine tells of its energy must not decide a test."""
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
-    monkeypatch.setattr(energy.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine, "POWERCAP", tmp_path / "none")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
 
 
 @pytest.fixture
@@ -190,41 +189,32 @@ def test_every_run_begins_with_empty_caches(tiny: Emulator) -> None:
 
 
 def test_modes_take_turns_and_each_begins_once(tiny: Emulator) -> None:
-    chosen = modes.modes(tiny.roles, Recipe.upscale(), Speculation(source="model"), [2, 2])
+    chosen = benchmark.modes(tiny.roles, Recipe.upscale(), Speculation(source="model"), [2, 2])
     assert [mode.name for mode in chosen] == NAMES
     assert [mode.speculation.length for mode in chosen] == [0, 0, None, 2]
     steps: list[None] = []
-    measured = measure(
-        tiny,
-        chosen,
-        ["Hello", "Goodbye"],
-        sampling=Sampling(),
-        repeat=2,
-        max_tokens=4,
-        prompt_tokens=8,
-        advance=lambda: steps.append(None),
+    settings = Settings(
+        ["Hello", "Goodbye"], Sampling(), Speculation(source="model"), max_tokens=4, repeat=2
     )
-    order = [run.mode for run in measured.runs]
+    runs = measure(tiny, chosen, settings, 8, advance=lambda: steps.append(None))
+    order = [run.mode for run in runs]
     assert [order[i] for i in range(0, 16, 4)] == NAMES
-    assert [run.turn for run in measured.runs] == [i // 4 for i in range(16)]
-    assert [(p.mode, p.turn) for p in measured.prefills] == [
-        (run.mode, run.turn) for run in measured.runs
-    ]
+    assert [run.turn for run in runs] == [i // 4 for i in range(16)]
     assert len(steps) == 32
-    assert all(run.joules is None and 0 < run.tokens <= 4 for run in measured.runs)
+    assert all(run.joules is None and 0 < run.tokens <= 4 and run.prefill > 0 for run in runs)
 
 
 def test_an_estimate_is_the_median_and_its_interval() -> None:
-    assert estimate([3.0, 1.0, 2.0]).value == 2.0
-    assert estimate([5.0] * 4) == (5.0, 5.0, 5.0)
-    assert all(math.isnan(part) for part in estimate([]))
+    assert median([3.0, 1.0, 2.0]).value == 2.0
+    assert median([5.0] * 4) == (5.0, 5.0, 5.0)
+    assert all(math.isnan(part) for part in median([]))
     drawn = np.random.default_rng(1).normal(10.0, 1.0, (200, 25))
-    covered = [low <= 10.0 <= high for _, low, high in map(estimate, drawn)]
+    covered = [low <= 10.0 <= high for _, low, high in map(median, drawn)]
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_llama_cpps_own_drafts_are_told_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert modes.llama_cpp_drafts() == modes.NOT_OFFERED
+    assert benchmark.llama_cpp_drafts() == benchmark.NOT_OFFERED
 
     class LlamaModelDrafts(llama_speculative.LlamaDraftModel):
         def __init__(self, model: object) -> None:
@@ -235,7 +225,7 @@ def test_llama_cpps_own_drafts_are_told_if_there_are_any(monkeypatch: pytest.Mon
 
     assert not inspect.isabstract(LlamaModelDrafts)
     monkeypatch.setattr(llama_speculative, "Drafts", LlamaModelDrafts, raising=False)
-    assert modes.llama_cpp_drafts() == "offered as Drafts, not measured yet"
+    assert benchmark.llama_cpp_drafts() == "offered as Drafts, not measured yet"
 
 
 # Energy ------------------------------------------------------------------------------------------

@@ -11,10 +11,9 @@ from typer.testing import CliRunner, Result
 
 from eftlocal import Emulator, Recipe
 from eftlocal.cli.app import app
-from eftlocal.cli.heat import heat, legend, level
-from eftlocal.influence import COMBINATION, inspect
-from eftlocal.influence.measures import measure_of, measures_of
-from eftlocal.influence.report import quoted
+from eftlocal.study.influence import inspect
+from eftlocal.study.inspection import COMBINATION, level, measure_of, measures_of
+from eftlocal.study.view import heat, legend, quoted
 
 QUICK = ["--threads", "1", "--n-ctx", "256"]
 DRAWN = ["--max-tokens", "12", "--seed", "3"]

@@ -18,13 +18,12 @@ from typer.testing import CliRunner, Result
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
-from eftlocal.evaluate import demo
-from eftlocal.evaluate.answers import GreedyAnswer, judge, names
-from eftlocal.evaluate.questions import Question, QuestionSet, read
-from eftlocal.evaluate.recovered import recovered
-from eftlocal.evaluate.scoring import gold_tokens, score
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.study import questions
+from eftlocal.study.answers import GreedyAnswer, gold_tokens, judge, names, score
+from eftlocal.study.questions import Question, QuestionSet, read
+from eftlocal.study.statistics import gap_recovered
 
 FILES = ("base", "tuned", "reference", "plain")
 
@@ -34,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped files; where the upper bound does not ship, another tuned model plays it."""
     to = tmp_path_factory.mktemp("demo")
     for name in (*(f"{f}.gguf" for f in FILES), "questions.json"):
-        shutil.copy(demo.FOLDER / name, to / name)
-    large = demo.FOLDER / "large_tuned.gguf"
+        shutil.copy(questions.FOLDER / name, to / name)
+    large = questions.FOLDER / "large_tuned.gguf"
     shutil.copy(large if large.exists() else to / "plain.gguf", to / large.name)
     return to
 
@@ -62,24 +61,24 @@ def scores(*values: float) -> np.ndarray:
 def test_pgr_by_hand() -> None:
     small, large = scores(0, 0, 1, 0), scores(1, 1, 1, 1)
     # means 0.25 and 1; the emulation's 0.5 is a third of the way
-    assert recovered(small, scores(1, 0, 1, 0), large).value == pytest.approx(1 / 3)
-    assert recovered(small, small, large) == (0.0, 0.0, 0.0)
-    assert recovered(small, large, large) == (1.0, 1.0, 1.0)
-    worse = recovered(small, scores(0, 0, 0, 0), large)
+    assert gap_recovered(small, scores(1, 0, 1, 0), large).value == pytest.approx(1 / 3)
+    assert gap_recovered(small, small, large) == (0.0, 0.0, 0.0)
+    assert gap_recovered(small, large, large) == (1.0, 1.0, 1.0)
+    worse = gap_recovered(small, scores(0, 0, 0, 0), large)
     assert worse.value == pytest.approx(-1 / 3) and worse.low < worse.value
 
 
 def test_pgr_without_a_gap_is_not_a_number() -> None:
     same = scores(0, 1, 1)
-    assert all(math.isnan(x) for x in recovered(same, scores(1, 1, 1), same[::-1]))
-    assert all(math.isnan(x) for x in recovered(scores(), scores(), scores()))
+    assert all(math.isnan(x) for x in gap_recovered(same, scores(1, 1, 1), same[::-1]))
+    assert all(math.isnan(x) for x in gap_recovered(scores(), scores(), scores()))
 
 
 def test_resampling_keeps_the_scores_of_a_question_together() -> None:
     # The emulation is exactly half way on every question, so every resample is half way.
     rng = np.random.default_rng(1)
     small, large = rng.random(50), 1.0 + rng.random(50)
-    assert recovered(small, (small + large) / 2, large) == pytest.approx((0.5, 0.5, 0.5))
+    assert gap_recovered(small, (small + large) / 2, large) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_interval_agrees_with_resampling_one_by_one() -> None:
@@ -88,7 +87,7 @@ def test_interval_agrees_with_resampling_one_by_one() -> None:
     pick = rng.integers(0, 200, (4000, 200))
     s, e, g = (x[pick].mean(1) for x in (small, emulated, large))
     expected = np.percentile((e - s) / (g - s), (2.5, 97.5))
-    found = recovered(small, emulated, large)
+    found = gap_recovered(small, emulated, large)
     assert found[1:] == pytest.approx(expected, abs=0.02)
 
 
@@ -97,7 +96,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     truth, hits, trials = (0.5 - 0.1) / (0.9 - 0.1), 0, 300
     for _ in range(trials):
         draws = rng.random((3, 150)) < np.array([[0.1], [0.5], [0.9]])
-        found = recovered(*draws.astype(np.float64), resamples=1000)
+        found = gap_recovered(*draws.astype(np.float64), resamples=1000)
         hits += found.low <= truth <= found.high
     assert 0.91 <= hits / trials <= 0.985
 
@@ -212,7 +211,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eftlocal.evaluate.demo.FOLDER", folder)
+    monkeypatch.setattr("eftlocal.study.questions.FOLDER", folder)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -260,7 +259,7 @@ def test_refusals(arguments: list[str], says: str) -> None:
 
 def test_a_missing_model_is_named(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     shutil.copy(folder / "questions.json", tmp_path)
-    monkeypatch.setattr("eftlocal.evaluate.demo.FOLDER", tmp_path)
+    monkeypatch.setattr("eftlocal.study.questions.FOLDER", tmp_path)
     result = run("demo")
     assert result.exit_code == 3 and "base.gguf is missing" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -15,15 +15,21 @@ from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.influence import COMBINATION, Inspection, inspect
-from eftlocal.influence.asked import Asked, read_asked
-from eftlocal.influence.classes import CLASSES, classes_of
-from eftlocal.influence.inspection import texts_of
-from eftlocal.influence.measures import measure_of, measures_for, measures_of
-from eftlocal.influence.rows import RowComparison, top_of_rows
-from eftlocal.influence.sides import sides
-from eftlocal.influence.survey import survey
-from eftlocal.influence.winner import AGREED, NOBODY, SHARED, won
+from eftlocal.study.influence import RowComparison, inspect, top_of_rows
+from eftlocal.study.inspection import (
+    AGREED,
+    COMBINATION,
+    NOBODY,
+    SHARED,
+    Inspection,
+    measure_of,
+    measures_for,
+    measures_of,
+    sides,
+    texts_of,
+    won,
+)
+from eftlocal.study.survey import CLASSES, Asked, classes_of, read_asked, survey
 
 PROMPT = "Where is Braga?"
 ANSWER = " Braga is in the north, because 12 + 30 = 42.\n"

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from eftlocal import Emulator, Recipe
-from eftlocal.influence import Inspection, inspect
-from eftlocal.influence.page import data, page
+from eftlocal.study.influence import inspect
+from eftlocal.study.inspection import Inspection
+from eftlocal.study.view import page, page_data
 
 PROMPT = 'What is <b>"bold"</b>?\n</script><!-- {{data}}'
 HOSTILE = (
@@ -71,7 +72,7 @@ def parsed(hostile: Inspection) -> Parsed:
 
 def test_the_data_come_back_as_they_went_in(hostile: Inspection, parsed: Parsed) -> None:
     found: Any = json.loads(parsed.only("script", type="application/json", id="data"))
-    assert found == json.loads(json.dumps(data(hostile)))
+    assert found == json.loads(json.dumps(page_data(hostile)))
     assert "".join(token["text"] for token in found["tokens"]) == HOSTILE
     assert found["prompt"] == PROMPT
     assert [token["id"] for token in found["tokens"]] == list(hostile.ids)
@@ -127,8 +128,8 @@ def test_the_policy_allows_the_pages_own_script_and_style_only(parsed: Parsed) -
 
 
 def test_the_measure_shown_first(hostile: Inspection) -> None:
-    assert data(hostile)["measure"] == 0
-    shown = data(hostile, "gain-tuned")
+    assert page_data(hostile)["measure"] == 0
+    shown = page_data(hostile, "gain-tuned")
     assert shown["measures"][shown["measure"]]["name"] == "gain-tuned"
 
 

@@ -14,12 +14,12 @@ import eftlocal
 from eftlocal import Emulator, Sampling
 from eftlocal.cli.app import app
 from eftlocal.errors import EftlocalError, PromptError, UsageError
-from eftlocal.influence import inspect
 from eftlocal.llama import chat_formats, format_chat
 from eftlocal.loading.roles import RoleSource, file_sources, with_settings
 from eftlocal.prompt.messages import Message, plain_text
 from eftlocal.prompt.render import RolePrompt, render_roles
 from eftlocal.prompt.template import ChatTemplate
+from eftlocal.study.influence import inspect
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 ASK: Message = {"role": "user", "content": "Where is Lima?"}

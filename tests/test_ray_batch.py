@@ -29,8 +29,7 @@ from eftlocal.cli.shard_process import (
     unfit,
 )
 from eftlocal.errors import UsageError
-from eftlocal.evaluate.demo import FOLDER
-from eftlocal.evaluate.questions import read
+from eftlocal.study.questions import FOLDER, read
 
 SCRIPT = Path(ray_batch.__file__)
 LINES = 150

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, RunningSequence
-from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Context, Span
 from eftlocal.speculation.costs import Curve
 from eftlocal.speculation.drafting import Plan, PromptLookup
 from eftlocal.speculation.settings import MAX_DRAFT, OFF
+from eftlocal.study.questions import FOLDER
 
 QUESTION = "Where is San Bernardo?"
 LENGTHS: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.evaluate.demo import FOLDER
 from eftlocal.llama import Context, Span
 from eftlocal.scheduler import Call, Scheduler
 from eftlocal.speculation.settings import OFF
+from eftlocal.study.questions import FOLDER
 
 WIDTH = 5
 SYSTEM = "Answer in one short sentence, and do not say anything that you are not sure of. " * 3

@@ -26,10 +26,9 @@ from exactness.texts import (
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.evaluate.demo import FOLDER
-from eftlocal.evaluate.questions import read
 from eftlocal.logits.sampling import Candidates, draw
 from eftlocal.speculation.rules import RULES, Draft, Rejection
+from eftlocal.study.questions import FOLDER, read
 
 WIDTH = 16
 LEAST = 1e-4

@@ -24,14 +24,12 @@ from typer.testing import CliRunner, Result
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, PromptError, UsageError
-from eftlocal.evaluate import demo as demo_evaluation
-from eftlocal.evaluate.answers import answer, judge
-from eftlocal.evaluate.questions import read
-from eftlocal.evaluate.scoring import score
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.study.answers import answer, judge, score
+from eftlocal.study.questions import FOLDER, read
 from eftlocal.sweep.answers import (
     Item,
     Journal,
@@ -384,7 +382,7 @@ def test_summaries_leave_out_what_was_not_measured() -> None:
 
 @pytest.fixture(scope="module")
 def questions() -> tuple[Item, ...]:
-    return spread(demo_items(demo_evaluation.FOLDER / "questions.json", "validation"), 6)
+    return spread(demo_items(FOLDER / "questions.json", "validation"), 6)
 
 
 def sweep(em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, **more: Any) -> Journal:
@@ -400,7 +398,7 @@ def test_the_figures_are_those_of_the_evaluation(
 ) -> None:
     grid = points(beta="0,0.75,2", temperature="0")
     done = sweep(demo, grid, questions, tmp_path / "out.jsonl").records
-    path = demo_evaluation.FOLDER / "questions.json"
+    path = FOLDER / "questions.json"
     wanted = [item.text for item in questions]
     every = read(path, "validation")
     asked = type(every)(

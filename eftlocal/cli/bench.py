@@ -52,17 +52,22 @@ def bench(
 
     Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
     """
-    from eftlocal.benchmark.machine import machine
-    from eftlocal.benchmark.memory import device_used
-    from eftlocal.benchmark.prompts import built_in, read_prompts
-    from eftlocal.benchmark.session import Settings, benchmark, memory_of_base
     from eftlocal.cli.screen import counting_bars
     from eftlocal.cli.selection import loading_bars, sources_of
     from eftlocal.defaults import chosen_sampling
-    from eftlocal.evaluate.plot import check_plot
     from eftlocal.presets.reading import find
+    from eftlocal.study.benchmark import (
+        Settings,
+        before_loading,
+        benchmark,
+        built_in,
+        read_prompts,
+    )
+    from eftlocal.study.plot import check_plot
+    from eftlocal.study.report import as_json
+    from eftlocal.study.speed import notes, plot, tables
 
-    offline, force = given["offline"], given["force"]
+    force = given["force"]
     models = opt.chosen_models(given)
     roles = find(models).roles if isinstance(models, str) else models
     engine = opt.engine(given, roles)
@@ -71,7 +76,7 @@ def bench(
     if picture:
         check_plot(picture)
     with loading_bars() as bars:
-        sources = sources_of(models, bars, offline=offline, **engine)
+        sources = sources_of(models, bars, offline=given["offline"], **engine)
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
@@ -87,40 +92,20 @@ def bench(
             repeat=repeat,
             prompt_tokens=prompt_tokens,
         )
-        where = machine()
-        shown: Any = {"progress": bars.weights, "checking": bars.checking}
-        base_memory = memory_of_base(sources, settings, force=force, **shown)
-        device_before = device_used()
-        emulator = sources.load(force=force, **shown)
+        progress: Any = {"progress": bars.weights, "checking": bars.checking}
+        before = before_loading(sources, settings, force=force, **progress)
+        emulator = sources.load(force=force, **progress)
         emulator.measure(bars.measuring)
     with emulator, counting_bars() as begin:
-        report = benchmark(
-            emulator,
-            sources,
-            settings,
-            machine=where,
-            base_memory=base_memory,
-            device_before=device_before,
-            started=partial(begin, "measuring"),
-        )
-    _write(report, json_, picture)
-
-
-def _write(report: dict[str, Any], file: Path | None, picture: Path | None) -> None:
-    from eftlocal.benchmark.plot import plot
-    from eftlocal.benchmark.report import as_tables, notes
-    from eftlocal.evaluate.report import as_json
-
+        report = benchmark(emulator, sources, settings, before, partial(begin, "measuring"))
     if picture:
         plot(report, picture)
-    if file:
-        write_whole(file, as_json(report) + "\n")
-        if is_stdout(file):
+    if json_:
+        write_whole(json_, as_json(report) + "\n")
+        if is_stdout(json_):
             return
-    console = Screen()
-    for title, table in as_tables(report):
-        console.print(title, style="bold", markup=False, highlight=False)
-        console.print(table)
-        console.print()
+    console = Screen(highlight=False)
+    for shown in tables(report):
+        console.print(shown)
     for note in notes(report):
-        console.print(note, markup=False, highlight=False)
+        console.print(note, markup=False)

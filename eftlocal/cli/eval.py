@@ -49,9 +49,10 @@ def evaluate(
     """
     del trust  # the demo's files are the program's own, and never tried
     from eftlocal.cli.screen import counting_bars
-    from eftlocal.evaluate.demo import FOLDER, evaluate_demo
-    from eftlocal.evaluate.plot import check_plot, plot
-    from eftlocal.evaluate.report import as_json, as_tables, summary
+    from eftlocal.study.evaluation import evaluate_demo, plot, summary, tables
+    from eftlocal.study.plot import check_plot
+    from eftlocal.study.questions import FOLDER
+    from eftlocal.study.report import as_json
 
     if name not in KNOWN:
         near = get_close_matches(name, KNOWN, 1)
@@ -69,9 +70,7 @@ def evaluate(
     if json_:
         typer.echo(as_json(figures))
         return
-    console = Screen()
-    for title, table in as_tables(figures):
-        console.print(title, style="bold", markup=False, highlight=False)
-        console.print(table)
-        console.print()
-    console.print(summary(figures), markup=False, highlight=False)
+    console = Screen(highlight=False)
+    for shown in tables(figures):
+        console.print(shown)
+    console.print(summary(figures), markup=False)

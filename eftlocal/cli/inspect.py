@@ -9,14 +9,14 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
-from eftlocal.cli.streams import tell
+from eftlocal.cli.streams import print_json, tell
 from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.output_file import check_outputs
+from eftlocal.output_file import check_outputs, write_whole
 from eftlocal.settings import SAMPLING
 
 if TYPE_CHECKING:
-    from eftlocal.influence import Inspection
+    from eftlocal.study.inspection import Inspection
 
 _LIMITS = ("max_tokens", "stop", "loop_guard")
 
@@ -67,14 +67,14 @@ def inspect(
     given: Given,
 ) -> None:
     """Show for every token of an answer what each model would have said, and who moved it."""
-    from eftlocal.cli.inspected import print_one, print_survey
-    from eftlocal.cli.screen import counting_bars
+    from eftlocal.cli.screen import Screen, counting_bars
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.streams import read_prompt
-    from eftlocal.evaluate.plot import check_plot
-    from eftlocal.influence import inspect as inspect_answer
-    from eftlocal.influence.asked import Asked, read_asked
-    from eftlocal.influence.measures import measure_of, measures_for
+    from eftlocal.study.influence import inspect as inspect_answer
+    from eftlocal.study.inspection import measure_of, measures_for
+    from eftlocal.study.plot import check_plot
+    from eftlocal.study.report import plain as as_plain
+    from eftlocal.study.survey import Asked, plot, read_asked, survey, tables
 
     opt.check_raw(given)
     own_answer = _given_answer(answer, answer_file)
@@ -130,18 +130,58 @@ def inspect(
         for note in emulator.notes(chosen, raw_text=spelled):
             tell(f"note: {note}")
         if prompts is None:
-            seen = see(asked[0])
-            print_one(seen, measure, top=top, plain=plain, as_json=json_, html=html)
-        else:
-            all_seen = []
-            with counting_bars() as begin:
-                advance = begin("inspecting", len(asked))
-                for one in asked:
-                    all_seen.append(see(one))
-                    advance()
-            print_survey(
-                all_seen, measure, top=top, least=least or 5, as_json=json_, picture=picture
-            )
+            _print_answer(see(asked[0]), measure, top=top, plain=plain, as_json=json_, html=html)
+            return
+        all_seen = []
+        with counting_bars() as begin:
+            advance = begin("inspecting", len(asked))
+            for one in asked:
+                all_seen.append(see(one))
+                advance()
+    figures = survey(all_seen, measure, least=least or 5)
+    if picture is not None:
+        plot(figures, picture)
+    if json_:
+        print_json(as_plain(figures))
+        return
+    console = Screen(highlight=False)
+    for shown in tables(figures, top):
+        console.print(shown)
+
+
+def _print_answer(
+    seen: Inspection,
+    measure: str | None,
+    *,
+    top: int,
+    plain: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Coloured text, a table of all its tokens (plain), or JSON; and a page."""
+    from eftlocal.cli.screen import Screen
+    from eftlocal.study.inspection import measure_of, measures_of
+    from eftlocal.study.report import plain as as_plain
+    from eftlocal.study.view import as_data, heat, legend, most_moved, page, summary, token_table
+
+    chosen = measure_of(measures_of(seen), measure)
+    if html is not None:
+        write_whole(html, page(seen, chosen.name))
+    if as_json:
+        print_json(as_plain(as_data(seen)))
+        return
+    console = Screen(highlight=False)
+    if plain:
+        console.print(token_table(seen, chosen, seen.tokens))
+    else:
+        console.print(heat(seen, chosen), soft_wrap=True)
+        console.print()
+        console.print(legend(chosen))
+        if top:
+            console.print()
+            console.print(token_table(seen, chosen, most_moved(seen, chosen, top)))
+    console.print()
+    console.print(summary(seen, chosen), markup=False)
 
 
 def _given_answer(answer: str | None, file: Path | None) -> str | None:

@@ -150,7 +150,7 @@ def chosen_items(
     raw: bool,
     special: bool,
 ) -> tuple[Item, ...]:
-    from eftlocal.evaluate.demo import FOLDER
+    from eftlocal.study.questions import FOLDER
     from eftlocal.sweep.answers import demo_items, file_items, spread
 
     if (prompts is None) == (questions is None):
@@ -179,8 +179,8 @@ def check_files(
     prompts: Path | None, out: Path | None, picture: Path | None, page: Path | None
 ) -> None:
     """Refuses, before anything is run, a file that could not be written or would be lost."""
-    from eftlocal.evaluate.plot import check_plot
     from eftlocal.output_file import check_outputs
+    from eftlocal.study.plot import check_plot
 
     check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
     if picture:
@@ -243,7 +243,7 @@ def write(
     picture: Path | None,
     page: Path | None,
 ) -> None:
-    from eftlocal.evaluate.report import as_json
+    from eftlocal.study.report import as_json
     from eftlocal.sweep.report import as_data, as_tables, constants, plot, summarise, write_page
 
     summaries = summarise(points, len(items), journal.records)
@@ -296,9 +296,9 @@ def sweep(
     from eftlocal.arguments import checked
     from eftlocal.cli.selection import loading_bars, sources_of
     from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.evaluate.answers import LONGEST
     from eftlocal.generation import TextStream
     from eftlocal.presets.reading import find
+    from eftlocal.study.answers import LONGEST
     from eftlocal.sweep.answers import Journal, manifest, possible, remaining, run_sweep
     from eftlocal.sweep.grid import cross, parse_dials
 

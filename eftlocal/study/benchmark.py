@@ -17,7 +17,7 @@ from llama_cpp import llama_speculative
 
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
-from eftlocal.loading.prepare import Progress
+from eftlocal.loading.loader import Progress
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import read_records, text_of

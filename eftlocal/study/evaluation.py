@@ -31,13 +31,12 @@ from eftlocal.study.answers import (
     score,
 )
 from eftlocal.study.plot import curve, panels, save
-from eftlocal.study.questions import FOLDER, QuestionSet, read
+from eftlocal.study.questions import FOLDER, PLAIN, WARM, QuestionSet, read
 from eftlocal.study.report import interval, table, titled
 from eftlocal.study.statistics import gap_recovered
 
 ROLES = ("base", "tuned", "reference", "plain")
 LARGE, SMALL, EMULATION = "large tuned", "small tuned", "emulation"
-WARM, PLAIN = "warm", "plain"  # the styles of the roles tuned and plain
 N_CTX = 256
 EXAMPLES = 8
 BETAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

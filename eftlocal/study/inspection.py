@@ -21,6 +21,7 @@ from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 
 COMBINATION = "combination"
 AGREED, SHARED, NOBODY = "agreed", "shared", "nobody"
+LEVELS = (0.1, 0.3, 0.6)  # a token is at the last level that its measure reaches
 
 Values = NDArray[np.float64]
 
@@ -371,3 +372,8 @@ def _gain(role: str) -> Callable[[Inspection], Values]:
 
 def _rank(role: str) -> Callable[[Inspection], Values]:
     return lambda found: 1.0 - 1.0 / found.columns.ranks[found.distributions.index(role)]
+
+
+def level(value: float) -> int:
+    """0 to 3, of the size of a measure."""
+    return sum(abs(value) >= step for step in LEVELS)

@@ -25,8 +25,8 @@ def render(name: str, **values: Any) -> str:
     """The page of a template `name`.html with `name`.css and, where there is one, `name`.js.
 
     Args:
-        values: of the template; `visible` there is what may be shown of a text, `tojson` puts data into
-            a script.
+        values: of the template, where `visible` is what may be shown of a text and `tojson` puts
+            data into a script.
     """
     style = _source("shell.css") + _source(f"{name}.css")
     script = _source(f"{name}.js") if (PAGES / f"{name}.js").is_file() else ""

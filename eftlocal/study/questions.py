@@ -19,6 +19,7 @@ from eftlocal.json_text import parse_json
 
 FOLDER = Path(__file__).parents[1] / "demo"
 SPLITS = ("validation", "test")
+WARM, PLAIN = "warm", "plain"  # the styles of the demo's roles tuned and plain
 
 
 @dataclass(frozen=True)

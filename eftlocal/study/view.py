@@ -14,11 +14,13 @@ from eftlocal.logits.recipe import BASE
 from eftlocal.study.inspection import (
     AGREED,
     COMBINATION,
+    LEVELS,
     NOBODY,
     SHARED,
     InspectedToken,
     Inspection,
     Measure,
+    level,
     measures_of,
 )
 from eftlocal.study.page import render
@@ -26,7 +28,6 @@ from eftlocal.study.report import table
 from eftlocal.terminal_text import printable
 
 SHORT = {COMBINATION: "combined", "reference": "ref."}
-LEVELS = (0.1, 0.3, 0.6)  # a token is at the last level that its measure reaches
 # Colour is never the only sign. Ink is given with the paper, so that both are readable on dark and
 # light terminals.
 _UP = (
@@ -43,11 +44,6 @@ _DOWN = (
 )
 _DIGITS = 5  # of a probability on the page: enough to show, and half the size
 _MARKS = (("", ""), ("", ""), ("‹", "›"), ("«", "»"))
-
-
-def level(value: float) -> int:
-    """0 to 3, of the size of a measure."""
-    return sum(abs(value) >= step for step in LEVELS)
 
 
 def heat(found: Inspection, measure: Measure) -> Text:

@@ -17,10 +17,6 @@ from eftlocal.bases import Closing
 from eftlocal.decoding.sequence import Wanted
 from eftlocal.emulator import Emulator, Prompt
 from eftlocal.errors import EftlocalError, PromptError
-from eftlocal.evaluate.answers import GreedyAnswer, judge, names
-from eftlocal.evaluate.demo import WARM
-from eftlocal.evaluate.questions import Question, QuestionSet, read
-from eftlocal.evaluate.scoring import score
 from eftlocal.journal import journal
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
 from eftlocal.loading.roles import RoleSource
@@ -28,6 +24,8 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, read_records, validate_messages, validate_prompt
 from eftlocal.speculation.settings import Speculation
+from eftlocal.study.answers import GreedyAnswer, judge, names, score
+from eftlocal.study.questions import WARM, Question, QuestionSet, read
 from eftlocal.sweep.grid import Point, plain_dials
 
 _KEYS = ("id", "prompt", "messages", "gold")

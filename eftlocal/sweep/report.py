@@ -14,8 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.evaluate.questions import Question
 from eftlocal.output_file import write_picture, write_whole
+from eftlocal.study.questions import Question
 from eftlocal.sweep.answers import METRICS, SHARES, Item, Manifest, Record
 from eftlocal.sweep.grid import Point, Value, settings, shown, varied
 from eftlocal.terminal_text import printable

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rich.console import Console
 
-from eftlocal.evaluate.demo import evaluate_demo
-from eftlocal.evaluate.report import as_json, as_tables, summary
+from eftlocal.study.evaluation import evaluate_demo, summary, tables
+from eftlocal.study.report import as_json
 
 
 def main() -> None:
@@ -29,9 +29,8 @@ def main() -> None:
     path = args.folder / f"results-{args.split}.json"
     path.write_text(as_json(figures) + "\n", "utf-8")
     console = Console(width=110)
-    for title, table in as_tables(figures):
-        console.print(title, style="bold")
-        console.print(table)
+    for shown in tables(figures):
+        console.print(shown)
     console.print(summary(figures), markup=False, highlight=False)
 
 

@@ -17,14 +17,14 @@ from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.generation import Step
-from eftlocal.influence import inspect
-from eftlocal.influence.measures import measures_of
 from eftlocal.loading.loader import UpTo
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
 from eftlocal.scheduler import Scheduler
 from eftlocal.sources import load
+from eftlocal.study.influence import inspect
+from eftlocal.study.inspection import measures_of
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,

@@ -18,9 +18,9 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Footer, Static
 
-from eftlocal.cli.heat import LEVELS, level
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message
+from eftlocal.study.inspection import LEVELS, level
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Moved, MovedToken, tasks
