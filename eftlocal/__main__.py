@@ -9,10 +9,21 @@ except KeyboardInterrupt:  # even here
     os._exit(130)
 
 
+def start_quickly() -> None:
+    """Spares two costs of many imports, together a tenth of a short run."""
+    import gc
+    import os
+
+    gc.set_threshold(50_000, 20, 20)  # nothing that is imported is garbage
+    # Else pydantic reads the metadata of every installed package, in search of plugins for itself.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def main() -> None:
     """The console script."""
     try:
         stop_at_once()
+        start_quickly()
         from eftlocal.cli.app import main as run
 
         run()

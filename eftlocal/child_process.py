@@ -87,12 +87,19 @@ class ChildProcess:
         self._words: IO[bytes] | None = None
         self._said = 0  # bytes of them, before the last request
         self._answer_due = False
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
         """The child's process id; None when none is running."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the child, and do not wait for it: a later request finds it ready."""
+        with self._lock, contextlib.suppress(EngineError):  # which that request raises
+            if self._process is None:
+                self._launch()
 
     def ask(
         self, request: Mapping[str, Any], seconds: float, on_progress: OnProgress | None = None
@@ -131,7 +138,9 @@ class ChildProcess:
         while True:
             fresh = self._process is None
             if fresh:
-                self._start()
+                self._launch()
+            if not self._ready:
+                self._wait_until_ready()
             line, timed_out = self._exchange(request, seconds, on_progress)
             if (said := _parsed(line)) is not None:
                 return said
@@ -141,8 +150,8 @@ class ChildProcess:
             if fresh or timed_out:
                 raise died
 
-    def _start(self) -> None:
-        self._answer_due = True  # it says when it is ready
+    def _launch(self) -> None:
+        self._ready = False
         with contextlib.suppress(OSError):  # no room for its last words: it works without
             self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (_discard closes it)
         try:
@@ -158,6 +167,8 @@ class ChildProcess:
             )
         except OSError as error:
             raise EngineError(f"the process for {self._purpose} did not start: {error}") from None
+
+    def _wait_until_ready(self) -> None:
         line, _ = self._exchange(b"", _STARTUP_S)
         if not line.endswith(b"\n"):
             code, words = self._ended(), self._last_words().split("\n")[-1]
@@ -166,6 +177,7 @@ class ChildProcess:
                 f"the process for {self._purpose} did not start (exit code {code}{why}): "
                 "try again; if it stays so, set the program up again"
             )
+        self._ready = True
 
     def _exchange(
         self, request: bytes, seconds: float, on_progress: OnProgress | None = None

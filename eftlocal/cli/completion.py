@@ -1,7 +1,7 @@
 """What the shell completes beyond options and files: presets, roles, recipes, draft rules.
 
-Asked at every Tab, so nothing here loads llama.cpp; a file of presets that is wrong completes
-nothing, and the verb says what is wrong with it.
+Each verb imports this, and imports nothing more before somebody presses Tab. A faulty presets file
+completes nothing; the verb itself says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import typer
 
 from eftlocal.errors import EftlocalError
 from eftlocal.logits.recipe import NAMED, TRIO
-from eftlocal.presets.reading import find, load_presets
-from eftlocal.speculation.rules import RULES
-from eftlocal.speculation.settings import SOURCES
 
 _FORMATS = ("plain", "chat", "same")
 
@@ -23,6 +20,8 @@ Found = list[str | tuple[str, str]]
 
 
 def presets(incomplete: str) -> Found:
+    from eftlocal.presets.reading import load_presets
+
     try:
         return [(p.name, p.title) for p in load_presets().values() if _fits(p.name, incomplete)]
     except EftlocalError:
@@ -54,10 +53,14 @@ def speculative(incomplete: str) -> Found:
 
 
 def draft_rules(incomplete: str) -> Found:
+    from eftlocal.speculation.rules import RULES
+
     return _of(RULES, incomplete)
 
 
 def draft_sources(incomplete: str) -> Found:
+    from eftlocal.speculation.settings import SOURCES
+
     return _of(SOURCES, incomplete)
 
 
@@ -67,6 +70,8 @@ def evaluations(incomplete: str) -> Found:
 
 def _roles(ctx: typer.Context) -> Iterable[str]:
     """Of the preset or the files that are given so far."""
+    from eftlocal.presets.reading import find
+
     given = ctx.params
     files = [role for role in TRIO if given.get(role)]
     more = [str(text).partition("=")[0] for text in given.get("role") or ()]

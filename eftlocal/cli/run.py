@@ -13,7 +13,6 @@ import typer
 from eftlocal.cli import completion
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
-from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import of_answer, print_json, read_prompt, tell
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS
@@ -132,6 +131,8 @@ def _answers(
 def _print_beside(answers: dict[str, Answer]) -> None:
     from rich.table import Table
     from rich.text import Text
+
+    from eftlocal.cli.screen import Screen
 
     table = Table(show_lines=False, pad_edge=False)
     for name in answers:

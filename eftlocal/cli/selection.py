@@ -62,6 +62,11 @@ def select(given: Mapping[str, Any]) -> Selection:
     Raises:
         UsageError: an option is wrong, or does not go with another; the line names it.
     """
+    from eftlocal.prompt.template import start_worker
+
+    if not given.get("raw"):
+        start_worker()  # while everything else is imported and loaded
+
     from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import TextStream

@@ -99,6 +99,14 @@ class TemplateWorker:
 _worker = TemplateWorker()
 
 
+def start_worker() -> None:
+    """Start the process that renders templates now, so that the first prompt need not wait for it.
+
+    For whoever is about to load models: it starts meanwhile.
+    """
+    _worker.child.start()
+
+
 def is_template(text: str) -> bool:
     """Whether it is a template's source: one that names no variable would drop the messages."""
     return "{{" in text or "{%" in text
