@@ -28,7 +28,7 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama.answer_mask import answer_mask
-from eftlocal.llama.special_texts import special_text_in
+from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
     RoleSource,

@@ -26,7 +26,7 @@ from eftlocal.errors import (
 from eftlocal.loading import loader, placement
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import FileRef
-from eftlocal.selftest_model import write_random_model
+from eftlocal.selftest import write_random_model
 
 PRESET = """
 [[preset]]

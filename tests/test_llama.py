@@ -18,7 +18,7 @@ import pytest
 from eftlocal import llama
 from eftlocal.errors import EngineError, ModelFileError, UsageError
 from eftlocal.llama import Context, Model, Span
-from eftlocal.llama.signals import SignalsLater
+from eftlocal.llama.engine import SignalsLater
 
 TEXT = "The cat sat on the mat and looked at the moon, which was full."
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
-from eftlocal.llama.stack import on_deep_stack, stack_for
+from eftlocal.llama.engine import on_deep_stack, stack_for
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
 

@@ -20,7 +20,7 @@ from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.llama.answer_mask import answer_mask
-from eftlocal.llama.special_texts import special_text_in
+from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TUNED

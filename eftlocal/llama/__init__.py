@@ -5,13 +5,14 @@ The low-level functions are used, never the `Llama` class: they give a zero-copy
 the rows asked for.
 """
 
-from eftlocal.llama.chat_formats import chat_formats, format_chat
 from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
     build,
+    chat_formats,
     default_threads,
     devices,
+    format_chat,
     repacked_types,
     supports_gpu_offload,
     supports_rpc,

@@ -24,9 +24,14 @@ from numpy.typing import NDArray
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.header import CACHE_TYPES
-from eftlocal.llama.engine import default_threads, last_words, raise_pending, recent
+from eftlocal.llama.engine import (
+    SignalsLater,
+    default_threads,
+    last_words,
+    raise_pending,
+    recent,
+)
 from eftlocal.llama.model import Model
-from eftlocal.llama.signals import SignalsLater
 
 _CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}

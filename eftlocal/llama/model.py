@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
@@ -14,10 +14,15 @@ import llama_cpp
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
-from eftlocal.llama.engine import last_words, raise_pending, recent, start
-from eftlocal.llama.signals import SignalsLater
-from eftlocal.llama.special_texts import parted
-from eftlocal.llama.stack import on_deep_stack, stack_for
+from eftlocal.llama.engine import (
+    SignalsLater,
+    last_words,
+    on_deep_stack,
+    raise_pending,
+    recent,
+    stack_for,
+    start,
+)
 
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
 # tokenized as it is in the middle of a text.
@@ -313,3 +318,27 @@ class Model(Closing):
 
 def _token_or_none(token: int) -> int | None:
     return None if token == llama_cpp.LLAMA_TOKEN_NULL else token
+
+
+def parted(text: str, special_texts: Collection[str]) -> list[str]:
+    """`text` in pieces, none of which holds a special text; as few cuts as that takes.
+
+    A special text of a single character cannot be parted and is left alone.
+    """
+    found: list[tuple[int, int]] = []  # (end, start) of every occurrence, overlapping ones too
+    for special in special_texts:
+        start = text.find(special) if len(special) > 1 else -1
+        while start >= 0:
+            found.append((start + len(special), start))
+            start = text.find(special, start + 1)
+    cuts = [0]
+    for end, start in sorted(found):
+        if cuts[-1] <= start:  # the last cut does not part this one
+            cuts.append(end - 1)
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def special_text_in(text: str, special_texts: Collection[str]) -> str:
+    """The first of the special tokens' texts that stands in a text; empty if none does."""
+    there = [special for special in special_texts if len(special) > 1 and special in text]
+    return min(there, key=text.index, default="")

@@ -186,9 +186,7 @@ def _prompt_kind(value: Any) -> str:
 
 def _known_prompt(name: str) -> str:
     if name not in ("chat", "same", "plain"):
-        from eftlocal.llama.chat_formats import (
-            chat_formats,
-        )  # with llama_cpp: not for `models list`
+        from eftlocal.llama import chat_formats  # with llama_cpp: not for `models list`
 
         if name not in chat_formats():
             raise ValueError(

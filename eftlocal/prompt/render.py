@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any, Protocol, cast
 
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.llama.chat_formats import chat_formats, format_chat
-from eftlocal.llama.special_texts import parted
+from eftlocal.llama.engine import chat_formats, format_chat
+from eftlocal.llama.model import parted
 from eftlocal.prompt.messages import (
     Message,
     check_variables,
