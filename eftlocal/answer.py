@@ -90,10 +90,8 @@ class AnswerStream(Closing, Iterator[Step]):
         generation: the answer in the making, on a sequence opened on the ensemble.
         started: time.perf_counter() of the call that asked for it.
         check: raises UsageError for a recipe that the ensemble has no roles for.
-        allow: raises UsageError for a speculation that is impossible, and makes ready for one.
         mask: which tokens may follow; closed with the stream.
         prompt: its prompt's log-probabilities, where they were asked for.
-        only_prompt: nothing else was; close it.
 
     Attributes:
         reader: the thread that reads it; None where a scheduler advances it.
@@ -109,13 +107,11 @@ class AnswerStream(Closing, Iterator[Step]):
         *,
         started: float,
         check: Callable[[Recipe | str], Recipe],
-        allow: Callable[[Speculation], Speculation],
         mask: AnswerMask | None = None,
         prompt: TextLogprobs | None = None,
-        only_prompt: bool = False,
     ) -> None:
         self._prompt = prompt
-        self._only_prompt = only_prompt
+        self._only_prompt = False
         self._rounds = rounds
         self._generation = generation
         self._sequence = generation.sequence
@@ -124,7 +120,6 @@ class AnswerStream(Closing, Iterator[Step]):
         self._reading = False
         self._at_first = 0
         self._check = check
-        self._allow = allow
         self._mask = mask
         self._steps: list[tuple[float, Step]] = []  # each with its time
         self._closed = False
@@ -195,6 +190,11 @@ class AnswerStream(Closing, Iterator[Step]):
                 self._mask.close()
             self._closed = True
 
+    def end_with_prompt(self) -> None:
+        """Ends it before its first token: nothing but its prompt was asked for."""
+        self._only_prompt = True
+        self.close()
+
     def __del__(self) -> None:
         self.close()
 
@@ -231,7 +231,8 @@ class AnswerStream(Closing, Iterator[Step]):
 
     @speculation.setter
     def speculation(self, speculation: Speculation | DraftLength) -> None:
-        self._sequence.speculation = self._allow(read_speculation(speculation, self.speculation))
+        asked = read_speculation(speculation, self.speculation)
+        self._sequence.speculation = self._rounds.planner.allowed(asked)
 
     @property
     def seed(self) -> int:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, TypeVar
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
-from eftlocal.arguments import checked, checked_all, needed, refuse, refuse_unknown
+from eftlocal.arguments import checked_all, needed, refuse, refuse_unknown
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import TextLogprobs, score
-from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
-from eftlocal.errors import EngineError, PromptError, UsageError
+from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama.answer_mask import answer_mask
 from eftlocal.llama.model import special_text_in
@@ -42,19 +39,49 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
 from eftlocal.settings import Off
-from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
-from eftlocal.speculation.drafting import Acceptance
-from eftlocal.speculation.settings import OFF, DraftLength, Speculation, read_speculation
-from eftlocal.terminal_text import shown
+from eftlocal.slots import Slots
+from eftlocal.speculation.costs import Costs
+from eftlocal.speculation.settings import DraftLength, Speculation, read_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
 
 Prompt = str | Sequence[Message] | Sequence[int]
 T = TypeVar("T")
 
 _KNOWN = 16  # recipes whose acceptance is kept for the next answer
 _PAUSE = 0.005  # seconds between two looks for a sequence that another thread has given back
+
+
+class LoadOptions(TypedDict, total=False):
+    """How models are loaded; see `Emulator.from_files`."""
+
+    prompts: Mapping[str, str] | None
+    system_in_user: bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    n_ctx: int | None
+    threads: int | None
+    gpu_layers: int | None
+    n_seq_max: int | UpTo
+    force: bool
+    trust: bool
+    progress: Progress | None
+    checking: Progress | None
+
+
+_OF_ROLES = ("prompts", "system_in_user", "chat_template_kwargs", "n_ctx", "threads", "gpu_layers")
+
+
+def split_load_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`LoadOptions`, checked: those of each role, as `with_settings` takes them, and the others.
+
+    Raises:
+        UsageError: an option is not known, of a wrong type or out of its range.
+    """
+    refuse_unknown(options, tuple(LoadOptions.__annotations__))
+    given = {name: v for name, v in checked_all(**options).items() if v is not None}
+    return {name: given.pop(name) for name in _OF_ROLES if name in given}, given
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -89,16 +116,12 @@ class Emulator(Closing):
         loaded: running roles.
         defaults: recipe, sampling, limits where a call says nothing.
         name: what to call it in messages.
-
-    Raises:
-        UsageError: the default recipe needs a role that is not there.
     """
 
     def __init__(self, loaded: Loaded, defaults: Defaults, *, name: str = "") -> None:
         self.ensemble = loaded.ensemble
-        self.rounds = Rounds(loaded.ensemble)
-        self._fingerprint = loaded.fingerprint
-        self._known: dict[Recipe, Acceptance] = {}
+        self.rounds = Rounds(loaded.ensemble, fingerprint=loaded.fingerprint)
+        self.slots = Slots(loaded.ensemble)
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
         n_ctx = {role: context.n_ctx for role, context in self.ensemble.contexts.items()}
@@ -106,7 +129,6 @@ class Emulator(Closing):
         self.defaults = defaults
         self.name = name
         self._resources = loaded.resources
-        self._streams: WeakSet[AnswerStream] = WeakSet()
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
         self._text_model = self.models[self._text_role]
 
@@ -153,18 +175,16 @@ class Emulator(Closing):
         paths = {role: arguments.path(role, file) for role, file in files.items()}
         if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
-        loading = checked_all(
+        return cls.from_sources(
+            file_sources(paths),
+            defaults=defaults,
             prompts=prompts,
             system_in_user=system_in_user,
             chat_template_kwargs=chat_template_kwargs,
             n_ctx=n_ctx,
+            n_seq_max=n_seq_max,
             threads=threads,
             gpu_layers=gpu_layers,
-        )
-        return cls.from_sources(
-            with_settings(file_sources(paths), **loading),
-            defaults=defaults,
-            n_seq_max=n_seq_max,
             force=force,
             trust=trust,
             progress=progress,
@@ -178,53 +198,25 @@ class Emulator(Closing):
         *,
         defaults: Defaults | None = None,
         vocabulary_exceptions: Collection[int] = (),
-        n_seq_max: int | UpTo = 1,
-        force: bool = False,
-        trust: bool = False,
-        progress: Progress | None = None,
-        checking: Progress | None = None,
         name: str = "",
+        **options: Unpack[LoadOptions],
     ) -> Emulator:
         """Loads roles with settings of their own; the other arguments are those of from_files."""
         defaults = Defaults() if defaults is None else defaults
         if not isinstance(defaults, Defaults):
             refuse("defaults", defaults, "Defaults, as in Defaults(recipe=..., sampling=...)")
-        checked("progress", progress)
-        asked = checked_all(n_seq_max=n_seq_max, force=force, trust=trust, checking=checking)
-        sources = with_unguided(sources, defaults.recipe)
+        of_roles, loading = split_load_options(options)
+        progress = loading.pop("progress", None)
+        sources = with_unguided(with_settings(sources, **of_roles), defaults.recipe)
         require_roles(defaults.recipe, sources)
-        prepared = prepare(sources, vocabulary_exceptions=vocabulary_exceptions, **asked)
-        loaded = load_roles(prepared, progress=progress)
-        return cls(loaded, defaults, name=name)
+        prepared = prepare(sources, vocabulary_exceptions=vocabulary_exceptions, **loading)
+        return cls(load_roles(prepared, progress=progress), defaults, name=name)
 
     @property
     def roles(self) -> tuple[str, ...]:
         return tuple(self.models)
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        raw: bool = False,
-        special: bool = False,
-        recipe: Recipe | str | None = None,
-        sampling: Sampling | None = None,
-        max_tokens: int | Off | None = None,
-        stop: Sequence[str] | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        prompt_logprobs: bool = False,
-        continue_last: bool = False,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        speculation: Speculation | DraftLength | None = None,
-        grammar: str | None = None,
-        json_schema: str | Mapping[str, Any] | None = None,
-        regex: str | None = None,
-        lark: str | None = None,
-        loop_guard: int | Literal["off"] | None = None,
-        ignore_end: bool = False,
-        **unknown: NoReturn,
-    ) -> AnswerStream:
+    def stream(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> AnswerStream:
         """Answers a prompt token by token. The prompt is checked before this returns.
 
         Where no sequence is free, one is taken from a stream that was interrupted or that this
@@ -253,8 +245,7 @@ class Emulator(Closing):
             lark: the answer matches this Lark grammar, as llguidance reads it, from its rule
                 `start`. Of grammar, json_schema, regex and lark one may be given.
             loop_guard: end the answer once it has repeated one phrase over this many tokens; 0 or
-                "off" is never. It does not act under one of these constraints; see
-                `repetition`.
+                "off" is never. It does not act under one of these constraints; see `generation`.
             ignore_end: go on after an end token, up to max_tokens, without a loop guard (for
                 measuring).
 
@@ -263,94 +254,75 @@ class Emulator(Closing):
             UsageError: an option is not known, of a wrong type or out of its range, or the recipe
                 names a missing role.
         """
-        refuse_unknown(unknown, tuple(AnswerOptions.__annotations__))
-        only_prompt = prompt_logprobs is True and type(max_tokens) is int and max_tokens == 0
-        asked = checked_all(
-            raw=raw,
-            special=special,
-            recipe=recipe,
-            sampling=sampling,
-            max_tokens=1 if only_prompt else max_tokens,
-            stop=stop,
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
-            prompt_logprobs=prompt_logprobs,
-            continue_last=continue_last,
-            chat_template_kwargs=chat_template_kwargs,
-            speculation=speculation,
-            grammar=grammar,
-            json_schema=json_schema,
-            regex=regex,
-            lark=lark,
-            loop_guard=loop_guard,
-            ignore_end=ignore_end,
-        )
+        refuse_unknown(options, tuple(AnswerOptions.__annotations__))
         started = time.perf_counter()
-        asked["only_prompt"] = only_prompt
-        asked["constraint"] = Constraint.of(asked)
-        return self.with_place(lambda: self._stream(prompt, asked, started))
+        only_prompt = options.get("prompt_logprobs") is True and _is_zero(options.get("max_tokens"))
+        if only_prompt:
+            options["max_tokens"] = 1
+        asked = {name: v for name, v in checked_all(**options).items() if v is not None}
+        constraint = Constraint.of(asked)
+        stream = self.slots.when_free(lambda: self._stream(prompt, asked, constraint, started))
+        if only_prompt:
+            stream.end_with_prompt()
+        return stream
 
-    def _stream(self, prompt: Prompt, asked: Mapping[str, Any], started: float) -> AnswerStream:
-        defaults = self.defaults
-        recipe = self.checked(defaults.recipe if asked["recipe"] is None else asked["recipe"])
-        sampling = defaults.sampling if asked["sampling"] is None else asked["sampling"]
-        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        drafting = self._speculation(read_speculation(asked["speculation"], defaults.speculation))
-        max_tokens, loop_guard = asked["max_tokens"], asked["loop_guard"]
-        ids = self.tokenize(
-            prompt,
-            raw=asked["raw"],
-            special=asked["special"],
-            continue_last=asked["continue_last"],
-            chat_template_kwargs=asked["chat_template_kwargs"],
-        )
+    def _stream(
+        self,
+        prompt: Prompt,
+        asked: Mapping[str, Any],
+        constraint: Constraint | None,
+        started: float,
+    ) -> AnswerStream:
+        defaults, planner = self.defaults, self.rounds.planner
+        recipe = self.checked(asked.get("recipe", defaults.recipe))
+        sampling = asked.get("sampling", defaults.sampling)
+        drafts = read_speculation(asked.get("speculation"), defaults.speculation)
+        drafts = planner.allowed(drafts)
+        raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
+        ignore_end = asked.get("ignore_end", False)
+        reading = ("raw", "special", "continue_last", "chat_template_kwargs")
+        ids = self._reader.ids(prompt, **{name: asked[name] for name in reading if name in asked})
         scored = None
-        if asked["prompt_logprobs"]:
-            if not asked["raw"] and not is_ids(prompt):
+        if asked.get("prompt_logprobs"):
+            if not raw and not is_ids(prompt):
                 raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
-            scored = self._score_prompt(ids, recipe, asked["top_logprobs"])
+            scored = self._score_prompt(ids, recipe, top_logprobs)
         with ExitStack() as undone:
             mask = None
-            if asked["constraint"]:
-                ends = self.ensemble.stop_tokens
-                mask = answer_mask(self._text_model, asked["constraint"], ends)
+            if constraint:
+                mask = answer_mask(self._text_model, constraint, self.ensemble.stop_tokens)
                 undone.callback(mask.close)
             sequence = self.ensemble.open(
                 ids,
                 mask=mask.allowed if mask else None,
                 recipe=recipe,
                 sampling=sampling,
-                seed=seed,
-                speculation=drafting,
-                logprobs=asked["logprobs"],
-                top_logprobs=asked["top_logprobs"],
-                acceptance=self._acceptance(recipe) if drafting.rule == "coupled" else None,
-                ends=frozenset() if asked["ignore_end"] else None,
+                seed=secrets.randbits(32) if sampling.seed is None else sampling.seed,
+                speculation=drafts,
+                logprobs=asked.get("logprobs", False),
+                top_logprobs=top_logprobs,
+                acceptance=planner.acceptance(recipe, drafts.rule),
+                ends=frozenset() if ignore_end else None,
             )
             undone.callback(self.ensemble.close, sequence)
+            generation = Generation(
+                self.ensemble,
+                sequence,
+                piece=self._text_model.piece,
+                max_tokens=asked.get("max_tokens", defaults.max_tokens),
+                stop=(*defaults.stop, *asked.get("stop", ())),
+                loop_guard=0 if ignore_end else asked.get("loop_guard", defaults.loop_guard),
+            )
             stream = AnswerStream(
                 self.rounds,
-                Generation(
-                    self.ensemble,
-                    sequence,
-                    piece=self._text_model.piece,
-                    max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
-                    stop=(*defaults.stop, *(asked["stop"] or ())),
-                    loop_guard=0
-                    if asked["ignore_end"]
-                    else (defaults.loop_guard if loop_guard is None else loop_guard),
-                ),
+                generation,
                 started=started,
                 check=self.checked,
-                allow=self._speculation,
                 mask=mask,
                 prompt=scored,
-                only_prompt=asked["only_prompt"],
             )
-            self._streams.add(stream)
+            self.slots.streams.add(stream)
             undone.pop_all()
-            if asked["only_prompt"]:
-                stream.close()
             return stream
 
     def _score_prompt(
@@ -448,51 +420,7 @@ class Emulator(Closing):
                 unpredicted=first,
             )
 
-        return self.with_place(work)
-
-    def with_place(self, work: Callable[[], T]) -> T:
-        """Does something that opens a sequence, once one is free, alone with the models."""
-        found: list[T] = []
-
-        def try_it() -> None:
-            if self.make_place():
-                found.append(work())
-
-        while True:
-            self.ensemble.alone(try_it)
-            if found:
-                return found[0]
-            time.sleep(_PAUSE)
-
-    def make_place(self) -> bool:
-        """Whether a sequence is free, after one was taken from a stream that nobody reads.
-
-        To be called by work of `Ensemble.alone`.
-
-        Returns:
-            False where all belong to other threads, which will give them back.
-
-        Raises:
-            EngineError: all are a scheduler's.
-        """
-        if self.ensemble.free:
-            return True
-        me = threading.current_thread()
-        streams = {stream.sequence: stream for stream in self._streams}
-        left: list[tuple[bool, float, RunningSequence]] = []
-        for sequence in self.ensemble.running:
-            stream = streams.get(sequence)
-            # Other work is done alone: what it has left here was interrupted.
-            abandoned = stream is None or stream.abandoned
-            if abandoned or (stream is not None and stream.reader is me):
-                left.append((not abandoned, stream.started if stream else 0.0, sequence))
-        if left:
-            self.ensemble.close(min(left, key=lambda one: one[:2])[2])
-            return True
-        if all(stream.reader is None for stream in streams.values() if stream.open):
-            most = self.ensemble.n_seq_max
-            raise EngineError(f"a scheduler uses all {most} sequences; add this call to it")
-        return False
+        return self.slots.when_free(work)
 
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
@@ -512,10 +440,6 @@ class Emulator(Closing):
             PromptError: it is empty or far too long, or its template fails.
             UsageError: options that do not go together.
         """
-        if not isinstance(prompt, (str, Sequence)) or isinstance(prompt, bytes):
-            raise PromptError(
-                f"the prompt is {shown(prompt)}; it must be a string or a list of messages"
-            )
         asked = checked_all(
             raw=raw,
             special=special,
@@ -578,52 +502,7 @@ class Emulator(Closing):
             None where drafting is impossible or has no room, or while sequences run that the
             measuring would disturb.
         """
-        return self.ensemble.alone(lambda: self._measure(progress))
-
-    def _measure(self, progress: Progress | None) -> Costs | None:
-        if self.rounds.costs is not None or self._cannot_rewind():
-            return self.rounds.costs
-        rows = rows_for(self.ensemble.n_seq_max)
-        key = f"{self._fingerprint}-{rows[-1]}"
-        costs = recall(key, self.roles)
-        if costs is None and not self.ensemble.running and measurable(self.ensemble.contexts):
-            pool = self.ensemble.pool
-            costs = measure(self.ensemble.contexts, 0, pool=pool, rows=rows, progress=progress)
-            remember(costs, key)
-        if costs is not None:
-            self.rounds.use(costs)
-        return costs
-
-    def _speculation(self, asked: Speculation) -> Speculation:
-        asked = checked("speculation", asked)
-        if asked.off:
-            return asked
-        if stuck := self._cannot_rewind():
-            if asked.length is None:
-                return OFF
-            raise UsageError(f"speculation is impossible: {stuck}; turn it off")
-        if asked.length is None:
-            self.measure()
-        return asked
-
-    def _acceptance(self, recipe: Recipe) -> Acceptance:
-        """What answers under this recipe taught; of the recipes used last.
-
-        Only for the coupled rule: under the other, answers that share a seed would no longer be
-        independent of what chose their drafts.
-        """
-        known = self._known.pop(recipe, None) or Acceptance()
-        self._known[recipe] = known
-        if len(self._known) > _KNOWN:
-            del self._known[next(iter(self._known))]
-        return known
-
-    def _cannot_rewind(self) -> str:
-        """Why refused drafts could not be dropped from some role's cache; empty if they can."""
-        for role, context in self.ensemble.contexts.items():
-            if why := context.cannot_rewind:
-                return f"the model of {role} {why}"
-        return ""
+        return self.ensemble.alone(lambda: self.rounds.planner.measure(progress))
 
     def close(self) -> None:
         """Frees contexts and models. A second call does nothing.
@@ -639,3 +518,7 @@ class Emulator(Closing):
             UsageError: it names a role that is not loaded, or is no recipe.
         """
         return require_roles(needed("recipe", recipe), self.models)
+
+
+def _is_zero(value: object) -> bool:
+    return type(value) is int and value == 0

@@ -174,7 +174,7 @@ class Scheduler(Closing):
             call = self._waiting[0]  # it waits until it was admitted: an interrupt loses none
             try:
                 if call.stream is None:
-                    if not self.emulator.make_place():
+                    if not self.emulator.slots.make_free():
                         raise EngineError("other threads' answers use all sequences; close one")
                     stream = self.emulator.stream(call.prompt, **call.options)
                     stream.reader = None

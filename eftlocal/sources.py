@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eftlocal import hub
 from eftlocal.arguments import checked, checked_all, text
 from eftlocal.defaults import Defaults, preset_defaults
-from eftlocal.emulator import Emulator
-from eftlocal.loading.loader import Progress, UpTo
+from eftlocal.emulator import Emulator, LoadOptions, split_load_options
 from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -59,42 +61,24 @@ class Sources:
         """Files for roles, with the program's defaults."""
         return cls(with_settings(file_sources(files), **engine), Defaults(), trust=trust)
 
-    def load(
-        self,
-        *,
-        force: bool,
-        n_seq_max: int | UpTo = 1,
-        progress: Progress | None = None,
-        checking: Progress | None = None,
-    ) -> Emulator:
+    def load(self, **options: Unpack[LoadOptions]) -> Emulator:
         """All roles."""
+        options.setdefault("trust", self.trust)
         return Emulator.from_sources(
             self.roles,
             defaults=self.defaults,
             vocabulary_exceptions=self.vocabulary_exceptions,
-            n_seq_max=n_seq_max,
-            force=force,
-            trust=self.trust,
-            progress=progress,
-            checking=checking,
             name=self.name,
+            **options,
         )
 
-    def load_base(
-        self,
-        *,
-        force: bool,
-        progress: Progress | None = None,
-        checking: Progress | None = None,
-    ) -> Emulator:
+    def load_base(self, **options: Unpack[LoadOptions]) -> Emulator:
         """The base by itself, as if the program knew no other model."""
+        options.setdefault("trust", self.trust)
         return Emulator.from_sources(
             {"base": replace(self.roles["base"], prompt="plain", chat_template_kwargs={})},
             defaults=Defaults(Recipe.single("base")),
-            force=force,
-            trust=self.trust,
-            progress=progress,
-            checking=checking,
+            **options,
         )
 
 
@@ -104,18 +88,8 @@ def load(
     offline: bool = False,
     recipe: Recipe | str | None = None,
     sampling: Sampling | None = None,
-    prompts: Mapping[str, str] | None = None,
-    system_in_user: bool | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    n_ctx: int | None = None,
-    n_seq_max: int | UpTo = 1,
-    threads: int | None = None,
-    gpu_layers: int | None = None,
-    force: bool = False,
-    trust: bool = False,
-    progress: Progress | None = None,
-    checking: Progress | None = None,
     download_progress: hub.Progress | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Emulator:
     """Loads a preset by name, downloading what is missing.
 
@@ -123,35 +97,23 @@ def load(
         preset: a name in models.toml or the user's presets file.
         offline: refuse to download.
         recipe, sampling: defaults instead of the preset's.
-        prompts, system_in_user, chat_template_kwargs, n_ctx, threads, gpu_layers: instead of the
-            preset's, or on top of them, as in `Emulator.from_files`.
         download_progress: called while a missing file arrives.
-
-    The other arguments are those of `Emulator.from_files`.
+        options: as in `Emulator.from_files`; prompts, system_in_user, chat_template_kwargs, n_ctx,
+            threads and gpu_layers instead of the preset's, or on top of them.
 
     Raises:
         EftlocalError: see eftlocal.errors; nothing stays loaded.
     """
-    own = checked_all(
-        prompts=prompts,
-        system_in_user=system_in_user,
-        chat_template_kwargs=chat_template_kwargs,
-        n_ctx=n_ctx,
-        threads=threads,
-        gpu_layers=gpu_layers,
-    )
+    of_roles, loading = split_load_options(options)
     default = checked_all(recipe=recipe, sampling=sampling)
-    checked_all(n_seq_max=n_seq_max, force=force, progress=progress, checking=checking)
     sources = Sources.of_preset(
         text("preset", preset),
         offline=checked("offline", offline),
-        trust=checked("trust", trust),
+        trust=loading.pop("trust", False),
         progress=checked("download_progress", download_progress),
-        **own,
+        **of_roles,
     )
     defaults = replace(
         sources.defaults, **{name: value for name, value in default.items() if value is not None}
     )
-    return replace(sources, defaults=defaults).load(
-        n_seq_max=n_seq_max, force=force, progress=progress, checking=checking
-    )
+    return replace(sources, defaults=defaults).load(**loading)

@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 
 import eftlocal
-from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
-from eftlocal.emulator import AnswerOptions
+from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation, arguments
+from eftlocal.emulator import AnswerOptions, LoadOptions
 from eftlocal.errors import EftlocalError, EngineError, UsageError
 from eftlocal.llama import Context, Span
 from eftlocal.scheduler import Scheduler
@@ -46,10 +47,18 @@ def one_line(work: Callable[[], object]) -> str:
     return ""
 
 
-def test_every_option_is_typed_declared_and_checked() -> None:
-    parameters = inspect.signature(Emulator.stream).parameters
-    named = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert named == list(AnswerOptions.__annotations__)
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [(AnswerOptions, Emulator.stream), (LoadOptions, Emulator.from_files)],
+)
+def test_every_option_is_typed_checked_and_told_of(options: Any, method: Any) -> None:
+    for name in options.__annotations__:
+        with pytest.raises(UsageError, match=name.replace("json_", "")):
+            arguments.checked(name, object())
+        assert re.search(rf"\b{name}\b", method.__doc__)
+    named = inspect.signature(Emulator.from_files).parameters.values()
+    named = [p.name for p in named if p.kind is p.KEYWORD_ONLY and p.name != "defaults"]
+    assert sorted(named) == sorted(LoadOptions.__annotations__)
 
 
 @pytest.mark.parametrize("name", AnswerOptions.__annotations__)

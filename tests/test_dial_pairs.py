@@ -25,7 +25,7 @@ from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import EngineError
 from eftlocal.llama import Span
-from eftlocal.logits.sampling import Candidates, draw
+from eftlocal.logits.sampling import Candidates, Step, draw
 from eftlocal.speculation.settings import OFF
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -177,10 +177,10 @@ class Recorded(Rounds):
         self.last: list[int] = []
 
     def _distribution(
-        self, turn: Turn, recipe: Recipe, position: int
+        self, step: Step, turn: Turn, recipe: Recipe, position: int
     ) -> tuple[np.ndarray, Candidates]:
         self.last = [*turn.sequence.tokens(), *turn.tokens[:position]]
-        row, candidates = super()._distribution(turn, recipe, position)
+        row, candidates = super()._distribution(step, turn, recipe, position)
         drafter = recipe if recipe is turn.drafter else None
         self.seen.append((drafter, self.last, row.copy(), candidates.kept()))
         return row, candidates

@@ -376,7 +376,7 @@ def test_a_second_stream_drafts_too_where_costs_are_known(tiny_files: dict[str, 
             em.stream("One", max_tokens=4, speculation=off) as running,
             em.stream("Two", max_tokens=4) as second,
         ):
-            assert em.rounds.costs is not None  # remembered ones: nothing ran for them
+            assert em.rounds.planner.costs is not None  # remembered ones: nothing ran for them
             assert len(list(second)) == 4
             next(running)
             running.speculation = Speculation(length=2)

@@ -92,6 +92,7 @@ class Ensemble:
         self.seconds: Callable[[str, int], float] = _unmeasured
         self.check: Check | None = None
         self._abandoned = False
+        self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
         self.n_batch = min(context.n_batch for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
@@ -291,8 +292,9 @@ class Ensemble:
     def decode(self, wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, list[Rows]]:
         """Decodes for each role what its cache lacks of some sequences.
 
-        Rows are views of llama.cpp's memory where one call sufficed: valid until the role's next
-        decode. An exception leaves every cache such that the next decode mends it.
+        Rows are valid until the role's next decode: views of llama.cpp's memory, or of the
+        ensemble's where it took several calls. An exception leaves every cache such that the next
+        decode mends it.
 
         Returns:
             per role, (rows, vocab) float32 for each sequence wanted, in their order.
@@ -333,26 +335,56 @@ class Ensemble:
         if self.check is not None:
             self.check()
 
+    def rows_before(
+        self,
+        sequence: RunningSequence,
+        tokens: Sequence[int],
+        *,
+        roles: Collection[str] | None = None,
+        most: int = _SCORED,
+    ) -> Iterator[tuple[Sequence[int], dict[str, Rows]]]:
+        """Appends given tokens; yields a few at a time with the rows that stood before them.
+
+        Args:
+            roles: whose rows; None is those of the sequence's recipe.
+            most: tokens yielded at a time.
+
+        Yields:
+            ((n,) token ids, by role (n, vocab) float32), the rows valid until the next ones.
+        """
+        count = min(_SCORED, self.n_batch)
+        for start in range(0, len(tokens), count):
+            chunk = tokens[start : start + count]
+            sequence.choices.extend(Choice(token) for token in chunk[:-1])
+            wanted = [Wanted(sequence, rows=len(chunk))]
+            found = self.decode(dict.fromkeys(roles or sequence.recipe.roles, wanted))
+            for at in range(0, len(chunk), most):
+                part = slice(at, at + most)
+                yield chunk[part], {role: rows[part] for role, (rows,) in found.items()}
+            sequence.choices.append(Choice(chunk[-1]))
+
     def score(
-        self, sequence: RunningSequence, tokens: Sequence[int]
+        self,
+        sequence: RunningSequence,
+        tokens: Sequence[int],
+        *,
+        roles: Collection[str] | None = None,
     ) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
         """Appends given tokens; for each yields it with the rows that stood before it.
+
+        Args:
+            roles: whose rows, those of the recipe among them; None is these.
 
         Yields:
             (token, combined row (vocab,) float32, each role's row (vocab,) float32), the rows
             valid until the next one.
         """
-        count = min(_SCORED, self.n_batch)
-        for start in range(0, len(tokens), count):
-            chunk = tokens[start : start + count]
-            first = len(sequence.choices)
-            sequence.choices.extend(Choice(token) for token in chunk[:-1])
-            wanted = [Wanted(sequence, rows=len(chunk))]
-            of_roles = self.decode(dict.fromkeys(sequence.recipe.roles, wanted))
+        index = len(sequence.choices)
+        for chunk, found in self.rows_before(sequence, tokens, roles=roles):
             for i, token in enumerate(chunk):
-                rows = {role: r[i] for role, (r,) in of_roles.items()}
-                yield token, self.combine(rows, sequence.recipe.at(first + i)), rows
-            sequence.choices.append(Choice(chunk[-1]))
+                rows = {role: of_role[i] for role, of_role in found.items()}
+                yield token, self.combine(rows, sequence.recipe.at(index)), rows
+                index += 1
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
         """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""
@@ -365,19 +397,28 @@ class Ensemble:
             reach=lambda slot: 0 if fixed else context.n_ctx - len(context.tokens(slot)),
             seconds=lambda rows: self.seconds(role, rows),
         )
+        gathered = self._memory(role, sum(span.rows for span in spans)) if len(calls) > 1 else None
         found: dict[int, Rows] = {}
         for call in calls:
             began = time.perf_counter()
-            rows, at = context.decode(call, self._check), 0
+            rows, at = context.decode(call, self._check)[:, : self.vocab_size], 0
             if self.observer is not None and all(len(s.tokens) <= s.rows for s in call):
                 count = sum(len(s.tokens) + s.padding for s in call)
                 self.observer(role, count, time.perf_counter() - began)
-            if len(calls) > 1:  # rows live until the next call
-                rows = rows.copy()
+            if gathered is not None:  # llama.cpp's rows live until its next call
+                kept, gathered = gathered[: len(rows)], gathered[len(rows) :]
+                kept[:] = rows
+                rows = kept
             for span in call:
-                found[span.sequence] = rows[at : at + span.rows, : self.vocab_size]
+                found[span.sequence] = rows[at : at + span.rows]
                 at += span.rows
         return [found[span.sequence] for span in spans]
+
+    def _memory(self, role: str, rows: int) -> Rows:
+        """(rows, vocab) float32 of a role's own, overwritten by its next use."""
+        if role not in self._gathered or len(self._gathered[role]) < rows:
+            self._gathered[role] = np.empty((rows, self.vocab_size), dtype=np.float32)
+        return self._gathered[role][:rows]
 
     def _without_last_rows(self, context: Context, span: Span) -> Span:
         """What is left of a span for a last call: a long one is decoded up to that."""

@@ -22,27 +22,28 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.ensemble import Ensemble, Rows
+from eftlocal.decoding.planner import Planner
 from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Turn, Wanted
 from eftlocal.errors import EngineError
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, Step, draw
 from eftlocal.speculation.costs import Costs
-from eftlocal.speculation.drafting import Plan, worth
-from eftlocal.speculation.rules import RULES, Draft, Rule
+from eftlocal.speculation.rules import RULES, Rule
 from eftlocal.speculation.settings import MAX_DRAFT
-
-_PLANNED_FOR = 256  # plans made before the costs, corrected meanwhile, are read again
 
 
 class Rounds:
     """Advances the sequences of an ensemble.
 
+    Its memory, made once: a step for the target distribution and one for the drafts', so that
+    both are at hand together, and for each slot and role that drafts (MAX_DRAFT + 1, vocab)
+    float32, for rows that are needed after the role's next decode.
+
     Args:
         ensemble: that the sequences were opened on.
-        costs: seconds of decodes on this machine, for drafts whose length is chosen; without
-            them only drafts of a given length are made. They are corrected by what rounds take.
+        costs, fingerprint: see `Planner`.
         rules: the acceptance rules by name.
     """
 
@@ -51,26 +52,16 @@ class Rounds:
         ensemble: Ensemble,
         *,
         costs: Costs | None = None,
+        fingerprint: str = "",
         rules: Mapping[str, Rule] = RULES,
     ) -> None:
         self.ensemble = ensemble
-        self.costs = costs
+        self.planner = Planner(ensemble, costs=costs, fingerprint=fingerprint)
         self._rules = rules
-        self._step = Step(ensemble.combine)
+        self._target_step = Step(ensemble.combine)
+        self._draft_step = Step(ensemble.combine)
         self._scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
-        self._plans: dict[object, Plan] = {}
-        self._planned = 0
-        if costs is not None:
-            self.use(costs)
-
-    def use(self, costs: Costs) -> None:
-        """Chooses draft lengths by these costs from now on."""
-        self.costs = costs
-        self._plans.clear()
-        self.ensemble.observer = costs.observe
-        self.ensemble.seconds = costs
-        if costs.side_by_side is not None:
-            self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
+        self._held: dict[tuple[int, str], Rows] = {}
 
     def __call__(self, sequences: Sequence[RunningSequence]) -> list[list[Choice]]:
         """Advances every sequence; returns the tokens chosen and appended for each.
@@ -86,7 +77,7 @@ class Rounds:
         if any(sequence.closed for sequence in sequences):
             raise EngineError("a sequence of this round is closed; open another")
         began = time.perf_counter()
-        turns = [self._turn(sequence, len(sequences)) for sequence in sequences]
+        turns = [self.planner.turn(sequence, len(sequences)) for sequence in sequences]
         self._draft(turns)
         drafted = time.perf_counter()
         self._verify(turns)
@@ -109,84 +100,6 @@ class Rounds:
             turn.sequence.choices.extend(turn.choices)
         return [turn.choices for turn in turns]
 
-    # Planning ---------------------------------------------------------------------------------
-
-    def _turn(self, sequence: RunningSequence, width: int) -> Turn:
-        """Whether the sequence drafts in this round, by what, and how far at most."""
-        settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
-        turn = Turn(sequence, recipe, self._longest(sequence, recipe, width))
-        if turn.most < 1:
-            return turn
-        drafter = None if settings.source == "lookup" else recipe.drafter
-        if settings.length is None:
-            if self.costs is not None:
-                turn.plan = self._plan(self.costs, recipe, width)
-                self._choose_source(turn, turn.plan, drafter)
-        elif drafter is not None:
-            turn.drafter = drafter
-        elif settings.source != "model":
-            self._look_up(turn)
-            turn.use_found(len(turn.found))
-        return turn
-
-    def _longest(self, sequence: RunningSequence, recipe: Recipe, width: int) -> int:
-        """Tokens of the longest draft that is allowed here."""
-        length = sequence.speculation.length
-        if length == 0:
-            return 0
-        for role in recipe.roles:
-            held = len(self.ensemble.contexts[role].tokens(sequence.slot))
-            if sequence.length(role) - held > MAX_DRAFT + 1:
-                # A prompt is decoded by itself: more rows in a call could mean other kernels.
-                return 0
-        limits = [
-            MAX_DRAFT if length is None else length,
-            self.ensemble.room(sequence) - 1,
-            self.ensemble.n_batch // width - 1,
-        ]
-        if sequence.max_tokens is not None:
-            limits.append(sequence.max_tokens - len(sequence.choices) - 1)
-        return min(limits)
-
-    def _choose_source(self, turn: Turn, plan: Plan, drafter: Recipe | None) -> None:
-        """Nothing, a model's draft, or what the conversation said before: the best rate."""
-        state = turn.sequence.drafting
-        best = plan.plain
-        if drafter is not None and not state.watching:
-            overall = state.acceptance.overall.mean
-            _, rate = plan.longest(turn.most, overall, overall)
-            if worth(rate, plan.plain):
-                turn.drafter, best = drafter, rate
-        if turn.sequence.speculation.source != "model":
-            self._look_up(turn)
-            chance = state.acceptance.of_match(turn.agreed).mean
-            length, rate = plan.lookup(len(turn.found), chance)
-            if worth(rate, plan.plain) and rate > best:
-                turn.drafter = None
-                turn.use_found(length)
-
-    def _plan(self, costs: Costs, recipe: Recipe, width: int) -> Plan:
-        drafting = recipe.drafter.roles if recipe.drafter else ()
-        key = (drafting, recipe.roles, width)
-        self._planned += 1
-        if self._planned % _PLANNED_FOR == 0:
-            self._plans.clear()
-        if key not in self._plans:
-            verifying = [role for role in recipe.roles if role not in drafting]
-            self._plans[key] = Plan.of(
-                costs, drafting, verifying, width, side_by_side=self.ensemble.side_by_side
-            )
-        return self._plans[key]
-
-    def _look_up(self, turn: Turn) -> None:
-        sequence = turn.sequence
-        lookup = sequence.drafting.lookup
-        prompt = next(iter(sequence.prompts.values()))  # of one role, whatever the recipe becomes
-        if not len(lookup):
-            lookup.extend(prompt)
-        lookup.extend(sequence.tokens(len(lookup) - len(prompt)))
-        turn.found, turn.agreed = lookup.find(turn.most)
-
     # Drafting ---------------------------------------------------------------------------------
 
     def _draft(self, turns: Sequence[Turn]) -> None:
@@ -197,7 +110,7 @@ class Rounds:
             active = [turn for turn in active if self._extend(turn)]
 
     def _feed_drafters(self, turns: Sequence[Turn]) -> None:
-        """The row after each draft, of its drafting roles, copied: they decode again soon."""
+        """The row after each draft, of its drafting roles, held: they decode again soon."""
         wanted: dict[str, list[Turn]] = {}
         for turn in turns:
             for role in turn.drafter.roles if turn.drafter else ():
@@ -206,14 +119,14 @@ class Rounds:
             {role: [Wanted(t.sequence, t.tokens) for t in some] for role, some in wanted.items()}
         )
         for role, some in wanted.items():
-            for turn, found in zip(some, rows[role], strict=True):
-                turn.add_rows(role, found.copy(), len(turn.drafts))
+            for turn, (row,) in zip(some, rows[role], strict=True):
+                self._hold(turn, role, row)
 
     def _extend(self, turn: Turn) -> bool:
         """Draws one more draft token where one is wanted; whether yet another is."""
         sequence, made, length = turn.sequence, len(turn.drafts), turn.most
         assert turn.drafter is not None
-        _, source = self._distribution(turn, turn.drafter, made)
+        _, source = self._distribution(self._draft_step, turn, turn.drafter, made)
         confidence = source.confidence
         if turn.plan is not None:
             acceptance = sequence.drafting.acceptance
@@ -231,7 +144,7 @@ class Rounds:
         if length == made:
             return False
         token = draw(source, sequence.seed, len(sequence.choices) + made)
-        turn.drafts.append(Draft(token, source.kept()))
+        turn.draft(token, source.kept())
         turn.confidences.append(confidence)
         return made + 1 < length and token not in sequence.ends
 
@@ -273,7 +186,8 @@ class Rounds:
         rule = self._rules[sequence.speculation.rule]
         for position, draft in enumerate(turn.drafts):
             at = len(sequence.choices) + position
-            row, target = self._distribution(turn, sequence.recipe.at(at), position)
+            recipe = sequence.recipe.at(at)
+            row, target = self._distribution(self._target_step, turn, recipe, position)
             token, accepted = rule.choose(target, draft, sequence.seed, at)
             source: Source = "accepted" if accepted else "recovered"
             turn.choices.append(self._choice(turn, token, source, row))
@@ -285,7 +199,8 @@ class Rounds:
             self._last(turn)
             return False
         # Drafters of other sequences may verify in this one, and are about to decode.
-        turn.rows[len(turn.drafts)] = {role: row.copy() for role, row in last.items()}
+        for role, row in last.items():
+            self._hold(turn, role, row)
         return True
 
     def _bonus(self, turns: Sequence[Turn]) -> float:
@@ -306,22 +221,35 @@ class Rounds:
         """Draws the token that no draft stands for."""
         sequence, position = turn.sequence, len(turn.drafts)
         at = len(sequence.choices) + position
-        row, target = self._distribution(turn, sequence.recipe.at(at), position)
+        recipe = sequence.recipe.at(at)
+        row, target = self._distribution(self._target_step, turn, recipe, position)
         token = draw(target, sequence.seed, at)
         source: Source = "bonus" if turn.drafts else "plain"
         turn.choices.append(self._choice(turn, token, source, row))
         if not turn.drafts:
             self._watch(turn, target, at)
 
-    def _distribution(self, turn: Turn, recipe: Recipe, position: int) -> tuple[Row, Candidates]:
-        """The combined row of a position, and what its sampling leaves to draw from.
+    def _distribution(
+        self, step: Step, turn: Turn, recipe: Recipe, position: int
+    ) -> tuple[Row, Candidates]:
+        """The combined row (vocab,) float32 of a position, and what its sampling leaves.
 
-        Both are valid until the next call.
+        The row is valid until the next call, the candidates until the next one with this step.
         """
         sequence, before = turn.sequence, turn.tokens[:position]
         counts = turn.counts + Counter(before) if sequence.sampling.counting else {}
         mask = None if sequence.mask is None else sequence.mask([*sequence.tokens(), *before])
-        return self._step(turn.rows[position], recipe, sequence.sampling, counts, mask)
+        return step(turn.rows[position], recipe, sequence.sampling, counts, mask)
+
+    def _hold(self, turn: Turn, role: str, row: Row) -> None:
+        """Keeps the row after a turn's draft beyond the role's next decode."""
+        key, position = (turn.sequence.slot, role), len(turn.drafts)
+        if key not in self._held:
+            shape = (MAX_DRAFT + 1, self.ensemble.vocab_size)
+            self._held[key] = np.empty(shape, dtype=np.float32)
+        held = self._held[key][position]
+        held[:] = row
+        turn.add_rows(role, [held], position)
 
     def _choice(self, turn: Turn, token: int, source: Source, row: Row) -> Choice:
         sequence = turn.sequence
@@ -351,8 +279,7 @@ class Rounds:
             hit = turn.choices[0].token == turn.found[0]
             state.acceptance.of_match(turn.agreed).add(float(hit))
         if drafter is not None and state.due():
-            target = target.kept()
-            _, source = self._distribution(turn, drafter, 0)
+            _, source = self._distribution(self._draft_step, turn, drafter, 0)
             rule = self._rules[sequence.speculation.rule]
             likely = rule.likelihood(target, source, sequence.seed, at)
             state.acceptance.add(source.confidence, likely)

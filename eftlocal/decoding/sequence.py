@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Sampling
+from eftlocal.logits.sampling import Candidates, Sampling
 from eftlocal.speculation.drafting import Plan, SequenceDrafts
 from eftlocal.speculation.rules import Draft
 from eftlocal.speculation.settings import OFF, Speculation
@@ -104,9 +104,71 @@ class RunningSequence:
             self.drafting.lookup.clear()  # first: it is made again from what is there
             del self.choices[length:]
 
+
+@dataclass(eq=False)
+class Turn:
+    """What a round knows of one sequence.
+
+    Attributes:
+        recipe: of the first token to come; a schedule may change it for the later ones.
+        most: longest draft that fits, in tokens.
+        plan: costs that decide the length; None where it is given.
+        drafter: the recipe whose roles draft; None where nothing or a lookup does.
+        drafts: (k,) drafted tokens, in order, each with what it was drawn from.
+        tokens: (k,) their ids.
+        confidences: (k,) the largest probabilities of what a model's drafts were drawn from.
+        chances: expected chance that all drafts so far are accepted.
+        expected: tokens that the round is expected to bring.
+        found: token ids that a lookup proposes, used or not.
+        agreed: tokens that agreed before it.
+        rows: (<= k + 1,) positions from the first token to come on; at each, the rows at hand by
+            role, (vocab,) float32. Row i stands before draft i, row k before the bonus.
+        choices: what was chosen, 1 to k + 1 tokens.
+    """
+
+    sequence: RunningSequence
+    recipe: Recipe
+    most: int = 0
+    plan: Plan | None = None
+    drafter: Recipe | None = None
+    drafts: list[Draft] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    chances: float = 1.0
+    expected: float = 1.0
+    found: list[int] = field(default_factory=list)
+    agreed: int = 0
+    rows: list[dict[str, Row]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+
+    @cached_property
     def counts(self) -> Counter[int]:
-        """How often each token occurs in the answer."""
-        return Counter(choice.token for choice in self.choices)
+        """How often each token occurs in the answer before this round."""
+        return Counter(self.sequence.tokens())
+
+    @property
+    def accepted(self) -> int:
+        """How many drafts were accepted."""
+        return sum(choice.source == "accepted" for choice in self.choices)
+
+    def draft(self, token: int, candidates: Candidates | None) -> None:
+        """Appends a draft; see `Draft`."""
+        self.drafts.append(Draft(token, candidates))
+        self.tokens.append(token)
+
+    def use_found(self, length: int) -> None:
+        """Drafts what was looked up, up to a length or to what would end the answer."""
+        for token in self.found[:length]:
+            self.draft(token, None)
+            if token in self.sequence.ends:
+                break
+
+    def add_rows(self, role: str, rows: Iterable[Row], first: int) -> None:
+        """Rows (vocab,) of a role, from a position on."""
+        for position, row in enumerate(rows, first):
+            while len(self.rows) <= position:
+                self.rows.append({})
+            self.rows[position][role] = row
 
 
 class Wanted(NamedTuple):
@@ -130,64 +192,3 @@ def common(held: Sequence[int], wanted: Sequence[int]) -> int:
         else:
             high = middle
     return low
-
-
-@dataclass(eq=False)
-class Turn:
-    """What a round knows of one sequence.
-
-    Attributes:
-        recipe: of the first token to come; a schedule may change it for the later ones.
-        most: longest draft that fits.
-        plan: costs that decide the length; None where it is given.
-        drafter: the recipe whose roles draft; None where nothing or a lookup does.
-        drafts: drafted tokens, in order.
-        confidences: of the distributions that a model's drafts were drawn from.
-        chances: expected chance that all drafts so far are accepted.
-        expected: tokens that the round is expected to bring.
-        found: what a lookup proposes, used or not.
-        agreed: tokens that agreed before it.
-        rows: per position, the rows at hand of each role.
-        choices: what was chosen.
-    """
-
-    sequence: RunningSequence
-    recipe: Recipe
-    most: int = 0
-    plan: Plan | None = None
-    drafter: Recipe | None = None
-    drafts: list[Draft] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    chances: float = 1.0
-    expected: float = 1.0
-    found: list[int] = field(default_factory=list)
-    agreed: int = 0
-    rows: list[dict[str, Row]] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [draft.token for draft in self.drafts]
-
-    @cached_property
-    def counts(self) -> Counter[int]:
-        """How often each token occurs in the answer before this round."""
-        return self.sequence.counts()
-
-    @property
-    def accepted(self) -> int:
-        return sum(choice.source == "accepted" for choice in self.choices)
-
-    def use_found(self, length: int) -> None:
-        """Drafts what was looked up, up to a length or to what would end the answer."""
-        for token in self.found[:length]:
-            self.drafts.append(Draft(token, None))
-            if token in self.sequence.ends:
-                break
-
-    def add_rows(self, role: str, rows: Iterable[Row], first: int) -> None:
-        """Rows of a role, from a position on."""
-        for position, row in enumerate(rows, first):
-            while len(self.rows) <= position:
-                self.rows.append({})
-            self.rows[position][role] = row

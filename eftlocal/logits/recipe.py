@@ -102,7 +102,7 @@ class Recipe(Frozen):
         object.__setattr__(self, "anchor", FrozenMapping(anchor))
         object.__setattr__(self, "judge", FrozenMapping(judge))
 
-    @property
+    @cached_property
     def stabilised(self) -> bool:
         """True when log-probabilities are needed, not raw logits: a rule looks at some role."""
         return (
@@ -112,7 +112,7 @@ class Recipe(Frozen):
             or self.unsure_below < 1.0
         )
 
-    @property
+    @cached_property
     def roles(self) -> tuple[str, ...]:
         """The roles whose logits a step needs, in the order of the weights."""
         needed = {role: None for role, w in self.weights.items() if w != 0.0}

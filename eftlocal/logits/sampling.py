@@ -194,7 +194,7 @@ class Filters:
         if not math.isfinite(row[best]):
             raise EngineError("no token is possible here: every candidate was masked out")
         if sampling.greedy:
-            return Candidates(np.array([best], dtype=np.intp), row[best : best + 1])
+            return Candidates(np.array([best], dtype=np.intp), row[best : best + 1].copy())
         ids: Ids | None = None
         if sampling.top_k and sampling.top_k < len(row):
             ids = top_k(row, sampling.top_k)
@@ -295,6 +295,7 @@ class Step:
     def __init__(self, combine: Combiner) -> None:
         self._combine = combine
         self._filter = Filters(combine.size)
+        self._changed = np.empty(combine.size, dtype=np.float32)
 
     def __call__(
         self,
@@ -312,8 +313,8 @@ class Step:
             mask: (>= size,) the tokens that may follow; None is all.
 
         Returns:
-            The row of steps 1 and 2, (size,) float32, and the candidates. Both are valid until
-            the next call.
+            The row of steps 1 and 2, (size,) float32, valid until the combiner's next one, and
+            the candidates, valid until the next call.
 
         Raises:
             EngineError: no token is possible, or a role's logits are NaN.
@@ -322,7 +323,8 @@ class Step:
         scaled = sampling.repeat_penalty != 1.0 and len(counts) > 0
         row = changed = self._combine(rows, recipe, find_mean=scaled)
         if sampling.penalised or mask is not None:
-            changed = row.copy()
+            changed = self._changed
+            changed[:] = row
             penalise(changed, sampling, counts, mean=self._combine.mean if scaled else None)
             if mask is not None:
                 changed[~mask[: len(changed)]] = -np.inf

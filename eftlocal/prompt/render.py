@@ -25,7 +25,7 @@ from eftlocal.prompt.messages import (
     validate_prompt,
 )
 from eftlocal.prompt.template import ChatTemplate, is_template
-from eftlocal.terminal_text import one_line
+from eftlocal.terminal_text import one_line, shown
 
 FORMATS = ("chat", "same", "plain")
 
@@ -368,6 +368,10 @@ class PromptReader:
             PromptError: it is empty, not valid or far too long, or a template fails.
             UsageError: raw, and it is a conversation; or an option does not go with the prompt.
         """
+        if not isinstance(prompt, (str, Sequence)) or isinstance(prompt, bytes):
+            raise PromptError(
+                f"the prompt is {shown(prompt)}; it must be a string or a list of messages"
+            )
         if is_ids(prompt):
             if continue_last or chat_template_kwargs:
                 raise UsageError("token ids are read as they stand; leave the prompt's options out")

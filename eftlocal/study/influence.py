@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal import arguments
-from eftlocal.decoding.sequence import Choice, RunningSequence, Wanted
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.emulator import Emulator, Prompt
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
@@ -23,7 +23,6 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 
 MAX_CANDIDATES = 100
-_ROWS = 32  # rows of each role held at once, as when a text is scored
 _ELEMENTS = 1 << 16  # of a block: its exponentials stay in the processor's cache
 _COLUMNS = 256  # at least as many as candidates can be asked for
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -108,7 +107,7 @@ def inspect(
         candidates,
         emulator.ensemble.unusable,
     )
-    columns = emulator.with_place(
+    columns = emulator.slots.when_free(
         lambda: _columns(emulator, emulator.tokenize(prompt, **read), chosen, tokens, comparison)
     )
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
@@ -160,31 +159,16 @@ def _compare(
     tokens: Sequence[int],
     comparison: RowComparison,
 ) -> Iterator[Columns]:
-    """Appends the tokens to the sequence; the columns of some of them at a time.
-
-    `Ensemble.score` decodes the roles of the recipe; here every role is wanted.
-    """
-    ensemble, recipe = emulator.ensemble, sequence.recipe
-    count = min(_ROWS, ensemble.n_batch)
-    block = min(count, comparison.block)
-    combined = np.empty((block, ensemble.vocab_size), dtype=np.float32)
-    for start in range(0, len(tokens), count):
-        chunk = tokens[start : start + count]
-        sequence.choices.extend(Choice(token) for token in chunk[:-1])
-        wanted = [Wanted(sequence, rows=len(chunk))]
-        of_roles = {r: rows for r, (rows,) in ensemble.decode(_all(emulator, wanted)).items()}
-        for first in range(0, len(chunk), block):
-            some = chunk[first : first + block]
-            rows = {role: found[first : first + block] for role, found in of_roles.items()}
-            for i in range(len(some)):
-                of_token = {role: found[i] for role, found in rows.items()}
-                combined[i] = ensemble.combine(of_token, recipe.at(start + first + i))
-            yield comparison({**rows, COMBINATION: combined[: len(some)]}, some)
-        sequence.choices.append(Choice(chunk[-1]))
-
-
-def _all(emulator: Emulator, wanted: list[Wanted]) -> dict[str, list[Wanted]]:
-    return dict.fromkeys(emulator.roles, wanted)
+    """Appends the tokens to the sequence; the columns of some of them at a time."""
+    ensemble, index = emulator.ensemble, 0
+    size = min(len(tokens), comparison.block)
+    combined = np.empty((size, ensemble.vocab_size), dtype=np.float32)
+    for some, rows in ensemble.rows_before(sequence, tokens, roles=emulator.roles, most=size):
+        for i in range(len(some)):
+            of_token = {role: found[i] for role, found in rows.items()}
+            combined[i] = ensemble.combine(of_token, sequence.recipe.at(index + i))
+        index += len(some)
+        yield comparison({**rows, COMBINATION: combined[: len(some)]}, some)
 
 
 def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
