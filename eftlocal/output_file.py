@@ -6,12 +6,10 @@ all; what grows row by row is `journal`'s.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from eftlocal.disk import replacing
 from eftlocal.errors import UsageError
@@ -137,10 +135,3 @@ def write_whole(path: Path, data: bytes | str) -> None:
             file.write(data)
     except OSError as error:
         raise cannot_write(path, error) from None
-
-
-def write_picture(picture: Any, path: Path) -> None:
-    """Writes a figure of matplotlib in the format that the file's ending names, likewise."""
-    data = io.BytesIO()
-    picture.savefig(data, format=path.suffix[1:].lower())
-    write_whole(path, data.getvalue())

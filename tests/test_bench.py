@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import stat
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from eftlocal.speculation.settings import Speculation
 from eftlocal.study import benchmark, machine
 from eftlocal.study.benchmark import BUILT_IN, Settings, built_in, measure, prefill, read_prompts
 from eftlocal.study.machine import Nvidia, Rapl
-from eftlocal.study.statistics import median
 
 SHORT = ["--max-tokens", "6", "--repeat", "1", "--prompt-tokens", "16", "--threads", "1"]
 NAMES = ["base alone", "plain emulation", "speculative, auto", "speculative, 2"]
@@ -202,15 +200,6 @@ def test_modes_take_turns_and_each_begins_once(tiny: Emulator) -> None:
     assert [run.turn for run in runs] == [i // 4 for i in range(16)]
     assert len(steps) == 32
     assert all(run.joules is None and 0 < run.tokens <= 4 and run.prefill > 0 for run in runs)
-
-
-def test_an_estimate_is_the_median_and_its_interval() -> None:
-    assert median([3.0, 1.0, 2.0]).value == 2.0
-    assert median([5.0] * 4) == (5.0, 5.0, 5.0)
-    assert all(math.isnan(part) for part in median([]))
-    drawn = np.random.default_rng(1).normal(10.0, 1.0, (200, 25))
-    covered = [low <= 10.0 <= high for _, low, high in map(median, drawn)]
-    assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_llama_cpps_own_drafts_are_told_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.study import questions
 from eftlocal.study.answers import GreedyAnswer, gold_tokens, judge, names, score
 from eftlocal.study.questions import Question, QuestionSet, read
-from eftlocal.study.statistics import gap_recovered
 
 FILES = ("base", "tuned", "reference", "plain")
 
@@ -49,56 +47,6 @@ def em(folder: Path) -> Iterator[Emulator]:
 @pytest.fixture(scope="module")
 def asked(folder: Path) -> QuestionSet:
     return read(folder / "questions.json", "validation").first(2)
-
-
-# Performance gap recovered -----------------------------------------------------------------------
-
-
-def scores(*values: float) -> np.ndarray:
-    return np.array(values, dtype=np.float64)
-
-
-def test_pgr_by_hand() -> None:
-    small, large = scores(0, 0, 1, 0), scores(1, 1, 1, 1)
-    # means 0.25 and 1; the emulation's 0.5 is a third of the way
-    assert gap_recovered(small, scores(1, 0, 1, 0), large).value == pytest.approx(1 / 3)
-    assert gap_recovered(small, small, large) == (0.0, 0.0, 0.0)
-    assert gap_recovered(small, large, large) == (1.0, 1.0, 1.0)
-    worse = gap_recovered(small, scores(0, 0, 0, 0), large)
-    assert worse.value == pytest.approx(-1 / 3) and worse.low < worse.value
-
-
-def test_pgr_without_a_gap_is_not_a_number() -> None:
-    same = scores(0, 1, 1)
-    assert all(math.isnan(x) for x in gap_recovered(same, scores(1, 1, 1), same[::-1]))
-    assert all(math.isnan(x) for x in gap_recovered(scores(), scores(), scores()))
-
-
-def test_resampling_keeps_the_scores_of_a_question_together() -> None:
-    # The emulation is exactly half way on every question, so every resample is half way.
-    rng = np.random.default_rng(1)
-    small, large = rng.random(50), 1.0 + rng.random(50)
-    assert gap_recovered(small, (small + large) / 2, large) == pytest.approx((0.5, 0.5, 0.5))
-
-
-def test_interval_agrees_with_resampling_one_by_one() -> None:
-    rng = np.random.default_rng(2)
-    small, emulated, large = (rng.random(200) < p for p in (0.2, 0.6, 0.8))
-    pick = rng.integers(0, 200, (4000, 200))
-    s, e, g = (x[pick].mean(1) for x in (small, emulated, large))
-    expected = np.percentile((e - s) / (g - s), (2.5, 97.5))
-    found = gap_recovered(small, emulated, large)
-    assert found[1:] == pytest.approx(expected, abs=0.02)
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    truth, hits, trials = (0.5 - 0.1) / (0.9 - 0.1), 0, 300
-    for _ in range(trials):
-        draws = rng.random((3, 150)) < np.array([[0.1], [0.5], [0.9]])
-        found = gap_recovered(*draws.astype(np.float64), resamples=1000)
-        hits += found.low <= truth <= found.high
-    assert 0.91 <= hits / trials <= 0.985
 
 
 # Questions and judging ---------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def render(name: str, **values: Any) -> str:
     return _environment().get_template(f"{name}.html").render(
         style=Markup(style),
         script=Markup(script),
-        policy="; ".join(f"{key} {value}" for key, value in policy.items()),
+        policy=Markup("; ".join(f"{key} {value}" for key, value in policy.items())),
         **values,
     )  # fmt: skip
 

@@ -14,29 +14,21 @@ from eftlocal.terminal_text import shown_json
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    left: Collection[int] = (0,),
-    fold: str | None = None,
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, texts: Collection[int] = (0,)
 ) -> Table:
     """A table without lines.
 
     Args:
-        columns: the headers. All but the first break at their first space.
-        rows: texts for the cells, shown as they stand.
-        left: places of the columns that are texts; the others are numbers, aligned to the right.
-        fold: a column on the left whose cells may take several lines.
+        columns: the headers; those of numbers break at their first space.
+        rows: what stands in the cells, as it is.
+        texts: places of the columns of texts, which may take several lines; the others are numbers.
     """
     made = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
-        header = name if i == 0 or name == fold else name.replace(" ", "\n", 1)
-        made.add_column(
-            Text(header),
-            justify="left" if i in left or name == fold else "right",
-            no_wrap=name != fold,
-            overflow="fold" if name == fold else "ellipsis",
-        )
+        if i in texts:
+            made.add_column(Text(name), overflow="fold")
+        else:
+            made.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for row in rows:
         made.add_row(*map(Text, row))
     return made

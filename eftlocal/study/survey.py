@@ -211,7 +211,7 @@ def tables(figures: dict[str, Any], top: int) -> Iterator[Group]:
                 [quoted(group["label"]), *cells(group, roles), quoted(group["context"])]
                 for group in figures["most"][:top]
             ),
-            fold="often in",
+            texts=(0, 3 + len(roles)),
         ),
     )
 

@@ -84,7 +84,7 @@ def token_table(found: Inspection, measure: Measure, tokens: Sequence[InspectedT
         ]
         for token in tokens
     )
-    return table(headers, rows, left=(len(headers) - 1,), fold="token")
+    return table(headers, rows, texts=(1, len(headers) - 1))
 
 
 def quoted(text: str) -> str:

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
 from rich.table import Table
-from rich.text import Text
 
-from eftlocal.output_file import write_picture, write_whole
+from eftlocal.output_file import write_whole
+from eftlocal.study.page import render
+from eftlocal.study.plot import curve, panels, save
 from eftlocal.study.questions import Question
+from eftlocal.study.report import table
+from eftlocal.study.statistics import Interval, mean
 from eftlocal.sweep.answers import METRICS, SHARES, Item, Manifest, Record
 from eftlocal.sweep.grid import Point, Value, settings, shown, varied
-from eftlocal.terminal_text import printable
 
-_CHUNK = 1 << 22  # counts drawn at once
+_GAP = 2  # columns between two cells
+MOST_PANELS = 12
 
 
 class Mean(NamedTuple):
@@ -49,26 +50,6 @@ class PointSummary:
     metrics: Mapping[str, Mean]
 
 
-def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Mean:
-    """The mean with the 2.5 and 97.5 percentile over resampled prompts (Efron's bootstrap)."""
-    n = len(values)
-    if not n:
-        return Mean(math.nan, math.nan, math.nan, 0)
-    mean = math.fsum(values) / n
-    if not math.isfinite(mean):
-        return Mean(mean, math.nan, math.nan, n)
-    # Prompts of equal values are interchangeable, so a resample is a draw of their counts.
-    kinds, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    rng = np.random.default_rng(seed)
-    size = max(1, _CHUNK // len(kinds))
-    means = [
-        rng.multinomial(n, counts / n, size=min(size, resamples - start)) @ kinds / n
-        for start in range(0, resamples, size)
-    ]
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
-    return Mean(mean, float(low), float(high), n)
-
-
 def summarise(
     points: Sequence[Point], prompts: int, records: Mapping[tuple[str, int], Record]
 ) -> list[PointSummary]:
@@ -83,11 +64,8 @@ def _point(point: Point, prompts: int, records: Mapping[tuple[str, int], Record]
         point=point,
         n=len(done),
         finish_reasons=dict(sorted(Counter(r.finish_reason for r in done).items())),
-        metrics={name: mean_interval(of) for name, of in values.items() if of},
+        metrics={name: Mean(*mean(of), len(of)) for name, of in values.items() if of},
     )
-
-
-_GAP = 2  # columns between two cells
 
 
 def as_data(
@@ -128,14 +106,26 @@ def as_tables(
     groups: list[list[str]] = [[]]
     room = width - used
     for metric in measured:
-        lines = [line for text in (_title(metric), *cells[metric]) for line in text.split("\n")]
+        lines = [
+            line
+            for text in (_title(metric).replace(" ", "\n", 1), *cells[metric])
+            for line in text.split("\n")
+        ]
         size = _GAP + max(map(len, lines))
         if groups[-1] and size > room:
             groups.append([])
             room = width - used
         groups[-1].append(metric)
         room -= size
-    return [_table(heads, left, summaries, {m: cells[m] for m in group}) for group in groups]
+    return [
+        table(
+            [*heads, "n", *map(_title, group)],
+            ([*row, str(s.n), *(cells[m][i] for m in group)]
+             for i, (row, s) in enumerate(zip(left, summaries, strict=True))),
+            texts=range(len(heads)),
+        )
+        for group in groups
+    ]  # fmt: skip
 
 
 def constants(summaries: Sequence[PointSummary]) -> str:
@@ -169,27 +159,6 @@ def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _table(
-    heads: Sequence[str],
-    left: Sequence[Sequence[str]],
-    summaries: Sequence[PointSummary],
-    cells: dict[str, list[str]],
-) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for head in heads:
-        table.add_column(Text(head), overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    for metric in cells:
-        table.add_column(Text(_title(metric)), justify="right", no_wrap=True)
-    for i, (row, s) in enumerate(zip(left, summaries, strict=True)):
-        table.add_row(*map(Text, row), Text(str(s.n)), *(Text(cells[m][i]) for m in cells))
-    return table
-
-
-MOST_PANELS = 12
-_COLUMNS = 3
-
-
 def plot(summaries: Sequence[PointSummary], metrics: Sequence[str], path: Path) -> None:
     """Writes one panel a metric, in the format that the file's ending names.
 
@@ -199,28 +168,22 @@ def plot(summaries: Sequence[PointSummary], metrics: Sequence[str], path: Path) 
     Raises:
         UsageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     measured = [m for m in metrics if any(m in s.metrics for s in summaries)][:MOST_PANELS]
     dials = varied([s.point for s in summaries])
     numeric = [d for d in dials if all(_number(s.point.dials[d]) is not None for s in summaries)]
-    columns = max(1, min(_COLUMNS, len(measured)))
-    rows = max(1, math.ceil(len(measured) / columns))
-    picture = Figure(figsize=(4.4 * columns, 3.4 * rows), layout="constrained")
-    panels = picture.subplots(rows, columns, squeeze=False).flat
-    for panel in panels[len(measured) :]:
-        panel.set_axis_off()
-    for panel, metric in zip(panels, measured, strict=False):
-        if len(dials) == len(numeric) == 2:
-            _heat_map(picture, panel, summaries, metric, dials)
-        else:
-            _curves(panel, summaries, metric, numeric[0] if numeric else None, dials)
-            if metric in SHARES:
-                panel.set_ylim(-0.03, 1.03)
+    picture, axes = panels(len(measured), columns=3, width=4.4, height=3.4)
+    heat = len(dials) == len(numeric) == 2
+    for panel, metric in zip(axes, measured, strict=False):
         panel.set_title(_title(metric))
-    if not (len(dials) == len(numeric) == 2):
-        _legend(picture, panels[0])
-    write_picture(picture, path)
+        if heat:
+            _heat_map(picture, panel, summaries, metric, dials)
+            continue
+        _curves(panel, summaries, metric, numeric[0] if numeric else None, dials)
+        if metric in SHARES:
+            panel.set_ylim(-0.03, 1.03)
+    if not heat:
+        _legend(picture, axes[0])
+    save(picture, path)
 
 
 def _curves(
@@ -237,16 +200,8 @@ def _curves(
         lines.setdefault(name, []).append((_at(s.point, axis, i), s))
     for name, line in lines.items():
         line = [(x, s) for x, s in sorted(line, key=lambda at: at[0]) if metric in s.metrics]
-        x = [at for at, _ in line]
-        found = [s.metrics[metric] for _, s in line]
-        (drawn,) = panel.plot(
-            x, [m.mean for m in found], "o-" if axis else "o", markersize=4, label=name
-        )
-        low, high = [m.low for m in found], [m.high for m in found]
-        if axis:
-            panel.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
-        else:
-            panel.vlines(x, low, high, color=drawn.get_color())
+        found = [Interval(*s.metrics[metric][:3]) for _, s in line]
+        curve(panel, [x for x, _ in line], found, name, joined=axis is not None)
     if axis:
         panel.set_xlabel(_axis_title(axis, summaries[0].point.dials[axis]))
     else:
@@ -313,8 +268,6 @@ def _axis_title(dial: str, value: Value) -> str:
     return _title(dial)
 
 
-TEMPLATE = Path(__file__).with_name("page.html")
-
 _REASONS = {
     "stop": "stopped by itself",
     "length": "cut at max-tokens",
@@ -335,18 +288,16 @@ def write_page(
     Raises:
         UsageError: the file cannot be written.
     """
-    write_whole(path, render(summaries, items, records, metrics))
+    write_whole(path, page_text(summaries, items, records, metrics))
 
 
-def render(
+def page_text(
     summaries: Sequence[PointSummary],
     items: Sequence[Item],
     records: Mapping[tuple[str, int], Record],
     metrics: Sequence[str],
 ) -> str:
     """The page's source."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["visible"] = printable
     dials = varied([s.point for s in summaries])
     columns = [
         {
@@ -374,9 +325,7 @@ def render(
                     "answers": [_answer(record) for record in found],
                 }
             )
-    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
-        summary=constants(summaries), columns=columns, rows=rows
-    )
+    return render("sweep", summary=constants(summaries), columns=columns, rows=rows)
 
 
 def _asked(item: Item) -> tuple[Question, ...]:
