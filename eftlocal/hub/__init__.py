@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.hub.http import Sleep, offline_by_environment, patiently
-from eftlocal.hub.remote import RemoteFile, ask, check_parts
 from eftlocal.hub.store import (
     in_store,
     locate,
+    offline_by_environment,
     pinned,
     recall,
     remove,
@@ -29,8 +29,12 @@ from eftlocal.hub.store import (
     stored_path,
     vouched,
 )
-from eftlocal.hub.transfer import Download, Progress, check_space
 from eftlocal.presets.schema import FileRef
+
+if TYPE_CHECKING:  # what talks to the hub is imported when there is something to ask
+    from eftlocal.hub.http import Sleep
+    from eftlocal.hub.remote import RemoteFile
+    from eftlocal.hub.transfer import Download, Progress
 
 __all__ = [
     "Progress",
@@ -100,6 +104,8 @@ def download(
         DownloadError: no such file, no access, no space, no network, not what was promised. What
             has arrived stays in the .part file, unless it was wrong.
     """
+    from eftlocal.hub.transfer import Download, check_space
+
     jobs: dict[Path, Download] = {}
     for ref in refs:
         missing = {stored_path(shard): shard for shard in shards(ref) if in_store(shard) is None}
@@ -120,6 +126,9 @@ def look_up(
     Raises:
         DownloadError: as for `download`; for a wrong name the line has the nearest right ones.
     """
+    from eftlocal.hub.http import patiently
+    from eftlocal.hub.remote import ask, check_parts
+
     if len(parts) > 1:
         patiently(partial(check_parts, parts, endpoint), parts[0], sleep, tries=3)
     return [patiently(partial(ask, part, endpoint), part, sleep, tries=3) for part in parts]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
+from eftlocal.hub.store import huggingface_hub
 from eftlocal.presets.schema import FileRef
 from eftlocal.terminal_text import one_line
 
@@ -81,22 +82,6 @@ def ask_for(
 def endpoint_or_default(endpoint: str | None) -> str:
     """The hub's address, without a slash at its end; None is HF_ENDPOINT or the public hub."""
     return (endpoint or huggingface_hub().constants.ENDPOINT).rstrip("/")
-
-
-def offline_by_environment() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
-
-
-def huggingface_hub() -> Any:
-    """The library; it reads its settings from the environment when it is first imported."""
-    try:
-        importlib.import_module("huggingface_hub.constants")
-        return importlib.import_module("huggingface_hub")
-    except ValueError as error:
-        raise DownloadError(
-            f"HF_ENDPOINT, or another setting HF_... of the environment, is wrong: {error}"
-        ) from error
 
 
 def patience() -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import platformdirs
@@ -16,8 +18,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.disk import beside, cache_folder, hash_rest, open_regular, readable, replace_text
 from eftlocal.errors import DownloadError, UsageError
-from eftlocal.hub.http import huggingface_hub
 from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
+
+
+def offline_by_environment() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
+
+
+def huggingface_hub() -> Any:
+    """The library; it reads its settings from the environment when it is first imported."""
+    try:
+        importlib.import_module("huggingface_hub.constants")
+        return importlib.import_module("huggingface_hub")
+    except ValueError as error:
+        raise DownloadError(
+            f"HF_ENDPOINT, or another setting HF_... of the environment, is wrong: {error}"
+        ) from error
 
 
 def store() -> Path:
