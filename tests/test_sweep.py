@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
-from eftlocal.errors import EftlocalError, PromptError, UsageError
+from eftlocal.errors import PromptError, UsageError
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
@@ -31,13 +32,13 @@ from eftlocal.study.answers import answer, judge, score
 from eftlocal.study.questions import FOLDER, read
 from eftlocal.sweep.answers import (
     Item,
-    Journal,
     Manifest,
     Record,
+    Results,
     demo_items,
     digest,
     file_items,
-    remaining,
+    lacking,
     run_sweep,
     seed_of,
     spread,
@@ -224,8 +225,8 @@ def test_prompts_of_files(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "gold": "b"}, {"messages": chat, "gold": ["c", "d"], "id": 7}]
     objects.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     first, second = file_items(objects)
-    assert (first.prompt, first.gold) == ([{"role": "user", "content": "a"}], ("b",))
-    assert (second.prompt, second.gold) == (chat, ("c", "d"))
+    assert (first.prompt, first.gold) == (({"role": "user", "content": "a"},), ("b",))
+    assert (second.prompt, second.gold) == (tuple(chat), ("c", "d"))
     (item,) = file_items(lines, system="be kind")[:1]
     assert item.prompt[0] == {"role": "system", "content": "be kind"}
     assert file_items(lines, raw=True)[0].prompt == "one"
@@ -274,79 +275,26 @@ def record(prompt: int, text: str = "ä\u2028\n", **values: float) -> Record:
     return Record("p", prompt, {"beta": 1.0}, 5, text, "stop", values or {"tokens": 2.0})
 
 
-def test_results_are_read_back(tmp_path: Path) -> None:
+def test_results_are_read_back_and_another_sweeps_are_refused(tmp_path: Path) -> None:
+    """What a crash, a full disk and other processes do to rows is tested of the journal."""
     path = tmp_path / "out.jsonl"
     first, second = record(0), record(1, nll=math.inf, logprob=-0.1)
-    with Journal(path, MANIFEST) as journal:
-        journal.add(first)
-        journal.add(second)
-    assert "Infinity" not in path.read_text("utf-8")
-    with Journal(path, MANIFEST) as journal:
-        assert journal.records == {("p", 0): first, ("p", 1): second}
-
-
-def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    with Journal(path, MANIFEST) as journal:
-        journal.add(record(0))
-        kept = path.stat().st_size
-        journal.add(record(1))
-    whole = path.read_bytes()
-    for end in range(kept, len(whole)):
-        path.write_bytes(whole[:end])
-        with Journal(path, MANIFEST) as journal:
-            assert list(journal.records) == [("p", 0)]
-            journal.add(record(1))
-        assert path.read_bytes() == whole
-    path.write_bytes(whole[:kept] + b"\0" * 40 + b"\n")  # what a machine's crash can leave
-    with Journal(path, MANIFEST) as journal:
-        assert list(journal.records) == [("p", 0)]
-
-
-def test_another_sweep_is_refused_and_the_difference_told(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    with Journal(path, MANIFEST) as journal:
-        journal.add(record(0))
+    with Results(path, MANIFEST) as results:
+        results.add(first)
+        results.add(second)
     before = path.read_bytes()
+    assert b"Infinity" not in before
+    with Results(path, MANIFEST) as results:
+        assert results.records == {("p", 0): first, ("p", 1): second}
     with pytest.raises(UsageError, match="another sweep: seed was 0 and is 1") as refused:
-        Journal(path, MANIFEST | {"seed": "1"})
+        Results(path, MANIFEST | {"seed": "1"})
     assert "prompts" not in str(refused.value)
-    path.with_name("out.jsonl.manifest.json").unlink()
-    with pytest.raises(UsageError, match="it may be no sweep"):
-        Journal(path, MANIFEST)
     assert path.read_bytes() == before
-
-
-def test_a_file_of_something_else_is_refused_unchanged(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    Journal(path, MANIFEST).close()
-    path.write_bytes(b'{"a": 1}\n{"b": 2}\n')
-    with pytest.raises(UsageError, match="line 1: not a result of a sweep"):
-        Journal(path, MANIFEST)
-    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
-
-
-def test_one_process_writes(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    with (
-        Journal(path, MANIFEST),
-        pytest.raises(UsageError, match="another sweep is writing it"),
-    ):
-        Journal(path, MANIFEST)
-    Journal(path, MANIFEST).close()
-
-
-def test_a_full_disk_loses_nothing_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "out.jsonl"
-    with Journal(path, MANIFEST) as journal:
-        journal.add(record(0))
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(EftlocalError, match="No space left on device; what is done is kept"):
-            journal.add(record(1))
-        assert list(journal.records) == [("p", 0)]
+    for foreign in (b'{"a": 1}\n{"b": 2}\n', b'{"point":"p","prompt":[],"values":{}}\n'):
+        path.write_bytes(foreign)
+        with pytest.raises(UsageError, match="line 1: not a result of a sweep; give another --out"):
+            Results(path, MANIFEST)
+        assert path.read_bytes() == foreign
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -371,12 +319,16 @@ def questions() -> tuple[Item, ...]:
     return spread(demo_items(FOLDER / "questions.json", "validation"), 6)
 
 
-def sweep(em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, **more: Any) -> Journal:
-    settings = {"seed": 0, "max_tokens": 40, "stop": (), "loop_guard": 0, "speculation": OFF} | more
-    with Journal(path, MANIFEST) as journal:
-        run_sweep(em, grid, items, journal, **settings)
-        assert remaining(grid, items, journal) == 0
-        return journal
+def sweep(
+    em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, parallel: int = 1, **more: Any
+) -> Results:
+    limits = {"max_tokens": 40, "stop": (), "loop_guard": 0, "speculation": OFF} | more
+    with pytest.MonkeyPatch.context() as patch, Results(path, MANIFEST) as results:
+        patch.setattr(em, "defaults", replace(em.defaults, **limits))
+        for _ in run_sweep(em, grid, items, results, seed=0, parallel=parallel):
+            pass
+        assert not lacking(grid, items, results)
+        return results
 
 
 def test_the_figures_are_those_of_the_evaluation(
@@ -451,13 +403,10 @@ def test_a_prompt_that_does_not_fit_is_told_before_any_answer(
     tiny: Emulator, tmp_path: Path
 ) -> None:
     items = [Item("fine", "fine"), Item("word " * 300, "long")]
-    with (
-        Journal(tmp_path / "out.jsonl", MANIFEST) as journal,
-        pytest.raises(PromptError, match="prompt 2 has"),
-    ):
-        settings = {"seed": 0, "max_tokens": 4, "stop": (), "loop_guard": 0, "speculation": OFF}
-        run_sweep(tiny, points(), items, journal, **settings)  # type: ignore[arg-type]
-    assert not journal.records
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(PromptError, match="prompt 2 has"):
+        sweep(tiny, points(), items, out, max_tokens=4)
+    assert not out.read_bytes()
 
 
 # The page ----------------------------------------------------------------------------------------
@@ -580,14 +529,14 @@ def test_results_that_another_process_takes_away_are_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    add, out, new = Journal.add, tmp_path / "out.jsonl", tmp_path / "new.jsonl"
+    add, out, new = Results.add, tmp_path / "out.jsonl", tmp_path / "new.jsonl"
 
-    def attacked(journal: Journal, record: Record) -> None:
-        add(journal, record)
-        if len(journal.records) == after:
+    def attacked(results: Results, record: Record) -> None:
+        add(results, record)
+        if len(results.records) == after:
             out.rename(new)
 
-    monkeypatch.setattr(Journal, "add", attacked)
+    monkeypatch.setattr(Results, "add", attacked)
     options = ["--prompts", str(asked), "--limit", "1", *files, *QUICK, "--out", str(out)]
     result = run(*options)
     assert result.exit_code == 1 and result.stdout == ""
@@ -596,6 +545,21 @@ def test_results_that_another_process_takes_away_are_told(
     new.rename(out)
     monkeypatch.undo()
     assert run(*options).exit_code == 0 and len(out.read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("parallel", ["3", "auto"])
+def test_points_of_a_prompt_are_answered_side_by_side(
+    parallel: str, files: list[str], asked: Path, tmp_path: Path
+) -> None:
+    options = ["--prompts", str(asked), "--limit", "2", *files, *QUICK, "--json"]
+    alone = run(*options, "--out", str(tmp_path / "alone.jsonl"))
+    together = run(*options, "--out", str(tmp_path / "out.jsonl"), "--parallel", parallel)
+    assert together.exit_code == 0, together.output
+    rows = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
+    assert sorted(json.loads(row)["prompt"] for row in rows) == [0, 0, 0, 1, 1, 1]
+    for one, other in zip(*(figures(r.stdout)["points"] for r in (alone, together)), strict=True):
+        assert one["dials"] == other["dials"] and one["n"] == other["n"] == 2
+        assert one["metrics"]["tokens"] == other["metrics"]["tokens"]
 
 
 def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,6 +589,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
         (["--questions", "demo", "--raw"], "--raw is for --prompts"),
         (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
+        (["--prompts", "P", "--parallel", "0"], "--parallel 0: give auto, or a number from 1"),
         (["--prompts", "P", "--speculative", "99"], "use auto, off, or 1 to 16"),
     ],
 )
@@ -722,7 +687,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     done = len(out.read_bytes().splitlines())
     assert process.returncode == 130, errors
     assert errors.decode().splitlines()[-1] == (
-        f"eftlocal: stopped after {done} of 60 answers; they are in {out}: run the same command "
+        f"eftlocal: stopped after {done} of 60 rows; they are in {out}: run the same command "
         "again to go on"
     )
     assert 0 < done < 60

@@ -236,6 +236,11 @@ class Output(Closing):
     def __contains__(self, custom_id: str) -> bool:
         return digest_of(custom_id) in self.finished
 
+    @property
+    def rows(self) -> int:
+        """Rows in the file: an interrupt may come between the write and what follows it."""
+        return self._rows.rows
+
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends a row; once this returns, it outlives the process (the machine: a second later).
 
@@ -281,10 +286,12 @@ class _Stdout:
     def __init__(self) -> None:
         sys.stdout.flush()
         self._file: BinaryIO = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+        self.rows = 0
 
     def add(self, row: Row) -> None:
         try:
             write_all(self._file, as_line(row) + b"\n")
+            self.rows += 1
             self._file.flush()
         except OSError as error:
             raise EftlocalError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import Given, takes
 from eftlocal.cli.streams import tell
-from eftlocal.errors import InterruptedRunError, PromptError, UsageError
+from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import STDOUT
 
 if TYPE_CHECKING:
@@ -106,18 +105,6 @@ def chosen_shard(text: str | None) -> tuple[int, int]:
     raise UsageError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
 
 
-def chosen_parallel(text: str | None) -> int | None:
-    """A number; None for "auto"."""
-    if text is None or text == "auto":
-        return None
-    if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= MOST_PARALLEL:
-        return int(text)
-    raise UsageError(f"--parallel {text}: give auto, or a number from 1 to {MOST_PARALLEL}")
-
-
-MOST_PARALLEL = 256  # sequences of a context (LLAMA_MAX_SEQ)
-
-
 @takes(*("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"))
 def batch(
     source: Input,
@@ -152,7 +139,7 @@ def batch(
     """
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
-    from eftlocal.cli.progress import Telling, tell_faults, terminable, working
+    from eftlocal.cli.progress import Telling, chosen_parallel, tell_faults, terminable, working
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.shard_process import code_of
 
@@ -219,11 +206,10 @@ def batch(
 
 
 def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
-    from eftlocal.cli.progress import counted
+    from eftlocal.cli.progress import keeping
     from eftlocal.cli.selection import loading_bars
 
-    before = len(rows.finished)
-    try:
+    with keeping(rows, left):
         for _ in range(ready.write_faults(rows)):
             telling.on_row(answered=False)
         if telling.rows < left:
@@ -235,12 +221,6 @@ def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
             with emulator, telling.shown():
                 for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):
                     telling.on_row(answered)
-    except KeyboardInterrupt:
-        rows.close()
-        done = len(rows.finished) - before
-        kept = f"; {rows.path} keeps them: run the same command again to go on"
-        kept = "" if rows.path == STDOUT else kept
-        raise InterruptedRunError(f"stopped after {counted(done, 'row')}{kept}") from None
 
 
 def _failures(ready: Batch, rows: Output) -> str:

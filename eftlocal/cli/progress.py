@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
 
 from rich.markup import escape
 from rich.progress import (
@@ -21,10 +24,50 @@ from rich.progress import (
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import tell
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, InterruptedRunError, UsageError
+from eftlocal.output_file import STDOUT
 
 _TOLD = 20  # faults that are written out
+MOST_PARALLEL = 256  # sequences of a context (LLAMA_MAX_SEQ)
 _EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+def chosen_parallel(text: str | None) -> int | None:
+    """A number; None for "auto"."""
+    if text is None or text == "auto":
+        return None
+    if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= MOST_PARALLEL:
+        return int(text)
+    raise UsageError(f"--parallel {text}: give auto, or a number from 1 to {MOST_PARALLEL}")
+
+
+class Rows(Protocol):
+    """A file of rows that a run adds to."""
+
+    @property
+    def path(self) -> Path | str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def keeping(rows: Rows, left: int) -> Iterator[None]:
+    """An interrupt in this block is an error that says what the file keeps.
+
+    Args:
+        left: rows to come.
+    """
+    before = rows.rows
+    try:
+        yield
+    except KeyboardInterrupt:
+        rows.close()  # which says if they are there no more
+        done = f"stopped after {rows.rows - before} of {counted(left, 'row')}"
+        kept = f"; they are in {rows.path}: run the same command again to go on"
+        raise InterruptedRunError(done + ("" if str(rows.path) == STDOUT else kept)) from None
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -14,18 +14,17 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
-from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import GROUPS, Given, takes
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
-from eftlocal.errors import InterruptedRunError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS, OFF
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
     from eftlocal.logits.recipe import Recipe
     from eftlocal.logits.sampling import Sampling
-    from eftlocal.sweep.answers import Item, Journal, Manifest
+    from eftlocal.sweep.answers import Item, Manifest, Results
     from eftlocal.sweep.grid import Build, Point
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
@@ -138,6 +137,15 @@ Speculative = Annotated[
         rich_help_panel="Speculation (changes the speed, never the distribution)",
     ),
 ]
+Parallel = Annotated[
+    str,
+    _option(
+        "--parallel",
+        "Answers at once, of one prompt: auto, or a number (default: 1; with more, an answer can "
+        "differ in its last bits by what runs beside it).",
+        "Engine",
+    ),
+]
 
 
 def chosen_items(
@@ -187,44 +195,6 @@ def check_files(
         check_plot(picture)
 
 
-@contextmanager
-def progress(left: int, journal: Journal) -> Iterator[Callable[[], object]]:
-    """A bar on stderr; an interrupt says what is kept and how to go on."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    errors = Screen(stderr=True)
-    bars = Progress(
-        TextColumn("answering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    before = journal.rows
-    try:
-        with bars:
-            bar = bars.add_task("answering", total=left)
-            yield lambda: bars.advance(bar)
-    except KeyboardInterrupt:
-        done = journal.rows - before
-        journal.close()  # which says if they are there no more
-        raise InterruptedRunError(
-            f"stopped after {done} of {left} answers; they are in {journal.path}: run the same "
-            "command again to go on"
-        ) from None
-
-
 def print_grid(points: tuple[Point, ...], prompts: int) -> None:
     lines = [f"{point.label()}  ({point.recipe})" for point in points]
     say("\n".join(lines))
@@ -235,7 +205,7 @@ def print_grid(points: tuple[Point, ...], prompts: int) -> None:
 def write(
     points: tuple[Point, ...],
     items: tuple[Item, ...],
-    journal: Journal,
+    results: Results,
     identity: Manifest,
     metrics: tuple[str, ...],
     *,
@@ -246,11 +216,11 @@ def write(
     from eftlocal.study.report import as_json
     from eftlocal.sweep.report import as_data, as_tables, constants, plot, summarise, write_page
 
-    summaries = summarise(points, len(items), journal.records)
+    summaries = summarise(points, len(items), results.records)
     if picture:
         plot(summaries, metrics, picture)
     if page:
-        write_page(page, summaries, items, journal.records, metrics)
+        write_page(page, summaries, items, results.records, metrics)
     if json_:
         typer.echo(as_json(as_data(summaries, identity, metrics)))
         return
@@ -284,6 +254,7 @@ def sweep(
     dry_run: DryRun = False,
     seed: Seed = 0,
     speculative: Speculative = "off",
+    parallel: Parallel = "1",
     *,
     given: Given,
 ) -> None:
@@ -293,88 +264,72 @@ def sweep(
 
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
-    from eftlocal.arguments import checked
-    from eftlocal.cli.selection import loading_bars, sources_of
-    from eftlocal.defaults import Defaults, preset_defaults
-    from eftlocal.generation import TextStream
-    from eftlocal.presets.reading import find
+    from eftlocal.cli.progress import Telling, chosen_parallel, keeping, terminable
+    from eftlocal.cli.selection import loading_bars, select
+    from eftlocal.loading.loader import UpTo
+    from eftlocal.logits.recipe import UNGUIDED
+    from eftlocal.scheduler import best_parallel
     from eftlocal.study.answers import LONGEST
-    from eftlocal.sweep.answers import Journal, manifest, possible, remaining, run_sweep
+    from eftlocal.sweep.answers import Results, lacking, manifest, possible, run_sweep
     from eftlocal.sweep.grid import cross, parse_dials
 
-    offline, stop, max_tokens = given["offline"], given["stop"], given["max_tokens"]
-    models = opt.chosen_models(given)
-    found = find(models) if isinstance(models, str) else None
-    roles = tuple(found.roles if found else models)
     opt.check_raw(given)
-    engine = opt.engine(given, roles)
-    checked("max_tokens", max_tokens)
-    TextStream(stop or ())  # refuses what cannot be a stop string
-    defaults = preset_defaults(found) if found else Defaults()
+    selected = select({**given, **dict.fromkeys(_AXES)})
+    defaults = selected.defaults
     if questions:
-        defaults = replace(defaults, sampling=replace(defaults.sampling, temperature=0.0))
-        max_tokens = max_tokens or LONGEST
-    guard = opt.chosen_loop_guard(defaults, given["loop_guard"])
+        greedy = replace(defaults.sampling, temperature=0.0)
+        defaults = replace(defaults, sampling=greedy, max_tokens=LONGEST)
+    max_tokens, stop = given["max_tokens"] or defaults.max_tokens, given["stop"] or ()
+    defaults = replace(defaults, max_tokens=max_tokens, stop=(*defaults.stop, *stop))
     dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
-    points = cross(dials, _builder(defaults, roles, given["any_sum"]))
-    speculation = opt.chosen_speculation(
-        defaults.speculation,
-        length=speculative,
-        rule=given["draft_rule"],
-        source=given["draft_source"],
-    )
+    points = cross(dials, _builder(defaults, selected.roles, given["any_sum"]))
     items = chosen_items(
         prompts, questions, split, limit=limit, system=system, raw=raw, special=given["special"]
     )
-    shown = chosen_metrics(metrics, possible(items, roles, drafts=not speculation.off))
+    drafts = not defaults.speculation.off
+    shown = chosen_metrics(metrics, possible(items, selected.roles, drafts=drafts))
+    at_once = chosen_parallel(parallel)
     check_files(prompts, out, picture, page)
     if dry_run:
         print_grid(points, len(items))
         return
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
+    # Only a default recipe that needs it brings the role `unguided` along.
+    first = next((p for p in points if UNGUIDED in p.recipe.roles), points[0])
     with loading_bars() as bars:
-        sources = sources_of(models, bars, offline=offline, **engine)
-        identity = manifest(
-            preset=sources.name,
-            roles=sources.roles,
-            items=items,
-            seed=seed,
-            max_tokens=max_tokens or defaults.max_tokens,
-            stop=(*defaults.stop, *(stop or ())),
-            loop_guard=guard,
-            speculation=speculation,
-        )
-    with raising(), Journal(out, identity) as journal:
-        if left := remaining(points, items, journal):
-            with loading_bars() as bars:
-                # Only a default recipe that needs it brings the role `unguided` along.
-                first = next((p for p in points if "unguided" in p.recipe.roles), points[0])
-                sources = replace(sources, defaults=replace(defaults, recipe=first.recipe))
-                emulator = sources.load(
-                    force=given["force"], progress=bars.weights, checking=bars.checking
-                )
-                if speculation.length is None:
-                    emulator.measure(bars.measuring)
-            texts = (str(i.prompt) for i in items if i.raw and not i.special)
-            spelled = "\n".join(texts)
-            notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))
-            for note in dict.fromkeys(notes):
-                tell(f"note: {note}")
-            with emulator, progress(left, journal) as advance:
-                run_sweep(
-                    emulator,
-                    points,
-                    items,
-                    journal,
-                    seed=seed,
-                    max_tokens=max_tokens,
-                    stop=stop or (),
-                    loop_guard=guard,
-                    speculation=speculation,
-                    advance=advance,
-                )
-    write(points, items, journal, identity, shown, json_=json_, picture=picture, page=page)
+        sources = replace(selected.sources(bars), defaults=replace(defaults, recipe=first.recipe))
+    identity = manifest(sources, items, seed)
+    with terminable(), Results(out, identity) as results:
+        if missing := lacking(points, items, results):
+            left = sum(map(len, missing.values()))
+            with keeping(results, left):
+                with loading_bars() as bars:
+                    emulator = sources.load(
+                        force=given["force"],
+                        n_seq_max=at_once or UpTo(),
+                        progress=bars.weights,
+                        checking=bars.checking,
+                    )
+                    if defaults.speculation.length is None or at_once is None:
+                        emulator.measure(bars.measuring)
+                spelled = "\n".join(str(i.prompt) for i in items if i.raw and not i.special)
+                notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))
+                for note in dict.fromkeys(notes):
+                    tell(f"note: {note}")
+                telling = Telling(left, quiet=not sys.stderr.isatty())
+                with emulator, telling.shown():
+                    for _ in run_sweep(
+                        emulator,
+                        points,
+                        items,
+                        results,
+                        seed=seed,
+                        parallel=at_once or best_parallel(emulator),
+                        on_tokens=telling.on_tokens,
+                    ):
+                        telling.on_row(answered=True)
+    write(points, items, results, identity, shown, json_=json_, picture=picture, page=page)
 
 
 def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build:
@@ -400,6 +355,3 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build
         return recipe, replace(defaults.sampling, **{k: v for k, v in dials.items() if k in known})
 
     return build
-
-
-__all__ = ["sweep"]

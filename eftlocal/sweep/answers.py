@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import numpy as np
 
 from eftlocal.answer import Answer
 from eftlocal.bases import Closing
-from eftlocal.decoding.sequence import Wanted
-from eftlocal.emulator import Emulator, Prompt
+from eftlocal.batch.lines import Line
+from eftlocal.batch.runner import answer_lines
+from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, PromptError
-from eftlocal.journal import journal
+from eftlocal.journal.journal import Journal, Kind, Row
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
-from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message, read_records, validate_messages, validate_prompt
-from eftlocal.speculation.settings import Speculation
+from eftlocal.request import Prompt, Request
+from eftlocal.sources import Sources
 from eftlocal.study.answers import GreedyAnswer, judge, names, score
 from eftlocal.study.questions import WARM, Question, QuestionSet, read
 from eftlocal.sweep.grid import Point, plain_dials
@@ -50,6 +50,10 @@ class Item:
     asked: QuestionSet | None = None
     raw: bool = False
     special: bool = False
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return self.asked.questions if self.asked else ()
 
 
 def demo_items(path: Path, split: str) -> tuple[Item, ...]:
@@ -100,7 +104,7 @@ def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) 
     if "messages" in record:
         if raw:
             raise PromptError('--raw goes with "prompt", not with "messages"')
-        messages = validate_messages(record["messages"])
+        messages = tuple(validate_messages(record["messages"]))
         if system is not None and any(m["role"] == "system" for m in messages):
             raise PromptError("it has a system message; leave out --system")
     else:
@@ -109,9 +113,9 @@ def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) 
         text = validate_prompt(record["prompt"])
         if raw:
             return Item(text, text, tuple(gold), raw=True, special=special)
-        messages = [Message(role="user", content=text)]
+        messages = (Message(role="user", content=text),)
     if system is not None:
-        messages = [Message(role="system", content=system), *messages]
+        messages = (Message(role="system", content=system), *messages)
     return Item(messages, _shown(messages), tuple(gold))
 
 
@@ -256,36 +260,30 @@ def losses(em: Emulator, item: Item, recipes: Mapping[str, Recipe]) -> dict[str,
 __all__ = ["Manifest", "manifest"]
 
 
-def manifest(
-    *,
-    preset: str,
-    roles: Mapping[str, RoleSource],
-    items: Sequence[Item],
-    seed: int,
-    max_tokens: int | None,
-    stop: Sequence[str],
-    loop_guard: int,
-    speculation: Speculation,
-) -> Manifest:
-    """Everything that the answers depend on beside the points.
+def manifest(sources: Sources, items: Sequence[Item], seed: int) -> Manifest:
+    """What the answers depend on. The points are no part of it: some may be added, or left out.
+
+    Args:
+        sources: the models; of their defaults the limits and the drafts.
 
     Raises:
         ModelFileError: a model file cannot be read.
     """
+    limits = sources.defaults
     return {
         **of_versions(),
-        "preset": preset or "none",
+        "preset": sources.name or "none",
         "prompts": f"{len(items)}, sha256 {digest(items)}",
         "seed": str(seed),
-        "max-tokens": "none" if max_tokens is None else str(max_tokens),
-        "stop": repr(list(stop)),
-        "loop-guard": str(loop_guard or "off"),
-        "speculative": "off" if speculation.off else str(speculation),
-        **of_roles(roles),
+        "max-tokens": "none" if limits.max_tokens is None else str(limits.max_tokens),
+        "stop": repr(list(limits.stop)),
+        "loop-guard": str(limits.loop_guard or "off"),
+        "speculative": "off" if limits.speculation.off else str(limits.speculation),
+        **of_roles(sources.roles),
     }
 
 
-_SWEEP = journal.Kind("sweep", "a result of a sweep", "give another --out")
+_SWEEP = Kind("sweep", "a result of a sweep", "give another --out")
 
 
 @dataclass(frozen=True)
@@ -308,7 +306,7 @@ class Record:
     values: Mapping[str, float]
 
 
-class Journal(Closing):
+class Results(Closing):
     """Opens or begins the file of a sweep.
 
     Args:
@@ -326,7 +324,7 @@ class Journal(Closing):
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.records: dict[tuple[str, int], Record] = {}
-        self._file = journal.Journal(path, manifest, kind=_SWEEP, take=self._take)
+        self._rows = Journal(path, manifest, kind=_SWEEP, take=self._take)
 
     def add(self, record: Record) -> None:
         """Appends an answer; once this returns, no crash loses it.
@@ -334,21 +332,20 @@ class Journal(Closing):
         Raises:
             EftlocalError: the disk refuses; what was done before is kept.
         """
-        changed = {"dials": dict(record.dials), "values": _written(record.values)}
-        self._file.add(vars(record) | changed)
-        self._file.sync()
+        values = {n: v if math.isfinite(v) else None for n, v in record.values.items()}
+        self._rows.add(vars(record) | {"dials": dict(record.dials), "values": values})
+        self._rows.sync()
         self.records[record.point, record.prompt] = record
 
     @property
     def rows(self) -> int:
         """Answers in the file: an interrupt may come between the write and what follows it."""
-        return self._file.rows
+        return self._rows.rows
 
     def close(self) -> None:
-        self._file.close()
+        self._rows.close()
 
-    def _take(self, row: Mapping[str, Any]) -> None:
-        values = {n: math.inf if v is None else float(v) for n, v in row["values"].items()}
+    def _take(self, row: Row) -> None:
         record = Record(
             point=str(row["point"]),
             prompt=int(row["prompt"]),
@@ -356,86 +353,95 @@ class Journal(Closing):
             seed=int(row["seed"]),
             text=str(row["text"]),
             finish_reason=str(row["finish_reason"]),
-            values=values,
+            values={n: math.inf if v is None else float(v) for n, v in row["values"].items()},
         )
         self.records[record.point, record.prompt] = record
 
 
-def _written(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def remaining(points: Sequence[Point], items: Sequence[Item], journal: Journal) -> int:
-    """Answers still to be generated."""
-    keys = {point.key for point in points}
-    return sum((key, i) not in journal.records for key in keys for i in range(len(items)))
+def lacking(
+    points: Sequence[Point], items: Sequence[Item], results: Results
+) -> dict[int, list[Point]]:
+    """The points without an answer, by the number of the prompt; points of one meaning once."""
+    distinct = {point.key: point for point in points}
+    found = {
+        index: [p for p in distinct.values() if (p.key, index) not in results.records]
+        for index in range(len(items))
+    }
+    return {index: missing for index, missing in found.items() if missing}
 
 
 def run_sweep(
     em: Emulator,
     points: Sequence[Point],
     items: Sequence[Item],
-    journal: Journal,
+    results: Results,
     *,
     seed: int,
-    max_tokens: int | None,
-    stop: Sequence[str],
-    loop_guard: int,
-    speculation: Speculation,
-    advance: Callable[[], object] = lambda: None,
-) -> None:
-    """Generates what the journal lacks, and adds it answer by answer.
+    parallel: int = 1,
+    on_tokens: Callable[[int], object] = lambda _count: None,
+) -> Iterator[Record]:
+    """Answers what the results lack, a prompt's points as the lines of a batch, and adds each.
+
+    Prompt by prompt, so that a sweep that is stopped has compared its points on the same prompts,
+    and a prompt is decoded once for all points. What the caches held before a prompt is dropped:
+    kernels may give other last bits for another number of rows, and a resumed sweep must say what
+    an uninterrupted one says (with one answer at a time: neighbours round, too).
 
     Args:
-        em: with no sequence open, and the roles of every point.
-        stop: beside the emulator's own.
-        advance: called after each answer.
+        em: with no sequence open, the roles of every point, and the sweep's limits as defaults.
+        parallel: answers at once.
 
     Raises:
         PromptError: a prompt does not fit a context; said before any answer is generated.
+        EftlocalError: an answer failed; those before it are kept.
     """
-    distinct = list({point.key: point for point in points}.values())
-    lacking = {
-        index: missing
-        for index in range(len(items))
-        if (missing := [p for p in distinct if (p.key, index) not in journal.records])
-    }
-    for index in lacking:
+    missing = lacking(points, items, results)
+    for index in missing:
         _check_fits(em, items[index], index)
-    for index, missing in lacking.items():
-        item = items[index]
-        _prefill(em, item, distinct)
-        costs = losses(em, item, {point.key: point.recipe for point in missing})
-        for point in missing:
-            drawn = replace(point.sampling, seed=seed_of(seed, index))
-            answer = em.generate(
-                item.prompt,
-                raw=item.raw,
-                special=item.special,
-                recipe=point.recipe,
-                sampling=drawn,
-                max_tokens=max_tokens,
-                stop=stop,
-                loop_guard=loop_guard,
-                logprobs=True,
-                speculation=speculation,
+    for index, of_prompt in missing.items():
+        item, own = items[index], seed_of(seed, index)
+        for context in em.ensemble.contexts.values():
+            for slot in range(context.n_seq_max):
+                context.clear(slot)
+        costs = losses(em, item, {point.key: point.recipe for point in of_prompt})
+        lines = [
+            Line(
+                index,
+                point.key,
+                Request(
+                    (item.prompt,),
+                    raw=item.raw,
+                    special=item.special,
+                    recipe=point.recipe,
+                    sampling=point.sampling,
+                    seed=own,
+                    logprobs=True,
+                ),
             )
-            journal.add(
-                Record(
-                    point=point.key,
-                    prompt=index,
-                    dials=plain_dials(point),
-                    seed=answer.seed,
-                    text=answer.text,
-                    finish_reason=str(answer.finish_reason),
-                    values=of_answer(answer, item, em.roles) | costs[point.key],
-                )
+            for point in of_prompt
+        ]
+        dials = {point.key: plain_dials(point) for point in of_prompt}
+        for line, outcome in answer_lines(
+            em, lines, seed=seed, parallel=parallel, on_tokens=on_tokens
+        ):
+            if isinstance(outcome, EftlocalError):
+                raise outcome
+            (answer,) = outcome
+            record = Record(
+                point=line.custom_id,
+                prompt=index,
+                dials=dials[line.custom_id],
+                seed=own,
+                text=answer.text,
+                finish_reason=str(answer.finish_reason),
+                values=of_answer(answer, item, em.roles) | costs[line.custom_id],
             )
-            advance()
+            results.add(record)
+            yield record
 
 
 def _check_fits(em: Emulator, item: Item, index: int) -> None:
-    gold = [*item.gold[:1], *(q.answers["warm"][0] for q in _questions(item))]
+    gold = [*item.gold[:1], *(q.answers["warm"][0] for q in item.questions)]
     for role, ids in em.tokenize(item.prompt, raw=item.raw, special=item.special).items():
         holds = em.ensemble.contexts[role].n_ctx
         model = em.models[role]
@@ -446,22 +452,3 @@ def _check_fits(em: Emulator, item: Item, index: int) -> None:
                 f"prompt {index + 1} has {len(ids)} tokens under {role}, its answer {scored} or "
                 f"more, and the context holds {holds}; raise --n-ctx or leave it out"
             )
-
-
-def _prefill(em: Emulator, item: Item, points: Sequence[Point]) -> None:
-    """Decodes the prompt afresh under every role that some point needs."""
-    for context in em.ensemble.contexts.values():
-        for slot in range(context.n_seq_max):
-            context.clear(slot)
-    roles = dict.fromkeys(role for point in points for role in point.recipe.roles)
-    needed = Recipe(dict.fromkeys(roles, 1.0), name="all roles", any_sum=True)
-    ids = em.tokenize(item.prompt, raw=item.raw, special=item.special)
-    sequence = em.ensemble.open(ids, recipe=needed, sampling=Sampling(temperature=0.0))
-    try:
-        em.ensemble.decode({role: [Wanted(sequence)] for role in roles})
-    finally:
-        em.ensemble.close(sequence)
-
-
-def _questions(item: Item) -> Sequence[Question]:
-    return item.asked.questions if item.asked else ()

@@ -14,7 +14,6 @@ from rich.table import Table
 from eftlocal.output_file import write_whole
 from eftlocal.study.page import render
 from eftlocal.study.plot import curve, panels, save
-from eftlocal.study.questions import Question
 from eftlocal.study.report import table
 from eftlocal.study.statistics import Interval, mean
 from eftlocal.sweep.answers import METRICS, SHARES, Item, Manifest, Record
@@ -316,7 +315,7 @@ def page_text(
     for index, item in enumerate(items):
         found = [records.get((s.point.key, index)) for s in summaries]
         if any(found):
-            gold = [*item.gold, *(q.answers["warm"][0] for q in _asked(item))]
+            gold = [*item.gold, *(q.answers["warm"][0] for q in item.questions)]
             rows.append(
                 {
                     "number": index + 1,
@@ -326,10 +325,6 @@ def page_text(
                 }
             )
     return render("sweep", summary=constants(summaries), columns=columns, rows=rows)
-
-
-def _asked(item: Item) -> tuple[Question, ...]:
-    return item.asked.questions if item.asked else ()
 
 
 def _answer(record: Record | None) -> dict[str, object] | None:
