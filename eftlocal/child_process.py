@@ -1,7 +1,9 @@
 """A child process that answers requests, JSON lines, each by a deadline; replaced when it dies.
 
-The child is started at the first request and kept. It ends with its parent, whatever ends that:
-its stdin closes (see `service`). It inherits no open file and no Ctrl-C.
+The child is started at the first request, or before it by `start`, and kept. It ends with its
+parent, whatever ends that: its stdin closes (see `child_service`). It inherits no open file and no
+Ctrl-C. `multiprocessing` would not do: it imports the caller's main module in the child, unpickles
+what a harmed child sends, and sets no deadline for sending a request.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,7 @@ class ChildProcess:
     """Sends requests to a child, one at a time; safe to call from many threads.
 
     Args:
-        module: what the child runs, by `service.serve`.
+        module: what the child runs; it calls `child_service.serve`.
         arguments: of its command line, asked for at each start.
         purpose: what it is for, for the message when it does not start.
         longest: bytes of the longest answer.
@@ -79,27 +80,18 @@ class ChildProcess:
         atexit.register(self.close)
 
     def _begin(self) -> None:
-        # A fork must not share the child's pipes, and has neither the thread that watches nor,
-        # perhaps, the one that holds the lock.
+        # A fork must not share the child's pipes, and may lack the thread that holds the lock.
         self._lock = threading.Lock()
-        self._watchdog = Watchdog()
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
         self._said = 0  # bytes of them, before the last request
-        self._answer_due = False
-        self._ready = False
+        self._ready = self._answer_due = False
 
     @property
     def pid(self) -> int | None:
         """The child's process id; None when none is running."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
-
-    def start(self) -> None:
-        """Start the child, and do not wait for it: a later request finds it ready."""
-        with self._lock, contextlib.suppress(EngineError):  # which that request raises
-            if self._process is None:
-                self._launch()
 
     def ask(
         self, request: Mapping[str, Any], seconds: float, on_progress: OnProgress | None = None
@@ -128,6 +120,12 @@ class ChildProcess:
         with self._lock:
             self._discard()
 
+    def start(self) -> None:
+        """Start the child if there is none; it gets ready while this process does other work."""
+        with self._lock, contextlib.suppress(EngineError):  # the first request says what is wrong
+            if self._process is None:
+                self._start()
+
     def _ask(
         self, request: bytes, seconds: float, on_progress: OnProgress | None
     ) -> dict[str, Any]:
@@ -136,22 +134,18 @@ class ChildProcess:
         # A child that was found dead may have been killed from outside while idle, or have been
         # harmed by an earlier request: try once more.
         while True:
-            fresh = self._process is None
+            fresh = not self._ready
             if fresh:
-                self._launch()
-            if not self._ready:
-                self._wait_until_ready()
+                self._get_ready()
             line, timed_out = self._exchange(request, seconds, on_progress)
             if (said := _parsed(line)) is not None:
                 return said
-            code = self._ended()
-            died = ChildDiedError(code, timed_out, self._last_words())
+            died = ChildDiedError(self._exit_code(), timed_out, self._last_words())
             self._discard()
             if fresh or timed_out:
                 raise died
 
-    def _launch(self) -> None:
-        self._ready = False
+    def _start(self) -> None:
         with contextlib.suppress(OSError):  # no room for its last words: it works without
             self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (_discard closes it)
         try:
@@ -166,53 +160,69 @@ class ChildProcess:
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
-            raise EngineError(f"the process for {self._purpose} did not start: {error}") from None
+            raise EngineError(f"cannot start the process for {self._purpose}: {error}") from None
 
-    def _wait_until_ready(self) -> None:
-        line, _ = self._exchange(b"", _STARTUP_S)
-        if not line.endswith(b"\n"):
-            code, words = self._ended(), self._last_words().split("\n")[-1]
+    def _get_ready(self) -> None:
+        if self._process is None:
+            self._start()
+        line, _ = self._exchange(b"", _STARTUP_S)  # it says when it is ready
+        self._ready = line.endswith(b"\n")
+        if not self._ready:
+            code, words = self._exit_code(), self._last_words().split("\n")[-1]
             why = f": {words}" if words else ""
             raise EngineError(
-                f"the process for {self._purpose} did not start (exit code {code}{why}): "
-                "try again; if it stays so, set the program up again"
+                f"the process for {self._purpose} did not start (exit code {code}{why}); "
+                "try again, and if that fails reinstall eftlocal"
             )
-        self._ready = True
 
     def _exchange(
         self, request: bytes, seconds: float, on_progress: OnProgress | None = None
     ) -> tuple[bytes, bool]:
         """Send a request, wait for a line: the line, whole or not, and whether time ran out."""
-        process = self._process
+        process, timed_out = self._process, threading.Event()
         assert process is not None and process.stdin is not None and process.stdout is not None
+
+        def kill_in(seconds: float) -> threading.Timer:
+            def kill() -> None:
+                timed_out.set()
+                process.kill()
+
+            # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
+            timer = threading.Timer(seconds, kill)
+            timer.daemon = True
+            timer.start()
+            return timer
+
         self._answer_due = True
         self._said = os.fstat(self._words.fileno()).st_size if self._words else 0
-        # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
-        self._watchdog.watch(process, seconds)
-        unsent = memoryview(request)
-        with contextlib.suppress(OSError):  # the child is gone: there will be no line
-            while unsent:
-                unsent = unsent[process.stdin.write(unsent) :]
         line, rest, longest = b"", b"", self._longest()
-        while not line and len(rest) < longest:
-            piece = b""
-            with contextlib.suppress(OSError):
-                piece = process.stdout.read(_PIECE)
-            rest += piece
-            if not piece:
-                break
-            while (end := rest.find(b"\n") + 1) and not line:
-                line, rest = rest[:end], rest[end:]
-                if on_progress is not None and line.startswith(b'{"progress"'):
-                    if (said := _parsed(line)) is None:
-                        break
-                    self._watchdog.extend(on_progress(said))
-                    line = b""
-        timed_out = self._watchdog.release()
+        deadline = kill_in(seconds)
+        try:
+            unsent = memoryview(request)
+            with contextlib.suppress(OSError):  # the child is gone: there will be no line
+                while unsent:
+                    unsent = unsent[process.stdin.write(unsent) :]
+            while not line and len(rest) < longest:
+                piece = b""
+                with contextlib.suppress(OSError):
+                    piece = process.stdout.read(_PIECE)
+                rest += piece
+                if not piece:
+                    break
+                while (end := rest.find(b"\n") + 1) and not line:
+                    line, rest = rest[:end], rest[end:]
+                    if on_progress is not None and line.startswith(b'{"progress"'):
+                        if (said := _parsed(line)) is None:
+                            break
+                        deadline.cancel()
+                        deadline = kill_in(on_progress(said))
+                        line = b""
+        finally:
+            deadline.cancel()
         self._answer_due = False
-        return line or rest, timed_out
+        return line or rest, timed_out.is_set()
 
-    def _ended(self) -> int:
+    def _exit_code(self) -> int:
         """The exit code of a child that is on its way out, or is sent there now."""
         assert self._process is not None
         try:
@@ -238,7 +248,7 @@ class ChildProcess:
         if self._words is not None:
             self._words.close()
             self._words = None
-        self._answer_due = False
+        self._ready = self._answer_due = False
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -259,53 +269,3 @@ def child_command(module: str, arguments: Sequence[str]) -> list[str]:
     path = [os.path.abspath(place) if place else root for place in sys.path]  # noqa: PTH100
     path += [] if root in path else [root]
     return [sys.executable, "-I", "-c", _BOOT, json.dumps(path), module, *arguments]
-
-
-class Watchdog:
-    """Watches one process at a time; its thread ends when it wakes and has nothing to watch.
-
-    A fork has no such thread: there, make another.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._deadline = 0.0
-        self._wakes: float | None = None  # when the thread will look; None: there is no thread
-        self._killed = False
-
-    def watch(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        """Kill `process` in so many seconds, in place of whatever was watched before."""
-        with self._changed:
-            self._process, self._killed = process, False
-            self._deadline = time.monotonic() + seconds
-            if self._wakes is None:
-                threading.Thread(target=self._run, name="eftlocal-watchdog", daemon=True).start()
-                self._wakes = self._deadline
-            elif self._deadline < self._wakes:
-                self._changed.notify()
-
-    def extend(self, seconds: float) -> None:
-        """The process has shown life: kill it so many seconds from now instead."""
-        with self._changed:
-            self._deadline = time.monotonic() + seconds
-            if self._wakes is not None and self._deadline < self._wakes:
-                self._changed.notify()
-
-    def release(self) -> bool:
-        """Watch no longer: from here on nothing is killed. Whether the process was."""
-        with self._changed:
-            self._process = None
-            return self._killed
-
-    def _run(self) -> None:
-        with self._changed:
-            while self._process is not None:
-                left = self._deadline - time.monotonic()
-                if left > 0.0:
-                    self._wakes = self._deadline
-                    self._changed.wait(left)
-                else:
-                    self._process.kill()
-                    self._process, self._killed = None, True
-            self._wakes = None

@@ -38,7 +38,7 @@ def test_reads_what_the_gguf_package_reads(model: Path) -> None:
 def test_properties(model: Path) -> None:
     write_model(model, n_layers=3, tied=False, more={"tokenizer.chat_template": "{{ x }}"})
     header = read_header(model)
-    assert (header.architecture, header.name, header.quantization) == ("llama", "tiny", "F32")
+    assert (header.architecture, header.metadata["general.name"]) == ("llama", "tiny")
     assert (header.n_layers, header.n_embd, header.n_ctx_train) == (3, 32, 512)
     assert (header.n_heads, header.n_heads_kv) == ((4,) * 3, (2,) * 3)
     assert (header.key_length, header.value_length, header.n_ff) == (8, 8, (64,) * 3)
@@ -49,7 +49,7 @@ def test_properties(model: Path) -> None:
     assert header.other_bytes == header.weight_bytes - 3 * layer
     assert header.output_bytes == matrix and not header.has_tied_output
     assert not header.is_adapter
-    assert header.sliding_window is None and header.shards == ()
+    assert header.shards == ()
 
 
 def test_counts_per_layer_may_differ(model: Path) -> None:
@@ -70,7 +70,6 @@ def test_missing_key_is_named(model: Path) -> None:
     nothing = read_header(write(model, raw()))
     with pytest.raises(ModelFileError, match=r"has no general\.architecture"):
         _ = nothing.n_layers
-    assert nothing.name == "model"
 
 
 @pytest.mark.parametrize("value", [0, 513, 2**32 - 1])
@@ -108,12 +107,6 @@ def test_string_array_is_a_sequence(model: Path) -> None:
 def test_adapter(model: Path) -> None:
     header = read_header(write_model(model, more={"general.type": "adapter"}))
     assert header.is_adapter
-
-
-def test_quantization_is_guessed_without_a_file_type(model: Path) -> None:
-    block = tensor("t", (32,), kind=8)
-    assert read_header(write(model, raw([ARCH], [block], data=34))).quantization == "Q8_0"
-    assert read_header(write(model, raw([ARCH]))).quantization == "unknown"
 
 
 class TestShards:

@@ -213,8 +213,8 @@ def test_damage_is_refused_or_harmless(
     tracemalloc.start()
     try:
         header = read_header(path)
-        assert len(header.name) + header.n_vocab + header.weight_bytes >= 0
-        assert kv_cache_bytes(header, 256) >= 0
+        assert header.n_vocab + header.weight_bytes >= 0
+        assert min(kv_cache_bytes(header, 256)) >= 0
     except ModelFileError as error:
         assert str(error).startswith(str(path))
     finally:

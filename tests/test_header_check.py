@@ -441,7 +441,7 @@ def test_text_after_a_nul_is_not_read(tmp_path: Path) -> None:
     file = read_file(DEMO)
     file.set("general.name", STRING, text("short\0 and hidden"))
     (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    assert read_header(tmp_path / "model.gguf").name == "short"
+    assert read_header(tmp_path / "model.gguf").metadata["general.name"] == "short"
 
 
 def test_tokens_that_differ_after_a_nul_only_in_others(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from eftlocal.loading.placement import (
     DeviceMemory,
     Plan,
     RoleNeeds,
-    estimate,
     plan,
 )
 
@@ -187,15 +186,6 @@ def test_more_free_memory_never_places_fewer_layers() -> None:
     assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 11
 
 
-def test_estimate_from_a_file(tmp_path: Path) -> None:
-    header = read_header(write_model(tmp_path / "m.gguf", tied=False))
-    result = estimate(header, n_ctx=512, n_seq=2, n_batch=64)
-    assert result.weights == header.weight_bytes and result.cache == kv_cache_bytes(header, 512, 2)
-    assert result.compute >= 64 * 4 * header.n_vocab
-    assert result.total == result.weights + result.cache + result.compute
-    assert estimate(header, n_ctx=512, type_k="f32").cache > estimate(header, n_ctx=512).cache
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     header = read_header(write_model(tmp_path / "m.gguf", tied=tied))
@@ -205,6 +195,8 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     assert (base.file, base.adapter, tuned.adapter) == (tuned.file, 0, adapter.weight_bytes)
     matrix = header.output_bytes
     assert sum(base.layers) + base.rest + (0 if tied else matrix) == header.weight_bytes
-    assert sum(base.cache) == kv_cache_bytes(header, 512)
+    assert base.cache == kv_cache_bytes(header, 512) and base.compute >= 512 * 4 * header.n_vocab
     host = plan([base], [], None).host_bytes
-    assert host == estimate(header, n_ctx=512).total
+    assert host == header.weight_bytes + sum(base.cache) + base.compute
+    wide = RoleNeeds.from_header("base", header, n_ctx=512, n_seq=2, type_k="f32")
+    assert wide.cache == kv_cache_bytes(header, 512, 2, "f32") > base.cache

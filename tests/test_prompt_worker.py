@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eftlocal.child_process import Watchdog, child_command
+from eftlocal.child_process import child_command
 from eftlocal.errors import PromptError
 from eftlocal.prompt.template import TemplateWorker
 
@@ -40,6 +40,15 @@ def test_a_template_without_end_is_killed_at_the_deadline(
     assert worker.child.pid is None
     worker.deadline_s = 60.0
     assert worker.render(SAY, {"word": "after"}) == "after"
+
+
+def test_a_child_that_was_started_early_answers_the_first_request(worker: TemplateWorker) -> None:
+    worker.child.start()
+    pid = worker.child.pid
+    assert pid is not None
+    worker.child.start()
+    assert worker.render(SAY, {"word": "early"}) == "early"
+    assert worker.child.pid == pid
 
 
 @needs_signals
@@ -163,43 +172,3 @@ def test_an_orphan_ends_in_the_midst_of_a_long_call() -> None:
         child.stdin.write(json.dumps(request).encode("ascii") + b"\n")
         child.stdin.flush()
         assert child.wait(timeout=60) != 0
-
-
-# --- the watchdog -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sleepers() -> "Iterator[list[subprocess.Popen[bytes]]]":
-    """Two processes that do nothing until their stdin ends."""
-    command = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
-    found = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
-    yield found
-    for process in found:
-        process.communicate()
-
-
-def test_a_nearer_deadline_wakes_the_watchdog(
-    sleepers: "list[subprocess.Popen[bytes]]",
-) -> None:
-    watchdog, (spared, killed) = Watchdog(), sleepers
-    watchdog.watch(spared, 3600.0)
-    assert not watchdog.release()
-    watchdog.watch(killed, 0.01)
-    assert killed.wait(timeout=60) != 0
-    assert watchdog.release()
-    assert spared.poll() is None
-    watchdog.watch(spared, 0.01)  # its thread has ended: it starts another
-    assert spared.wait(timeout=60) != 0
-
-
-def test_one_thread_watches_any_number_of_tasks(
-    sleepers: "list[subprocess.Popen[bytes]]",
-) -> None:
-    watchdog, before = Watchdog(), set(threading.enumerate())
-    for _ in range(100):
-        watchdog.watch(sleepers[0], 3600.0)
-        assert not watchdog.release()
-    assert len(set(threading.enumerate()) - before) == 1
-    assert sleepers[0].poll() is None
-    watchdog.watch(sleepers[1], 0.01)
-    assert sleepers[1].wait(timeout=60) != 0

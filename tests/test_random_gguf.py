@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import LlamaFileType
 from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, write_random_model
 
 from eftlocal.gguf_file.header import read_header
@@ -33,7 +34,8 @@ def test_decodes_as_a_trained_model_would(tmp_path: Path, quantization: str) -> 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_header_tells_the_quantization(tmp_path: Path, quantization: str) -> None:
     header = read_header(write_random_model(tmp_path / "tiny.gguf", "tiny", quantization))
-    assert header.quantization == {"Q4_K": "Q4_K_M"}.get(quantization, quantization)
+    declared = LlamaFileType(header.metadata["general.file_type"]).name
+    assert declared in (f"MOSTLY_{quantization}", f"MOSTLY_{quantization}_M")
     assert {t.type.name for t in header.tensors if len(t.shape) > 1} == {quantization}
 
 

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, parse_file
@@ -24,6 +25,24 @@ _SPLIT_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.
 
 # llama_model_is_recurrent of llama.cpp (November 2026)
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
+
+
+class Rule(NamedTuple):
+    """What a key's value must be.
+
+    type: as in `Header.types`, or several, as in "array of float32 or array of int32". least, most:
+    of a number. per_layer: it may also be an array of as many numbers as there are layers.
+    """
+
+    type: str
+    least: float = -inf
+    most: float = inf
+    per_layer: bool = False
+
+
+def rules(prefix: str, table: Mapping[Rule, str]) -> dict[str, Rule]:
+    """The rule of each key, from a table of rules and the keys (words of a text) of each."""
+    return {f"{prefix}{key}": rule for rule, keys in table.items() for key in keys.split()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +72,6 @@ class Header:
     @property
     def architecture(self) -> str:
         return self._get("general.architecture", str)
-
-    @property
-    def name(self) -> str:
-        return self._get("general.name", str, self.path.stem)
 
     @property
     def is_adapter(self) -> bool:
@@ -109,23 +124,6 @@ class Header:
         """Context length the model was trained for, in tokens."""
         return self.count("context_length", 0, 1 << 32, 0) or None
 
-    @property
-    def sliding_window(self) -> int | None:
-        """Window of the sliding-window layers in tokens, None where every layer sees all."""
-        return self.count("attention.sliding_window", 0, 1 << 32, 0) or None
-
-    @property
-    def quantization(self) -> str:
-        """The file's declared type, such as Q4_K_M; else that of most of its bytes."""
-        try:
-            name = str(LlamaFileType(self.metadata["general.file_type"]).name)
-            return name.removeprefix("MOSTLY_").removeprefix("ALL_")
-        except (KeyError, ValueError, TypeError):
-            by_type: dict[str, int] = {}
-            for tensor in self.tensors:
-                by_type[tensor.type.name] = by_type.get(tensor.type.name, 0) + tensor.nbytes
-            return max(by_type, key=by_type.__getitem__, default="unknown")
-
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all tensors."""
@@ -170,6 +168,25 @@ class Header:
         if not low <= value <= high:
             self._fail(f"{full} is {value}, outside {low}..{high}: the file is damaged, {AGAIN}")
         return value
+
+    def check(self, rules: Mapping[str, Rule]) -> None:
+        """ModelFileError unless each key that is there has its rule's type and range."""
+        for key, type_ in self.types.items():
+            if (rule := rules.get(key)) is None:
+                continue
+            several = rule.per_layer and type_ in ("array of uint32", "array of int32")
+            if not several and type_ not in rule.type.split(" or "):
+                self.refuse(f"{key} is of type {type_}, and llama.cpp reads {rule.type}")
+            value = self.metadata.get(key)  # a long array may have been left out
+            for number in value.tolist() if several and value is not None else [value]:
+                if not isinstance(number, int | float):
+                    continue
+                if not isfinite(number):
+                    self.refuse(f"{key} is {number}, not a finite number")
+                if number < rule.least:
+                    self.refuse(f"{key} is {number}, and must be {rule.least:g} or more")
+                if number > rule.most:
+                    self.refuse(f"{key} is {number}, and must be {rule.most:g} or less")
 
     def refuse(self, what: str) -> NoReturn:
         """ModelFileError: llama.cpp cannot use this file."""
@@ -265,21 +282,14 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq
 
 def kv_cache_bytes(
     header: Header, n_ctx: int, n_seq: int = 1, type_k: str = "f16", type_v: str = "f16"
-) -> int:
-    """Bytes of the cache for n_seq sequences of n_ctx tokens each, over all layers.
+) -> tuple[int, ...]:
+    """Bytes of the cache of each layer, for n_seq sequences of n_ctx tokens each: (n_layers,).
 
     As llama.cpp lays it out: n_ctx padded to 256, one key and one value row a token and layer,
     only the compressed key row for multi-head latent attention, a float32 state a sequence for
     a recurrent layer. Sliding-window layers are counted in full (swa_full), which taking tokens
     back needs. Raises UsageError for a type that cannot be a cache.
     """
-    return sum(kv_cache_bytes_by_layer(header, n_ctx, n_seq, type_k, type_v))
-
-
-def kv_cache_bytes_by_layer(
-    header: Header, n_ctx: int, n_seq: int = 1, type_k: str = "f16", type_v: str = "f16"
-) -> tuple[int, ...]:
-    """kv_cache_bytes of each layer: (n_layers,)."""
     cells = -(-n_ctx // 256) * 256 * n_seq
     arch, heads = header.architecture, header.n_heads_kv
     latent = f"{arch}.attention.key_length_mla" in header.metadata

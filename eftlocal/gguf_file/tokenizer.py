@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import numpy.typing as npt
 
-from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.header import Header, Rule, rules
 from eftlocal.gguf_file.parser import StringArray
 
 _BYTE = 6  # llama_token_type
@@ -19,14 +19,24 @@ _LONGEST = 4096  # bytes; no real token has as many, and grammars recurse once f
 _BPE = ("gpt2", "gemma4", "hybriddna", "whitespace")
 # Bytes that a text in UTF-8 can hold
 _IN_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
-_SPECIAL = (
-    "bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "cls", "fim_pre",
-    "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep", "prefix", "suffix", "middle",
-)  # fmt: skip
-_SWITCHES = (
-    "add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix",
-    "remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents",
-)  # fmt: skip
+_KEYS = rules(
+    "tokenizer.ggml.",
+    {
+        Rule("string"): "pre",
+        Rule("uint32"): """
+            bos_token_id eos_token_id eot_token_id eom_token_id unknown_token_id seperator_token_id
+            padding_token_id mask_token_id cls_token_id fim_pre_token_id fim_suf_token_id
+            fim_mid_token_id fim_pad_token_id fim_rep_token_id fim_sep_token_id prefix_token_id
+            suffix_token_id middle_token_id""",
+        Rule("bool"): """
+            add_bos_token add_eos_token add_sep_token add_space_prefix remove_extra_whitespaces
+            normalizer.lowercase normalizer.strip_accents""",
+        Rule("array of int32"): "token_type suppress_tokens",
+        Rule("array of float32 or array of int32"): "scores",
+    },
+) | rules("tokenizer.", {Rule("string"): "chat_template"})
+_MERGES = "tokenizer.ggml.merges"
+_CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 # What llama.cpp takes where a file names no id
 _DEFAULTS: dict[str, dict[str, int]] = {
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
@@ -54,7 +64,7 @@ def check_tokenizer(header: Header) -> None:
     model = header.metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model in ("none", "no_vocab", ""):
         header.refuse(f"has no tokenizer (tokenizer.ggml.model is {model!r:.60})")
-    _check_types(header)
+    header.check(_KEYS)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, StringArray) or not len(tokens):
         header.refuse("has no vocabulary (tokenizer.ggml.tokens)")
@@ -65,7 +75,9 @@ def check_tokenizer(header: Header) -> None:
     _check_doubles(header, texts)
     _check_columns(header, len(texts))
     if model in _BPE and header.metadata.get("tokenizer.ggml.pre") != "kimi-k2":
-        _check_type(header, "merges", "array of string", needed=True)
+        header.check({_MERGES: Rule("array of string")})
+        if _MERGES not in header.types:
+            header.refuse(f"has no {_MERGES}")
     if spelled := _SPELLINGS.get(model):
         _check_bytes(header, spelled, set(texts))
     if model == "bert" and (_column(header, "token_type") == _BYTE).any():
@@ -73,28 +85,6 @@ def check_tokenizer(header: Header) -> None:
     if model == "t5":
         _check_charsmap(header)
     _check_special(header, model, len(texts))
-
-
-def _check_types(header: Header) -> None:
-    _check_type(header, "pre", "string")
-    for name in _SPECIAL:
-        _check_type(header, f"{name}_token_id", "uint32")
-    for name in _SWITCHES:
-        _check_type(header, name, "bool")
-    _check_type(header, "token_type", "array of int32")
-    _check_type(header, "scores", "array of float32", "array of int32")
-    _check_type(header, "suppress_tokens", "array of int32")
-    if header.types.get("tokenizer.chat_template", "string") != "string":
-        header.refuse("tokenizer.chat_template is not a string")
-
-
-def _check_type(header: Header, name: str, *allowed: str, needed: bool = False) -> None:
-    key = f"tokenizer.ggml.{name}"
-    found = header.types.get(key)
-    if found is None and needed:
-        header.refuse(f"has no {key}")
-    if found is not None and found not in allowed:
-        header.refuse(f"{key} is of type {found}, and llama.cpp reads {' or '.join(allowed)}")
 
 
 def _as_llama_cpp_reads(tokens: StringArray) -> list[bytes]:
@@ -173,12 +163,12 @@ def _check_charsmap(header: Header) -> None:
     An array of nodes and then texts that replace others. From a node, XORed with its base, a byte
     leads on; where a node ends a match, it leads to a value, the offset of a text that a NUL ends.
     """
-    _check_type(header, "precompiled_charsmap", "array of uint8", "array of int8")
+    header.check({_CHARSMAP: Rule("array of uint8 or array of int8")})
     data = _column(header, "precompiled_charsmap").view(np.uint8)
     if not len(data):
         return
     if len(data) < 4:
-        header.refuse("tokenizer.ggml.precompiled_charsmap is cut short")
+        header.refuse(f"{_CHARSMAP} is cut short")
     size = int.from_bytes(data[:4].tobytes(), "little")
     nodes = np.frombuffer(data[4:][: min(size, len(data) - 4) // 4 * 4].tobytes(), "<u4")
     nodes = nodes.astype(np.int64)
@@ -193,7 +183,7 @@ def _check_charsmap(header: Header) -> None:
         or (onward | 0xFF >= len(nodes)).any()
         or (nodes[ends] & 0x7FFFFFFF >= len(texts)).any()
     ):
-        header.refuse("tokenizer.ggml.precompiled_charsmap points outside itself")
+        header.refuse(f"{_CHARSMAP} points outside itself")
 
 
 def _check_special(header: Header, model: str, n_tokens: int) -> None:

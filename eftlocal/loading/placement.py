@@ -12,57 +12,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from eftlocal.errors import DoesNotFitError, UsageError
-from eftlocal.gguf_file.header import Header, kv_cache_bytes_by_layer
+from eftlocal.gguf_file.header import Header, kv_cache_bytes
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (
     "try a smaller context (n_ctx), KV-cache type q8_0, a smaller quantization of the base or a "
     "smaller model"
 )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Memory of one model with one context, in bytes."""
-
-    weights: int
-    cache: int
-    compute: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.cache + self.compute
-
-
-def estimate(
-    header: Header,
-    *,
-    n_ctx: int,
-    n_seq: int = 1,
-    n_batch: int = 512,
-    type_k: str = "f16",
-    type_v: str = "f16",
-) -> Estimate:
-    """Memory that a model and a context of n_seq sequences of n_ctx tokens each will take.
-
-    Weights and cache are exact for ordinary transformers. The compute buffer is approximate:
-    llama.cpp reserves a float32 logits row and two hidden rows for each of the n_batch tokens
-    of one decode (its n_ubatch), or the widest layer's rows where those are larger, and flash
-    attention is taken to be on (without it: n_batch * n_ctx * heads * 4 bytes at least).
-    """
-    cache = sum(kv_cache_bytes_by_layer(header, n_ctx, n_seq, type_k, type_v))
-    return Estimate(header.weight_bytes, cache, _compute_bytes(header, n_ctx, n_seq, n_batch))
-
-
-def _compute_bytes(header: Header, n_ctx: int, n_seq: int, n_batch: int) -> int:
-    row = 4 * max(header.n_vocab + 2 * header.n_embd, 3 * max(header.n_ff) + 4 * header.n_embd)
-    mask = 2 * n_ctx  # one float16 row of the attention mask a token
-    return n_batch * (row + mask) + 4 * n_seq * header.n_vocab
-
-
-def _staging_bytes(header: Header, n_ctx: int, n_seq: int, n_batch: int) -> int:
-    """What stays on the host of a model that is whole on devices: inputs, logits rows."""
-    return n_batch * (4 * header.n_embd + 2 * n_ctx) + 4 * n_seq * header.n_vocab
 
 
 @dataclass(frozen=True)
@@ -103,18 +59,27 @@ class RoleNeeds:
         adapter: Header | None = None,
         n_gpu_layers: int | None = None,
     ) -> RoleNeeds:
-        """The needs of a model read by read_header; the arguments are those of estimate."""
+        """The needs of a model with a context of n_seq sequences of n_ctx tokens each.
+
+        Weights and cache are exact for ordinary transformers. The compute buffer is approximate:
+        llama.cpp reserves a float32 logits row and two hidden rows for each of the n_batch tokens
+        of one decode (its n_ubatch), or the widest layer's rows where those are larger, and flash
+        attention is taken to be on (without it: n_batch * n_ctx * heads * 4 bytes at least).
+        """
         layers = tuple(header.layer_bytes(i) for i in range(header.n_layers))
         tied, output = header.has_tied_output, header.output_bytes
+        hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
+        row = max(logits + 2 * hidden, 12 * max(header.n_ff) + 4 * hidden)
+        mask = 2 * n_ctx  # one float16 row of the attention mask a token
         return cls(
             role=role,
             file=str(header.path.resolve()),
             layers=layers,
-            cache=kv_cache_bytes_by_layer(header, n_ctx, n_seq, type_k, type_v),
+            cache=kv_cache_bytes(header, n_ctx, n_seq, type_k, type_v),
             output=output,
             rest=header.other_bytes - (0 if tied else output),
-            compute=_compute_bytes(header, n_ctx, n_seq, n_batch),
-            staging=_staging_bytes(header, n_ctx, n_seq, n_batch),
+            compute=n_batch * (row + mask) + n_seq * logits,
+            staging=n_batch * (hidden + mask) + n_seq * logits,
             tied=tied,
             adapter=adapter.weight_bytes if adapter else 0,
             n_gpu_layers=n_gpu_layers,

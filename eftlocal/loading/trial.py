@@ -22,7 +22,7 @@ from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.machine import host_memory_free
-from eftlocal.loading.placement import estimate, gib
+from eftlocal.loading.placement import RoleNeeds, gib
 from eftlocal.loading.trial_child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
 from eftlocal.selftest import crash_name
 from eftlocal.terminal_text import one_line
@@ -181,12 +181,12 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
     weights = model.weight_bytes
     repacked = candidate.repacked and 2 * weights < free
     large = min(_N_CTX, model.n_ctx_train or _N_CTX)
-    need = estimate(model, n_ctx=large, n_batch=BATCH)
-    if 4 * need.cache > free:
-        need = estimate(model, n_ctx=(large := SHORT), n_batch=BATCH)
+    need = RoleNeeds.from_header("", model, n_ctx=large, n_batch=BATCH)
+    if 4 * sum(need.cache) > free:
+        need = RoleNeeds.from_header("", model, n_ctx=(large := SHORT), n_batch=BATCH)
     adapters = sum(adapter.file_size for adapter in candidate.adapters)
     loading = weights * repacked + 16 * sum(model.header_bytes)
-    decoding = need.cache + 4 * need.compute + 2 * adapters
+    decoding = sum(need.cache) + 4 * need.compute + 2 * adapters
     return {
         "model": str(model.path),
         "adapters": [str(adapter.path) for adapter in candidate.adapters],
