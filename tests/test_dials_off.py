@@ -17,7 +17,7 @@ from eftlocal.errors import UsageError
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.settings import LIMITS, OFF, RANGES
-from eftlocal.sweep.grid import cross, parse_dials
+from eftlocal.study.grid import cross, parse_dials
 from eftlocal_tui.dials import Dials, recipe_from, recipe_values
 
 ON: dict[str, Any] = {

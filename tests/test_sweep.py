@@ -29,8 +29,19 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.study.answers import answer, judge, score
+from eftlocal.study.grid import (
+    DIALS,
+    MOST,
+    Point,
+    cross,
+    parse_dials,
+    parse_lambdas,
+    parse_numbers,
+    shown,
+    varied,
+)
 from eftlocal.study.questions import FOLDER, read
-from eftlocal.sweep.answers import (
+from eftlocal.study.sweep import (
     Item,
     Manifest,
     Record,
@@ -43,18 +54,7 @@ from eftlocal.sweep.answers import (
     seed_of,
     spread,
 )
-from eftlocal.sweep.grid import (
-    DIALS,
-    MOST,
-    Point,
-    cross,
-    parse_dials,
-    parse_lambdas,
-    parse_numbers,
-    shown,
-    varied,
-)
-from eftlocal.sweep.report import page_text, summarise
+from eftlocal.study.sweep_report import page_text, summarise
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 MANIFEST: Manifest = {"seed": "0", "prompts": "2"}

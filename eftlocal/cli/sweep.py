@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
     from eftlocal.logits.recipe import Recipe
     from eftlocal.logits.sampling import Sampling
-    from eftlocal.sweep.answers import Item, Manifest, Results
-    from eftlocal.sweep.grid import Build, Point
+    from eftlocal.study.grid import Build, Point
+    from eftlocal.study.sweep import Item, Manifest, Results
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _ASKED, _OUTPUT = "Prompts", "Output"
@@ -159,7 +159,7 @@ def chosen_items(
     special: bool,
 ) -> tuple[Item, ...]:
     from eftlocal.study.questions import FOLDER
-    from eftlocal.sweep.answers import demo_items, file_items, spread
+    from eftlocal.study.sweep import demo_items, file_items, spread
 
     if (prompts is None) == (questions is None):
         raise UsageError("give one of --prompts FILE and --questions demo")
@@ -214,7 +214,14 @@ def write(
     page: Path | None,
 ) -> None:
     from eftlocal.study.report import as_json
-    from eftlocal.sweep.report import as_data, as_tables, constants, plot, summarise, write_page
+    from eftlocal.study.sweep_report import (
+        as_data,
+        as_tables,
+        constants,
+        plot,
+        summarise,
+        write_page,
+    )
 
     summaries = summarise(points, len(items), results.records)
     if picture:
@@ -270,8 +277,8 @@ def sweep(
     from eftlocal.logits.recipe import UNGUIDED
     from eftlocal.scheduler import best_parallel
     from eftlocal.study.answers import LONGEST
-    from eftlocal.sweep.answers import Results, lacking, manifest, possible, run_sweep
-    from eftlocal.sweep.grid import cross, parse_dials
+    from eftlocal.study.grid import cross, parse_dials
+    from eftlocal.study.sweep import Results, lacking, manifest, possible, run_sweep
 
     opt.check_raw(given)
     selected = select({**given, **dict.fromkeys(_AXES)})

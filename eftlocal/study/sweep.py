@@ -25,8 +25,8 @@ from eftlocal.prompt.messages import Message, read_records, validate_messages, v
 from eftlocal.request import Prompt, Request
 from eftlocal.sources import Sources
 from eftlocal.study.answers import GreedyAnswer, judge, names, score
+from eftlocal.study.grid import Point, plain_dials
 from eftlocal.study.questions import WARM, Question, QuestionSet, read
-from eftlocal.sweep.grid import Point, plain_dials
 
 _KEYS = ("id", "prompt", "messages", "gold")
 

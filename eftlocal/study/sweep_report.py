@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from eftlocal.output_file import write_whole
+from eftlocal.study.grid import Point, Value, settings, shown, varied
 from eftlocal.study.page import render
 from eftlocal.study.plot import curve, panels, save
 from eftlocal.study.report import table
 from eftlocal.study.statistics import Interval, mean
-from eftlocal.sweep.answers import METRICS, SHARES, Item, Manifest, Record
-from eftlocal.sweep.grid import Point, Value, settings, shown, varied
+from eftlocal.study.sweep import METRICS, SHARES, Item, Manifest, Record
 
 _GAP = 2  # columns between two cells
 MOST_PANELS = 12
