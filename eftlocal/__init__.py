@@ -41,7 +41,7 @@ _HOME = {
     "Sampling": "logits.sampling",
     "Speculation": "speculation.settings",
     "Step": "generation",
-    "TextLogprobs": "decoding.text_logprobs",
+    "TextLogprobs": "decoding.score",
     "Timing": "answer",
     "load": "sources",
 }

@@ -303,3 +303,8 @@ other: Emulator = Emulator.from_files(base="a.gguf", tuned="b.gguf", reference="
     assert list(found) == ["wrong.py", "Found 3 errors in 1 file (checked 2 source files)"], found
     unknown, wrong_type, text = found["wrong.py"]
     assert "temprature" in unknown and "max_tokens" in wrong_type and '"str"' in text
+
+
+def test_every_public_name_is_there() -> None:
+    for name in eftlocal.__all__:
+        assert getattr(eftlocal, name).__module__.startswith("eftlocal.")
