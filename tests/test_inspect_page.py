@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from eftlocal import Emulator, Recipe
+from eftlocal.errors import UsageError
 from eftlocal.study.influence import inspect
 from eftlocal.study.inspection import Inspection
-from eftlocal.study.view import page, page_data
+from eftlocal.study.report import plain
+from eftlocal.study.view import as_data, page
 
 PROMPT = 'What is <b>"bold"</b>?\n</script><!-- {{data}}'
 HOSTILE = (
@@ -70,17 +72,24 @@ def parsed(hostile: Inspection) -> Parsed:
     return Parsed(page(hostile))
 
 
+def data_of(parsed: Parsed) -> Any:
+    return json.loads(parsed.only("script", type="application/json", id="data"))
+
+
 def test_the_data_come_back_as_they_went_in(hostile: Inspection, parsed: Parsed) -> None:
-    found: Any = json.loads(parsed.only("script", type="application/json", id="data"))
-    assert found == json.loads(json.dumps(page_data(hostile)))
-    assert "".join(token["text"] for token in found["tokens"]) == HOSTILE
-    assert found["prompt"] == PROMPT
-    assert [token["id"] for token in found["tokens"]] == list(hostile.ids)
-    first, token = found["tokens"][0], hostile.tokens[0]
-    assert first["p"] == pytest.approx(list(token.probabilities.values()), rel=1e-4)
-    assert first["rank"] == list(token.ranks.values())
-    assert len(first["candidates"]) == len(found["distributions"]) == 4
-    assert len(first["values"]) == len(found["measures"])
+    found = data_of(parsed)
+    assert "".join(token["text"] for token in found["tokens"]) == found["answer"] == HOSTILE
+    assert found["prompt"] == PROMPT and found["first"] == next(iter(found["measures"]))
+    whole = plain(as_data(hostile))
+    assert found.keys() == {*whole, "first", "signed"}
+    for short, token in zip(found["tokens"], whole["tokens"], strict=True):
+        for key in ("probability", "logprob", "measures"):
+            assert short.pop(key) == pytest.approx(token.pop(key), rel=1e-4, abs=1e-12)
+        for name, of in token.pop("candidates").items():
+            for one, other in zip(short["candidates"][name], of, strict=True):
+                assert (one["token"], one["label"]) == (other["token"], other["label"])
+                assert one["probability"] == pytest.approx(other["probability"], rel=1e-4)
+        assert short.pop("candidates") and short == token
 
 
 def test_hostile_text_changes_nothing_but_the_data(hostile: Inspection, demo: Emulator) -> None:
@@ -128,9 +137,9 @@ def test_the_policy_allows_the_pages_own_script_and_style_only(parsed: Parsed) -
 
 
 def test_the_measure_shown_first(hostile: Inspection) -> None:
-    assert page_data(hostile)["measure"] == 0
-    shown = page_data(hostile, "gain-tuned")
-    assert shown["measures"][shown["measure"]]["name"] == "gain-tuned"
+    assert data_of(Parsed(page(hostile, "gain-tuned")))["first"] == "gain-tuned"
+    with pytest.raises(UsageError, match="did you mean gain-tuned"):
+        page(hostile, "gain-tund")
 
 
 def luminance(colour: str) -> float:

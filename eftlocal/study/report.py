@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -53,15 +53,21 @@ def interval(found: Sequence[float], form: str = ".2f", none: str = "-") -> str:
     return f"{value:{form}}{ends}"
 
 
-def plain(value: Any) -> Any:
-    """Figures as JSON has them: named tuples as objects, what is not finite as null."""
-    if isinstance(value, dict):
-        return {key: plain(of) for key, of in value.items()}
+def plain(value: Any, *, digits: int = 17) -> Any:
+    """Figures as JSON has them: named tuples as objects, what is not finite as null.
+
+    Args:
+        digits: of a float, at most.
+    """
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: plain(of, digits=digits) for key, of in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(of) for of in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [plain(of, digits=digits) for of in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def as_json(figures: Any) -> str:

@@ -16,15 +16,15 @@ from eftlocal.study.inspection import (
     COMBINATION,
     LEVELS,
     NOBODY,
-    SHARED,
     InspectedToken,
     Inspection,
     Measure,
     level,
+    measure_of,
     measures_of,
 )
 from eftlocal.study.page import render
-from eftlocal.study.report import table
+from eftlocal.study.report import plain, table
 from eftlocal.terminal_text import printable
 
 SHORT = {COMBINATION: "combined", "reference": "ref."}
@@ -161,44 +161,12 @@ def as_data(found: Inspection) -> dict[str, Any]:
 
 def page(found: Inspection, measure: str | None = None) -> str:
     """The answer as an HTML page; `measure` (by name) is the one it shows first."""
-    return render("inspection", data=page_data(found, measure))
-
-
-def page_data(found: Inspection, measure: str | None = None) -> dict[str, Any]:
-    """What the page is given; numbers rounded, lists in the order of "distributions"."""
-    measures = measures_of(found)
-    values = [m.values(found).tolist() for m in measures]
-    names = found.distributions
-    known = [m.name for m in measures]
-    return {
-        "prompt": found.prompt,
-        "recipe": str(found.recipe),
-        "preset": found.preset,
-        "seed": found.seed,
-        "distributions": list(names),
-        "sides": list(found.sides),
-        "winners": {"agreed": AGREED, "shared": SHARED, "nobody": NOBODY},
-        "measures": [{"name": m.name, "about": m.about, "signed": m.signed} for m in measures],
-        "measure": known.index(measure) if measure in known else 0,
-        "shifts": {role: found.shifts(role) for role in found.sides},
-        "tokens": [
-            {
-                "text": token.text,
-                "label": token.label,
-                "id": token.token,
-                "control": token.control,
-                "won": token.won,
-                "p": [_short(token.probabilities[name]) for name in names],
-                "rank": [token.ranks[name] for name in names],
-                "values": [_short(of[token.index]) for of in values],
-                "candidates": [
-                    [[c.token, c.label, _short(c.probability)] for c in token.candidates[name]]
-                    for name in names
-                ],
-            }
-            for token in found.tokens
-        ],
+    known = measures_of(found)
+    more = {
+        "first": measure_of(known, measure).name,
+        "signed": [of.name for of in known if of.signed],
     }
+    return render("inspection", data=plain(as_data(found) | more, digits=_DIGITS))
 
 
 def _marked(shown: str, value: float) -> Text:
@@ -213,7 +181,3 @@ def _marked(shown: str, value: float) -> Text:
     text = Text(before + body + after, style=(_DOWN if value < 0 else _UP)[reached])
     text.append(breaks)
     return text
-
-
-def _short(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const MOST = 20, MIDDLE = 0.3, HIGH = 0.6;
-  let measure = data.measure, current = 0;
+  let measure = data.first, current = 0;
 
   function make(tag, className, ...content) {
     const element = document.createElement(tag);
@@ -23,10 +23,9 @@
   const number = (value) => value === null ? "–"
     : value !== 0 && Math.abs(value) < 0.0005 ? value.toExponential(0) : value.toFixed(3);
   function winner(name) {
-    const { agreed, shared, nobody } = data.winners;
-    if (name === agreed) return "first choice of all of: " + data.sides.join(", ");
-    if (name === shared) return "first choice of some, not all, of: " + data.sides.join(", ");
-    if (name === nobody) return "nobody’s first choice";
+    if (name === "agreed") return "first choice of all of: " + data.sides.join(", ");
+    if (name === "shared") return "first choice of some, not all, of: " + data.sides.join(", ");
+    if (name === "nobody") return "nobody’s first choice";
     return name === "combination" ? "first choice of the combination, and of no side"
       : "first choice of " + name + " alone";
   }
@@ -36,7 +35,7 @@
     element.classList.toggle("middle", size(value) >= MIDDLE && size(value) < HIGH);
     element.classList.toggle("high", size(value) >= HIGH);
   }
-  const valueOf = (i) => data.tokens[i].values[measure];
+  const valueOf = (i) => data.tokens[i].measures[measure];
 
   // The head of the page
   $("prompt").textContent = visible(data.prompt);
@@ -49,12 +48,12 @@
   for (const token of data.tokens) wins.set(token.won, (wins.get(token.won) || 0) + 1);
   $("won").textContent = [...wins].sort((a, b) => b[1] - a[1])
     .map(([name, count]) => Math.round(100 * count / data.tokens.length) + "% " + winner(name)).join(" · ");
-  data.measures.forEach((m, i) => {
-    const option = make("option", "", m.name + ": " + m.about);
-    option.value = i;
-    option.selected = i === measure;
+  for (const [name, about] of Object.entries(data.measures)) {
+    const option = make("option", "", name + ": " + about);
+    option.value = name;
+    option.selected = name === measure;
     $("measure").append(option);
-  });
+  }
 
   // The answer
   const tokens = data.tokens.map((token, i) => {
@@ -120,18 +119,19 @@
   // One token under every model
   function show(i) {
     const token = data.tokens[i];
-    const rows = data.distributions.map((name, d) => make("tr", "",
-      make("td", "", name), make("td", "", number(token.p[d])), make("td", "", token.rank[d].toLocaleString("en"))));
-    const measures = data.measures.map((m, k) => make("tr", k === measure ? "chosen" : "",
-      make("td", "", m.name), make("td", "", number(token.values[k]))));
+    const rows = data.distributions.map((name) => make("tr", "", make("td", "", name),
+      make("td", "", number(token.probability[name])),
+      make("td", "", token.rank[name].toLocaleString("en"))));
+    const measures = Object.entries(token.measures).map(([name, value]) =>
+      make("tr", name === measure ? "chosen" : "",
+        make("td", "", name), make("td", "", number(value))));
     const head = (...names) => make("thead", "", make("tr", "", ...names.map((n) => make("th", "", n))));
-    const lists = data.distributions.flatMap((name, d) => [make("h3", "", name),
-      make("ol", "", ...token.candidates[d].map(([id, label, p]) => {
-        const bar = make("span", "bar");
-        bar.style.setProperty("--size", size(p));
-        const item = make("li", id === token.id ? "chosen" : "", make("span", "", id === token.id ? "✓" : ""),
-          piece(label), bar, make("span", "", number(p)));
-        return item;
+    const lists = data.distributions.flatMap((name) => [make("h3", "", name),
+      make("ol", "", ...token.candidates[name].map((other) => {
+        const bar = make("span", "bar"), same = other.token === token.token;
+        bar.style.setProperty("--size", size(other.probability));
+        return make("li", same ? "chosen" : "", make("span", "", same ? "✓" : ""),
+          piece(other.label), bar, make("span", "", number(other.probability)));
       }))]);
     $("details").replaceChildren(
       make("h2", "", "Token " + i + " ", piece(token.label)),
@@ -144,22 +144,22 @@
 
   // What depends on the measure
   function paint() {
-    const chosen = data.measures[measure];
+    const signed = data.signed.includes(measure);
     tokens.forEach((element, i) => {
       shade(element, valueOf(i));
       const label = data.tokens[i].label;
-      element.setAttribute("aria-label", visible(label).replace(/\n/g, " line break ") + ", " + chosen.name + " "
+      element.setAttribute("aria-label", visible(label).replace(/\n/g, " line break ") + ", " + measure + " "
         + number(valueOf(i)) + ", " + winner(data.tokens[i].won));
     });
-    const steps = (chosen.signed ? [-1, -0.6, -0.3, 0, 0.3, 0.6, 1] : [0, 0.1, 0.3, 0.6, 1]).map((value) => {
-      const step = make("span", "token", (chosen.signed && value > 0 ? "+" : "") + value);
+    const steps = (signed ? [-1, -0.6, -0.3, 0, 0.3, 0.6, 1] : [0, 0.1, 0.3, 0.6, 1]).map((value) => {
+      const step = make("span", "token", (signed && value > 0 ? "+" : "") + value);
       shade(step, value);
       return step;
     });
-    $("legend").replaceChildren(chosen.name + ": ", ...steps, "dotted line from 0.3, solid from 0.6"
-      + (chosen.signed ? "; over the text where probability was lost" : ""));
+    $("legend").replaceChildren(measure + ": ", ...steps, "dotted line from 0.3, solid from 0.6"
+      + (signed ? "; over the text where probability was lost" : ""));
     const names = data.distributions;
-    $("most-head").replaceChildren(make("tr", "", ...["token", chosen.name, ...names.map((n) => "p " + n), "first choice of"]
+    $("most-head").replaceChildren(make("tr", "", ...["token", measure, ...names.map((n) => "p " + n), "first choice of"]
       .map((n, k) => make("th", k > names.length + 1 ? "left" : "", n))));
     const order = data.tokens.map((_, i) => i).sort((a, b) => size(valueOf(b)) - size(valueOf(a)) || a - b);
     $("most").replaceChildren(...order.slice(0, MOST).map((i) => {
@@ -167,11 +167,12 @@
       button.addEventListener("click", () => { go(i); });
       const won = data.tokens[i].won;
       return make("tr", "", make("td", "", button), make("td", "", number(valueOf(i))),
-        ...data.tokens[i].p.map((p) => make("td", "", number(p))), make("td", "left", won));
+        ...names.map((n) => make("td", "", number(data.tokens[i].probability[n]))),
+        make("td", "left", won));
     }));
   }
   $("measure").addEventListener("change", (event) => {
-    measure = Number(event.target.value);
+    measure = event.target.value;
     paint();
     show(current);
   });
