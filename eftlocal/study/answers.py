@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ def nothing() -> None:
     """What to call after a step where nobody counts them."""
 
 
-@dataclass(frozen=True)
-class GreedyAnswer:
+class GreedyAnswer(NamedTuple):
     """A text without the blanks around it, and whether it stopped by itself."""
 
     text: str
@@ -66,8 +66,7 @@ class Scores:
     format_nll: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Acceptance:
+class Acceptance(NamedTuple):
     """How often the small tuned model would have drafted what the combination chooses: means over
     the tokens of the combination's own answers.
 
@@ -131,9 +130,8 @@ def score(
         recipes: name to recipe, over roles that are loaded.
         advance: called after each question.
     """
+    first = next(iter(recipes.values()))
     roles = dict.fromkeys(role for recipe in recipes.values() for role in recipe.roles)
-    # Any weights will do: what is used are the rows of the roles, not this combination.
-    needed = Recipe({role: 1.0 / len(roles) for role in roles}, name="all roles")
     combine = Combiner(em.ensemble.vocab_size, stop_tokens=sorted(em.ensemble.stop_tokens))
     scratch = np.empty(em.ensemble.vocab_size, dtype=np.float32)
     out: dict[str, list[tuple[float, float, float]]] = {name: [] for name in recipes}
@@ -141,7 +139,7 @@ def score(
         tokens, is_fact = gold_tokens(em, question, style)
         right = dict.fromkeys(recipes, True)
         losses = {name: np.zeros(len(tokens)) for name in recipes}
-        for i, (token, _, rows) in enumerate(_rows(em, question, needed, tokens)):
+        for i, (token, _, rows) in enumerate(_rows(em, question, first, tokens, roles)):
             for name, recipe in recipes.items():
                 z = combine(rows, recipe)
                 right[name] &= int(z.argmax()) == token
@@ -194,12 +192,16 @@ def acceptance(
 
 
 def _rows(
-    em: Emulator, question: Question, recipe: Recipe, tokens: Sequence[int]
+    em: Emulator,
+    question: Question,
+    recipe: Recipe,
+    tokens: Sequence[int],
+    roles: Collection[str] | None = None,
 ) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
     """Each token with the rows before it, combined and by role (see `Ensemble.score`)."""
     ids = em.tokenize(question.text)
     sequence = em.ensemble.open(ids, recipe=recipe, sampling=GREEDY)
     try:
-        yield from em.ensemble.score(sequence, tokens)
+        yield from em.ensemble.score(sequence, tokens, roles=roles)
     finally:
         em.ensemble.close(sequence)

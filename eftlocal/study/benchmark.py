@@ -269,17 +269,7 @@ def measure(
             ignore_end=mode.endless,
         )
         spent = sum(meter.joules() for meter in meters) - before
-        return Run(
-            mode=mode.name,
-            turn=turn,
-            prefill=rate,
-            tokens=len(answer.tokens),
-            first_token=answer.timing.first_token,
-            rate=answer.timing.tokens_per_second,
-            joules=spent if meters else None,
-            totals=answer.speculation,
-            text=answer.text,
-        )
+        return Run(mode.name, turn, rate, spent if meters else None, answer)
 
     for mode in chosen:
         run(mode, settings.prompts[0], -1, 0, _WARM_UP)

@@ -6,7 +6,6 @@ The large tuned model is the upper bound of the gap; it is loaded by itself, bef
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,27 @@ ROLES = ("base", "tuned", "reference", "plain")
 LARGE, SMALL, EMULATION = "large tuned", "small tuned", "emulation"
 N_CTX = 256
 EXAMPLES = 8
-BETAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
-LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HEADS = {"fact_nll": "fact", "format_nll": "format", "pgr": "PGR [95%]"}
+
+_UP = Recipe.upscale()
+RECIPES = {
+    SMALL: Recipe.single("tuned"),
+    "small base": Recipe.single("reference"),
+    "large base": Recipe.single("base"),
+    EMULATION: Defaults().recipe,
+    # Up-scaling over beta and proxy-tuning over alpha; at 1 the two are the same.
+    **{f"beta {b:g}": Recipe.upscale(b) for b in (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)},
+    **{f"alpha {a:g}": Recipe.proxy(a) for a in (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)},
+    # beta = 1 under each stabiliser of the delta.
+    **{f"delta top-p {p:g}": _UP.stabilise(delta_top_p=p) for p in (0.9, 0.95, 0.99, 0.999)},
+    **{f"plausibility {q:g}": _UP.stabilise(plausibility=q) for q in (0.1, 0.01, 0.001)},
+    **{f"delta clip {c:g}": _UP.stabilise(delta_clip=c) for c in (2.0, 4.0, 8.0)},
+}
+# Interpolation between the two tuned roles, by the share of the first.
+BLENDS = {
+    f"{share:g}": Recipe.interpolate({"tuned": share, "plain": 1.0 - share})
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+}
 
 
 def evaluate_demo(
@@ -81,25 +98,21 @@ def evaluate_demo(
                 "has it in eftlocal/demo"
             )
     n = len(asked.questions)
-    wanted = {SMALL: Recipe.single("tuned"), "small base": Recipe.single("reference"),
-              "large base": Recipe.single("base"), EMULATION: Defaults().recipe,
-              **strengths(), **filters()}  # fmt: skip
     answers: dict[str, list[GreedyAnswer]] = {}
     alone = Recipe.single("tuned")
     with _load({"tuned": folder / "large_tuned.gguf"}, Defaults(alone), threads) as em:
         top = score(em, asked, {LARGE: alone}, WARM, started("large tuned, gold answers", n))
         answers[LARGE] = answer(em, asked, alone, started("large tuned, its answers", n))
     with _load({name: folder / f"{name}.gguf" for name in ROLES}, Defaults(), threads) as em:
-        scored = score(em, asked, wanted, WARM, started(f"{len(wanted)} recipes, gold", n)) | top
+        scored = score(em, asked, RECIPES, WARM, started(f"{len(RECIPES)} recipes, gold", n)) | top
         for name in (SMALL, "large base", EMULATION):
-            answers[name] = answer(em, asked, wanted[name], started(f"{name}, its answers", n))
-        drafts = acceptance(
-            em, asked, answers[EMULATION], wanted[EMULATION], started("drafts of the tuned", n)
-        )
-        steps = started("interpolation", n * len(frontier("tuned", "plain")))
+            answers[name] = answer(em, asked, RECIPES[name], started(f"{name}, its answers", n))
+        emulation, steps = RECIPES[EMULATION], started("drafts of the tuned", n)
+        drafts = acceptance(em, asked, answers[EMULATION], emulation, steps)
+        steps = started("interpolation", n * len(BLENDS))
         between = {
-            f"{share:g}": _styles(asked, answer(em, asked, recipe, steps))
-            for share, recipe in frontier("tuned", "plain").items()
+            share: _styles(asked, answer(em, asked, recipe, steps))
+            for share, recipe in BLENDS.items()
         }
     judged = {name: judge(asked, texts, WARM) for name, texts in answers.items()}
     parts = _parts(asked)
@@ -107,10 +120,10 @@ def evaluate_demo(
         "split": split,
         "families": list(asked.families),
         "questions": {name: int(mask.sum()) for name, mask in parts.items()},
-        "recipe": str(wanted[EMULATION]),
+        "recipe": str(emulation),
         "answers": _figures(judged, parts),
         "scored": _figures(scored, parts),
-        "acceptance": asdict(drafts),
+        "acceptance": drafts._asdict(),
         "interpolation": between,
         "examples": [
             {"question": asked.questions[i].text}
@@ -165,83 +178,55 @@ def _styles(asked: QuestionSet, answers: list[GreedyAnswer]) -> dict[str, float]
     return out
 
 
-def strengths() -> dict[str, Recipe]:
-    """Up-scaling over beta and proxy-tuning over alpha; at 1 the two are the same."""
-    return {f"beta {b:g}": Recipe.upscale(b) for b in BETAS} | {
-        f"alpha {a:g}": Recipe.proxy(a) for a in ALPHAS
-    }
-
-
-def filters() -> dict[str, Recipe]:
-    """beta = 1 under each stabiliser of the delta."""
-    up = Recipe.upscale()
-    return {
-        **{f"delta top-p {p:g}": up.stabilise(delta_top_p=p) for p in (0.9, 0.95, 0.99, 0.999)},
-        **{f"plausibility {q:g}": up.stabilise(plausibility=q) for q in (0.1, 0.01, 0.001)},
-        **{f"delta clip {c:g}": up.stabilise(delta_clip=c) for c in (2.0, 4.0, 8.0)},
-    }
-
-
-def frontier(one: str, other: str) -> dict[float, Recipe]:
-    """Interpolation between two tuned roles; lambda is the share of the first."""
-    return {share: Recipe.interpolate({one: share, other: 1.0 - share}) for share in LAMBDAS}
-
-
 def tables(figures: dict[str, Any]) -> Iterator[Group]:
     """Answers, recipes, families and phrasings, interpolation."""
-    answers, scored = figures["answers"], figures["scored"]
-    parts = figures["questions"]
+    answers, scored, parts = figures["answers"], figures["scored"], figures["questions"]
 
-    shares = ("exact", "format", "stopped", "fact")
-    yield titled(
+    def by(title: str, rows: Mapping[str, Mapping[str, Any]], *keys: str, first: str = "") -> Group:
+        heads = (_HEADS.get(key, key) for key in keys)
+        cells = ([name, *(_cell(found[key]) for key in keys)] for name, found in rows.items())
+        return titled(title, table((first, *heads), cells))
+
+    yield by(
         f"Greedy answers to {parts['all']} {figures['split']} questions",
-        table(
-            ("", *shares, "PGR [95%]"),
-            (
-                [name, *(f"{of['all'][key]:.3f}" for key in shares), _pgr(of["all"])]
-                for name, of in answers.items()
-            ),
-        ),
+        {name: of["all"] for name, of in answers.items()},
+        *("exact", "format", "stopped", "fact", "pgr"),
     )
-    yield titled(
+    yield by(
         "Gold answers scored: exact by argmax, negative log-likelihood in nats",
-        table(
-            ("", "exact", "fact", "format", "PGR [95%]"),
-            ([name, f"{of['all']['exact']:.3f}", f"{of['all']['fact_nll']:.2f}",
-              f"{of['all']['format_nll']:.2f}", _pgr(of["all"])] for name, of in scored.items()),
-        ),
-    )  # fmt: skip
+        {name: of["all"] for name, of in scored.items()},
+        *("exact", "fact_nll", "format_nll", "pgr"),
+    )
     names = (SMALL, "large base", EMULATION, LARGE)
-    yield titled(
-        "By family and phrasing: exact greedy answers",
-        table(
-            ("", "n", *names, "PGR [95%]"),
-            ([part, str(n), *(f"{answers[name][part]['exact']:.3f}" for name in names),
-              _pgr(answers[EMULATION][part])] for part, n in parts.items()),
-        ),
-    )  # fmt: skip
-
-    def kept(name: str, part: str) -> str:
-        nll = scored[name][part]
-        share = answers[name][part]["format"]
-        return f"{share:.3f}{nll['fact_nll']:5.2f}{nll['format_nll']:6.2f}"
-
+    exact = {
+        part: {name: answers[name][part]["exact"] for name in names}
+        | {"n": str(n), "pgr": answers[EMULATION][part]["pgr"]}
+        for part, n in parts.items()
+    }
+    yield by("By family and phrasing: exact greedy answers", exact, "n", *names, "pgr")
     three = (SMALL, EMULATION, LARGE)
-    yield titled(
-        "By family and phrasing: format kept; fact and format tokens in nats",
-        table(("", *three), ([part, *(kept(name, part) for name in three)] for part in parts)),
-    )
-    keys = ("fact", "warm format", "warm exact", "plain format", "plain exact")
-    yield titled(
+    kept = {
+        part: {
+            name: f"{answers[name][part]['format']:.3f}"
+            f"{scored[name][part]['fact_nll']:5.2f}{scored[name][part]['format_nll']:6.2f}"
+            for name in three
+        }
+        for part in parts
+    }
+    yield by("By family and phrasing: format kept; fact and format tokens in nats", kept, *three)
+    yield by(
         "Interpolation: lambda is the share of the tuned model, the rest is plain",
-        table(
-            ("lambda", *keys),
-            (
-                [share, *(f"{found[key]:.3f}" for key in keys)]
-                for share, found in figures["interpolation"].items()
-            ),
-        ),
+        figures["interpolation"],
+        *("fact", "warm format", "warm exact", "plain format", "plain exact"),
+        first="lambda",
     )
+
+
+def _cell(found: str | float | list[float]) -> str:
+    """A text as it is, a share or a loss, a PGR with its interval."""
+    if isinstance(found, list):
+        return interval(found, none="no gap")
+    return found if isinstance(found, str) else f"{found:.3f}"
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -249,7 +234,7 @@ def summary(figures: dict[str, Any]) -> str:
     drafts = figures["acceptance"]
     return (
         f"emulation ({figures['recipe']}):\n"
-        f"PGR {_pgr(figures['answers'][EMULATION]['all'])} between {SMALL} and {LARGE}\n"
+        f"PGR {_cell(figures['answers'][EMULATION]['all']['pgr'])} between {SMALL} and {LARGE}\n"
         f"drafts of the {SMALL} model accepted: {drafts['agreement']:.3f} of "
         f"{drafts['tokens']} tokens greedy, {drafts['overlap']:.3f} drawn (mean of 1 - TV)"
     )
@@ -277,7 +262,3 @@ def plot(figures: dict[str, Any], path: Path) -> None:
         axes.set_ylim(0, 1.02)
         axes.legend()
     save(picture, path)
-
-
-def _pgr(figures: dict[str, Any]) -> str:
-    return interval(figures["pgr"], none="no gap")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Group
 
+from eftlocal.answer import Answer
 from eftlocal.speculation.settings import Totals
 from eftlocal.study.machine import BUSY
 from eftlocal.study.plot import bars, curve, panels, save
@@ -22,29 +23,25 @@ _GIB = 1 << 30
 _REASON = 17  # characters a line: tables are to fit 80 columns
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A prefill and an answer, each from empty caches.
 
     Attributes:
         turn: index of the prompt and repetition; equal for the modes to be compared.
         prefill: tokens a second of a prompt of given length.
-        first_token: seconds from the call to the first token.
-        rate: tokens a second after the first round; 0 where the first round brought all.
         joules: of the whole answer; None where the machine does not tell.
-        totals: what became of the drafts.
-        text: the answer.
     """
 
     mode: str
     turn: int
     prefill: float
-    tokens: int
-    first_token: float
-    rate: float
     joules: float | None
-    totals: Totals
-    text: str
+    answer: Answer
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second after the first round; 0 where that brought all."""
+        return self.answer.timing.tokens_per_second
 
 
 def figures(runs: Sequence[Run], recipes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -56,60 +53,59 @@ def figures(runs: Sequence[Run], recipes: Mapping[str, str]) -> dict[str, dict[s
     Args:
         recipes: mode to its recipe in words.
     """
-    by_mode = {mode: [run for run in runs if run.mode == mode] for mode in recipes}
+    turns = {mode: {run.turn: run for run in runs if run.mode == mode} for mode in recipes}
 
-    def over(own: Sequence[Run], other: str, rate: Callable[[Run], float]) -> list[float]:
-        """The ratio of rates; turns without a rate are left out."""
-        below = {run.turn: rate(run) for run in by_mode.get(other, ())}
-        pairs = [(rate(run), below.get(run.turn, 0.0)) for run in own]
-        return list(median([a / b for a, b in pairs if a and b]))
+    def over(mode: str, other: str, rate: Callable[[Run], float]) -> list[float]:
+        """Ratios of rates; turns without a rate are left out."""
+        found = turns.get(other, {})
+        pairs = [(rate(run), rate(found[turn])) for turn, run in turns[mode].items() if found]
+        return [a / b for a, b in pairs if a and b]
 
-    plain_texts = {run.turn: run.text for run in by_mode[PLAIN]}
-    return {
-        mode: {
+    def of_mode(mode: str, own: Collection[Run]) -> dict[str, Any]:
+        measured = {
+            "prefill_tokens_per_second": [run.prefill for run in own],
+            "first_token_seconds": [run.answer.timing.first_token for run in own],
+            "decode_tokens_per_second": [run.rate for run in own if run.rate],
+            "decode_over_plain": over(mode, PLAIN, lambda run: run.rate),
+            "decode_over_base": over(mode, BASE, lambda run: run.rate),
+            "prefill_over_plain": over(mode, PLAIN, lambda run: run.prefill),
+            "joules_per_token": [
+                run.joules / len(run.answer.tokens) for run in own if run.joules is not None
+            ],
+        }
+        same = [run.answer.text == turns[PLAIN][run.turn].answer.text for run in own]
+        return {
             "recipe": recipes[mode],
             "answers": len(own),
-            "prefill_tokens_per_second": list(median([run.prefill for run in own])),
-            "first_token_seconds": list(median([run.first_token for run in own])),
-            "decode_tokens_per_second": list(median([run.rate for run in own if run.rate])),
-            "decode_over_plain": over(own, PLAIN, lambda run: run.rate),
-            "decode_over_base": over(own, BASE, lambda run: run.rate),
-            "prefill_over_plain": over(own, PLAIN, lambda run: run.prefill),
-            "joules_per_token": list(
-                median([run.joules / run.tokens for run in own if run.joules is not None])
-            ),
-            "same_text_as_plain": None
-            if mode == BASE
-            else sum(run.text == plain_texts[run.turn] for run in own) / len(own),
-            **_drafts([run.totals for run in own]),
+            **{name: list(median(values)) for name, values in measured.items()},
+            "same_text_as_plain": None if mode == BASE else sum(same) / len(same),
+            **_drafts([run.answer.speculation for run in own]),
         }
-        for mode, own in by_mode.items()
-    }
+
+    return {mode: of_mode(mode, own.values()) for mode, own in turns.items()}
 
 
 def _drafts(totals: Sequence[Totals]) -> dict[str, Any]:
     """What became of the drafts of all answers together."""
-
-    def by_position(of: Callable[[Totals], list[int]]) -> list[int]:
-        longest = max(len(of(t)) for t in totals)
-        return [sum(of(t)[i] for t in totals if i < len(of(t))) for i in range(longest)]
-
-    tried, accepted = by_position(lambda t: t.tried), by_position(lambda t: t.accepted)
-    drafts = sum(t.drafts for t in totals)
-    seconds = {
-        part: sum(getattr(t, f"{part}_seconds") for t in totals)
-        for part in ("draft", "verify", "combine")
-    }
-    whole = sum(seconds.values()) or 1.0
+    whole = Totals()
+    for name, empty in vars(whole).items():
+        values = [getattr(one, name) for one in totals]
+        by_position = isinstance(empty, list)
+        added = (
+            [sum(at) for at in zip_longest(*values, fillvalue=0)] if by_position else sum(values)
+        )
+        setattr(whole, name, added)
+    seconds = {part: getattr(whole, f"{part}_seconds") for part in ("draft", "verify", "combine")}
+    spent = sum(seconds.values()) or 1.0
     return {
-        "rounds": sum(t.rounds for t in totals),
-        "drafts": drafts,
-        "looked_up": sum(t.looked_up for t in totals),
-        "acceptance": sum(accepted) / sum(tried) if drafts else None,
-        "accepted_length": sum(accepted) / drafts if drafts else None,
-        "tried_by_position": tried,
-        "accepted_by_position": accepted,
-        "time_share": {part: spent / whole for part, spent in seconds.items()},
+        "rounds": whole.rounds,
+        "drafts": whole.drafts,
+        "looked_up": whole.looked_up,
+        "acceptance": whole.acceptance,
+        "accepted_length": whole.accepted_length if whole.drafts else None,
+        "tried_by_position": whole.tried,
+        "accepted_by_position": whole.accepted,
+        "time_share": {part: of / spent for part, of in seconds.items()},
     }
 
 
