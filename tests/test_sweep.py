@@ -30,13 +30,12 @@ from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.study.answers import answer, judge, score
 from eftlocal.study.grid import (
-    DIALS,
+    AXES,
     MOST,
     Point,
     cross,
+    parse_dial,
     parse_dials,
-    parse_lambdas,
-    parse_numbers,
     shown,
     varied,
 )
@@ -88,7 +87,7 @@ def points(**written: str) -> tuple[Point, ...]:
     ],
 )
 def test_values(text: str, values: tuple[float, ...]) -> None:
-    assert parse_numbers("--beta", text) == values
+    assert parse_dial("beta", text) == values
 
 
 @pytest.mark.parametrize(
@@ -97,24 +96,24 @@ def test_values(text: str, values: tuple[float, ...]) -> None:
 )
 def test_values_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--beta") as refused:
-        parse_numbers("--beta", text)
+        parse_dial("beta", text)
     assert "\n" not in str(refused.value)
 
 
 @given(st.integers(-99, 99), st.integers(0, 60), st.sampled_from(["0.25", "0.1", "1", "0.01"]))
 def test_a_range_has_both_ends_and_no_rounding(start: int, steps: int, step: str) -> None:
     stop = f"{start + steps * float(step):.10g}"
-    found = parse_numbers("--beta", f"{start}:{stop}:{step}")
+    found = parse_dial("beta", f"{start}:{stop}:{step}")
     assert found == tuple(float(f"{start + i * float(step):.10g}") for i in range(steps + 1))
 
 
 @given(st.lists(st.floats(-1e9, 1e9).filter(lambda v: not 0 < abs(v) < 1e-90), min_size=1))
 def test_a_list_is_read_back(values: list[float]) -> None:
     text = ",".join(f"{value:.17g}" for value in values)
-    assert parse_numbers("--beta", text) == tuple(dict.fromkeys(v + 0.0 for v in values))
+    assert parse_dial("beta", text) == tuple(dict.fromkeys(v + 0.0 for v in values))
 
 
-@given(st.text(alphabet="0123456789.:,;=-+einfratuced _", max_size=30), st.sampled_from([*DIALS]))
+@given(st.text(alphabet="0123456789.:,;=-+einfratuced _", max_size=30), st.sampled_from([*AXES]))
 def test_any_text_is_read_or_refused(text: str, dial: str) -> None:
     try:
         found = parse_dials({dial: text})
@@ -137,7 +136,7 @@ def test_any_text_is_read_or_refused(text: str, dial: str) -> None:
     ],
 )  # fmt: skip
 def test_lambdas(text: str, values: tuple[Any, ...]) -> None:
-    assert parse_lambdas("--lambda", text) == values
+    assert parse_dial("lambda", text) == values
 
 
 @pytest.mark.parametrize(
@@ -155,12 +154,12 @@ def test_lambdas(text: str, values: tuple[Any, ...]) -> None:
 )
 def test_lambdas_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        parse_lambdas("--lambda", text)
+        parse_dial("lambda", text)
 
 
 @given(st.integers(1, 40))
 def test_a_line_through_the_simplex_sums_to_one(n: int) -> None:
-    for found in parse_lambdas("--lambda", f"a=0:1:{1 / n:.6f},b=rest"):
+    for found in parse_dial("lambda", f"a=0:1:{1 / n:.6f},b=rest"):
         assert isinstance(found, Mapping) and sum(found.values()) == pytest.approx(1, abs=1e-15)
         Recipe.interpolate(found)
 

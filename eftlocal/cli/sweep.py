@@ -18,17 +18,17 @@ from eftlocal.cli.options import GROUPS, Given, takes
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
 from eftlocal.errors import UsageError
-from eftlocal.settings import LIMITS, OFF
+from eftlocal.settings import OFF
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
     from eftlocal.logits.recipe import Recipe
     from eftlocal.logits.sampling import Sampling
-    from eftlocal.study.grid import Build, Point
-    from eftlocal.study.sweep import Item, Manifest, Results
+    from eftlocal.study.grid import Build
+    from eftlocal.study.sweep import Item
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
-_ASKED, _OUTPUT = "Prompts", "Output"
+_PROMPTS, _OUTPUT = "Prompts", "Output"
 
 
 class Questions(str, Enum):
@@ -41,204 +41,33 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-def _dial(flag: str, text: str, **more: Any) -> Any:
-    return _option(flag, text, _GRID, metavar="VALUES", **more)
-
-
-PromptsFile = Annotated[
-    Path | None,
-    _option(
-        "--prompts",
-        'One prompt a line; or a .jsonl of objects with "prompt" or "messages", and "gold" '
-        "(a right answer, or a list) where one is known.",
-        _ASKED,
-    ),
-]
-QuestionSetName = Annotated[
-    Questions | None,
-    _option("--questions", "demo: the demo's held-out questions with answers.", _ASKED),
-]
-SplitName = Annotated[
-    Split | None,
-    _option("--split", "Of the questions: validation (default) or test.", _ASKED),
-]
-Limit = Annotated[
-    int | None, _option("--limit", "So many prompts at most, evenly spread.", _ASKED, min=1)
-]
-System = Annotated[str | None, _option("--system", "A system prompt before each.", _ASKED)]
-Raw = Annotated[
-    bool, _option("--raw", "Go on with each prompt as it stands, without a template.", _ASKED)
-]
-
-Out = Annotated[
-    Path | None,
-    _option(
-        "--out",
-        "Results, one JSON object a line, as they come. Run the same command again to go on "
-        "after an interruption; points may be added.",
-        _OUTPUT,
-    ),
-]
-Metrics = Annotated[
-    str | None, _option("--metrics", "Show these only, as in exact,tokens.", _OUTPUT)
-]
-Json = Annotated[bool, _option("--json", "Print the figures as JSON.", _OUTPUT)]
-Picture = Annotated[
-    Path | None,
-    _option("--plot", "Curves, or heat maps over two dials (extra `plot`).", _OUTPUT),
-]
-Page = Annotated[Path | None, _option("--html", "The answers side by side, in one page.", _OUTPUT)]
-DryRun = Annotated[
-    bool, _option("--dry-run", "Print the grid and the number of answers; run nothing.", _OUTPUT)
-]
-
-_RECIPES = _dial(
-    "--recipe",
-    "Names: upscale,proxy. Weights, parted by semicolons: 'tuned;base=1,tuned=1,reference=-1'.",
-    autocompletion=recipes,
-)
-_LAMBDAS = _dial(
-    "--lambda",
-    "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is a line "
-    "on which plain takes the rest, a=0:1:0.5,b=0:1:0.5,c=rest a lattice, and "
-    "'tuned=0,plain=1;tuned=0.5,plain=0.5' points written out.",
-)
-_TEMPERATURES = _dial("--temperature", "0 is greedy (default: the preset's; 0 with --questions).")
-
-
-def axes() -> dict[str, Any]:
+def _axes() -> dict[str, Any]:
     """The options that are axes of a grid: every dial of a recipe and of sampling."""
-    found = {}
-    for name, dial in (GROUPS["recipe"] | GROUPS["sampling"]).items():
-        if name not in ("any_sum", "seed"):
-            flag = "--" + name.replace("_", "-")
-            found[name] = Annotated[str | None, _dial(flag, dial.__metadata__[0].help)]
-    return found | {
-        "recipe": Annotated[str | None, _RECIPES],
-        "lambda_": Annotated[str | None, _LAMBDAS],
-        "temperature": Annotated[str | None, _TEMPERATURES],
+    help_of = {
+        "recipe": "Names: upscale,proxy. Weights between semicolons: "
+        "'tuned;base=1,tuned=1,reference=-1'.",
+        "lambda_": "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is "
+        "a line on which plain takes the rest, a=0:1:0.5,b=0:1:0.5,c=rest a lattice, and "
+        "'tuned=0,plain=1;tuned=0.5,plain=0.5' points written out.",
+        "temperature": "0 is greedy (default: the preset's; 0 with --questions).",
+    }
+    return {
+        name: Annotated[
+            str | None,
+            _option(
+                "--" + name.rstrip("_").replace("_", "-"),
+                help_of.get(name, dial.__metadata__[0].help),
+                _GRID,
+                metavar="VALUES",
+                autocompletion=recipes if name == "recipe" else None,
+            ),
+        ]
+        for name, dial in (GROUPS["recipe"] | GROUPS["sampling"]).items()
+        if name not in ("any_sum", "seed")
     }
 
 
-Seed = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        metavar="INTEGER",
-        help="Every prompt's own seed is derived from it.",
-        rich_help_panel="Sampling",
-    ),
-]
-Speculative = Annotated[
-    str,
-    typer.Option(
-        help="Tokens of a draft: off, auto, or 1 to 16. With drafts there is an acceptance to "
-        "measure; auto follows this machine's speed, so another run may round otherwise.",
-        rich_help_panel="Speculation (changes the speed, never the distribution)",
-    ),
-]
-Parallel = Annotated[
-    str,
-    _option(
-        "--parallel",
-        "Answers at once, of one prompt: auto, or a number (default: 1; with more, an answer can "
-        "differ in its last bits by what runs beside it).",
-        "Engine",
-    ),
-]
-
-
-def chosen_items(
-    prompts: Path | None,
-    questions: Questions | None,
-    split: Split | None,
-    *,
-    limit: int | None,
-    system: str | None,
-    raw: bool,
-    special: bool,
-) -> tuple[Item, ...]:
-    from eftlocal.study.questions import FOLDER
-    from eftlocal.study.sweep import demo_items, file_items, spread
-
-    if (prompts is None) == (questions is None):
-        raise UsageError("give one of --prompts FILE and --questions demo")
-    if prompts is not None:
-        if split is not None:
-            raise UsageError("--split is for --questions; leave it out with --prompts")
-        return spread(file_items(prompts, system=system, raw=raw, special=special), limit)
-    if raw or system is not None:
-        raise UsageError(f"{'--raw' if raw else '--system'} is for --prompts, not for --questions")
-    which = (split or Split.validation).value
-    return spread(demo_items(FOLDER / "questions.json", which), limit)
-
-
-def chosen_metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]:
-    if asked is None:
-        return there
-    wanted = tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
-    for name in wanted:
-        if name not in there:
-            raise UsageError(f"--metrics: {name!r} is not measured here; {', '.join(there)} are")
-    return wanted
-
-
-def check_files(
-    prompts: Path | None, out: Path | None, picture: Path | None, page: Path | None
-) -> None:
-    """Refuses, before anything is run, a file that could not be written or would be lost."""
-    from eftlocal.output_file import check_outputs
-    from eftlocal.study.plot import check_plot
-
-    check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
-    if picture:
-        check_plot(picture)
-
-
-def print_grid(points: tuple[Point, ...], prompts: int) -> None:
-    lines = [f"{point.label()}  ({point.recipe})" for point in points]
-    say("\n".join(lines))
-    answers = len({point.key for point in points}) * prompts
-    say(f"{len(points)} points x {prompts} prompts: {answers} answers")
-
-
-def write(
-    points: tuple[Point, ...],
-    items: tuple[Item, ...],
-    results: Results,
-    identity: Manifest,
-    metrics: tuple[str, ...],
-    *,
-    json_: bool,
-    picture: Path | None,
-    page: Path | None,
-) -> None:
-    from eftlocal.study.report import as_json
-    from eftlocal.study.sweep_report import (
-        as_data,
-        as_tables,
-        constants,
-        plot,
-        summarise,
-        write_page,
-    )
-
-    summaries = summarise(points, len(items), results.records)
-    if picture:
-        plot(summaries, metrics, picture)
-    if page:
-        write_page(page, summaries, items, results.records, metrics)
-    if json_:
-        typer.echo(as_json(as_data(summaries, identity, metrics)))
-        return
-    console = Screen()
-    console.print(constants(summaries), style="bold", markup=False, highlight=False)
-    for table in as_tables(summaries, metrics, width=console.width):
-        console.print(table)
-        console.print()
-
-
-_AXES = axes()
+_AXES = _axes()
 
 
 @takes(
@@ -247,21 +76,78 @@ _AXES = axes()
     any_sum=opt.AnySum,
 )
 def sweep(
-    prompts: PromptsFile = None,
-    questions: QuestionSetName = None,
-    split: SplitName = None,
-    limit: Limit = None,
-    system: System = None,
-    raw: Raw = False,
-    out: Out = None,
-    metrics: Metrics = None,
-    json_: Json = False,
-    picture: Picture = None,
-    page: Page = None,
-    dry_run: DryRun = False,
-    seed: Seed = 0,
-    speculative: Speculative = "off",
-    parallel: Parallel = "1",
+    prompts: Annotated[
+        Path | None,
+        _option(
+            "--prompts",
+            'One prompt a line; or a .jsonl of objects with "prompt" or "messages", and "gold" '
+            "(a right answer, or a list of them) where there is one.",
+            _PROMPTS,
+        ),
+    ] = None,
+    questions: Annotated[
+        Questions | None,
+        _option("--questions", "demo: the demo's held-out questions with answers.", _PROMPTS),
+    ] = None,
+    split: Annotated[
+        Split | None,
+        _option("--split", "Of the questions: validation (default) or test.", _PROMPTS),
+    ] = None,
+    limit: Annotated[
+        int | None, _option("--limit", "At most N prompts, evenly spread.", _PROMPTS, min=1)
+    ] = None,
+    system: Annotated[str | None, _option("--system", "System prompt.", _PROMPTS)] = None,
+    raw: Annotated[
+        bool, _option("--raw", "Continue each prompt as it is, without a template.", _PROMPTS)
+    ] = False,
+    out: Annotated[
+        Path | None,
+        _option(
+            "--out",
+            "File for the answers, one JSON object a line, written as they come. The same command "
+            "resumes an interrupted sweep; points may be added.",
+            _OUTPUT,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, _option("--metrics", "Show only these, as in exact,tokens.", _OUTPUT)
+    ] = None,
+    json_: Annotated[bool, _option("--json", "Print the figures as JSON.", _OUTPUT)] = False,
+    picture: Annotated[
+        Path | None,
+        _option("--plot", "Curves, or heat maps over two dials (extra `plot`).", _OUTPUT),
+    ] = None,
+    page: Annotated[
+        Path | None, _option("--html", "A page with the answers side by side.", _OUTPUT)
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        _option("--dry-run", "Print the grid and the number of answers; run nothing.", _OUTPUT),
+    ] = False,
+    seed: Annotated[
+        int,
+        _option(
+            "--seed", "Each prompt's own seed is derived from it (default: 0).", "Sampling", min=0
+        ),
+    ] = 0,
+    speculative: Annotated[
+        str,
+        _option(
+            "--speculative",
+            "Draft length in tokens: off (default), auto, or 1 to 16. Needed to measure the "
+            "acceptance; auto depends on this machine's speed, so that runs may round differently.",
+            opt._SPECULATION,
+        ),
+    ] = "off",
+    parallel: Annotated[
+        str,
+        _option(
+            "--parallel",
+            "Points answered at once: a number (default: 1) or auto. With more than one, answers "
+            "may round differently from run to run.",
+            "Engine",
+        ),
+    ] = "1",
     *,
     given: Given,
 ) -> None:
@@ -275,9 +161,13 @@ def sweep(
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.loading.loader import UpTo
     from eftlocal.logits.recipe import UNGUIDED
+    from eftlocal.output_file import check_outputs
     from eftlocal.scheduler import best_parallel
+    from eftlocal.study import sweep_report as report
     from eftlocal.study.answers import LONGEST
     from eftlocal.study.grid import cross, parse_dials
+    from eftlocal.study.plot import check_plot
+    from eftlocal.study.report import as_json
     from eftlocal.study.sweep import Results, lacking, manifest, possible, run_sweep
 
     opt.check_raw(given)
@@ -290,15 +180,18 @@ def sweep(
     defaults = replace(defaults, max_tokens=max_tokens, stop=(*defaults.stop, *stop))
     dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
     points = cross(dials, _builder(defaults, selected.roles, given["any_sum"]))
-    items = chosen_items(
-        prompts, questions, split, limit=limit, system=system, raw=raw, special=given["special"]
-    )
+    items = _items(given)
     drafts = not defaults.speculation.off
-    shown = chosen_metrics(metrics, possible(items, selected.roles, drafts=drafts))
+    shown = _metrics(metrics, possible(items, selected.roles, drafts=drafts))
     at_once = chosen_parallel(parallel)
-    check_files(prompts, out, picture, page)
+    check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
+    if picture:
+        check_plot(picture)
     if dry_run:
-        print_grid(points, len(items))
+        for point in points:
+            say(f"{point.label()}  ({point.recipe})")
+        answers = len({point.key for point in points}) * len(items)
+        say(f"{len(points)} points x {len(items)} prompts: {answers} answers")
         return
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
@@ -336,29 +229,60 @@ def sweep(
                         on_tokens=telling.on_tokens,
                     ):
                         telling.on_row(answered=True)
-    write(points, items, results, identity, shown, json_=json_, picture=picture, page=page)
+    summaries = report.summarise(points, len(items), results.records)
+    if picture:
+        report.plot(summaries, shown, picture)
+    if page:
+        report.write_page(page, summaries, items, results.records, shown)
+    if json_:
+        typer.echo(as_json(report.as_data(summaries, identity, shown)))
+        return
+    console = Screen()
+    console.print(report.constants(summaries), style="bold", markup=False, highlight=False)
+    for table in report.as_tables(summaries, shown, width=console.width):
+        console.print(table)
+        console.print()
+
+
+def _items(given: Given) -> tuple[Item, ...]:
+    """The prompts of a file, or the questions."""
+    from eftlocal.study.questions import FOLDER
+    from eftlocal.study.sweep import demo_items, file_items, spread
+
+    prompts, split = given["prompts"], given["split"]
+    if (prompts is None) == (given["questions"] is None):
+        raise UsageError("give one of --prompts FILE and --questions demo")
+    if prompts is not None:
+        if split is not None:
+            raise UsageError("--split is for --questions; leave it out with --prompts")
+        how = {name: given[name] for name in ("system", "raw", "special")}
+        return spread(file_items(prompts, **how), given["limit"])
+    for name in ("raw", "system"):
+        if given[name] not in (False, None):
+            raise UsageError(f"--{name} is for --prompts, not for --questions")
+    which = (split or Split.validation).value
+    return spread(demo_items(FOLDER / "questions.json", which), given["limit"])
+
+
+def _metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]:
+    if asked is None:
+        return there
+    wanted = tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
+    for name in wanted:
+        if name not in there:
+            raise UsageError(f"--metrics: {name!r} is not measured here; {', '.join(there)} are")
+    return wanted
 
 
 def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build:
     """What a combination of dials means; the others are the preset's."""
 
     def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
-        # No limit at all is None in a grid.
-        limits = {
-            name: OFF if dials[name] is None else dials[name] for name in LIMITS if name in dials
-        }
-        recipe = opt.chosen_recipe(
-            defaults.recipe,
-            name=dials.get("recipe"),
-            alpha=dials.get("alpha"),
-            beta=dials.get("beta"),
-            lambda_=dials.get("lambda"),
-            strength=dials.get("strength"),
-            any_sum=any_sum,
-            **limits,
-        )
-        opt.check_roles(recipe, None, roles)
-        known = vars(defaults.sampling)
-        return recipe, replace(defaults.sampling, **{k: v for k, v in dials.items() if k in known})
+        given = dict.fromkeys(GROUPS["recipe"]) | {"any_sum": any_sum}
+        for dial, value in dials.items():  # no limit at all is None in a grid
+            given["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
+        made = opt.chosen_defaults(defaults, given)
+        opt.check_roles(made.recipe, None, roles)
+        return made.recipe, made.sampling
 
     return build

@@ -1,4 +1,14 @@
-"""The grid of a sweep: how its dials are written, and every combination of their values."""
+"""The grid of a sweep: how the values of its dials are written, and every combination of them.
+
+    --beta 0,0.5,1                  numbers, or the word off where a dial has one
+    --beta 0:2:0.25                 a range with both ends
+    --recipe 'upscale,proxy;base=1,tuned=1,reference=-1'      weights stand between semicolons
+    --lambda tuned=0:1:0.25,plain=rest          a line: tuned takes each value, plain the rest
+    --lambda a=0:1:0.5,b=0:1:0.5,c=rest         a lattice of the simplex of three roles
+    --lambda 'tuned=0,plain=1;tuned=0.5,plain=0.5'            points written out
+
+Numbers are read as decimals: 0:1:0.1 holds 0.3, not 0.30000000000000004.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -20,103 +31,99 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
 
-_SHOWN = 6
-
-
-def refuse(faults: Sequence[str]) -> None:
-    """Raises UsageError when there are faults; equal ones are said once, with their number."""
-    counts: dict[str, int] = {}
-    for fault in faults:
-        counts[fault] = counts.get(fault, 0) + 1
-    if not counts:
-        return
-    told = [f"{fault} ({n} points)" if n > 1 else fault for fault, n in counts.items()]
-    if len(told) > _SHOWN:
-        told = [*told[:_SHOWN], f"and {len(told) - _SHOWN} more faults"]
-    raise UsageError(" | ".join(told))
-
-
 MOST = 1000  # values of one dial
+MOST_POINTS = 10_000
+AXES = (
+    *("recipe", "alpha", "beta", "lambda", "strength", *LIMITS),
+    *(dial for dial in SAMPLING if dial != "seed"),
+)
+"""The dials that a grid may have, in the order in which they are shown; the first is slowest."""
 
+_FAULTS = 6  # told in one line
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
+_FILTERS = ("top_k", "top_p", "min_p")
+
+Value = float | int | str | Mapping[str, float] | None
 
 
-def parse_decimals(flag: str, text: str) -> tuple[Decimal, ...]:
-    """The values in their order, each once.
+def flag(dial: str) -> str:
+    return "--" + dial.replace("_", "-")
+
+
+def parse_dials(written: Mapping[str, str | None]) -> dict[str, tuple[Value, ...]]:
+    """The values of the dials that were given, each once, in the order of AXES.
 
     Raises:
-        UsageError: one line that names the flag, the part and what to write.
+        UsageError: every fault: the option, the part of it and what to write.
     """
-    found: dict[Decimal, None] = {}
-    for part in text.split(","):
-        for value in _part(flag, part.strip()):
-            found[value] = None
-            if len(found) > MOST:
-                raise UsageError(f"{flag} {text}: more than {MOST} values; take a larger step")
+    found: dict[str, tuple[Value, ...]] = {}
+    faults = []
+    for dial in AXES:
+        if (text := written.get(dial)) is not None:
+            try:
+                found[dial] = parse_dial(dial, text)
+            except UsageError as error:
+                faults.append(str(error))
+    _refuse(faults)
+    return found
+
+
+def parse_dial(dial: str, text: str) -> tuple[Value, ...]:
+    """The values of one dial, each once, in their order."""
+    parse = {"recipe": _recipes, "lambda": _lambdas}.get(dial, _numbers)
+    found: dict[Value, None] = {}
+    for value in parse(dial, text):
+        found[value] = None
+        if len(found) > MOST:
+            raise UsageError(f"{flag(dial)} {text}: more than {MOST} values; take a larger step")
     return tuple(found)
 
 
-def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
-    """As `parse_decimals`, in floats."""
-    return tuple(dict.fromkeys(float(value) for value in parse_decimals(flag, text)))
+def _recipes(dial: str, text: str) -> Iterator[Value]:
+    for part in text.split(";"):
+        for name in [part] if "=" in part else part.split(","):
+            if not name.strip():
+                raise UsageError(f"{flag(dial)} {text}: a name is empty")
+            yield name.strip()
 
 
-def parse_counts(flag: str, text: str) -> tuple[int, ...]:
-    """As `parse_decimals`; refuses what is not whole."""
-    values = parse_decimals(flag, text)
-    for value in values:
-        if value != int(value):
-            raise UsageError(f"{flag} {text}: {value} is not a whole number")
-    return tuple(int(value) for value in values)
+def _numbers(dial: str, text: str) -> Iterator[Value]:
+    rule = RANGES[dial]
+    for part in map(str.strip, text.split(",")):
+        if part == OFF:
+            yield rule.checked(flag(dial), OFF)
+            continue
+        for value in _range(flag(dial), part):
+            if rule.whole and value != int(value):
+                raise UsageError(f"{flag(dial)} {text}: {value} is not a whole number")
+            yield int(value) if rule.whole else float(value)
 
 
-def _part(flag: str, part: str) -> Iterator[Decimal]:
+def _range(flag: str, part: str) -> Iterator[Decimal]:
+    """A number, or those of start:stop:step, of which the caller refuses more than MOST."""
     ends = [piece.strip() for piece in part.split(":")]
     if len(ends) not in (1, 3) or not all(_NUMBER.fullmatch(end) for end in ends):
         raise UsageError(
             f"{flag}: {part!r} is neither a number nor a range start:stop:step, as in 0:2:0.25"
         )
-    if len(ends) == 1:
-        yield _plain(Decimal(ends[0]))
-        return
-    start, stop, step = (Decimal(end) for end in ends)
+    start, stop, step = (Decimal(end) for end in (ends if len(ends) == 3 else (*ends, *ends, "1")))
     if step == 0 or (stop - start) * step < 0:
         raise UsageError(f"{flag}: the range {part} never gets from {start} to {stop}")
-    for index in range(MOST + 1):  # the caller refuses what is more
+    for index in range(MOST + 1):
         value = start + index * step
         if (value - stop) * step > 0:
             return
-        yield _plain(value)
+        yield value or Decimal(0)  # not -0
 
 
-def _plain(value: Decimal) -> Decimal:
-    """-0 as 0."""
-    return value if value else Decimal(0)
+def _lambdas(dial: str, text: str) -> Iterator[Value]:
+    """Strengths of realignment, or shares of roles. Whether they sum to 1, the recipe says."""
+    for part in map(str.strip, text.split(";")):
+        yield from _mixtures(f"{flag(dial)} {part}", part) if "=" in part else _numbers(dial, part)
 
 
-REST = "rest"
-
-Lambda = float | Mapping[str, float]
-
-
-def parse_lambdas(flag: str, text: str) -> tuple[Lambda, ...]:
-    """The values in their order, each once. Whether each is on the simplex, its recipe says.
-
-    Where a role takes the rest, combinations of the others that pass 1 are left out.
-
-    Raises:
-        UsageError: one line that names the part and what to write.
-    """
-    found: dict[Lambda, None] = {}
-    for part in text.split(";"):
-        if "=" in part:
-            found.update((point, None) for point in _mixtures(flag, part))
-        else:
-            found.update((value, None) for value in parse_numbers(flag, part))
-    return tuple(found)
-
-
-def _mixtures(flag: str, part: str) -> list[FrozenMapping[str, float]]:
+def _mixtures(where: str, part: str) -> Iterator[FrozenMapping[str, float]]:
+    """Where a role takes the rest, combinations of the others that pass 1 are left out."""
     written: dict[str, list[str]] = {}
     role = ""
     for piece in part.split(","):
@@ -125,99 +132,30 @@ def _mixtures(flag: str, part: str) -> list[FrozenMapping[str, float]]:
             role = name
             if not role.isidentifier() or role in written:
                 what = "is given twice" if role in written else "is no name of a role"
-                raise UsageError(f"{flag} {part.strip()}: {role!r} {what}")
+                raise UsageError(f"{where}: {role!r} {what}")
         elif not role:
-            raise UsageError(f"{flag}: {part.strip()!r} begins without role=")
+            raise UsageError(f"{where}: it begins without role=")
         written.setdefault(role, []).append(value if sign else name)
-    rest = [role for role, values in written.items() if values == [REST]]
+    rest = [role for role, values in written.items() if values == ["rest"]]
     if len(rest) > 1:
-        raise UsageError(f"{flag} {part.strip()}: {' and '.join(rest)} cannot both take the rest")
+        raise UsageError(f"{where}: {' and '.join(rest)} cannot both take the rest")
     choices = {
-        role: (None,) if role in rest else parse_decimals(f"{flag} {role}", ",".join(values))
+        role: dict.fromkeys(v for value in values for v in _range(f"--lambda {role}", value))
         for role, values in written.items()
+        if role not in rest
     }
-    size = 1
-    for values in choices.values():
-        size *= len(values)
-    if size > MOST:
-        raise UsageError(f"{flag} {part.strip()}: more than {MOST} points; take a larger step")
-    points = []
+    if prod(map(len, choices.values())) > MOST:
+        raise UsageError(f"{where}: more than {MOST} points; take a larger step")
+    left_over = False
     for chosen in product(*choices.values()):
-        left = Decimal(1) - sum((value for value in chosen if value is not None), Decimal(0))
-        if rest and (left < 0 or any(value is not None and value < 0 for value in chosen)):
+        shares = dict(zip(choices, chosen, strict=True))
+        left = Decimal(1) - sum(chosen, Decimal(0))
+        if rest and (left < 0 or any(share < 0 for share in chosen)):
             continue
-        shares = zip(choices, chosen, strict=True)
-        points.append(
-            FrozenMapping({r: float(left if value is None else value) for r, value in shares})
-        )
-    if not points:
-        raise UsageError(f"{flag} {part.strip()}: no combination leaves a rest of 0 or more")
-    return points
-
-
-Value = float | int | str | Mapping[str, float] | None
-Parser = Callable[[str, str], tuple[Value, ...]]
-
-
-def _recipes(flag: str, text: str) -> tuple[Value, ...]:
-    """Names parted by commas; weights hold commas themselves, so semicolons part those."""
-    found: dict[Value, None] = {}
-    for part in text.split(";"):
-        for name in [part] if "=" in part else part.split(","):
-            if not name.strip():
-                raise UsageError(f"{flag} {text}: there is an empty name")
-            found[name.strip()] = None
-    return tuple(found)
-
-
-def _or_off(dial: str) -> Parser:
-    """Numbers, with the word off for the value that means it."""
-    numbers = parse_counts if RANGES[dial].whole else parse_numbers
-
-    def parsed(flag: str, text: str) -> tuple[Value, ...]:
-        found: dict[Value, None] = {}
-        for part in (piece.strip() for piece in text.split(",")):
-            off = (RANGES[dial].off,)
-            found.update(dict.fromkeys(off if part == OFF else numbers(flag, part)))
-        return tuple(found)
-
-    return parsed
-
-
-# In the order in which they are shown. The first changes slowest.
-DIALS: dict[str, Parser] = {
-    "recipe": _recipes,
-    "alpha": parse_numbers,
-    "beta": parse_numbers,
-    "lambda": parse_lambdas,
-    "strength": parse_numbers,
-    **{dial: _or_off(dial) for dial in LIMITS},
-    "temperature": parse_numbers,
-    **{dial: _or_off(dial) for dial in SAMPLING if dial not in ("temperature", "seed")},
-}
-
-
-def parse_dials(written: Mapping[str, str | None]) -> dict[str, tuple[Value, ...]]:
-    """The values of the dials that were given, in the order of DIALS.
-
-    Raises:
-        UsageError: every fault, one line each.
-    """
-    found: dict[str, tuple[Value, ...]] = {}
-    faults = []
-    for dial, parse in DIALS.items():
-        if (text := written.get(dial)) is None:
-            continue
-        try:
-            found[dial] = parse(flag(dial), text)
-        except UsageError as error:
-            faults.append(str(error))
-    refuse(faults)
-    return found
-
-
-def flag(dial: str) -> str:
-    return "--" + dial.replace("_", "-")
+        left_over = True
+        yield FrozenMapping({role: float(shares.get(role, left)) for role in written})
+    if not left_over:
+        raise UsageError(f"{where}: no combination leaves a rest of 0 or more")
 
 
 def shown(value: Value) -> str:
@@ -227,11 +165,6 @@ def shown(value: Value) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{role}={share:g}" for role, share in value.items())
     return value if isinstance(value, str) else f"{value:.10g}"
-
-
-MOST_POINTS = 10_000
-
-_FILTERS = ("top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True)
@@ -293,7 +226,7 @@ def cross(dials: Mapping[str, Sequence[Value]], build: Build) -> tuple[Point, ..
             points.append(Point(values, *build(values)))
         except UsageError as error:
             faults.append(str(error))
-    refuse(faults)
+    _refuse(faults)
     return tuple(points)
 
 
@@ -320,11 +253,14 @@ def settings(point: Point) -> dict[str, Any]:
 
 def plain_dials(point: Point) -> dict[str, Any]:
     """The dials as JSON has them; a limit that is off is null."""
-    return {
-        dial: None
-        if shown(value) == "off"
-        else dict(value)
-        if isinstance(value, Mapping)
-        else value
-        for dial, value in point.dials.items()
-    }
+    plain = {d: dict(v) if isinstance(v, Mapping) else v for d, v in point.dials.items()}
+    return {dial: None if shown(value) == OFF else value for dial, value in plain.items()}
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    """Raises UsageError where there are faults; equal ones are told once, with their number."""
+    told = [f"{fault} ({n} points)" if n > 1 else fault for fault, n in Counter(faults).items()]
+    if len(told) > _FAULTS:
+        told = [*told[:_FAULTS], f"and {len(told) - _FAULTS} more faults"]
+    if told:
+        raise UsageError(" | ".join(told))
