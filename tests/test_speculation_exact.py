@@ -1,147 +1,110 @@
-"""Speculation changes speed and nothing else: texts and distributions on the demo trio.
+"""Speculation changes speed and nothing else: texts and distributions.
 
-Small versions of scripts/check_exactness.py. Equal texts need kernels that give a row the same
-bits however many rows stand beside it; that is asked of this machine first.
+Distributions on fake models, against the exact one by the papers' formulas; texts on the demo trio
+too, where kernels give a row the same bits however many rows stand beside it. scripts/
+check_exactness.py asks the same of the demo at length.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import oracle
 import pytest
-from exactness.chi_square import same_distribution
-from exactness.texts import (
-    GREEDY,
-    SETTINGS,
-    FixedCosts,
-    Job,
-    Text,
-    answers,
-    other_bits,
-    uncertain_beginning,
-)
+from exactness.chi_square import goodness_of_fit
+from exactness.texts import GREEDY, SETTINGS, FixedCosts, Job, answers, other_bits
+from fake_models import EOS, TRIO, FakeModel, fake_emulator, fake_ensemble, native
 
-from eftlocal import Emulator, Sampling, Speculation
+from eftlocal import Emulator, Recipe, Sampling, Speculation
+from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.logits.sampling import Candidates, draw
-from eftlocal.speculation.rules import RULES, Draft, Rejection
+from eftlocal.speculation.rules import RULES, Draft, Rejection, Rule
+from eftlocal.speculation.settings import OFF
 from eftlocal.study.questions import FOLDER, read
 
-WIDTH = 16
-LEAST = 1e-4
 LENGTHS: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)
-ASKED = [q.text for q in read(FOLDER / "questions.json", "validation").questions[::35]]
+LEAST = 1e-4  # p-value
+NUMBER = 1_500
+
+# The distribution of answers ----------------------------------------------------------------------
+
+SIZE, LENGTH = 6, 4
+MODELS = {role: FakeModel(role, vocab_size=SIZE, sharp=0.7) for role in TRIO}
+PROMPTS = {"base": [2, 3, 4, 2, 3], "tuned": [0, 2, 3, 4, 2, 3], "reference": [0, 0, 2, 3]}
+WARM = {
+    "warm": (Recipe.upscale(), Sampling(temperature=1.0, top_p=1.0)),
+    "filtered": (
+        Recipe.proxy(1.4).stabilise(delta_top_p=0.9, first_tokens=3),
+        Sampling(temperature=1.2, top_k=5, top_p=0.95, repeat_penalty=1.2, presence_penalty=0.2),
+    ),
+}
 
 
-@pytest.fixture(scope="module")
-def trio(demo_files: dict[str, Path]) -> Iterator[Emulator]:
-    with Emulator.from_files(**demo_files, n_ctx=256, n_seq_max=WIDTH, threads=1) as emulator:
-        yield emulator
+@cache
+def ensemble() -> Ensemble:
+    return fake_ensemble(MODELS, n_ctx=64, n_seq_max=16)
 
 
-@pytest.fixture(scope="module")
-def same_bits(trio: Emulator) -> None:
-    tokens = np.random.default_rng(0).integers(10, trio.ensemble.vocab_size - 10, 17).tolist()
-    prompts = trio.tokenize(ASKED[0])
-    for role, context in trio.ensemble.contexts.items():
-        if found := other_bits(context, prompts[role], tokens, (1, 2, WIDTH)):
-            pytest.skip(f"{role}: (sequences, rows) with other bits than one row: {found}")
+@cache
+def exact(setting: str) -> dict[tuple[int, ...], float]:
+    """The probability of every answer, in float64, by the oracle."""
+    recipe, sampling = WARM[setting]
+    found: dict[tuple[int, ...], float] = {}
+
+    def grow(answer: tuple[int, ...], probability: float) -> None:
+        if len(answer) == LENGTH or EOS in answer:
+            found[answer] = probability
+            return
+        at = recipe.at(len(answer))
+        rows = {role: MODELS[role].row((*PROMPTS[role], *answer)) for role in at.roles}
+        combined = oracle.combine(rows, at, SIZE, stop_tokens=[EOS])
+        choice = oracle.step(combined, at, sampling, Counter(answer))[0]
+        for token, p in enumerate(choice.probabilities(choice.kept)):
+            if p > 0.0:
+                grow((*answer, token), probability * float(p))
+
+    grow((), 1.0)
+    return found
 
 
-@pytest.fixture
-def rounds(trio: Emulator) -> Rounds:
-    return Rounds(trio.ensemble, costs=FixedCosts(trio.roles))
-
-
-def texts(
-    trio: Emulator, rounds: Rounds, sampling: Sampling, speculation: Speculation
-) -> list[Text]:
-    return answers(
-        rounds,
-        [Job(trio.tokenize(q), sampling, i, speculation) for i, q in enumerate(ASKED)],
+def p_value(setting: str, speculation: Speculation, rule: Rule | None = None) -> float:
+    recipe, sampling = WARM[setting]
+    rules = {**RULES, rule.name: rule} if rule else RULES
+    rounds = Rounds(ensemble(), costs=FixedCosts(TRIO), rules=rules)
+    jobs = (
+        Job(PROMPTS, sampling, 1_000_003 * i + 17, speculation, recipe, LENGTH)
+        for i in range(NUMBER)
     )
+    counts = Counter(text.tokens for text in answers(rounds, jobs))
+    expected = exact(setting)
+    assert counts.keys() <= expected.keys()
+    return goodness_of_fit([counts[answer] for answer in expected], expected.values())
 
 
-def tokens(made: Sequence[Text]) -> list[tuple[int, ...]]:
-    return [text.tokens for text in made]
+DRAFTS = {
+    "no drafts": OFF,
+    "coupled 3": Speculation(length=3),
+    "rejection 1": Speculation(length=1, rule="rejection"),
+    "rejection 3": Speculation(length=3, rule="rejection"),
+    "rejection, looked up": Speculation(length=2, rule="rejection", source="lookup"),
+    "rejection, auto": Speculation(rule="rejection"),
+}
 
 
-@pytest.mark.usefixtures("same_bits")
-@pytest.mark.parametrize("setting", [*SETTINGS, "greedy"])
-def test_a_seed_gives_one_text_at_every_draft_length(
-    setting: str, trio: Emulator, rounds: Rounds
-) -> None:
-    sampling = SETTINGS.get(setting, GREEDY)
-    plain = texts(trio, rounds, sampling, Speculation(length=0))
-    assert {source for text in plain for source in text.sources} == {"plain"}
-    sources: Counter[str] = Counter()
-    for length in LENGTHS:
-        drafted = texts(trio, rounds, sampling, Speculation(length=length))
-        assert tokens(drafted) == tokens(plain)
-        sources.update(source for text in drafted for source in text.sources)
-    # over all lengths: the answers are shorter than the longest drafts, which give no bonus
-    assert min(sources["accepted"], sources["recovered"], sources["bonus"]) > 0
-
-
-@pytest.mark.usefixtures("same_bits")
-def test_greedy_texts_are_the_same_under_rejection(trio: Emulator, rounds: Rounds) -> None:
-    plain = texts(trio, rounds, GREEDY, Speculation(length=0))
-    for length in LENGTHS:
-        drafted = texts(trio, rounds, GREEDY, Speculation(length=length, rule="rejection"))
-        assert tokens(drafted) == tokens(plain)
-
-
-# Rejection: the text differs, its distribution does not -------------------------------------------
-
-Sample = tuple[Counter[Hashable], Counter[Hashable]]
-NUMBER = 1_000
-
-
-@pytest.fixture(scope="module")
-def begun(trio: Emulator) -> dict[str, list[int]]:
-    return uncertain_beginning(trio, ASKED)
-
-
-def sample(
-    trio: Emulator,
-    begun: dict[str, list[int]],
-    setting: str,
-    length: int,
-    rule: Rejection | None = None,
-) -> Sample:
-    """First three tokens, and whole answers, of many seeds; no two lengths share one."""
-    drafting = Speculation(length=length, rule="rejection")
-    made = answers(
-        Rounds(trio.ensemble, rules={**RULES, "rejection": rule or Rejection()}),
-        (
-            Job(begun, SETTINGS[setting], (length + 1) * 10_000_000 + i, drafting, max_tokens=4)
-            for i in range(NUMBER)
-        ),
-    )
-    return Counter(text.tokens[:3] for text in made), Counter(text.tokens for text in made)
-
-
-@pytest.fixture(scope="module")
-def plain(trio: Emulator, begun: dict[str, list[int]]) -> dict[str, Sample]:
-    return {setting: sample(trio, begun, setting, 0) for setting in SETTINGS}
-
-
-@pytest.mark.parametrize(("setting", "length"), list(zip(SETTINGS, (4, 2, 3), strict=True)))
-def test_rejection_leaves_the_distribution_of_answers(
-    setting: str,
-    length: int,
-    trio: Emulator,
-    begun: dict[str, list[int]],
-    plain: dict[str, Sample],
-) -> None:
-    drafted = sample(trio, begun, setting, length)
-    for without, with_ in zip(plain[setting], drafted, strict=True):
-        p_value, cells = same_distribution(without, with_)
-        assert cells > 1  # the coldest setting leaves two answers
-        assert p_value > LEAST
+@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize("setting", WARM)
+def test_answers_have_the_distribution_of_the_formulas(setting: str, drafts: str) -> None:
+    assert len(exact(setting)) > 200
+    assert sum(exact(setting).values()) == pytest.approx(1.0)
+    assert p_value(setting, DRAFTS[drafts]) > LEAST
 
 
 class RecoversFromTheTarget(Rejection):
@@ -154,9 +117,124 @@ class RecoversFromTheTarget(Rejection):
         return (token, True) if accepted else (draw(target, seed, position, stream=2), False)
 
 
-def test_a_wrong_rule_changes_the_answers(
-    trio: Emulator, begun: dict[str, list[int]], plain: dict[str, Sample]
+def test_a_wrong_rule_is_seen() -> None:
+    assert p_value("warm", DRAFTS["rejection 3"], RecoversFromTheTarget()) < LEAST
+
+
+# Texts: many seeds, lengths and neighbours --------------------------------------------------------
+
+RECIPES = (
+    Recipe.upscale(),
+    Recipe.upscale(1.3).stabilise(delta_top_p=0.9, plausibility=0.01),
+    Recipe.proxy(-0.3).stabilise(delta_clip=2.0),
+    Recipe.realign(1.4).stabilise(first_tokens=7),
+    Recipe.contrast(0.5).stabilise(unsure_below=0.7),
+    Recipe.single("base"),
+)
+SAMPLINGS = (*SETTINGS.values(), GREEDY)
+
+
+def kind(seed: int) -> dict[str, Any]:
+    """What a sequence of this seed is asked for, without drafts."""
+    return {
+        "prompts": {
+            role: [2 + (seed + i) % 60 for i in range(5 + extra)] for extra, role in enumerate(TRIO)
+        },
+        "recipe": RECIPES[seed % len(RECIPES)],
+        "sampling": SAMPLINGS[seed % len(SAMPLINGS)],
+        "seed": seed,
+        "ends": frozenset(),
+    }
+
+
+def alone(rounds: Rounds, seed: int, count: int) -> list[int]:
+    sequence = rounds.ensemble.open(**kind(seed))
+    while len(sequence.choices) < count:
+        rounds([sequence])
+    rounds.ensemble.close(sequence)
+    return sequence.tokens()
+
+
+@pytest.mark.parametrize("rewinds", [True, False])
+def test_a_text_is_its_seeds_whatever_comes_goes_moves_or_breaks_beside_it(
+    rewinds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = list(SETTINGS)[2]  # the warmest: most refusals
-    drafted = sample(trio, begun, setting, 2, RecoversFromTheTarget())
-    assert same_distribution(plain[setting][1], drafted[1])[0] < LEAST
+    """Drafts of every length, up to five neighbours, slots changed, Ctrl-C in a decode."""
+    emulator = fake_emulator(n_seq_max=6, rewinds=rewinds)
+    rounds = Rounds(emulator.ensemble, costs=FixedCosts(TRIO))
+    chance, count = random.Random(7), 20
+    seeds = range(60 if rewinds else 12)
+    wanted = {seed: alone(rounds, seed, count) for seed in seeds}
+    waiting, running, done = list(seeds), list[RunningSequence](), 0
+    interrupts = accepted = 0
+
+    def disturb() -> None:
+        if chance.random() < 0.02:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(native, "disturb", disturb)
+    while waiting or running:
+        while waiting and len(running) < 6 and chance.random() < 0.5:
+            length = chance.choice(LENGTHS) if rewinds else 0
+            drafts = Speculation(length=length, source=chance.choice(["auto", "model", "lookup"]))
+            running.append(
+                rounds.ensemble.open(**kind(waiting.pop()), speculation=drafts, max_tokens=count)
+            )
+        some = [s for s in running if chance.random() < 0.8]
+        if some and emulator.ensemble.free and chance.random() < 0.1:
+            emulator.ensemble.move(some[0], emulator.ensemble.free[-1])
+        before = [s.tokens() for s in some]
+        try:
+            rounds(some)
+        except KeyboardInterrupt:
+            interrupts += 1
+            assert [s.tokens() for s in some] == before
+        for sequence in [s for s in running if len(s.choices) >= count]:
+            running.remove(sequence)
+            rounds.ensemble.close(sequence)
+            accepted += sum(choice.source == "accepted" for choice in sequence.choices)
+            assert sequence.tokens() == wanted[sequence.seed][:count], sequence.seed
+            done += 1
+    assert done == len(seeds) and interrupts > 5 and (accepted > 200) == rewinds
+
+
+# The demo, on llama.cpp ---------------------------------------------------------------------------
+
+ASKED = [q.text for q in read(FOLDER / "questions.json", "validation").questions[::70]]
+
+
+@pytest.fixture(scope="module")
+def trio(demo_files: dict[str, Path]) -> Iterator[Emulator]:
+    with Emulator.from_files(**demo_files, n_ctx=256, n_seq_max=8, threads=1) as emulator:
+        tokens = np.random.default_rng(0).integers(10, emulator.ensemble.vocab_size - 10, 17)
+        prompts = emulator.tokenize(ASKED[0])
+        for role, context in emulator.ensemble.contexts.items():
+            if found := other_bits(context, prompts[role], tokens.tolist(), (1, 2, 8)):
+                pytest.skip(f"{role}: (sequences, rows) with other bits than one row: {found}")
+        yield emulator
+
+
+@pytest.mark.parametrize("rule", ["coupled", "rejection"])
+def test_a_seed_gives_one_text_at_every_draft_length(rule: Any, trio: Emulator) -> None:
+    """Under rejection, of greedy texts only."""
+    rounds = Rounds(trio.ensemble, costs=FixedCosts(trio.roles))
+    settings = [*SETTINGS.values(), GREEDY] if rule == "coupled" else [GREEDY]
+
+    def texts(length: int | None) -> list[Any]:
+        return answers(
+            rounds,
+            [
+                Job(trio.tokenize(asked), sampling, i, Speculation(length=length, rule=rule))
+                for i, asked in enumerate(ASKED)
+                for sampling in settings
+            ],
+        )
+
+    plain, sources = texts(0), Counter[str]()
+    assert {source for text in plain for source in text.sources} == {"plain"}
+    for length in LENGTHS:
+        drafted = texts(length)
+        assert [text.tokens for text in drafted] == [text.tokens for text in plain]
+        sources.update(source for text in drafted for source in text.sources)
+    # over all lengths: the answers are shorter than the longest drafts, which give no bonus
+    assert min(sources["accepted"], sources["recovered"], sources["bonus"]) > 0
