@@ -1,4 +1,8 @@
-"""What each number may be, and what switches it off. Every surface takes its limits from here.
+"""Every setting, declared once: its name, its values, what switches it off, its default, its help.
+
+From this table come the options of the command line, the fields of requests and presets, the
+user's settings file and environment variables, a sweep's axes, the chat's dials, the checks of
+the Python API, and docs/dials.md. Nothing here knows a model or a surface.
 
 Beyond these ranges a number has no use, and float32 loses count: at a weight of 1e39 or a
 temperature of 1e39 the arithmetic of a step ends in inf and NaN.
@@ -8,47 +12,55 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from keyword import iskeyword
 from typing import Any, Final, Literal
 
 from eftlocal.errors import UsageError
+from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import shown
 
 OFF: Final = "off"
 Off = Literal["off"]
 
-_NEVER: Final = object()  # for a number that cannot be switched off
-_INT32 = 2**31 - 1
+_NEVER: Final = object()  # for what a number cannot be
+INT32: Final = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
+MAX_DRAFT: Final = 16  # tokens of a draft; measured costs reach one row more
+LONGEST_STOP, MOST_STOPS = 1000, 64  # characters of a stop string, and how many
 
 
-@dataclass(frozen=True)
-class Range:
-    """The values of one number.
+class Kind:
+    """What a setting's values are.
 
     Attributes:
-        least, most: the ends of the range. `above` leaves out the first, `below` the last.
-        off: the value that switches the dial off, also written as the word `off`.
-        whole: whole numbers only.
+        rule: in words, after "it must be".
+        metavar: how help shows a value; empty where there is none.
     """
 
-    least: float
-    most: float
-    off: Any = _NEVER
-    above: bool = False
-    below: bool = False
-    whole: bool = False
+    rule: str
+    metavar: str = "<text>"
 
-    @property
-    def rule(self) -> str:
-        """The range in words."""
-        kind = "a whole number" if self.whole else "a number"
-        least, most = (int(e) if self.whole else f"{e:g}" for e in (self.least, self.most))
-        words = f"{kind} from {least} to {most}"
-        if self.above:
-            words = f"{kind} above {least} and at most {most}"
-        elif self.below:
-            words = f"{kind} of {least} or more and below {most}"
-        return words if self.off is _NEVER else f"{words}, or off"
+    def read(self, value: Any) -> Any:
+        """The value that the program works with.
+
+        Raises:
+            ValueError: it is none; says what it is and what it must be.
+        """
+        raise NotImplementedError
+
+    def given(self, value: Any) -> Any:
+        """As `read`, but a word such as off stays as it was written."""
+        return self.read(value)
+
+    def parse(self, text: str) -> Any:
+        """As `given`, from text that a person wrote.
+
+        Raises:
+            ValueError: see `read`.
+        """
+        return self.given(text)
 
     def checked(self, name: str, value: Any) -> Any:
         """As `read`; what is refused is a UsageError that begins with the name."""
@@ -57,18 +69,66 @@ class Range:
         except ValueError as error:
             raise UsageError(f"{name} {error}") from None
 
+    def refuse(self, value: Any) -> ValueError:
+        return ValueError(f"is {shown(value)}; it must be {self.rule}")
+
+
+@dataclass(frozen=True)
+class Range(Kind):
+    """The values of one number.
+
+    Attributes:
+        least, most: the ends of the range. `above` leaves out the first, `below` the last.
+        off: the value that switches the dial off, also written as the word `off`.
+        auto: the value that leaves the choice to the program, also written as the word `auto`.
+        whole: whole numbers only.
+        switch: in Python, False is off and True is auto.
+    """
+
+    least: float
+    most: float
+    off: Any = _NEVER
+    auto: Any = _NEVER
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    switch: bool = False
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The words that may stand for a number, and what they mean."""
+        words = {"auto": self.auto, OFF: self.off}
+        return {word: value for word, value in words.items() if value is not _NEVER}
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        kind = "a whole number" if self.whole else "a number"
+        least, most = (int(e) if self.whole else f"{e:g}" for e in (self.least, self.most))
+        range_ = f"{kind} from {least} to {most}"
+        if self.above:
+            range_ = f"{kind} above {least} and at most {most}"
+        elif self.below:
+            range_ = f"{kind} of {least} or more and below {most}"
+        elif self.most in (INT32, 2**63 - 1):
+            range_ = f"{kind}, {least} or more"
+        words = " or ".join(self.words)
+        return f"{range_}, {'or ' * (len(self.words) == 1)}{words}" if words else range_
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        return f"<{'|'.join(['number', *self.words])}>"
+
     def read(self, value: Any) -> Any:
-        """The value as a float or an int; what `off` means where it is the word off.
+        """The value as a float or an int; what a word means where it is one.
 
         Any real number is taken, numpy's too; never a bool.
-
-        Raises:
-            ValueError: it is none, or out of range; says what it is and what it must be.
         """
-        if self.off is not _NEVER and isinstance(value, str) and value == OFF:
-            return self.off
-        if value is None and self.off is None:
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
+        if value is None and None in (self.off, self.auto):
             return None
+        if self.switch and (value is True or value is False):
+            return self.read("auto" if value else OFF)
         kind: Any = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, kind) and not isinstance(value, bool):
             if value == self.off:  # may lie outside: no clipping is inf
@@ -80,64 +140,526 @@ class Range:
                 and not (self.below and value == self.most)
             ):
                 return int(value) if self.whole else float(value)
-        raise ValueError(f"is {shown(value)}; it must be {self.rule}")
+        raise self.refuse(value)
+
+    def given(self, value: Any) -> Any:
+        found = self.read(value)
+        return value if isinstance(value, str) else found
+
+    def parse(self, text: str) -> Any:
+        return self.given(number(text))
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of several words."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        return f"<{'|'.join(self.choices)}>"
+
+    def read(self, value: Any) -> str:
+        if isinstance(value, str) and value in self.choices:
+            return value
+        raise self.refuse(value)
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    rule: str = "true or false"
+    metavar: str = ""
+
+    def read(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise self.refuse(value)
+
+    def parse(self, text: str) -> bool:
+        words = {"1": True, "true": True, "yes": True, "on": True}
+        words |= {"0": False, "false": False, "no": False, OFF: False}
+        return self.read(words.get(text.lower(), text))
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """Text that UTF-8 can hold.
+
+    Attributes:
+        least, most: characters of it.
+    """
+
+    rule: str = "a string"
+    least: int = 0
+    most: int = INT32
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not self.least <= len(value) <= self.most:
+            raise self.refuse(value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not valid text: it holds half of a surrogate pair") from None
+        return value
+
+
+@dataclass(frozen=True)
+class Texts(Kind):
+    """A list of strings; on the command line, an option that may be repeated."""
+
+    rule: str = "a list of strings"
+    each: Text = field(default_factory=Text)
+    most: int = INT32
+
+    def read(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            raise self.refuse(value)
+        if len(value) > self.most:
+            raise self.refuse(value)
+        return tuple(map(self.each.read, value))
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self.read([text])
+
+
+@dataclass(frozen=True)
+class File(Kind):
+    """A file's name, for the command line."""
+
+    rule: str = "the name of a file"
+    metavar: str = "<file>"
+
+    def read(self, value: Any) -> str:
+        return Text(self.rule, least=1).read(value)
+
+
+@dataclass(frozen=True)
+class Variables(Kind):
+    """Names with JSON values."""
+
+    rule: str = "an object with a value for each name"
+    metavar: str = "<json>"
+
+    def read(self, value: Any) -> Mapping[str, Any]:
+        if isinstance(value, Mapping):
+            return value
+        raise self.refuse(value)
+
+    def parse(self, text: str) -> Mapping[str, Any]:
+        try:
+            return self.read(parse_json(text))
+        except TextError as error:
+            raise ValueError(f"is {error}") from None
+
+
+@dataclass(frozen=True)
+class Lambda(Kind):
+    """A number, or one for each role: a mapping, or text such as warm=0.3,plain=0.7."""
+
+    each: Range
+    rule: str = "a number, or one for each tuned role, as in tuned=0.3,plain=0.7"
+    metavar: str = "<number|role=number,...>"
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.parse(value)
+        if isinstance(value, Mapping):
+            return {role: self._of(role, number) for role, number in value.items()}
+        return self.each.read(value)
+
+    def parse(self, text: str) -> Any:
+        if "=" in text:
+            return text  # the recipe reads it
+        return self.each.parse(text)
+
+    def _of(self, role: str, number: Any) -> Any:
+        try:
+            return self.each.read(number)
+        except ValueError as error:
+            raise ValueError(f"of {role} {error}") from None
+
+
+LINE, BODY, PRESET, FILE, CHAT, AXIS = (
+    *("command line", "request", "preset", "settings file"),
+    *("chat", "sweep"),
+)
+_DIAL: Final = (LINE, BODY, PRESET, FILE, CHAT, AXIS)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: as files and requests write it; the option is --name, with dashes.
+        kind: its values.
+        help: a line of plain English.
+        group: what it is about; a verb takes whole groups.
+        default: the program's own; None where there is none, or where it is not one value.
+        where: the surfaces it may be given on. FILE is the user's settings file, and an
+            environment variable EFTLOCAL_NAME.
+        completion: what the shell completes: a function of `cli.completion`.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    group: str
+    default: Any = None
+    where: tuple[str, ...] = _DIAL
+    completion: str = ""
+
+    @property
+    def parameter(self) -> str:
+        """Its name in Python."""
+        return f"{self.name}_" if iskeyword(self.name) else self.name
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"EFTLOCAL_{self.name.upper()}"
+
+    def checked(self, name: str, value: Any) -> Any:
+        """See `Kind.checked`."""
+        return self.kind.checked(name, value)
 
 
 _SHARE = Range(0.0, 1.0, off=1.0, above=True)
 _STRENGTH = Range(-100.0, 100.0)
 _PENALTY = Range(-100.0, 100.0, off=0.0)
+_COUNT = Range(1, INT32, whole=True)
+_FLAG, _TEXT, _FILE = Flag(), Text(), File()
+_ROLE = (LINE, PRESET, FILE)  # of a preset's role
 
-RANGES: Final[dict[str, Range]] = {
-    # of a recipe
-    "alpha": _STRENGTH,
-    "beta": _STRENGTH,
+_ALL: Final = (
+    # The recipe
+    Setting(
+        *("recipe", _TEXT),
+        "upscale, proxy, dials, downscale, steer, interpolate, realign, contrast, guidance, base, "
+        "tuned, reference, or weights: base=1,tuned=1,reference=-1.",
+        "recipe",
+        completion="recipes",
+    ),
+    Setting("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning).", "recipe"),
+    Setting("beta", _STRENGTH, "Weight of base - reference (up-scaling).", "recipe"),
+    Setting(
+        *("lambda", Lambda(_STRENGTH)),
+        "Strength of realignment; or a weight for each tuned role: tuned=0.3,plain=0.7.",
+        "recipe",
+    ),
+    Setting("strength", _STRENGTH, "Strength of contrast or guidance.", "recipe"),
+    Setting(
+        *("any_sum", _FLAG),
+        "Allow weights that do not sum to 1.",
+        "recipe",
+        where=(LINE, BODY, FILE),
+    ),
+    # What limits its delta
+    Setting(
+        "delta_top_p", _SHARE, "Apply the delta in the tuned model's top-p set only.", "limits"
+    ),
+    Setting(
+        *("plausibility", Range(0.0, 1.0, off=0.0, below=True)),
+        "Drop tokens below this fraction of the tuned model's best token.",
+        "limits",
+    ),
+    Setting(
+        *("delta_clip", Range(0.0, 1000.0, off=math.inf)),
+        "Limit the delta to this many nats.",
+        "limits",
+    ),
+    Setting(
+        *("first_tokens", Range(0, INT32, off=None, whole=True)),
+        "Apply the delta to the first N tokens only.",
+        "limits",
+    ),
+    Setting(
+        *("unsure_below", _SHARE),
+        "Apply the delta only where the best token of the anchor is less probable than this.",
+        "limits",
+    ),
+    # Sampling
+    Setting(
+        *("temperature", Range(0.0, 100.0)),
+        "Divides the logits; 0 is greedy.",
+        "sampling",
+        default=0.7,
+    ),
+    Setting(
+        *("top_k", Range(0, INT32, off=0, whole=True)),
+        "Sample from the k most probable tokens.",
+        "sampling",
+        default=0,
+    ),
+    Setting(
+        *("top_p", _SHARE),
+        "Sample from the smallest set of tokens whose probabilities reach p.",
+        "sampling",
+        default=0.95,
+    ),
+    Setting(
+        *("min_p", Range(0.0, 1.0, off=0.0, below=True)),
+        "Sample from tokens of at least this fraction of the best token's probability.",
+        "sampling",
+        default=0.0,
+    ),
+    Setting(
+        *("repeat_penalty", Range(0.01, 100.0, off=1.0)),
+        "Divides the logits of tokens already in the answer.",
+        "sampling",
+        default=1.0,
+    ),
+    Setting(
+        *("presence_penalty", _PENALTY),
+        "Subtracted once from every token already in the answer.",
+        "sampling",
+        default=0.0,
+    ),
+    Setting(
+        *("frequency_penalty", _PENALTY),
+        "Subtracted once per occurrence in the answer.",
+        "sampling",
+        default=0.0,
+    ),
+    Setting(
+        *("seed", Range(0, 2**63 - 1, off=None, whole=True)),
+        "The same seed gives the same text; off: a new one each time.",
+        "sampling",
+        where=(LINE, BODY, PRESET, FILE, CHAT),
+    ),
+    # Where the answer ends
+    Setting(
+        *("max_tokens", Range(1, INT32, off=INT32, whole=True)),
+        "Maximum length of the answer in tokens; off: as long as the context holds.",
+        "length",
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    Setting(
+        *("stop", Texts(each=Text(least=1, most=LONGEST_STOP), most=MOST_STOPS)),
+        "End the answer before this text. Repeatable.",
+        "length",
+        where=(LINE, BODY, FILE),
+    ),
+    Setting(
+        *("loop_guard", Range(16, INT32, off=0, whole=True, switch=True)),
+        "Stop when the last N tokens are one phrase repeated.",
+        "length",
+        default=1024,
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    # What form it has
+    Setting(
+        *("grammar", _FILE),
+        "The answer matches the GBNF grammar in this file.",
+        "form",
+        where=(LINE,),
+    ),
+    Setting(
+        *("json_schema", _FILE),
+        "The answer is JSON that fits the schema in this file.",
+        "form",
+        where=(LINE,),
+    ),
+    Setting("regex", _TEXT, "The whole answer matches this regex.", "form", where=(LINE,)),
+    Setting(
+        *("lark", _FILE),
+        "The answer matches the Lark grammar in this file.",
+        "form",
+        where=(LINE,),
+    ),
+    # Speculation
+    Setting(
+        *("speculative", Range(1, MAX_DRAFT, off=0, auto=None, whole=True, switch=True)),
+        f"Draft length in tokens: auto (measured), off, or 1 to {MAX_DRAFT}.",
+        "drafts",
+        default="auto",
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    Setting(
+        *("draft_rule", Choice(("coupled", "rejection"))),
+        "coupled: a seed gives the same text at every draft length; rejection: accepts more.",
+        "drafts",
+        default="coupled",
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    Setting(
+        *("draft_source", Choice(("auto", "model", "lookup"))),
+        "model: the tuned model drafts; lookup: what followed the last tokens earlier in the "
+        "conversation; auto: what measures faster.",
+        "drafts",
+        default="auto",
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    # The prompt
+    Setting(
+        *("chat_template", Texts()),
+        "Chat template of a role, as in base=plain: a FILE of jinja2, a name llama.cpp knows "
+        "(chatml, llama3, ...), plain text (plain), the one in its model file (chat), or the "
+        "tuned role's text (same). Without ROLE= it is for the tuned role. Repeatable.",
+        "prompt",
+        where=(LINE,),
+        completion="chat_templates",
+    ),
+    Setting(
+        *("chat_template_kwargs", Variables()),
+        """Variables for chat templates, as JSON: '{"enable_thinking": false}'.""",
+        "prompt",
+        where=(LINE, BODY, PRESET, FILE),
+    ),
+    Setting(
+        *("system_in_user", _FLAG),
+        "Put the system prompt at the start of the user message, for templates that take none.",
+        "prompt",
+        where=_ROLE,
+    ),
+    Setting(
+        *("special", _FLAG),
+        "With --raw: parse special tokens, such as <|im_start|>.",
+        "raw",
+        where=(LINE, BODY),
+    ),
+    # The engine
+    Setting("n_ctx", _COUNT, "Context length in tokens, of every role.", "engine", where=_ROLE),
+    Setting(
+        *("threads", Range(1, 512, whole=True)),  # GGML_MAX_N_THREADS; many more end the process
+        "CPU threads (default: one for each physical core).",
+        "engine",
+        where=_ROLE,
+    ),
+    Setting(
+        *("gpu_layers", Range(-1, INT32, auto=None, whole=True)),
+        "Layers on the GPU, of every role; -1 is all.",
+        "engine",
+        default="auto",
+        where=_ROLE,
+    ),
+    Setting(
+        *("force", _FLAG),
+        "Load even if memory seems too small.",
+        "engine",
+        where=(LINE, FILE),
+    ),
+    Setting("verbose", _FLAG, "Show llama.cpp's own log.", "log", where=(LINE,)),
+    # Engine settings that only presets give
+    Setting("n_batch", _COUNT, "Most tokens decoded in one call.", "role", 512, (PRESET,)),
+    Setting("cache_type_k", _TEXT, "Element type of the K cache.", "role", "f16", (PRESET,)),
+    Setting("cache_type_v", _TEXT, "Element type of the V cache.", "role", "f16", (PRESET,)),
+    Setting("flash_attention", _FLAG, "Flash attention.", "role", "auto", (PRESET,)),
+    Setting(
+        *("swa_full", _FLAG),
+        "Keep the whole cache of sliding-window layers.",
+        "role",
+        where=(PRESET,),
+    ),
+    # The models
+    Setting(
+        *("preset", Text("the name of a preset", least=1)),
+        "A preset of `eftlocal models list`.",
+        "models",
+        default="demo",
+        where=(LINE, FILE),
+        completion="presets",
+    ),
+    Setting("base", _FILE, "GGUF of the base model.", "models", where=(LINE,)),
+    Setting("tuned", _FILE, "GGUF of the tuned model.", "models", where=(LINE,)),
+    Setting(
+        *("reference", _FILE), "GGUF of what the tuned model was before.", "models", where=(LINE,)
+    ),
+    Setting(
+        *("role", Texts()),
+        "A further role, as in plain=FILE.gguf. Repeatable.",
+        "models",
+        where=(LINE,),
+    ),
+    Setting("offline", _FLAG, "Never download.", "models", where=(LINE, FILE)),
+    Setting(
+        *("trust", _FLAG),
+        "Skip the trial load of new files in a child process.",
+        "models",
+        where=(LINE,),
+    ),
+    Setting("models", _FILE, "The folder of downloaded models.", "folders", where=(FILE,)),
+)
+
+SETTINGS: Final[Mapping[str, Setting]] = {setting.name: setting for setting in _ALL}
+
+RANGES: Final[Mapping[str, Range]] = {
+    **{s.name: s.kind for s in _ALL if isinstance(s.kind, Range)},
     "lambda": _STRENGTH,
-    "strength": _STRENGTH,
     "weight": Range(-1000.0, 1000.0),  # 1 - alpha - beta reaches 201
-    "delta_top_p": _SHARE,
-    "plausibility": Range(0.0, 1.0, off=0.0, below=True),
-    "delta_clip": Range(0.0, 1000.0, off=math.inf),
-    "first_tokens": Range(0, _INT32, off=None, whole=True),
-    "unsure_below": _SHARE,
-    # of sampling
-    "temperature": Range(0.0, 100.0),
-    "top_k": Range(0, _INT32, off=0, whole=True),
-    "top_p": _SHARE,
-    "min_p": Range(0.0, 1.0, off=0.0, below=True),
-    "repeat_penalty": Range(0.01, 100.0, off=1.0),
-    "presence_penalty": _PENALTY,
-    "frequency_penalty": _PENALTY,
     "logit_bias": Range(-1000.0, 1000.0),  # forces a token under any recipe
-    "seed": Range(0, 2**63 - 1, off=None, whole=True),
-    # of an answer
-    "max_tokens": Range(1, _INT32, off=_INT32, whole=True),  # off: as many as the context holds
 }
 
-LIMITS: Final = ("delta_top_p", "plausibility", "delta_clip", "first_tokens", "unsure_below")
+
+def named(*groups: str, where: str | None = None) -> dict[str, Setting]:
+    """The settings of these groups by name; of one surface, where it is given."""
+    return {
+        setting.name: setting
+        for setting in _ALL
+        if setting.group in groups and (where is None or where in setting.where)
+    }
+
+
+LIMITS: Final = tuple(named("limits"))
 """The dials that limit a recipe's delta: the arguments of `Recipe.stabilise`."""
 
-SAMPLING: Final = (
-    *("temperature", "top_k", "top_p", "min_p"),
-    *("repeat_penalty", "presence_penalty", "frequency_penalty", "seed"),
-)
+SAMPLING: Final = tuple(named("sampling"))
 """The dials of `Sampling`, all but the biases of single tokens."""
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a dial by its name; see `Range.checked`."""
+    """The value of a number by its name; see `Kind.checked`."""
     return RANGES[name].checked(name, value)
 
 
+def read_table(table: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
+    """The values of a table of settings, checked; a word such as off stays.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    found = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ValueError(f'unknown key "{key}"; {nearest(str(key), known)}')
+        try:
+            found[key] = known[key].kind.given(value)
+        except ValueError as error:
+            raise ValueError(f"{key} {error}") from None
+    return found
+
+
+def nearest(key: str, known: Mapping[str, Any]) -> str:
+    """What to say of a key that is not known."""
+    near = get_close_matches(key, known, 1, 0.5)
+    return f'did you mean "{near[0]}"?' if near else "known: " + ", ".join(sorted(known))
+
+
+def number(text: str) -> float | str:
+    """A number that a person wrote, a whole one as an int; what is none stays as it is."""
+    text = text.strip()
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        return text
+
+
 def number_or_off(text: str) -> float | Off:
-    """What a person wrote for a dial; a whole number stays one. Its range, the dial checks.
+    """What a person wrote for a dial. Its range, the dial checks.
 
     Raises:
         UsageError: it is neither a number nor the word off.
     """
-    text = text.strip()
-    if text == OFF:
-        return OFF
-    try:
-        return int(text) if text.lstrip("+-").isdecimal() else float(text)
-    except ValueError:
-        raise UsageError(f"{shown(text)} is neither a number nor off") from None
+    found = number(text)
+    if isinstance(found, str) and found != OFF:
+        raise UsageError(f"{shown(found)} is neither a number nor off")
+    return found  # type: ignore[return-value]

@@ -265,7 +265,7 @@ def test_shards_and_merge(asked: Path, tmp_path: Path) -> None:
         (("--shard", "0/2"), "--shard 0/2: give the part"),
         (("--parallel", "many"), "--parallel many: give auto"),
         (("--raw", "--system", "x"), "--system needs the chat template"),
-        (("--max-tokens", "0"), "max_tokens is 0"),
+        (("--max-tokens", "0"), "--max-tokens is 0"),
         (("--recipe", "nonsense"), "nonsense"),
     ],
 )

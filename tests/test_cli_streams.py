@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_line() -> None:
     ("arguments", "says"),
     [
         ([], "the terminal chat needs a terminal; for pipes there is `eftlocal run`"),
-        (["--max-tokens", "0"], "Invalid value for '--max-tokens': max_tokens is 0"),
+        (["--max-tokens", "0"], "--max-tokens is 0; it must be"),
         (["--resume", "1", "--continue"], "--resume and --continue exclude each other"),
         (["--base", "x"], "recipe upscale needs the roles tuned and reference"),
         (["--preset", "demo", "--base", "x"], "--preset and --base exclude each other"),

@@ -18,6 +18,7 @@ from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.settings import LIMITS, OFF, RANGES
 from eftlocal.study.grid import cross, parse_dials
+from eftlocal.user_settings import RECIPE
 from eftlocal_tui.dials import Dials, recipe_from, recipe_values
 
 ON: dict[str, Any] = {
@@ -77,15 +78,16 @@ def only_off(changed: Defaults | Dials, name: str) -> None:
 def test_on_the_command_line(name: str, defaults: Defaults) -> None:
     user_path().parent.mkdir(parents=True, exist_ok=True)
     user_path().write_text(toml(**ON), encoding="utf-8")
-    given = dict.fromkeys([*ON, "recipe", "alpha", "beta", "lambda_", "strength", "any_sum"])
+    given = dict.fromkeys([*ON, *RECIPE])
     only_off(opt.chosen_defaults(defaults, given | {name: OFF}), name)
     flag = "--" + name.replace("_", "-")
     for verb in ("run", "inspect"):  # each reads the word, and then looks for the preset's files
         result = CliRunner().invoke(app, [verb, "Hello", "--preset", "on", flag, OFF])
-        assert "neither" not in result.output and "must be" not in result.output
+        assert "must be" not in result.output
         assert result.exit_code != 2, result.output
         wrong = CliRunner().invoke(app, [verb, "Hello", "--preset", "on", flag, "offf"])
-        assert wrong.exit_code == 2 and "'offf' is neither a number nor off" in wrong.output
+        assert wrong.exit_code == 2
+        assert f"{flag} is 'offf'; it must be {RANGES[name].rule}" in wrong.output
 
 
 @pytest.mark.parametrize("name", [name for name in ON if name != "seed"])
@@ -130,7 +132,6 @@ def test_a_large_seed_is_kept_to_its_last_digit() -> None:
 def test_the_length_of_an_answer(demo_files: dict[str, Path], tmp_path: Path) -> None:
     """Off is as long as the context holds, over a preset or defaults that set a length."""
     most = RANGES["max_tokens"].off
-    assert opt.max_tokens(OFF) == most and opt.max_tokens("3") == 3
     request = read_request({"prompt": "Hello", "max_tokens": OFF}, defaults=RequestDefaults())
     assert request.max_tokens == most
     file = tmp_path / "off.toml"
@@ -168,7 +169,7 @@ def test_drafts_of_an_answer(given: Any, length: int | None, demo: Emulator) -> 
     ("values", "told"),
     [
         ({"delta_top_p": 2}, "recipe.delta_top_p: is 2.0; it must be a number above 0"),
-        ({"first_tokens": -1}, "recipe.first_tokens: is -1; it must be a whole number from 0"),
+        ({"first_tokens": -1}, "recipe.first_tokens: is -1; it must be a whole number, 0"),
         ({"repeat_penalty": 1e-300}, "sampling.repeat_penalty: is 1e-300; it must be a number"),
         ({"presence_penalty": -1e300}, "sampling.presence_penalty: is -1e+300; it must be"),
         ({"seed": 2**62 * 4}, "sampling.seed: is 18446744073709551616; it must be"),

@@ -331,8 +331,11 @@ def test_files_without_a_template_are_given_one(verb: str, invoke: Any) -> None:
         (["--chat-template", "tunde=plain"], "there is no role tunde; there are base, tuned"),
         (["--chat-template", "plain", "--chat-template", "tuned=chat"], "tuned is given twice"),
         (["--chat-template", "no.jinja"], "the file holds no jinja2 template"),
-        (["--chat-template-kwargs", "a=1"], "--chat-template-kwargs: not JSON"),
-        (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs: an object is needed"),
+        (["--chat-template-kwargs", "a=1"], "--chat-template-kwargs is not JSON"),
+        (
+            ["--chat-template-kwargs", "[1]"],
+            "--chat-template-kwargs is of type list; it must be",
+        ),
         (["--chat-template-kwargs", '{"eos_token": ""}'], "'eos_token' is set by eftlocal"),
         (["--special"], "--special is for raw text; add --raw"),
         (["--raw", "--system", "x"], "--system needs the chat template"),

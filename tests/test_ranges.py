@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,18 +127,6 @@ def test_other_lengths_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="use auto, off, or 1 to 16") as refused:
         Speculation(wrong)
     assert str(refused.value).startswith("speculation ")
-
-
-def test_the_docs_name_every_dial_and_its_ends() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "order.md").read_text(encoding="utf-8")
-    table = text[text.index("## Ranges") :]
-    for name, limits in RANGES.items():
-        if name == "weight":
-            continue
-        row = next(row for row in table.splitlines() if row[:1] == "|" and f"`{name}`" in row)
-        assert f"{limits.least:g}" in row
-        if limits.most < 2**31 - 1:
-            assert f"{limits.most:g}" in row
 
 
 # Corners ------------------------------------------------------------------------------------------

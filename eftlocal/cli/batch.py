@@ -13,10 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.options import Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.cli.streams import tell
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import STDOUT
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.batch.job import Batch
@@ -105,7 +106,10 @@ def chosen_shard(text: str | None) -> tuple[int, int]:
     raise UsageError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
 
 
-@takes(*("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"))
+@takes(
+    *("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"),
+    shared=["seed"],
+)
 def batch(
     source: Input,
     output: OutputFile,
@@ -144,7 +148,7 @@ def batch(
     from eftlocal.cli.shard_process import code_of
 
     opt.check_raw(given)
-    chosen = select({**given, "seed": None})  # --seed is the run's
+    chosen = select(given.changed(seed=None))  # --seed is the run's
     constraint = opt.constraint(given)
     part, lines_at_once = chosen_shard(shard), chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.

@@ -9,18 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.options import Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.user_settings import Given
 
 
 @takes(
     *("models", "prompt", "engine"),
     without=["role"],
-    temperature=opt.Temperature,
-    draft_rule=opt.DraftRule,
-    draft_source=opt.DraftSource,
+    also=["temperature", "draft_rule", "draft_source"],
 )
 def bench(
     prompts: Annotated[
@@ -55,7 +54,6 @@ def bench(
     from eftlocal.cli.screen import counting_bars
     from eftlocal.cli.selection import loading_bars, sources_of
     from eftlocal.defaults import chosen_sampling
-    from eftlocal.presets.reading import find
     from eftlocal.study.benchmark import (
         Settings,
         before_loading,
@@ -68,8 +66,8 @@ def bench(
     from eftlocal.study.speed import notes, plot, tables
 
     force = given["force"]
-    models = opt.chosen_models(given)
-    roles = find(models).roles if isinstance(models, str) else models
+    models, found = opt.chosen_models(given)
+    roles = models if found is None else found.roles
     engine = opt.engine(given, roles)
     asked = read_prompts(prompts) if prompts else built_in(str(models))
     check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])

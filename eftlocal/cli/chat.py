@@ -10,8 +10,9 @@ import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
-from eftlocal.cli.options import Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.errors import UsageError
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
@@ -39,13 +40,15 @@ def chat(
     if resume is not None and continue_:
         raise UsageError("--resume and --continue exclude each other; leave one out")
     settings = read_settings()
-    preset = given["preset"]
-    named = preset is not None or any(given[r] for r in ("base", "tuned", "reference", "role"))
+    named = given["preset"] is not None and not given.in_file("preset")
+    named = named or any(given[r] for r in ("base", "tuned", "reference", "role"))
+    if not named and settings.preset is not None:
+        given = given.changed(preset=settings.preset)
     # What the options mean is checked before the screen is taken.
-    chosen = select({**given, "preset": preset if named else settings.preset})
+    chosen = select(given)
 
     def adjust(defaults: Defaults) -> Defaults:
-        return opt.chosen_defaults(defaults, given)
+        return opt.chosen_defaults(defaults, chosen.given)
 
     call = {name: given[name] for name in ("max_tokens", "stop", "loop_guard")}
     start = Start(

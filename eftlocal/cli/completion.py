@@ -19,7 +19,7 @@ Found = list[str | tuple[str, str]]
 """Words, some with what they are."""
 
 
-def presets(incomplete: str) -> Found:
+def presets(ctx: typer.Context, incomplete: str) -> Found:
     from eftlocal.presets.reading import load_presets
 
     try:
@@ -44,24 +44,8 @@ def chat_templates(ctx: typer.Context, incomplete: str) -> Found:
     return _of(words, incomplete)
 
 
-def recipes(incomplete: str) -> Found:
+def recipes(ctx: typer.Context, incomplete: str) -> Found:
     return _of(NAMED, incomplete)
-
-
-def speculative(incomplete: str) -> Found:
-    return _of(("auto", "off"), incomplete)
-
-
-def draft_rules(incomplete: str) -> Found:
-    from eftlocal.speculation.rules import RULES
-
-    return _of(RULES, incomplete)
-
-
-def draft_sources(incomplete: str) -> Found:
-    from eftlocal.speculation.settings import SOURCES
-
-    return _of(SOURCES, incomplete)
 
 
 def evaluations(incomplete: str) -> Found:

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from eftlocal.cli import options as opt
 from eftlocal.cli.completion import evaluations
+from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
 from eftlocal.errors import UsageError
 from eftlocal.output_file import check_outputs
+from eftlocal.user_settings import Given
 
 KNOWN = ("demo",)
 
@@ -25,6 +26,7 @@ class Split(str, Enum):
     test = "test"
 
 
+@takes(also=["trust"], shared=["threads"])
 def evaluate(
     name: Annotated[
         str, typer.Argument(help="What to evaluate: demo.", autocompletion=evaluations)
@@ -41,13 +43,14 @@ def evaluate(
         typer.Option("--plot", help="Write the curves as a picture (extra `plot`)."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; the demo is tiny.")] = 1,
-    trust: opt.Trust = False,
+    *,
+    given: Given,
 ) -> None:
     """Measure small tuned, base, emulation and large tuned on held-out questions.
 
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
-    del trust  # the demo's files are the program's own, and never tried
+    del given  # the demo's files are the program's own, and never tried
     from eftlocal.cli.screen import counting_bars
     from eftlocal.study.evaluation import evaluate_demo, plot, summary, tables
     from eftlocal.study.plot import check_plot

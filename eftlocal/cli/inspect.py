@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.options import Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.cli.streams import print_json, tell
 from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import check_outputs, write_whole
 from eftlocal.settings import SAMPLING
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.study.inspection import Inspection
@@ -86,7 +87,7 @@ def inspect(
         if own_answer is not None:
             drawing = (*SAMPLING, *_LIMITS)
             why = "nothing is generated"
-            _exclude("an answer", why=why, **{name: given[name] for name in drawing})
+            _exclude("an answer", why=why, **{name: given.typed(name) for name in drawing})
         asked = (Asked(read_prompt(prompt), own_answer),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eftlocal import hub
-from eftlocal.cli import options as opt
 from eftlocal.cli.completion import presets
+from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.streams import print_json, say
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
@@ -23,6 +23,7 @@ from eftlocal.loading.roles import file_sources, preset_sources
 from eftlocal.presets.reading import find, load_presets, user_path
 from eftlocal.presets.schema import FileRef, Preset, RoleFile
 from eftlocal.terminal_text import printable
+from eftlocal.user_settings import Given, use_models_folder
 
 models_app = typer.Typer(no_args_is_help=True, help="Presets: list, download, remove, check.")
 
@@ -325,7 +326,13 @@ def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     return None
 
 
+@models_app.callback()
+def _models() -> None:
+    use_models_folder()
+
+
 @models_app.command("check")
+@takes(also=["n_ctx", "trust"])
 def check_models(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A preset.", autocompletion=presets)
@@ -333,10 +340,10 @@ def check_models(
     base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    n_ctx: Annotated[int | None, typer.Option(min=1, help="Context, in tokens.")] = None,
-    trust: opt.Trust = False,
     pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
     json_: AsJson = False,
+    *,
+    given: Given,
 ) -> None:
     """Check that models share a vocabulary, fit in memory, and load.
 
@@ -360,7 +367,7 @@ def check_models(
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
     from eftlocal.cli.models_check import check_files
 
-    check_files(sources, exceptions, n_ctx, json_, trust=trust)
+    check_files(sources, exceptions, given["n_ctx"], json_, trust=given["trust"])
 
 
 def _check_on_the_hub(preset: Preset, json_: bool) -> None:

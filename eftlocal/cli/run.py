@@ -12,11 +12,12 @@ import typer
 
 from eftlocal.cli import completion
 from eftlocal.cli import options as opt
-from eftlocal.cli.options import Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.cli.streams import of_answer, print_json, read_prompt, tell
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS
 from eftlocal.terminal_text import printable
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator, Recipe, Sampling
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @takes(
     *("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"),
-    verbose=opt.Verbose,
+    also=["verbose"],
 )
 def run(
     prompt: Annotated[

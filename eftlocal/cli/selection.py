@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eftlocal.cli import options as opt
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal import hub
@@ -29,6 +30,7 @@ class Selection:
     Attributes:
         models: a preset's name, or files.
         roles: of these models.
+        given: the options, without what the user's settings say that these models cannot do.
         defaults: the preset's or the program's, with the options.
         engine: how the roles are loaded, as `eftlocal.load` takes it: prompts, n_ctx and others.
         offline: nothing may be downloaded.
@@ -36,6 +38,7 @@ class Selection:
 
     models: str | Mapping[str, Path]
     roles: tuple[str, ...]
+    given: Given
     defaults: Defaults
     engine: dict[str, Any]
     offline: bool
@@ -52,7 +55,7 @@ class Selection:
         )
 
 
-def select(given: Mapping[str, Any]) -> Selection:
+def select(given: Given) -> Selection:
     """The meaning of a verb's options, before anything is loaded.
 
     Args:
@@ -70,16 +73,16 @@ def select(given: Mapping[str, Any]) -> Selection:
     from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import TextStream
-    from eftlocal.presets.reading import find
 
-    models = opt.chosen_models(given)
-    found = find(models) if isinstance(models, str) else None
+    models, found = opt.chosen_models(given)
+    roles: tuple[str, ...] = tuple(models if found is None else found.roles)
+    default = Defaults() if found is None else preset_defaults(found)
+    given = opt.fitting(given, default, roles)
     checked("max_tokens", given["max_tokens"])
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
-    defaults = opt.chosen_defaults(preset_defaults(found) if found else Defaults(), given)
-    roles = tuple(found.roles if found else models)
+    defaults = opt.chosen_defaults(default, given)
     opt.check_roles(defaults.recipe, None, roles)
-    return Selection(models, roles, defaults, opt.engine(given, roles), given["offline"])
+    return Selection(models, roles, given, defaults, opt.engine(given, roles), given["offline"])
 
 
 def sources_of(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import options as opt
-from eftlocal.cli.completion import recipes
 from eftlocal.cli.eval import Split
-from eftlocal.cli.options import GROUPS, Given, takes
+from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
 from eftlocal.errors import UsageError
 from eftlocal.settings import OFF
+from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
@@ -41,39 +41,24 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-def _axes() -> dict[str, Any]:
-    """The options that are axes of a grid: every dial of a recipe and of sampling."""
-    help_of = {
+_AXES = opt.axes(
+    _GRID,
+    {
         "recipe": "Names: upscale,proxy. Weights between semicolons: "
         "'tuned;base=1,tuned=1,reference=-1'.",
-        "lambda_": "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is "
+        "lambda": "Numbers (realignment); or shares of tuned roles: tuned=0:1:0.25,plain=rest is "
         "a line on which plain takes the rest, a=0:1:0.5,b=0:1:0.5,c=rest a lattice, and "
         "'tuned=0,plain=1;tuned=0.5,plain=0.5' points written out.",
         "temperature": "0 is greedy (default: the preset's; 0 with --questions).",
-    }
-    return {
-        name: Annotated[
-            str | None,
-            _option(
-                "--" + name.rstrip("_").replace("_", "-"),
-                help_of.get(name, dial.__metadata__[0].help),
-                _GRID,
-                metavar="VALUES",
-                autocompletion=recipes if name == "recipe" else None,
-            ),
-        ]
-        for name, dial in (GROUPS["recipe"] | GROUPS["sampling"]).items()
-        if name not in ("any_sum", "seed")
-    }
-
-
-_AXES = _axes()
+    },
+)
 
 
 @takes(
     *("models", "length", "drafts", "prompt", "raw", "engine"),
     first=_AXES,
-    any_sum=opt.AnySum,
+    also=["any_sum"],
+    shared=["seed", "speculative"],
 )
 def sweep(
     prompts: Annotated[
@@ -136,7 +121,7 @@ def sweep(
             "--speculative",
             "Draft length in tokens: off (default), auto, or 1 to 16. Needed to measure the "
             "acceptance; auto depends on this machine's speed, so that runs may round differently.",
-            opt._SPECULATION,
+            opt.HEADINGS["drafts"],
         ),
     ] = "off",
     parallel: Annotated[
@@ -171,7 +156,7 @@ def sweep(
     from eftlocal.study.sweep import Results, lacking, manifest, possible, run_sweep
 
     opt.check_raw(given)
-    selected = select({**given, **dict.fromkeys(_AXES)})
+    selected = select(opt.without_axes(given, _AXES))
     defaults = selected.defaults
     if questions:
         greedy = replace(defaults.sampling, temperature=0.0)
@@ -278,7 +263,7 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build
     """What a combination of dials means; the others are the preset's."""
 
     def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
-        given = dict.fromkeys(GROUPS["recipe"]) | {"any_sum": any_sum}
+        given = dict.fromkeys(opt.GROUPS["recipe"]) | {"any_sum": any_sum}
         for dial, value in dials.items():  # no limit at all is None in a grid
             given["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
         made = opt.chosen_defaults(defaults, given)

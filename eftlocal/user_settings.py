@@ -1,0 +1,237 @@
+"""The user's own defaults: environment variables, and under them a settings file.
+
+They stand for options of the command line that were left out, on every verb that has the option,
+and above what a preset says. The Python API reads neither.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from eftlocal.disk import read_text
+from eftlocal.errors import UsageError
+from eftlocal.json_text import parse_toml
+from eftlocal.settings import FILE, SETTINGS, named, read_table
+
+KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}
+RECIPE = tuple(setting.parameter for setting in named("recipe").values())
+"""The options that name a recipe together; each alone may mean nothing."""
+# What the program, its set-up, its scripts and tests read elsewhere.
+_OTHERS = ("CACHE", "CONFIG", "DATA", "WHEELS", "API_KEY", "NEW_PICTURES")
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value, and where it was given: a message begins with that."""
+
+    value: Any
+    source: str
+
+
+def config_folder() -> Path:
+    """The folder of the user's own files, which may not exist. EFTLOCAL_CONFIG overrides it."""
+    if folder := os.environ.get("EFTLOCAL_CONFIG"):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_config_path("eftlocal")
+
+
+def settings_path() -> Path:
+    """The settings file, which may not exist."""
+    return config_folder() / "settings.toml"
+
+
+def from_environment() -> dict[str, Default]:
+    """Settings of variables EFTLOCAL_NAME, by name. An empty one is not there.
+
+    Raises:
+        UsageError: a value is wrong, or a name is nearly that of a setting.
+    """
+    found = {}
+    variables = {setting.variable: setting for setting in KNOWN.values()}
+    for variable, text in sorted(os.environ.items()):
+        if not variable.startswith("EFTLOCAL_") or not text:
+            continue
+        if setting := variables.get(variable):
+            try:
+                found[setting.name] = Default(setting.kind.parse(text), variable)
+            except ValueError as error:
+                raise UsageError(f"{variable} {error}") from None
+        elif variable.removeprefix("EFTLOCAL_") not in _OTHERS and (
+            near := get_close_matches(variable, variables, 1, 0.85)
+        ):
+            raise UsageError(f"{variable} is no setting; did you mean {near[0]}?")
+    return found
+
+
+def from_file() -> dict[str, Default]:
+    """Settings of the user's file, by name; nothing where there is no file.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value is wrong.
+    """
+    path = settings_path()
+    if not path.is_file():
+        return {}
+    try:
+        table = read_table(parse_toml(read_text(path)), KNOWN)
+    except UsageError:  # it cannot be read, and the line says so
+        raise
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return {name: Default(value, f"{path}: {name}") for name, value in table.items()}
+
+
+def levels() -> tuple[dict[str, Default], dict[str, Default]]:
+    """The settings of the environment, and those of the file; the first win.
+
+    Raises:
+        UsageError: one is wrong.
+    """
+    found = from_environment(), from_file()
+    recipe = merged_recipe(map(_of_recipe, found))
+    _parsed(recipe)
+    return found
+
+
+def user_settings() -> dict[str, Default]:
+    """What holds where the command line says nothing, by name."""
+    environment, file = levels()
+    recipe = merged_recipe(map(_of_recipe, (environment, file)))
+    return {
+        name: one
+        for name, one in {**file, **environment}.items()
+        if SETTINGS[name].group != "recipe" or recipe.get(SETTINGS[name].parameter) is one
+    }
+
+
+class Given(dict[str, Any]):
+    """A verb's options by their parameters' names, with the user's defaults; None or False where
+    nothing was said.
+
+    Attributes:
+        sources: where values came from that were not on the command line.
+    """
+
+    def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> None:
+        super().__init__(values)
+        self.sources = dict(sources or {})
+
+    def typed(self, name: str) -> Any:
+        """The value that the command line gave; None where it gave none."""
+        return None if name in self.sources else self[name]
+
+    def changed(self, **values: Any) -> Given:
+        sources = {name: source for name, source in self.sources.items() if name not in values}
+        return Given({**self, **values}, sources)
+
+    def in_file(self, name: str) -> bool:
+        """Whether the value is of the settings file."""
+        return not self.sources.get(name, "EFTLOCAL_").startswith("EFTLOCAL_")
+
+    def named(self, name: str) -> str:
+        """What a message calls an option: by where it was given."""
+        return self.sources.get(name) or f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def with_user_settings(
+    options: Mapping[str, Any], typed: Collection[str], shared: Collection[str]
+) -> tuple[Given, list[str]]:
+    """The options with the user's defaults, but for those that what was typed leaves no place for.
+
+    Args:
+        options: by their parameters' names.
+        typed: those that the command line gave.
+        shared: those that may have such a default.
+
+    Returns:
+        The options; and where recipe settings stand that do not go with the recipe typed.
+    """
+    given = Given(options)
+    found = levels()
+    _use_models_folder(found[1])
+    apart = set(typed)
+    if apart & {"base", "tuned", "reference", "role"}:
+        apart |= {"preset", "offline"}
+    if "raw" in typed:
+        apart |= {"chat_template_kwargs", "system_in_user"}
+    for name, one in {**found[1], **found[0]}.items():
+        parameter = SETTINGS[name].parameter
+        if parameter in shared and parameter not in (*apart, *RECIPE):
+            given[parameter], given.sources[parameter] = one.value, one.source
+    if not set(RECIPE) <= set(shared):
+        return given, []
+    line = {name: Default(options[name], "") for name in RECIPE if name in typed}
+    recipe = merged_recipe([line, *map(_of_recipe, found)])
+    for name, one in recipe.items():
+        if name not in typed:
+            given[name], given.sources[name] = one.value, one.source
+    user = merged_recipe(map(_of_recipe, found))
+    return given, [one.source for name, one in user.items() if name not in recipe]
+
+
+def use_models_folder() -> None:
+    """Makes the models folder of the settings file that of this process and of its children."""
+    _use_models_folder(from_file())
+
+
+def _use_models_folder(file: Mapping[str, Default]) -> None:
+    if "models" in file and not os.environ.get("EFTLOCAL_MODELS"):
+        folder = config_folder() / Path(file["models"].value).expanduser()
+        os.environ["EFTLOCAL_MODELS"] = str(folder.absolute())
+
+
+def merged_recipe(found: Iterable[dict[str, Default]]) -> dict[str, Default]:
+    """The options that name a recipe, of several levels, the highest first.
+
+    A lower level may complete the recipe that a higher one names; never make it another one.
+    """
+    merged: dict[str, Default] = {}
+    for level in found:
+        new = {name: one for name, one in level.items() if name not in merged}
+        if not merged:
+            merged = new
+            continue
+        name = _name(merged)
+        for part in (new, *({key: one} for key, one in new.items())):
+            there = _name(merged | part)
+            if there is not None and there == (name or there):
+                merged |= part
+    return merged
+
+
+def _of_recipe(level: Mapping[str, Default]) -> dict[str, Default]:
+    named_ = {SETTINGS[name].parameter: one for name, one in level.items()}
+    return {name: one for name, one in named_.items() if name in RECIPE and one.value is not False}
+
+
+def _parsed(options: Mapping[str, Default]) -> Any:
+    """The recipe that these options name.
+
+    Raises:
+        UsageError: they name none; the line says where they were given.
+    """
+    from eftlocal.logits.recipe import parse_recipe
+
+    if not options:
+        return None
+    values: dict[str, Any] = {name: one.value for name, one in options.items()}
+    try:
+        return parse_recipe(values.pop("recipe", None), **values)
+    except UsageError as error:
+        sources = dict.fromkeys(one.source for one in options.values())
+        raise UsageError(f"{', '.join(sources)}: {error}") from None
+
+
+def _name(options: Mapping[str, Default]) -> str | None:
+    try:
+        recipe = _parsed(options)
+    except UsageError:
+        return None
+    return None if recipe is None else str(recipe.name)
