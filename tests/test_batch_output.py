@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import pytest
 from eftlocal.answer import Answer, Timing
 from eftlocal.batch import output as output_module
 from eftlocal.batch import shards as merge_module
-from eftlocal.batch.job import batch_manifest
-from eftlocal.batch.lines import Line
+from eftlocal.batch.job import Job, batch_manifest
+from eftlocal.batch.lines import Checked, Line
 from eftlocal.batch.output import (
     FORMATS,
     Format,
@@ -32,14 +33,15 @@ from eftlocal.batch.output import (
 )
 from eftlocal.batch.shards import Merged, merge
 from eftlocal.constraint import Constraint
+from eftlocal.defaults import Defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.file import encoder
 from eftlocal.journal.manifest import differences, manifest_path, read_manifest, write_manifest
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.request import Request, RequestDefaults
+from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Totals
 
 MANIFEST = {"seed": "0", "format": "plain", "shard": "1/1"}
@@ -75,7 +77,7 @@ def row(of: Line, format: Format, given: Answer | None = None) -> dict[str, Any]
 
 
 def error(custom_id: str, format: Format = "plain") -> dict[str, Any]:
-    return error_row(custom_id, 7, "line 7: not JSON", "invalid_request", format=format)
+    return error_row(custom_id, 7, "line 7: not JSON", format)
 
 
 def opened(path: str | Path, *, format: Format = "plain", **more: Any) -> Output:
@@ -238,29 +240,6 @@ def test_what_is_finished_is_known_again(name: str, format: Format, tmp_path: Pa
                 Output(path, MANIFEST | {"format": format}, format=other)
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
-def test_torn_at_any_byte(name: str, tmp_path: Path) -> None:
-    path = write(tmp_path / name, "aBc")
-    whole = path.read_bytes()
-    last = len(whole) - len(encoder(path)(whole_line(path, 2)))
-    for cut in range(last, len(whole)):
-        path.write_bytes(whole[:cut])
-        with opened(path) as output:
-            assert "b" in output and "c" not in output
-            output.add(rows_of(whole, path)[2])
-        assert path.read_bytes() == whole
-
-
-def rows_of(data: bytes, path: Path) -> list[dict[str, Any]]:
-    text = gzip.decompress(data) if path.suffix == ".gz" else data
-    return [json.loads(found) for found in text.split(b"\n")[:-1]]
-
-
-def whole_line(path: Path, index: int) -> bytes:
-    data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n")[index]
-
-
 def test_another_batch_and_an_id_twice_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "out.jsonl", "ab")
     with pytest.raises(UsageError) as refused:
@@ -366,14 +345,13 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
 
 STDOUT = """
 import sys
-from eftlocal.batch.output import error_row
-from eftlocal.batch.output import Output
+from eftlocal.batch.output import Output, error_row
 from eftlocal.errors import EftlocalError
 print("before")
 try:
     with Output("-", {}, format="plain") as output:
         for n in range(int(sys.argv[1])):
-            output.add(error_row(f"\\u00e4{n}", n, "no", "no", format="plain"))
+            output.add(error_row(f"\\u00e4{n}", n, "no", "plain"))
             output.sync()
 except EftlocalError as error:
     print(error, file=sys.stderr)
@@ -417,18 +395,21 @@ def test_stdout_that_refuses() -> None:
 
 
 def manifest(path: Path, **changes: Any) -> dict[str, str]:
-    given: dict[str, Any] = {
-        "input_sha256": "0" * 64, "lines": 4, "roles": {"base": RoleSource(path)},
-        "seed": 1, "max_tokens": None, "stop": (), "loop_guard": 1024, "format": "plain",
-    }  # fmt: skip
-    of_lines = {name: changes.pop(name) for name in list(changes) if name not in {*given, "shard"}}
-    return batch_manifest(RequestDefaults(**{"model": "demo"} | of_lines), **given | changes)
+    def given(kind: type, **more: Any) -> dict[str, Any]:
+        names = {of.name for of in fields(kind)}
+        return more | {name: value for name, value in changes.items() if name in names}
+
+    sources = Sources(**given(Sources, roles={"base": RoleSource(path)},
+                              defaults=Defaults(**given(Defaults))))  # fmt: skip
+    job = Job(**given(Job, source="-", output="-", sources=sources, format="plain", seed=1))
+    checked = Checked(**given(Checked, lines=4, total=4, to_run=4, sha256="0" * 64, bad={}))
+    return batch_manifest(job, RequestDefaults(**given(RequestDefaults, model="demo")), checked)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"input_sha256": "1" * 64}, "input was sha256 000000000000 and is sha256 111111111111"),
+        ({"sha256": "1" * 64}, "input was sha256 000000000000 and is sha256 111111111111"),
         ({"model": ""}, "preset was demo and is none"),
         ({"recipe": Recipe.upscale(1.00000001)}, "recipe was upscale: +1 base, +1 tuned"),
         ({"sampling": Sampling(top_k=3)}, "top-k was 0 and is 3"),
@@ -499,115 +480,66 @@ def change_manifest(path: Path, **changes: str) -> None:
     write_manifest(path, {**MANIFEST, "lines": "5", **changes})
 
 
-Spoil = Callable[[list[Path], Path], list[Path]]
+def changed(path: Path, data: bytes | Callable[[bytes], bytes]) -> None:
+    path.write_bytes(data(path.read_bytes()) if callable(data) else data)
 
 
-def drop_one(parts: list[Path], _: Path) -> list[Path]:
-    return parts[::2]
-
-
-def drop_two(parts: list[Path], _: Path) -> list[Path]:
-    return parts[2:]
-
-
-def give_twice(parts: list[Path], folder: Path) -> list[Path]:
-    copy = folder / "copy.jsonl"
+def copied(parts: list[Path]) -> list[Path]:
+    copy = parts[1].with_name("copy.jsonl")
     copy.write_bytes(parts[1].read_bytes())
     change_manifest(copy, shard="2/3")
     return [*parts, copy]
 
 
-def another_seed(parts: list[Path], _: Path) -> list[Path]:
-    change_manifest(parts[1], shard="2/3", seed="9")
-    return parts
+Spoil = Callable[[list[Path]], object]
+SPOILED: dict[str, Spoil] = {
+    "shard 2/3 missing; name the files of all shards": lambda parts: parts[::2],
+    "shard 1/3 and 1 more missing; name the files of all shards": lambda parts: parts[2:],
+    "2.jsonl and F/copy.jsonl are both shard 2/3; leave one out": copied,
+    "1.jsonl and F/2.jsonl are not of one batch: seed is 0 in the one and 9 in": (
+        lambda parts: change_manifest(parts[1], shard="2/3", seed="9")
+    ),
+    "1.jsonl is one of 3 shards and F/3.jsonl one of 4; they cannot be merged": (
+        lambda parts: change_manifest(parts[2], shard="3/4")
+    ),
+    "1.jsonl: its manifest says shard '0/3', which is none": (
+        lambda parts: change_manifest(parts[0], shard="0/3")
+    ),
+    "id 'a' is in F/1.jsonl and F/3.jsonl; nothing was merged": lambda parts: changed(
+        parts[2], lambda data: data + parts[0].read_bytes().splitlines(keepends=True)[0]
+    ),
+    "id 'a' is in F/1.jsonl twice; nothing was merged": (
+        lambda parts: changed(parts[0], lambda data: data * 2)
+    ),
+    "2.jsonl ends in the middle of a row, so its run is not finished; run it again": (
+        lambda parts: changed(parts[1], lambda data: data[:-1])
+    ),
+    "2.jsonl, line 2: not a row of a batch in the format plain": (
+        lambda parts: changed(parts[1], lambda data: data + b'{"custom_id": "x", "output": "y"}\n')
+    ),
+    "2.jsonl has no 2.jsonl.manifest.json beside it, so it may be no output": (
+        lambda parts: manifest_path(parts[1]).unlink()
+    ),
+    "2.jsonl is no output of a batch, says 2.jsonl.manifest.json": (
+        lambda parts: write_manifest(parts[1], {"seed": "0"})
+    ),
+    "there is no file F/2.jsonl": lambda parts: parts[1].unlink(),
+    "1.jsonl.manifest.json is no manifest of a run": (
+        lambda parts: changed(manifest_path(parts[0]), b"\xff")
+    ),
+    "2.jsonl, line 1: not a row of a batch in the format plain": (
+        lambda parts: changed(parts[1], b"[" * 100_000 + b"]" * 100_000 + b"\n")
+    ),
+    "no shards to merge; name their files": lambda parts: [],
+}
 
 
-def another_count(parts: list[Path], _: Path) -> list[Path]:
-    change_manifest(parts[2], shard="3/4")
-    return parts
-
-
-def no_shard(parts: list[Path], _: Path) -> list[Path]:
-    change_manifest(parts[0], shard="0/3")
-    return parts
-
-
-def same_id(parts: list[Path], _: Path) -> list[Path]:
-    with parts[2].open("ab") as file:
-        file.write(parts[0].read_bytes().splitlines(keepends=True)[0])
-    return parts
-
-
-def same_id_in_one(parts: list[Path], _: Path) -> list[Path]:
-    parts[0].write_bytes(parts[0].read_bytes() * 2)
-    return parts
-
-
-def torn(parts: list[Path], _: Path) -> list[Path]:
-    parts[1].write_bytes(parts[1].read_bytes()[:-1])
-    return parts
-
-
-def other_rows(parts: list[Path], _: Path) -> list[Path]:
-    with parts[1].open("ab") as file:
-        file.write(b'{"custom_id": "x", "output": "y"}\n')
-    return parts
-
-
-def no_manifest(parts: list[Path], _: Path) -> list[Path]:
-    manifest_path(parts[1]).unlink()
-    return parts
-
-
-def a_sweep(parts: list[Path], _: Path) -> list[Path]:
-    write_manifest(parts[1], {"seed": "0"})
-    return parts
-
-
-def not_there(parts: list[Path], _: Path) -> list[Path]:
-    parts[1].unlink()
-    return parts
-
-
-def no_text(parts: list[Path], _: Path) -> list[Path]:
-    manifest_path(parts[0]).write_bytes(b"\xff")
-    return parts
-
-
-def deep(parts: list[Path], _: Path) -> list[Path]:
-    parts[1].write_bytes(b"[" * 100_000 + b"]" * 100_000 + b"\n")
-    return parts
-
-
-def nothing(_: list[Path], __: Path) -> list[Path]:
-    return []
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (drop_one, "shard 2/3 missing; name the files of all shards"),
-        (drop_two, "shard 1/3 and 1 more missing; name the files of all shards"),
-        (give_twice, "2.jsonl and F/copy.jsonl are both shard 2/3; leave one out"),
-        (another_seed, "1.jsonl and F/2.jsonl are not of one batch: seed is 0 in the one and 9 in"),
-        (another_count, "1.jsonl is one of 3 shards and F/3.jsonl one of 4; they cannot be merged"),
-        (no_shard, "1.jsonl: its manifest says shard '0/3', which is none"),
-        (same_id, "id 'a' is in F/1.jsonl and F/3.jsonl; nothing was merged"),
-        (same_id_in_one, "id 'a' is in F/1.jsonl twice; nothing was merged"),
-        (torn, "2.jsonl ends in the middle of a row, so its run is not finished; run it again"),
-        (other_rows, "2.jsonl, line 2: not a row of a batch in the format plain"),
-        (no_manifest, "2.jsonl has no 2.jsonl.manifest.json beside it, so it may be no output"),
-        (a_sweep, "2.jsonl is no output of a batch, says 2.jsonl.manifest.json"),
-        (not_there, "there is no file F/2.jsonl"),
-        (no_text, "1.jsonl.manifest.json is no manifest of a run"),
-        (deep, "2.jsonl, line 1: not a row of a batch in the format plain"),
-        (nothing, "no shards to merge; name their files"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(spoil: Spoil, says: str, tmp_path: Path) -> None:
-    parts = spoil(shards(tmp_path, "ab", "C", "de"), tmp_path)
+@pytest.mark.parametrize("says", SPOILED)
+def test_what_does_not_go_together_is_refused(says: str, tmp_path: Path) -> None:
+    parts = shards(tmp_path, "ab", "C", "de")
+    given = SPOILED[says](parts)
     with pytest.raises(UsageError) as refused:
-        merge(tmp_path / "all.jsonl", parts)
+        merge(tmp_path / "all.jsonl", given if isinstance(given, list) else parts)
     assert says.replace("F", str(tmp_path)) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.glob("all*"))

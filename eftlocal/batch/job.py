@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from eftlocal.bases import Closing
-from eftlocal.batch.lines import BadLine, Line, check, read_line, shard_of
+from eftlocal.batch.lines import BadLine, Checked, Line, check, read_line, shard_of
 from eftlocal.batch.output import Format, Output, check_output, error_row, row_of
 from eftlocal.batch.prompt_bound import prompt_bound
 from eftlocal.batch.runner import answer_lines
@@ -19,75 +18,13 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
 from eftlocal.loading.loader import Progress, UpTo, prepare
-from eftlocal.loading.roles import RoleSource, with_unguided
+from eftlocal.loading.roles import with_unguided
 from eftlocal.logits.recipe import UNGUIDED
 from eftlocal.request import RequestDefaults
 from eftlocal.scheduler import best_parallel
 from eftlocal.sources import Sources
 
 SHARD = "shard"  # the one key in which the manifests of one batch's shards differ
-
-
-def batch_manifest(
-    defaults: RequestDefaults,
-    *,
-    input_sha256: str,
-    lines: int | None = None,
-    roles: Mapping[str, RoleSource],
-    seed: int,
-    max_tokens: int | None,
-    stop: Sequence[str],
-    loop_guard: int,
-    format: Format,
-    shard: tuple[int, int] | None = None,
-) -> Manifest:
-    """Everything that the rows depend on beside the kernels' rounding.
-
-    What a line says itself is in the input.
-
-    Args:
-        defaults: of every line.
-        lines: of the whole input, whatever the limit and the shard; a merge tells by it whether
-            rows are missing.
-        seed: of the run; that of the sampling does not count.
-        shard: which, from 1, of how many; None is the whole, 1/1.
-
-    Raises:
-        ModelFileError: a model file cannot be read.
-    """
-    recipe, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
-    drawn = {**vars(sampling), "logit_bias": dict(sorted(sampling.logit_bias.items()))}
-    length = "auto" if speculation.length is None else speculation.length
-    drafts = f"{length}, rule {speculation.rule}, source {speculation.source}"
-    constraint = defaults.constraint
-    given: dict[str, str] = {constraint.kind: constraint.text} if constraint else {}
-    exactly = hashlib.sha256(repr(recipe).encode()).hexdigest()  # its text rounds the weights
-    return {
-        **of_versions(),
-        "input": f"sha256 {input_sha256}",
-        **({} if lines is None else {"lines": str(lines)}),
-        "preset": defaults.model or "none",
-        "recipe": f"{recipe} (sha256 {exactly})",
-        **{name.replace("_", "-"): brief(str(value)) for name, value in drawn.items()},
-        "seed": str(seed),
-        "max-tokens": "none" if max_tokens is None else str(max_tokens),
-        "stop": brief(repr(list(stop))),
-        "loop-guard": str(loop_guard or "off"),
-        "raw": str(defaults.raw).lower(),
-        **({"special": "true"} if defaults.special else {}),
-        "system": _text(defaults.system),
-        "grammar": _text(given.get("grammar")),
-        "json-schema": _text(given.get("json_schema")),
-        **{kind: _text(given[kind]) for kind in ("regex", "lark") if kind in given},
-        "speculative": "off" if speculation.off else drafts,
-        "format": format,
-        SHARD: "1/1" if shard is None else f"{shard[0]}/{shard[1]}",
-        **of_roles(roles),
-    }
-
-
-def _text(given: str | None) -> str:
-    return "none" if given is None else brief(repr(given))
 
 
 @dataclass(frozen=True)
@@ -98,7 +35,7 @@ class Job:
         source: path of the input, or "-" for stdin.
         output: path of the output, or "-" for stdout.
         sources: the models, and the defaults of every line.
-        seed: of the run; see `seeds.seed_of`.
+        seed: of the run; see `lines.seed_of`.
         raw: prompts that are strings are text to go on with, unless a line says otherwise.
         special: in raw text, special tokens' texts are those tokens, unless a line says otherwise.
         system: a system message for conversations that have none.
@@ -124,6 +61,51 @@ class Job:
     retry_errors: bool = False
     parallel: int | None = None
     force: bool = False
+
+
+def batch_manifest(job: Job, of_lines: RequestDefaults, checked: Checked) -> Manifest:
+    """Everything that the rows depend on, except for rounding. What a line says is in the input.
+
+    Args:
+        of_lines: what lines are read against.
+        checked: a merge tells by the number of lines whether rows are missing.
+
+    Raises:
+        ModelFileError: a model file cannot be read.
+    """
+    limits, sampling, speculation = job.sources.defaults, of_lines.sampling, of_lines.speculation
+    drawn = {**vars(sampling), "logit_bias": dict(sorted(sampling.logit_bias.items()))}
+    length = "auto" if speculation.length is None else speculation.length
+    drafts = f"{length}, rule {speculation.rule}, source {speculation.source}"
+    constraint = of_lines.constraint
+    given: dict[str, str] = {constraint.kind: constraint.text} if constraint else {}
+    exactly = hashlib.sha256(repr(of_lines.recipe).encode()).hexdigest()  # its text rounds
+    return {
+        **of_versions(),
+        "input": f"sha256 {checked.sha256}",
+        "lines": str(checked.total),
+        "preset": of_lines.model or "none",
+        "recipe": f"{of_lines.recipe} (sha256 {exactly})",
+        **{name.replace("_", "-"): brief(str(value)) for name, value in drawn.items()},
+        "seed": str(job.seed),  # that of the sampling does not count
+        "max-tokens": "none" if limits.max_tokens is None else str(limits.max_tokens),
+        "stop": brief(repr(list(limits.stop))),
+        "loop-guard": str(limits.loop_guard or "off"),
+        "raw": str(of_lines.raw).lower(),
+        **({"special": "true"} if of_lines.special else {}),
+        "system": _text(of_lines.system),
+        "grammar": _text(given.get("grammar")),
+        "json-schema": _text(given.get("json_schema")),
+        **{kind: _text(given[kind]) for kind in ("regex", "lark") if kind in given},
+        "speculative": "off" if speculation.off else drafts,
+        "format": job.format,
+        SHARD: "{}/{}".format(*job.shard),
+        **of_roles(job.sources.roles),
+    }
+
+
+def _text(given: str | None) -> str:
+    return "none" if given is None else brief(repr(given))
 
 
 class Batch(Closing):
@@ -191,21 +173,9 @@ class Batch(Closing):
         Raises:
             UsageError: it holds another batch; see `Output`.
         """
-        job = self.job
-        manifest = batch_manifest(
-            self._defaults,
-            input_sha256=self.checked.sha256,
-            lines=self.checked.total,
-            roles=job.sources.roles,
-            seed=job.seed,
-            max_tokens=job.sources.defaults.max_tokens,
-            stop=job.sources.defaults.stop,
-            loop_guard=job.sources.defaults.loop_guard,
-            format=job.format,
-            shard=job.shard,
-        )
-        retry = job.retry_errors and not look
-        return Output(job.output, manifest, format=job.format, retry_errors=retry)
+        manifest = batch_manifest(self.job, self._defaults, self.checked)
+        retry = self.job.retry_errors and not look
+        return Output(self.job.output, manifest, format=self.job.format, retry_errors=retry)
 
     def load(self, *, progress: Progress | None = None) -> Emulator:
         """The models, with room for as many lines at once as the job says or as fit."""
@@ -229,10 +199,7 @@ class Batch(Closing):
         before = len(output.finished)
         for line in self.checked.faults:
             if self._is_ours(line.row_id) and line.row_id not in output:
-                code = "invalid_request"
-                output.add(
-                    error_row(line.row_id, line.number, line.reason, code, format=self.job.format)
-                )
+                output.add(error_row(line.row_id, line.number, line.reason, self.job.format))
         return len(output.finished) - before
 
     def run(
@@ -249,12 +216,6 @@ class Batch(Closing):
             EftlocalError: the disk refuses a row.
         """
         job = self.job
-        make = partial(
-            row_of,
-            format=job.format,
-            model=job.sources.name or "eftlocal",
-            piece=emulator.piece,
-        )
         lines = (line for line in self._lacking(output) if isinstance(line, Line))
 
         def on_round(count: int) -> None:
@@ -267,12 +228,17 @@ class Batch(Closing):
         ):
             if isinstance(outcome, EftlocalError):
                 code = "engine_error" if isinstance(outcome, EngineError) else "invalid_request"
-                output.add(
-                    error_row(line.custom_id, line.number, str(outcome), code, format=job.format)
-                )
+                row = error_row(line.custom_id, line.number, str(outcome), job.format, code)
             else:
-                recipe = line.request.recipe or job.sources.defaults.recipe
-                output.add(make(line, outcome, recipe=recipe))
+                row = row_of(
+                    line,
+                    outcome,
+                    format=job.format,
+                    model=job.sources.name or "eftlocal",
+                    piece=emulator.piece,
+                    recipe=line.request.recipe or job.sources.defaults.recipe,
+                )
+            output.add(row)
             yield not isinstance(outcome, EftlocalError)
 
     def close(self) -> None:
@@ -301,7 +267,7 @@ def _beyond(line: Line, format: Format) -> str | None:
         "echo": request.echo,
         "top_logprobs": request.top_logprobs > 0,
     }
-    name = next((name for name, is_asked in asked.items() if is_asked), None)
-    if name is None or format == "openai":
+    if format == "openai" or not any(asked.values()):
         return None
+    name = next(name for name, is_asked in asked.items() if is_asked)
     return f"rows of the format {format} have no place for {name}; use --format openai"

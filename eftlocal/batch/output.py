@@ -53,21 +53,11 @@ def row_of(
     if format == "openai":
         id = _id(line.custom_id, answer.seed)
         body = completion_body(
-            line.request,
-            answers,
-            id=id,
-            created=int(time.time()),
-            model=model,
-            piece=piece,
+            line.request, answers, id=id, created=int(time.time()), model=model, piece=piece,
             recipe=recipe,
-        )
+        )  # fmt: skip
         response = {"status_code": 200, "request_id": f"req_{id}", "body": body}
-        return {
-            "id": f"batch_req_{id}",
-            "custom_id": line.custom_id,
-            "response": response,
-            "error": None,
-        }
+        return _openai(line.custom_id, id, response, None)
     own: dict[str, Any] = {"custom_id": line.custom_id}
     if format == "alpaca":
         own |= {name: line.given[name] for name in _REPEATED if name in line.given}
@@ -89,24 +79,24 @@ def row_of(
 
 
 def error_row(
-    custom_id: str, number: int, message: str, code: str, *, format: Format
+    custom_id: str, number: int, message: str, format: Format, code: str = "invalid_request"
 ) -> dict[str, Any]:
     """The row of a line that has no answer.
 
     Args:
         number: of the line in the input, from 1.
         message: one line.
-        code: a word for programs, such as "invalid_request".
+        code: a word for programs.
     """
     error = {"code": code, "message": message, "line": number}
     if format == "openai":
-        return {
-            "id": f"batch_req_{_id(custom_id, None)}",
-            "custom_id": custom_id,
-            "response": None,
-            "error": error,
-        }
+        return _openai(custom_id, _id(custom_id, None), None, error)
     return {"custom_id": custom_id, "error": error}
+
+
+def _openai(custom_id: str, id: str, response: object, error: object) -> dict[str, Any]:
+    named = {"id": f"batch_req_{id}", "custom_id": custom_id}
+    return named | {"response": response, "error": error}
 
 
 def custom_id_of(row: Mapping[str, Any], format: Format) -> str:
