@@ -15,6 +15,7 @@ from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, wit
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
+from eftlocal.presets.schema import Preset
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,7 +38,7 @@ class Sources:
     @classmethod
     def of_preset(
         cls,
-        name: str,
+        preset: str | Preset,
         *,
         offline: bool,
         trust: bool = False,
@@ -49,12 +50,18 @@ class Sources:
         Args:
             engine: as `loading.roles.with_settings` takes it: prompts, n_ctx, threads and others.
         """
-        preset = find(name)
+        if isinstance(preset, str):
+            preset = find(preset)
         roles = preset_sources(
             preset, lambda file: hub.resolve(file, offline=offline, progress=progress)
         )
-        exceptions = tuple(preset.vocabulary_exceptions)
-        return cls(with_settings(roles, **engine), preset_defaults(preset), exceptions, name, trust)
+        return cls(
+            with_settings(roles, **engine),
+            preset_defaults(preset),
+            tuple(preset.vocabulary_exceptions),
+            preset.name,
+            trust,
+        )
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path], *, trust: bool = False, **engine: Any) -> Sources:

@@ -66,10 +66,14 @@ def bench(
     from eftlocal.study.speed import notes, plot, tables
 
     force = given["force"]
-    models, found = opt.chosen_models(given)
-    roles = models if found is None else found.roles
+    models = opt.chosen_models(given)
+    roles = models if isinstance(models, dict) else models.roles
     engine = opt.engine(given, roles)
-    asked = read_prompts(prompts) if prompts else built_in(str(models))
+    asked = (
+        read_prompts(prompts)
+        if prompts
+        else built_in("" if isinstance(models, dict) else models.name)
+    )
     check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])
     if picture:
         check_plot(picture)

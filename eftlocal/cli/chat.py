@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,9 +52,8 @@ def chat(
         return opt.chosen_defaults(defaults, chosen.given)
 
     call = {name: given[name] for name in ("max_tokens", "stop", "loop_guard")}
-    start = Start(
-        chosen.models, offline=given["offline"], adjust=adjust, engine=chosen.engine, call=call
-    )
+    models = chosen.models if isinstance(chosen.models, Mapping) else chosen.models.name
+    start = Start(models, offline=given["offline"], adjust=adjust, engine=chosen.engine, call=call)
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("the terminal chat needs a terminal; for pipes there is `eftlocal run`")
     with raising():

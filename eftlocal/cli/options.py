@@ -316,8 +316,8 @@ def constraint(given: Mapping[str, Any]) -> Constraint | None:
     return constraint
 
 
-def chosen_models(given: Given) -> tuple[str | dict[str, Path], Preset | None]:
-    """A preset's name and the preset, or the files given.
+def chosen_models(given: Given) -> Preset | dict[str, Path]:
+    """The preset, or the files given.
 
     Args:
         given: a verb's options of models by their names.
@@ -336,7 +336,7 @@ def chosen_models(given: Given) -> tuple[str | dict[str, Path], Preset | None]:
     if not files:
         name = SETTINGS["preset"].default if preset is None else preset
         try:
-            return name, find(name)
+            return find(name)
         except UsageError as error:
             if source := given.sources.get("preset"):
                 raise UsageError(f"{source}: {error}") from None
@@ -345,7 +345,7 @@ def chosen_models(given: Given) -> tuple[str | dict[str, Path], Preset | None]:
         raise UsageError(f"--preset and --{next(iter(files))} exclude each other; leave one out")
     if given["offline"]:
         raise UsageError("--offline is for presets: files given by path are never downloaded")
-    return files, None
+    return files
 
 
 def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:

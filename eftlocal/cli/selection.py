@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eftlocal.cli.screen import LoadingBars
     from eftlocal.defaults import Defaults
     from eftlocal.emulator import Emulator
+    from eftlocal.presets.schema import Preset
     from eftlocal.sources import Sources
 
 A_MOMENT = 0.5  # seconds of loading that pass without a bar
@@ -28,7 +29,7 @@ class Selection:
     """Models and settings.
 
     Attributes:
-        models: a preset's name, or files.
+        models: a preset, or files.
         roles: of these models.
         given: the options, without what the user's settings say that these models cannot do.
         defaults: the preset's or the program's, with the options.
@@ -36,7 +37,7 @@ class Selection:
         offline: nothing may be downloaded.
     """
 
-    models: str | Mapping[str, Path]
+    models: Preset | Mapping[str, Path]
     roles: tuple[str, ...]
     given: Given
     defaults: Defaults
@@ -74,9 +75,9 @@ def select(given: Given) -> Selection:
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import TextStream
 
-    models, found = opt.chosen_models(given)
-    roles: tuple[str, ...] = tuple(models if found is None else found.roles)
-    default = Defaults() if found is None else preset_defaults(found)
+    models = opt.chosen_models(given)
+    roles = tuple(models if isinstance(models, dict) else models.roles)
+    default = Defaults() if isinstance(models, dict) else preset_defaults(models)
     given = opt.fitting(given, default, roles)
     checked("max_tokens", given["max_tokens"])
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
@@ -86,7 +87,7 @@ def select(given: Given) -> Selection:
 
 
 def sources_of(
-    models: str | Mapping[str, Path],
+    models: Preset | Mapping[str, Path],
     progress: LoadingProgress,
     *,
     offline: bool,
@@ -101,9 +102,9 @@ def sources_of(
     from eftlocal.sources import Sources
 
     del force
-    if isinstance(models, str):
-        return Sources.of_preset(models, offline=offline, progress=progress.download, **engine)
-    return Sources.of_files(models, **engine)
+    if isinstance(models, Mapping):
+        return Sources.of_files(models, **engine)
+    return Sources.of_preset(models, offline=offline, progress=progress.download, **engine)
 
 
 @dataclass(frozen=True)
