@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from contextlib import suppress
@@ -169,5 +170,6 @@ def main() -> None:
     try:
         app(prog_name="eftlocal")
     except SystemExit as ended:
+        gc.freeze()  # or the interpreter looks through all that there is, several times, as it ends
         finish(ended.code if isinstance(ended.code, int) else 0)
         raise
