@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 
 from eftlocal import llama
 from eftlocal.errors import EngineError, ModelFileError, UsageError
 from eftlocal.llama import Context, Model, Span
-from eftlocal.llama.engine import SignalsLater
+from eftlocal.llama.engine import SignalsLater, llama_cpp
 
 TEXT = "The cat sat on the mat and looked at the moon, which was full."
 

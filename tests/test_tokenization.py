@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 from conftest import DEMO
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
-from eftlocal.llama.engine import on_deep_stack, stack_for
+from eftlocal.llama.engine import llama_cpp, on_deep_stack, stack_for
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
 

@@ -12,11 +12,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import MAX_LAYERS, Header, Rule, read_header, rules
-from eftlocal.gguf_file.parser import TensorInfo
+from eftlocal.gguf_file.parser import TensorInfo, constants
 from eftlocal.gguf_file.tokenizer import check_tokenizer
 
 MAX_EXPERTS = 1024  # llama.cpp's own limit
@@ -63,6 +62,7 @@ _OF_ARCHITECTURE = {
 }
 
 # Types that no kernel multiplies by or takes rows of: Q8_1 and Q8_K are for activations only.
+Type = constants.GGMLQuantizationType
 _NOT_WEIGHTS = frozenset({Type.I8, Type.I16, Type.I32, Type.I64, Type.F64, Type.Q8_1, Type.Q8_K})
 # Tables of indices: the only tensors of integers.
 _INDICES = frozenset({"ffn_gate_tid2eid", "d2t", "masked_embd_ordering"})

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from eftlocal.errors import ModelFileError, UsageError
-from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, parse_file
+from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, constants, parse_file
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _T = TypeVar("_T")
@@ -333,5 +332,6 @@ def _row_bytes(width: int, type_name: str) -> int:
         raise UsageError(
             f"KV-cache type {type_name!r} is unknown: use one of {', '.join(CACHE_TYPES)}"
         )
-    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
+    kind = constants.GGMLQuantizationType[type_name.upper()]
+    block, block_bytes = constants.GGML_QUANT_SIZES[kind]
     return int(-(-width // block) * block_bytes)

@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +20,11 @@ from typing import Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from eftlocal.errors import ModelFileError
+from eftlocal.submodule import submodule
+
+constants = submodule("gguf.constants")
 
 HEADER_LIMIT = 128 << 20  # bytes; the largest vocabulary known (262,144 tokens) takes 16 MiB
 MAX_ENTRIES = 1 << 17  # metadata keys, and tensors; the largest mixtures have some 20,000
@@ -38,7 +41,7 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    type: GGMLQuantizationType
+    type: IntEnum
     nbytes: int
     offset: int
 
@@ -204,7 +207,7 @@ _SCALARS: dict[int, struct.Struct] = {
     number: struct.Struct(f"<{code}")
     for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
-_TYPE_NAMES = {int(kind): kind.name.lower() for kind in GGUFValueType}
+_TYPE_NAMES = {int(kind): kind.name.lower() for kind in constants.GGUFValueType}
 _DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _SCALARS.items()}
 _MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
 
@@ -330,7 +333,7 @@ class Cursor:
         what = "arrays, which no model has" if kind == _ARRAY else f"the unknown value type {kind}"
         return self.fail(f"{key} is an array of {what}")
 
-    def tensor(self, number: int) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]:
+    def tensor(self, number: int) -> tuple[str, tuple[int, ...], IntEnum, int, int]:
         name = self.name(f"tensor {number}", _MAX_TENSOR_NAME)
         n_dims = self.scalar(U32)
         if not 1 <= n_dims <= 4:
@@ -338,13 +341,13 @@ class Cursor:
         shape = tuple(self.scalar(U64) for _ in range(n_dims))
         kind, offset = self.scalar(U32), self.scalar(U64)
         try:
-            type_ = GGMLQuantizationType(kind)
+            type_ = constants.GGMLQuantizationType(kind)
         except ValueError:
             raise ModelFileError(
                 f"{self.path}: tensor {name} has type {kind}, which is unknown or no longer in "
                 "use: choose another quantization of this model"
             ) from None
-        block, block_bytes = GGML_QUANT_SIZES[type_]
+        block, block_bytes = constants.GGML_QUANT_SIZES[type_]
         if min(shape) < 1 or shape[0] % block:
             self.fail(f"tensor {name} of type {type_.name} has the impossible shape {shape}")
         return name, shape, type_, prod(shape) // block * block_bytes, offset

@@ -16,24 +16,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import llama_cpp
 import numpy as np
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.header import CACHE_TYPES
+from eftlocal.gguf_file.parser import constants
 from eftlocal.llama.engine import (
     SignalsLater,
     default_threads,
     last_words,
+    llama_cpp,
     raise_pending,
     recent,
 )
 from eftlocal.llama.model import Model
 
-_CACHE_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
+_CACHE_TYPES = {name: int(constants.GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _MOST_CELLS = 2**31 - 1  # tokens of all sequences: positions are 32-bit numbers
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ

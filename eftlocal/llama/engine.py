@@ -23,14 +23,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
-import llama_cpp
 import psutil
-from llama_cpp._ggml import libggml
 
 from eftlocal.errors import EngineError, PromptError
+from eftlocal.submodule import submodule
+
+llama_cpp = submodule("llama_cpp.llama_cpp")
+_libggml = submodule("llama_cpp._ggml").libggml
 
 log = logging.getLogger("eftlocal.llama")
 
@@ -56,7 +59,6 @@ def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
 
 log.addHandler(logging.NullHandler())
 log.propagate = False
-llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
 def raise_pending() -> None:
@@ -86,7 +88,7 @@ class Device:
 @cache
 def _ggml(name: str, result: Any, *arguments: Any) -> Any:
     """A function of ggml's backend interface, which llama_cpp does not wrap."""
-    function = getattr(libggml, name)
+    function = getattr(_libggml, name)
     function.restype = result
     function.argtypes = list(arguments)
     return function
@@ -124,8 +126,17 @@ def devices() -> list[Device]:
 
 
 @cache
-def start() -> None:
+def _initialise() -> None:
     llama_cpp.llama_backend_init()
+
+
+def start() -> None:
+    """To be called before models are loaded: whoever imports all of llama_cpp sets its own log."""
+    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    _initialise()
+
+
+start()
 
 
 def system_info() -> str:
@@ -136,8 +147,8 @@ def system_info() -> str:
 
 def build() -> str:
     """Versions of llama.cpp and its Python package, and how it was compiled: one line."""
-    version = llama_cpp.llama_version().decode("utf-8", "replace")
-    return f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {version}, {system_info()}"
+    of_llama = llama_cpp.llama_version().decode("utf-8", "replace")
+    return f"llama-cpp-python {version('llama-cpp-python')}, llama.cpp {of_llama}, {system_info()}"
 
 
 def repacked_types() -> frozenset[str]:

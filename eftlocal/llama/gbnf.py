@@ -14,10 +14,8 @@ import tempfile
 import threading
 from typing import Any
 
-import llama_cpp
-
 from eftlocal.errors import UsageError
-from eftlocal.llama.engine import last_words, recent
+from eftlocal.llama.engine import last_words, llama_cpp, recent
 from eftlocal.llama.model import Model
 from eftlocal.terminal_text import one_line
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError
+from eftlocal.llama.engine import llama_cpp
 from eftlocal.llama.gbnf import compile_gbnf, prefixes_decide
 from eftlocal.llama.model import Model
 from eftlocal.llama.token_prefixes import Ids, token_prefixes

@@ -10,13 +10,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
 from eftlocal.llama.engine import (
     SignalsLater,
     last_words,
+    llama_cpp,
     on_deep_stack,
     raise_pending,
     recent,
