@@ -204,6 +204,8 @@ ON_THE_DEMO: dict[str, tuple[Edit, str]] = {
         array("tokenizer.ggml.merges", numbers(U8, [1])), "tokenizer.ggml.merges is of type array"
     ),
     "few scores": (array("tokenizer.ggml.scores", numbers(F32, [0.0])), "scores has 1 values for"),
+    "few types": (array("tokenizer.ggml.token_type", numbers(I32, [1] * 9)), "9 values for 4096"),
+    "no tokens": (tokens(lambda t: []), "has no vocabulary (tokenizer.ggml.tokens)"),
     "scores that are none": (
         array("tokenizer.ggml.scores", numbers(F32, [math.nan] * 4096)), "that are no numbers"
     ),

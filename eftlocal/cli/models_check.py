@@ -31,11 +31,10 @@ def check_files(
     trust: bool,
 ) -> None:
     from eftlocal.cli.selection import loading_bars
-    from eftlocal.gguf_file.check import checked_model
-    from eftlocal.loading.loader import prepare
+    from eftlocal.loading.loader import checked_files, prepare
     from eftlocal.loading.vocabulary import compare, require
 
-    headers = {role: checked_model(source.path) for role, source in sources.items()}
+    headers, _ = checked_files(sources)
     report = compare(headers, exceptions)
     if not report.ok:
         _report_vocabulary(report, None, json_)

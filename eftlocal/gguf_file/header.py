@@ -176,8 +176,8 @@ class Header:
             several = rule.per_layer and type_ in ("array of uint32", "array of int32")
             if not several and type_ not in rule.type.split(" or "):
                 self.refuse(f"{key} is of type {type_}, and llama.cpp reads {rule.type}")
-            value = self.metadata.get(key)  # a long array may have been left out
-            for number in value.tolist() if several and value is not None else [value]:
+            value = self.metadata[key]
+            for number in value.tolist() if several else [value]:
                 if not isinstance(number, int | float):
                     continue
                 if not isfinite(number):
@@ -213,14 +213,13 @@ class Header:
         return tuple(int(count) for count in value[:n])
 
 
-def read_header(path: str | Path, *, arrays: bool = True) -> Header:
+def read_header(path: str | Path) -> Header:
     """Read and check the header of a GGUF file, and of its shards where it is split.
 
-    arrays=False leaves out arrays of more than 4096 elements (the vocabulary).
     Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
     """
     path = Path(path)
-    first = parse_file(path, arrays=arrays)
+    first = parse_file(path)
     shards = _shards(path, first.metadata.get("split.count", 0))
     parts = [first]
     for shard in shards[1:]:
@@ -228,7 +227,7 @@ def read_header(path: str | Path, *, arrays: bool = True) -> Header:
             raise ModelFileError(
                 f"{shard}: is missing; {path.name} has {len(shards)} parts: download it"
             )
-        parts.append(parse_file(shard, arrays=False))
+        parts.append(parse_file(shard))
     tensors = tuple(tensor for part in parts for tensor in part.tensors)
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise ModelFileError(f"{path}: its parts hold the same tensor twice: {AGAIN}")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ HEADER_LIMIT = 128 << 20  # bytes; the largest vocabulary known (262,144 tokens)
 MAX_ENTRIES = 1 << 17  # metadata keys, and tensors; the largest mixtures have some 20,000
 _FIRST_READ = 16 << 20
 _MAX_KEY = 65535  # bytes, from the format's definition
-_SHORT_ARRAY = 4096  # elements kept under arrays=False: per-layer settings, not vocabularies
 _MAX_VOCAB = 1 << 24  # tokens
 _ALIGNMENT = 32  # bytes: the default, and where ggml wants mapped weights to begin
 
@@ -60,8 +59,8 @@ class FileHeader:
     header_bytes: int
 
 
-def parse_file(path: Path, *, arrays: bool) -> FileHeader:
-    """Read and check one file; arrays=False leaves out arrays of more than 4096 elements.
+def parse_file(path: Path) -> FileHeader:
+    """Read and check one file.
 
     Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
     """
@@ -77,7 +76,7 @@ def parse_file(path: Path, *, arrays: bool) -> FileHeader:
                 if len(data) < min(wanted, size):
                     raise ModelFileError(f"{path}: changed while it was read: try again")
                 try:
-                    return _parse(Cursor(data, path), size, arrays)
+                    return _parse(Cursor(data, path), size)
                 except Short as short:
                     _check_end(path, short.end, size)
                     wanted = min(max(2 * wanted, short.end), HEADER_LIMIT)
@@ -100,7 +99,7 @@ def _check_end(path: Path, end: int, size: int) -> None:
         )
 
 
-def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
+def _parse(cursor: Cursor, size: int) -> FileHeader:
     path = cursor.path
     if cursor.data[:4] != b"GGUF":
         raise ModelFileError(f"{path}: {_what_is_it(cursor.data, size)}")
@@ -132,14 +131,8 @@ def _parse(cursor: Cursor, size: int, arrays: bool) -> FileHeader:
     n_vocab = len(tokens) if isinstance(tokens, StringArray) else tokens
     if not isinstance(n_vocab, int) or not 0 <= n_vocab <= _MAX_VOCAB:
         cursor.fail("its vocabulary is not an array of strings, or its size is impossible")
-    if not arrays:
-        metadata = {key: value for key, value in metadata.items() if not _is_long(value)}
     proxies = MappingProxyType(metadata), MappingProxyType(types)
     return FileHeader(path, size, version, *proxies, tensors, n_vocab, cursor.at)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, StringArray | np.ndarray) and len(value) > _SHORT_ARRAY
 
 
 def _tensors(
@@ -212,8 +205,8 @@ _DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _
 _MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
 
 
-class StringArray(Sequence[str]):
-    """An array of strings kept as in the file, decoded only when asked for.
+class StringArray:
+    """An array of strings, kept as in the file.
 
     Attributes: raw, the entries as stored, each 8 bytes of length and then its text;
     ends (n,) int64, where each entry ends in raw.
@@ -241,19 +234,6 @@ class StringArray(Sequence[str]):
         lengths = np.diff(self.ends, prepend=0) - 8
         own = np.count_nonzero(lengths.astype("<u8").view(np.uint8) == 0)
         return bool(self.raw.count(0) > own)
-
-    def _text(self, i: int) -> str:
-        start = int(self.ends[i - 1]) if i else 0
-        return self.raw[start + 8 : int(self.ends[i])].decode("utf-8", "replace")
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self._text(j) for j in range(*i.indices(len(self)))]
-        return self._text(range(len(self))[i])
 
 
 class Short(Exception):  # noqa: N818 - a request for more bytes, not an error
@@ -298,15 +278,16 @@ class Cursor:
 
     def strings(self, count: int) -> StringArray:
         self.require(8 * count)
-        data, start = self.data, self.at
-        at, last, unpack, ends = start, len(data) - 8, U64.unpack_from, array("q")
-        for _ in range(count):
-            if at > last:
-                raise Short(at + 8)
-            at += 8 + unpack(data, at)[0]
-            if at > last + 8:
-                raise Short(at)
-            ends.append(at - start)
+        data, start, at, unpack = self.data, self.at, self.at, U64.unpack_from
+        ends = array("q", bytes(8 * count))
+        try:
+            for i in range(count):
+                at += 8 + unpack(data, at)[0]
+                ends[i] = at - start
+        except (struct.error, OverflowError):
+            raise Short(at + 8) from None
+        if at > len(data):
+            raise Short(at)
         self.at = at
         return StringArray(data[start:at], np.frombuffer(ends, np.int64))
 

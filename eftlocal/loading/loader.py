@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import eftlocal
@@ -20,7 +20,7 @@ from eftlocal import llama
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
-from eftlocal.gguf_file.header import Header, read_header
+from eftlocal.gguf_file.header import Header
 from eftlocal.loading.machine import check_threads, host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
@@ -104,6 +104,45 @@ def prepare(
         check_threads(source.threads, f"role {role}: threads")
         check_format(source.prompt)
         check_variables(source.chat_template_kwargs)
+    headers, adapters = checked_files(sources)
+    sources = {
+        role: replace(
+            source,
+            n_ctx=source.n_ctx or min(headers[role].n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX),
+        )
+        for role, source in sources.items()
+    }
+    vocabulary = require(headers, vocabulary_exceptions)
+    planned_for = partial(_planned, sources, headers, adapters)
+    if isinstance(n_seq_max, UpTo):
+        most, planned = _most_sequences(planned_for, most, force=force)
+    else:
+        planned = planned_for(most, force=force)
+    foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
+    if not trust:
+        roles_of: dict[Path, list[str]] = {}  # each file is tried once, with every role's adapter
+        for role, source in sources.items():
+            roles_of.setdefault(source.path.resolve(), []).append(role)
+        candidates = [
+            Candidate(
+                headers[roles[0]],
+                list(dict.fromkeys(adapters[role] for role in roles if role in adapters)),
+                repacked=planned.roles[roles[0]].n_gpu_layers == 0,
+            )
+            for roles in roles_of.values()
+        ]
+        trial.require(candidates, vouched=is_vouched, checking=checking)
+    return Prepared(sources, headers, vocabulary, foreign, planned, most)
+
+
+def checked_files(
+    sources: Mapping[str, RoleSource],
+) -> tuple[dict[str, Header], dict[str, Header]]:
+    """The headers of all roles, and of the adapters put on them, each file read and checked once.
+
+    Raises:
+        ModelFileError: a file is missing, torn, hostile, or not a language model.
+    """
     header_of = cache(checked_model)  # a file may play several roles
     headers = {role: header_of(source.path) for role, source in sources.items()}
     for role, header in headers.items():
@@ -111,71 +150,31 @@ def prepare(
             raise ModelFileError(
                 f"{header.path}: a LoRA adapter cannot play {role} by itself; give it as lora"
             )
-    for role, source in sources.items():
-        if source.lora is None:
-            continue
-        if not header_of(source.lora).is_adapter:
+    adapters = {role: header_of(s.lora) for role, s in sources.items() if s.lora is not None}
+    for role, adapter in adapters.items():
+        if not adapter.is_adapter:
             raise ModelFileError(
-                f"{source.lora}: not a LoRA adapter, so it cannot be put on {role}; give a GGUF "
+                f"{adapter.path}: not a LoRA adapter, so it cannot be put on {role}; give a GGUF "
                 "whose general.type is adapter"
             )
-        check_adapter(header_of(source.lora), headers[role])
-    sources = {
-        role: source
-        if source.n_ctx is not None
-        else replace(source, n_ctx=min(headers[role].n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX))
-        for role, source in sources.items()
-    }
-    vocabulary = require(headers, vocabulary_exceptions)
-    if isinstance(n_seq_max, UpTo):
-        alone = _planned(sources, headers, 1, force=force)
-        most, planned = _most_sequences(sources, headers, alone, most)
-    else:
-        planned = _planned(sources, headers, most, force=force)
-    foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
-    if not trust:
-        candidates = _candidates(sources, headers, header_of, planned)
-        trial.require(candidates, vouched=is_vouched, checking=checking)
-    return Prepared(sources, headers, vocabulary, foreign, planned, most)
-
-
-def _candidates(
-    sources: Mapping[str, RoleSource],
-    headers: Mapping[str, Header],
-    header_of: Callable[[Path], Header],
-    planned: Plan,
-) -> list[Candidate]:
-    """Each file once, with all adapters that roles put on it."""
-    roles_of: dict[Path, list[str]] = {}
-    for role, source in sources.items():
-        roles_of.setdefault(source.path.resolve(), []).append(role)
-    return [
-        Candidate(
-            headers[roles[0]],
-            [
-                header_of(file)
-                for file in dict.fromkeys(sources[role].lora for role in roles)
-                if file is not None
-            ],
-            repacked=planned.roles[roles[0]].n_gpu_layers == 0,
-        )
-        for roles in roles_of.values()
-    ]
+        check_adapter(adapter, headers[role])
+    return headers, adapters
 
 
 def _most_sequences(
-    sources: Mapping[str, RoleSource], headers: Mapping[str, Header], alone: Plan, most: int
+    planned_for: Callable[..., Plan], most: int, *, force: bool
 ) -> tuple[int, Plan]:
     """How many sequences fit beside each other, up to the number that is worth having.
 
     Their caches take no layer off a device, and leave half of the host's free memory.
     """
+    alone = planned_for(1, force=force)
     whole = [placement.split for placement in alone.roles.values()]
     if not any(any(split) for split in whole):
         most = min(most, _MOST_ON_CPU)
     for count in (n for n in _COUNTS if n <= most):
         try:
-            planned = _planned(sources, headers, count, force=False)
+            planned = planned_for(count, force=False)
         except DoesNotFitError:
             continue
         free = planned.host_free
@@ -188,6 +187,7 @@ def _most_sequences(
 def _planned(
     sources: Mapping[str, RoleSource],
     headers: Mapping[str, Header],
+    adapters: Mapping[str, Header],
     n_seq_max: int,
     *,
     force: bool,
@@ -201,7 +201,7 @@ def _planned(
             n_batch=source.n_batch,
             type_k=source.cache_type_k,
             type_v=source.cache_type_v,
-            adapter=read_header(source.lora) if source.lora else None,
+            adapter=adapters.get(role),
             n_gpu_layers=source.gpu_layers,
         )
         for role, source in sources.items()
@@ -234,7 +234,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
                         gpu_layers=placement.n_gpu_layers,
                         tensor_split=placement.split,
                         mapped=placement.n_gpu_layers != 0 or not _repacked(prepared.headers[role]),
-                        progress=_of_role(progress, role),
+                        progress=progress and partial(progress, role),
                     )
                 )
             models[role] = loaded[file]
@@ -276,8 +276,10 @@ def _fingerprint(prepared: Prepared) -> str:
     ]
     for role, source in prepared.sources.items():
         header, placement = prepared.headers[role], prepared.plan.roles[role]
-        source = replace(
+        engine = replace(
             source,
+            path=Path(),
+            lora=None,
             prompt="",
             without_system=False,
             system_in_user=False,
@@ -286,7 +288,7 @@ def _fingerprint(prepared: Prepared) -> str:
         )
         threads = source.threads or llama.default_threads()
         parts += [
-            f"{role} {replace(source, path=Path(), lora=None)} {threads}",
+            f"{role} {engine} {threads}",
             f"{placement.n_gpu_layers} {placement.split}",
             f"{header.path.name} {header.weight_bytes} {source.lora is not None}",
         ]
@@ -332,10 +334,3 @@ def role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
         add_bos=model.adds_bos,
         special_texts=model.control_texts,
     )
-
-
-def _of_role(progress: Progress | None, role: str) -> Callable[[float], None] | None:
-    if progress is None:
-        return None
-    report = progress
-    return lambda share: report(role, share)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eftlocal.errors import ModelFileError, UsageError, VocabularyError
-from eftlocal.gguf_file.header import Header, read_header
+from eftlocal.errors import UsageError, VocabularyError
+from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import StringArray
 
 NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6  # llama_token_type
@@ -73,36 +73,18 @@ class VocabularyReport:
 
 
 class _Tokens:
-    """One file's vocabulary: texts (n,) as bytes, types (n,) int32, padding ids."""
+    """The vocabulary of a checked file: texts (n,) as bytes, types (n,) int32, padding ids."""
 
     def __init__(self, header: Header) -> None:
-        if header.n_vocab and "tokenizer.ggml.tokens" not in header.metadata:
-            header = read_header(header.path)  # it was read without its arrays
-        self.header, self.metadata = header, header.metadata
-        stored = header.metadata.get("tokenizer.ggml.tokens")
-        if not isinstance(stored, StringArray) or not len(stored):
-            raise ModelFileError(f"{header.path}: has no vocabulary: choose another file")
-        self.stored, self.n = stored, len(stored)
-        self.texts = stored.to_bytes()
-        self.type = self._text("model", "none")
-        self.pre = self._text("pre", "default") if self.type == "gpt2" else "default"
-        self.types = self._types()
-        self.padding = self._padding()
-
-    def _text(self, key: str, default: str) -> str:
-        value = self.metadata.get(f"tokenizer.ggml.{key}", default)
-        return value if isinstance(value, str) else default
-
-    def _types(self) -> npt.NDArray[np.int32]:
+        self.metadata = header.metadata
+        self.stored: StringArray = self.metadata["tokenizer.ggml.tokens"]
+        self.n, self.texts = len(self.stored), self.stored.to_bytes()
+        self.type = str(self.metadata.get("tokenizer.ggml.model", "none"))
+        pre = str(self.metadata.get("tokenizer.ggml.pre", "default"))
+        self.pre = pre if self.type == "gpt2" else "default"
         types = self.metadata.get("tokenizer.ggml.token_type")
-        if types is None:
-            return np.full(self.n, NORMAL, np.int32)
-        if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu" or len(types) < self.n:
-            raise ModelFileError(
-                f"{self.header.path}: tokenizer.ggml.token_type does not give a type for each of "
-                f"the {self.n} tokens: the file is damaged, download it again"
-            )
-        return types[: self.n].astype(np.int32)
+        self.types = np.full(self.n, NORMAL) if types is None else types[: self.n]
+        self.padding = self._padding()
 
     def _padding(self) -> npt.NDArray[np.bool_]:
         padding: npt.NDArray[np.bool_] = self.types == UNUSED
@@ -133,10 +115,10 @@ class _Tokens:
 
 
 def compare(headers: Mapping[str, Header], exceptions: Collection[int] = ()) -> VocabularyReport:
-    """Compare the vocabularies of all roles (role -> header).
+    """Compare the vocabularies of all roles (role -> header, as `checked_model` gives it).
 
     exceptions: ids whose texts are known to differ, because one model reuses them; they stay
-    usable. Raises ModelFileError for a file without a sane vocabulary.
+    usable.
     """
     if not headers:
         raise UsageError("no model to compare the vocabulary of: name at least one role")
