@@ -21,6 +21,8 @@ from eftlocal.json_text import parse_json
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
+    from filelock import FileLock
+
 
 _BLOCK = 1 << 20  # bytes
 
@@ -54,6 +56,25 @@ def open_regular(path: Path, mode: int = os.O_RDONLY, *, follow: bool = False) -
         os.close(descriptor)
         raise OSError(errno.EMLINK, "has another name (a hard link); remove it", str(path))
     return os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "r+b", buffering=0)
+
+
+def lock_beside(path: Path, in_use: EftlocalError) -> FileLock:
+    """The lock of a file, kept beside it, held by this process until it is released.
+
+    Raises:
+        in_use: another process has it; it is not waited for.
+        OSError: the lock cannot be made, or is a link or a pipe.
+    """
+    from filelock import FileLock, Timeout
+
+    place = beside(path, ".lock")
+    open_regular(place, os.O_RDWR | os.O_CREAT).close()
+    lock = FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise in_use from None
+    return lock
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def test_rm_leaves_what_another_preset_uses(server: HubServer) -> None:
     run("pull", "other")
     removed = run_json("rm", "mine", "--yes")
     assert removed["removed"] == ["owner/models/tuned.gguf"]
-    assert removed["kept"]["owner/models/base.gguf"] == "other uses it too"
+    assert removed["kept"]["owner/models/base.gguf"] == "also used by other"
     assert removed["freed"] > 0
     assert stored("base.gguf").exists()
     assert not stored("tuned.gguf").exists()
@@ -326,7 +326,7 @@ def test_check_without_the_files_asks_the_hub(server: HubServer, models: dict[st
     assert "`eftlocal models check mine --pull`" in str(result.exception)
     report = json.loads(result.stdout)
     assert report["complete"] is False
-    assert report["files"]["base"]["hub"] == "is there"
+    assert report["files"]["base"]["hub"] == "found"
     assert report["files"]["base"]["size"] == len(models["base"])
     assert server.gets() == []
 
@@ -336,7 +336,7 @@ def test_check_finds_every_wrong_name_at_once(server: HubServer) -> None:
     del server.files["owner/models/base.gguf"]
     result = run("check", "mine")
     assert isinstance(result.exception, DownloadError)
-    assert "is there" in result.stdout
+    assert "found" in result.stdout.split()
     report = json.loads(run("check", "mine", "--json").stdout)["files"]
     assert "nearest of the 3 .gguf files there: tuned.gguf" in report["tuned"]["hub"]
     assert "no such file" in report["base"]["hub"]

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.hub.store import recall
+from eftlocal.hub.local import recall
 from eftlocal.presets.schema import FileRef, RoleFile
 
 

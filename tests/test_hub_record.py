@@ -14,7 +14,7 @@ from hub_client import CONTENT, REF, SHA256, Fetch, pin, small_hub
 from hub_server import HubServer
 
 from eftlocal import hub
-from eftlocal.hub.store import recall
+from eftlocal.hub.local import recall
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hub_server import HubServer
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
-from eftlocal.hub.store import recall
+from eftlocal.hub.local import recall
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -26,6 +26,14 @@ from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
 models_app = typer.Typer(no_args_is_help=True, help="Presets: list, download, remove, check.")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_OF_THE_PRESET = ("recipe", "sampling", "stop", "vocabulary_exceptions", "evidence", "notes")
+_NOT_A_SETTING = {*FileRef.model_fields, "lora", "approx_size", "evidence"}
 
 
 @dataclass(frozen=True)
@@ -49,24 +57,29 @@ class FileState:
     @classmethod
     def of(cls, label: str, ref: FileRef) -> FileState:
         path = hub.locate(ref)
-        size, checked, sha256 = ref.size, None, None
-        if path is not None:
-            files = [path.parent / Path(shard.file).name for shard in hub.shards(ref)]
-            size = sum(file.stat().st_size for file in files if file.is_file())
-            if ref.repo is not None:
-                checked = all(map(hub.vouched, files))
-                record = hub.recall(path) if len(files) == 1 else None
-                sha256 = record.sha256 if record is not None else None
-        elif size is None and isinstance(ref, RoleFile):
-            size = ref.approx_size
-        return cls(label, ref, path, size, checked, sha256)
+        if path is None:
+            approx_size = ref.approx_size if isinstance(ref, RoleFile) else None
+            return cls(label, ref, None, ref.size or approx_size)
+        files = [path.parent / Path(shard.file).name for shard in hub.shards(ref)]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        if ref.repo is None:
+            return cls(label, ref, path, size)
+        record = hub.recall(path) if len(files) == 1 else None
+        sha256 = record.sha256 if record else None
+        return cls(label, ref, path, size, all(map(hub.vouched, files)), sha256)
 
     def as_json(self) -> dict[str, Any]:
         where = {"repo": self.ref.repo, "file": self.ref.file, "revision": self.ref.revision}
         here = {"downloaded": self.path is not None, "checked": self.checked, "sha256": self.sha256}
         return {**where, "size": self.size, **here, "path": self.path and str(self.path)}
 
-    def checked_text(self) -> str:
+    @property
+    def is_begun(self) -> bool:
+        """Whether the file, or the beginning of its download, is on this machine."""
+        return bool(self.path or (self.ref.repo and hub.stored_bytes(self.ref)))
+
+    @property
+    def check(self) -> str:
         """What there is to say of the checksum; nothing of a file that was not downloaded."""
         return {True: "checked", False: "not checked", None: ""}[self.checked]
 
@@ -75,124 +88,89 @@ def states_of(preset: Preset) -> list[FileState]:
     return [FileState.of(label, ref) for label, ref in preset.files().items()]
 
 
-def total_size(states: Sequence[FileState]) -> int | None:
-    """Bytes of all files together; None where one is unknown."""
-    sizes = [state.size for state in states]
-    return sum(size for size in sizes if size is not None) if None not in sizes else None
-
-
-def here(states: Sequence[FileState]) -> Literal["yes", "no", "part"]:
-    """Whether the files are on this machine; "part" if only some are, or are unfinished."""
-    if all(state.path for state in states):
-        return "yes"
-    begun = any(state.path or (state.ref.repo and hub.stored_bytes(state.ref)) for state in states)
-    return "part" if begun else "no"
-
-
 def new_table(*columns: str) -> Table:
-    """A table with a head. Cells fold where a word is too long, so that nothing is cut off."""
+    """A table whose cells fold where a word is too long, so that nothing is cut off.
+
+    Without columns it has two and no head: what it is about, and what there is to say.
+    """
+    if not columns:
+        sheet = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        sheet.add_column(no_wrap=True)
+        sheet.add_column(overflow="fold")
+        return sheet
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def new_fact_sheet() -> Table:
-    """Two columns without a head: what it is about, and what there is to say."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
 def add_row(table: Table, *cells: str | Sequence[str]) -> None:
-    """A row; a cell is one line, or a line for each text of a list, whatever the texts hold."""
+    """A row; a cell is one line, or a line for each text of a list, never markup."""
     lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
     table.add_row(
         *(Text("\n".join(" ".join(line.splitlines()) for line in cell)) for cell in lines)
     )
 
 
-def print_table(table: Table) -> None:
-    Screen().print(table)
-
-
-def screen_width() -> int:
-    """Characters on a line; 80 where nothing tells."""
-    return Screen().width
-
-
 def size_text(size: int | None) -> str:
     return "?" if size is None else hub.readable(size)
 
 
-def plain(value: Any) -> str:
+def _plain(value: Any) -> str:
     """A setting, or a table of settings, on one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {plain(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} = {_plain(inner)}" for key, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+def _licence(preset: Preset) -> str:
+    return preset.license + (" (gated)" if preset.gated else "")
 
 
 @models_app.command("list")
 def list_presets(json_: AsJson = False) -> None:
     """List the presets: what they are, their size, and which are on this machine."""
-    presets = load_presets().values()
-    if json_:
-        print_json([_as_json(preset) for preset in presets], indent=2)
-        return
+    rows = []
+    screen = Screen()
     table = new_table("name", "what it is", "size", "here", "licence")
-    name, _, size, here_, licence = table.columns
-    for column in (name, size, here_):
+    for column in (table.columns[0], table.columns[2], table.columns[3]):
         column.no_wrap = True
-    size.justify = "right"
-    licence.max_width = screen_width() // 4  # a long one must not take the titles' room
-    unchecked = False
-    for preset in presets:
+    table.columns[2].justify = "right"
+    table.columns[4].max_width = screen.width // 4  # a long one must not take the titles' room
+    for preset in load_presets().values():
         states = states_of(preset)
-        doubtful = any(state.checked is False for state in states)
-        unchecked = unchecked or doubtful
-        add_row(
-            table,
-            preset.name,
-            _summary(preset),
-            size_text(total_size(states)),
-            here(states) + ("*" if doubtful else ""),
-            preset.license + (" (gated)" if preset.gated else ""),
+        sizes = [state.size for state in states if state.size is not None]
+        size = sum(sizes) if len(sizes) == len(states) else None
+        checked = all(state.checked is not False for state in states)
+        here = sum(state.path is not None for state in states)
+        begun = "part" if any(state.is_begun for state in states) else "no"
+        found = ("yes" if here == len(states) else begun) + ("" if checked else "*")
+        title = preset.title or " + ".join(
+            Path(preset.weights(role).file).name.removesuffix(".gguf")
+            for role in ("base", "tuned")
+            if role in preset.roles
         )
-    print_table(table)
-    if unchecked:
+        add_row(table, preset.name, title, size_text(size), found, _licence(preset))
+        rows.append(
+            {
+                "name": preset.name,
+                "title": preset.title,
+                "license": preset.license,
+                "gated": preset.gated,
+                "roles": {role: str(preset.weights(role)) for role in preset.roles},
+                "size": size,
+                "downloaded": here == len(states),
+                "checked": checked,
+                "here": f"{here} of {len(states)}",
+            }
+        )
+    if json_:
+        print_json(rows, indent=2)
+        return
+    screen.print(table)
+    if not all(row["checked"] for row in rows):
         say("\n* not checked against a checksum; `eftlocal models show NAME` tells which file")
     say(f"\nYour own presets go into {user_path()}")
-
-
-def _summary(preset: Preset) -> str:
-    files = (preset.weights(role).file for role in ("base", "tuned") if role in preset.roles)
-    return preset.title or " + ".join(Path(file).name.removesuffix(".gguf") for file in files)
-
-
-def _as_json(preset: Preset) -> dict[str, Any]:
-    states = states_of(preset)
-    return {
-        "name": preset.name,
-        "title": preset.title,
-        "license": preset.license,
-        "gated": preset.gated,
-        "roles": {role: str(preset.weights(role)) for role in preset.roles},
-        "size": total_size(states),
-        "downloaded": here(states) == "yes",
-        "checked": not any(state.checked is False for state in states),
-        "here": f"{sum(state.path is not None for state in states)} of {len(states)}",
-    }
-
-
-_OF_THE_PRESET = ("recipe", "sampling", "stop", "vocabulary_exceptions", "evidence", "notes")
-_NOT_A_SETTING = {*FileRef.model_fields, "lora", "approx_size", "evidence"}
 
 
 @models_app.command("show")
@@ -203,35 +181,28 @@ def show_preset(name: Name, json_: AsJson = False) -> None:
     if json_:
         print_json({**said, "files": {s.label: s.as_json() for s in states_of(preset)}}, indent=2)
         return
-    sheet = new_fact_sheet()
+    sheet = new_table()
     add_row(sheet, "preset", f"{preset.name}: {preset.title}" if preset.title else preset.name)
-    add_row(sheet, "licence", preset.license + (" (gated)" if preset.gated else ""))
+    add_row(sheet, "licence", _licence(preset))
     for key in _OF_THE_PRESET:
         if said.get(key):
-            add_row(sheet, key.replace("_", " "), plain(said[key]))
-    for role in preset.roles:
+            add_row(sheet, key.replace("_", " "), _plain(said[key]))
+    for role, source in preset.roles.items():
+        lines = [*_file(FileState.of(role, preset.weights(role)))]
+        if source.lora is not None:
+            lines += ["with the LoRA adapter", *_file(FileState.of(role, source.lora))]
+        settings = source.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude=_NOT_A_SETTING
+        )
+        lines += [_plain(settings)] if settings else []
+        lines += [f"evidence: {source.evidence}"] if source.evidence else []
         sheet.add_row()
-        add_row(sheet, role, list(_lines(preset, role)))
-    print_table(sheet)
-
-
-def _lines(preset: Preset, role: str) -> Iterator[str]:
-    """What there is to say of a role, the file's name first and by itself, to be copied."""
-    source = preset.roles[role]
-    yield from _file(FileState.of(role, preset.weights(role)))
-    if source.lora is not None:
-        yield "with the LoRA adapter"
-        yield from _file(FileState.of(role, source.lora))
-    settings = source.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude=_NOT_A_SETTING
-    )
-    if settings:
-        yield plain(settings)
-    if source.evidence:
-        yield f"evidence: {source.evidence}"
+        add_row(sheet, role, lines)
+    Screen().print(sheet)
 
 
 def _file(state: FileState) -> Iterator[str]:
+    """What there is to say of a file, its name first and by itself, to be copied."""
     ref = state.ref
     yield ref.file
     if ref.repo is not None:
@@ -243,26 +214,25 @@ def _file(state: FileState) -> Iterator[str]:
         where = f"at {state.path}"
     yield f"{size_text(state.size)}, {where}"
     if state.checked is not None:
-        yield f"SHA-256 {state.sha256 + ', ' if state.sha256 else ''}{state.checked_text()}"
+        yield f"SHA-256 {state.sha256 + ', ' if state.sha256 else ''}{state.check}"
 
 
 @models_app.command("pull")
 def pull_preset(name: Name, json_: AsJson = False) -> None:
-    """Download what is missing of a preset. An interrupted download goes on where it stopped."""
+    """Download a preset's missing files. An interrupted download resumes where it stopped."""
     preset = find(name)
-    pull(preset)
+    _pull(preset)
     states = states_of(preset)
     if json_:
         print_json({"name": name, "files": {s.label: s.as_json() for s in states}}, indent=2)
         return
     table = new_table("file", "size", "SHA-256", "path")
     for state in states:
-        size = size_text(state.size)
-        add_row(table, state.label, size, state.checked_text(), str(state.path))
-    print_table(table)
+        add_row(table, state.label, size_text(state.size), state.check, str(state.path))
+    Screen().print(table)
 
 
-def pull(preset: Preset) -> None:
+def _pull(preset: Preset) -> None:
     """Download what is missing, with bars on stderr."""
     missing = [ref for ref in preset.files().values() if hub.locate(ref) is None]
     for ref in missing:
@@ -276,22 +246,15 @@ def pull(preset: Preset) -> None:
 @models_app.command("rm")
 def remove_preset(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     json_: AsJson = False,
 ) -> None:
     """Remove a preset's downloaded files, except those that another preset uses."""
     preset = find(name)
-    doomed: list[FileRef] = []
-    kept: dict[str, str] = {}
-    for state in states_of(preset):
-        ref = state.ref
-        if state.path is None and not (ref.repo and hub.stored_bytes(ref)):
-            continue  # not here at all
-        reason = _why_keep(preset, ref)
-        if reason is None:
-            doomed.append(ref)
-        else:
-            kept[str(ref)] = reason
+    begun = [state.ref for state in states_of(preset) if state.is_begun]
+    reasons = [_why_keep(preset, ref) for ref in begun]
+    kept = {str(ref): why for ref, why in zip(begun, reasons, strict=True) if why is not None}
+    doomed = [ref for ref, why in zip(begun, reasons, strict=True) if why is None]
     if not json_:
         for file, reason in kept.items():
             say(f"kept {file}: {reason}")
@@ -311,7 +274,7 @@ def remove_preset(
 def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     """Why `rm` leaves a file alone; None if it goes."""
     if ref.repo is None:
-        return "it was not downloaded, it is a path"
+        return "a file of your own, not a download"
     place = hub.stored_path(ref)
     users = [
         other.name
@@ -320,9 +283,9 @@ def _why_keep(preset: Preset, ref: FileRef) -> str | None:
         and any(f.repo and hub.stored_path(f) == place for f in other.files().values())
     ]
     if users:
-        return f"{' and '.join(users)} uses it too"
+        return f"also used by {' and '.join(users)}"
     if not hub.stored_bytes(ref):
-        return f"it is huggingface_hub's: {hub.locate(ref)}"
+        return f"in huggingface_hub's own cache: {hub.locate(ref)}"
     return None
 
 
@@ -340,33 +303,34 @@ def check_models(
     base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    pull_: Annotated[bool, typer.Option("--pull", help="Download what is missing.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="Download missing files first.")] = False,
     json_: AsJson = False,
     *,
     given: Given,
 ) -> None:
-    """Check that models share a vocabulary, fit in memory, and load.
+    """Check that models share one vocabulary, fit in memory and load.
 
-    New files are loaded in a process of their own, where one that crashes llama.cpp does no harm.
-    Files that are not here yet are looked up on the hub: do they exist, and are they what the
-    preset says?
+    New files are first loaded in a child process, where one that crashes llama.cpp does no harm.
+    Files that are not downloaded yet are looked up on the hub: whether they exist, and whether
+    their size and SHA-256 are what the preset says.
     """
+    from eftlocal.cli.models_check import check_files
+
     files = {"base": base, "tuned": tuned, "reference": reference}
     paths = {role: path for role, path in files.items() if path is not None}
     if (name is None) == (not paths):
-        raise UsageError("models check: give a preset's name, or files with --base --tuned ...")
+        raise UsageError(
+            "models check: give a preset's name, or GGUF files with --base, --tuned, --reference"
+        )
     exceptions: tuple[int, ...] = ()
-    if name is None:
-        sources = file_sources(paths)
-    else:
+    sources = file_sources(paths)
+    if name is not None:
         preset = find(name)
-        if pull_:
-            pull(preset)
+        if pull:
+            _pull(preset)
         if any(state.path is None for state in states_of(preset)):
             _check_on_the_hub(preset, json_)
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
-    from eftlocal.cli.models_check import check_files
-
     check_files(sources, exceptions, given["n_ctx"], json_, trust=given["trust"])
 
 
@@ -381,9 +345,8 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
         try:
             if state.ref.repo is None:
                 hub.resolve(state.ref)
-            remote = hub.look_up(hub.shards(state.ref))
-            found["size"] = sum(file.size for file in remote)
-            found["hub"] = "is there"
+            found["size"] = sum(file.size for file in hub.look_up(hub.shards(state.ref)))
+            found["hub"] = "found"
         except EftlocalError as error:
             found["hub"] = str(error)
             failures.append(error)
@@ -393,13 +356,14 @@ def _check_on_the_hub(preset: Preset, json_: bool) -> None:
         table = new_table("file", "name", "size", "here", "on the hub")
         for label, found in report.items():
             here = "yes" if found["downloaded"] else "no"
-            size, on_hub = size_text(found["size"]), found.get("hub", "not asked")
+            size, on_hub = size_text(found["size"]), found.get("hub", "not looked up")
             add_row(table, label, str(found["file"]), size, here, on_hub)
-        print_table(table)
+        Screen().print(table)
     if failures:
         raise failures[0]
     missing = sum(not found["downloaded"] for found in report.values())
     raise DownloadError(
-        f"{preset.name}: {missing} of {len(report)} files are not on this machine, so their "
-        f"vocabularies are unchecked: `eftlocal models check {preset.name} --pull` fetches them"
+        f"{preset.name}: {missing} of {len(report)} files are not on this machine, so the "
+        f"vocabularies cannot be compared: `eftlocal models check {preset.name} --pull` "
+        "downloads them"
     )

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eftlocal import hub
-from eftlocal.cli.models import (
-    add_row,
-    new_fact_sheet,
-    new_table,
-    print_table,
-)
+from eftlocal.cli.models import add_row, new_table
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.selection import loading_bars
 from eftlocal.cli.streams import print_json, say
 from eftlocal.errors import DoesNotFitError
+from eftlocal.loading.loader import Prepared, checked_files, prepare
 from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.vocabulary import VocabularyReport, compare, require
 from eftlocal.terminal_text import one_line
-
-if TYPE_CHECKING:
-    from eftlocal.loading.loader import Prepared
-    from eftlocal.loading.vocabulary import VocabularyReport
 
 
 def check_files(
-    sources: dict[str, RoleSource],
+    sources: Mapping[str, RoleSource],
     exceptions: tuple[int, ...],
     n_ctx: int | None,
     json_: bool,
     *,
     trust: bool,
 ) -> None:
-    from eftlocal.cli.selection import loading_bars
-    from eftlocal.loading.loader import checked_files, prepare
-    from eftlocal.loading.vocabulary import compare, require
-
+    """Report on files that are here; what is wrong is raised when the report is out."""
     headers, _ = checked_files(sources)
     report = compare(headers, exceptions)
     if not report.ok:
-        _report_vocabulary(report, None, json_)
+        _print(report, None, json_)
         require(headers, exceptions)
     bare = (
         f"{role} has no chat template; give one with --chat-template {role}=..."
@@ -56,74 +49,67 @@ def check_files(
     except DoesNotFitError as error:  # then nothing is loaded, in another process neither
         too_large = error
         prepared = prepare(sources, vocabulary_exceptions=exceptions, force=True, trust=True)
-    memory = _memory(prepared, fits=too_large is None)
-    _report_vocabulary(report, memory, json_)
+    _print(report, _memory(prepared, fits=too_large is None), json_)
     if too_large is not None:
         raise too_large
 
 
 def _memory(prepared: Prepared, *, fits: bool) -> dict[str, Any]:
     """The plan as plain data, bytes."""
-    plan = prepared.plan
+    plan, sources = prepared.plan, prepared.sources
+    names = [device.name for device in plan.devices]
     roles = {
         role: {
-            "file": str(prepared.sources[role].path),
-            "n_ctx": prepared.sources[role].n_ctx,
+            "file": str(sources[role].path),
+            "n_ctx": sources[role].n_ctx,
             "host": placement.host_bytes,
-            "devices": dict(
-                zip((d.name for d in plan.devices), placement.device_bytes, strict=True)
-            ),
+            "devices": dict(zip(names, placement.device_bytes, strict=True)),
             "gpu_layers": placement.n_gpu_layers,
         }
         for role, placement in plan.roles.items()
     }
-    free = {device.name: device.free for device in plan.devices}
     return {
         "roles": roles,
         "host_needed": plan.host_bytes,
         "host_free": plan.host_free,
-        "devices_free": free,
+        "devices_free": {device.name: device.free for device in plan.devices},
         "fits": fits,
     }
 
 
-def _report_vocabulary(
-    report: VocabularyReport, memory: dict[str, Any] | None, json_: bool
-) -> None:
+def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool) -> None:
     found = report.vocabulary
     if json_:
         vocabulary = {
             "ok": report.ok,
             "problems": report.problems,
             "notes": report.notes,
-            "size": found.size if found else None,
-            "type": found.type if found else None,
-            "widths": dict(found.widths) if found else None,
-            "unusable": len(found.unusable) if found else None,
-            "end_tokens": dict(found.end_tokens_declared) if found else None,
+            "size": found and found.size,
+            "type": found and found.type,
+            "widths": found and dict(found.widths),
+            "unusable": found and len(found.unusable),
+            "end_tokens": found and dict(found.end_tokens_declared),
         }
         print_json({"vocabulary": vocabulary, "memory": memory, "complete": True}, indent=2)
         return
-    table = new_fact_sheet()
+    screen, sheet = Screen(), new_table()
     if found is not None:
-        add_row(table, "vocabulary", f"one, of {found.size} tokens ({found.type})")
+        add_row(sheet, "vocabulary", f"one, of {found.size} tokens ({found.type})")
         for role, ends in found.end_tokens_declared.items():
             what = f"{found.widths[role]} tokens, ends with {', '.join(map(str, ends)) or 'none'}"
-            add_row(table, role, what)
+            add_row(sheet, role, what)
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         for line in lines:
-            add_row(table, title, one_line(line, 500))
-    print_table(table)
+            add_row(sheet, title, one_line(line, 500))
+    screen.print(sheet)
     if memory is None:
         return
-    devices = list(memory["devices_free"])
-    needs = new_table("role", "context", "host memory", *devices, "layers on a device")
+    table = new_table("role", "context", "host memory", *memory["devices_free"], "GPU layers")
     for role, need in memory["roles"].items():
-        on_devices = [hub.readable(need["devices"][name]) for name in devices]
-        layers = str(need["gpu_layers"])
-        add_row(needs, role, str(need["n_ctx"]), hub.readable(need["host"]), *on_devices, layers)
+        used = [hub.readable(size) for size in (need["host"], *need["devices"].values())]
+        add_row(table, role, str(need["n_ctx"]), *used, str(need["gpu_layers"]))
     say("")
-    print_table(needs)
+    screen.print(table)
     free = "unknown" if memory["host_free"] is None else hub.readable(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
     say(f"{hub.readable(memory['host_needed'])} needed, {free} free: {verdict}")

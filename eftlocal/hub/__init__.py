@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
-from eftlocal.hub.store import (
+from eftlocal.hub.local import (
     in_store,
     locate,
     offline_by_environment,

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
-from eftlocal.hub.store import huggingface_hub
+from eftlocal.hub.local import huggingface_hub
 from eftlocal.presets.schema import FileRef
 from eftlocal.terminal_text import one_line
 

@@ -26,8 +26,7 @@ from eftlocal.hub.http import (
     phrase,
     quoted,
 )
-from eftlocal.hub.remote import RemoteFile, ask, entity_tag, refuse, whole_number
-from eftlocal.hub.store import (
+from eftlocal.hub.local import (
     check_place,
     disk_errors,
     in_store,
@@ -38,6 +37,7 @@ from eftlocal.hub.store import (
     store,
     stored_path,
 )
+from eftlocal.hub.remote import RemoteFile, ask, entity_tag, refuse, whole_number
 from eftlocal.presets.schema import FileRef
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from eftlocal.bases import Closing
-from eftlocal.disk import beside, replacing
+from eftlocal.disk import lock_beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.file import GrowingFile, WholeLines, encoder
 from eftlocal.journal.manifest import (
@@ -31,6 +29,9 @@ from eftlocal.journal.manifest import (
 from eftlocal.json_text import parse_json
 from eftlocal.output_file import cannot_write, check_place
 from eftlocal.terminal_text import shown_json
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 Row = Mapping[str, Any]
 
@@ -252,11 +253,7 @@ def locked(real: Path, in_use: str) -> FileLock:
     Raises:
         UsageError: another process has it (with the text `in_use`), or it cannot be made.
     """
-    lock = FileLock(beside(real, ".lock"))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(in_use) from None
+        return lock_beside(real, UsageError(in_use))
     except OSError as error:
         raise cannot_write(real, error) from None
-    return lock

@@ -74,26 +74,22 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     """
     file = preset.roles[role]
     prompt = file.prompt or ("chat" if preset.kind(role) == "tuned" else "same")
-    settings = {
-        "n_ctx": file.n_ctx,
-        "n_batch": file.n_batch,
-        "threads": file.threads,
-        "gpu_layers": None if file.gpu_layers == "auto" else file.gpu_layers,
-        "cache_type_k": file.cache_type_k,
-        "cache_type_v": file.cache_type_v,
-        "flash_attention": {None: None, True: "on", False: "off"}[file.flash_attention],
-        "swa_full": file.swa_full,
+    given: dict[str, Any] = {
+        name: getattr(file, name)
+        for name in (*_RANGES, "cache_type_k", "cache_type_v", "swa_full")
+        if getattr(file, name) not in (None, "auto")
     }
-    source = RoleSource(
+    if file.flash_attention is not None:
+        given["flash_attention"] = "on" if file.flash_attention else "off"
+    return RoleSource(
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
         system_in_user=bool(file.system_in_user),
         chat_template_kwargs=dict(file.chat_template_kwargs or {}),
+        **given,
     )
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    return replace(source, **given)
 
 
 def preset_sources(preset: Preset, fetch: Callable[[FileRef], Path]) -> dict[str, RoleSource]:

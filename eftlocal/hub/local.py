@@ -16,7 +16,15 @@ from urllib.parse import quote
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eftlocal.disk import beside, cache_folder, hash_rest, open_regular, readable, replace_text
+from eftlocal.disk import (
+    beside,
+    cache_folder,
+    hash_rest,
+    lock_beside,
+    open_regular,
+    readable,
+    replace_text,
+)
 from eftlocal.errors import DownloadError, UsageError
 from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
 
@@ -329,16 +337,9 @@ def disk_errors(path: Path, total: int = 0) -> Iterator[None]:
 @contextmanager
 def locked(path: Path, ref: FileRef) -> Iterator[None]:
     """Keep other processes from this file; one that has it is named at once, not waited for."""
-    from filelock import FileLock, Timeout
-
-    place = beside(path, ".lock")
-    lock = FileLock(place)
+    in_use = DownloadError(f"{ref}: another process is downloading it; wait for it")
     with disk_errors(path):
-        try:
-            open_regular(place, os.O_RDWR | os.O_CREAT).close()  # neither a link nor a pipe
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DownloadError(f"{ref}: another process is downloading it; wait for it") from error
+        lock = lock_beside(path, in_use)
     try:
         yield
     finally:
