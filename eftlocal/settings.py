@@ -140,6 +140,8 @@ class Range(Kind):
                 and not (self.below and value == self.most)
             ):
                 return int(value) if self.whole else float(value)
+            if value > self.most and self.most in (INT32, 2**63 - 1):  # which the rule leaves out
+                raise ValueError(f"is {shown(value)}; it must be {int(self.most)} or less")
         raise self.refuse(value)
 
     def given(self, value: Any) -> Any:

@@ -7,17 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eftlocal import settings
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
 
-_INT32 = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
-_RANGES = {
-    "n_ctx": (1, _INT32),
-    "n_batch": (1, _INT32),
-    "threads": (1, 512),  # GGML_MAX_N_THREADS; many more end the process
-    "gpu_layers": (-1, _INT32),
-}
+_NUMBERS = ("n_ctx", "n_batch", "threads", "gpu_layers")
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,9 @@ class RoleSource:
     swa_full: bool = False
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and type(value) is not int:
-                raise UsageError(f"{name} is {value!r}; it must be a whole number")
-            if value is not None and value < least:
-                raise UsageError(f"{name} is {value}; it must be {least} or more")
-            if value is not None and value > most:
-                raise UsageError(f"{name} is {value}; it must be {most} or less")
+        for name in _NUMBERS:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, settings.checked(name, value))
 
 
 def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> RoleSource:
@@ -76,7 +66,7 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     prompt = file.prompt or ("chat" if preset.kind(role) == "tuned" else "same")
     given: dict[str, Any] = {
         name: getattr(file, name)
-        for name in (*_RANGES, "cache_type_k", "cache_type_v", "swa_full")
+        for name in (*_NUMBERS, "cache_type_k", "cache_type_v", "swa_full")
         if getattr(file, name) not in (None, "auto")
     }
     if file.flash_attention is not None:
