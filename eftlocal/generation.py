@@ -20,11 +20,10 @@ import re
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from eftlocal.errors import UsageError
-from eftlocal.terminal_text import shown
+from eftlocal.settings import SETTINGS, number
 
 if TYPE_CHECKING:  # a loop guard is read before llama.cpp is loaded
     from eftlocal.decoding.ensemble import Ensemble
@@ -90,11 +89,10 @@ class TextStream:
         return len(text)
 
 
-LOOP_GUARD = 1024
-"""Tokens of repetition after which an answer is ended, unless something else is said."""
+LOOP_GUARD: int = SETTINGS["loop_guard"].default
+"""Tokens of repetition that end an answer, by default."""
 
 OF_NUMBERS = 4  # times as many tokens, for a phrase of numbers
-LEAST = 16  # tokens of a loop guard
 _TIMES = 4
 
 _WORD = re.compile(r"([^\W\d_])(?!\1)[^\W\d_]", re.IGNORECASE)  # two letters that differ
@@ -106,17 +104,9 @@ def loop_guard_tokens(name: str, value: object) -> int:
     Raises:
         UsageError: it is none of these.
     """
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    if value is False or (isinstance(value, str) and value == "off"):
-        return 0
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        tokens = int(value)
-        if tokens == 0 or tokens >= LEAST:
-            return tokens
-    raise UsageError(
-        f"{name} is {shown(value)}; it must be a number of tokens from {LEAST}, or off"
-    )
+    value = number(value) if isinstance(value, str) else value
+    tokens: int = SETTINGS["loop_guard"].checked(name, value)
+    return tokens
 
 
 def repeated_phrase(tokens: Sequence[int]) -> int:

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
-from eftlocal.settings import Off
+from eftlocal.settings import MAX_DRAFT, Off
 from eftlocal.speculation.rules import RULES
-from eftlocal.speculation.settings import MAX_DRAFT, SOURCES
 from eftlocal.terminal_text import one_line
 
 MAX_CHOICES = 128  # answers to one request
@@ -157,7 +156,7 @@ class Body(BaseModel):
         Field(description=f'"auto", "off", or 1 to {MAX_DRAFT}'),
     ] = None
     draft_rule: Annotated[str | None, Field(description=" or ".join(RULES))] = None
-    draft_source: Annotated[str | None, Field(description=" or ".join(SOURCES))] = None
+    draft_source: Annotated[str | None, Field(description="auto or model or lookup")] = None
     grammar: Annotated[str | None, Field(description="GBNF text")] = None
     json_schema: _Object = None
     regex: Annotated[str | None, Field(description="a regular expression for the whole answer")] = (

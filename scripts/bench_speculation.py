@@ -33,9 +33,10 @@ from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.loading.roles import RoleSource
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs, Curve, measure
 from eftlocal.speculation.drafting import Acceptance, Plan
-from eftlocal.speculation.settings import MAX_DRAFT, Speculation
+from eftlocal.speculation.settings import Speculation
 from eftlocal.study.questions import read
 
 DEMO = Path(eftlocal.__file__).parent / "demo"

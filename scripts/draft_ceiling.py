@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.drafting import Plan
-from eftlocal.speculation.settings import MAX_DRAFT
 
 
 class Ceiling(NamedTuple):

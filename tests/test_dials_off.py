@@ -161,7 +161,7 @@ def test_drafts_of_an_answer(given: Any, length: int | None, demo: Emulator) -> 
         stream.speculation = given
         assert stream.speculation == Speculation(length=length, rule="rejection")
     for wrong in (17, -1, 0.5, "fast", [], {}):
-        with pytest.raises(UsageError, match=r"speculation .*: use auto, off, or 1 to 16"):
+        with pytest.raises(UsageError, match=r"speculation .* from 1 to 16, auto or off"):
             demo.stream("Hello", speculation=wrong)
 
 

@@ -229,7 +229,7 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"top": "sampling = {loop_guard = 5}"},
-            'preset "mine": sampling.loop_guard: it is 5; it must be a number of tokens from 16',
+            'preset "mine": sampling.loop_guard: it is 5; it must be a whole number, 16 or more',
         ),
         (
             {"tuned": 'prompt = {template = "hello"}'},

@@ -125,7 +125,7 @@ def test_lengths_of_drafts(given_: Any, length: int | None) -> None:
 
 @pytest.mark.parametrize("wrong", [17, -1, 1.0, "fast", "", "17", "-1", [], 10**400, math.nan])
 def test_other_lengths_are_refused(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="use auto, off, or 1 to 16") as refused:
+    with pytest.raises(UsageError, match="a whole number from 1 to 16, auto or off") as refused:
         Speculation(wrong)
     assert str(refused.value).startswith("speculation ")
 

@@ -118,7 +118,7 @@ def test_its_forms(value: object, tokens: int) -> None:
 
 @pytest.mark.parametrize("value", [True, -1, 15, 1.5, "on", "", "1e3", [], None])
 def test_what_is_no_loop_guard(value: object) -> None:
-    with pytest.raises(UsageError, match=r"loop_guard is .*a number of tokens from 16, or off"):
+    with pytest.raises(UsageError, match=r"loop_guard is .*a whole number, 16 or more, or off"):
         loop_guard_tokens("loop_guard", value)
 
 

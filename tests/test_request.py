@@ -332,7 +332,7 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             {"speculative": "off", "draft_rule": "coupled"},
             "draft_rule needs drafts; add speculative auto",
         ),
-        ({"draft_source": "guess"}, "draft source 'guess': use one of auto, model, lookup"),
+        ({"draft_source": "guess"}, "draft_source is 'guess'; it must be auto, model or lookup"),
         (
             {"grammar": "a", "json_schema": {}},
             "grammar and json_schema exclude each other; leave one out",

@@ -24,9 +24,10 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.llama import Context, Span
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Curve
 from eftlocal.speculation.drafting import Plan, PromptLookup
-from eftlocal.speculation.settings import MAX_DRAFT, OFF
+from eftlocal.speculation.settings import OFF
 
 QUESTION = "Where is San Bernardo?"
 LENGTHS: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)

@@ -589,7 +589,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--questions", "demo", "--raw"], "--raw is for --prompts"),
         (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
         (["--prompts", "P", "--parallel", "0"], "--parallel 0: give auto, or a number from 1"),
-        (["--prompts", "P", "--speculative", "99"], "use auto, off, or 1 to 16"),
+        (["--prompts", "P", "--speculative", "99"], "a whole number from 1 to 16, auto or off"),
     ],
 )
 def test_refused_in_one_line(options: list[str], says: str, asked: Path) -> None:

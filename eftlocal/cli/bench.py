@@ -12,7 +12,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
-from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.user_settings import Given
 
 

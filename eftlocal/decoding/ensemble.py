@@ -30,8 +30,9 @@ from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
-from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
+from eftlocal.speculation.settings import OFF, Speculation
 
 Rows = NDArray[np.float32]
 T = TypeVar("T")

@@ -11,9 +11,10 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.drafting import Acceptance, Plan, worth
-from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation
+from eftlocal.speculation.settings import OFF, Speculation
 
 _PLANNED_FOR = 256  # plans made before the costs, corrected meanwhile, are read again
 _REMEMBERED = 16  # recipes whose acceptance is kept for the next answer

@@ -29,9 +29,9 @@ from eftlocal.errors import EngineError
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, Step, draw
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.rules import RULES, Rule
-from eftlocal.speculation.settings import MAX_DRAFT
 
 
 class Rounds:

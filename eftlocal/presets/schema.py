@@ -23,8 +23,7 @@ from pydantic import (
 from eftlocal.generation import loop_guard_tokens
 from eftlocal.logits.recipe import TRIO
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import LIMITS, RANGES, SAMPLING, Off
-from eftlocal.speculation.settings import MAX_DRAFT
+from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, Off
 
 # llama.cpp's name of one shard of a model.
 SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")

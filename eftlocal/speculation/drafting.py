@@ -19,8 +19,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs
-from eftlocal.speculation.settings import MAX_DRAFT, Totals
+from eftlocal.speculation.settings import Totals
 
 _GRAM = 3  # tokens that must agree before a continuation is worth a look
 _LONGEST = 16  # agreement beyond this tells no more

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any, Literal
 
-from eftlocal.errors import UsageError
-from eftlocal.speculation.rules import RULES
-from eftlocal.terminal_text import shown
-
-MAX_DRAFT = 16  # tokens; measured costs reach one row more
+from eftlocal.settings import SETTINGS, number
 
 DraftLength = int | bool | Literal["auto", "off"]
-
-SOURCES = ("auto", "model", "lookup")
 
 
 @dataclass(frozen=True)
@@ -39,10 +32,8 @@ class Speculation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", draft_length(self.length))
-        if self.rule not in RULES:
-            raise UsageError(f"draft rule {self.rule!r}: use one of {', '.join(RULES)}")
-        if self.source not in SOURCES:
-            raise UsageError(f"draft source {self.source!r}: use one of {', '.join(SOURCES)}")
+        for name in ("rule", "source"):
+            SETTINGS[f"draft_{name}"].checked(f"draft_{name}", getattr(self, name))
 
     @property
     def off(self) -> bool:
@@ -58,16 +49,9 @@ def draft_length(value: Any, name: str = "speculation") -> int | None:
     Raises:
         UsageError: it is none of them.
     """
-    if value is None or value is True or (isinstance(value, str) and value == "auto"):
-        return None
-    if value is False or (isinstance(value, str) and value == "off"):
-        return 0
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 4:
-        return draft_length(int(value), name)
-    if isinstance(value, Integral) and 0 <= int(value) <= MAX_DRAFT:
-        return int(value)
-    given = value if isinstance(value, str) and 0 < len(value) <= 40 else shown(value)
-    raise UsageError(f"{name} {given}: use auto, off, or 1 to {MAX_DRAFT}")
+    value = number(value) if isinstance(value, str) else value
+    length: int | None = SETTINGS["speculative"].checked(name, value)
+    return length
 
 
 def read_speculation(given: Speculation | DraftLength | None, default: Speculation) -> Speculation:

@@ -14,8 +14,9 @@ from eftlocal.decoding.sequence import RunningSequence, Source
 from eftlocal.llama import Context, Span
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Candidates, Sampling
+from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs, Curve
-from eftlocal.speculation.settings import MAX_DRAFT, OFF, Speculation, Totals
+from eftlocal.speculation.settings import OFF, Speculation, Totals
 
 SETTINGS = {
     "temperature 0.7, top-p 0.95": Sampling(temperature=0.7, top_p=0.95),
