@@ -263,7 +263,7 @@ def test_shards_and_merge(asked: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--shard", "0/2"), "--shard 0/2: give the part"),
-        (("--parallel", "many"), "--parallel many: give auto"),
+        (("--parallel", "many"), "--parallel is 'many'; it must be"),
         (("--raw", "--system", "x"), "--system needs the chat template"),
         (("--max-tokens", "0"), "--max-tokens is 0"),
         (("--recipe", "nonsense"), "nonsense"),

@@ -84,6 +84,7 @@ def points(**written: str) -> tuple[Point, ...]:
         (" 1 , -.5 ", (1, -0.5)),
         ("1e-3", (0.001,)),
         ("-0", (0,)),
+        ("10000000000000000000000000006", (1e28,)),
     ],
 )
 def test_values(text: str, values: tuple[float, ...]) -> None:
@@ -588,7 +589,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
         (["--questions", "demo", "--raw"], "--raw is for --prompts"),
         (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
-        (["--prompts", "P", "--parallel", "0"], "--parallel 0: give auto, or a number from 1"),
+        (["--prompts", "P", "--parallel", "0"], "--parallel is 0; it must be a whole number"),
         (["--prompts", "P", "--speculative", "99"], "a whole number from 1 to 16, auto or off"),
     ],
 )

@@ -40,70 +40,12 @@ def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-Input = Annotated[
-    str,
-    typer.Argument(
-        metavar="IN.jsonl",
-        help="One request a line, gzip or not; '-' is stdin. A request is OpenAI Batch's "
-        '{"custom_id", "body"}, or {"prompt"} or {"messages"} with any field of a body, or a line '
-        "of AlpacaEval or HumanEval.",
-    ),
-]
-OutputFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="OUT.jsonl",
-        help="One row a line, as answers are ready; .gz is compressed, '-' is stdout. If it is "
-        "there, the run goes on where it was left.",
-    ),
-]
-Format = Annotated[
-    RowFormat,
-    _option("--format", "Of the rows: openai (default), plain, alpaca, humaneval.", _OUTPUT),
-]
-RetryErrors = Annotated[
-    bool, _option("--retry-errors", "Answer lines again whose row is an error.", _OUTPUT)
-]
-SkipInvalid = Annotated[
-    bool,
-    _option("--skip-invalid", "Give bad lines an error row, and run the others.", _LINES),
-]
-Limit = Annotated[int | None, _option("--limit", "Only so many of the first lines.", _LINES, min=1)]
-Shard = Annotated[
-    str | None, _option("--shard", "Only the i-th of n parts, as in 1/4; see `merge`.", _LINES)
-]
-System = Annotated[
-    str | None, _option("--system", "A system prompt where a line has none.", _LINES)
-]
-Raw = Annotated[
-    bool, _option("--raw", "Go on with each prompt as it stands, without a template.", _LINES)
-]
-Parallel = Annotated[
-    str | None,
-    _option(
-        "--parallel",
-        "Lines at once: auto (default: by measured speed and by memory), or a number.",
-        _RUN,
-    ),
-]
-DryRun = Annotated[
-    bool, _option("--dry-run", "Check everything, say what would be done, and stop.", _RUN)
-]
-Quiet = Annotated[bool, _option("--quiet", "No progress and no line of figures.", _RUN)]
-Seed = Annotated[
-    int, _option("--seed", "Each line's seed comes from this and its id (default: 0).", "Sampling")
-]
-
-
-def chosen_shard(text: str | None) -> tuple[int, int]:
-    """(i, n) of "i/n"; without one the whole, (1, 1)."""
+def _shard(text: str) -> tuple[int, int]:
     from eftlocal.batch.lines import parse_shard
 
-    if text is None:
-        return 1, 1
     if place := parse_shard(text):
         return place
-    raise UsageError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
+    raise opt.OptionError(f"--shard {text}: give the part and how many there are, as in 1/4 to 4/4")
 
 
 @takes(
@@ -111,19 +53,76 @@ def chosen_shard(text: str | None) -> tuple[int, int]:
     shared=["seed"],
 )
 def batch(
-    source: Input,
-    output: OutputFile,
-    skip_invalid: SkipInvalid = False,
-    limit: Limit = None,
-    shard: Shard = None,
-    system: System = None,
-    raw: Raw = False,
-    format: Format = RowFormat.openai,
-    retry_errors: RetryErrors = False,
-    parallel: Parallel = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    seed: Seed = 0,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN.jsonl",
+            help="One request a line, gzip or not; '-' is stdin. A request is a line of OpenAI's "
+            'Batch API ({"custom_id", "body"}), of AlpacaEval or of HumanEval, or {"prompt"} or '
+            '{"messages"} with any field of a body.',
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT.jsonl",
+            help="One row a line, written as answers are ready; .gz is compressed, '-' is stdout. "
+            "If the file exists, the run resumes.",
+        ),
+    ],
+    skip_invalid: Annotated[
+        bool,
+        _option("--skip-invalid", "Write an error row for bad lines, and run the rest.", _LINES),
+    ] = False,
+    limit: Annotated[
+        int | None, _option("--limit", "Read only the first N lines.", _LINES, min=1)
+    ] = None,
+    shard: Annotated[
+        Any,
+        _option(
+            "--shard",
+            "Run only the i-th of n parts, as in 1/4; see `merge`.",
+            _LINES,
+            parser=_shard,
+            metavar="<i/n>",
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, _option("--system", "System prompt for lines without one.", _LINES)
+    ] = None,
+    raw: Annotated[
+        bool, _option("--raw", "Continue each prompt as it is, without a template.", _LINES)
+    ] = False,
+    format: Annotated[
+        RowFormat,
+        _option("--format", "Format of the rows (default: openai).", _OUTPUT),
+    ] = RowFormat.openai,
+    retry_errors: Annotated[
+        bool, _option("--retry-errors", "Run lines again whose row is an error.", _OUTPUT)
+    ] = False,
+    parallel: Annotated[
+        int | None,
+        _option(
+            "--parallel",
+            "Lines answered at once: a number, or auto (default), which goes by "
+            "measured speed and memory.",
+            _RUN,
+            parser=opt.parallel,
+            metavar="<number|auto>",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, _option("--dry-run", "Check everything, say what would run, and stop.", _RUN)
+    ] = False,
+    quiet: Annotated[bool, _option("--quiet", "No progress, no summary.", _RUN)] = False,
+    seed: Annotated[
+        int,
+        _option(
+            "--seed",
+            "Seed of the run; each line's own is derived from it and the line's id (default: 0).",
+            "Sampling",
+        ),
+    ] = 0,
     *,
     given: Given,
 ) -> None:
@@ -143,14 +142,13 @@ def batch(
     """
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
-    from eftlocal.cli.progress import Telling, chosen_parallel, tell_faults, terminable, working
+    from eftlocal.cli.progress import Telling, tell_faults, terminable, working
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.shard_process import code_of
 
     opt.check_raw(given)
     chosen = select(given.changed(seed=None))  # --seed is the run's
     constraint = opt.constraint(given)
-    part, lines_at_once = chosen_shard(shard), chosen_parallel(parallel)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != "-" and not Path(source).exists():
@@ -174,9 +172,9 @@ def batch(
         system=system,
         constraint=constraint,
         limit=limit,
-        shard=part,
+        shard=shard or (1, 1),
         retry_errors=retry_errors,
-        parallel=lines_at_once,
+        parallel=parallel or None,
         force=given["force"],
     )
     with ExitStack() as resources:

@@ -33,9 +33,11 @@ from eftlocal.settings import (
     SETTINGS,
     File,
     Flag,
+    Range,
     Setting,
     Texts,
     named,
+    number,
 )
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
@@ -113,6 +115,15 @@ def _completion(name: str, words: Iterable[str]) -> Callable[..., Any]:
         return getattr(completion, name)(ctx, incomplete)
 
     return complete
+
+
+def parallel(text: object) -> int:
+    """How many answers at once; 0 is auto."""
+    try:
+        count: int = Range(1, 256, auto=0, whole=True).read(number(str(text)))
+    except ValueError as error:
+        raise OptionError(f"--parallel {error}") from None
+    return count
 
 
 GROUPS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import time
@@ -24,21 +23,11 @@ from rich.progress import (
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import tell
-from eftlocal.errors import EftlocalError, InterruptedRunError, UsageError
+from eftlocal.errors import EftlocalError, InterruptedRunError
 from eftlocal.output_file import STDOUT
 
 _TOLD = 20  # faults that are written out
-MOST_PARALLEL = 256  # sequences of a context (LLAMA_MAX_SEQ)
 _EVERY = 30.0  # seconds between lines of progress where there is no terminal
-
-
-def chosen_parallel(text: str | None) -> int | None:
-    """A number; None for "auto"."""
-    if text is None or text == "auto":
-        return None
-    if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= MOST_PARALLEL:
-        return int(text)
-    raise UsageError(f"--parallel {text}: give auto, or a number from 1 to {MOST_PARALLEL}")
 
 
 class Rows(Protocol):

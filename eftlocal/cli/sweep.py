@@ -125,14 +125,16 @@ def sweep(
         ),
     ] = "off",
     parallel: Annotated[
-        str,
+        int,
         _option(
             "--parallel",
             "Points answered at once: a number (default: 1) or auto. With more than one, answers "
             "may round differently from run to run.",
             "Engine",
+            parser=opt.parallel,
+            metavar="<number|auto>",
         ),
-    ] = "1",
+    ] = 1,
     *,
     given: Given,
 ) -> None:
@@ -142,7 +144,7 @@ def sweep(
 
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
-    from eftlocal.cli.progress import Telling, chosen_parallel, keeping, terminable
+    from eftlocal.cli.progress import Telling, keeping, terminable
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.loading.loader import UpTo
     from eftlocal.logits.recipe import UNGUIDED
@@ -168,7 +170,6 @@ def sweep(
     items = _items(given)
     drafts = not defaults.speculation.off
     shown = _metrics(metrics, possible(items, selected.roles, drafts=drafts))
-    at_once = chosen_parallel(parallel)
     check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
     if picture:
         check_plot(picture)
@@ -192,11 +193,11 @@ def sweep(
                 with loading_bars() as bars:
                     emulator = sources.load(
                         force=given["force"],
-                        n_seq_max=at_once or UpTo(),
+                        n_seq_max=parallel or UpTo(),
                         progress=bars.weights,
                         checking=bars.checking,
                     )
-                    if defaults.speculation.length is None or at_once is None:
+                    if defaults.speculation.length is None or not parallel:
                         emulator.measure(bars.measuring)
                 spelled = "\n".join(str(i.prompt) for i in items if i.raw and not i.special)
                 notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))
@@ -210,7 +211,7 @@ def sweep(
                         items,
                         results,
                         seed=seed,
-                        parallel=at_once or best_parallel(emulator),
+                        parallel=parallel or best_parallel(emulator),
                         on_tokens=telling.on_tokens,
                     ):
                         telling.on_row(answered=True)

@@ -106,14 +106,18 @@ def _range(flag: str, part: str) -> Iterator[Decimal]:
         raise UsageError(
             f"{flag}: {part!r} is neither a number nor a range start:stop:step, as in 0:2:0.25"
         )
-    start, stop, step = (Decimal(end) for end in (ends if len(ends) == 3 else (*ends, *ends, "1")))
+    start, *more = map(Decimal, ends)
+    if not more:
+        yield start or Decimal(0)  # not -0
+        return
+    stop, step = more
     if step == 0 or (stop - start) * step < 0:
         raise UsageError(f"{flag}: the range {part} never gets from {start} to {stop}")
     for index in range(MOST + 1):
         value = start + index * step
         if (value - stop) * step > 0:
             return
-        yield value or Decimal(0)  # not -0
+        yield value or Decimal(0)
 
 
 def _lambdas(dial: str, text: str) -> Iterator[Value]:
