@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,8 @@ _HEADS, _KV_HEADS = 4, 2
 _CONTEXT = 128
 LAYERS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")  # one for each quantization that people download
 SETUP = "python3 scripts/setup.py"
+# GCC 12 and older take stores to AMX's tile configuration for dead ones and drop them.
+AMX_CURE = {"CFLAGS": "-fno-dse", "CXXFLAGS": "-fno-tree-dse -fno-dse"}
 
 _SIGNALS = {
     "SIGSEGV": "it read memory that is not its own, as miscompiled code does",
@@ -100,7 +105,7 @@ def run_in_child(
     except subprocess.TimeoutExpired:
         return SelfTestResult(False, f"no end after {timeout:.0f} s", advice("hang", build))
     except OSError as error:
-        return SelfTestResult(False, f"it could not be started: {error}", f"{SETUP} --rebuild")
+        return SelfTestResult(False, f"it could not be started: {error}", rebuild(build))
     said = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
     engine = said[0] if said else {}
     if crash := crash_name(child.returncode):
@@ -141,17 +146,78 @@ def advice(kind: str, build: Mapping[str, Any]) -> str:
     if kind == "SIGKILL":
         return "close other programs to free memory, then try again"
     if kind == "missing":
-        return f"remove the folder .venv, then {SETUP}"
+        if build:
+            return f"remove the folder .venv, then {SETUP}"
+        return "install eftlocal again, with all that it depends on"
     if kind == "SIGILL":
-        return f"{SETUP} --rebuild"
+        return rebuild(build)
     if build.get("accelerator") == "cuda":
         return f"update the NVIDIA driver, or build without CUDA: {SETUP} --rebuild --cpu"
     cured = (build.get("amx_cure") or {}).get("applied")
-    if kind in ("SIGSEGV", "SIGBUS") and build.get("cpu_has_amx") and not cured:
-        return f'CFLAGS="-fno-dse" CXXFLAGS="-fno-tree-dse -fno-dse" {SETUP} --rebuild'
+    has_amx = build.get("cpu_has_amx") if build else cpu_has_amx()
+    if kind in ("SIGSEGV", "SIGBUS") and has_amx and not cured:
+        return rebuild(build, AMX_CURE)
     if kind in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "wrong", "hang"):
-        return f"build with another compiler: CC=clang CXX=clang++ {SETUP} --rebuild"
-    return f"{SETUP} --rebuild"
+        return f"build with another compiler: {rebuild(build, {'CC': 'clang', 'CXX': 'clang++'})}"
+    return rebuild(build)
+
+
+def rebuild(build: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> str:
+    """The command that builds llama.cpp again, with the best settings for this machine.
+
+    Args:
+        build: what scripts/setup.py wrote about the build; empty where eftlocal was installed
+            without a checkout.
+        variables: of the environment, beside those that this machine needs.
+    """
+    wanted = dict(variables or {})
+    if build:  # the set-up finds out the rest
+        return f"{_setting(wanted)}{SETUP} --rebuild"
+    cmake = ["-DLLAVA_BUILD=OFF", *_gpu_options()]
+    wanted = {"CMAKE_ARGS": " ".join(cmake), **(AMX_CURE if cpu_has_amx() else {}), **wanted}
+    package = "llama-cpp-python"
+    if (Path(sys.prefix) / "uv-receipt.toml").exists():
+        command = f"uv tool install --reinstall-package {package} --no-binary-package {package}"
+        return f"{_setting(wanted)}{command} --no-cache eftlocal"
+    pip = f'"{sys.executable}" -m pip install --force-reinstall --no-cache-dir'
+    if find_spec("pip") is None:
+        pip = f'uv pip install --python "{sys.executable}" --reinstall --no-cache'
+    return f"{_setting(wanted)}{pip} --no-deps --no-binary {package} {package}=={_version()}"
+
+
+def _setting(variables: Mapping[str, str]) -> str:
+    """What sets these variables in front of a command, in the system's shell."""
+    if sys.platform == "win32":  # PowerShell
+        return "".join(f'$env:{name}="{value}"; ' for name, value in variables.items())
+    words = {name: f'"{value}"' if " " in value else value for name, value in variables.items()}
+    return "".join(f"{name}={value} " for name, value in words.items())
+
+
+def _gpu_options() -> list[str]:
+    """CMake's option for the GPU of this machine, if one can be seen."""
+    if shutil.which("nvidia-smi"):
+        return ["-DGGML_CUDA=on"]
+    if sys.platform == "darwin":
+        return ["-DGGML_METAL=on"] if platform.machine() == "arm64" else []
+    return ["-DGGML_VULKAN=on"] if any(Path("/dev/dri").glob("renderD*")) else []
+
+
+def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU has AMX tiles; only Linux lets llama.cpp use them."""
+    try:
+        return "amx_tile" in cpuinfo.read_text(errors="replace").split()
+    except OSError:
+        return False
+
+
+def _version() -> str:
+    """Of llama-cpp-python: this program depends on its structures."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        return "0.3.36"
 
 
 def read_build_facts(path: Path | None = None) -> dict[str, Any]:

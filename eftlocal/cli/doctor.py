@@ -19,7 +19,13 @@ from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import print_json, tell
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
-from eftlocal.selftest import SelfTestResult, read_build_facts, run_in_child
+from eftlocal.selftest import (
+    SelfTestResult,
+    cpu_has_amx,
+    read_build_facts,
+    rebuild,
+    run_in_child,
+)
 from eftlocal.terminal_text import shown_json
 
 PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
@@ -88,6 +94,7 @@ def collect(result: SelfTestResult) -> dict[str, Any]:
         "system": platform.platform(),
         "environment": sys.prefix,
         "build": build or None,
+        "rebuild": None if build else rebuild(build),
         "devices": engine.get("devices"),
         "rpc": engine.get("supports_rpc"),
         "gpu_offload": engine.get("supports_gpu_offload"),
@@ -120,6 +127,8 @@ def as_table(report: dict[str, Any]) -> Table:
     row("system", report["system"])
     row("environment", report["environment"])
     _add_build(row, report["build"])
+    if report["rebuild"]:
+        row("rebuild", report["rebuild"])
     for device in report["devices"] or ():
         memory = f"{_gib(device['memory_free'])} of {_gib(device['memory_total'])} GiB free"
         row("device", f"{device['name']} ({device['kind']}): {device['description']}, {memory}")
@@ -146,20 +155,15 @@ def as_table(report: dict[str, Any]) -> Table:
 
 def _add_build(row: Any, build: dict[str, Any] | None) -> None:
     if build is None:
-        row("build", "not built by scripts/setup.py: its flags are not known")
+        row(
+            "build",
+            "as pip installed it; the next line builds it for this machine",
+        )
         return
     row("build", f"{build.get('accelerator')}, {build.get('compiler')}, {build.get('built')}")
     row("built for", str(build.get("cpu")))
     row("CMake", " ".join(build.get("cmake_args") or ["no options"]))
     row("CXXFLAGS", " ".join(build.get("cxxflags") or ["none"]))
-
-
-def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has AMX tiles; only Linux lets llama.cpp use them."""
-    try:
-        return "amx_tile" in cpuinfo.read_text(errors="replace").split()
-    except OSError:
-        return False
 
 
 def _version(package: str) -> str | None:
