@@ -28,9 +28,9 @@ from random_gguf import write_random_model
 import eftlocal
 from eftlocal import Emulator, Speculation
 from eftlocal.gguf_file.header import read_header
-from eftlocal.loading import loader as loading
 from eftlocal.loading import trial as trials
-from eftlocal.loading.trial import Candidate, is_vouched
+from eftlocal.loading.loader import is_vouched
+from eftlocal.loading.trial import Candidate, shared
 
 KNOWN_MS = 20.0  # what a known file may cost
 PROMPT = "In which country is Toulouse?"
@@ -53,7 +53,7 @@ TUNED = eftlocal.Defaults(eftlocal.Recipe.single("tuned"))
 
 def door(candidates: list[Candidate]) -> None:
     """What `prepare` asks beside its checks of the header, which --trust makes too."""
-    loading.trial.require(candidates, vouched=is_vouched)
+    shared.require(candidates, vouched=is_vouched)
 
 
 def measure(path: Path, repeat: int) -> bool:
@@ -62,7 +62,7 @@ def measure(path: Path, repeat: int) -> bool:
     for _ in range(repeat):
         plains.append(seconds(plain, path))
         candidates = [Candidate(read_header(path))]
-        loading.trial.child.close()
+        shared.child.close()
         for taken in (starts, news):
             shutil.rmtree(trials.folder(), ignore_errors=True)
             taken.append(seconds(door, candidates))
@@ -106,7 +106,7 @@ def main() -> int:
         os.environ["EFTLOCAL_CACHE"] = name
         with standard_files(Path(name)) as standard:
             good = [measure(path, options.repeat) for path in options.files or standard]
-        loading.trial.child.close()
+        shared.child.close()
     print("known files: " + ("all" if all(good) else "NOT all") + f" under {KNOWN_MS:g} ms")
     return 0 if all(good) else 1
 

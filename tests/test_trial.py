@@ -26,10 +26,10 @@ from eftlocal.batch.job import Batch, Job
 from eftlocal.cli.app import app
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import read_header
-from eftlocal.loading import loader as loading
 from eftlocal.loading import trial as trials
+from eftlocal.loading.loader import is_vouched, prepare
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.trial import Candidate, Limits, Trial, is_vouched
+from eftlocal.loading.trial import Candidate, Limits, Trial, shared
 from eftlocal.presets.reading import user_path
 from eftlocal.sources import Sources
 from eftlocal_tui.engine.local import LocalEngine, Start
@@ -186,9 +186,9 @@ def test_the_demo_and_what_a_preset_pins_need_no_trial(
     monkeypatch.setattr(eftlocal.hub, "pinned", lambda path: path == model)
     assert is_vouched(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading.trial, "run", refuse)
+        patch.setattr(shared, "run", refuse)
         for file in (DEMO / "base.gguf", model):
-            loading.prepare({"base": RoleSource(file)})
+            prepare({"base": RoleSource(file)})
 
 
 # --- crashes and limits -----------------------------------------------------------------------
@@ -376,7 +376,7 @@ def new_files(tmp_path: Path, tiny_files: dict[str, Path]) -> dict[str, Path]:
 def test_every_verb_goes_through_the_door(
     command: str, new_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading.trial, "run", refuse)
+    monkeypatch.setattr(shared, "run", refuse)
     names = {"IN": "in.jsonl", "OUT": "out.jsonl", "PROMPTS": "prompts.txt"}
     (tmp_path / "in.jsonl").write_text('{"prompt": "hi"}\n')
     (tmp_path / "prompts.txt").write_text("hi\n")
@@ -400,7 +400,7 @@ def test_the_evaluation_takes_the_option_too() -> None:
 def test_python_and_the_chat_go_through_the_door(
     new_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading.trial, "run", refuse)
+    monkeypatch.setattr(shared, "run", refuse)
     settings: dict[str, Any] = {"n_ctx": 64, "threads": 1}
     roles = "\n".join(f'[preset.roles.{r}]\nfile = "{f}"' for r, f in new_files.items())
     user_path().parent.mkdir(parents=True)
@@ -453,19 +453,19 @@ import os, sys
 from dataclasses import replace
 from pathlib import Path
 from eftlocal.cli.app import main
-from eftlocal.loading import loader
+from eftlocal.loading.trial import shared
 
-forged, run = Path(sys.argv.pop(1)), loader.trial.run
+forged, run = Path(sys.argv.pop(1)), shared.run
 
 def run_forged(candidate, checking=None):
     def tell(name, share):
         if share == 0.9:
-            print(loader.trial.child.pid, flush=True)
+            print(shared.child.pid, flush=True)
 
-    loader.trial.limits = replace(loader.trial.limits, margin=1 << 40)
+    shared.limits = replace(shared.limits, margin=1 << 40)
     run(replace(candidate, model=replace(candidate.model, path=forged)), checking=tell)
 
-loader.trial.run = run_forged
+shared.run = run_forged
 main()
 """
 

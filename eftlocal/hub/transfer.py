@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from eftlocal.disk import hash_rest, open_regular, read_json, readable, sync_folder, write_all
 from eftlocal.errors import DownloadError
@@ -27,6 +27,7 @@ from eftlocal.hub.http import (
     quoted,
 )
 from eftlocal.hub.local import (
+    Progress,
     check_place,
     disk_errors,
     in_store,
@@ -42,12 +43,6 @@ from eftlocal.presets.schema import FileRef
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _log = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Called as bytes arrive: the file's name, bytes on the disk, bytes in all."""
-
-    def __call__(self, file: str, done_bytes: int, total_bytes: int, /) -> None: ...
 
 
 @dataclass

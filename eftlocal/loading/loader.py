@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import eftlocal
-from eftlocal import llama
+from eftlocal import hub, llama
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
@@ -24,7 +24,6 @@ from eftlocal.gguf_file.header import Header
 from eftlocal.loading.machine import check_threads, host_memory_free
 from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.trial import Candidate, Checking, Trial, is_vouched
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
@@ -35,7 +34,7 @@ _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
 
-trial = Trial()  # of this process
+_PACKAGE = Path(eftlocal.__file__).resolve().parent
 
 Progress = Callable[[str, float], None]
 """Called with a role and the share of its weights loaded, 0.0 to 1.0."""
@@ -83,14 +82,14 @@ def prepare(
     vocabulary_exceptions: Collection[int] = (),
     force: bool = False,
     trust: bool = False,
-    checking: Checking | None = None,
+    checking: Progress | None = None,
 ) -> Prepared:
     """Checks every file, plans the memory, and tries files that are new; loads nothing here.
 
     Args:
         n_seq_max: sequences side by side.
         trust: new files are not tried in a child process.
-        checking: called while one is tried.
+        checking: called while one is tried, with its name and the share that is done.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
@@ -119,7 +118,10 @@ def prepare(
     else:
         planned = planned_for(most, force=force)
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
-    if not trust:
+    files = (file for h in (*headers.values(), *adapters.values()) for file in h.files)
+    if not trust and not all(map(is_vouched, files)):
+        from eftlocal.loading.trial import Candidate, shared
+
         roles_of: dict[Path, list[str]] = {}  # each file is tried once, with every role's adapter
         for role, source in sources.items():
             roles_of.setdefault(source.path.resolve(), []).append(role)
@@ -131,7 +133,7 @@ def prepare(
             )
             for roles in roles_of.values()
         ]
-        trial.require(candidates, vouched=is_vouched, checking=checking)
+        shared.require(candidates, vouched=is_vouched, checking=checking)
     return Prepared(sources, headers, vocabulary, foreign, planned, most)
 
 
@@ -159,6 +161,11 @@ def checked_files(
             )
         check_adapter(adapter, headers[role])
     return headers, adapters
+
+
+def is_vouched(path: Path) -> bool:
+    """Whether the file lies in this package, or has the checksum that a preset pins."""
+    return _PACKAGE in path.resolve().parents or hub.pinned(path)
 
 
 def _most_sequences(

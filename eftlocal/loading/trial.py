@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import eftlocal
-from eftlocal import hub, llama
+from eftlocal import llama
 from eftlocal.child_process import ChildDiedError, ChildProcess
 from eftlocal.child_service import MEMORY_EXIT
 from eftlocal.disk import cache_folder
@@ -157,6 +156,9 @@ class Trial:
             raise _refused(file, step, f"failed ({message})")
 
 
+shared = Trial()  # of this process
+
+
 def _refused(file: str, step: str, happened: str) -> ModelFileError:
     return ModelFileError(
         f"{file}: its first load, tried in a child process, {happened} while {step}; {_ADVICE}"
@@ -223,12 +225,6 @@ def _death(died: ChildDiedError, memory: int) -> str:
 
 MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
 _FORMAT = 1
-_PACKAGE = Path(eftlocal.__file__).resolve().parent
-
-
-def is_vouched(path: Path) -> bool:
-    """Whether the file lies in this package, or has the checksum that a preset pins."""
-    return _PACKAGE in path.resolve().parents or hub.pinned(path)
 
 
 def key_of(header: Header, on: Header | None = None) -> str | None:
