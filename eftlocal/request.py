@@ -222,7 +222,7 @@ def _each_prompt(given: str | list[Any], vocab_size: int | None) -> tuple[Prompt
     if isinstance(given, str):
         return (validate_prompt(given),)
     if not given:
-        raise PromptError("the prompt is an empty list; say something")
+        raise PromptError("the prompt is an empty list; give it some text")
     if all(isinstance(part, str) for part in given):
         return tuple(map(validate_prompt, given))
     if all(isinstance(part, list) and part for part in given):
@@ -285,7 +285,7 @@ def _template_variables(given: Body, raw: bool) -> Mapping[str, Any] | None:
     variables = given.chat_template_kwargs
     if variables:
         if raw:
-            raise UsageError("chat_template_kwargs are for a template, which raw leaves out")
+            raise UsageError("chat_template_kwargs are for a chat template, and raw text has none")
         check_variables(variables)
     return variables or None
 

@@ -248,7 +248,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"instruction": "x", "colour": 1}', "field 'colour' is not known; leave it out", None),
         (b'{"instruction": 5}', "instruction: a string is needed, not 5", None),
         (b'{"instruction": "x", "input": ["y"]}', "input: a string is needed, not a list", None),
-        (b'{"instruction": ""}', "the prompt is empty; say something", None),
+        (b'{"instruction": ""}', "the prompt is empty; give it some text", None),
         (
             b'{"prompt": "x", "max_tokens": "5"}',
             'max_tokens: a whole number, 1 or more, or "off" is needed, not "5"',
@@ -259,7 +259,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
             'model "gpt-4o" is not loaded; say "demo" or leave it out',
             None,
         ),
-        (b'{"prompt": ""}', "the prompt is empty; say something", None),
+        (b'{"prompt": ""}', "the prompt is empty; give it some text", None),
     ],
 )
 def test_each_kind_of_bad_line(data: bytes | TooLong, reason: str, custom_id: str | None) -> None:
@@ -816,7 +816,7 @@ def test_what_a_template_refuses_is_told(demo: Emulator) -> None:
         dict.fromkeys(demo.roles, SHORT),
     )
     message: Message = {"role": "system", "content": "x"}
-    assert "refuses the conversation (line 1): no system here" in (made(of((message,))) or "")
+    assert "rejects the conversation (line 1): no system here" in (made(of((message,))) or "")
 
 
 def test_grammars_are_compiled(bound: PromptBound) -> None:

@@ -101,7 +101,7 @@ def test_token_ids_are_read_as_they_stand(demo: Emulator) -> None:
     ):
         with pytest.raises(PromptError, match=says):
             demo.generate(wrong)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="token ids are read as they stand"):
+    with pytest.raises(UsageError, match="token ids are used as they are"):
         demo.generate(ids, chat_template_kwargs={"a": 1})
     assert demo.tokenize(ids, special=True) == demo.tokenize(ids)  # there is no text in it
     with pytest.raises(UsageError, match="prompt_logprobs are for raw text or token ids"):

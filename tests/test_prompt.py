@@ -174,27 +174,27 @@ RANGE = "range(99999)"
 FAULTS = {
     "{% for m in messages %}\n{{ m.content }\n{% endfor %}": r"is not valid \(line 2\): ",
     "{% if %}": r"is not valid \(line 1\)",
-    "\n{{ messages[0].name.first }}": r"uses what is not there \(line 2\): .*'name'",
+    "\n{{ messages[0].name.first }}": r"uses an undefined name \(line 2\): .*'name'",
     "{{ raise_exception('System role\n\x1b[31m not supported') }}": (
-        r"refuses the conversation \(line 1\): System role �\[31m not supported$"
+        r"rejects the conversation \(line 1\): System role �\[31m not supported$"
     ),
     "{{ 1 // 0 }}": "fails with ZeroDivisionError",
     "{{ 'a' + 1 }}": "fails with TypeError",
     "{% include 'etc/passwd' %}": "fails with TypeError.*loader",
     "{{ '\\ud800' }}": "half of a surrogate pair",
     # escapes
-    "{{ ''.__class__.__mro__ }}": "tries what the sandbox forbids",
-    "{{ cycler.__init__.__globals__.os.popen('id').read() }}": "tries what the sandbox forbids",
-    "{{ (''|attr('__class__')).mro() }}": "tries what the sandbox forbids",
-    "{{ '{0.__class__.__mro__}'.format('') }}": "tries what the sandbox forbids",
-    "{{ ('{0.__class__.__mro__}'|attr('format'))('') }}": "tries what the sandbox forbids",
-    "{{ messages.append(1) }}": "tries what the sandbox forbids",
+    "{{ ''.__class__.__mro__ }}": "does what the sandbox forbids",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}": "does what the sandbox forbids",
+    "{{ (''|attr('__class__')).mro() }}": "does what the sandbox forbids",
+    "{{ '{0.__class__.__mro__}'.format('') }}": "does what the sandbox forbids",
+    "{{ ('{0.__class__.__mro__}'|attr('format'))('') }}": "does what the sandbox forbids",
+    "{{ messages.append(1) }}": "does what the sandbox forbids",
     "{{ range(10**6) }}": "fails with OverflowError",
     # output and recursion
     f"{{% for i in {RANGE} %}}word {{% endfor %}}": "produced more than 50000 characters",
     "{{ 'a' * 10 ** 6 }}": "produced more than 50000 characters",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recurses without end",
-    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "recurses without end|crashed",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recurses too deeply",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "recurses too deeply|crashed",
 }
 
 
@@ -238,7 +238,7 @@ def test_classes_do_not_leak(worker: TemplateWorker) -> None:
         ([{"role": "tool", "content": "x"}], "message 0: role 'tool' is not known"),
         ([{"role": ["user"], "content": "x"}], "message 0: role .* is not known"),
         ([{**ASK, "tool_calls": [{}]}], "message 0: 'tool_calls': tools are not supported"),
-        ([{**ASK, "refusal": "No."}], "message 0: 'refusal': put its text into content"),
+        ([{**ASK, "refusal": "No."}], "message 0: 'refusal': put its text in content"),
         ([{**ASK, "colour": 1}], "message 0: 'colour': not supported; leave it out"),
         ([{**ASK, 5: 1}], "message 0: '5': not supported; leave it out"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], 'message 0: part 0: type "image'),
@@ -292,7 +292,6 @@ def test_plain_text() -> None:
     assert plain_text([SYSTEM, ASK, ANSWER, ASK]) == (
         "Be brief.\n\nUser: What is 2+2?\nAssistant:\n4\nUser: What is 2+2?\nAssistant:\n"
     )
-    assert plain_text([ASK], add_generation_prompt=False) == "User: What is 2+2?\n"
 
 
 def test_each_role_sees_its_own_form() -> None:
@@ -321,9 +320,11 @@ def test_roles_that_cannot_be_served() -> None:
         render_roles([ASK], {"base": RolePrompt(template=CHATML), "tuned": RolePrompt("same")})
     with pytest.raises(UsageError, match="'chta' is neither a prompt format"):
         RolePrompt("chta")
-    with pytest.raises(PromptError, match=r"base's chat template refuses .*Only user"):
+    with pytest.raises(PromptError, match=r"base's chat template rejects .*Only user"):
         render_roles([SYSTEM, ASK], {"base": RolePrompt(template=MISTRAL)})
-    with pytest.raises(PromptError, match="tuned's chat template makes an empty text"):
+    with pytest.raises(
+        PromptError, match="tuned's chat template renders this conversation as an empty text"
+    ):
         render_roles([ASK], {"tuned": RolePrompt("{{ nothing }}")})
 
 

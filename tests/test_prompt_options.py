@@ -82,7 +82,7 @@ def test_a_calls_variables_go_over_those_of_the_role(tiny_files: dict[str, Path]
         assert scored.logprobs[0] != em.logprobs("yes", prompt="Hi").logprobs[0]
         with pytest.raises(UsageError, match="chat_template_kwargs: 'messages' is set by"):
             em.generate("Hi", chat_template_kwargs={"messages": []})
-        with pytest.raises(UsageError, match="raw leaves out"):
+        with pytest.raises(UsageError, match="raw text has none"):
             em.generate("Hi", raw=True, **options)
         with pytest.raises(UsageError, match="special is for raw text"):
             em.generate("Hi", special=True)
@@ -380,7 +380,7 @@ def test_variables_and_special_in_a_batch(invoke: Any) -> None:
     assert used[0] > used[1] + 20
     assert used[4:] == [None, None, 2]
     assert "special is for raw text" in json.dumps(rows)
-    assert "raw leaves out" in json.dumps(rows), told
+    assert "raw text has none" in json.dumps(rows), told
 
 
 def test_a_run_with_another_prompt_is_another_run(invoke: Any) -> None:

@@ -276,10 +276,8 @@ def chat_formats() -> tuple[str, ...]:
     return tuple(sorted(name.decode() for name in names if name))
 
 
-def format_chat(
-    name: str, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
-) -> str:
-    """A conversation in one of these formats, BOS left out.
+def format_chat(name: str, messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation in one of these formats up to where the answer begins, BOS left out.
 
     Raises:
         PromptError: a message holds a NUL character, where C ends a text.
@@ -298,7 +296,7 @@ def format_chat(
     while True:
         buffer = ctypes.create_string_buffer(size + 1)
         needed = llama_cpp.llama_chat_apply_template(
-            name.encode(), told, len(messages), add_generation_prompt, buffer, size
+            name.encode(), told, len(messages), True, buffer, size
         )
         if needed < 0:
             raise EngineError(f"llama.cpp cannot make the chat format {name}")

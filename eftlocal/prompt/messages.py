@@ -19,18 +19,18 @@ ROLES = ("system", "user", "assistant")
 
 # What clients send beside role and content, and what becomes of it. docs/fields.md is made of it.
 IGNORED = {
-    "name": "chat templates have no place for it",
-    "annotations": "citations of an earlier answer are no part of its text",
-    "cache_control": "prompts that begin alike are always read once",
-    "prompt_cache_breakpoint": "prompts that begin alike are always read once",
+    "name": "chat templates do not use it",
+    "annotations": "citations are not part of an answer's text",
+    "cache_control": "shared prefixes are always cached",
+    "prompt_cache_breakpoint": "shared prefixes are always cached",
 }
 REFUSED = {
     "tool_calls": "tools are not supported",
     "tool_call_id": "tools are not supported",
     "function_call": "tools are not supported",
-    "refusal": "put its text into content",
+    "refusal": "put its text in content",
     "audio": "only text is supported",
-    "reasoning_content": "put what the model is to read into content",
+    "reasoning_content": "put what the model should read in content",
 }
 _IGNORED_IN_PART = ("cache_control", "prompt_cache_breakpoint")
 
@@ -106,7 +106,7 @@ def validate_prompt(text: str) -> str:
     Raises PromptError when there is nothing in it but white space, or when UTF-8 cannot hold it.
     """
     if not text.strip():
-        raise PromptError("the prompt is empty; say something")
+        raise PromptError("the prompt is empty; give it some text")
     _check_text("the prompt", text)
     return text
 
@@ -148,7 +148,7 @@ def _check_text(what: str, text: str) -> None:
         ) from None
 
 
-def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+def plain_text(messages: Sequence[Message]) -> str:
     """A conversation as plain text, for bases in which chat markers are untrained.
 
     The system's text, then `User: ...` and, on a line of its own, `Assistant:`, under which the
@@ -160,7 +160,7 @@ def plain_text(messages: Sequence[Message], *, add_generation_prompt: bool = Tru
     after = {"system": "\n\n", "user": "\n", "assistant": "\n"}
     told = [m for m in messages if m["content"].strip() or m["role"] != "system"]
     text = "".join(before[m["role"]] + m["content"] + after[m["role"]] for m in told)
-    return text + before["assistant"] if add_generation_prompt else text
+    return text + before["assistant"]
 
 
 OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")

@@ -103,7 +103,6 @@ def render_roles(
     *,
     same_as: str = "tuned",
     continue_last: bool = False,
-    add_generation_prompt: bool = True,
     variables: Mapping[str, Any] | None = None,
 ) -> dict[str, RoleText]:
     """What each role reads of one conversation.
@@ -125,7 +124,6 @@ def render_roles(
                 "continue_last: the last message must be the assistant's, and follow another"
             )
         partial = checked.pop()["content"]
-        add_generation_prompt = True
     given = bool(variables) or any(role.variables for role in roles.values())
     if given and not any(is_template(role.source) for role in roles.values()):
         raise UsageError("chat_template_kwargs: no role's prompt is a template; leave them out")
@@ -138,7 +136,7 @@ def render_roles(
                 f"prompt format of {name}: 'same' needs a role {same_as!r} with its own format"
             )
         if owner not in texts:
-            text = _render_one(owner, roles[owner], checked, add_generation_prompt, variables)
+            text = _render_one(owner, roles[owner], checked, variables)
             texts[owner] = _continued(text, partial, roles[owner].special_texts)
         found[name] = _with_bos(texts[owner], role)
     return found
@@ -155,8 +153,8 @@ def raw_text(text: str, role: RolePrompt, *, special: bool = False) -> RoleText:
 def special_note(special_text: str) -> str:
     """What to say of raw text in which that text stands."""
     return (
-        f"the prompt's {one_line(special_text, 40)} is read as plain text; "
-        "with --special (in Python special=True) it is that special token"
+        f"{one_line(special_text, 40)} in the prompt is read as plain text; "
+        "use --special (in Python special=True) to parse it as a special token"
     )
 
 
@@ -184,17 +182,16 @@ def _render_one(
     name: str,
     role: RolePrompt,
     messages: Sequence[Message],
-    add_generation_prompt: bool,
     variables: Mapping[str, Any] | None,
 ) -> list[Segment]:
     if role.without_system:
         messages = [message for message in messages if message["role"] != "system"]
     if role.format == "plain":
-        text = plain_text(messages, add_generation_prompt=add_generation_prompt)
+        text = plain_text(messages)
         return [Segment(text, special=False)]
     if role.system_in_user:
         messages = system_into_user(messages)
-    whose, render = _renderer(name, role, add_generation_prompt, variables)
+    whose, render = _renderer(name, role, variables)
     # A template that a person gave for a role may mean to show it less.
     kept = ("user",) if is_template(role.format) else ("user", "system")
     text = _rendered(whose, render, messages, kept)
@@ -211,8 +208,8 @@ def _render_one(
     pieces = render(marked).split(mark)
     if "".join(pieces) != text:  # the template looks into the content, or changes it
         raise PromptError(
-            f"message {changed[0]}: its text holds a special token's text, and {whose} "
-            "gives no way to keep that apart from its own: remove it from the message"
+            f"message {changed[0]}: it contains the text of a special token, which {whose} "
+            "would not keep apart from its own: remove it from the message"
         )
     return [Segment(piece, special=True) for piece in pieces if piece]
 
@@ -220,7 +217,6 @@ def _render_one(
 def _renderer(
     name: str,
     role: RolePrompt,
-    add_generation_prompt: bool,
     variables: Mapping[str, Any] | None,
 ) -> tuple[str, Render]:
     """What to call a role's template in messages, and what renders it."""
@@ -237,17 +233,13 @@ def _renderer(
             source, bos_token=role.bos_token, eos_token=role.eos_token, name=whose
         )
         given = {**role.variables, **(variables or {})}
-        return whose, lambda messages: template.render(
-            messages, add_generation_prompt=add_generation_prompt, variables=given
-        )
+        return whose, lambda messages: template.render(messages, given)
     if source not in chat_formats():
         raise PromptError(
             f"{name}: the chat template in its model file is only the text "
             f"{one_line(source, 40)!r}; give a real one with --chat-template {name}=FILE"
         )
-    return f"{name}'s chat format {source}", lambda messages: format_chat(
-        source, messages, add_generation_prompt=add_generation_prompt
-    )
+    return f"{name}'s chat format {source}", lambda messages: format_chat(source, messages)
 
 
 def _rendered(
@@ -265,7 +257,7 @@ def _rendered(
             raise PromptError(f"{error}; {_SYSTEM_IN_USER}") from None
         raise
     if not text:
-        raise PromptError(f"{whose} makes an empty text of this conversation")
+        raise PromptError(f"{whose} renders this conversation as an empty text")
     asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     for i, message in enumerate(messages):
         wanted = message["role"] in kept and (message["role"] == "system" or i == asked)
@@ -331,27 +323,22 @@ class Tokenizer(Protocol):
     def __hash__(self) -> int: ...
 
 
+@dataclass(frozen=True)
 class PromptReader:
     """Prompts as each role sees them.
 
-    Args:
+    Attributes:
         models: role to the model whose tokenizer it reads with.
         prompts: role to how it sees a conversation.
-        n_ctx: role to the tokens that its context holds. A text that cannot fit is refused by its
-            length: llama.cpp takes minutes to cut some texts of a few megabytes.
+        n_ctx: role to the length of its context in tokens. A text that cannot fit is refused by
+            its length: llama.cpp takes minutes to tokenize some texts of a few megabytes.
+        vocab_size: ids below it are tokens; None leaves given ids unchecked.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, Tokenizer],
-        prompts: Mapping[str, RolePrompt],
-        n_ctx: Mapping[str, int],
-        vocab_size: int | None = None,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.models = models
-        self.prompts = prompts
-        self.n_ctx = n_ctx
+    models: Mapping[str, Tokenizer]
+    prompts: Mapping[str, RolePrompt]
+    n_ctx: Mapping[str, int]
+    vocab_size: int | None = None
 
     def ids(
         self,
@@ -374,13 +361,17 @@ class PromptReader:
             )
         if is_ids(prompt):
             if continue_last or chat_template_kwargs:
-                raise UsageError("token ids are read as they stand; leave the prompt's options out")
+                raise UsageError(
+                    "token ids are used as they are; leave the other options of the prompt out"
+                )
             ids = validate_ids(prompt, self.vocab_size)
             return {role: list(ids) for role in self.models}
         if special and not raw:
-            raise UsageError("special is for raw text; in messages no special token is read")
+            raise UsageError(
+                "special is for raw text: in messages, special tokens are never parsed"
+            )
         if raw and chat_template_kwargs:
-            raise UsageError("chat_template_kwargs are for a template, which raw leaves out")
+            raise UsageError("chat_template_kwargs are for a chat template, and raw text has none")
         if isinstance(prompt, str):
             validate_prompt(prompt)
             if raw:

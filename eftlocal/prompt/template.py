@@ -7,6 +7,7 @@ time nor memory nor output, so it runs in a child process, which is killed at th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from eftlocal.child_process import ChildDiedError, ChildProcess
@@ -17,18 +18,20 @@ from eftlocal.terminal_text import one_line
 MIB = 1 << 20
 _WORDS = {
     "syntax": "is not valid",
-    "undefined": "uses what is not there",
-    "security": "tries what the sandbox forbids",
-    "refused": "refuses the conversation",
-    "recursion": "recurses without end",
+    "undefined": "uses an undefined name",
+    "security": "does what the sandbox forbids",
+    "refused": "rejects the conversation",
+    "recursion": "recurses too deeply",
 }
 
 
 class TemplateWorker:
     """Renders template sources, one at a time; safe to call from many threads.
 
-    `deadline_s`: seconds one rendering may take. `memory_bytes`: what it may
-    take of memory. `output_chars`: the longest text a template may produce.
+    Args:
+        deadline_s: seconds that one rendering may take.
+        memory_bytes: most memory of the child process.
+        output_chars: longest text that a template may produce.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class TemplateWorker:
     def render(self, source: str, variables: Mapping[str, Any], *, name: str = "template") -> str:
         """The text that `source` makes of `variables` (JSON values).
 
-        Raises PromptError, its message beginning with `name`, for anything wrong with the
-        template; UsageError when a variable is not a JSON value.
+        Raises:
+            PromptError: the template fails; the message begins with `name`.
+            UsageError: a variable is not a JSON value.
         """
         try:
             request = {"source": source, "variables": dict(variables)}
@@ -81,7 +85,7 @@ class TemplateWorker:
         return text
 
     def close(self) -> None:
-        """End the child. A later rendering starts another."""
+        """Ends the child. A later rendering starts another."""
         self.child.close()
 
     def _describe(self, reply: dict[str, Any]) -> str:
@@ -100,10 +104,7 @@ _worker = TemplateWorker()
 
 
 def start_worker() -> None:
-    """Start the process that renders templates now, so that the first prompt need not wait for it.
-
-    For whoever is about to load models: it starts meanwhile.
-    """
+    """Starts the process that renders templates while models are loaded, before it is needed."""
     _worker.child.start()
 
 
@@ -112,39 +113,34 @@ def is_template(text: str) -> bool:
     return "{{" in text or "{%" in text
 
 
+@dataclass(frozen=True)
 class ChatTemplate:
     """A chat template of a model file, rendered in a sandboxed process.
 
-    `name` says in messages whose template it is.
+    Attributes:
+        source: jinja2.
+        bos_token, eos_token: their texts, which templates may use.
+        name: what to call the template in messages.
+        worker: renders it.
     """
 
-    def __init__(
-        self,
-        source: str,
-        *,
-        bos_token: str = "",
-        eos_token: str = "",
-        name: str = "the chat template",
-        worker: TemplateWorker | None = None,
-    ) -> None:
-        self.source = source
-        self.bos_token = bos_token
-        self.eos_token = eos_token
-        self.name = name
-        self._worker = worker or _worker
+    source: str
+    bos_token: str = ""
+    eos_token: str = ""
+    name: str = "the chat template"
+    worker: TemplateWorker = _worker
 
     def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
+        self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
     ) -> str:
-        """The text the template makes of `messages`.
+        """The text that the template makes of a conversation, up to where the answer begins.
 
-        `variables`: further JSON values for the template, such as `enable_thinking`.
-        Raises PromptError with the template's fault, UsageError for a variable that is not ours
-        to take from the caller.
+        Args:
+            variables: further JSON values for the template, such as `enable_thinking`.
+
+        Raises:
+            PromptError: the template fails.
+            UsageError: a variable is no JSON value, or is set by eftlocal.
         """
         further = dict(variables or {})
         check_variables(further)
@@ -153,8 +149,8 @@ class ChatTemplate:
             "documents": None,
             **further,
             "messages": list(messages),
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": True,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
         }
-        return self._worker.render(self.source, values, name=self.name)
+        return self.worker.render(self.source, values, name=self.name)
