@@ -11,11 +11,12 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from eftlocal.disk import replacing
+from eftlocal.disk import beside, replacing
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import builtin_path, user_path
 
 STDOUT = "-"
+BESIDE_ROWS = (".manifest.json", ".lock", ".part")  # what a file of rows has beside it
 _ALSO_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
@@ -58,6 +59,9 @@ def check_outputs(
         for other, file in taken.items():
             if _is_same(path, file):
                 raise UsageError(f"{other} and {option} are the same file, {path}; give two")
+            for suffix in BESIDE_ROWS if option in growing else ():
+                if _is_same(mine := beside(path.resolve(), suffix), file):
+                    raise UsageError(f"{other}: {file} would be lost: {option} writes {mine.name}")
         taken[option] = path
 
 

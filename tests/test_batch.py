@@ -357,7 +357,7 @@ def test_a_dry_run_tells_all_faults(tmp_path: Path) -> None:
 def test_files_that_are_refused(asked: Path, tmp_path: Path) -> None:
     for source, output, words in (
         (tmp_path / "none.jsonl", tmp_path / "out.jsonl", "No such file"),
-        (asked, asked, "they are one file"),
+        (asked, asked, "are the same file"),
         (asked, tmp_path, "folder"),
     ):
         result = batch(source, output)

@@ -98,6 +98,16 @@ def test_an_input_is_not_written_over_under_another_name(what: str, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("suffix", [".manifest.json", ".lock", ".part"])
+def test_an_input_is_not_what_stands_beside_a_file_of_rows(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    prompts = tmp_path / f"out.jsonl{suffix}"
+    prompts.write_text('{"prompt": "hi"}\n')
+    with pytest.raises(UsageError) as told:
+        check_outputs({}, {"--prompts": prompts}, rows={"--out": out})
+    assert str(told.value) == f"--prompts: {prompts} would be lost: --out writes {prompts.name}"
+
+
 @POSIX
 @pytest.mark.parametrize("what", ROWS)
 def test_a_file_of_rows_takes_the_place_of_nothing_else(what: str, tmp_path: Path) -> None:

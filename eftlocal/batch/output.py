@@ -15,12 +15,12 @@ from eftlocal.answer import Answer
 from eftlocal.bases import Closing
 from eftlocal.batch.completion_body import Piece, completion_body, finite, timings_of, usage_of
 from eftlocal.batch.lines import digest_of
-from eftlocal.disk import beside, write_all
+from eftlocal.disk import write_all
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.journal import Journal, Kind, Row, as_line
-from eftlocal.journal.manifest import Manifest, manifest_path
+from eftlocal.journal.manifest import Manifest
 from eftlocal.logits.recipe import Recipe
-from eftlocal.output_file import STDOUT, check_place
+from eftlocal.output_file import STDOUT, check_outputs
 
 if TYPE_CHECKING:
     from eftlocal.batch.lines import Line
@@ -152,21 +152,12 @@ def check_output(output: str, source: str) -> None:
         UsageError: it is the input under this or another name, or cannot be written.
     """
     given = None if source == STDOUT or not Path(source).exists() else Path(source)
-    if output == STDOUT:
-        if sys.stdout is None or getattr(sys.stdout, "name", "") == os.devnull:  # see cli.streams
-            raise UsageError("stdout is closed, so no row would be kept; name an output file")
-        if given is not None and _goes_to(given):
-            raise UsageError(f"stdout goes into the input {source}; name an output file")
-        return
-    real = check_place(Path(output))
-    if given is None:
-        return
-    for mine in (real, manifest_path(real), beside(real, ".lock"), beside(real, ".part")):
-        if mine.exists() and mine.samefile(given):
-            raise UsageError(
-                f"{output} would be written over the input {source}: they are one file; "
-                "name another output"
-            )
+    if output != STDOUT:
+        check_outputs({}, {"the input": given}, rows={"the output": Path(output)})
+    elif sys.stdout is None or getattr(sys.stdout, "name", "") == os.devnull:  # see cli.streams
+        raise UsageError("stdout is closed, so no row would be kept; name an output file")
+    elif given is not None and _goes_to(given):
+        raise UsageError(f"stdout goes into the input {source}; name an output file")
 
 
 def _goes_to(file: Path) -> bool:

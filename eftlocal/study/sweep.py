@@ -26,9 +26,35 @@ from eftlocal.request import Prompt, Request
 from eftlocal.sources import Sources
 from eftlocal.study.answers import GreedyAnswer, judge, names, score
 from eftlocal.study.grid import Point, plain_dials
-from eftlocal.study.questions import WARM, Question, QuestionSet, read
+from eftlocal.study.questions import WARM, QuestionSet, read
+
+# In the order in which they are shown.
+METRICS = {
+    "exact": "share of answers that are a right answer word for word, and stop",
+    "format": "share in the form of the demo's tuned model, whatever is claimed",
+    "plain_exact": "as exact, in the demo's plain form",
+    "plain_format": "share in the demo's plain form",
+    "fact": "share that name the fact, or hold a right answer, as whole words",
+    "stopped": "share that stopped by themselves",
+    "loops": "share that were stopped for repeating themselves",
+    "fact_nll": "negative log-likelihood of the right answer's fact, nats",
+    "format_nll": "that of its other tokens and its end, nats",
+    "gold_nll": "that of a right answer, nats",
+    "logprob": "mean log-probability of the answer's tokens under the combination, nats",
+    "tokens": "length of the answer",
+    "distinct_1": "distinct tokens, of all of an answer (Li et al. 2016)",
+    "distinct_2": "distinct pairs of neighbouring tokens, of all",
+    "tokens_per_second": "decoding, without the prompt",
+    "acceptance": "share of the judged draft tokens that were accepted",
+}
+
+SHARES = frozenset(
+    {"exact", "format", "plain_exact", "plain_format", "fact", "stopped", "loops", "acceptance",
+     "distinct_1", "distinct_2"}
+)  # fmt: skip
 
 _KEYS = ("id", "prompt", "messages", "gold")
+_SWEEP = Kind("sweep", "a result of a sweep", "give another --out")
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,10 @@ class Item:
     special: bool = False
 
     @property
-    def questions(self) -> tuple[Question, ...]:
-        return self.asked.questions if self.asked else ()
+    def right(self) -> tuple[str, ...]:
+        """Right answers, the demo's too."""
+        questions = self.asked.questions if self.asked else ()
+        return (*self.gold, *(question.answers[WARM][0] for question in questions))
 
 
 def demo_items(path: Path, split: str) -> tuple[Item, ...]:
@@ -154,32 +182,6 @@ def seed_of(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-# In the order in which they are shown.
-METRICS = {
-    "exact": "share of answers that are a right answer word for word, and stop",
-    "format": "share in the form of the demo's tuned model, whatever is claimed",
-    "plain_exact": "as exact, in the demo's plain form",
-    "plain_format": "share in the demo's plain form",
-    "fact": "share that name the fact, or hold a right answer, as whole words",
-    "stopped": "share that stopped by themselves",
-    "loops": "share that went round in circles",
-    "fact_nll": "negative log-likelihood of the right answer's fact, nats",
-    "format_nll": "that of its other tokens and its end, nats",
-    "gold_nll": "that of a right answer, nats",
-    "logprob": "mean log-probability of the answer's tokens under the combination, nats",
-    "tokens": "length of the answer",
-    "distinct_1": "distinct tokens, of all of an answer (Li et al. 2016)",
-    "distinct_2": "distinct pairs of neighbouring tokens, of all",
-    "tokens_per_second": "decoding, without the prompt",
-    "acceptance": "share of the judged draft tokens that were accepted",
-}
-
-SHARES = frozenset(
-    {"exact", "format", "plain_exact", "plain_format", "fact", "stopped", "loops", "acceptance",
-     "distinct_1", "distinct_2"}
-)  # fmt: skip
-
-
 def possible(items: Sequence[Item], roles: Sequence[str], *, drafts: bool) -> tuple[str, ...]:
     """The metrics that these prompts and roles can have."""
     never = set()
@@ -257,9 +259,6 @@ def losses(em: Emulator, item: Item, recipes: Mapping[str, Recipe]) -> dict[str,
     return found
 
 
-__all__ = ["Manifest", "manifest"]
-
-
 def manifest(sources: Sources, items: Sequence[Item], seed: int) -> Manifest:
     """What the answers depend on. The points are no part of it: some may be added, or left out.
 
@@ -281,9 +280,6 @@ def manifest(sources: Sources, items: Sequence[Item], seed: int) -> Manifest:
         "speculative": "off" if limits.speculation.off else str(limits.speculation),
         **of_roles(sources.roles),
     }
-
-
-_SWEEP = Kind("sweep", "a result of a sweep", "give another --out")
 
 
 @dataclass(frozen=True)
@@ -441,11 +437,10 @@ def run_sweep(
 
 
 def _check_fits(em: Emulator, item: Item, index: int) -> None:
-    gold = [*item.gold[:1], *(q.answers["warm"][0] for q in item.questions)]
     for role, ids in em.tokenize(item.prompt, raw=item.raw, special=item.special).items():
         holds = em.ensemble.contexts[role].n_ctx
         model = em.models[role]
-        answers = (model.tokenize(f" {text}", continues=True) for text in gold)
+        answers = (model.tokenize(f" {text}", continues=True) for text in item.right[:1])
         scored = max((len(answer) + 1 for answer in answers), default=1)
         if len(ids) + scored > holds:
             raise PromptError(

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from eftlocal.journal.manifest import Manifest
 from eftlocal.output_file import write_whole
 from eftlocal.study.grid import Point, Value, settings, shown, varied
 from eftlocal.study.page import render
 from eftlocal.study.plot import curve, panels, save
 from eftlocal.study.report import table
 from eftlocal.study.statistics import Interval, mean
-from eftlocal.study.sweep import METRICS, SHARES, Item, Manifest, Record
+from eftlocal.study.sweep import METRICS, SHARES, Item, Record
 
 _GAP = 2  # columns between two cells
 MOST_PANELS = 12
@@ -53,18 +54,14 @@ def summarise(
     points: Sequence[Point], prompts: int, records: Mapping[tuple[str, int], Record]
 ) -> list[PointSummary]:
     """One summary a point, over its prompts that are done."""
-    return [_point(point, prompts, records) for point in points]
-
-
-def _point(point: Point, prompts: int, records: Mapping[tuple[str, int], Record]) -> PointSummary:
-    done = [r for i in range(prompts) if (r := records.get((point.key, i))) is not None]
-    values = {name: [r.values[name] for r in done if name in r.values] for name in METRICS}
-    return PointSummary(
-        point=point,
-        n=len(done),
-        finish_reasons=dict(sorted(Counter(r.finish_reason for r in done).items())),
-        metrics={name: Mean(*mean(of), len(of)) for name, of in values.items() if of},
-    )
+    summaries = []
+    for point in points:
+        done = [r for i in range(prompts) if (r := records.get((point.key, i))) is not None]
+        values = {name: [r.values[name] for r in done if name in r.values] for name in METRICS}
+        reasons = dict(sorted(Counter(r.finish_reason for r in done).items()))
+        means = {name: Mean(*mean(of), len(of)) for name, of in values.items() if of}
+        summaries.append(PointSummary(point, len(done), reasons, means))
+    return summaries
 
 
 def as_data(
@@ -90,41 +87,36 @@ def as_tables(
 ) -> list[Table]:
     """One row a point; as many tables as the metrics need in this width."""
     dials = varied([s.point for s in summaries])
-    measured = [m for m in metrics if any(m in s.metrics for s in summaries)]
-    heads = [_title(name) for name in dials] or ["recipe"]
+    heads = [*map(_title, dials or ["recipe"]), "n"]
     left = [
-        [shown(s.point.dials[dial]) for dial in dials] or [s.point.recipe.name] for s in summaries
+        [*([shown(s.point.dials[dial]) for dial in dials] or [s.point.recipe.name]), str(s.n)]
+        for s in summaries
     ]
-    used = sum(_GAP + max(map(len, [h, *(row[i] for row in left)])) for i, h in enumerate(heads))
-    used += _GAP + max(len(str(s.n)) for s in summaries)
-    cells = {}
-    for m in measured:
-        found = [s.metrics.get(m) for s in summaries]
-        digits = min(_digits(mean) for mean in found if mean)
-        cells[m] = [cell(mean, digits) for mean in found]
+    columns: dict[str, list[str]] = {}
+    for metric in metrics:
+        found = [s.metrics.get(metric) for s in summaries]
+        if any(found):
+            digits = min(_digits(mean) for mean in found if mean)
+            columns[_title(metric)] = [cell(mean, digits) for mean in found]
+    used = sum(_GAP + max(map(len, texts)) for texts in zip(heads, *left, strict=True))
     groups: list[list[str]] = [[]]
     room = width - used
-    for metric in measured:
-        lines = [
-            line
-            for text in (_title(metric).replace(" ", "\n", 1), *cells[metric])
-            for line in text.split("\n")
-        ]
+    for title, cells in columns.items():
+        lines = "\n".join([title.replace(" ", "\n", 1), *cells]).split("\n")
         size = _GAP + max(map(len, lines))
         if groups[-1] and size > room:
             groups.append([])
             room = width - used
-        groups[-1].append(metric)
+        groups[-1].append(title)
         room -= size
     return [
         table(
-            [*heads, "n", *map(_title, group)],
-            ([*row, str(s.n), *(cells[m][i] for m in group)]
-             for i, (row, s) in enumerate(zip(left, summaries, strict=True))),
-            texts=range(len(heads)),
+            [*heads, *group],
+            ([*row, *(columns[title][i] for title in group)] for i, row in enumerate(left)),
+            texts=range(len(heads) - 1),
         )
         for group in groups
-    ]  # fmt: skip
+    ]
 
 
 def constants(summaries: Sequence[PointSummary]) -> str:
@@ -297,43 +289,18 @@ def page_text(
     metrics: Sequence[str],
 ) -> str:
     """The page's source."""
-    dials = varied([s.point for s in summaries])
-    columns = [
-        {
-            "dials": [(dial.replace("_", " "), shown(s.point.dials[dial])) for dial in dials]
-            or [("recipe", s.point.recipe.name)],
-            "recipe": str(s.point.recipe),
-            "figures": [
-                (m.replace("_", " "), cell(s.metrics[m]).replace("\n", " "))
-                for m in metrics
-                if m in s.metrics
-            ],
-        }
-        for s in summaries
+    rows = [
+        (number, item, [records.get((s.point.key, number - 1)) for s in summaries])
+        for number, item in enumerate(items, 1)
     ]
-    rows = []
-    for index, item in enumerate(items):
-        found = [records.get((s.point.key, index)) for s in summaries]
-        if any(found):
-            gold = [*item.gold, *(q.answers["warm"][0] for q in item.questions)]
-            rows.append(
-                {
-                    "number": index + 1,
-                    "prompt": item.text,
-                    "gold": gold[:1],
-                    "answers": [_answer(record) for record in found],
-                }
-            )
-    return render("sweep", summary=constants(summaries), columns=columns, rows=rows)
-
-
-def _answer(record: Record | None) -> dict[str, object] | None:
-    if record is None:
-        return None
-    exact = record.values.get("exact")
-    return {
-        "text": record.text.strip(),
-        "ended": _REASONS.get(record.finish_reason, record.finish_reason),
-        "tokens": int(record.values.get("tokens", 0)),
-        "exact": None if exact is None else exact == 1.0,
-    }
+    return render(
+        "sweep",
+        summary=constants(summaries),
+        summaries=summaries,
+        dials=varied([s.point for s in summaries]),
+        metrics=metrics,
+        rows=[row for row in rows if any(row[2])],
+        reasons=_REASONS,
+        cell=cell,
+        shown=shown,
+    )
