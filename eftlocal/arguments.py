@@ -11,17 +11,17 @@ from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypedDict
 
 from eftlocal.constraint import schema_text
 from eftlocal.errors import UsageError
 from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
-from eftlocal.loading.loader import UpTo
+from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.loading.machine import check_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import RANGES
+from eftlocal.settings import RANGES, Off
 from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
 from eftlocal.terminal_text import shown
 
@@ -216,3 +216,56 @@ def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
             hint = f"; {near[0]} is given as {_PLACES[near[0]]}" if near[0] in _PLACES else ""
             hint = hint or f"; did you mean {near[0]}?"
         raise UsageError(f"there is no option {shown(name)}{hint}")
+
+
+class LoadOptions(TypedDict, total=False):
+    """How models are loaded; see `Emulator.from_files`."""
+
+    prompts: Mapping[str, str] | None
+    system_in_user: bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    n_ctx: int | None
+    threads: int | None
+    gpu_layers: int | None
+    n_seq_max: int | UpTo
+    force: bool
+    trust: bool
+    progress: Progress | None
+    checking: Progress | None
+
+
+_OF_ROLES = ("prompts", "system_in_user", "chat_template_kwargs", "n_ctx", "threads", "gpu_layers")
+
+
+def split_load_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`LoadOptions`, checked: those of each role, as `with_settings` takes them, and the others.
+
+    Raises:
+        UsageError: an option is not known, of a wrong type or out of its range.
+    """
+    refuse_unknown(options, tuple(LoadOptions.__annotations__))
+    given = {name: v for name, v in checked_all(**options).items() if v is not None}
+    return {name: given.pop(name) for name in _OF_ROLES if name in given}, given
+
+
+class AnswerOptions(TypedDict, total=False):
+    """What one answer may be asked for; see `Emulator.stream`."""
+
+    raw: bool
+    special: bool
+    recipe: Recipe | str | None
+    sampling: Sampling | None
+    max_tokens: int | Off | None
+    stop: Sequence[str] | None
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
+    continue_last: bool
+    chat_template_kwargs: Mapping[str, Any] | None
+    speculation: Speculation | DraftLength | None
+    grammar: str | None
+    json_schema: str | Mapping[str, Any] | None
+    regex: str | None
+    lark: str | None
+    loop_guard: int | Literal["off"] | None
+    ignore_end: bool

@@ -12,15 +12,23 @@ import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eftlocal import arguments
 from eftlocal.answer import Answer, AnswerStream
-from eftlocal.arguments import checked_all, needed, refuse, refuse_unknown
+from eftlocal.arguments import (
+    AnswerOptions,
+    LoadOptions,
+    checked_all,
+    needed,
+    refuse,
+    refuse_unknown,
+    split_load_options,
+)
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.decoding.score import TextLogprobs, score
+from eftlocal.decoding.score import TextLogprobs, score, score_prompt
 from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
@@ -35,76 +43,18 @@ from eftlocal.loading.roles import (
     with_unguided,
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
-from eftlocal.logits.sampling import Sampling
-from eftlocal.prompt.messages import Message, is_ids
+from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
-from eftlocal.settings import Off
 from eftlocal.slots import Slots
 from eftlocal.speculation.costs import Costs
-from eftlocal.speculation.settings import DraftLength, Speculation, read_speculation
+from eftlocal.speculation.settings import read_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-Prompt = str | Sequence[Message] | Sequence[int]
-T = TypeVar("T")
-
 _KNOWN = 16  # recipes whose acceptance is kept for the next answer
 _PAUSE = 0.005  # seconds between two looks for a sequence that another thread has given back
-
-
-class LoadOptions(TypedDict, total=False):
-    """How models are loaded; see `Emulator.from_files`."""
-
-    prompts: Mapping[str, str] | None
-    system_in_user: bool | None
-    chat_template_kwargs: Mapping[str, Any] | None
-    n_ctx: int | None
-    threads: int | None
-    gpu_layers: int | None
-    n_seq_max: int | UpTo
-    force: bool
-    trust: bool
-    progress: Progress | None
-    checking: Progress | None
-
-
-_OF_ROLES = ("prompts", "system_in_user", "chat_template_kwargs", "n_ctx", "threads", "gpu_layers")
-
-
-def split_load_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`LoadOptions`, checked: those of each role, as `with_settings` takes them, and the others.
-
-    Raises:
-        UsageError: an option is not known, of a wrong type or out of its range.
-    """
-    refuse_unknown(options, tuple(LoadOptions.__annotations__))
-    given = {name: v for name, v in checked_all(**options).items() if v is not None}
-    return {name: given.pop(name) for name in _OF_ROLES if name in given}, given
-
-
-class AnswerOptions(TypedDict, total=False):
-    """What one answer may be asked for; see `Emulator.stream`."""
-
-    raw: bool
-    special: bool
-    recipe: Recipe | str | None
-    sampling: Sampling | None
-    max_tokens: int | Off | None
-    stop: Sequence[str] | None
-    logprobs: bool
-    top_logprobs: int
-    prompt_logprobs: bool
-    continue_last: bool
-    chat_template_kwargs: Mapping[str, Any] | None
-    speculation: Speculation | DraftLength | None
-    grammar: str | None
-    json_schema: str | Mapping[str, Any] | None
-    regex: str | None
-    lark: str | None
-    loop_guard: int | Literal["off"] | None
-    ignore_end: bool
 
 
 class Emulator(Closing):
@@ -256,7 +206,8 @@ class Emulator(Closing):
         """
         refuse_unknown(options, tuple(AnswerOptions.__annotations__))
         started = time.perf_counter()
-        only_prompt = options.get("prompt_logprobs") is True and _is_zero(options.get("max_tokens"))
+        most = options.get("max_tokens")
+        only_prompt = options.get("prompt_logprobs") is True and type(most) is int and most == 0
         if only_prompt:
             options["max_tokens"] = 1
         asked = {name: v for name, v in checked_all(**options).items() if v is not None}
@@ -286,7 +237,14 @@ class Emulator(Closing):
         if asked.get("prompt_logprobs"):
             if not raw and not is_ids(prompt):
                 raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
-            scored = self._score_prompt(ids, recipe, top_logprobs)
+            scored = score_prompt(
+                self.ensemble,
+                ids,
+                self._text_role,
+                recipe=recipe,
+                piece=self._special_piece,
+                top=top_logprobs,
+            )
         with ExitStack() as undone:
             mask = None
             if constraint:
@@ -324,28 +282,6 @@ class Emulator(Closing):
             self.slots.streams.add(stream)
             undone.pop_all()
             return stream
-
-    def _score_prompt(
-        self, ids: Mapping[str, Sequence[int]], recipe: Recipe, top: int
-    ) -> TextLogprobs:
-        """A raw prompt under the combination. BOS, and a first token that no role has BOS before,
-        stand at the beginning without a probability."""
-        whole = ids[self._text_role]
-        shortest = min(map(len, ids.values()))
-        same = next(
-            (n for n in range(shortest) if len({tokens[-1 - n] for tokens in ids.values()}) > 1),
-            shortest,
-        )
-        same -= same == shortest  # each role needs a token before the first that is predicted
-        return score(
-            self.ensemble,
-            {role: tokens[: len(tokens) - same] for role, tokens in ids.items()},
-            whole[len(whole) - same :],
-            recipe=recipe,
-            piece=self._special_piece,
-            unpredicted=whole[: len(whole) - same],
-            top=top,
-        )
 
     def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
@@ -518,7 +454,3 @@ class Emulator(Closing):
             UsageError: it names a role that is not loaded, or is no recipe.
         """
         return require_roles(needed("recipe", recipe), self.models)
-
-
-def _is_zero(value: object) -> bool:
-    return type(value) is int and value == 0

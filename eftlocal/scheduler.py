@@ -22,9 +22,10 @@ from eftlocal.arguments import checked
 from eftlocal.bases import Closing
 from eftlocal.decoding.ensemble import WORTH_COPYING
 from eftlocal.decoding.sequence import RunningSequence, common
-from eftlocal.emulator import Emulator, Prompt
+from eftlocal.emulator import Emulator
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Step
+from eftlocal.prompt.messages import Prompt
 from eftlocal.speculation.costs import rows_for
 
 PREFILL = 256  # tokens of prompts decoded between two rounds

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eftlocal import hub
-from eftlocal.arguments import checked, checked_all, text
+from eftlocal.arguments import LoadOptions, checked, checked_all, split_load_options, text
 from eftlocal.defaults import Defaults, preset_defaults
-from eftlocal.emulator import Emulator, LoadOptions, split_load_options
+from eftlocal.emulator import Emulator
 from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling

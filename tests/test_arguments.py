@@ -19,7 +19,7 @@ import pytest
 
 import eftlocal
 from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation, arguments
-from eftlocal.emulator import AnswerOptions, LoadOptions
+from eftlocal.arguments import AnswerOptions, LoadOptions
 from eftlocal.errors import EftlocalError, EngineError, UsageError
 from eftlocal.llama import Context, Span
 from eftlocal.scheduler import Scheduler

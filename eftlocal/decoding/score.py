@@ -98,3 +98,38 @@ def score(
         roles={role: np.array(values) for role, values in alone.items()},
         top=tuple(told),
     )
+
+
+def score_prompt(
+    ensemble: Ensemble,
+    prompts: Mapping[str, Sequence[int]],
+    role: str,
+    *,
+    recipe: Recipe,
+    piece: Callable[[int], bytes],
+    top: int = 0,
+) -> TextLogprobs:
+    """A raw prompt under the combination. BOS, and a first token that no role has BOS before,
+    stand at the beginning without a probability.
+
+    Args:
+        prompts: token ids for every role, which end alike.
+        role: whose tokens are the text.
+        piece, top: see `score`.
+    """
+    whole = prompts[role]
+    shortest = min(map(len, prompts.values()))
+    same = next(
+        (n for n in range(shortest) if len({tokens[-1 - n] for tokens in prompts.values()}) > 1),
+        shortest,
+    )
+    same -= same == shortest  # each role needs a token before the first that is predicted
+    return score(
+        ensemble,
+        {name: tokens[: len(tokens) - same] for name, tokens in prompts.items()},
+        whole[len(whole) - same :],
+        recipe=recipe,
+        piece=piece,
+        unpredicted=whole[: len(whole) - same],
+        top=top,
+    )

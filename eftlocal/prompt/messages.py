@@ -42,6 +42,10 @@ class Message(TypedDict):
     content: str
 
 
+Prompt = str | Sequence[Message] | Sequence[int]
+"""A text, a conversation, or token ids."""
+
+
 def validate_messages(messages: object) -> list[Message]:
     """A checked copy of a conversation that came from outside.
 

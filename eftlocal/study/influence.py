@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from eftlocal import arguments
 from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.emulator import Emulator, Prompt
+from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
 from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.prompt.messages import Prompt
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 
 MAX_CANDIDATES = 100
