@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hub_server import HubServer, isolate
+from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
@@ -27,6 +29,7 @@ def small_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[HubServ
     """A hub with that one file, and nothing else in reach."""
     isolate(monkeypatch, folder)
     with HubServer({"owner/models/base.gguf": CONTENT}) as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address())
         yield running
 
 
@@ -39,13 +42,8 @@ class Fetch:
         self.progress: list[tuple[str, int, int]] = []
 
     def __call__(self, ref: FileRef = REF, **options: Any) -> Path:
-        return hub.resolve(
-            ref,
-            endpoint=self.server.address(),
-            sleep=self.waits.append,
-            progress=lambda *seen: self.progress.append(seen),
-            **options,
-        )
+        with patch("eftlocal.hub.http.sleep", self.waits.append):
+            return hub.resolve(ref, progress=lambda *seen: self.progress.append(seen), **options)
 
     def fails(self, ref: FileRef = REF, **options: Any) -> str:
         with pytest.raises(DownloadError) as refused:
@@ -65,4 +63,8 @@ def pin(**pins: Any) -> FileRef:
 
 
 def child_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HF_ENDPOINT": str(constants.ENDPOINT),
+    }

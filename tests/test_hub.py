@@ -94,7 +94,7 @@ def test_the_hubs_own_offline_switch(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in fetch.fails()
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
-        hub.download([REF], endpoint=server.address())
+        hub.download([REF])
 
 
 def test_a_path_is_a_file_or_an_error(tmp_path: Path) -> None:

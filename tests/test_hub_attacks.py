@@ -41,11 +41,13 @@ def test_a_hostile_hub(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     user_path().parent.mkdir()
     user_path().write_text(preset(case), encoding="utf-8")
     waits: list[float] = []
+    monkeypatch.setattr("eftlocal.hub.http.sleep", waits.append)
     with attacked_by(case) as attacked:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", attacked.endpoint())
         message = ""
         try:
             files = find("attacked").files().values()
-            paths = hub.download(list(files), endpoint=attacked.endpoint(), sleep=waits.append)
+            paths = hub.download(list(files))
             assert all(path.read_bytes() in WHOLE for path in paths)
         except EftlocalError as error:
             message = str(error)

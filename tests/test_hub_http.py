@@ -70,16 +70,19 @@ def test_a_token_that_cannot_be_sent_is_not_shown(
 ) -> None:
     isolate(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(DownloadError, match="the hub's token holds a character") as refused:
-        hub.look_up([REF], endpoint="http://127.0.0.1:1", sleep=lambda _: None)
+        hub.look_up([REF])
     assert token not in str(refused.value)
 
 
-def test_a_password_of_the_hub_is_not_shown() -> None:
+def test_a_password_of_the_hub_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     from eftlocal.hub.remote import refuse
 
+    address = "https://me:secret@hub.example"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     with pytest.raises(Hopeless) as refused:
-        refuse(403, {}, REF, "https://me:secret@hub.example")
+        refuse(403, {}, REF)
     assert "https://hub.example/owner/models" in str(refused.value)
     assert "secret" not in str(refused.value)
 
@@ -138,11 +141,12 @@ def test_a_name_that_takes_for_ever_to_resolve_holds_nothing_up(
 ) -> None:
     isolate(monkeypatch, tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.05)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://slow.invalid")
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
     try:
         with pytest.raises(DownloadError, match="no answer within"):
-            hub.look_up([REF], endpoint="http://slow.invalid", sleep=lambda _: None)
+            hub.look_up([REF])
     finally:
         over.set()
 
@@ -152,6 +156,7 @@ def test_ctrl_c_ends_a_wait_for_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     import signal
 
     isolate(monkeypatch, tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://slow.invalid")
     over = threading.Event()
 
     def resolve(*_: Any, **__: Any) -> None:
@@ -162,7 +167,7 @@ def test_ctrl_c_ends_a_wait_for_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            hub.look_up([REF], endpoint="http://slow.invalid")
+            hub.look_up([REF])
     finally:
         over.set()
     assert time.monotonic() - began < 30  # and not the minute that the name takes

@@ -19,6 +19,7 @@ import pytest
 from filelock import FileLock
 from hub_client import CONTENT, REF, SHA256, Fetch, child_environment, part, small_hub
 from hub_server import HubServer
+from huggingface_hub import constants
 
 from eftlocal import hub
 from eftlocal.errors import DownloadError
@@ -119,9 +120,9 @@ def test_a_range_the_server_lost_starts_over(server: HubServer, fetch: Fetch) ->
     assert server.gets()[-1].headers.get("Range") is None
 
 
-def test_no_server_at_all(fetch: Fetch) -> None:
-    with pytest.raises(DownloadError, match="gave up after 3 tries"):
-        hub.resolve(REF, endpoint="http://127.0.0.1:9", sleep=fetch.waits.append)
+def test_no_server_at_all(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "gave up after 3 tries" in fetch.fails()
     assert fetch.waits == [1, 2]
 
 
@@ -193,7 +194,7 @@ def test_ctrl_c_keeps_the_part(server: HubServer, fetch: Fetch) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hub.resolve(REF, endpoint=server.address(), progress=stop)
+        hub.resolve(REF, progress=stop)
     kept = part().stat().st_size
     assert 50_000 <= kept < len(CONTENT)
     assert fetch().read_bytes() == CONTENT
@@ -206,7 +207,6 @@ from eftlocal import hub
 from eftlocal.presets.schema import FileRef
 hub.resolve(
     FileRef(repo="owner/models", file="base.gguf"),
-    endpoint=sys.argv[1],
     progress=lambda file, done, total: print(done, flush=True),
 )
 """
@@ -215,7 +215,7 @@ hub.resolve(
 def test_a_killed_process_loses_nothing(server: HubServer, fetch: Fetch) -> None:
     server.get = [("stop", 150_000)]
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, server.address()],
+        [sys.executable, "-c", CHILD],
         stdout=subprocess.PIPE,
         text=True,
         env=child_environment(),
@@ -291,7 +291,7 @@ from eftlocal.errors import DownloadError
 from eftlocal.presets.schema import FileRef
 shutil.disk_usage = lambda _: type("Usage", (), {"free": 1 << 40})
 try:
-    hub.resolve(FileRef(repo="owner/models", file="base.gguf"), endpoint=sys.argv[1])
+    hub.resolve(FileRef(repo="owner/models", file="base.gguf"))
 except DownloadError as error:
     path = hub.stored_path(FileRef(repo="owner/models", file="base.gguf"))
     print(path.with_name("base.gguf.part").stat().st_size, error)
@@ -310,9 +310,7 @@ def test_a_real_full_disk(server: HubServer, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     mount = f'mount -t tmpfs -o size=128k tmpfs {tmp_path / "store"} && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", FILL]
-    run = subprocess.run(
-        [*command, server.address()], capture_output=True, text=True, env=child_environment()
-    )
+    run = subprocess.run(command, capture_output=True, text=True, env=child_environment())
     assert run.stderr == ""
     size, message = run.stdout.split(maxsplit=1)
     assert 90_000 < int(size) <= 128 * 1024
@@ -377,9 +375,7 @@ def test_what_others_do_to_the_part_is_not_taken_for_the_download(
 
     path = None
     with suppress(DownloadError):
-        path = hub.resolve(
-            REF, endpoint=server.address(), sleep=lambda seconds: None, progress=meddle
-        )
+        path = hub.resolve(REF, progress=meddle)
     assert not changes
     if path is not None:  # without a checksum only what was written here counts
         assert not known or path.read_bytes() == CONTENT

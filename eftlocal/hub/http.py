@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from queue import Empty, Full, Queue
+from time import sleep
 from typing import Any, TypeVar
 
 from eftlocal.disk import readable
@@ -60,7 +61,6 @@ class Answer:
 def ask_for(
     method: str,
     url: str,
-    endpoint: str | None,
     headers: Mapping[str, str] | None = None,
     stop: Callable[[Answer], bool] = lambda _: False,
 ) -> Iterator[Answer]:
@@ -71,7 +71,7 @@ def ask_for(
         Hopeless: an address that is none, a certificate that does not fit, too many redirects.
     """
     for _ in range(MOST_REDIRECTS + 1):
-        with _exchange(method, url, endpoint, headers or {}) as answer:
+        with _exchange(method, url, headers or {}) as answer:
             if answer.target is None or stop(answer):
                 yield answer
                 return
@@ -79,9 +79,9 @@ def ask_for(
     raise Hopeless(f"the server redirects more than {MOST_REDIRECTS} times")
 
 
-def endpoint_or_default(endpoint: str | None) -> str:
-    """The hub's address, without a slash at its end; None is HF_ENDPOINT or the public hub."""
-    return (endpoint or huggingface_hub().constants.ENDPOINT).rstrip("/")
+def hub_address() -> str:
+    """HF_ENDPOINT or the public hub, without a slash at its end."""
+    return str(huggingface_hub().constants.ENDPOINT).rstrip("/")
 
 
 def patience() -> float:
@@ -90,15 +90,13 @@ def patience() -> float:
 
 
 @contextmanager
-def _exchange(
-    method: str, url: str, endpoint: str | None, headers: Mapping[str, str]
-) -> Iterator[Answer]:
+def _exchange(method: str, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
     library = huggingface_hub()
     if library.constants.HF_HUB_OFFLINE:
         raise Hopeless("HF_HUB_OFFLINE is set; unset it to download")
     timeout = float(library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
     session = library.get_session()
-    hub = _address(session, endpoint_or_default(endpoint), "the hub's address (HF_ENDPOINT)").url
+    hub = _address(session, hub_address(), "the hub's address (HF_ENDPOINT)").url
     # Ranges count the bytes of the file itself, so no compression on the way.
     sent = {"Accept-Encoding": "identity", "User-Agent": "eftlocal", **headers}
     request = _address(session, url, "the address", method=method, headers=sent, timeout=timeout)
@@ -326,7 +324,6 @@ def phrase(status: int) -> str:
 
 
 T = TypeVar("T")
-Sleep = Callable[[float], object]
 _log = logging.getLogger(__name__)
 
 TRIES = 6  # in a row that got nowhere
@@ -355,7 +352,6 @@ class Hopeless(Exception):  # noqa: N818 - the caller knows the file, and makes 
 def patiently(
     attempt: Callable[[], T],
     ref: FileRef,
-    sleep: Sleep,
     *,
     tries: int,
     gained: Callable[[], int] = lambda: 0,

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +30,6 @@ from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
 
 if TYPE_CHECKING:  # what talks to the hub is imported when there is something to ask
-    from eftlocal.hub.http import Sleep
     from eftlocal.hub.remote import RemoteFile
     from eftlocal.hub.transfer import Download
 
@@ -63,8 +61,6 @@ def resolve(
     *,
     offline: bool = False,
     progress: Progress | None = None,
-    endpoint: str | None = None,
-    sleep: Sleep = time.sleep,
 ) -> Path:
     """The path of `ref` on this machine, downloading it if need be (all shards; the first's path).
 
@@ -84,15 +80,13 @@ def resolve(
             f"{ref} is not on this machine and the program is offline: run "
             f"`eftlocal models pull` when online, or put the file at {stored_path(shards(ref)[0])}"
         )
-    return download([ref], progress=progress, endpoint=endpoint, sleep=sleep)[0]
+    return download([ref], progress=progress)[0]
 
 
 def download(
     refs: Sequence[FileRef],
     *,
     progress: Progress | None = None,
-    endpoint: str | None = None,
-    sleep: Sleep = time.sleep,
 ) -> list[Path]:
     """Fetch what the store lacks of `refs`; their paths (of a split model, its first shard's).
 
@@ -100,8 +94,6 @@ def download(
 
     Args:
         refs: files of the hub.
-        endpoint: the hub's address; None is HF_ENDPOINT or the public hub.
-        sleep: called with the seconds to wait before a try is repeated.
 
     Raises:
         DownloadError: no such file, no access, no space, no network, not what was promised. What
@@ -113,17 +105,15 @@ def download(
     for ref in refs:
         missing = {stored_path(shard): shard for shard in shards(ref) if in_store(shard) is None}
         parts = [shard for place, shard in missing.items() if place not in jobs]
-        for part, found in zip(parts, look_up(parts, endpoint=endpoint, sleep=sleep), strict=True):
-            jobs[stored_path(part)] = Download(part, found, progress, endpoint, sleep)
+        for part, found in zip(parts, look_up(parts), strict=True):
+            jobs[stored_path(part)] = Download(part, found, progress)
     check_space(jobs.values())
     for job in jobs.values():
         job.run()
     return [stored_path(shards(ref)[0]) for ref in refs]
 
 
-def look_up(
-    parts: Sequence[FileRef], *, endpoint: str | None = None, sleep: Sleep = time.sleep
-) -> list[RemoteFile]:
+def look_up(parts: Sequence[FileRef]) -> list[RemoteFile]:
     """What the hub says of a file, or of the parts of one model, their pins compared.
 
     Raises:
@@ -133,8 +123,8 @@ def look_up(
     from eftlocal.hub.remote import ask, check_parts
 
     if len(parts) > 1:
-        patiently(partial(check_parts, parts, endpoint), parts[0], sleep, tries=3)
-    return [patiently(partial(ask, part, endpoint), part, sleep, tries=3) for part in parts]
+        patiently(partial(check_parts, parts), parts[0], tries=3)
+    return [patiently(partial(ask, part), part, tries=3) for part in parts]
 
 
 def store() -> Path:

@@ -18,7 +18,7 @@ from eftlocal.hub.http import (
     Broken,
     Hopeless,
     ask_for,
-    endpoint_or_default,
+    hub_address,
     may_pass,
     patience,
     phrase,
@@ -42,14 +42,14 @@ class RemoteFile:
     location: str
 
 
-def ask(ref: FileRef, endpoint: str | None) -> RemoteFile:
+def ask(ref: FileRef) -> RemoteFile:
     """One question for what the hub knows of a file; a contradiction to its pins is an error."""
     assert ref.repo is not None
     revision = quote(ref.revision or "main", safe="")
-    url = f"{endpoint_or_default(endpoint)}/{ref.repo}/resolve/{revision}/{quote(ref.file)}"
-    with ask_for("HEAD", url, endpoint, stop=_knows_the_file) as answer:
+    url = f"{hub_address()}/{ref.repo}/resolve/{revision}/{quote(ref.file)}"
+    with ask_for("HEAD", url, stop=_knows_the_file) as answer:
         if answer.status != 200 and answer.target is None:
-            refuse(answer.status, answer.headers, ref, endpoint)
+            refuse(answer.status, answer.headers, ref)
         return _promised(answer, ref)
 
 
@@ -92,10 +92,10 @@ def entity_tag(text: str | None) -> str | None:
     return text if text and len(text) <= 200 and text.isascii() and text.isprintable() else None
 
 
-def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str | None) -> NoReturn:
+def refuse(status: int, headers: Mapping[str, str], ref: FileRef) -> NoReturn:
     """Raise what an error status means: Broken if it may pass, else a Hopeless or DownloadError."""
     code = headers.get("X-Error-Code", "")
-    page, revision = f"{public(endpoint_or_default(endpoint))}/{ref.repo}", ref.revision or "main"
+    page, revision = f"{public(hub_address())}/{ref.repo}", ref.revision or "main"
     if may_pass(status):
         raise Broken(f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", "")))
     if status in (401, 403):
@@ -108,7 +108,7 @@ def refuse(status: int, headers: Mapping[str, str], ref: FileRef, endpoint: str 
     if code == "RevisionNotFound":
         raise Hopeless(f'{page} has no revision "{revision}"')
     if status == 404:
-        raise Hopeless(f"no such file; {_nearest_files(ref, endpoint)}")
+        raise Hopeless(f"no such file; {_nearest_files(ref)}")
     raise Hopeless(f"the server answered {phrase(status)}")
 
 
@@ -123,12 +123,12 @@ def _wait(asked: str) -> float | None:
         return None
 
 
-def check_parts(parts: Sequence[FileRef], endpoint: str | None) -> None:
+def check_parts(parts: Sequence[FileRef]) -> None:
     """Refuse a split model of which the hub's list of files lacks a part, before each is asked for.
 
     A hub that gives no list, or not all of one, is asked part by part.
     """
-    listing = files_of(parts[0], endpoint, folder_only=True)
+    listing = files_of(parts[0], folder_only=True)
     absent = [part for part in parts if listing and part.file not in listing.names]
     if listing is not None and listing.whole and absent:
         names = _nearest(listing, absent[0])
@@ -137,16 +137,14 @@ def check_parts(parts: Sequence[FileRef], endpoint: str | None) -> None:
         )
 
 
-def _nearest_files(ref: FileRef, endpoint: str | None) -> str:
+def _nearest_files(ref: FileRef) -> str:
     """The repository's .gguf files most like the one asked for, as a piece of a message."""
     try:
-        listing = files_of(ref, endpoint)
+        listing = files_of(ref)
     except (Broken, Hopeless):
         listing = None
     if listing is None:
-        return (
-            f"see {public(endpoint_or_default(endpoint))}/{ref.repo}/tree/{ref.revision or 'main'}"
-        )
+        return f"see {public(hub_address())}/{ref.repo}/tree/{ref.revision or 'main'}"
     return _nearest(listing, ref)
 
 
@@ -171,7 +169,7 @@ class Listing:
     whole: bool
 
 
-def files_of(ref: FileRef, endpoint: str | None, *, folder_only: bool = False) -> Listing | None:
+def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
     """The files of the repository, or of the folder that `ref` is in; None if it gives no list.
 
     Names that cannot be those of a file in the repository are left out.
@@ -179,7 +177,7 @@ def files_of(ref: FileRef, endpoint: str | None, *, folder_only: bool = False) -
     Raises:
         Broken, Hopeless: as `ask_for`; or what came is not a listing.
     """
-    hub, revision = endpoint_or_default(endpoint), quote(ref.revision or "main", safe="")
+    hub, revision = hub_address(), quote(ref.revision or "main", safe="")
     url = f"{hub}/api/models/{ref.repo}/tree/{revision}"
     folder = PurePosixPath(ref.file).parent
     if folder_only and folder.name:
@@ -188,7 +186,7 @@ def files_of(ref: FileRef, endpoint: str | None, *, folder_only: bool = False) -
     names: set[str] = set()
     until = time.monotonic() + patience()
     for _ in range(MOST_PAGES):
-        with ask_for("GET", url, endpoint) as answer:
+        with ask_for("GET", url) as answer:
             if may_pass(answer.status):
                 raise Broken(f"the list of files: the server answered {phrase(answer.status)}")
             if answer.status != 200:

@@ -20,7 +20,6 @@ from eftlocal.hub.http import (
     Answer,
     Broken,
     Hopeless,
-    Sleep,
     ask_for,
     patiently,
     phrase,
@@ -52,8 +51,6 @@ class Download:
     ref: FileRef
     remote: RemoteFile
     progress: Progress | None
-    endpoint: str | None
-    sleep: Sleep
 
     def run(self) -> None:
         """Fetch the file, or the rest of it; check it; put it in its place."""
@@ -114,12 +111,12 @@ class Download:
         def attempt() -> None:
             nonlocal fresh
             if fresh:  # a signed address expires, and the file may have changed
-                self.remote = ask(self.ref, self.endpoint)
+                self.remote = ask(self.ref)
                 part.become(self.remote)
             now, fresh = fresh, True
             self._stream(part, fresh=now)
 
-        patiently(attempt, self.ref, self.sleep, tries=TRIES, gained=lambda: part.size)
+        patiently(attempt, self.ref, tries=TRIES, gained=lambda: part.size)
         part.settle()
         return began
 
@@ -135,7 +132,7 @@ class Download:
         headers = {"Range": f"bytes={part.size}-"} if part.size else {}
         if part.size and part.validator and self._expected is None:
             headers["If-Range"] = part.validator
-        with ask_for("GET", self.remote.location, self.endpoint, headers) as answer:
+        with ask_for("GET", self.remote.location, headers) as answer:
             self._check_answer(answer, part, fresh)
             for chunk in answer.chunks:
                 if part.size + len(chunk) > self.remote.size:
@@ -177,7 +174,7 @@ class Download:
             reason = f"the storage that the hub names answered {phrase(answer.status)}"
             raise Hopeless(reason) if fresh else Broken(reason)  # an address expires
         else:
-            refuse(answer.status, answer.headers, self.ref, self.endpoint)
+            refuse(answer.status, answer.headers, self.ref)
 
     def _check_body(self, headers: Mapping[str, str]) -> None:
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
