@@ -6,14 +6,14 @@ is taken from that, several rows at a time where the vocabulary is small.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal import arguments
-from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
@@ -74,42 +74,29 @@ def inspect(
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
     read: dict[str, Any] = {"raw": raw, "special": special and raw}
     read["chat_template_kwargs"] = chat_template_kwargs
+    generation: dict[str, Any] = {
+        "sampling": sampling,
+        "max_tokens": max_tokens,
+        "stop": stop or None,
+        "loop_guard": loop_guard,
+    }
     seed: int | None = None
     finish_reason: FinishReason | None = None
     if answer is None:
-        generated = emulator.generate(
-            prompt,
-            **read,
-            recipe=chosen,
-            sampling=sampling,
-            max_tokens=max_tokens,
-            stop=stop,
-            loop_guard=loop_guard,
-        )
-        tokens = list(generated.tokens)
-        seed, finish_reason = generated.seed, generated.finish_reason
+        made = emulator.generate(prompt, **read, recipe=chosen, **generation)
+        tokens, seed, finish_reason = list(made.tokens), made.seed, made.finish_reason
     else:
-        given = {
-            "sampling": sampling,
-            "max_tokens": max_tokens,
-            "stop": stop or None,
-            "loop_guard": loop_guard,
-        }
-        for option, value in given.items():
+        for option, value in generation.items():
             if value is not None:
                 raise UsageError(f"{option} is for a generated answer, and one is given: drop it")
         tokens = _tokens(answer, model, emulator.ensemble.vocab_size, special)
-    distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)
+    ensemble, distributions = emulator.ensemble, (*emulator.roles, COMBINATION)
     comparison = RowComparison(
-        emulator.ensemble.vocab_size,
-        distributions,
-        compared,
-        candidates,
-        emulator.ensemble.unusable,
+        ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
     )
     columns = emulator.slots.when_free(
-        lambda: _columns(emulator, emulator.tokenize(prompt, **read), chosen, tokens, comparison)
+        lambda: _columns(ensemble, emulator.tokenize(prompt, **read), chosen, tokens, comparison)
     )
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
     pieces = {token: model.piece(token) for token in occurring}
@@ -134,14 +121,13 @@ def inspect(
 
 
 def _columns(
-    emulator: Emulator,
-    ids: dict[str, list[int]],
+    ensemble: Ensemble,
+    prompts: Mapping[str, Sequence[int]],
     recipe: Recipe,
     tokens: Sequence[int],
     comparison: RowComparison,
 ) -> Columns:
-    ensemble = emulator.ensemble
-    sequence = ensemble.open(ids, recipe=recipe, sampling=Sampling(temperature=0.0))
+    sequence = ensemble.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
     try:
         room = ensemble.room(sequence)
         if len(tokens) > room:
@@ -149,27 +135,17 @@ def _columns(
                 f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
                 "shorten it or raise n_ctx"
             )
-        return Columns.join(list(_compare(emulator, sequence, tokens, comparison)))
+        size, index, parts = min(len(tokens), comparison.block), 0, []
+        combined = np.empty((size, ensemble.vocab_size), dtype=np.float32)
+        for some, rows in ensemble.rows_before(sequence, tokens, roles=prompts, most=size):
+            for i in range(len(some)):
+                of_token = {role: found[i] for role, found in rows.items()}
+                combined[i] = ensemble.combine(of_token, recipe.at(index + i))
+            index += len(some)
+            parts.append(comparison({**rows, COMBINATION: combined[: len(some)]}, some))
+        return Columns(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
     finally:
         ensemble.close(sequence)
-
-
-def _compare(
-    emulator: Emulator,
-    sequence: RunningSequence,
-    tokens: Sequence[int],
-    comparison: RowComparison,
-) -> Iterator[Columns]:
-    """Appends the tokens to the sequence; the columns of some of them at a time."""
-    ensemble, index = emulator.ensemble, 0
-    size = min(len(tokens), comparison.block)
-    combined = np.empty((size, ensemble.vocab_size), dtype=np.float32)
-    for some, rows in ensemble.rows_before(sequence, tokens, roles=emulator.roles, most=size):
-        for i in range(len(some)):
-            of_token = {role: found[i] for role, found in rows.items()}
-            combined[i] = ensemble.combine(of_token, sequence.recipe.at(index + i))
-        index += len(some)
-        yield comparison({**rows, COMBINATION: combined[: len(some)]}, some)
 
 
 def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
@@ -246,8 +222,8 @@ class RowComparison:
                 normaliser = best + np.log(totals[i], dtype=np.float64)
                 chosen = logits[each, tokens]
                 found.logprobs[i] = chosen - normaliser
-                for j, row in enumerate(logits):
-                    found.ranks[i, j] = 1 + np.count_nonzero(row > chosen[j])
+                above = [np.count_nonzero(row > of) for row, of in zip(logits, chosen, strict=True)]
+                found.ranks[i] = 1 + np.array(above)
                 found.ids[i] = ids = top_of_rows(logits, self._k)
                 values = logits[each[:, None], ids] - normaliser[:, None]
                 found.id_logprobs[i] = np.where(ids >= 0, values, np.nan)

@@ -26,8 +26,7 @@ LEVELS = (0.1, 0.3, 0.6)  # a token is at the last level that its measure reache
 Values = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
+class Columns(NamedTuple):
     """What was found at n tokens.
 
     Attributes:
@@ -44,12 +43,6 @@ class Columns:
     distances: NDArray[np.float64]
     ids: NDArray[np.int32]
     id_logprobs: NDArray[np.float64]
-
-    @classmethod
-    def join(cls, parts: Sequence[Columns]) -> Columns:
-        """The columns of one part after the other; there is at least one part."""
-        names = ("logprobs", "ranks", "distances", "ids", "id_logprobs")
-        return cls(*(np.concatenate([getattr(p, name) for p in parts], axis=1) for name in names))
 
 
 class Candidate(NamedTuple):
@@ -156,7 +149,7 @@ class Inspection:
     @cached_property
     def tokens(self) -> tuple[InspectedToken, ...]:
         """(n,) records, made when they are first asked for."""
-        names, columns, labels = self.distributions, self.columns, self._labels
+        names, columns = self.distributions, self.columns
         texts = texts_of([self.pieces[token] for token in self.ids])
         logprobs, ranks = columns.logprobs.T.tolist(), columns.ranks.T.tolist()
         distances = columns.distances.T.tolist()
@@ -174,7 +167,7 @@ class Inspection:
                 distances=dict(zip(self.pairs, distances[i], strict=True)),
                 candidates={
                     name: tuple(
-                        Candidate(other, labels[other], chance)
+                        Candidate(other, self.label(other), chance)
                         for other, chance in zip(ids[i][d], chances[i][d], strict=True)
                         if other >= 0
                     )
@@ -187,19 +180,27 @@ class Inspection:
 
     def label(self, token: int) -> str:
         """What to show for a token that occurs here, apart from its context."""
-        return self._labels[token]
+        if token in self.controls:
+            return self.controls[token]
+        try:
+            return self.pieces[token].decode("utf-8")
+        except UnicodeDecodeError:
+            return f"<{self.pieces[token].hex(' ').upper()}>"
 
-    @cached_property
-    def _labels(self) -> dict[int, str]:
-        return {
-            token: self.controls[token] if token in self.controls else _label(piece)
-            for token, piece in self.pieces.items()
-        }
-
-    def distribution(self, name: str) -> NDArray[np.float64]:
+    def distribution(self, name: str) -> Values:
         """(n,) log-probabilities of the answer's tokens under one distribution, nats."""
-        values: NDArray[np.float64] = self.columns.logprobs[self.distributions.index(name)]
+        values: Values = self.columns.logprobs[self.distributions.index(name)]
         return values
+
+    def ranks(self, name: str) -> NDArray[np.int64]:
+        """(n,) ranks of the answer's tokens in one distribution, 1 for the most probable."""
+        ranks: NDArray[np.int64] = self.columns.ranks[self.distributions.index(name)]
+        return ranks
+
+    def distance(self, one: str, other: str) -> Values:
+        """(n,) total variation of a pair, in [0, 1]."""
+        distances: Values = self.columns.distances[self.pairs.index((one, other))]
+        return distances
 
     def shifts(self, role: str) -> dict[str, int]:
         """How many tokens are unshifted, marginal or shifted against a role.
@@ -207,7 +208,7 @@ class Inspection:
         Lin et al. 2023 (arXiv 2312.01552) call a token so by its rank in the untuned model:
         1; 2 or 3; more than 3.
         """
-        ranks = self.columns.ranks[self.distributions.index(role)]
+        ranks = self.ranks(role)
         names = np.array(["unshifted", "marginal", "shifted"])
         found = Counter(names[(ranks > 1).astype(int) + (ranks > 3)].tolist())
         return {str(name): found[str(name)] for name in names}
@@ -221,13 +222,6 @@ def texts_of(pieces: Sequence[bytes]) -> list[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     last = len(pieces) - 1
     return [decoder.decode(piece, final=i == last) for i, piece in enumerate(pieces)]
-
-
-def _label(piece: bytes) -> str:
-    try:
-        return piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return f"<{piece.hex(' ').upper()}>"
 
 
 def sides(roles: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
@@ -249,7 +243,9 @@ def pairs(roles: Sequence[str], recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """Whose distance is measured: the combination's from every side, the base's from the tuned
     model (how far they disagree), and the reference's from it (what tuning changed)."""
     found = [(COMBINATION, role) for role in sides(roles, recipe)]
-    found += [(one, TUNED) for one in (BASE, REFERENCE) if one in roles and TUNED in roles]
+    for one, other in ((BASE, TUNED), (TUNED, REFERENCE)):
+        if one in roles and other in roles:
+            found.append((one, other))
     return tuple(found)
 
 
@@ -309,22 +305,27 @@ def measures_for(roles: Sequence[str], recipe: Recipe) -> tuple[Measure, ...]:
     - rank-ROLE: 1 - 1 / rank of the chosen token in a side: 0 is its first choice, 0.5 its
       second, near 1 what it would hardly have said.
     """
-    found, between = [], sides(roles, recipe)
-    for pair in pairs(roles, recipe):
-        one, other = pair
-        if one == COMBINATION:
-            name, about = f"tv-{other}", f"total variation between combination and {other}"
-        elif pair == (REFERENCE, TUNED):
-            name, about = "tv-tuned-reference", "total variation between tuned and reference"
-        else:
-            name, about = f"tv-{one}-{other}", f"total variation between {one} and {other}"
-        found.append(Measure(name, about, False, _distance(pair)))
-    for role in between:
+
+    def distance(one: str, other: str) -> Measure:
+        name = f"tv-{other}" if one == COMBINATION else f"tv-{one}-{other}"
+        about = f"total variation between {one} and {other}"
+        return Measure(name, about, False, lambda found: found.distance(one, other))
+
+    def gain(role: str) -> Measure:
+        def values(found: Inspection) -> Values:
+            combined, alone = map(found.distribution, (COMBINATION, role))
+            return np.exp(combined) - np.exp(alone)
+
         about = f"probability under the combination less that under {role}"
-        found.append(Measure(f"gain-{role}", about, True, _gain(role)))
-    for role in between:
+        return Measure(f"gain-{role}", about, True, values)
+
+    def rank(role: str) -> Measure:
         about = f"1 - 1/rank in {role}: 0 is its first choice, 0.5 its second"
-        found.append(Measure(f"rank-{role}", about, False, _rank(role)))
+        return Measure(f"rank-{role}", about, False, lambda found: 1.0 - 1.0 / found.ranks(role))
+
+    between = sides(roles, recipe)
+    tv = [distance(one, other) for one, other in pairs(roles, recipe)]
+    found = [*tv, *map(gain, between), *map(rank, between)]
     first = f"tv-{_of_interest(between, recipe)}"
     return tuple(sorted(found, key=lambda measure: measure.name != first))
 
@@ -360,18 +361,6 @@ def _of_interest(between: Sequence[str], recipe: Recipe) -> str:
     if len(recipe.roles) == 1 and others:
         return others[0]
     return BASE if BASE in taking else (taking or others)[0]
-
-
-def _distance(pair: tuple[str, str]) -> Callable[[Inspection], Values]:
-    return lambda found: found.columns.distances[found.pairs.index(pair)]
-
-
-def _gain(role: str) -> Callable[[Inspection], Values]:
-    return lambda found: np.exp(found.distribution(COMBINATION)) - np.exp(found.distribution(role))
-
-
-def _rank(role: str) -> Callable[[Inspection], Values]:
-    return lambda found: 1.0 - 1.0 / found.columns.ranks[found.distributions.index(role)]
 
 
 def level(value: float) -> int:
