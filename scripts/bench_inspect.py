@@ -26,7 +26,7 @@ from eftlocal.study.influence import inspect
 from eftlocal.study.statistics import median
 
 ROLES = ("base", "tuned", "reference")
-GOAL = 0.10
+GOAL = 0.10  # with the vocabulary of a real model
 PROMPT = "Tell me about weather, code, interviews, glaciers and parcels."
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.study.influence import RowComparison, inspect, top_of_rows
+from eftlocal.study.influence import compare, inspect
 from eftlocal.study.inspection import (
     AGREED,
     COMBINATION,
@@ -188,12 +188,12 @@ def test_what_is_refused(demo: Emulator, tiny: Emulator) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([7, 256, 700]))
-def test_the_best_of_rows_are_those_of_a_sort(seed: int, k: int, size: int) -> None:
+def test_candidates_are_those_of_a_sort(seed: int, k: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.integers(-4, 5, size=(3, size)).astype(np.float32)  # many ties
-    rows[0, rng.random(size) < 0.9] = -np.inf
-    k = min(k, size)
-    for row, ids in zip(rows, top_of_rows(rows, k), strict=True):
+    rows[0, 1:][rng.random(size - 1) < 0.9] = -np.inf
+    found = compare([(0, {"a": row}) for row in rows], size, ["a"], [], k, NONE)
+    for row, ids in zip(rows, found.ids[0], strict=True):
         order = [i for i in np.argsort(-row, kind="stable") if row[i] > -np.inf][:k]
         assert ids.tolist() == order + [-1] * (k - len(order))
 
@@ -204,18 +204,17 @@ def test_rows_of_any_kind_leave_no_nan_in_a_probability() -> None:
         "b": np.array([[-np.inf] * 4, [0, 0, 0, -np.inf]], dtype=np.float32),
     }
     before = {name: of.copy() for name, of in rows.items()}
-    compare = RowComparison(4, ("a", "b"), [("a", "b")], 5, np.array([0], dtype=np.intp))
-    found = compare(rows, [2, 3])
+    scored = [(token, {name: of[i] for name, of in rows.items()}) for i, token in enumerate((2, 3))]
+    found = compare(scored, 4, ("a", "b"), [("a", "b")], 5, np.array([0], dtype=np.intp))
     assert all(np.array_equal(rows[name], before[name], equal_nan=True) for name in rows)
     chances = np.exp(found.logprobs)
     assert chances[0] == pytest.approx([1 / (1 + np.e), 1 / 3])  # id 0 is unusable
     assert chances[1, 1] == 0.0
     assert found.ranks[1, 1] == 3
-    assert found.ids[0].tolist() == [[3, 2, -1, -1], [1, 2, 3, -1]]
+    assert found.ids[0].tolist() == [[3, 2, -1, -1, -1], [1, 2, 3, -1, -1]]
     assert found.distances[0, 1] == pytest.approx(1 / 3)
-    alike = RowComparison(4, ("a", "b"), [("a", "b")], 2, NONE)
-    same = {"a": rows["b"][1:], "b": rows["b"][1:]}
-    assert alike(same, [0]).distances[0, 0] == 0.0
+    same = [(0, {"a": rows["b"][1], "b": rows["b"][1]})]
+    assert compare(same, 4, ("a", "b"), [("a", "b")], 2, NONE).distances[0, 0] == 0.0
 
 
 # Who won --------------------------------------------------------------------------------------

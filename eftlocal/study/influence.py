@@ -1,7 +1,7 @@
 """`inspect`: a prompt and an answer under every loaded role and under their combination.
 
-A *distribution* is a role or the combination. Every row is exponentiated once and everything else
-is taken from that, several rows at a time where the vocabulary is small.
+A *distribution* is a role or the combination. Every row is exponentiated once, and everything else
+is taken from that.
 """
 
 from __future__ import annotations
@@ -10,25 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eftlocal import arguments
-from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
+from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
 from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Prompt
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 
 MAX_CANDIDATES = 100
-_ELEMENTS = 1 << 16  # of a block: its exponentials stay in the processor's cache
-_COLUMNS = 256  # at least as many as candidates can be asked for
-_FLOAT_MAX = float(np.finfo(np.float32).max)
-
-Rows = NDArray[np.float32]
 
 
 def inspect(
@@ -90,14 +84,29 @@ def inspect(
             if value is not None:
                 raise UsageError(f"{option} is for a generated answer, and one is given: drop it")
         tokens = _tokens(answer, model, emulator.ensemble.vocab_size, special)
+    distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)
-    ensemble, distributions = emulator.ensemble, (*emulator.roles, COMBINATION)
-    comparison = RowComparison(
-        ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
-    )
-    columns = emulator.slots.when_free(
-        lambda: _columns(ensemble, emulator.tokenize(prompt, **read), chosen, tokens, comparison)
-    )
+
+    def score() -> Columns:
+        ensemble = emulator.ensemble
+        prompts = emulator.tokenize(prompt, **read)
+        sequence = ensemble.open(prompts, recipe=chosen, sampling=Sampling(temperature=0.0))
+        try:
+            room = ensemble.room(sequence)
+            if len(tokens) > room:
+                raise PromptError(
+                    f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
+                    "shorten it or raise n_ctx"
+                )
+            scored = ensemble.score(sequence, tokens, roles=emulator.roles)
+            rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
+            return compare(
+                rows, ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
+            )
+        finally:
+            ensemble.close(sequence)
+
+    columns = emulator.slots.when_free(score)
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
     pieces = {token: model.piece(token) for token in occurring}
     return Inspection(
@@ -120,34 +129,6 @@ def inspect(
     )
 
 
-def _columns(
-    ensemble: Ensemble,
-    prompts: Mapping[str, Sequence[int]],
-    recipe: Recipe,
-    tokens: Sequence[int],
-    comparison: RowComparison,
-) -> Columns:
-    sequence = ensemble.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
-    try:
-        room = ensemble.room(sequence)
-        if len(tokens) > room:
-            raise PromptError(
-                f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
-                "shorten it or raise n_ctx"
-            )
-        size, index, parts = min(len(tokens), comparison.block), 0, []
-        combined = np.empty((size, ensemble.vocab_size), dtype=np.float32)
-        for some, rows in ensemble.rows_before(sequence, tokens, roles=prompts, most=size):
-            for i in range(len(some)):
-                of_token = {role: found[i] for role, found in rows.items()}
-                combined[i] = ensemble.combine(of_token, recipe.at(index + i))
-            index += len(some)
-            parts.append(comparison({**rows, COMBINATION: combined[: len(some)]}, some))
-        return Columns(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
-    finally:
-        ensemble.close(sequence)
-
-
 def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
     if isinstance(answer, str):
         tokens = model.tokenize(answer, parse_special=special, continues=True)
@@ -168,102 +149,54 @@ def _plain(messages: Sequence[object]) -> str:
     return "\n".join(texts)
 
 
-class RowComparison:
-    """Compares rows in preallocated memory.
+def compare(
+    scored: Iterable[tuple[int, Mapping[str, Row]]],
+    size: int,
+    distributions: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    candidates: int,
+    unusable: Ids,
+) -> Columns:
+    """What is said of tokens, in the order of distributions and pairs. numpy only.
 
     Args:
-        size: tokens in the common vocabulary.
-        distributions: their names, which the columns keep the order of.
-        pairs: of distributions whose total variation is wanted.
+        scored: tokens, each with the row (vocab,) float32 of every distribution; rows are not
+            modified. NaN counts as -inf.
+        size: tokens of the vocabulary.
         candidates: how many of the most probable tokens are wanted of each.
         unusable: ids that are never chosen, impossible in every distribution.
     """
-
-    def __init__(
-        self,
-        size: int,
-        distributions: Sequence[str],
-        pairs: Sequence[tuple[str, str]],
-        candidates: int,
-        unusable: NDArray[np.intp],
-    ) -> None:
-        self._at = {name: i for i, name in enumerate(distributions)}
-        self._pairs = [(self._at[one], self._at[other]) for one, other in pairs]
-        self._k = min(candidates, size)
-        self._unusable = unusable
-        self.block = max(1, _ELEMENTS // size)
-        self._weights = np.empty((len(distributions), self.block, size), dtype=np.float32)
-        self._scratch = np.empty((self.block, size), dtype=np.float32)
-
-    def __call__(self, rows: Mapping[str, Rows], tokens: Sequence[int]) -> Columns:
-        """The columns of n tokens, n at most `block`.
-
-        Args:
-            rows: (n, size) float32 logits per distribution; not modified. NaN counts as -inf.
-            tokens: (n,) ids, each the one that its row is compared at.
-        """
-        n, d = len(tokens), len(self._at)
-        found = Columns(
-            np.empty((d, n)),
-            np.empty((d, n), dtype=np.int64),
-            np.empty((len(self._pairs), n)),
-            np.empty((d, n, self._k), dtype=np.int32),
-            np.empty((d, n, self._k)),
-        )
-        totals = np.empty((d, n), dtype=np.float32)
-        weights, scratch = self._weights[:, :n], self._scratch[:n]
-        each = np.arange(n)
-        with np.errstate(divide="ignore", invalid="ignore"):  # rows in which nothing is possible
-            for name, i in self._at.items():
-                logits, best = self._usable(rows[name])
-                np.subtract(logits, best[:, None], out=weights[i])
-                np.exp(weights[i], out=weights[i])
-                weights[i].sum(axis=1, out=totals[i])
-                normaliser = best + np.log(totals[i], dtype=np.float64)
-                chosen = logits[each, tokens]
-                found.logprobs[i] = chosen - normaliser
-                above = [np.count_nonzero(row > of) for row, of in zip(logits, chosen, strict=True)]
-                found.ranks[i] = 1 + np.array(above)
-                found.ids[i] = ids = top_of_rows(logits, self._k)
-                values = logits[each[:, None], ids] - normaliser[:, None]
-                found.id_logprobs[i] = np.where(ids >= 0, values, np.nan)
-            for p, (one, other) in enumerate(self._pairs):
+    at = {name: i for i, name in enumerate(distributions)}
+    weights = np.empty((len(at), size), dtype=np.float32)
+    scratch, totals, found = np.empty(size, dtype=np.float32), np.empty(len(at)), []
+    for token, rows in scored:
+        logprobs, ranks, distances = np.empty(len(at)), np.empty(len(at), int), []
+        ids = np.full((len(at), candidates), -1, dtype=np.int32)
+        id_logprobs = np.full((len(at), candidates), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row in which nothing is possible
+            for name, i in at.items():
+                row = _usable(rows[name], unusable)
+                best, totals[i] = exp_shifted(row, weights[i])
+                normaliser = best + np.log(totals[i])
+                logprobs[i] = row[token] - normaliser
+                ranks[i] = 1 + np.count_nonzero(row > row[token])
+                top = top_k(row, candidates)
+                top = top[np.lexsort((top, -row[top]))]
+                ids[i, : len(top)], id_logprobs[i, : len(top)] = top, row[top] - normaliser
+            for one, other in ((at[one], at[other]) for one, other in pairs):
                 # 1 - sum(min(p, q)); scaling one side only keeps equal rows exactly 0 apart.
-                scale = totals[other] / totals[one]
-                np.multiply(weights[one], scale[:, None], out=scratch)
+                np.multiply(weights[one], np.float32(totals[other] / totals[one]), out=scratch)
                 np.minimum(scratch, weights[other], out=scratch)
-                overlap = scratch.sum(axis=1) / totals[other]
-                found.distances[p] = np.maximum(1.0 - overlap, 0.0)
-        return found
-
-    def _usable(self, rows: Rows) -> tuple[Rows, Rows]:
-        """The rows without NaN, +inf and unusable tokens, and (n,) the best of each."""
-        if self._unusable.size:
-            rows = rows.copy()
-            rows[:, self._unusable] = -np.inf
-        best = rows.max(axis=1)
-        if not np.isfinite(best).all():
-            rows = np.nan_to_num(rows, nan=-np.inf, posinf=_FLOAT_MAX, neginf=-np.inf)
-            best = rows.max(axis=1)
-            best[best == -np.inf] = 0.0
-        return rows, best
+                distances.append(max(0.0, 1.0 - float(scratch.sum()) / totals[other]))
+        found.append((logprobs, ranks, np.array(distances), ids, id_logprobs))
+    return Columns(*(np.stack(column, axis=1) for column in zip(*found, strict=True)))
 
 
-def top_of_rows(rows: Rows, k: int) -> NDArray[np.int32]:
-    """(n, k) ids of the highest values of (n, size) rows, best first, ties by id; -1 where fewer
-    than k are possible. For a few hundred at most; `distribution.top_k` is for one long row.
-    """
-    n, size = rows.shape
-    whole = size - size % _COLUMNS
-    # Every maximum stands for another token, so the k-th of them bounds the k-th of the row.
-    maxima = rows[:, :whole].reshape(n, -1, _COLUMNS).max(axis=1) if whole else rows
-    at = maxima.shape[1] - k
-    bound = np.maximum(np.partition(maxima, at, axis=1)[:, at], np.finfo(np.float32).min)
-    which, ids = np.divmod(np.flatnonzero(rows >= bound[:, None]), size)
-    order = np.lexsort((ids, -rows[which, ids], which))
-    which, ids = which[order], ids[order]
-    place = np.arange(len(ids)) - np.searchsorted(which, which)
-    first = place < k
-    found = np.full((n, k), -1, dtype=np.int32)
-    found[which[first], place[first]] = ids[first]
-    return found
+def _usable(row: Row, unusable: Ids) -> Row:
+    """The row without NaN, +inf and unusable tokens."""
+    if unusable.size:
+        row = row.copy()
+        row[unusable] = -np.inf
+    if not np.isfinite(row.max()):
+        row = np.nan_to_num(row, nan=-np.inf, posinf=np.finfo(np.float32).max, neginf=-np.inf)
+    return row
