@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
 from eftlocal.errors import UsageError
+from eftlocal.gbnf import lark
+from eftlocal.json_schema import closed_schema
 from eftlocal.json_text import broken_text
+from eftlocal.native import on_deep_stack
 from eftlocal.terminal_text import one_line
 
 Kind = Literal["grammar", "json_schema", "regex", "lark"]
 KINDS: tuple[Kind, ...] = ("grammar", "json_schema", "regex", "lark")
 MAX_CHARACTERS = 1 << 17
 T = TypeVar("T")
+_STACK, _FRAME = 1 << 20, 1 << 11  # bytes: at all, and for each character; 1 KiB was measured
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,34 @@ class Constraint:
         return found and cls(cast(Kind, found[0]), found[1])
 
     def check(self) -> None:
-        """Refuses, without a model, what llguidance cannot compile. GBNF needs a vocabulary.
+        """Refuses what can be seen to be wrong without a model.
 
         Raises:
-            UsageError: one line with llguidance's reason.
+            UsageError: one line with the reason.
         """
-        if self.kind != "grammar":
-            llguidance_grammar(self)
+        _check(self)
+
+
+@lru_cache(maxsize=64)  # the lines of a file as a rule say the same
+def _check(constraint: Constraint) -> None:
+    from llguidance import LLMatcher  # 40 ms, and most runs need none of it
+
+    grammar = constraint_grammar(constraint)
+    fault = compiled(grammar, lambda: LLMatcher.validate_grammar(grammar))
+    if fault:
+        raise UsageError(refusal(constraint.kind, fault))
+
+
+def compiled(grammar: str, call: Callable[[], T]) -> T:
+    """What a call of llguidance's compiler gives. It recurses over rules; an interrupt leaves it.
+
+    Raises:
+        UsageError: there is no room for its stack.
+    """
+    try:
+        return on_deep_stack(_STACK + _FRAME * len(grammar), call, leave=True)
+    except MemoryError:
+        raise UsageError("the constraint is too large for this machine; make it smaller") from None
 
 
 def one_of(given: Mapping[str, T | None]) -> tuple[str, T] | None:
@@ -87,48 +112,72 @@ def _plain(value: object) -> dict[str, Any]:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-@lru_cache(maxsize=64)
-def llguidance_grammar(constraint: Constraint) -> str:
-    """The constraint as llguidance's Lark text, without forcing.
+_NAMES = {
+    "grammar": "grammar",
+    "json_schema": "JSON schema",
+    "regex": "regex",
+    "lark": "Lark grammar",
+}
+
+
+def constraint_grammar(
+    constraint: Constraint, token_id: Callable[[str], int] = lambda _text: 0
+) -> str:
+    """The constraint as Lark text for llguidance, without forcing.
 
     With forcing, where only one text can follow, only the tokenizer's own tokens for it would be
     allowed, which changes the model's distribution.
 
+    Args:
+        token_id: the id of the token that has a text such as `<think>`, for GBNF.
+
     Raises:
-        UsageError: llguidance cannot compile it; one line with its reason.
+        UsageError: it is wrong in a way that llguidance would not see; one line.
     """
-    from llguidance import LLMatcher  # 40 ms, and most runs need none of it
-
     kind, text = constraint.kind, constraint.text
-    name = {"json_schema": "JSON schema", "regex": "regex", "lark": "Lark grammar"}[kind]
     if broken := broken_text(text):
-        raise UsageError(f"{name}: {broken}")
+        raise UsageError(f"{_NAMES[kind]}: {broken}")
     if "\0" in text or len(text) > MAX_CHARACTERS:
-        raise UsageError(f"{name}: it has a NUL or more than {MAX_CHARACTERS} characters")
-    if kind == "json_schema":
-        from eftlocal.json_schema import closed_schema
-
+        raise UsageError(
+            f"{_NAMES[kind]}: it has a NUL or over {MAX_CHARACTERS} characters; make it smaller"
+        )
+    if kind == "grammar":
+        text = lark(text, token_id)
+    elif kind == "json_schema":
         text = f"start: %json {closed_schema(text)}"
     elif kind == "regex":
-        if (len(text) - len(text.rstrip("\\"))) % 2:  # llguidance would drop it
-            raise UsageError("regex: it ends with a lone backslash; write \\\\ for a backslash")
-        text = json.loads(LLMatcher.grammar_from_regex(text))["grammars"][0]["lark_grammar"]
-    grammar = f'{text}\n%llguidance {{"no_forcing": true}}'
-    if fault := LLMatcher.validate_grammar(grammar):
-        raise UsageError(f"{name}: {_reason(fault, kind)}")
-    return grammar
+        text = _regex(text)
+    elif re.search(r"\[[^\]\"/]*\btemperature\s*=", text):
+        raise UsageError("Lark grammar: temperature is not supported; set it for the whole answer")
+    return f'{text}\n%llguidance {{"no_forcing": true}}'
 
 
-def _reason(fault: str, kind: Kind) -> str:
-    """llguidance's reason, with a line and column where the text is a Lark grammar's own."""
+def _regex(text: str) -> str:
+    """Lark text of a regular expression for the whole answer."""
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise UsageError("regex: it ends with a lone backslash; write two for a backslash")
+    from llguidance import LLMatcher
+
+    made = json.loads(LLMatcher.grammar_from_regex(text))
+    return str(made["grammars"][0]["lark_grammar"])
+
+
+def refusal(kind: Kind, fault: str) -> str:
+    """llguidance's reason as one line; where it names a place in the user's own text, with that."""
     first = re.split(r"\n +\d+ \| ", fault, maxsplit=1)[0]  # the text is quoted from there on
     place = re.match(r"(?:at )?(\d+)\((\d+)\): ", first)
     reason = first[place.end() :] if place else first
     reason = reason.removeprefix("failed to compile JSON schema: ")
     reason = re.sub(r'^Unimplemented keys: \["(.*)"\]$', r"\1 is not supported", reason)
+    reason = reason.replace('", "', ", ").partition(" <non-verbose/>")[0]
     if kind != "json_schema" and reason.startswith("invalid regex "):
         reason = reason.partition("(in regex): ")[2].rpartition("\nerror: ")[2]
         reason = reason if kind == "regex" else f"invalid regex: {reason}"
-    if kind == "lark" and place:
-        reason = f"line {place[1]}, column {place[2]}: {reason}"
-    return one_line(reason.replace('", "', ", "))
+    if "NoExtension" in reason:
+        reason = "no text can follow; look for a part that contains itself without an end"
+    elif reason.startswith("panic: "):
+        reason = "it has more parts than llguidance can hold; make it smaller"
+    elif re.search("(?i)too (many|large|complex)|fuel|limit", reason):
+        reason += "; make it simpler"
+    where = f"line {place[1]}, column {place[2]}: " if kind == "lark" and place else ""
+    return one_line(f"{_NAMES[kind]}: {where}{reason}")

@@ -17,7 +17,8 @@ import pytest
 from eftlocal import llama
 from eftlocal.errors import EngineError, ModelFileError, UsageError
 from eftlocal.llama import Context, Model, Span
-from eftlocal.llama.engine import SignalsLater, llama_cpp
+from eftlocal.llama.engine import llama_cpp
+from eftlocal.native import SignalsLater
 
 TEXT = "The cat sat on the mat and looked at the moon, which was full."
 

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.llama import Model
-from eftlocal.llama.engine import llama_cpp, on_deep_stack, stack_for
+from eftlocal.llama.engine import llama_cpp
+from eftlocal.llama.model import stack_for
+from eftlocal.native import on_deep_stack
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
 
@@ -277,11 +279,15 @@ for text, ids in zip(texts, found, strict=True):
 
 
 @pytest.mark.parametrize("length", [257, 1000, 99_999, 1_000_001])
-def test_a_stack_is_whole_pages(length: int) -> None:
+def test_a_stack_has_room_for_the_longest_word(length: int) -> None:
     size = stack_for(b"x " + b"a" * length)
-    assert size % (1 << 20) == 0 and size > 2048 * length
+    assert size >= 2048 * length
+    assert on_deep_stack(size, lambda: length) == length  # of any size, not of whole pages only
 
 
-def test_a_word_that_no_stack_has_room_for_is_refused() -> None:
+def test_a_word_that_no_stack_has_room_for_is_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlocal.llama.model.stack_for", lambda _data: 1 << 40)
     with pytest.raises(PromptError, match="break it up"):
-        on_deep_stack(1 << 40, list)
+        model.tokenize("a")

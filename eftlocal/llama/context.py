@@ -23,15 +23,9 @@ from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.header import CACHE_TYPES
 from eftlocal.gguf_file.parser import constants
-from eftlocal.llama.engine import (
-    SignalsLater,
-    default_threads,
-    last_words,
-    llama_cpp,
-    raise_pending,
-    recent,
-)
+from eftlocal.llama.engine import default_threads, last_words, llama_cpp, raise_pending, recent
 from eftlocal.llama.model import Model
+from eftlocal.native import SignalsLater
 
 _CACHE_TYPES = {name: int(constants.GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}

@@ -1,31 +1,16 @@
-"""The engine as a whole: its log, its devices, what this build can do, and calls into it.
-
-Python runs a signal's handler before the next bytecode of the main thread. That may be the entry of
-a callback, and ctypes drops what is raised there: a Ctrl-C would be lost. So while native code
-runs, signals are only noted; their handlers run where what they raise can be kept.
-
-llama.cpp splits a text by std::regex where it has no splitter of its own for a tokenizer (tekken,
-bailingmoe, viking and others), and libstdc++'s takes a stack frame for every character of a match:
-some 20,000 letters without a break end the process, 1,400 of them in a thread of macOS. So long
-words are tokenized in a thread with room on its stack.
-"""
+"""The engine as a whole: started once, its log, its devices, its chat formats, what it can do."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-import re
-import signal
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import psutil
 
@@ -176,91 +161,6 @@ def default_threads() -> int:
     """Physical cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
-
-
-# Signals -------------------------------------------------------------------------------------
-
-_DEFERRED = (signal.SIGINT, signal.SIGTERM)  # the one that raises, as a rule, goes first
-
-
-class SignalsLater:
-    """For a `with` block around a native call; in other threads than the main one it does nothing.
-
-    Handlers run when the block ends, or earlier in `deliver`.
-    """
-
-    def __init__(self) -> None:
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-        self._came: deque[tuple[int, FrameType | None]] = deque()
-
-    def __enter__(self) -> SignalsLater:
-        if threading.current_thread() is threading.main_thread():
-            for number in _DEFERRED:
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
-                    signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in reversed(self._handlers.items()):  # ... and comes back last
-            signal.signal(number, handler)
-        self.deliver()
-
-    def deliver(self) -> None:
-        """Runs the handlers of what came; raises what they raise."""
-        while self._came:
-            number, frame = self._came.popleft()
-            self._handlers[number](number, frame)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came.append((number, frame))
-
-
-# Deep stacks ---------------------------------------------------------------------------------
-
-_T = TypeVar("_T")
-
-_PIECE = re.compile(rb"\s+|\S+")  # no pre-tokenizer's match is longer than two of these
-_SHORT = 256  # bytes of such a piece that any stack has room for
-_FRAME = 1 << 10  # bytes of stack for a byte of text; 360 were measured (GCC 12, x86-64)
-_UNIT, _MOST = 1 << 20, 16 << 30  # bytes; macOS takes whole pages only, of 16 KiB
-
-_TOO_LONG = "a word, or white space, of the text is too long to be tokenized: break it up"
-_size = threading.Lock()  # the size of a new thread's stack is the whole process's
-
-
-def stack_for(text: bytes) -> int:
-    """Bytes of stack that it takes to tokenize a text; 0 where the caller's own will do."""
-    if len(text) <= _SHORT:
-        return 0
-    longest = max(map(len, _PIECE.findall(text)))
-    return 0 if longest <= _SHORT else (1 + -(-2 * longest * _FRAME // _UNIT)) * _UNIT
-
-
-def on_deep_stack(size: int, call: Callable[[], _T]) -> _T:
-    """What `call` gives, run in a thread with so many bytes of stack; 0 runs it in this one.
-
-    Memory is taken for what is used of them only. An interrupt waits for the end of the call.
-
-    Raises:
-        PromptError: there is no room for such a stack.
-    """
-    if not size:
-        return call()
-    if size > _MOST:
-        raise PromptError(_TOO_LONG)
-    # An interrupt that ended the waiting would leave the thread in native code.
-    with SignalsLater(), ThreadPoolExecutor(1, "eftlocal-tokenize") as pool:
-        with _size:
-            before = threading.stack_size(size)
-            try:
-                waiting = pool.submit(call)
-            except (RuntimeError, MemoryError):
-                raise PromptError(_TOO_LONG) from None
-            finally:
-                threading.stack_size(before)
-        return waiting.result()
 
 
 # Chat formats --------------------------------------------------------------------------------

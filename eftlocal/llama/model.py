@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from numbers import Integral
@@ -12,20 +13,29 @@ from typing import Any
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
-from eftlocal.llama.engine import (
-    SignalsLater,
-    last_words,
-    llama_cpp,
-    on_deep_stack,
-    raise_pending,
-    recent,
-    stack_for,
-    start,
-)
+from eftlocal.llama.engine import last_words, llama_cpp, raise_pending, recent, start
+from eftlocal.native import SignalsLater, on_deep_stack
 
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
 # tokenized as it is in the middle of a text.
 _BREAK = "\U0010ffff".encode()
+
+
+_PIECE = re.compile(rb"\s+|\S+")  # no pre-tokenizer's match is longer than two of these
+_SHORT = 256  # bytes of such a piece that any stack has room for
+_FRAME = 1 << 10  # bytes of stack for a byte of text; 360 were measured (GCC 12, x86-64)
+
+
+def stack_for(text: bytes) -> int:
+    """Bytes of stack that it takes to tokenize a text; 0 where the caller's own will do.
+
+    llama.cpp splits a text by std::regex where it has no splitter of its own for a tokenizer
+    (tekken, bailingmoe, viking and others): some 20,000 letters without a break ended the process.
+    """
+    if len(text) <= _SHORT:
+        return 0
+    longest = max(map(len, _PIECE.findall(text)))
+    return 0 if longest <= _SHORT else 2 * longest * _FRAME
 
 
 class Model(Closing):
@@ -248,13 +258,17 @@ class Model(Closing):
         while True:
             buffer = (llama_cpp.llama_token * capacity)()
             # BOS and EOS are not left to llama.cpp: some tokenizers add them unasked, some never.
-            count = on_deep_stack(
-                stack_for(data),
-                partial(
-                    llama_cpp.llama_tokenize,
-                    *(self._vocab, data, len(data), buffer, capacity, False, parse_special),
-                ),
+            tokenize = partial(
+                llama_cpp.llama_tokenize,
+                *(self._vocab, data, len(data), buffer, capacity, False, parse_special),
             )
+            size = stack_for(data)
+            try:
+                count = on_deep_stack(size, tokenize) if size else tokenize()
+            except MemoryError:
+                raise PromptError(
+                    "a word, or white space, of the text is too long to be tokenized: break it up"
+                ) from None
             if count >= 0:
                 return list(buffer[:count])
             capacity = -count
