@@ -22,7 +22,7 @@ from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import DraftLength, Speculation, Totals, read_speculation
 
 if TYPE_CHECKING:
-    from eftlocal.llama.answer_mask import AnswerMask
+    from eftlocal.llama.guide import Guide
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class AnswerStream(Closing, Iterator[Step]):
         *,
         started: float,
         check: Callable[[Recipe | str], Recipe],
-        mask: AnswerMask | None = None,
+        mask: Guide | None = None,
         prompt: TextLogprobs | None = None,
     ) -> None:
         self._prompt = prompt

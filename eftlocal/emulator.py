@@ -32,7 +32,6 @@ from eftlocal.decoding.score import TextLogprobs, score, score_prompt
 from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
-from eftlocal.llama.answer_mask import answer_mask
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles, prepare
 from eftlocal.loading.roles import (
@@ -248,7 +247,9 @@ class Emulator(Closing):
         with ExitStack() as undone:
             mask = None
             if constraint:
-                mask = answer_mask(self._text_model, constraint, self.ensemble.stop_tokens)
+                from eftlocal.llama.guide import Guide  # with llguidance, which few need
+
+                mask = Guide(self._text_model, constraint, ends=self.ensemble.stop_tokens)
                 undone.callback(mask.close)
             sequence = self.ensemble.open(
                 ids,

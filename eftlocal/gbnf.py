@@ -68,13 +68,15 @@ class _Reader:
     def read(self) -> str:
         self._skip(_BLANK)
         while self._at < len(self._text):
-            name = self._take(_NAME) or self._refuse("expecting a rule's name")
+            if not (found := self._take(_NAME)):
+                self._refuse("expecting a rule's name")
+            name = found[0]
             self._skip(_SPACE)
             if not self._text.startswith("::=", self._at):
                 self._refuse("expecting ::=")
             self._at += 3
             self._skip(_BLANK)
-            self._rules[name[0]] = rule = _Group(self._rule(name[0]))
+            self._rules[name] = rule = _Group(self._rule(name))
             self._alternatives(rule)
             if self._text[self._at : self._at + 1] not in ("", "\r", "\n"):
                 self._refuse("unexpected")

@@ -25,7 +25,8 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import UsageError
 from eftlocal.generation import Generation, TextStream
-from eftlocal.llama import Context, Grammar
+from eftlocal.llama import Context
+from eftlocal.llama.guide import Guide
 from eftlocal.loading.roles import RoleSource
 from eftlocal.scheduler import Scheduler
 
@@ -101,7 +102,7 @@ def narrow(tiny_files: dict[str, Path]) -> Iterator[Emulator]:
         yield emulator
 
 
-_OPENING = owners(Emulator, AnswerStream.__init__, Generation.__init__, Grammar.close)
+_OPENING = owners(Emulator, AnswerStream.__init__, Generation.__init__, Guide.close)
 _READING = owners(AnswerStream, Rounds, Generation, TextStream)
 
 

@@ -7,6 +7,8 @@ import decimal
 import enum
 import ipaddress
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +35,7 @@ from pydantic import (
 from typing_extensions import NotRequired, TypedDict
 
 from eftlocal.constraint import Constraint, schema_text
-from eftlocal.errors import EngineError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.json_schema import schema_notes
 from eftlocal.llama import Model
 from eftlocal.llama.guide import Guide
@@ -187,14 +189,29 @@ def test_what_is_not_enforced_is_told() -> None:
 
 
 def test_a_schema_without_an_end_says_so(model: Model) -> None:
-    with (
-        guide_of(model, {"$ref": "#"}) as guide,
-        pytest.raises(EngineError, match="no text can follow here"),
-    ):
-        guide.allowed([])
+    with pytest.raises(UsageError, match="JSON schema: no text can follow"):
+        guide_of(model, {"$ref": "#"})
 
 
 @pytest.mark.parametrize("size", [10_000, 200_000])
 def test_a_huge_schema_is_refused_at_once(size: int) -> None:
     with pytest.raises(UsageError, match="JSON schema: "):
         checked({"properties": {f"name number {i}": {} for i in range(size)}})
+
+
+def test_long_chains_of_rules_do_not_end_the_process() -> None:
+    """llguidance recurses over references: here, beyond what the usual stack has room for."""
+    code = """
+import json
+from eftlocal.constraint import Constraint
+refs = {str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} for i in range(2800)}
+schema = {"$ref": "#/$defs/0", "$defs": {**refs, "2800": {"type": "null"}}}
+rules = "".join(f'x{i}: "b" x{i + 1}\\n' for i in range(6000))
+Constraint("json_schema", json.dumps(schema)).check()
+Constraint("lark", "start: x0\\n" + rules + 'x6000: "a"').check()
+Constraint("grammar", "root ::= x0\\n" + rules.replace(":", "::=") + 'x6000 ::= "a"').check()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -286,8 +286,8 @@ def test_a_stack_has_room_for_the_longest_word(length: int) -> None:
 
 
 def test_a_word_that_no_stack_has_room_for_is_refused(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    demo: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eftlocal.llama.model.stack_for", lambda _data: 1 << 40)
     with pytest.raises(PromptError, match="break it up"):
-        model.tokenize("a")
+        demo.models["base"].tokenize("a")

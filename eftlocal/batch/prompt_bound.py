@@ -19,7 +19,6 @@ from eftlocal.constraint import Constraint
 from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
-from eftlocal.llama.answer_mask import answer_mask
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import DEFAULT_N_CTX, role_prompt
 from eftlocal.loading.roles import RoleSource
@@ -144,9 +143,11 @@ class PromptBound:
         return float(most)
 
     def _check_constraint(self, constraint: Constraint | None) -> None:
-        """Raises UsageError for what llama.cpp or llguidance refuses."""
+        """Raises UsageError for what llguidance refuses."""
         if constraint is not None:
-            answer_mask(self._text_model, constraint).close()
+            from eftlocal.llama.guide import Guide  # with llguidance, which few need
+
+            Guide(self._text_model, constraint).close()
 
 
 @contextmanager

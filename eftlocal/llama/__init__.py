@@ -18,17 +18,14 @@ from eftlocal.llama.engine import (
     supports_rpc,
     system_info,
 )
-from eftlocal.llama.grammar import Grammar, ask_every_token
 from eftlocal.llama.model import Model
 
 __all__ = [
     "Check",
     "Context",
     "Device",
-    "Grammar",
     "Model",
     "Span",
-    "ask_every_token",
     "build",
     "chat_formats",
     "default_threads",

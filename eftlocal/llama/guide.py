@@ -62,7 +62,7 @@ class Guide(Closing):
         """Which tokens may follow these.
 
         After a complete match the end tokens are among them; after an end token only these.
-        Control tokens that do not end an answer have no text, and are never allowed.
+        Other control tokens follow only where a grammar names them: they have no text.
 
         Args:
             tokens: of the answer so far, the prompt not counted.
@@ -153,12 +153,18 @@ class _Vocabulary:
         self.ends = model.end_tokens(range(self.size))
         if not self.ends:
             raise UsageError(f"{model.path.name} has no end token: an answer could not end")
-        # An empty token is never allowed: control tokens have no text.
-        self.tokens = [b"" if t in self.ends else model.piece(t) for t in range(self.size)]
+        # Behind 0xff stands the name of a token without a text, as Lark writes it: <|name|>. An
+        # empty token is never allowed: the ends, and NUL, which no text should have.
+        self.tokens = [
+            b""
+            if t in self.ends or (piece := model.piece(t)) == b"\0"
+            else piece or b"\xff" + model.piece(t, special=True)
+            for t in range(self.size)
+        ]
         self.eos_token_id = min(self.ends)
         self.digits = np.array([piece[:1].isdigit() for piece in self.tokens], dtype=np.bool_)
         self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size)
-        self._ids = {piece: t for t, piece in enumerate(self.tokens) if piece}
+        self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
         self.matcher = lru_cache(maxsize=16)(self._matcher)
 
     def _matcher(self, constraint: Constraint) -> LLMatcher:

@@ -99,9 +99,8 @@ def _read_text(model: Model) -> list[int]:
     for text in (*_TEXTS, written[: 1 << 16]):
         for parse in (False, True):
             tokens += model.tokenize(text, add_bos=parse, parse_special=parse, continues=not parse)
-    for token in dict.fromkeys(tokens):
+    for token in range(model.vocab_size):
         model.piece(token)
-    llama.ask_every_token(model)
     model.end_tokens(special)
     last = model.vocab_size - 1
     return list(dict.fromkeys((0, last, last // 2, *special[:4], *tokens)))
