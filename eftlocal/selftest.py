@@ -176,11 +176,8 @@ def rebuild(build: Mapping[str, Any], variables: Mapping[str, str] | None = None
     cmake = ["-DLLAVA_BUILD=OFF", *_gpu_options()]
     wanted = {"CMAKE_ARGS": " ".join(cmake), **(AMX_CURE if cpu_has_amx() else {}), **wanted}
     package = "llama-cpp-python"
-    if (Path(sys.prefix) / "uv-receipt.toml").exists():
-        command = f"uv tool install --reinstall-package {package} --no-binary-package {package}"
-        return f"{_setting(wanted)}{command} --no-cache eftlocal"
     pip = f'"{sys.executable}" -m pip install --force-reinstall --no-cache-dir'
-    if find_spec("pip") is None:
+    if find_spec("pip") is None:  # as in an environment that uv made
         pip = f'uv pip install --python "{sys.executable}" --reinstall --no-cache'
     return f"{_setting(wanted)}{pip} --no-deps --no-binary {package} {package}=={_version()}"
 

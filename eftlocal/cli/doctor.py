@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eftlocal.cli.screen import Screen
-from eftlocal.cli.streams import print_json, tell
+from eftlocal.cli.streams import print_json, say, tell
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.selftest import (
@@ -74,6 +74,8 @@ def doctor(
         print_json(report, indent=2)
     elif not (write_report and is_stdout(file)):
         Screen().print(as_table(report))
+        if report["rebuild"]:  # in one piece, to be copied
+            say(f"\nTo build llama.cpp for this machine:\n{report['rebuild']}")
     if write_report and not is_stdout(file):
         tell(f"{file}: written; look through it, then attach it to your report")
     if not result.ok:
@@ -127,8 +129,6 @@ def as_table(report: dict[str, Any]) -> Table:
     row("system", report["system"])
     row("environment", report["environment"])
     _add_build(row, report["build"])
-    if report["rebuild"]:
-        row("rebuild", report["rebuild"])
     for device in report["devices"] or ():
         memory = f"{_gib(device['memory_free'])} of {_gib(device['memory_total'])} GiB free"
         row("device", f"{device['name']} ({device['kind']}): {device['description']}, {memory}")
@@ -157,7 +157,7 @@ def _add_build(row: Any, build: dict[str, Any] | None) -> None:
     if build is None:
         row(
             "build",
-            "as pip installed it; the next line builds it for this machine",
+            "as pip or uv installed it",
         )
         return
     row("build", f"{build.get('accelerator')}, {build.get('compiler')}, {build.get('built')}")
