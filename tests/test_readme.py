@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from eftlocal.cli.app import VERBS, app
+from eftlocal.presets.reading import user_path
 
 ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "eftlocal" / "demo"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/*.md"))]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+PAGES["README.md"] = README
+DOWNLOADED = re.compile(r"olmo2-7b|reasoning-14b")  # presets whose files are on the hub
 
 
-def blocks(language: str, page: str = README) -> list[str]:
+def blocks(language: str, page: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
@@ -25,25 +33,34 @@ def lines(page: str) -> list[str]:
 
 COMMANDS = lines(README)
 SET_UP = [line for line in COMMANDS if line.startswith("python3 scripts/")]
-HERE = sorted({line for page in PAGES for line in lines(page)} - {*SET_UP})
-DOWNLOADED = re.compile(r"olmo2-7b|reasoning-14b")  # presets whose files are on the hub
+HERE = sorted({line for page in PAGES.values() for line in lines(page)} - {*SET_UP})
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a line as a user would, with this interpreter's programs for those of .venv, in a
-    folder of its own for what it writes."""
-    binaries = Path(sys.executable).parent
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line as a user would, with this interpreter's programs on the PATH."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
-        command.replace(".venv/bin/", f"{binaries}/"),
-        shell=True,
+        command,
+        shell=isinstance(command, str),
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files that the README calls a person's own, and the preset made of them."""
+    files = {"big": "base", "small-tuned": "tuned", "small": "reference"}
+    for name, role in files.items():
+        shutil.copy(DEMO / f"{role}.gguf", tmp_path / f"{name}.gguf")
+    (preset,) = blocks("toml", README)
+    user_path().parent.mkdir(parents=True)
+    user_path().write_text(preset.replace("/models/", f"{tmp_path.as_posix()}/"), encoding="utf-8")
+    return tmp_path
 
 
 def test_the_two_commands_are_first_and_exist() -> None:
@@ -53,13 +70,13 @@ def test_the_two_commands_are_first_and_exist() -> None:
 
 def test_every_block_has_a_language() -> None:
     """So that no command stands where this file does not look."""
-    for page in PAGES:
+    for page in PAGES.values():
         assert "" not in re.findall(r"^```(.*)$", page, flags=re.MULTILINE)[::2]
 
 
 @pytest.mark.parametrize("command", HERE)
-def test_a_command(command: str, tmp_path: Path) -> None:
-    result = shell(command, tmp_path)
+def test_a_command(command: str, folder: Path) -> None:
+    result = run(command, folder)
     if DOWNLOADED.search(command) and " show " not in command:
         # Needs the hub: here it must get as far as saying that it is offline.
         assert result.returncode == 5, result.stderr
@@ -72,20 +89,28 @@ def test_a_command(command: str, tmp_path: Path) -> None:
         assert result.stdout.strip()
 
 
-@pytest.mark.parametrize("program", [code for page in PAGES for code in blocks("python", page)])
+PROGRAMS = [code for page in PAGES.values() for code in blocks("python", page)]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_a_program(program: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run([sys.executable, "-c", program], ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 
 
-def test_the_picture_is_there() -> None:
-    for target in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / target).stat().st_size > 1000
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    place = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[\w-]*)?\)", PAGES[page]):
+        assert (place / target).stat().st_size > 100, target
+
+
+def test_options_that_are_named_are_options() -> None:
+    """Also those in running text."""
+    verbs = (*([verb] for verb in VERBS), [], ["models", "check"])
+    shown = "".join(CliRunner().invoke(app, [*verb, "--help"]).stdout for verb in verbs)
+    known = set(re.findall(r"--[a-z][\w-]+", shown))
+    for name, page in PAGES.items():
+        text = re.sub(r"`(?:python3 |)scripts/[^`]*`", "", page)
+        assert set(re.findall(r"(?<=[ `])--[a-z][\w-]+", text)) <= known, name
