@@ -9,20 +9,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypedDict
 
 from eftlocal.constraint import schema_text
 from eftlocal.errors import UsageError
-from eftlocal.generation import loop_guard_tokens
 from eftlocal.json_text import broken_text
 from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.loading.machine import check_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import RANGES, Off
-from eftlocal.speculation.settings import DraftLength, Speculation, draft_length
+from eftlocal.settings import INT32, SETTINGS, Flag, Off, Range, Text, Texts
+from eftlocal.speculation.settings import DraftLength, Speculation
 from eftlocal.terminal_text import shown
 
 Check = Callable[[str, Any], Any]
@@ -45,30 +43,20 @@ def of_type(kind: type | tuple[type, ...], rule: str) -> Check:
 
 def whole(least: int) -> Check:
     """Takes whole numbers, numpy's too, and never a bool."""
-
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
-            return int(value)
-        return refuse(name, value, f"a whole number, {least} or more")
-
-    return check
+    return Range(least, INT32, whole=True).checked
 
 
 def text(name: str, value: Any) -> str:
     """Takes strings that UTF-8 can hold."""
-    if not isinstance(value, str):
-        refuse(name, value, "a string")
-    if broken_text(value):
-        raise UsageError(f"{name} is not valid text: it holds half of a surrogate pair")
-    return value
+    found: str = Text().checked(name, value)
+    return found
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise UsageError(f"{name}: a list of strings is needed; for one, {name}=[{value!r}]")
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        refuse(name, value, "a list of strings")
-    return tuple(text(f"{name}[{i}]", part) for i, part in enumerate(value))
+    found: tuple[str, ...] = Texts().checked(name, value)
+    return found
 
 
 def _recipe(name: str, value: Any) -> Recipe:
@@ -83,7 +71,7 @@ def _recipe(name: str, value: Any) -> Recipe:
 def _speculation(name: str, value: Any) -> Speculation | DraftLength:
     if isinstance(value, Speculation):
         return value
-    length = draft_length(value, name)
+    length = Speculation(value).length
     return "auto" if length is None else length
 
 
@@ -100,7 +88,7 @@ def _sequences(name: str, value: Any) -> int | UpTo:
 
 
 def _threads(name: str, value: Any) -> int:
-    count: int = whole(1)(name, value)
+    count: int = SETTINGS["threads"].checked(name, value)
     check_threads(count, name)
     return count
 
@@ -124,44 +112,27 @@ def path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-_FLAG = of_type(bool, "True or False")
-_COUNT = whole(1)
 token = whole(0)
+_FLAG = Flag().checked
+_COUNT = whole(1)
 _CALL = of_type(Callable, "a function")  # type: ignore[arg-type]
 
 _CHECKS: dict[str, Check] = {
+    **{setting.parameter: setting.checked for setting in SETTINGS.values()},
     # of an answer
-    "raw": _FLAG,
-    "special": _FLAG,
+    **dict.fromkeys(("raw", "logprobs", "prompt_logprobs", "continue_last", "ignore_end"), _FLAG),
     "recipe": _recipe,
     "sampling": of_type(Sampling, "a Sampling, as in Sampling(temperature=0.7)"),
-    "max_tokens": RANGES["max_tokens"].checked,
     "stop": _texts,
-    "logprobs": _FLAG,
     "top_logprobs": whole(0),
-    "prompt_logprobs": _FLAG,
-    "continue_last": _FLAG,
-    "chat_template_kwargs": of_type(Mapping, "a mapping of names to values"),
     "speculation": _speculation,
-    "grammar": text,
     "json_schema": _schema,
-    "regex": text,
-    "lark": text,
-    "loop_guard": loop_guard_tokens,
-    "ignore_end": _FLAG,
+    **dict.fromkeys(("grammar", "regex", "lark"), text),
     # of loading
-    "offline": _FLAG,
-    "force": _FLAG,
-    "trust": _FLAG,
-    "system_in_user": _FLAG,
     "prompts": _prompts,
-    "n_ctx": _COUNT,
     "n_seq_max": _sequences,
     "threads": _threads,
-    "gpu_layers": whole(-1),
-    "progress": _CALL,
-    "checking": _CALL,
-    "download_progress": _CALL,
+    **dict.fromkeys(("progress", "checking", "download_progress"), _CALL),
     # of a scheduler
     "parallel": _COUNT,
     "prefill": _COUNT,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from eftlocal.arguments import checked, refuse
 from eftlocal.errors import UsageError
-from eftlocal.generation import LOOP_GUARD, loop_guard_tokens
-from eftlocal.logits.recipe import REFERENCE, Lambda, Recipe, parse_recipe
+from eftlocal.generation import LOOP_GUARD
+from eftlocal.logits.recipe import REFERENCE, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
-from eftlocal.settings import LIMITS
-from eftlocal.speculation.settings import Speculation, draft_length, read_speculation
+from eftlocal.settings import LIMITS, SAMPLING, SETTINGS, named
+from eftlocal.speculation.settings import Speculation, read_speculation
 
 Written = Callable[[str], str]
 """How a caller writes an option's name, so that a message names what was really given."""
+
+
+_DIALS = tuple(setting.parameter for setting in named("recipe").values())
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,13 @@ class Defaults:
 
 def preset_defaults(preset: Preset) -> Defaults:
     """What the preset's numbers mean."""
-    given = preset.sampling.model_dump(exclude_none=True, exclude={"max_tokens", "loop_guard"})
-    guard = preset.sampling.loop_guard
+    sampling = preset.sampling.given
     return Defaults(
         recipe=_recipe(preset.recipe),
-        sampling=replace(Sampling(), **given),
-        max_tokens=checked("max_tokens", preset.sampling.max_tokens),
+        sampling=Sampling(**{name: sampling[name] for name in SAMPLING if name in sampling}),
         stop=preset.stop,
-        loop_guard=LOOP_GUARD if guard is None else loop_guard_tokens("loop_guard", guard),
-        speculation=Speculation(
-            length=draft_length(preset.speculation.length),
-            rule=preset.speculation.rule,
-            source=preset.speculation.source,
-        ),
+        speculation=Speculation(**preset.speculation.given),
+        **{name: sampling[name] for name in ("max_tokens", "loop_guard") if name in sampling},
     )
 
 
@@ -62,87 +59,66 @@ def _recipe(settings: RecipeSettings | None) -> Recipe:
     """The recipe that a preset's numbers mean; up-scaling where it has none."""
     if settings is None:
         return Recipe.upscale()
-    if settings.weights is not None:
-        recipe = Recipe(settings.weights)
-    elif isinstance(settings.lambda_, dict) and settings.references:
-        recipe = Recipe.interpolate(settings.lambda_, settings.references)
-    else:
-        recipe = parse_recipe(
-            settings.name,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            lambda_=settings.lambda_,
-            strength=settings.strength,
-        )
-    return recipe.stabilise(**{name: getattr(settings, name) for name in LIMITS})
+    given: dict[str, Any] = settings.given
+    weights, references = settings.weights, settings.references
+    lambda_: Any = given.get("lambda")
+    if weights is None and not (references and isinstance(lambda_, dict)):
+        given = {SETTINGS[name].parameter: value for name, value in given.items()}
+        return chosen_recipe(Recipe.upscale(), {**given, "recipe": settings.name})
+    recipe = Recipe.interpolate(lambda_, references) if weights is None else Recipe(weights)
+    return recipe.stabilise(**{name: given.get(name) for name in LIMITS})
 
 
-def chosen_recipe(
-    default: Recipe,
-    *,
-    name: str | None = None,
-    alpha: float | None = None,
-    beta: float | None = None,
-    lambda_: Lambda | str | None = None,
-    strength: float | None = None,
-    any_sum: bool = False,
-    written: Written = str,
-    **limits: Any,
-) -> Recipe:
-    """The default recipe, or the one that the options name, with the limits given.
+def chosen_recipe(default: Recipe, given: Mapping[str, Any], written: Written = str) -> Recipe:
+    """The default recipe, or the one that options name, with the limits given.
 
-    Limits are those of `Recipe.stabilise`, the word off included; a recipe chosen by options
-    keeps the default's.
+    A recipe that options name keeps the default's limits.
+
+    Args:
+        given: settings by their parameters; None, or none at all, leaves one as it is.
 
     Raises:
         UsageError: an option is unknown, out of its range, or not for this recipe.
     """
     recipe = default
     others = {r for r, w in default.weights.items() if w < 0.0} - {REFERENCE}
-    if lambda_ is not None and default.name == "interpolate" and others:
+    if given.get("lambda_") is not None and default.name == "interpolate" and others:
         raise UsageError(
             f"{written('lambda')}: this preset's tuned roles have a reference of their own "
             f"({', '.join(sorted(others))}); write the weights out, as in "
             f"{written('recipe')} base=1,..."
         )
-    if any_sum or any(value is not None for value in (name, alpha, beta, lambda_, strength)):
-        recipe = parse_recipe(
-            name, alpha=alpha, beta=beta, lambda_=lambda_, strength=strength, any_sum=any_sum
-        ).limited_as(default)
-    return recipe.stabilise(**limits)
+    values = ((name, given.get(name)) for name in _DIALS)
+    dials: dict[str, Any] = {n: v for n, v in values if v is not None and v is not False}
+    if dials:
+        recipe = parse_recipe(dials.pop("recipe", None), **dials).limited_as(default)
+    return recipe.stabilise(**{name: given.get(name) for name in LIMITS})
 
 
-def chosen_sampling(default: Sampling, **options: Any) -> Sampling:
-    """The default sampling with the options that were given; the word off is a value, too.
+def chosen_sampling(default: Sampling, given: Mapping[str, Any]) -> Sampling:
+    """The default sampling with the settings that are given; the word off is a value, too.
 
     Raises:
         UsageError: a value is out of its range.
     """
-    return replace(default, **{key: value for key, value in options.items() if value is not None})
+    names = (*SAMPLING, "logit_bias")
+    changes = {name: given[name] for name in names if given.get(name) is not None}
+    return replace(default, **changes) if changes else default
 
 
 def chosen_speculation(
-    default: Speculation,
-    *,
-    length: object = None,
-    rule: str | None = None,
-    source: str | None = None,
-    written: Written = str,
+    default: Speculation, given: Mapping[str, Any], written: Written = str
 ) -> Speculation:
-    """The default speculation with the options that were given.
-
-    Args:
-        length: see `Speculation.length`; None leaves it as it is.
+    """The default speculation with the settings that are given.
 
     Raises:
         UsageError: a value is not known, or drafts are described that are never made.
     """
-    given: dict[str, Any] = {"rule": rule, "source": source}
-    given = {key: value for key, value in given.items() if value is not None}
-    changed = replace(default, **given)
-    if length is not None:
-        changed = replace(changed, length=draft_length(length, written("speculative")))
-    if changed.off and given:
-        first = written(f"draft_{next(iter(given))}")
-        raise UsageError(f"{first} needs drafts; add {written('speculative')} auto")
+    names = {"length": "speculative", "rule": "draft_rule", "source": "draft_source"}
+    changes = {part: given[n] for part, n in names.items() if given.get(n) is not None}
+    changed = replace(default, **changes) if changes else default
+    described = [names[part] for part in changes if part != "length"]
+    if changed.off and described:
+        needed = written("speculative")
+        raise UsageError(f"{written(described[0])} needs drafts; add {needed} auto")
     return changed

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from eftlocal.errors import UsageError
-from eftlocal.settings import SETTINGS, number
+from eftlocal.settings import SETTINGS
 
 if TYPE_CHECKING:  # a loop guard is read before llama.cpp is loaded
     from eftlocal.decoding.ensemble import Ensemble
@@ -96,17 +96,6 @@ OF_NUMBERS = 4  # times as many tokens, for a phrase of numbers
 _TIMES = 4
 
 _WORD = re.compile(r"([^\W\d_])(?!\1)[^\W\d_]", re.IGNORECASE)  # two letters that differ
-
-
-def loop_guard_tokens(name: str, value: object) -> int:
-    """A loop guard from its forms: a number of tokens, or "off" (0, False), which is 0.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    value = number(value) if isinstance(value, str) else value
-    tokens: int = SETTINGS["loop_guard"].checked(name, value)
-    return tokens
 
 
 def repeated_phrase(tokens: Sequence[int]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,7 +12,6 @@ from eftlocal.bases import FrozenMapping
 from eftlocal.constraint import Constraint, Kind, one_of, schema_text
 from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.generation import loop_guard_tokens
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -25,7 +23,7 @@ from eftlocal.prompt.messages import (
     validate_prompt,
 )
 from eftlocal.request_fields import MAX_CHOICES, Body, read_body, shown, unknown
-from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
+from eftlocal.settings import OFF, RANGES, SAMPLING, named
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 
@@ -158,26 +156,27 @@ def read_request(
                 f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
                 "instructions; give them as a system message"
             )
-        echo = _echo(given, is_raw)
         logprobs, top_logprobs = _logprobs(given)
+        if given["logit_bias"] is not None:
+            given["logit_bias"] = _logit_bias(given["logit_bias"], defaults.vocab_size)
+        sampling = _given(given, *(name for name in SAMPLING if name != "seed"), "logit_bias")
+        drafts, guard = _given(given, *named("drafts")), given["loop_guard"]
         return Request(
             prompts,
             is_raw,
             recipe,
-            _sampling(given, defaults),
-            seed=given.seed,
+            _known_sampling(defaults.sampling, sampling),
+            seed=given["seed"],
             max_tokens=_max_tokens(given),
-            stop=(given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ()),
-            loop_guard=None
-            if given.loop_guard is None
-            else loop_guard_tokens("loop_guard", given.loop_guard),
+            stop=(given["stop"],) if isinstance(given["stop"], str) else given["stop"] or (),
+            loop_guard=None if guard is None else RANGES["loop_guard"].read(guard),
             logprobs=logprobs,
-            speculation=_speculation(given, defaults.speculation),
+            speculation=chosen_speculation(defaults.speculation, dict(drafts)) if drafts else None,
             constraint=_constraint(given, defaults),
             special=_special(given, defaults, is_raw),
             chat_template_kwargs=_template_variables(given, is_raw),
             top_logprobs=top_logprobs,
-            echo=echo,
+            echo=_echo(given, is_raw),
             n=_n(given, len(prompts)),
         )
     except (UsageError, PromptError) as error:
@@ -190,26 +189,26 @@ def _prompts(
     given: Body, defaults: RequestDefaults, raw: bool | None
 ) -> tuple[tuple[Prompt, ...], bool]:
     """The prompts, and whether they are text to go on with."""
-    if (given.model or defaults.model) != defaults.model:
+    if (given["model"] or defaults.model) != defaults.model:
         raise UsageError(
-            f"model {shown(given.model)} is not loaded; "
+            f"model {shown(given['model'])} is not loaded; "
             + (f"say {shown(defaults.model)} or leave it out" if defaults.model else "leave it out")
         )
-    if given.messages is not None and given.prompt is not None:
+    if given["messages"] is not None and given["prompt"] is not None:
         raise PromptError("messages and prompt exclude each other; leave one out")
-    if given.messages is None and given.prompt is None:
+    if given["messages"] is None and given["prompt"] is None:
         needed = {None: "messages or prompt", True: "prompt", False: "messages"}[raw]
         raise PromptError(f"{needed} is missing")
-    if raw is not None and given.raw not in (None, raw):
-        raise UsageError(f"raw is {shown(given.raw)}, and its url says otherwise; leave one out")
-    if given.messages is not None:
-        if raw or given.raw:
+    if raw is not None and given["raw"] not in (None, raw):
+        raise UsageError(f"raw is {shown(given['raw'])}, and its url says otherwise; leave one out")
+    if given["messages"] is not None:
+        if raw or given["raw"]:
             raise PromptError("messages: text to go on with is given as prompt")
-        return (tuple(validate_messages(given.messages)),), False
+        return (tuple(validate_messages(given["messages"])),), False
     if raw is False:
         raise PromptError("prompt: a conversation is given as messages")
-    chosen = given.raw if raw is None else raw
-    prompts = _each_prompt("" if given.prompt is None else given.prompt, defaults.vocab_size)
+    chosen = given["raw"] if raw is None else raw
+    prompts = _each_prompt("" if given["prompt"] is None else given["prompt"], defaults.vocab_size)
     if not any(isinstance(prompt, tuple) for prompt in prompts):
         return prompts, defaults.raw if chosen is None else chosen
     if chosen is False:
@@ -239,10 +238,10 @@ def _seed_of(first: int, index: int) -> int:
 
 
 def _n(given: Body, prompts: int) -> int:
-    n = given.n or 1
-    if given.best_of is not None and given.best_of != n:
+    n = given["n"] or 1
+    if given["best_of"] is not None and given["best_of"] != n:
         raise UsageError(
-            f"best_of is {given.best_of} and n {n}: no answer is left out; say n alone"
+            f"best_of is {given['best_of']} and n {n}: no answer is left out; say n alone"
         )
     if n * prompts > MAX_CHOICES:
         raise UsageError(
@@ -252,23 +251,23 @@ def _n(given: Body, prompts: int) -> int:
 
 
 def _echo(given: Body, raw: bool) -> bool:
-    if given.echo and not raw:
+    if given["echo"] and not raw:
         raise UsageError("echo is for text to go on with; add raw, or leave it out")
-    if _max_tokens(given) == 0 and not given.echo:
-        raise UsageError("max_tokens: a whole number, 1 or more, is needed, not 0")
-    return bool(given.echo)
+    if _max_tokens(given) == 0 and not given["echo"]:
+        raise UsageError(f"max_tokens is 0; it must be {RANGES['max_tokens'].rule}")
+    return bool(given["echo"])
 
 
 def _logprobs(given: Body) -> tuple[bool, int]:
     """Whether log-probabilities are asked for, and of how many tokens beside the chosen one."""
-    asked, top = given.logprobs, given.top_logprobs
+    asked, top = given["logprobs"], given["top_logprobs"]
     if asked is None or isinstance(asked, bool):
         if top and not asked:
             raise UsageError("top_logprobs needs logprobs: true")
         return bool(asked), top or 0
-    if given.messages is not None:
+    if given["messages"] is not None:
         raise UsageError(
-            f"logprobs: true or false is needed, not {asked}; top_logprobs has the number"
+            f"logprobs is {asked}; it must be true or false, and top_logprobs has the number"
         )
     if top not in (None, asked):
         raise UsageError(f"logprobs is {asked} and top_logprobs {top}; leave one of them out")
@@ -276,13 +275,13 @@ def _logprobs(given: Body) -> tuple[bool, int]:
 
 
 def _special(given: Body, defaults: RequestDefaults, raw: bool) -> bool:
-    if given.special and not raw:
+    if given["special"] and not raw:
         raise UsageError("special is for raw text; add raw, or leave it out")
-    return raw and (defaults.special if given.special is None else given.special)
+    return raw and (defaults.special if given["special"] is None else given["special"])
 
 
 def _template_variables(given: Body, raw: bool) -> Mapping[str, Any] | None:
-    variables = given.chat_template_kwargs
+    variables = given["chat_template_kwargs"]
     if variables:
         if raw:
             raise UsageError("chat_template_kwargs are for a chat template, and raw text has none")
@@ -303,48 +302,31 @@ def _instructed(prompt: Prompt, system: str) -> Prompt:
 
 
 def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
-    lambda_ = FrozenMapping(given.lambda_) if isinstance(given.lambda_, dict) else given.lambda_
-    chosen = {
-        "name": given.recipe,
-        "alpha": given.alpha,
-        "beta": given.beta,
-        "lambda_": lambda_,
-        "strength": given.strength,
-        "any_sum": given.any_sum or None,
-        **{name: getattr(given, name) for name in LIMITS},
-    }
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    names = (setting.parameter for setting in named("recipe", "limits").values())
+    chosen = _given(given, *names)
     if not chosen:
         return None
-    return require_roles(_known_recipe(defaults.recipe, tuple(chosen.items())), defaults.roles)
+    return require_roles(_known_recipe(defaults.recipe, chosen), defaults.roles)
+
+
+def _given(given: Body, *names: str) -> tuple[tuple[str, Any], ...]:
+    """The fields of these names that say something, in a form that a cache can compare."""
+    found = ((name, given[name]) for name in names)
+    found = ((n, FrozenMapping(v) if isinstance(v, dict) else v) for n, v in found)
+    return tuple((n, v) for n, v in found if v is not None and v is not False)
 
 
 @lru_cache(maxsize=256)  # the lines of a file as a rule say the same
 def _known_recipe(default: Recipe, chosen: tuple[tuple[str, Any], ...]) -> Recipe:
-    return chosen_recipe(default, **dict(chosen))
-
-
-def _sampling(given: Body, defaults: RequestDefaults) -> Sampling:
-    chosen: dict[str, Any] = {
-        **{name: getattr(given, name) for name in SAMPLING if name != "seed"},
-        "logit_bias": _logit_bias(given.logit_bias, defaults.vocab_size),
-    }
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    if not chosen:
-        return defaults.sampling
-    return _known_sampling(defaults.sampling, tuple(chosen.items()))
+    return chosen_recipe(default, dict(chosen))
 
 
 @lru_cache(maxsize=256)
 def _known_sampling(default: Sampling, chosen: tuple[tuple[str, Any], ...]) -> Sampling:
-    return chosen_sampling(default, **dict(chosen))
+    return chosen_sampling(default, dict(chosen))
 
 
-def _logit_bias(
-    given: Mapping[str, Any] | None, size: int | None
-) -> FrozenMapping[int, float] | None:
-    if given is None:
-        return None
+def _logit_bias(given: Mapping[str, float], size: int | None) -> dict[int, float]:
     bias: dict[int, float] = {}
     for text, value in given.items():
         token = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
@@ -352,43 +334,36 @@ def _logit_bias(
             raise UsageError(f"logit_bias: {shown(text)} is not a token id")
         if size is not None and token >= size:
             raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {size}")
-        bias[token] = -math.inf if value is False or value == "-inf" else value
-    return FrozenMapping(bias)
+        bias[token] = value
+    return bias
 
 
 def _max_tokens(given: Body) -> int | None:
-    older, newer = given.max_tokens, given.max_completion_tokens
+    older, newer = given["max_tokens"], given["max_completion_tokens"]
     if older is not None and newer is not None and older != newer:
         raise UsageError(
             f"max_tokens is {older} and max_completion_tokens {newer}; leave one of them out"
         )
-    given_ = newer if older is None else older
-    return RANGES["max_tokens"].off if given_ == OFF else given_
-
-
-def _speculation(given: Body, default: Speculation) -> Speculation | None:
-    length, rule, source = given.speculative, given.draft_rule, given.draft_source
-    if length is None and rule is None and source is None:
-        return None
-    return chosen_speculation(default, length=length, rule=rule, source=source)
+    most: int | None = newer if older is None else older
+    return RANGES["max_tokens"].off if most == OFF else most  # type: ignore[comparison-overlap]
 
 
 def _constraint(given: Body, defaults: RequestDefaults) -> Constraint | None:
     """What an answer must match; `response_format` of type text asks for nothing."""
     schemas = {
-        "json_schema": given.json_schema,
-        "response_format": _response_schema(given.response_format),
+        "json_schema": given["json_schema"],
+        "response_format": _response_schema(given["response_format"]),
     }
     found = one_of(
         {
-            "grammar": given.grammar,
+            "grammar": given["grammar"],
             **{name: None if s is None else schema_text(s) for name, s in schemas.items()},
-            "regex": given.regex,
-            "lark": given.lark,
+            "regex": given["regex"],
+            "lark": given["lark"],
         }
     )
     if found is None:
-        return defaults.constraint if given.response_format is None else None
+        return defaults.constraint if given["response_format"] is None else None
     name, text = found
     constraint = Constraint("json_schema" if name == "response_format" else cast(Kind, name), text)
     constraint.check()

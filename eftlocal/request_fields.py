@@ -1,5 +1,4 @@
-"""The fields that a request may have, and their shapes. `request` says what they mean; ranges of
-numbers are those of `settings`.
+"""The fields that a request may have, and what each takes. `request` says what they mean.
 
 A fault is one line that names the field, what is needed there and what was given.
 """
@@ -8,21 +7,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from keyword import iskeyword
+from typing import Any, Final
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
-from eftlocal.settings import MAX_DRAFT, Off
-from eftlocal.speculation.rules import RULES
+from eftlocal.settings import (
+    BODY,
+    LONGEST_STOP,
+    MOST_STOPS,
+    RANGES,
+    SETTINGS,
+    Flag,
+    Kind,
+    Range,
+    RefusedError,
+    Text,
+    Texts,
+)
 from eftlocal.terminal_text import one_line
 
 MAX_CHOICES = 128  # answers to one request
-MAX_TOP = 20  # tokens told beside a chosen one
-MAX_STOPS, MAX_STOP = 64, 1000  # strings, and characters of each
+_TOP = Range(0, 20, whole=True)  # tokens told beside a chosen one
 
 IGNORED: Mapping[str, str] = {
     "user": "nothing is told apart by it",
@@ -59,119 +68,98 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
 }
 """Name to values that ask for nothing, beside null, false and what is empty; and why not."""
 
-_WHOLE = frozenset(
-    (
-        *("max_tokens", "max_completion_tokens", "seed", "n", "best_of"),
-        *("logprobs", "top_logprobs", "top_k", "first_tokens"),
-    )
-)
-_MEANT = {("seed", -1): None, ("seed", "off"): None, ("top_k", -1): 0}  # written for "none"
 
-_Number = Annotated[float | None, Field(description="a number")]
-_Flag = Annotated[bool | None, Field(description="true or false")]
-_Text = Annotated[str | None, Field(description="a string")]
-_Object = Annotated[dict[str, Any] | None, Field(description="an object")]
-_Tokens = Annotated[
-    Off | Annotated[int, Field(ge=0)] | None,
-    Field(description='a whole number, 1 or more, or "off"'),
-]
-_Dial = Annotated[float | Off | None, Field(description='a number or "off"')]
-_Count = Annotated[int | Off | None, Field(description='a whole number or "off"')]
-_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+@dataclass(frozen=True)
+class _Shape(Kind):
+    """Values of a type; what is in them is checked elsewhere."""
+
+    rule: str
+    types: tuple[type, ...]
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, self.types):
+            return value
+        raise self.refuse(value)
 
 
-class Body(BaseModel):
-    """A request's fields; null is as good as absent. A field's description is what it needs."""
+@dataclass(frozen=True)
+class _Either(Kind):
+    """Values of one kind or the other."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    rule: str
+    kinds: tuple[Kind, Kind]
 
-    # OpenAI's
-    model: _Text = None
-    messages: Annotated[list[Any] | None, Field(description="a list of messages")] = None
-    prompt: Annotated[
-        str | list[Any] | None, Field(description="a string, token ids, or a list of either")
-    ] = None
-    max_tokens: _Tokens = None
-    max_completion_tokens: _Tokens = None
-    temperature: _Number = None
-    top_p: _Dial = None
-    seed: Annotated[
-        int | None, Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
-    ] = None
-    stop: Annotated[
-        _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None,
-        Field(
-            description=f"a string of 1 to {MAX_STOP} characters, or a list of at most {MAX_STOPS},"
-        ),
-    ] = None
-    n: Annotated[
-        int | None, Field(ge=1, le=MAX_CHOICES, description=f"a number from 1 to {MAX_CHOICES}")
-    ] = None
-    best_of: Annotated[int | None, Field(ge=1, description="the same number as n")] = None
-    echo: _Flag = None
-    logprobs: Annotated[
-        bool | Annotated[int, Field(ge=0, le=MAX_TOP)] | None,
-        Field(description=f"true, false, or for a prompt a number from 0 to {MAX_TOP}"),
-    ] = None
-    top_logprobs: Annotated[
-        int | None, Field(ge=0, le=MAX_TOP, description=f"a number from 0 to {MAX_TOP}")
-    ] = None
-    presence_penalty: _Dial = None
-    frequency_penalty: _Dial = None
-    logit_bias: Annotated[
-        dict[str, float | Literal[False, "-inf"]] | None,
-        Field(description='token ids with numbers (false or "-inf" bans a token)'),
-    ] = None
-    response_format: _Object = None
-
-    # ours
-    raw: _Flag = None
-    special: _Flag = None
-    chat_template_kwargs: _Object = None
-    top_k: _Count = None
-    min_p: _Dial = None
-    repeat_penalty: _Dial = None
-    recipe: Annotated[
-        str | None, Field(description="a name, or weights such as base=1,tuned=1,reference=-1,")
-    ] = None
-    alpha: _Number = None
-    beta: _Number = None
-    lambda_: Annotated[
-        float | str | dict[str, float] | None,
-        Field(alias="lambda", description="a number, or an object with one for each role"),
-    ] = None
-    strength: _Number = None
-    any_sum: _Flag = None
-    delta_top_p: _Dial = None
-    plausibility: _Dial = None
-    delta_clip: _Dial = None
-    first_tokens: _Count = None
-    unsure_below: _Dial = None
-    loop_guard: Annotated[
-        Literal["off"] | Annotated[int, Field(ge=0)] | None,
-        Field(description='a number of tokens, or "off",'),
-    ] = None
-    speculative: Annotated[
-        Literal["auto", "off"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None,
-        Field(description=f'"auto", "off", or 1 to {MAX_DRAFT}'),
-    ] = None
-    draft_rule: Annotated[str | None, Field(description=" or ".join(RULES))] = None
-    draft_source: Annotated[str | None, Field(description="auto or model or lookup")] = None
-    grammar: Annotated[str | None, Field(description="GBNF text")] = None
-    json_schema: _Object = None
-    regex: Annotated[str | None, Field(description="a regular expression for the whole answer")] = (
-        None
-    )
-    lark: Annotated[str | None, Field(description="Lark text, as llguidance reads it")] = None
+    def read(self, value: Any) -> Any:
+        first, second = self.kinds
+        try:
+            return first.read(value)
+        except RefusedError:
+            pass
+        try:
+            return second.read(value)
+        except RefusedError as refused:
+            refused.rule = self.rule
+            raise
 
 
-_FIELDS = {field.alias or name: field for name, field in Body.model_fields.items()}
-FIELDS = frozenset(_FIELDS)
-OURS = frozenset(list(_FIELDS)[list(_FIELDS).index("raw") :])
+@dataclass(frozen=True)
+class _Biases(Kind):
+    rule: str = 'token ids with numbers (false or "-inf" bans a token)'
+
+    def read(self, value: Any) -> dict[str, float]:
+        if not isinstance(value, Mapping):
+            raise self.refuse(value)
+        return {token: self._of(token, bias) for token, bias in value.items()}
+
+    def _of(self, token: str, bias: Any) -> float:
+        if bias is False or bias == "-inf":
+            return float("-inf")
+        if isinstance(bias, (int, float)) and not isinstance(bias, bool):
+            return bias  # its range, `Sampling` checks
+        raise self.refuse(bias)
+
+
+_FLAG, _TEXT, _OBJECT = Flag(), Text(), _Shape("an object", (Mapping,))
+_STOP = f"a string of 1 to {LONGEST_STOP} characters, or a list of at most {MOST_STOPS}"
+_TOKENS = replace(RANGES["max_tokens"], least=0)  # 0 with echo
+_THEIRS: dict[str, Kind] = {
+    "model": _TEXT,
+    "messages": _Shape("a list of messages", (list,)),
+    "prompt": _Shape("a string, token ids, or a list of either", (str, list)),
+    "max_tokens": _TOKENS,
+    "max_completion_tokens": _TOKENS,
+    "temperature": RANGES["temperature"],
+    "top_p": RANGES["top_p"],
+    "seed": Range(0, 2**63 - 1, whole=True),
+    "stop": _Either(
+        _STOP,
+        (Text(_STOP, 1, LONGEST_STOP), Texts(_STOP, Text(_STOP, 1, LONGEST_STOP), MOST_STOPS)),
+    ),
+    "n": Range(1, MAX_CHOICES, whole=True),
+    "best_of": Range(1, MAX_CHOICES, whole=True),
+    "echo": _FLAG,
+    "logprobs": _Either(f"true, false, or for a prompt {_TOP.rule}", (_FLAG, _TOP)),
+    "top_logprobs": _TOP,
+    "presence_penalty": RANGES["presence_penalty"],
+    "frequency_penalty": RANGES["frequency_penalty"],
+    "logit_bias": _Biases(),
+    "response_format": _OBJECT,
+}
+_OURS: dict[str, Kind] = {
+    "raw": _FLAG,
+    **{s.name: s.kind for s in SETTINGS.values() if BODY in s.where and s.name not in _THEIRS},
+    "grammar": Text("GBNF text"),
+    "json_schema": _OBJECT,
+    "regex": Text("a regular expression for the whole answer"),
+    "lark": Text("Lark text, as llguidance reads it"),
+}
+FIELDS: Final[Mapping[str, Kind]] = {**_THEIRS, **_OURS}
+OURS: Final = frozenset(_OURS)
 """Fields that OpenAI does not have."""
-KNOWN = frozenset((*FIELDS, *IGNORED, *REFUSED))
-SETTINGS = KNOWN - {"messages", "prompt"}
-"""What may stand beside a prompt."""
+KNOWN: Final = frozenset((*FIELDS, *IGNORED, *REFUSED))
+BESIDE_A_PROMPT: Final = KNOWN - {"messages", "prompt"}
+
+_MEANT = {("seed", -1): None, ("seed", "off"): None, ("top_k", -1): 0}  # written for "none"
 
 
 def refusal(name: str, value: object) -> str | None:
@@ -186,41 +174,49 @@ def refusal(name: str, value: object) -> str | None:
     return f"{name}: {why}; leave it out"
 
 
-def as_meant(name: str, value: Any) -> Any:
-    """A value in the form that `Body` takes: 10.0 is 10; no seed is -1 or "off", no top_k -1."""
-    if name in _WHOLE and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    meant = isinstance(value, (int, str)) and not isinstance(value, bool)
-    return _MEANT.get((name, value), value) if meant else value
+Body = dict[str, Any]
+"""The fields of a request by their names in Python; None where it says nothing."""
+
+
+def _parameter(name: str) -> str:
+    return f"{name}_" if iskeyword(name) else name
 
 
 def read_body(body: object) -> Body:
-    """The fields of a request.
+    """The fields of a request; null is as good as absent.
 
     Raises:
-        UsageError: it is no object, or a field is unknown, unsupported or of a wrong shape.
+        UsageError: it is no object, or a field is unknown, unsupported, or not what it must be.
     """
     if not isinstance(body, Mapping):
         raise UsageError(f"a request is an object, not {shown(body)}")
     if broken := broken_text(body):
         raise UsageError(broken)
-    fields = {}
+    fields: Body = {_parameter(name): None for name in FIELDS}
     for name, value in body.items():
         if name in FIELDS:
-            fields[name] = as_meant(name, value)
+            fields[_parameter(name)] = _read(name, value)
         elif name not in KNOWN:
             raise UsageError(unknown(str(name), KNOWN))
         elif name in REFUSED and (why := refusal(name, value)):
             raise UsageError(why)
+    return fields
+
+
+def _read(name: str, value: Any) -> Any:
+    kind = FIELDS[name]
+    if isinstance(value, float) and value.is_integer():
+        whole = isinstance(kind, _Either) or (isinstance(kind, Range) and kind.whole)
+        value = int(value) if whole else value
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        value = _MEANT.get((name, value), value)
+    if value is None:
+        return None
     try:
-        return Body.model_validate(fields)
-    except ValidationError as refused:
-        # Of a union's branches the one is meant that came furthest.
-        error = max(refused.errors(include_url=False), key=lambda e: len(e["loc"]))
-        name = str(error["loc"][0])
-        where = "".join(f"[{step}]" for step in error["loc"][1:] if isinstance(step, int))
-        needed, given = _FIELDS[name].description, error["input"]
-        raise UsageError(f"{name}{where}: {needed} is needed, not {shown(given)}") from None
+        return kind.given(value)
+    except RefusedError as refused:
+        where, given = refused.where, shown(refused.value)
+        raise UsageError(f"{name}{where} is {given}; it must be {refused.rule}") from None
 
 
 _ELSEWHERE = {

@@ -15,6 +15,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from keyword import iskeyword
 from typing import Any, Final, Literal
 
@@ -28,7 +29,26 @@ Off = Literal["off"]
 _NEVER: Final = object()  # for what a number cannot be
 INT32: Final = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
 MAX_DRAFT: Final = 16  # tokens of a draft; measured costs reach one row more
+CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 LONGEST_STOP, MOST_STOPS = 1000, 64  # characters of a stop string, and how many
+
+
+class RefusedError(ValueError):
+    """What a value is, and what it must be.
+
+    Attributes:
+        where: the place inside of a list or mapping, as in [2]; else empty.
+    """
+
+    where = ""
+
+    def __init__(self, value: Any, rule: str, why: str = "") -> None:
+        super().__init__(why or f"is {shown(value)}; it must be {rule}")
+        self.value, self.rule = value, rule
+
+    def told(self, name: str) -> str:
+        """The line that says it of what has this name."""
+        return f"{name}{self.where} {self}"
 
 
 class Kind:
@@ -46,7 +66,7 @@ class Kind:
         """The value that the program works with.
 
         Raises:
-            ValueError: it is none; says what it is and what it must be.
+            RefusedError: it is none.
         """
         raise NotImplementedError
 
@@ -58,7 +78,7 @@ class Kind:
         """As `given`, from text that a person wrote.
 
         Raises:
-            ValueError: see `read`.
+            RefusedError: see `read`.
         """
         return self.given(text)
 
@@ -66,11 +86,11 @@ class Kind:
         """As `read`; what is refused is a UsageError that begins with the name."""
         try:
             return self.read(value)
-        except ValueError as error:
-            raise UsageError(f"{name} {error}") from None
+        except RefusedError as error:
+            raise UsageError(error.told(name)) from None
 
-    def refuse(self, value: Any) -> ValueError:
-        return ValueError(f"is {shown(value)}; it must be {self.rule}")
+    def refuse(self, value: Any) -> RefusedError:
+        return RefusedError(value, self.rule)
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,7 @@ class Range(Kind):
             range_ = f"{kind} above {least} and at most {most}"
         elif self.below:
             range_ = f"{kind} of {least} or more and below {most}"
-        elif self.most in (INT32, 2**63 - 1):
+        elif self.most >= INT32:
             range_ = f"{kind}, {least} or more"
         words = " or ".join(self.words)
         return f"{range_}, {'or ' * (len(self.words) == 1)}{words}" if words else range_
@@ -127,8 +147,8 @@ class Range(Kind):
             return self.words[value]
         if value is None and None in (self.off, self.auto):
             return None
-        if self.switch and (value is True or value is False):
-            return self.read("auto" if value else OFF)
+        if self.switch and (value is False or (value is True and self.auto is not _NEVER)):
+            return self.auto if value else self.off
         kind: Any = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, kind) and not isinstance(value, bool):
             if value == self.off:  # may lie outside: no clipping is inf
@@ -140,8 +160,8 @@ class Range(Kind):
                 and not (self.below and value == self.most)
             ):
                 return int(value) if self.whole else float(value)
-            if value > self.most and self.most in (INT32, 2**63 - 1):  # which the rule leaves out
-                raise ValueError(f"is {shown(value)}; it must be {int(self.most)} or less")
+            if value > self.most >= INT32:
+                raise RefusedError(value, f"{int(self.most)} or less")
         raise self.refuse(value)
 
     def given(self, value: Any) -> Any:
@@ -206,7 +226,8 @@ class Text(Kind):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError("is not valid text: it holds half of a surrogate pair") from None
+            why = "is not valid text: it holds half of a surrogate pair"
+            raise RefusedError(value, self.rule, why) from None
         return value
 
 
@@ -223,7 +244,14 @@ class Texts(Kind):
             raise self.refuse(value)
         if len(value) > self.most:
             raise self.refuse(value)
-        return tuple(map(self.each.read, value))
+        return tuple(self._each(i, part) for i, part in enumerate(value))
+
+    def _each(self, index: int, part: Any) -> str:
+        try:
+            return self.each.read(part)
+        except RefusedError as refused:
+            refused.where = f"[{index}]"
+            raise
 
     def parse(self, text: str) -> tuple[str, ...]:
         return self.read([text])
@@ -256,7 +284,7 @@ class Variables(Kind):
         try:
             return self.read(parse_json(text))
         except TextError as error:
-            raise ValueError(f"is {error}") from None
+            raise RefusedError(text, self.rule, f"is {error}") from None
 
 
 @dataclass(frozen=True)
@@ -282,8 +310,9 @@ class Lambda(Kind):
     def _of(self, role: str, number: Any) -> Any:
         try:
             return self.each.read(number)
-        except ValueError as error:
-            raise ValueError(f"of {role} {error}") from None
+        except RefusedError as refused:
+            refused.where = f"[{role}]"
+            raise
 
 
 LINE, BODY, PRESET, FILE, CHAT, AXIS = (
@@ -311,8 +340,8 @@ class Setting:
     name: str
     kind: Kind
     help: str
-    group: str
     default: Any = None
+    group: str = ""
     where: tuple[str, ...] = _DIAL
     completion: str = ""
 
@@ -340,256 +369,174 @@ _STRENGTH = Range(-100.0, 100.0)
 _PENALTY = Range(-100.0, 100.0, off=0.0)
 _COUNT = Range(1, INT32, whole=True)
 _FLAG, _TEXT, _FILE = Flag(), Text(), File()
-_ROLE = (LINE, PRESET, FILE)  # of a preset's role
+# Where the settings of a group may be given, unless one says otherwise.
+_recipe = partial(Setting, group="recipe")
+_limit = partial(Setting, group="limits")
+_sampling = partial(Setting, group="sampling")
+_length = partial(Setting, group="length", where=(LINE, BODY, PRESET, FILE))
+_form = partial(Setting, group="form", where=(LINE,))
+_draft = partial(Setting, group="drafts", where=(LINE, BODY, PRESET, FILE))
+_prompt = partial(Setting, group="prompt", where=(LINE, PRESET, FILE))
+_engine = partial(Setting, group="engine", where=(LINE, PRESET, FILE))
+_role = partial(Setting, group="role", where=(PRESET,))
+_models = partial(Setting, group="models", where=(LINE,))
 
 _ALL: Final = (
-    # The recipe
-    Setting(
-        *("recipe", _TEXT),
+    _recipe(
+        *("recipe", Text("a name, or weights such as base=1,tuned=1,reference=-1")),
         "upscale, proxy, dials, downscale, steer, interpolate, realign, contrast, guidance, base, "
         "tuned, reference, or weights: base=1,tuned=1,reference=-1.",
-        "recipe",
         completion="recipes",
     ),
-    Setting("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning).", "recipe"),
-    Setting("beta", _STRENGTH, "Weight of base - reference (up-scaling).", "recipe"),
-    Setting(
+    _recipe("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning)."),
+    _recipe("beta", _STRENGTH, "Weight of base - reference (up-scaling)."),
+    _recipe(
         *("lambda", Lambda(_STRENGTH)),
         "Strength of realignment; or a weight for each tuned role: tuned=0.3,plain=0.7.",
-        "recipe",
     ),
-    Setting("strength", _STRENGTH, "Strength of contrast or guidance.", "recipe"),
-    Setting(
-        *("any_sum", _FLAG),
-        "Allow weights that do not sum to 1.",
-        "recipe",
-        where=(LINE, BODY, FILE),
-    ),
-    # What limits its delta
-    Setting(
-        "delta_top_p", _SHARE, "Apply the delta in the tuned model's top-p set only.", "limits"
-    ),
-    Setting(
+    _recipe("strength", _STRENGTH, "Strength of contrast or guidance."),
+    _recipe("any_sum", _FLAG, "Allow weights that do not sum to 1.", where=(LINE, BODY, FILE)),
+    _limit("delta_top_p", _SHARE, "Apply the delta inside the tuned model's top-p set only."),
+    _limit(
         *("plausibility", Range(0.0, 1.0, off=0.0, below=True)),
         "Drop tokens below this fraction of the tuned model's best token.",
-        "limits",
     ),
-    Setting(
+    _limit(
         *("delta_clip", Range(0.0, 1000.0, off=math.inf)),
         "Limit the delta to this many nats.",
-        "limits",
     ),
-    Setting(
+    _limit(
         *("first_tokens", Range(0, INT32, off=None, whole=True)),
         "Apply the delta to the first N tokens only.",
-        "limits",
     ),
-    Setting(
+    _limit(
         *("unsure_below", _SHARE),
         "Apply the delta only where the best token of the anchor is less probable than this.",
-        "limits",
     ),
-    # Sampling
-    Setting(
-        *("temperature", Range(0.0, 100.0)),
-        "Divides the logits; 0 is greedy.",
-        "sampling",
-        default=0.7,
-    ),
-    Setting(
+    _sampling("temperature", Range(0.0, 100.0), "Divides the logits; 0 is greedy.", 0.7),
+    _sampling(
         *("top_k", Range(0, INT32, off=0, whole=True)),
         "Sample from the k most probable tokens.",
-        "sampling",
         default=0,
     ),
-    Setting(
+    _sampling(
         *("top_p", _SHARE),
         "Sample from the smallest set of tokens whose probabilities reach p.",
-        "sampling",
         default=0.95,
     ),
-    Setting(
+    _sampling(
         *("min_p", Range(0.0, 1.0, off=0.0, below=True)),
         "Sample from tokens of at least this fraction of the best token's probability.",
-        "sampling",
         default=0.0,
     ),
-    Setting(
+    _sampling(
         *("repeat_penalty", Range(0.01, 100.0, off=1.0)),
         "Divides the logits of tokens already in the answer.",
-        "sampling",
         default=1.0,
     ),
-    Setting(
+    _sampling(
         *("presence_penalty", _PENALTY),
         "Subtracted once from every token already in the answer.",
-        "sampling",
         default=0.0,
     ),
-    Setting(
+    _sampling(
         *("frequency_penalty", _PENALTY),
         "Subtracted once per occurrence in the answer.",
-        "sampling",
         default=0.0,
     ),
-    Setting(
+    _sampling(
         *("seed", Range(0, 2**63 - 1, off=None, whole=True)),
         "The same seed gives the same text; off: a new one each time.",
-        "sampling",
         where=(LINE, BODY, PRESET, FILE, CHAT),
     ),
-    # Where the answer ends
-    Setting(
+    _length(
         *("max_tokens", Range(1, INT32, off=INT32, whole=True)),
         "Maximum length of the answer in tokens; off: as long as the context holds.",
-        "length",
-        where=(LINE, BODY, PRESET, FILE),
     ),
-    Setting(
+    _length(
         *("stop", Texts(each=Text(least=1, most=LONGEST_STOP), most=MOST_STOPS)),
         "End the answer before this text. Repeatable.",
-        "length",
         where=(LINE, BODY, FILE),
     ),
-    Setting(
+    _length(
         *("loop_guard", Range(16, INT32, off=0, whole=True, switch=True)),
         "Stop when the last N tokens are one phrase repeated.",
-        "length",
         default=1024,
-        where=(LINE, BODY, PRESET, FILE),
     ),
-    # What form it has
-    Setting(
-        *("grammar", _FILE),
-        "The answer matches the GBNF grammar in this file.",
-        "form",
-        where=(LINE,),
-    ),
-    Setting(
-        *("json_schema", _FILE),
-        "The answer is JSON that fits the schema in this file.",
-        "form",
-        where=(LINE,),
-    ),
-    Setting("regex", _TEXT, "The whole answer matches this regex.", "form", where=(LINE,)),
-    Setting(
-        *("lark", _FILE),
-        "The answer matches the Lark grammar in this file.",
-        "form",
-        where=(LINE,),
-    ),
-    # Speculation
-    Setting(
+    _form("grammar", _FILE, "The answer matches the GBNF grammar in this file."),
+    _form("json_schema", _FILE, "The answer is JSON that fits the schema in this file."),
+    _form("regex", _TEXT, "The whole answer matches this regex."),
+    _form("lark", _FILE, "The answer matches the Lark grammar in this file."),
+    _draft(
         *("speculative", Range(1, MAX_DRAFT, off=0, auto=None, whole=True, switch=True)),
         f"Draft length in tokens: auto (measured), off, or 1 to {MAX_DRAFT}.",
-        "drafts",
         default="auto",
-        where=(LINE, BODY, PRESET, FILE),
     ),
-    Setting(
+    _draft(
         *("draft_rule", Choice(("coupled", "rejection"))),
         "coupled: a seed gives the same text at every draft length; rejection: accepts more.",
-        "drafts",
         default="coupled",
-        where=(LINE, BODY, PRESET, FILE),
     ),
-    Setting(
+    _draft(
         *("draft_source", Choice(("auto", "model", "lookup"))),
         "model: the tuned model drafts; lookup: what followed the last tokens earlier in the "
         "conversation; auto: what measures faster.",
-        "drafts",
         default="auto",
-        where=(LINE, BODY, PRESET, FILE),
     ),
-    # The prompt
-    Setting(
+    _prompt(
         *("chat_template", Texts()),
         "Chat template of a role, as in base=plain: a FILE of jinja2, a name llama.cpp knows "
         "(chatml, llama3, ...), plain text (plain), the one in its model file (chat), or the "
         "tuned role's text (same). Without ROLE= it is for the tuned role. Repeatable.",
-        "prompt",
         where=(LINE,),
         completion="chat_templates",
     ),
-    Setting(
+    _prompt(
         *("chat_template_kwargs", Variables()),
         """Variables for chat templates, as JSON: '{"enable_thinking": false}'.""",
-        "prompt",
         where=(LINE, BODY, PRESET, FILE),
     ),
-    Setting(
+    _prompt(
         *("system_in_user", _FLAG),
         "Put the system prompt at the start of the user message, for templates that take none.",
-        "prompt",
-        where=_ROLE,
     ),
     Setting(
         *("special", _FLAG),
         "With --raw: parse special tokens, such as <|im_start|>.",
-        "raw",
+        group="raw",
         where=(LINE, BODY),
     ),
-    # The engine
-    Setting("n_ctx", _COUNT, "Context length in tokens, of every role.", "engine", where=_ROLE),
-    Setting(
+    _engine("n_ctx", _COUNT, "Context length in tokens, of every role."),
+    _engine(
         *("threads", Range(1, 512, whole=True)),  # GGML_MAX_N_THREADS; many more end the process
         "CPU threads (default: one for each physical core).",
-        "engine",
-        where=_ROLE,
     ),
-    Setting(
+    _engine(
         *("gpu_layers", Range(-1, INT32, auto=None, whole=True)),
         "Layers on the GPU, of every role; -1 is all.",
-        "engine",
         default="auto",
-        where=_ROLE,
     ),
-    Setting(
-        *("force", _FLAG),
-        "Load even if memory seems too small.",
-        "engine",
-        where=(LINE, FILE),
-    ),
-    Setting("verbose", _FLAG, "Show llama.cpp's own log.", "log", where=(LINE,)),
-    # Engine settings that only presets give
-    Setting("n_batch", _COUNT, "Most tokens decoded in one call.", "role", 512, (PRESET,)),
-    Setting("cache_type_k", _TEXT, "Element type of the K cache.", "role", "f16", (PRESET,)),
-    Setting("cache_type_v", _TEXT, "Element type of the V cache.", "role", "f16", (PRESET,)),
-    Setting("flash_attention", _FLAG, "Flash attention.", "role", "auto", (PRESET,)),
-    Setting(
-        *("swa_full", _FLAG),
-        "Keep the whole cache of sliding-window layers.",
-        "role",
-        where=(PRESET,),
-    ),
-    # The models
-    Setting(
+    _engine("force", _FLAG, "Load even if memory seems too small.", where=(LINE, FILE)),
+    Setting("verbose", _FLAG, "Show llama.cpp's own log.", group="log", where=(LINE,)),
+    _role("n_batch", _COUNT, "Maximum number of tokens decoded in one call.", 512),
+    _role("cache_type_k", Choice(CACHE_TYPES), "Element type of the K cache.", "f16"),
+    _role("cache_type_v", Choice(CACHE_TYPES), "Element type of the V cache.", "f16"),
+    _role("flash_attention", _FLAG, "Flash attention.", "auto"),
+    _role("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
+    _models(
         *("preset", Text("the name of a preset", least=1)),
         "A preset of `eftlocal models list`.",
-        "models",
         default="demo",
         where=(LINE, FILE),
         completion="presets",
     ),
-    Setting("base", _FILE, "GGUF of the base model.", "models", where=(LINE,)),
-    Setting("tuned", _FILE, "GGUF of the tuned model.", "models", where=(LINE,)),
-    Setting(
-        *("reference", _FILE), "GGUF of what the tuned model was before.", "models", where=(LINE,)
-    ),
-    Setting(
-        *("role", Texts()),
-        "A further role, as in plain=FILE.gguf. Repeatable.",
-        "models",
-        where=(LINE,),
-    ),
-    Setting("offline", _FLAG, "Never download.", "models", where=(LINE, FILE)),
-    Setting(
-        *("trust", _FLAG),
-        "Skip the trial load of new files in a child process.",
-        "models",
-        where=(LINE,),
-    ),
-    Setting("models", _FILE, "The folder of downloaded models.", "folders", where=(FILE,)),
+    _models("base", _FILE, "GGUF of the base model."),
+    _models("tuned", _FILE, "GGUF of the tuned model."),
+    _models("reference", _FILE, "GGUF of what the tuned model was before."),
+    _models("role", Texts(), "A further role, as in plain=FILE.gguf. Repeatable."),
+    _models("offline", _FLAG, "Never download.", where=(LINE, FILE)),
+    _models("trust", _FLAG, "Skip the trial load of new files in a child process."),
+    Setting("models", _FILE, "The folder of downloaded models.", group="folders", where=(FILE,)),
 )
 
 SETTINGS: Final[Mapping[str, Setting]] = {setting.name: setting for setting in _ALL}
@@ -635,8 +582,8 @@ def read_table(table: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[s
             raise ValueError(f'unknown key "{key}"; {nearest(str(key), known)}')
         try:
             found[key] = known[key].kind.given(value)
-        except ValueError as error:
-            raise ValueError(f"{key} {error}") from None
+        except RefusedError as error:
+            raise ValueError(error.told(key)) from None
     return found
 
 

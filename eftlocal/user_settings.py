@@ -16,7 +16,7 @@ from typing import Any
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
-from eftlocal.settings import FILE, SETTINGS, named, read_table
+from eftlocal.settings import FILE, SETTINGS, RefusedError, named, read_table
 
 KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}
 RECIPE = tuple(setting.parameter for setting in named("recipe").values())
@@ -61,8 +61,8 @@ def from_environment() -> dict[str, Default]:
         if setting := variables.get(variable):
             try:
                 found[setting.name] = Default(setting.kind.parse(text), variable)
-            except ValueError as error:
-                raise UsageError(f"{variable} {error}") from None
+            except RefusedError as error:
+                raise UsageError(error.told(variable)) from None
         elif variable.removeprefix("EFTLOCAL_") not in _OTHERS and (
             near := get_close_matches(variable, variables, 1, 0.85)
         ):

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from eftlocal.prompt import messages
-from eftlocal.request_fields import IGNORED, OURS, REFUSED, Body
+from eftlocal.request_fields import FIELDS, IGNORED, OURS, REFUSED
 
 PAGE = Path(__file__).parents[1] / "docs" / "fields.md"
 _HEAD = """\
@@ -35,10 +35,7 @@ def _table(title: str, head: tuple[str, str], rows: dict[str, str]) -> str:
 
 def page() -> str:
     """The whole of docs/fields.md."""
-    taken = {
-        field.alias or name: (field.description or "").rstrip(",")
-        for name, field in Body.model_fields.items()
-    }
+    taken = {name: kind.rule for name, kind in FIELDS.items()}
     theirs = {name: text for name, text in taken.items() if name not in OURS}
     ours = {name: text for name, text in taken.items() if name in OURS}
     refused = {

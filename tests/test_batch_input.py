@@ -251,7 +251,7 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"instruction": ""}', "the prompt is empty; give it some text", None),
         (
             b'{"prompt": "x", "max_tokens": "5"}',
-            'max_tokens: a whole number, 1 or more, or "off" is needed, not "5"',
+            'max_tokens is "5"; it must be a whole number, 0 or more, or off',
             None,
         ),
         (

@@ -168,12 +168,12 @@ def test_drafts_of_an_answer(given: Any, length: int | None, demo: Emulator) -> 
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"delta_top_p": 2}, "recipe.delta_top_p: is 2.0; it must be a number above 0"),
-        ({"first_tokens": -1}, "recipe.first_tokens: is -1; it must be a whole number, 0"),
-        ({"repeat_penalty": 1e-300}, "sampling.repeat_penalty: is 1e-300; it must be a number"),
-        ({"presence_penalty": -1e300}, "sampling.presence_penalty: is -1e+300; it must be"),
-        ({"seed": 2**62 * 4}, "sampling.seed: is 18446744073709551616; it must be"),
-        ({"top_k": "of"}, "sampling.top_k"),
+        ({"delta_top_p": 2}, "recipe: delta_top_p is 2; it must be a number above 0"),
+        ({"first_tokens": -1}, "recipe: first_tokens is -1; it must be a whole number, 0"),
+        ({"repeat_penalty": 1e-300}, "sampling: repeat_penalty is 1e-300; it must be a number"),
+        ({"presence_penalty": -1e300}, "sampling: presence_penalty is -1e+300; it must be"),
+        ({"seed": 2**62 * 4}, "sampling: seed is 18446744073709551616; it must be"),
+        ({"top_k": "of"}, "sampling: top_k"),
     ],
 )
 def test_a_presets_numbers_have_the_same_ranges(

@@ -139,7 +139,12 @@ def test_everything_a_preset_may_hold(tmp_path: Path) -> None:
         1.0,
         0.9,
     )
-    assert (preset.sampling.temperature, preset.sampling.top_p) == (0.5, None)
+    assert preset.sampling.given == {
+        "temperature": 0.5,
+        "top_k": 40,
+        "seed": 1,
+        "max_tokens": 64,
+    }
     assert (preset.stop, preset.vocabulary_exceptions, preset.gated) == (("###",), (7,), True)
     base = preset.roles["base"]
     assert base.prompt == PromptTemplate(template="{{ x }}")
@@ -229,7 +234,7 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"top": "sampling = {loop_guard = 5}"},
-            'preset "mine": sampling.loop_guard: it is 5; it must be a whole number, 16 or more',
+            'preset "mine": sampling: loop_guard is 5; it must be a whole number, 16 or more',
         ),
         (
             {"tuned": 'prompt = {template = "hello"}'},
@@ -237,7 +242,7 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"tuned": "chat_template_kwargs = {messages = 1}"},
-            'preset "mine": roles.tuned.chat_template_kwargs: '
+            'preset "mine": roles.tuned: chat_template_kwargs: '
             "'messages' is set by eftlocal; leave it out",
         ),
         (
@@ -247,16 +252,16 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
         ),
         (
             {"base": "n_ctx = 0"},
-            'preset "mine": roles.base.n_ctx: input should be greater than or equal to 1, not 0',
+            'preset "mine": roles.base: n_ctx is 0; it must be a whole number, 1 or more',
         ),
         (
             {"base": 'n_ctx = "4096"'},
-            'preset "mine": roles.base.n_ctx: input should be a valid integer, not "4096"',
+            "n_ctx is '4096'; it must be a whole number, 1 or more",
         ),
         (
             {"base": 'cache_type_v = "q3_k"'},
-            'preset "mine": roles.base.cache_type_v: "q3_k" is no KV-cache type; '
-            "one of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+            "roles.base: cache_type_v is 'q3_k'; it must be f32, f16, bf16, q8_0, q5_1, q5_0, "
+            "q4_1, q4_0 or iq4_nl",
         ),
         ({"base": 'revision = "x"'}, "revision needs repo: a path has nothing to pin"),
         ({"tuned": 'sha256 = "12"'}, "roles.tuned.sha256: string should match pattern"),
@@ -270,7 +275,10 @@ def test_the_fewer_roles_are_those_that_the_recipe_decodes(name: str) -> None:
             {"reference": '[preset.roles.warm]\nkind = "tuned"\nof = "nobody"'},
             'role "warm" takes its weights from "nobody", which is not a role',
         ),
-        ({"top": "sampling = {temperature = nan}"}, "input should be a finite number"),
+        (
+            {"top": "sampling = {temperature = nan}"},
+            "sampling: temperature is nan; it must be",
+        ),
         ({"top": "vocabulary_exceptions = [1, -2]"}, "vocabulary_exceptions.1:"),
         ({"top": "gated = 1"}, "gated: input should be a valid boolean, not 1"),
     ],

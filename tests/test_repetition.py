@@ -21,12 +21,12 @@ from eftlocal.generation import (
     LOOP_GUARD,
     OF_NUMBERS,
     is_of_numbers,
-    loop_guard_tokens,
     repeated_phrase,
 )
 from eftlocal.llama import Model
 from eftlocal.presets.reading import find
 from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.settings import checked
 
 QUESTION = "What is the capital of Peru?"
 
@@ -109,17 +109,15 @@ def test_in_openais_formats_it_is_a_length(demo: Emulator) -> None:
     assert body["choices"][0]["eftlocal"]["finish_reason"] == "repetition"
 
 
-@pytest.mark.parametrize(
-    ("value", "tokens"), [("off", 0), (0, 0), (False, 0), (16, 16), ("99", 99)]
-)
+@pytest.mark.parametrize(("value", "tokens"), [("off", 0), (0, 0), (False, 0), (16, 16), (99, 99)])
 def test_its_forms(value: object, tokens: int) -> None:
-    assert loop_guard_tokens("loop_guard", value) == tokens
+    assert checked("loop_guard", value) == tokens
 
 
 @pytest.mark.parametrize("value", [True, -1, 15, 1.5, "on", "", "1e3", [], None])
 def test_what_is_no_loop_guard(value: object) -> None:
     with pytest.raises(UsageError, match=r"loop_guard is .*a whole number, 16 or more, or off"):
-        loop_guard_tokens("loop_guard", value)
+        checked("loop_guard", value)
 
 
 def test_a_request_and_a_preset_may_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

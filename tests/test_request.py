@@ -40,7 +40,7 @@ def test_a_prompt_alone_takes_every_default() -> None:
 
 
 def test_null_is_as_good_as_absent() -> None:
-    nulls = dict.fromkeys(FIELDS - {"prompt"})
+    nulls = dict.fromkeys(FIELDS.keys() - {"prompt"})
     assert read({**nulls, "prompt": "Hello"}) == read({"prompt": "Hello"})
 
 
@@ -183,7 +183,7 @@ def test_what_is_text_to_go_on_with() -> None:
         ([], "a request is an object, not an empty list"),
         ({}, "messages or prompt is missing"),
         ({"prompt": "x", "messages": []}, "messages and prompt exclude each other; leave one out"),
-        ({"prompt": 5}, "prompt: a string, token ids, or a list of either is needed, not 5"),
+        ({"prompt": 5}, "prompt is 5; it must be a string, token ids, or a list of either"),
         ({"prompt": []}, "the prompt is an empty list; give it some text"),
         ({"prompt": ["x", " "]}, "the prompt is empty; give it some text"),
         ({"prompt": ["x", 5]}, "prompt[0]: a token id is needed, not str"),
@@ -199,7 +199,7 @@ def test_what_is_text_to_go_on_with() -> None:
         ({"prompt": "x", "top_logprobs": 2}, "top_logprobs needs logprobs: true"),
         (
             {"messages": [{"role": "user", "content": "x"}], "logprobs": 2},
-            "logprobs: true or false is needed, not 2; top_logprobs has the number",
+            "logprobs is 2; it must be true or false, and top_logprobs has the number",
         ),
         (
             {"prompt": "x", "logprobs": 2, "top_logprobs": 3},
@@ -211,7 +211,7 @@ def test_what_is_text_to_go_on_with() -> None:
         ),
         ({"prompt": "x", "best_of": 3}, "best_of is 3 and n 1: no answer is left out; say n alone"),
         ({"prompt": " "}, "the prompt is empty; give it some text"),
-        ({"messages": "x"}, 'messages: a list of messages is needed, not "x"'),
+        ({"messages": "x"}, 'messages is "x"; it must be a list of messages'),
         ({"messages": []}, "messages: the list is empty, so there is nothing to answer"),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
@@ -253,59 +253,64 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ({"zzz\n": 1}, "field 'zzz' is not known; leave it out"),
         ({"tools": [{}]}, "tools: tools are not supported; leave it out"),
         ({"stream": True}, "stream: the answer comes whole; leave it out"),
-        ({"echo": 0}, "echo: true or false is needed, not 0"),
+        ({"echo": 0}, "echo is 0; it must be true or false"),
         ({"model": "gpt-4o"}, 'model "gpt-4o" is not loaded; say "demo" or leave it out'),
-        ({"n": 0}, "n: a number from 1 to 128 is needed, not 0"),
-        ({"n": True}, "n: a number from 1 to 128 is needed, not true"),
-        ({"top_logprobs": 21}, "top_logprobs: a number from 0 to 20 is needed, not 21"),
+        ({"n": 0}, "n is 0; it must be a whole number from 1 to 128"),
+        ({"n": True}, "n is true; it must be a whole number from 1 to 128"),
+        ({"top_logprobs": 21}, "top_logprobs is 21; it must be a whole number from 0 to 20"),
         (
             {"logprobs": 21},
-            "logprobs: true, false, or for a prompt a number from 0 to 20 is needed, not 21",
+            "logprobs is 21; it must be true, false, or for a prompt a whole number from 0 to 20",
         ),
-        ({"temperature": "hot"}, 'temperature: a number is needed, not "hot"'),
-        ({"temperature": True}, "temperature: a number is needed, not true"),
-        ({"temperature": -1}, "temperature is -1.0; it must be a number from 0 to 100"),
+        ({"temperature": "hot"}, 'temperature is "hot"; it must be a number from 0 to 100'),
+        ({"temperature": True}, "temperature is true; it must be a number from 0 to 100"),
+        ({"temperature": -1}, "temperature is -1; it must be a number from 0 to 100"),
         (
             {"presence_penalty": 1e300},
             "presence_penalty is 1e+300; it must be a number from -100 to 100, or off",
         ),
-        ({"top_p": 0}, "top_p is 0.0; it must be a number above 0 and at most 1, or off"),
-        ({"top_k": 1.5}, 'top_k: a whole number or "off" is needed, not 1.5'),
+        ({"top_p": 0}, "top_p is 0; it must be a number above 0 and at most 1, or off"),
+        ({"top_k": 1.5}, "top_k is 1.5; it must be a whole number, 0 or more, or off"),
         (
             {"alpha": 10**400},
-            "alpha: a number is needed, not 100000000000000000000000000000000000000…",
+            f"alpha is 1{'0' * 38}…; it must be a number from -100 to 100",
         ),
-        ({"seed": -2}, "seed: a whole number from 0 to 2**63 - 1 is needed, not -2"),
+        ({"seed": -2}, "seed is -2; it must be a whole number, 0 or more"),
         (
             {"seed": 2**63},
-            "seed: a whole number from 0 to 2**63 - 1 is needed, not 9223372036854775808",
+            f"seed is {2**63}; it must be {2**63 - 1} or less",
         ),
-        ({"max_tokens": 0}, "max_tokens: a whole number, 1 or more, is needed, not 0"),
-        ({"max_tokens": "9"}, 'max_tokens: a whole number, 1 or more, or "off" is needed, not "9"'),
+        (
+            {"max_tokens": 0},
+            "max_tokens is 0; it must be a whole number, 1 or more, or off",
+        ),
+        (
+            {"max_tokens": "9"},
+            'max_tokens is "9"; it must be a whole number, 0 or more, or off',
+        ),
         (
             {"max_tokens": 4, "max_completion_tokens": 5},
             "max_tokens is 4 and max_completion_tokens 5; leave one of them out",
         ),
         (
             {"stop": ["a", 1]},
-            "stop[1]: a string of 1 to 1000 characters, or a list of at most 64, is needed, not 1",
+            "stop[1] is 1; it must be a string of 1 to 1000 characters, or a list of at most 64",
         ),
         (
             {"stop": ""},
-            "stop: a string of 1 to 1000 characters, or a list "
-            "of at most 64, is needed, not an empty string",
+            "stop is an empty string; it must be a string of 1 to 1000 characters, or a list "
+            "of at most 64",
         ),
         (
             {"stop": ["a"] * 65},
-            "stop: a string of 1 to 1000 characters, or a "
-            "list of at most 64, is needed, not a list",
+            "stop is a list; it must be a string of 1 to 1000 characters, or a list of at most 64",
         ),
         ({"logit_bias": {"x": 1}}, 'logit_bias: "x" is not a token id'),
         ({"logit_bias": {"01": 1}}, 'logit_bias: "01" is not a token id'),
         ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000 is outside the vocabulary of 1000"),
         (
             {"logit_bias": {"1": 1001}},
-            "logit_bias of token 1 is 1001.0; it must be a number from -1000 to 1000",
+            "logit_bias of token 1 is 1001; it must be a number from -1000 to 1000",
         ),
         (
             {"recipe": "guidance", "strength": 1},
@@ -315,24 +320,30 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ({"recipe": "steer"}, "recipe steer needs alpha"),
         (
             {"recipe": {"base": 1}},
-            "recipe: a name, or weights such as base=1,tuned=1,reference=-1, "
-            "is needed, not an object",
+            "recipe is an object; it must be a name, or weights such as "
+            "base=1,tuned=1,reference=-1",
         ),
         (
             {"lambda": {"tuned": "1"}},
-            'lambda: a number, or an object with one for each role is needed, not "1"',
+            'lambda[tuned] is "1"; it must be a number from -100 to 100',
         ),
         (
             {"plausibility": 1},
-            "plausibility is 1.0; it must be a number of 0 or more and below 1, or off",
+            "plausibility is 1; it must be a number of 0 or more and below 1, or off",
         ),
-        ({"speculative": "fast"}, 'speculative: "auto", "off", or 1 to 16 is needed, not "fast"'),
-        ({"speculative": 17}, 'speculative: "auto", "off", or 1 to 16 is needed, not 17'),
+        (
+            {"speculative": "fast"},
+            'speculative is "fast"; it must be a whole number from 1 to 16, auto or off',
+        ),
+        (
+            {"speculative": 17},
+            "speculative is 17; it must be a whole number from 1 to 16, auto or off",
+        ),
         (
             {"speculative": "off", "draft_rule": "coupled"},
             "draft_rule needs drafts; add speculative auto",
         ),
-        ({"draft_source": "guess"}, "draft_source is 'guess'; it must be auto, model or lookup"),
+        ({"draft_source": "guess"}, 'draft_source is "guess"; it must be auto, model or lookup'),
         (
             {"grammar": "a", "json_schema": {}},
             "grammar and json_schema exclude each other; leave one out",

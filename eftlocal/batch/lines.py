@@ -14,7 +14,7 @@ from eftlocal.batch.source import MAX_LINE, Source, TooLong
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, broken_text, parse_json
 from eftlocal.request import Request, RequestDefaults, read_request
-from eftlocal.request_fields import KNOWN, SETTINGS, shown, unknown
+from eftlocal.request_fields import BESIDE_A_PROMPT, KNOWN, shown, unknown
 from eftlocal.terminal_text import one_line
 
 
@@ -173,11 +173,11 @@ def _line(number: int, record: dict[str, Any], custom_id: str, defaults: Request
         raw = _raw_of(record)
         body = record.get("body")
     elif "instruction" in record:
-        _known(record, _ALPACA | SETTINGS | {"custom_id"})
+        _known(record, _ALPACA | BESIDE_A_PROMPT | {"custom_id"})
         given = {key: record[key] for key in record if key in _ALPACA}
         body = {**_without(record, _ALPACA), "prompt": _alpaca_prompt(record)}
     elif "task_id" in record:
-        _known(record, _HUMANEVAL | SETTINGS | {"custom_id"})
+        _known(record, _HUMANEVAL | BESIDE_A_PROMPT | {"custom_id"})
         given = {"task_id": record["task_id"]}
         if not isinstance(given["task_id"], str):
             raise _LineError(f"task_id: a string is needed, not {shown(given['task_id'])}")

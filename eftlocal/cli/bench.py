@@ -53,7 +53,7 @@ def bench(
     """
     from eftlocal.cli.screen import counting_bars
     from eftlocal.cli.selection import loading_bars, sources_of
-    from eftlocal.defaults import chosen_sampling
+    from eftlocal.defaults import chosen_sampling, chosen_speculation
     from eftlocal.study.benchmark import (
         Settings,
         before_loading,
@@ -82,13 +82,8 @@ def bench(
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
-            chosen_sampling(sources.defaults.sampling, temperature=given["temperature"]),
-            opt.chosen_speculation(
-                sources.defaults.speculation,
-                length="auto",
-                rule=given["draft_rule"],
-                source=given["draft_source"],
-            ),
+            chosen_sampling(sources.defaults.sampling, given),
+            chosen_speculation(sources.defaults.speculation, {**given, "speculative": "auto"}),
             lengths=speculative or (),
             max_tokens=max_tokens,
             repeat=repeat,

@@ -27,13 +27,12 @@ from eftlocal.prompt.messages import check_variables
 from eftlocal.settings import (
     AXIS,
     FILE,
-    LIMITS,
     LINE,
-    SAMPLING,
     SETTINGS,
     File,
     Flag,
     Range,
+    RefusedError,
     Setting,
     Texts,
     named,
@@ -44,7 +43,6 @@ from eftlocal.user_settings import RECIPE, Given, with_user_settings
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
     from eftlocal.presets.schema import Preset
-    from eftlocal.speculation.settings import Speculation
 
 HEADINGS = {
     **{"models": "Models", "recipe": "Recipe", "limits": "Recipe", "sampling": "Sampling"},
@@ -100,8 +98,8 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return setting.kind.parse(text)
-        except ValueError as error:
-            raise OptionError(f"{setting.flag} {error}") from None
+        except RefusedError as error:
+            raise OptionError(error.told(setting.flag)) from None
 
     return parse
 
@@ -227,11 +225,13 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
     Args:
         default: of these models.
     """
+    from eftlocal.defaults import chosen_recipe, chosen_speculation
+
     recipe = [name for name in RECIPE if given.get(name)]
     if recipe and not any(given.typed(name) for name in recipe):
         guided = {UNGUIDED} if TUNED in roles and given.get("system") is not None else set()
         try:
-            needed = set(_recipe_of(default.recipe, given).roles)
+            needed = set(chosen_recipe(default.recipe, given).roles)
         except UsageError:
             needed = {""}
         if not needed <= {*roles, *guided}:
@@ -239,7 +239,7 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
             given = given.changed(**dict.fromkeys(recipe))
     drafts = [name for name in ("draft_rule", "draft_source") if name in given.sources]
     try:
-        _speculation_of(default.speculation, given)
+        chosen_speculation(default.speculation, given)
     except UsageError:
         if drafts:
             given = given.changed(**dict.fromkeys(drafts))
@@ -261,48 +261,20 @@ def _written(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def chosen_recipe(default: Recipe, **options: Any) -> Recipe:
-    """The default recipe, or the one that the options name; see `defaults.chosen_recipe`."""
-    from eftlocal import defaults
-
-    return defaults.chosen_recipe(default, written=_written, **options)
-
-
-def chosen_speculation(default: Speculation, **options: Any) -> Speculation:
-    """The default speculation with the options given; see `defaults.chosen_speculation`."""
-    from eftlocal import defaults
-
-    return defaults.chosen_speculation(default, written=_written, **options)
-
-
-def _recipe_of(default: Recipe, given: Mapping[str, Any]) -> Recipe:
-    options = {name: given[name] for name in (*RECIPE, *LIMITS)}
-    return chosen_recipe(default, name=options.pop("recipe"), **options)
-
-
-def _speculation_of(default: Speculation, given: Mapping[str, Any]) -> Speculation:
-    return chosen_speculation(
-        default,
-        length=given.get("speculative"),
-        rule=given.get("draft_rule"),
-        source=given.get("draft_source"),
-    )
-
-
 def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
-    """The defaults with a verb's options of recipe, sampling and speculation.
+    """The defaults with a verb's options of recipe, sampling, speculation and length.
 
     Args:
         given: the verb's parameters by their names, those of other options too.
     """
-    from eftlocal.defaults import chosen_sampling
+    from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 
     guard = given.get("loop_guard")
     return replace(
         default,
-        recipe=_recipe_of(default.recipe, given),
-        sampling=chosen_sampling(default.sampling, **{n: given.get(n) for n in SAMPLING}),
-        speculation=_speculation_of(default.speculation, given),
+        recipe=chosen_recipe(default.recipe, given, _written),
+        sampling=chosen_sampling(default.sampling, given),
+        speculation=chosen_speculation(default.speculation, given, _written),
         loop_guard=default.loop_guard if guard is None else guard,
     )
 

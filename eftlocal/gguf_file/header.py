@@ -17,6 +17,7 @@ import numpy as np
 
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, constants, parse_file
+from eftlocal.settings import CACHE_TYPES
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _T = TypeVar("_T")
@@ -273,9 +274,6 @@ def _shards(path: Path, count: Any) -> tuple[Path, ...]:
     if path != shards[0]:
         raise ModelFileError(f"{path}: is a later part of a split model: give {shards[0].name}")
     return tuple(shards)
-
-
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 def kv_cache_bytes(

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
-from eftlocal.gguf_file.header import CACHE_TYPES
 from eftlocal.gguf_file.parser import constants
 from eftlocal.llama.engine import default_threads, last_words, llama_cpp, raise_pending, recent
 from eftlocal.llama.model import Model
 from eftlocal.native import SignalsLater
+from eftlocal.settings import CACHE_TYPES
 
 _CACHE_TYPES = {name: int(constants.GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
@@ -60,7 +60,7 @@ class Context(Closing):
         n_batch: most tokens in one `decode`.
         n_seq_max: sequences that may live side by side.
         n_threads: CPU threads; None is every physical core.
-        cache_type_k, cache_type_v: element types of the cache, a name of cache_size.CACHE_TYPES.
+        cache_type_k, cache_type_v: element types of the cache, a name of settings.CACHE_TYPES.
         flash_attention: "auto", "on" or "off".
         swa_full: keep the whole cache of sliding-window layers, so that rewinding works.
         adapters: LoRA files and their scales, applied in this context only.

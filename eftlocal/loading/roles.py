@@ -11,6 +11,7 @@ from eftlocal import settings
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
+from eftlocal.settings import SETTINGS
 
 _NUMBERS = ("n_ctx", "n_batch", "threads", "gpu_layers")
 
@@ -43,12 +44,12 @@ class RoleSource:
     system_in_user: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     n_ctx: int | None = None
-    n_batch: int = 512
+    n_batch: int = SETTINGS["n_batch"].default
     threads: int | None = None
     gpu_layers: int | None = None
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    flash_attention: str = "auto"
+    cache_type_k: str = SETTINGS["cache_type_k"].default
+    cache_type_v: str = SETTINGS["cache_type_v"].default
+    flash_attention: str = SETTINGS["flash_attention"].default
     swa_full: bool = False
 
     def __post_init__(self) -> None:
@@ -64,20 +65,14 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     """
     file = preset.roles[role]
     prompt = file.prompt or ("chat" if preset.kind(role) == "tuned" else "same")
-    given: dict[str, Any] = {
-        name: getattr(file, name)
-        for name in (*_NUMBERS, "cache_type_k", "cache_type_v", "swa_full")
-        if getattr(file, name) not in (None, "auto")
-    }
-    if file.flash_attention is not None:
-        given["flash_attention"] = "on" if file.flash_attention else "off"
+    given = file.given
+    if "flash_attention" in given:
+        given["flash_attention"] = "on" if given["flash_attention"] else "off"
     return RoleSource(
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
-        system_in_user=bool(file.system_in_user),
-        chat_template_kwargs=dict(file.chat_template_kwargs or {}),
         **given,
     )
 

@@ -32,7 +32,7 @@ from eftlocal.errors import EngineError, UsageError
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Ids, Row, mean_of_possible, nucleus, top_k
 from eftlocal.logits.recipe import Recipe
-from eftlocal.settings import RANGES, SAMPLING, checked
+from eftlocal.settings import RANGES, SAMPLING, SETTINGS, checked
 from eftlocal.terminal_text import shown
 
 _MOST = float(np.finfo(np.float32).max)
@@ -64,13 +64,13 @@ class Sampling(Frozen):
         UsageError: a value is out of its range; the line names it.
     """
 
-    temperature: float = 0.7
-    top_k: int = 0
-    top_p: float = 0.95
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    temperature: float = SETTINGS["temperature"].default
+    top_k: int = SETTINGS["top_k"].default
+    top_p: float = SETTINGS["top_p"].default
+    min_p: float = SETTINGS["min_p"].default
+    repeat_penalty: float = SETTINGS["repeat_penalty"].default
+    presence_penalty: float = SETTINGS["presence_penalty"].default
+    frequency_penalty: float = SETTINGS["frequency_penalty"].default
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,10 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from eftlocal.generation import loop_guard_tokens
 from eftlocal.logits.recipe import TRIO
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, Off
+from eftlocal.settings import PRESET, RANGES, SETTINGS, Setting, named, nearest, read_table
 
 # llama.cpp's name of one shard of a model.
 SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
@@ -47,29 +46,33 @@ _FEWER = {
 
 
 class StrictTable(BaseModel):
-    """A TOML table that refuses keys it does not know, naming the nearest one it does."""
+    """A TOML table that refuses keys it does not know, naming the nearest one it does.
+
+    Its keys are fields of its own, and settings of the program's table: those that it gives are
+    in `given`, checked, by their keys; a word such as off stays.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, strict=True, allow_inf_nan=False
+        extra="allow", frozen=True, populate_by_name=True, strict=True, allow_inf_nan=False
     )
+    TABLE: ClassVar[Mapping[str, Setting]] = {}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            names = known | set(cls.model_fields)
-            for key in data:
-                if key not in names:
-                    raise ValueError(f'unknown key "{key}"; {_nearest(str(key), known)}')
-        return data
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    near = get_close_matches(key, known, 1, 0.5)
-    if near:
-        return f'did you mean "{near[0]}"?'
-    return "known: " + ", ".join(sorted(known))
+        if not isinstance(data, Mapping):
+            return data
+        fields = {field.alias or name for name, field in cls.model_fields.items()}
+        for key in data:
+            if key not in {*fields, *cls.model_fields, *cls.TABLE}:
+                known = dict.fromkeys((*fields, *cls.TABLE))
+                raise ValueError(f'unknown key "{key}"; {nearest(str(key), known)}')
+        settings = {key: value for key, value in data.items() if key in cls.TABLE}
+        return {**data, **read_table(settings, cls.TABLE)}
 
 
 def is_inside(path: str) -> bool:
@@ -213,14 +216,11 @@ class RoleFile(FileRef):
             role sees, "plain" the conversation as plain text, another name a chat format of
             llama.cpp's ("chatml"); or a table with a template.
         without_system: leave out system messages for this role.
-        system_in_user: put them at the beginning of the user's instead, for its template.
-        chat_template_kwargs: variables for its template, such as enable_thinking = false.
         evidence: how we know that the file exists and is what it says.
         approx_size: bytes, to tell what a download costs; never checked, unlike size.
-        gpu_layers: "auto" as many as fit, -1 all.
-
-    The rest are settings of llama.cpp for this role; None leaves one to the program.
     """
+
+    TABLE = named("prompt", "engine", "role", where=PRESET)
 
     file: str = ""
     of: str | None = None
@@ -228,36 +228,8 @@ class RoleFile(FileRef):
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
     without_system: bool | None = None
-    system_in_user: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     evidence: str = ""
     approx_size: int | None = Field(default=None, gt=0)
-    n_ctx: int | None = Field(default=None, ge=1)
-    n_batch: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    gpu_layers: Annotated[int, Field(ge=-1)] | Literal["auto"] | None = None
-    cache_type_k: str | None = None
-    cache_type_v: str | None = None
-    flash_attention: bool | None = None
-    swa_full: bool | None = None
-
-    @field_validator("cache_type_k", "cache_type_v")
-    @classmethod
-    def _is_a_cache_type(cls, value: str | None) -> str | None:
-        if value is not None:
-            from eftlocal.gguf_file.header import (
-                CACHE_TYPES,  # with gguf: not for `models list`
-            )
-
-            if value not in CACHE_TYPES:
-                raise ValueError(f'"{value}" is no KV-cache type; one of {", ".join(CACHE_TYPES)}')
-        return value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _are_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        check_variables(value or {})
-        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> RoleFile:
@@ -265,81 +237,47 @@ class RoleFile(FileRef):
             raise ValueError(
                 "needs either file (with repo, when it is on the hub) or of = another role"
             )
+        check_variables(self.given.get("chat_template_kwargs", {}))
         return self
-
-
-def _in_range(value: Any, info: ValidationInfo) -> Any:
-    """A dial's value, if it is in its range. The word off stays, for the dial to read."""
-    if value is not None:
-        RANGES[str(info.field_name)].read(value)
-    return value
 
 
 class RecipeSettings(StrictTable):
     """The preset's recipe, as numbers; what they mean is recipe.py's business.
 
-    Attributes: name, a recipe's name, or None with weights; alpha, beta, lambda and strength, its
-    dials (interpolate takes a lambda per tuned role); weights, one per role; references, the
-    reference of a tuned role where it is not "reference"; the others limit its delta.
+    Attributes:
+        name: of a recipe; None with weights, or where the dials say which is meant.
+        references: the reference of a tuned role where it is not "reference".
+        weights: one for each role.
     """
 
+    TABLE = {k: s for k, s in named("recipe", "limits", where=PRESET).items() if k != "recipe"}
+
     name: str | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    lambda_: float | dict[str, float] | None = Field(default=None, alias="lambda")
     references: dict[str, str] | None = None
-    strength: float | None = None
     weights: dict[str, float] | None = Field(default=None, min_length=1)
-    delta_top_p: float | Off | None = None
-    plausibility: float | Off | None = None
-    delta_clip: float | Off | None = None
-    first_tokens: int | Off | None = None
-    unsure_below: float | Off | None = None
 
-    _ranges = field_validator("alpha", "beta", "strength", *LIMITS)(_in_range)
-
-    @field_validator("lambda_", "weights")
+    @field_validator("weights")
     @classmethod
-    def _each_in_range(cls, value: Any, info: ValidationInfo) -> Any:
-        limits = RANGES["weight" if info.field_name == "weights" else "lambda"]
-        if isinstance(value, dict):
-            for role, number in value.items():
-                limits.checked(f"that of {role}", number)
-        elif value is not None:
-            limits.read(value)
+    def _each_in_range(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for role, number in (value or {}).items():
+            RANGES["weight"].checked(f"that of {role}", number)
         return value
 
 
 class SamplingSettings(StrictTable):
-    """The preset's sampling defaults; None leaves a setting to the program."""
+    """The preset's sampling, and where its answers end."""
 
-    temperature: float | None = None
-    top_p: float | Off | None = None
-    top_k: int | Off | None = None
-    min_p: float | Off | None = None
-    repeat_penalty: float | Off | None = None
-    presence_penalty: float | Off | None = None
-    frequency_penalty: float | Off | None = None
-    seed: int | Off | None = None
-    max_tokens: int | Off | None = None
-    loop_guard: int | Off | None = None
-
-    _ranges = field_validator(*SAMPLING, "max_tokens")(_in_range)
-
-    @field_validator("loop_guard")
-    @classmethod
-    def _is_a_loop_guard(cls, value: Any) -> Any:
-        if value is not None:
-            loop_guard_tokens("it", value)
-        return value
+    TABLE = named("sampling", "length", where=PRESET)
 
 
 class SpeculationSettings(StrictTable):
-    """How the preset drafts: length in tokens ("auto" is measured, 0 is off), rule and source."""
+    """How the preset drafts."""
 
-    length: Annotated[int, Field(ge=0, le=MAX_DRAFT)] | Literal["auto", "off"] = "auto"
-    rule: Literal["coupled", "rejection"] = "coupled"
-    source: Literal["auto", "model", "lookup"] = "auto"
+    TABLE = {
+        "length": SETTINGS["speculative"],
+        "rule": SETTINGS["draft_rule"],
+        "source": SETTINGS["draft_source"],
+    }
 
 
 class Preset(StrictTable):
@@ -403,9 +341,8 @@ class Preset(StrictTable):
             return TRIO
         if self.recipe.weights is not None:
             return tuple(role for role, weight in self.recipe.weights.items() if weight)
-        if isinstance(self.recipe.lambda_, dict):
+        if isinstance(tuned := self.recipe.given.get("lambda"), dict):
             references = self.recipe.references or {}
-            tuned = self.recipe.lambda_
             return ("base", *tuned, *(references.get(role, "reference") for role in tuned))
         return _FEWER.get(self.recipe.name or "", TRIO)
 
