@@ -72,7 +72,7 @@ def _check_whole(path: Path) -> None:
         raise UsageError(f"{path} is a link to {path.readlink()}; name that file itself")
     real = check_place(path)
     if not os.access(real.parent, os.W_OK):  # a new file takes its place
-        raise UsageError(f"cannot write {path}: nothing may be written in {real.parent}")
+        raise UsageError(f"cannot write {path}: the folder {real.parent} is not writable")
     if not path.exists():
         return
     if any(_is_same(path, presets) for presets in (builtin_path(), user_path())):
@@ -105,13 +105,13 @@ def check_place(path: Path) -> Path:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name a file in it")
         if not real.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent}; make it first")
+            raise UsageError(f"there is no folder {path.parent}; create it first")
         if path.exists():  # a pipe's link leads to no name, and yet it is there
             if not path.is_file():
                 raise UsageError(f"{path} is a pipe or a device, not a file; name a file")
             real.open("r+b").close()
         elif not os.access(real.parent, os.W_OK):
-            raise UsageError(f"cannot write {path}: nothing may be written in {real.parent}")
+            raise UsageError(f"cannot write {path}: the folder {real.parent} is not writable")
     except OSError as error:
         raise cannot_write(path, error) from None
     return real

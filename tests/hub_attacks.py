@@ -363,7 +363,7 @@ CASES = [
     Case(
         "a hub without a name",
         Request.rightly,
-        "no server of that name|gave up after 3",
+        "no such host|gave up after 3",
         endpoint="http://no-such-host.invalid",
     ),
     # Promises

@@ -334,7 +334,7 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     for path, says in (
         (tmp_path, "is a folder; name a file in it"),
-        (tmp_path / "no" / "out.jsonl", f"there is no folder {tmp_path / 'no'}; make it first"),
+        (tmp_path / "no" / "out.jsonl", f"there is no folder {tmp_path / 'no'}; create it first"),
         (Path(os.devnull), "is a pipe or a device, not a file"),
     ):
         for refuse in (lambda p: check_output(str(p), "-"), opened):

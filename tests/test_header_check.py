@@ -207,14 +207,14 @@ ON_THE_DEMO: dict[str, tuple[Edit, str]] = {
     "few types": (array("tokenizer.ggml.token_type", numbers(I32, [1] * 9)), "9 values for 4096"),
     "no tokens": (tokens(lambda t: []), "has no vocabulary (tokenizer.ggml.tokens)"),
     "scores that are none": (
-        array("tokenizer.ggml.scores", numbers(F32, [math.nan] * 4096)), "that are no numbers"
+        array("tokenizer.ggml.scores", numbers(F32, [math.nan] * 4096)), "scores contains NaN"
     ),
     "types of 8 bits": (array("tokenizer.ggml.token_type", numbers(U8, [1] * 4096)), "is of type"),
     "BOS that is not there": (
         both(put("tokenizer.ggml.bos_token_id", U32, 4096), tokens(lambda t: t[:11]),
              array("tokenizer.ggml.token_type", numbers(I32, [1] * 11)),
              put("tokenizer.ggml.add_bos_token", BOOL, 1), reshape("token_embd.weight", 64, 11)),
-        "puts a bos token at every text and has none",
+        "adds a bos token to every text but has none",
     ),
     "BOS as a string": (put("tokenizer.ggml.bos_token_id", STRING, "0"), "bos_token_id is of type"),
     "a switch as a number": (put("tokenizer.ggml.add_bos_token", U32, 1), "llama.cpp reads bool"),

@@ -71,7 +71,9 @@ def test_a_token_that_cannot_be_sent_is_not_shown(
     isolate(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(DownloadError, match="the hub's token holds a character") as refused:
+    with pytest.raises(
+        DownloadError, match="the hub's token contains an invalid character"
+    ) as refused:
         hub.look_up([REF])
     assert token not in str(refused.value)
 
@@ -97,7 +99,7 @@ def failing(error: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("cause", "meaning", "words"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "unknown"), Hopeless, "no server of that name"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), Hopeless, "no such host"),
         (socket.gaierror(socket.EAI_AGAIN, "later"), Broken, "the client's words"),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), Hopeless, "no secure connection"),
         (ssl.SSLEOFError(8, "EOF"), Broken, "the client's words"),

@@ -551,7 +551,7 @@ def test_a_read_only_file_and_a_read_only_folder() -> None:
         folder.chmod(0o555)
         for file, says in (
             ("there.jsonl", "Permission denied"),
-            ("new.jsonl", f"nothing may be written in {folder.resolve()}"),
+            ("new.jsonl", f"the folder {folder.resolve()} is not writable"),
         ):
             found = child(OPEN, folder / file)
             lines = [f"cannot write {folder / file}: {says}"] * 2

@@ -235,7 +235,7 @@ def test_an_abort_in_native_code_is_one_line(trial: Trial, model: Path) -> None:
     with pytest.raises(ModelFileError) as caught:
         trial.run(forged(model, tokenizer(b"none")))
     line = str(caught.value)
-    assert line.startswith(f"{model.with_name('forged.gguf')}: its first load, tried in a child")
+    assert line.startswith(f"{model.with_name('forged.gguf')}: its first load, in a child")
     assert "crashed llama.cpp (abort: llama-vocab.cpp:" in line
     assert "while reading text; download it again" in line and "--trust" in line
     assert "\n" not in line

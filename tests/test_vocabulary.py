@@ -187,7 +187,7 @@ def test_token_added_where_the_base_has_padding(files: Files) -> None:
     vocabulary = require({"base": files("base", pad=2), "tuned": added})
     # an answer must be able to end, so its end token stays; the other is never drawn
     assert vocabulary.size == 66 and vocabulary.unusable.tolist() == [64]
-    assert "ids 64, 65 padding in one of them" in "\n".join(vocabulary.notes)
+    assert "ids 64, 65 are padding in one of them" in "\n".join(vocabulary.notes)
 
 
 def test_end_token_outside_the_common_prefix_is_noted(files: Files) -> None:
@@ -209,7 +209,7 @@ def test_declared_exceptions_stay_usable(files: Files) -> None:
     assert not compare(headers).ok
     report = compare(headers, exceptions=[2])
     assert report.vocabulary is not None and not len(report.vocabulary.unusable)
-    assert "other texts, as declared, at id 2" in notes(report)
+    assert "the texts differ, as declared, at id 2" in notes(report)
     assert not compare({**headers, "c": files("c", changed(3, "x"))}, exceptions=[2]).ok
 
 
@@ -218,7 +218,7 @@ def test_token_types_and_merges_are_notes(files: Files) -> None:
     headers = {"base": files("base", types=types, merges=["a b", "b c"]),
                "tuned": files("tuned", merges=["b c", "a b"])}  # fmt: skip
     report = compare(headers)
-    assert report.ok and "other token types (control, normal, ...) at id 2" in notes(report)
+    assert report.ok and "token types (control, normal, ...) differ at id 2" in notes(report)
     assert "merges differ" in notes(report)
 
 

@@ -198,7 +198,9 @@ def check_tensors(header: Header) -> None:
 
 def _check_weights(header: Header, tensor: TensorInfo) -> None:
     if tensor.type in _NOT_WEIGHTS:
-        header.refuse(f"tensor {tensor.name} is of type {tensor.type.name}, which no weights are")
+        header.refuse(
+            f"tensor {tensor.name} is of type {tensor.type.name}, which weights cannot have"
+        )
 
 
 def _check_shape(header: Header, tensor: TensorInfo, expected: list[int | None]) -> None:

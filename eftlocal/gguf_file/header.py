@@ -190,7 +190,7 @@ class Header:
 
     def refuse(self, what: str) -> NoReturn:
         """ModelFileError: llama.cpp cannot use this file."""
-        self._fail(f"{what}: the file is damaged or badly converted, choose another copy")
+        self._fail(f"{what}: the file is damaged or badly converted, try another copy")
 
     def _fail(self, what: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {what}")
@@ -267,7 +267,7 @@ def _shards(path: Path, count: Any) -> tuple[Path, ...]:
     if not match or int(match["count"]) != count:
         raise ModelFileError(
             f"{path}: is one of {count} parts, so its name must end in -00001-of-{count:05d}.gguf:"
-            " give the files the names they had where they were downloaded"
+            " restore the names that the files were downloaded with"
         )
     stem = match["stem"]
     shards = [path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]

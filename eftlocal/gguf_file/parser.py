@@ -106,7 +106,7 @@ def _parse(cursor: Cursor, size: int) -> FileHeader:
     cursor.at = 4
     version = cursor.scalar(U32)
     if version & 0xFFFF == 0:
-        raise ModelFileError(f"{path}: is a big-endian GGUF: convert or download the usual one")
+        raise ModelFileError(f"{path}: is a big-endian GGUF: download a little-endian one")
     if version not in (2, 3):
         raise ModelFileError(
             f"{path}: is GGUF version {version}; versions 2 and 3 can be read: choose another file"

@@ -81,7 +81,7 @@ def check_tokenizer(header: Header) -> None:
     if spelled := _SPELLINGS.get(model):
         _check_bytes(header, spelled, set(texts))
     if model == "bert" and (_column(header, "token_type") == _BYTE).any():
-        header.refuse("has byte tokens, which its tokenizer bert cannot write")
+        header.refuse("has byte tokens, which a bert tokenizer cannot decode")
     if model == "t5":
         _check_charsmap(header)
     _check_special(header, model, len(texts))
@@ -116,7 +116,7 @@ def _check_columns(header: Header, n_tokens: int) -> None:
         if f"tokenizer.ggml.{name}" in header.types and len(values) < n_tokens:
             header.refuse(f"tokenizer.ggml.{name} has {len(values)} values for {n_tokens} tokens")
     if np.isnan(_column(header, "scores")).any():
-        header.refuse("tokenizer.ggml.scores holds values that are no numbers")
+        header.refuse("tokenizer.ggml.scores contains NaN")
 
 
 def _hexadecimal(texts: Collection[bytes]) -> set[int]:
@@ -153,7 +153,7 @@ def _check_bytes(
         model = header.metadata["tokenizer.ggml.model"]
         header.refuse(
             f"has no token for {len(missing)} single bytes, the first 0x{missing[0]:02X}, which a "
-            f"tokenizer {model} needs for texts that it does not know"
+            f"{model} tokenizer needs for texts outside its vocabulary"
         )
 
 
@@ -205,7 +205,7 @@ def _check_special(header: Header, model: str, n_tokens: int) -> None:
         added = header.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default)
         if added and not is_there(name):
             header.refuse(
-                f"puts a {name} token at every text and has none: "
+                f"adds a {name} token to every text but has none: "
                 f"tokenizer.ggml.{name}_token_id is missing or outside its {n_tokens} tokens"
             )
     for name in _NEEDED.get(model, ()):

@@ -217,7 +217,7 @@ def _meaning(error: BaseException) -> BaseException:
         ):
             return Hopeless(f"no secure connection: {getattr(cause, 'reason', reason)}")
         if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
-            return Hopeless(f"no server of that name: {cause.strerror}")
+            return Hopeless(f"no such host: {cause.strerror}")
     # Some versions of the client read a redirect's address even if they do not follow it.
     if isinstance(error, http.InvalidURL) or "location header" in reason:
         return Hopeless(f"the server redirects to an address that cannot be read: {reason}")
@@ -291,10 +291,10 @@ def _token(library: Any) -> str | None:
     try:
         token = library.get_token()
     except (OSError, ValueError, _client_library().HTTPError) as error:
-        raise Hopeless("the hub's token could not be had; run `hf auth login`") from error
+        raise Hopeless("cannot read the hub's token; run `hf auth login`") from error
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise Hopeless(
-            "the hub's token holds a character that no token has; correct HF_TOKEN, "
+            "the hub's token contains an invalid character; correct HF_TOKEN, "
             "or run `hf auth login`"
         )
     return token or None

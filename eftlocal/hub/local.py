@@ -276,14 +276,13 @@ class Record(BaseModel):
     size: int
     mtime_ns: int
     inode: int
-    checked: bool
+    checked: bool = False
     pinned: bool = False
     changed: bool = False
     commit: str | None = None
 
     def holds_for(self, path: Path) -> bool:
-        found = path.stat()
-        return (self.size, self.mtime_ns, self.inode) == _identity(found)
+        return _identity(path.stat()).items() <= dict(self).items()
 
 
 def vouched(path: str | os.PathLike[str]) -> bool:
@@ -325,27 +324,13 @@ def recall(path: Path) -> Record | None:
     return record if record.path == real else None
 
 
-def remember(
-    path: Path,
-    found: os.stat_result,
-    sha256: str,
-    *,
-    checked: bool,
-    pinned: bool = False,
-    commit: str | None = None,
-) -> Record:
-    """Record the bytes of `path`; `found` is the state of the file that has them."""
-    size, mtime_ns, inode = _identity(found)
-    record = Record(
-        path=os.path.realpath(path),
-        sha256=sha256,
-        size=size,
-        mtime_ns=mtime_ns,
-        inode=inode,
-        checked=checked,
-        pinned=pinned,
-        commit=commit,
-    )
+def remember(path: Path, found: os.stat_result, sha256: str, **known: Any) -> Record:
+    """Record the bytes of `path`; `found` is the state of the file that has them.
+
+    Args:
+        known: `checked`, `pinned` and `commit` of the record.
+    """
+    record = Record(path=os.path.realpath(path), sha256=sha256, **_identity(found), **known)
     _write(record)
     return record
 
@@ -357,10 +342,8 @@ def examine(path: Path) -> Record:
         found = os.fstat(file.fileno())
         sha256 = hash_rest(file).hexdigest()
     if known is None:
-        return remember(path, found, sha256, checked=False)
-    size, mtime_ns, inode = _identity(found)
-    seen = {"size": size, "mtime_ns": mtime_ns, "inode": inode, "changed": sha256 != known.sha256}
-    record = known.model_copy(update=seen)
+        return remember(path, found, sha256)
+    record = known.model_copy(update={**_identity(found), "changed": sha256 != known.sha256})
     if record.changed:
         _log.warning(
             "%s: has changed since it was downloaded (SHA-256 %s, was %s); it is not used",
@@ -375,8 +358,8 @@ def confirm(record: Record) -> None:
     _write(record.model_copy(update={"checked": True, "pinned": True}))
 
 
-def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ino
+def _identity(found: os.stat_result) -> dict[str, Any]:
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
 
 
 def _place(real: str) -> Path:
@@ -409,7 +392,7 @@ def disk_errors(path: Path, total: int = 0) -> Iterator[None]:
             ) from error
         if error.errno == errno.EFBIG:
             raise DownloadError(
-                f"{path}: this disk's file system keeps no file of {readable(total)}; "
+                f"{path}: this file system cannot hold a file of {readable(total)}; "
                 "set EFTLOCAL_MODELS to a folder on another disk"
             ) from error
         where = path if error.filename is None else error.filename

@@ -198,7 +198,7 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
             try:
                 url = urljoin(answer.url, following[1])
             except ValueError as error:
-                raise Hopeless("the list of files goes on at an address that is none") from error
+                raise Hopeless("the list of files continues at an invalid address") from error
     return Listing(frozenset(names), whole=False)
 
 

@@ -73,7 +73,7 @@ class Download:
                         came = f"{part.size} bytes, not {self.remote.size}"
                     part.restart()
                     raise DownloadError(
-                        f"{self.ref}: what arrived has {came}; it was not kept, try again"
+                        f"{self.ref}: the download has {came}; it was discarded, try again"
                     )
                 if self._expected is None:
                     self._tell_that_nobody_knows(path, part.sha256)
@@ -147,7 +147,7 @@ class Download:
             raise Broken("the connection ended early")
         if part.begins_with(_LFS_POINTER):
             part.restart()
-            raise Hopeless("the server sent Git LFS's pointer in the place of the file")
+            raise Hopeless("the server sent a Git LFS pointer instead of the file")
 
     def _check_answer(self, answer: Answer, part: Part, fresh: bool) -> None:
         """Let pass only the bytes asked for, or the whole file from its beginning."""
@@ -180,7 +180,7 @@ class Download:
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind == "text/html":
             raise Hopeless(
-                "the server sent a web page in the place of the file; "
+                "the server sent a web page instead of the file; "
                 "is there a proxy or a login page on the way?"
             )
         coding = headers.get("Content-Encoding", "identity")

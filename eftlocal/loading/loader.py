@@ -150,7 +150,7 @@ def checked_files(
     for role, header in headers.items():
         if header.is_adapter:
             raise ModelFileError(
-                f"{header.path}: a LoRA adapter cannot play {role} by itself; give it as lora"
+                f"{header.path}: is a LoRA adapter, not a model; give it as the lora of {role}"
             )
     adapters = {role: header_of(s.lora) for role, s in sources.items() if s.lora is not None}
     for role, adapter in adapters.items():

@@ -161,7 +161,7 @@ shared = Trial()  # of this process
 
 def _refused(file: str, step: str, happened: str) -> ModelFileError:
     return ModelFileError(
-        f"{file}: its first load, tried in a child process, {happened} while {step}; {_ADVICE}"
+        f"{file}: its first load, in a child process, {happened} while {step}; {_ADVICE}"
     )
 
 

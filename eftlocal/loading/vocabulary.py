@@ -196,12 +196,14 @@ def _compare_two(a: _Tokens, b: _Tokens, exceptions: frozenset[int]) -> tuple[li
     if a.n != b.n:
         _compare_rest(a, b, problems, notes)
     if padded := [i for i in differing if padding[i]]:
-        notes.append(f"{_ids(padded)} padding in one of them, never drawn unless an end token")
+        notes.append(
+            f"{_ids(padded)} are padding in one of them and are only sampled as end tokens"
+        )
     if excepted := [i for i in differing if i in exceptions and not padding[i]]:
-        notes.append(f"other texts, as declared, at {_ids(excepted)}")
+        notes.append(f"the texts differ, as declared, at {_ids(excepted)}")
     changed = np.flatnonzero((a.types[:width] != b.types[:width]) & ~padding).tolist()
     if changed and not problems:
-        notes.append(f"other token types (control, normal, ...) at {_ids(changed)}")
+        notes.append(f"token types (control, normal, ...) differ at {_ids(changed)}")
     return problems, notes
 
 
