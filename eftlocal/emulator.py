@@ -52,10 +52,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-_KNOWN = 16  # recipes whose acceptance is kept for the next answer
-_PAUSE = 0.005  # seconds between two looks for a sequence that another thread has given back
-
-
 class Emulator(Closing):
     """Emulated fine-tuning over loaded models. Close it, or use it in a `with` block.
 
@@ -419,8 +415,8 @@ class Emulator(Closing):
                 beyond.setdefault((n_ctx, model.n_ctx_train), []).append(role)
         for (n_ctx, trained), roles in beyond.items():
             found.append(
-                f"n_ctx is {n_ctx}, and {', '.join(roles)} learned from texts of {trained} tokens: "
-                "beyond that an answer may make no sense"
+                f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
+                "beyond that, answers may make no sense"
             )
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
             found.append(special_note(spelled))

@@ -59,7 +59,7 @@ class Call:
         if self.error is not None:
             raise self.error
         if self.stream is None:
-            raise UsageError("the call has not begun; step the scheduler")
+            raise UsageError("the call has not begun; call step() of its scheduler")
         return self.stream.answer()
 
 

@@ -90,7 +90,7 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--temperature", "-1"], 2, "--temperature is -1; it must be a number from 0"),
         (["hi", "--recipe", "upscal"], 2, "did you mean upscale?"),
         (["hi", "--recipe", "base=1,tuned=1"], 2, "sum to 2, not 1"),
-        (["hi", "--recipe", "upscale", "--any-sum"], 2, "any_sum goes with weights written out"),
+        (["hi", "--recipe", "upscale", "--any-sum"], 2, "any_sum is for weights"),
         (["hi", "--recipe", "upscale", "--alpha", "1"], 2, "has no alpha; it takes beta"),
         (["hi", "--delta-top-p", "1.5"], 2, "--delta-top-p is 1.5"),
         (["hi", "--show", "nope"], 2, "--show: there is no role 'nope'"),

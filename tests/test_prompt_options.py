@@ -230,7 +230,7 @@ def test_too_many_cells_are_refused(demo_files: dict[str, Path]) -> None:
 def test_more_than_a_model_learned_from_is_noted(demo_files: dict[str, Path]) -> None:
     with Emulator.from_files(**demo_files, n_ctx=600, threads=1) as em:
         (note,) = em.notes()
-    assert note.startswith("n_ctx is 600, and base, tuned, reference learned from texts of 512")
+    assert note.startswith("n_ctx is 600, and base, tuned, reference trained on 512 tokens at most")
 
 
 # --- settings of roles -------------------------------------------------------------------------

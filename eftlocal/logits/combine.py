@@ -141,11 +141,7 @@ class Combiner:
 
         The anchor's own normaliser is a constant of the whole row and is left out.
         """
-        weights = {
-            role: recipe.weights.get(role, 0.0) - recipe.anchor.get(role, 0.0)
-            for role in {**recipe.weights, **recipe.anchor}
-        }
-        weights = {role: w for role, w in weights.items() if w != 0.0}
+        weights = recipe.delta
         normaliser = sum(w * log_sum_exp(rows[role], self._scratch) for role, w in weights.items())
 
         anchor = self._out
@@ -186,7 +182,7 @@ class Combiner:
 
     def _leave_to_judge(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
         """Gives the foreign ids the judge's probabilities; the others keep their proportions."""
-        if not {role for role, weight in recipe.judge.items() if weight != 0.0} <= rows.keys():
+        if not recipe.judging.keys() <= rows.keys():
             return
         self._out[self._foreign] = -np.inf
         judge = self._judge(rows, recipe).copy()
@@ -203,10 +199,9 @@ class Combiner:
 
     def _judge(self, rows: Mapping[str, Row], recipe: Recipe) -> Row:
         """The judge's logits (size,): a role's own row, or in the memory of the delta."""
-        parts = {role: weight for role, weight in recipe.judge.items() if weight != 0.0}
-        if list(parts.values()) == [1.0]:
-            return rows[next(iter(parts))]
-        _weighted_sum(rows, recipe.judge, self._delta, self._scratch)
+        if list(recipe.judging.values()) == [1.0]:
+            return rows[next(iter(recipe.judging))]
+        _weighted_sum(rows, recipe.judging, self._delta, self._scratch)
         return self._delta
 
 

@@ -28,15 +28,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS, OFF, RANGES, Off, Range, checked
 from eftlocal.terminal_text import shown
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
+
+
+_LIMIT_WORDS = {
+    "delta_top_p": "delta top-p {:g}",
+    "plausibility": "plausibility {:g}",
+    "delta_clip": "delta clip {:g}",
+    "first_tokens": "first {} tokens",
+    "unsure_below": "where unsure below {:g}",
+}
+
+
+class Limits(TypedDict, total=False):
+    """What limits a recipe's delta; see `Recipe`."""
+
+    delta_top_p: float | Off | None
+    plausibility: float | Off | None
+    delta_clip: float | Off | None
+    first_tokens: int | Off | None
+    unsure_below: float | Off | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +114,7 @@ class Recipe(Frozen):
             listed = ", ".join(f"{role}={w:g}" for role, w in weights.items())
             raise UsageError(
                 f"recipe {self.name}: the weights {listed} sum to {total:g}, not 1; "
-                "change one of them, or say that another sum is meant (any_sum)"
+                "change one of them, or allow any sum (any_sum)"
             )
         anchor = _by_role("anchor weight", self.anchor) or _natural_anchor(weights)
         judge = _by_role("judge weight", self.judge) or anchor
@@ -105,12 +127,25 @@ class Recipe(Frozen):
     @cached_property
     def stabilised(self) -> bool:
         """True when log-probabilities are needed, not raw logits: a rule looks at some role."""
-        return (
-            self.delta_top_p < 1.0
-            or self.plausibility > 0.0
-            or self.delta_clip < math.inf
-            or self.unsure_below < 1.0
-        )
+        return bool(self.limits.keys() - {"first_tokens"})
+
+    @cached_property
+    def limits(self) -> dict[str, Any]:
+        """The limits of its delta that are on, by name."""
+        values = {name: getattr(self, name) for name in LIMITS}
+        return {name: value for name, value in values.items() if value != RANGES[name].off}
+
+    @cached_property
+    def delta(self) -> dict[str, float]:
+        """The weight of each role in the delta, where it is not 0."""
+        weights = {role: self.weights.get(role, 0.0) for role in {**self.weights, **self.anchor}}
+        weights = {role: w - self.anchor.get(role, 0.0) for role, w in weights.items()}
+        return {role: w for role, w in weights.items() if w != 0.0}
+
+    @cached_property
+    def judging(self) -> dict[str, float]:
+        """The weight of each role in the judge, where it is not 0."""
+        return {role: w for role, w in self.judge.items() if w != 0.0}
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
@@ -141,32 +176,17 @@ class Recipe(Frozen):
         The combination needs the judge's rows anyway, so its drafts cost no forward pass. None
         where no role would be left to verify them, or where the judge is no part of the recipe.
         """
-        judge = {role: weight for role, weight in self.judge.items() if weight != 0.0}
-        if not set(judge) < set(self.roles):
+        judge = self.judging
+        if not judge.keys() < set(self.roles):
             return None
         return Recipe(judge, name="drafter", any_sum=True, anchor=judge, judge=judge)
 
-    def stabilise(
-        self,
-        *,
-        delta_top_p: float | Off | None = None,
-        plausibility: float | Off | None = None,
-        delta_clip: float | Off | None = None,
-        first_tokens: int | Off | None = None,
-        unsure_below: float | Off | None = None,
-    ) -> Recipe:
+    def stabilise(self, **limits: Unpack[Limits]) -> Recipe:
         """The same recipe with these limits of its delta.
 
         None leaves a limit as it is; the word "off" takes it away.
         """
-        given = {
-            "delta_top_p": delta_top_p,
-            "plausibility": plausibility,
-            "delta_clip": delta_clip,
-            "first_tokens": first_tokens,
-            "unsure_below": unsure_below,
-        }
-        changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: v for name, v in limits.items() if v is not None}
         return replace(self, **changes) if changes else self
 
     def limited_as(self, other: Recipe) -> Recipe:
@@ -180,16 +200,7 @@ class Recipe(Frozen):
 
     def __str__(self) -> str:
         parts = [f"{w:+g} {role}" for role, w in self.weights.items() if w != 0.0]
-        if self.delta_top_p < 1.0:
-            parts.append(f"delta top-p {self.delta_top_p:g}")
-        if self.plausibility > 0.0:
-            parts.append(f"plausibility {self.plausibility:g}")
-        if self.delta_clip < math.inf:
-            parts.append(f"delta clip {self.delta_clip:g}")
-        if self.first_tokens is not None:
-            parts.append(f"first {self.first_tokens} tokens")
-        if self.unsure_below < 1.0:
-            parts.append(f"where unsure below {self.unsure_below:g}")
+        parts += [_LIMIT_WORDS[name].format(value) for name, value in self.limits.items()]
         return f"{self.name}: " + ", ".join(parts)
 
     # The rows of the papers ------------------------------------------------------------------
@@ -339,16 +350,16 @@ def parse_recipe(
     dials = {dial: value for dial, value in given.items() if value is not None}
     if text is None:
         if len(dials) > 1 and tuple(dials) not in _MEANT:
-            raise UsageError(f"no recipe has {_join(dials)}; leave one out")
+            raise UsageError(f"no recipe takes {_join(dials)} together; leave one out")
         text = _MEANT.get(tuple(dials), "upscale")
         if text == "realign" and isinstance(lambda_, Mapping):
             text = "interpolate"
     if "=" in text:
         if dials:
-            raise UsageError(f"weights are written out in {text!r}: leave out {_join(dials)}")
+            raise UsageError(f"recipe {text!r} gives all weights: leave out {_join(dials)}")
         return Recipe(parse_weights(text), any_sum=any_sum)
     if any_sum:
-        raise UsageError("any_sum goes with weights written out, such as base=1,tuned=1")
+        raise UsageError("any_sum is for weights, such as base=1,tuned=1")
     if text not in NAMED:
         near = get_close_matches(text, NAMED, 1)
         hint = f"; did you mean {near[0]}?" if near else "."
@@ -359,7 +370,7 @@ def parse_recipe(
     constructor, takes, required = NAMED[text]
     for dial in dials:
         if dial not in takes:
-            has = f"it takes {_join(takes)}" if takes else "it has no dial"
+            has = f"it takes {_join(takes)}" if takes else "it takes none"
             raise UsageError(f"recipe {text} has no {dial}; {has}")
     for dial in required:
         if dial not in dials:
