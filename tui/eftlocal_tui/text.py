@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from eftlocal.terminal_text import one_line, printable
-from eftlocal_tui.history import Figures
+
+if TYPE_CHECKING:
+    from eftlocal_tui.history import Figures, Turn
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -47,13 +50,12 @@ def totals_line(figures: Figures, seed: int | None = None) -> str:
     return " · ".join(parts)
 
 
-def size(count: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def outcome(turn: Turn) -> str:
+    """How an answer ended and what it took, in one line; empty where nothing is known."""
+    parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
+    if turn.figures is not None:
+        parts.append(totals_line(turn.figures, turn.settings.seed if turn.settings else None))
+    return " · ".join(part for part in parts if part)
 
 
 def bar(share: float, width: int = 12) -> str:

@@ -15,23 +15,18 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from eftlocal.bases import Closing
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.history.database import Database, HistoryError, sqlite_errors
-from eftlocal_tui.history.records import Figures, Mark, Settings, State, Turn, stored
-from eftlocal_tui.history.turns import (
-    PIECES,
-    insert_turn,
-    marks_json,
-    next_visit,
-    record_json,
-    touch,
-)
+from eftlocal_tui.history.database import Database, HistoryError, insert, sqlite_errors, update
+from eftlocal_tui.history.records import Figures, Mark, Settings, Turn
+from eftlocal_tui.history.turns import PIECES, begin_turn, touch
 
 STREAMING = "SELECT id, writer FROM turn WHERE writer IS NOT NULL"
 
@@ -59,13 +54,10 @@ class Writers(Closing):
             return 0
         with self._db.transaction() as connection:
             dead = [name for name in sorted(self._foreign()) if self._is_dead(name)]
-            streaming = connection.execute(STREAMING).fetchall()
-            turns = [row for row in streaming if row["writer"] in dead]
-            for row in turns:
-                _stop(connection, row["id"], None)
+            stopped = _stop_all(connection, dead, None)
         for name in dead:
             self._remove(name)
-        return len(turns)
+        return stopped
 
     def close(self) -> None:
         """Stops what this writer left open, and gives the lock back."""
@@ -73,9 +65,7 @@ class Writers(Closing):
             return
         try:
             with self._db.transaction() as connection:
-                for row in connection.execute(STREAMING).fetchall():
-                    if row["writer"] == self._name:
-                        _stop(connection, row["id"], time.time())
+                _stop_all(connection, [self._name], time.time())
         finally:
             self._lock.release()
             self._lock = None
@@ -116,18 +106,16 @@ class Writers(Closing):
         return FileLock(self._path(name), thread_local=False)
 
 
-def _stop(connection: sqlite3.Connection, turn: int, closed: float | None) -> None:
-    pieces = "".join(row["text"] for row in connection.execute(PIECES, (turn,)))
-    connection.execute(
-        """UPDATE turn SET text = text || ?, state = 'stopped', writer = NULL, closed = ?
-            WHERE id = ?""",
-        (pieces, closed, turn),
-    )
-    connection.execute("DELETE FROM piece WHERE turn = ?", (turn,))
-
-
-_CLOSE = """UPDATE turn SET text = ?, state = ?, writer = NULL, closed = ?, finish_reason = ?,
-    error = ?, figures = ?, marks = ? WHERE id = ?"""
+def _stop_all(connection: sqlite3.Connection, writers: Sequence[str], closed: float | None) -> int:
+    """Stops the answers of these writers, with the text that had come; how many there were."""
+    streaming = connection.execute(STREAMING).fetchall()
+    turns = [row["id"] for row in streaming if row["writer"] in writers]
+    for turn in turns:
+        pieces = "".join(row["text"] for row in connection.execute(PIECES, (turn,)))
+        connection.execute("UPDATE turn SET text = text || ? WHERE id = ?", (pieces, turn))
+        update(connection, "turn", turn, state="stopped", writer=None, closed=closed)
+        connection.execute("DELETE FROM piece WHERE turn = ?", (turn,))
+    return len(turns)
 
 
 class AnswerWriter:
@@ -160,21 +148,18 @@ class AnswerWriter:
         self.text = prefix
         self.tokens = 0
         self.closed = False
-        now = time.time()
         with db.transaction() as connection:
-            turn = Turn(
-                id=0,
+            self.id = begin_turn(
+                connection,
+                time.time(),
                 conversation=question.conversation,
                 parent=question.id,
                 role="assistant",
                 text=prefix,
                 state="streaming",
-                created=now,
-                visited=next_visit(connection, question.conversation),
+                writer=writers.name(),
                 settings=settings,
             )
-            self.id = insert_turn(connection, turn, writers.name())
-            touch(connection, question.conversation, now)
 
     def append(self, text: str, tokens: int = 1) -> None:
         """What came with the next token, or tokens; text may be empty."""
@@ -182,8 +167,7 @@ class AnswerWriter:
             self._check()
             if text:
                 with self._db.transaction(durable=False) as connection:
-                    sql = "INSERT INTO piece (turn, seq, text) VALUES (?, ?, ?)"
-                    connection.execute(sql, (self.id, self._seq, stored(text)))
+                    insert(connection, "piece", turn=self.id, seq=self._seq, text=text)
                 self._seq += 1
             self.text += text
             self.tokens += tokens
@@ -193,7 +177,7 @@ class AnswerWriter:
         with self._lock:
             self._check()
             mark = Mark(token=self.tokens, char=len(self.text), what=one_line(what, 200))
-            self._set("marks", marks_json([*self._marks, mark]))
+            self._set(marks=[*self._marks, mark])
             self._marks.append(mark)
 
     def set_seed(self, seed: int) -> None:
@@ -201,20 +185,20 @@ class AnswerWriter:
         with self._lock:
             self._check()
             settings = self._settings.model_copy(update={"seed": seed})
-            self._set("settings", record_json(settings))
+            self._set(settings=settings)
             self._settings = settings
 
     def finish(self, reason: str | None = None, figures: Figures | None = None) -> None:
         """It came to its end; `reason` as `Answer.finish_reason` has it."""
-        self._close("done", reason, None, figures)
+        self._close(state="done", finish_reason=reason, figures=figures)
 
     def stop(self, figures: Figures | None = None) -> None:
         """The user stopped it: what came is kept."""
-        self._close("stopped", None, None, figures)
+        self._close(state="stopped", figures=figures)
 
     def fail(self, error: str, figures: Figures | None = None) -> None:
         """It broke off, for the reason that one line tells: what came is kept."""
-        self._close("error", None, one_line(error, 1000), figures)
+        self._close(state="error", error=one_line(error, 1000), figures=figures)
 
     def __enter__(self) -> AnswerWriter:
         return self
@@ -227,28 +211,20 @@ class AnswerWriter:
         else:
             self.fail(str(error) or kind.__name__)
 
-    def _close(
-        self, state: State, reason: str | None, error: str | None, figures: Figures | None
-    ) -> None:
+    def _close(self, **values: Any) -> None:
         with self._lock:
             self._check()
             now = time.time()
             with self._db.transaction() as connection:
-                values = (stored(self.text), state, now, reason, error and stored(error))
-                more = (record_json(figures), marks_json(self._marks), self.id)
-                self._expect_one(connection.execute(_CLOSE, values + more))
+                self._set(text=self.text, writer=None, closed=now, marks=self._marks, **values)
                 connection.execute("DELETE FROM piece WHERE turn = ?", (self.id,))
                 touch(connection, self._conversation, now)
             self.closed = True
 
-    def _set(self, column: str, value: str | None) -> None:
+    def _set(self, **values: Any) -> None:
         with self._db.transaction(durable=False) as connection:
-            sql = f"UPDATE turn SET {column} = ? WHERE id = ?"
-            self._expect_one(connection.execute(sql, (value, self.id)))
-
-    def _expect_one(self, cursor: sqlite3.Cursor) -> None:
-        if cursor.rowcount != 1:
-            raise HistoryError(f"answer {self.id} is not saved: its conversation was deleted")
+            if not update(connection, "turn", self.id, **values):
+                raise HistoryError(f"answer {self.id} is not saved: its conversation was deleted")
 
     def _check(self) -> None:
         if self.closed:

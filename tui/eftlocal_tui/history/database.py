@@ -29,6 +29,7 @@ import platformdirs
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EftlocalError
+from eftlocal_tui.history.records import column
 
 
 class HistoryError(EftlocalError):
@@ -172,11 +173,11 @@ _SEARCH = (
 _TRIGGERS = ("turn_text_insert", "turn_text_delete", "turn_text_update")
 
 
-def is_current(connection: sqlite3.Connection, migrations: int) -> bool:
-    """Whether nothing is left to do for the tables."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+def _versions(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Whose file it is, and of which version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    return bool(version == migrations and application == APPLICATION_ID)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application, version
 
 
 def migrate(
@@ -189,8 +190,7 @@ def migrate(
     Raises:
         HistoryError: the file is another program's, or of a version that is not known here.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    application, version = _versions(connection)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
         raise HistoryError(
@@ -249,6 +249,20 @@ def database_path() -> Path:
     return data_folder() / "chat.db"
 
 
+def insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
+    """Writes a row and returns its id."""
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+    return int(connection.execute(sql, [*map(column, values.values())]).lastrowid or 0)
+
+
+def update(connection: sqlite3.Connection, table: str, row: int, **values: Any) -> bool:
+    """Changes a row; whether it is there."""
+    names = ", ".join(f"{name} = ?" for name in values)
+    sql = f"UPDATE {table} SET {names} WHERE id = ?"
+    return connection.execute(sql, [*map(column, values.values()), row]).rowcount == 1
+
+
 BUSY_SECONDS = 5.0  # that another process is waited for
 MOMENT = 0.02  # seconds that an event loop waits for it
 _AGAIN = 0.005  # seconds between tries
@@ -289,7 +303,7 @@ class Database(Closing):
         connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[True]}")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: otherwise the disk may still cache
         connection.execute("PRAGMA foreign_keys = ON")
-        if not is_current(connection, len(migrations)):
+        if _versions(connection) != (APPLICATION_ID, len(migrations)):
             with self.transaction():
                 migrate(connection, self.path, migrations)
         wanted = has_trigrams(connection)
@@ -400,15 +414,11 @@ def _make_private(path: Path) -> None:
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Changing the journal mode does not wait for other processes as all else does."""
     until = time.monotonic() + BUSY_SECONDS
-    while not _uses_wal(connection, last_try=time.monotonic() > until):
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
         time.sleep(0.01)
-
-
-def _uses_wal(connection: sqlite3.Connection, last_try: bool) -> bool:
-    try:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    except sqlite3.OperationalError as error:
-        if last_try or "locked" not in str(error):
-            raise
-        return False
-    return True

@@ -12,62 +12,27 @@ escaped, and what still does not stay within is put whole into a fence of its ow
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from markdown_it import MarkdownIt
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from eftlocal.disk import read_text
+from eftlocal.disk import read_text, replacing
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.history.database import HistoryError, sqlite_errors
-from eftlocal_tui.history.records import (
-    Conversation,
-    Count,
-    Figures,
-    Mark,
-    Record,
-    Settings,
-    Text,
-    Turn,
-)
-from eftlocal_tui.history.store import History, insert
-from eftlocal_tui.history.turns import insert_tree
+from eftlocal_tui.history.records import Conversation, Mark, Record, SavedTurn, Text, Time, Turn
+from eftlocal_tui.history.store import History
+from eftlocal_tui.history.turns import at_rest
+from eftlocal_tui.text import outcome
 
 FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"
 VERSION: Literal[1] = 1
-Time = Annotated[float, Field(ge=0, le=253402300799)]  # to the end of the year 9999
-
-
-class SavedTurn(Record):
-    """A turn. `parent` is the id of an earlier one, `visited` is as in `Turn`."""
-
-    id: Count
-    parent: Count | None
-    role: Literal["user", "assistant"]
-    text: Text
-    state: Literal["done", "stopped", "error"]
-    created: Time
-    visited: Annotated[int, Field(ge=1, lt=2**62)]
-    closed: Time | None = None
-    finish_reason: Text | None = None
-    error: Text | None = None
-    settings: Settings | None = None
-    figures: Figures | None = None
-    marks: list[Mark] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _question(self) -> SavedTurn:
-        answers = (self.finish_reason, self.error, self.settings, self.figures, *self.marks)
-        if self.role == "user" and (self.state != "done" or any(a is not None for a in answers)):
-            raise ValueError("a question is done, and only answers have settings or figures")
-        return self
 
 
 class SavedConversation(Record):
@@ -89,8 +54,23 @@ def to_json(history: History, conversations: Sequence[int]) -> str:
     """The text of a file with these conversations. It is ASCII: nothing can be lost on its way."""
     with history.db.reading():
         saved = [_saved(history, conversation) for conversation in conversations]
-    file = SavedFile(format=FORMAT, version=VERSION, conversations=saved)
-    return json.dumps(file.model_dump(), indent=1) + "\n"
+    file = {"format": FORMAT, "version": VERSION, "conversations": saved}
+    return json.dumps(file, indent=1) + "\n"
+
+
+def _saved(history: History, conversation: int) -> dict[str, Any]:
+    found = history.conversations.get(conversation)
+    turns = history.turns.all(conversation)
+    ids = {turn.id: index for index, turn in enumerate(turns, start=1)}
+    ranks = {v: rank for rank, v in enumerate(sorted(turn.visited for turn in turns), start=1)}
+    saved = found.model_dump(include={"title", "system", "archived", "created", "updated"})
+    saved["turns"] = [
+        turn.model_dump(include=set(SavedTurn.model_fields))
+        | {"id": ids[turn.id], "parent": turn.parent and ids[turn.parent]}
+        | {"state": at_rest(turn.state), "visited": ranks[turn.visited]}
+        for turn in turns
+    ]
+    return saved
 
 
 def from_json(history: History, text: str, source: str) -> list[Conversation]:
@@ -100,55 +80,8 @@ def from_json(history: History, text: str, source: str) -> list[Conversation]:
         HistoryError: one line with the source, the place in it and what is wrong there.
     """
     file = _checked(text, source)
-    with history.db.transaction() as connection:
-        added: list[Conversation] = []
-        for saved in file.conversations:
-            conversation = insert(
-                connection, saved.title, saved.system, saved.archived, saved.created, saved.updated
-            )
-            insert_tree(connection, conversation, [_turn(turn) for turn in saved.turns])
-            added.append(history.conversations.get(conversation))
-    return added
-
-
-def _saved(history: History, conversation: int) -> SavedConversation:
-    found = history.conversations.get(conversation)
-    turns = history.turns.all(conversation)
-    ids = {turn.id: index for index, turn in enumerate(turns, start=1)}
-    ranks = {v: rank for rank, v in enumerate(sorted(turn.visited for turn in turns), start=1)}
-    return SavedConversation(
-        title=found.title,
-        system=found.system,
-        archived=found.archived,
-        created=found.created,
-        updated=found.updated,
-        turns=[
-            SavedTurn(
-                id=ids[turn.id],
-                parent=None if turn.parent is None else ids[turn.parent],
-                role=turn.role,
-                text=turn.text,
-                state="stopped" if turn.state == "streaming" else turn.state,
-                created=turn.created,
-                visited=ranks[turn.visited],
-                closed=turn.closed,
-                finish_reason=turn.finish_reason,
-                error=turn.error,
-                settings=turn.settings,
-                figures=turn.figures,
-                marks=list(turn.marks),
-            )
-            for turn in turns
-        ],
-    )
-
-
-def _turn(saved: SavedTurn) -> Turn:
-    return Turn(
-        conversation=0,
-        marks=tuple(saved.marks),
-        **{name: getattr(saved, name) for name in SavedTurn.model_fields if name != "marks"},
-    )
+    with history.db.transaction():
+        return [history.conversations.create(**dict(saved)) for saved in file.conversations]
 
 
 def _checked(text: str, source: str) -> SavedFile:
@@ -295,27 +228,11 @@ def _notes(turn: Turn) -> list[str]:
     if turn.role == "user":
         return []
     notes = [_mark(mark, turn.text) for mark in turn.marks]
-    words: list[str] = []
-    if turn.state == "stopped":
-        words.append("stopped")
-    if turn.state == "streaming":
-        words.append("still being written")
-    if turn.state == "error":
-        words.append(f"broke off: {turn.error or 'error'}")
-    if turn.finish_reason not in (None, "stop"):
-        words.append(f"ended by {turn.finish_reason}")
-    if turn.figures:
-        figures = turn.figures
-        words += [f"{figures.tokens} tokens", f"{figures.seconds:.1f} s"]
-        words.append(f"{figures.tokens_per_second:.1f} tok/s")
-        if figures.acceptance is not None:
-            words.append(f"{figures.acceptance:.0%} of drafts accepted")
+    words = [outcome(turn)]
     if turn.settings and turn.settings.preset:
         words.append(f"preset {turn.settings.preset}")
-    if turn.settings and turn.settings.seed is not None:
-        words.append(f"seed {turn.settings.seed}")
-    if words:
-        notes.append(f"*{_inline(' · '.join(words))}*")
+    if any(words):
+        notes.append(f"*{_inline(' · '.join(filter(None, words)))}*")
     return notes
 
 
@@ -336,9 +253,7 @@ def _inline(text: str) -> str:
 _LARGEST = 1 << 30  # bytes of an export that is read again
 
 
-def export_file(
-    history: History, conversations: Sequence[int], path: Path, *, overwrite: bool = False
-) -> Path:
+def export_file(history: History, conversations: Sequence[int], path: Path) -> Path:
     """Writes `.md`, the current path of one conversation, or `.json`, whole trees of any number.
 
     The file appears whole or not at all.
@@ -353,21 +268,12 @@ def export_file(
     elif path.suffix == ".md":
         raise HistoryError(f"{path}: a .md file takes one conversation; use .json for several")
     else:
-        raise HistoryError(f"{path}: end its name in .md or .json, to say which is meant")
+        raise HistoryError(f"{path}: unknown file type; use a name that ends in .md or .json")
     with sqlite_errors(path):
-        there = path.exists()
-    if there and not overwrite:
-        raise HistoryError(f"{path}: is there already; choose another name")
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with sqlite_errors(path):
-        try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        if path.exists():
+            raise HistoryError(f"{path}: already exists; choose another name")
+        with replacing(path) as file:
+            file.write(text.encode())
     return path
 
 

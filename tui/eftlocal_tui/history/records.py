@@ -9,13 +9,14 @@ U+0010 itself: nothing is lost, and the file stays readable for every other prog
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from eftlocal.terminal_text import one_line
 
@@ -81,6 +82,7 @@ Text = Annotated[str, PlainValidator(_text)]  # pydantic's own refuses lone surr
 Values = Annotated[dict[str, Any], PlainValidator(_values)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=0)]
+Time = Annotated[float, Field(ge=0, le=253402300799)]  # to the end of the year 9999
 
 
 class Record(BaseModel):
@@ -125,8 +127,7 @@ class Mark(Record):
     what: Text
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Conversation(Record):
     """A conversation as a list shows it.
 
     Attributes:
@@ -135,49 +136,64 @@ class Conversation:
         leaf: the turn that the conversation was left at; None while it is empty.
     """
 
-    id: int
-    title: str
-    system: str
+    id: Count
+    title: Text
+    system: Text
     archived: bool
-    created: float
-    updated: float
-    turns: int
-    snippet: str
-    leaf: int | None
+    created: Time
+    updated: Time
+    turns: Count
+    snippet: Text
+    leaf: Count | None
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A question or an answer, one node of a conversation's tree.
+class SavedTurn(Record):
+    """A question or an answer, one node of a conversation's tree, as a file has it.
 
     Attributes:
         parent: the turn that it follows; None begins the conversation.
         text: as it came, control characters included: what shows it makes it harmless.
-        state: of an answer; "streaming" is one that a living process is writing. A question is
-            "done".
+        state: of an answer; a question is "done".
         closed: when the answer ended; None while it streams and when its process died.
         visited: rises each time that a turn becomes its conversation's current leaf: the largest
             is the current leaf, the largest below a turn is where its branch was left. Larger
             than the parent's.
+    """
+
+    id: Count
+    parent: Count | None
+    role: Role
+    text: Text
+    state: Literal["done", "stopped", "error"]
+    created: Time
+    visited: Annotated[int, Field(ge=1, lt=2**62)]
+    closed: Time | None = None
+    finish_reason: Text | None = None
+    error: Text | None = None
+    settings: Settings | None = None
+    figures: Figures | None = None
+    marks: Annotated[tuple[Mark, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _question(self) -> SavedTurn:
+        answers = (self.finish_reason, self.error, self.settings, self.figures, *self.marks)
+        if self.role == "user" and (self.state != "done" or any(a is not None for a in answers)):
+            raise ValueError("a question is done, and only answers have settings or figures")
+        return self
+
+
+class Turn(SavedTurn):
+    """A turn in its place among the others.
+
+    Attributes:
+        state: also "streaming", of an answer that a living process is writing.
         branch: which of its `branches` siblings it is, from 1, in the order they were made.
     """
 
-    id: int
-    conversation: int
-    parent: int | None
-    role: Role
-    text: str
-    state: State
-    created: float
-    visited: int
-    closed: float | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-    settings: Settings | None = None
-    figures: Figures | None = None
-    marks: tuple[Mark, ...] = ()
-    branch: int = 1
-    branches: int = 1
+    state: State  # type: ignore[assignment]  # wider than in a file
+    conversation: Count
+    branch: Count = 1
+    branches: Count = 1
 
 
 @dataclass(frozen=True)
@@ -192,6 +208,17 @@ class Hit:
     role: Role | None
     excerpt: str
     spans: tuple[tuple[int, int], ...]
+
+
+def column(value: Any) -> Any:
+    """A value of a turn or a conversation as its column keeps it."""
+    if isinstance(value, str):
+        return stored(value)
+    if isinstance(value, Record):
+        return json.dumps(value.model_dump(exclude_defaults=True))
+    if isinstance(value, (tuple, list)):
+        return json.dumps([record.model_dump() for record in value]) if value else None
+    return value
 
 
 def values_of(settings: object) -> dict[str, Any]:

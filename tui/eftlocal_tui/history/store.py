@@ -12,13 +12,28 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from eftlocal.bases import Closing
 from eftlocal_tui.history.answers import AnswerWriter, Writers
-from eftlocal_tui.history.database import Database, HistoryError, database_path
-from eftlocal_tui.history.records import Conversation, Hit, Settings, excerpt, loaded, stored
+from eftlocal_tui.history.database import (
+    Database,
+    HistoryError,
+    damaged,
+    database_path,
+    insert,
+    update,
+)
+from eftlocal_tui.history.records import (
+    Conversation,
+    Hit,
+    SavedTurn,
+    Settings,
+    excerpt,
+    loaded,
+    stored,
+)
 from eftlocal_tui.history.turns import PIECES, TITLE_CHARS, Turns, insert_tree
 
 NAME_CHARS = 200  # of a title given by hand
@@ -45,11 +60,33 @@ class Conversations:
         self._db = db
         self._turns = turns
 
-    def create(self, system: str = "", title: str = "") -> Conversation:
-        """An empty conversation. Without a title, the first question's first words become it."""
+    def create(
+        self,
+        system: str = "",
+        title: str = "",
+        *,
+        archived: bool = False,
+        created: float | None = None,
+        updated: float | None = None,
+        turns: Iterable[SavedTurn] = (),
+    ) -> Conversation:
+        """A conversation, empty or with copies of turns, parents before their children.
+
+        Without a title, the first question's first words become it.
+        """
         now = time.time()
         with self._db.transaction() as connection:
-            return self.get(insert(connection, title, system, False, now, now))
+            new = insert(
+                connection,
+                "conversation",
+                title=excerpt(title, NAME_CHARS),
+                system=system,
+                archived=archived,
+                created=now if created is None else created,
+                updated=now if updated is None else updated,
+            )
+            insert_tree(connection, new, turns)
+            return self.get(new)
 
     def get(self, conversation: int) -> Conversation:
         rows = self._db.rows(ONE, conversation)
@@ -71,14 +108,14 @@ class Conversations:
             if not name:
                 question = connection.execute(_FIRST_QUESTION, (conversation,)).fetchone()
                 name = excerpt(loaded(question[0]), TITLE_CHARS) if question else ""
-            return self._set("title = ?", stored(name), conversation)
+            return self._set(conversation, title=name)
 
     def set_system(self, conversation: int, text: str) -> Conversation:
         """The system prompt, for what is asked from now on."""
-        return self._set("system = ?", stored(text), conversation)
+        return self._set(conversation, system=text)
 
     def archive(self, conversation: int, archived: bool = True) -> Conversation:
-        return self._set("archived = ?", archived, conversation)
+        return self._set(conversation, archived=archived)
 
     def delete(self, conversation: int) -> None:
         """Deletes it with all its turns, for good."""
@@ -88,51 +125,29 @@ class Conversations:
 
     def duplicate(self, conversation: int) -> Conversation:
         """A copy of the whole tree, the newest conversation from now on."""
-        now = time.time()
-        with self._db.transaction() as connection:
+        with self._db.transaction():
             old = self.get(conversation)
-            title = excerpt(f"{old.title} (copy)", NAME_CHARS)
-            new = insert(connection, title, old.system, False, now, now)
-            insert_tree(connection, new, self._turns.all(conversation))
-            return self.get(new)
+            return self.create(
+                old.system, f"{old.title} (copy)", turns=self._turns.all(conversation)
+            )
 
-    def _set(self, assignment: str, value: str | bool, conversation: int) -> Conversation:
+    def _set(self, conversation: int, **values: str | bool) -> Conversation:
         with self._db.transaction() as connection:
-            sql = f"UPDATE conversation SET {assignment} WHERE id = ?"
-            connection.execute(sql, (value, conversation))
+            update(connection, "conversation", conversation, **values)
             return self.get(conversation)
 
     def _of(self, row: sqlite3.Row) -> Conversation:
-        head = str(row["head"] or "")
-        if row["state"] == "streaming":
+        values = dict(row)
+        state, head = values.pop("state"), str(values.pop("head") or "")
+        if state == "streaming":
             pieces = self._db.rows(f"{PIECES} LIMIT 100", row["leaf"])
             head += "".join(piece["text"] for piece in pieces)
-        return Conversation(
-            id=row["id"],
-            title=loaded(row["title"]),
-            system=loaded(row["system"]),
-            archived=bool(row["archived"]),
-            created=row["created"],
-            updated=row["updated"],
-            turns=row["turns"],
-            snippet=excerpt(loaded(head), _SNIPPET_CHARS),
-            leaf=row["leaf"],
-        )
-
-
-def insert(
-    connection: sqlite3.Connection,
-    title: str,
-    system: str,
-    archived: bool,
-    created: float,
-    updated: float,
-) -> int:
-    """Writes an empty conversation and returns its id."""
-    sql = """INSERT INTO conversation (title, system, archived, created, updated)
-        VALUES (?, ?, ?, ?, ?)"""
-    values = (stored(excerpt(title, NAME_CHARS)), stored(system), archived, created, updated)
-    return int(connection.execute(sql, values).lastrowid or 0)
+        try:
+            values["title"], values["system"] = loaded(row["title"]), loaded(row["system"])
+            values["archived"] = bool(row["archived"])
+            return Conversation(**values, snippet=excerpt(loaded(head), _SNIPPET_CHARS))
+        except (ValueError, TypeError) as error:
+            raise damaged(self._db.path, f"conversation {row['id']}") from error
 
 
 LONGEST_QUERY = 200

@@ -10,23 +10,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from eftlocal.prompt.messages import Message
-from eftlocal_tui.history.database import Database, HistoryError, damaged
-from eftlocal_tui.history.records import (
-    Figures,
-    Mark,
-    Record,
-    Settings,
-    Turn,
-    excerpt,
-    loaded,
-    stored,
-)
+from eftlocal_tui.history.database import Database, HistoryError, damaged, insert, update
+from eftlocal_tui.history.records import SavedTurn, State, Turn, excerpt, loaded, stored
+
+TITLE_CHARS = 60  # of a title made from the first question
 
 # For `FROM turn t`: with the place of each turn among its siblings.
 COLUMNS = """t.*,
@@ -36,106 +26,6 @@ COLUMNS = """t.*,
         WHERE s.conversation = t.conversation AND s.parent IS t.parent AND s.id <= t.id) AS branch
 """
 PIECES = "SELECT text FROM piece WHERE turn = ? ORDER BY seq"
-
-
-def turn_of(db: Database, row: sqlite3.Row) -> Turn:
-    """The turn; one that streams with the text that has come so far."""
-    text = str(row["text"])
-    if row["state"] == "streaming":
-        text += written_pieces(db, row["id"])
-    try:
-        return Turn(
-            id=row["id"],
-            conversation=row["conversation"],
-            parent=row["parent"],
-            role=row["role"],
-            text=loaded(text),
-            state=row["state"],
-            created=row["created"],
-            visited=row["visited"],
-            closed=row["closed"],
-            finish_reason=_loaded(row["finish_reason"]),
-            error=_loaded(row["error"]),
-            settings=Settings(**json.loads(row["settings"])) if row["settings"] else None,
-            figures=Figures(**json.loads(row["figures"])) if row["figures"] else None,
-            marks=tuple(Mark(**mark) for mark in json.loads(row["marks"] or "[]")),
-            branch=row["branch"],
-            branches=row["branches"],
-        )
-    except (ValueError, TypeError, ValidationError) as error:
-        raise damaged(db.path, f"turn {row['id']}: {type(error).__name__}") from error
-
-
-def written_pieces(db: Database, turn: int) -> str:
-    """What has come of an answer that streams, as it is stored."""
-    return "".join(row["text"] for row in db.rows(PIECES, turn))
-
-
-def record_json(record: Record | None) -> str | None:
-    return None if record is None else json.dumps(record.model_dump(exclude_defaults=True))
-
-
-def marks_json(marks: Sequence[Mark]) -> str | None:
-    return json.dumps([mark.model_dump() for mark in marks]) if marks else None
-
-
-def insert_turn(connection: sqlite3.Connection, turn: Turn, writer: str | None = None) -> int:
-    """Writes a turn under a new id, which is returned; its own id and branch are not looked at.
-
-    `writer` is who writes it, of an answer that streams.
-    """
-    columns: dict[str, Any] = {
-        "conversation": turn.conversation,
-        "parent": turn.parent,
-        "visited": turn.visited,
-        "role": turn.role,
-        "state": turn.state,
-        "writer": writer,
-        "created": turn.created,
-        "closed": turn.closed,
-        "finish_reason": _stored(turn.finish_reason),
-        "error": _stored(turn.error),
-        "settings": record_json(turn.settings),
-        "figures": record_json(turn.figures),
-        "marks": marks_json(turn.marks),
-        "text": stored(turn.text),
-    }
-    names, places = ", ".join(columns), ", ".join("?" * len(columns))
-    sql = f"INSERT INTO turn ({names}) VALUES ({places})"
-    return int(connection.execute(sql, tuple(columns.values())).lastrowid or 0)
-
-
-def insert_tree(connection: sqlite3.Connection, conversation: int, tree: Iterable[Turn]) -> None:
-    """Copies turns, parents before their children, into a conversation, with new ids.
-
-    An answer that streams is copied as stopped: nobody writes the copy.
-    """
-    ids: dict[int, int] = {}
-    for turn in tree:
-        copy = replace(
-            turn,
-            conversation=conversation,
-            parent=None if turn.parent is None else ids[turn.parent],
-            state="stopped" if turn.state == "streaming" else turn.state,
-        )
-        ids[turn.id] = insert_turn(connection, copy)
-
-
-def next_visit(connection: sqlite3.Connection, conversation: int) -> int:
-    sql = "SELECT coalesce(max(visited), 0) + 1 FROM turn WHERE conversation = ?"
-    return int(connection.execute(sql, (conversation,)).fetchone()[0])
-
-
-def _stored(text: str | None) -> str | None:
-    return None if text is None else stored(text)
-
-
-def _loaded(text: str | None) -> str | None:
-    return None if text is None else loaded(text)
-
-
-TITLE_CHARS = 60  # of a title made from the first question
-
 ONE = f"SELECT {COLUMNS} FROM turn t WHERE t.id = ?"
 ALL = f"SELECT {COLUMNS} FROM turn t WHERE t.conversation = ? ORDER BY t.id"
 SIBLINGS = f"""SELECT {COLUMNS} FROM turn t
@@ -176,19 +66,16 @@ class Turns:
             elif parent is not None and self.get(parent).conversation != conversation:
                 raise HistoryError(f"turn {parent} is not of conversation {conversation}")
             now = time.time()
-            turn = Turn(
-                id=0,
+            new = begin_turn(
+                connection,
+                now,
                 conversation=conversation,
                 parent=parent,
                 role="user",
                 text=text,
                 state="done",
-                created=now,
-                visited=next_visit(connection, conversation),
                 closed=now,
             )
-            new = insert_turn(connection, turn)
-            touch(connection, conversation, now)
             connection.execute(
                 "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
                 (stored(excerpt(text, TITLE_CHARS)), conversation),
@@ -207,7 +94,7 @@ class Turns:
         rows = self._db.rows(ONE, turn)
         if not rows:
             raise HistoryError(f"turn {turn} is not there; its conversation was deleted")
-        return turn_of(self._db, rows[0])
+        return _turn(self._db, rows[0])
 
     def path(
         self, conversation: int, last: int | None = None, leaf: int | None = None
@@ -241,7 +128,7 @@ class Turns:
         with self._db.transaction() as connection:
             conversation = self.get(turn).conversation
             (leaf,) = connection.execute(LEFT_AT, (turn, conversation)).fetchone()
-            visit(connection, conversation, leaf)
+            update(connection, "turn", leaf, visited=_next_visit(connection, conversation))
             return self._up_from(leaf, None)
 
     def all(self, conversation: int) -> list[Turn]:
@@ -257,7 +144,37 @@ class Turns:
 
     def _turns(self, sql: str, *values: int | None) -> list[Turn]:
         with self._db.reading():
-            return [turn_of(self._db, row) for row in self._db.rows(sql, *values)]
+            return [_turn(self._db, row) for row in self._db.rows(sql, *values)]
+
+
+def begin_turn(connection: sqlite3.Connection, now: float, **values: Any) -> int:
+    """Writes a new turn, the leaf of its conversation from now on, and returns its id."""
+    conversation = values["conversation"]
+    visited = _next_visit(connection, conversation)
+    new = insert(connection, "turn", created=now, visited=visited, **values)
+    touch(connection, conversation, now)
+    return new
+
+
+def insert_tree(
+    connection: sqlite3.Connection, conversation: int, turns: Iterable[SavedTurn]
+) -> None:
+    """Copies turns, parents before their children, into a conversation, with new ids.
+
+    An answer that streams is copied as stopped: nobody writes the copy.
+    """
+    ids: dict[int, int] = {}
+    for turn in turns:
+        values = {name: getattr(turn, name) for name in SavedTurn.model_fields if name != "id"}
+        values["conversation"] = conversation
+        values["parent"] = None if turn.parent is None else ids[turn.parent]
+        values["state"] = at_rest(turn.state)
+        ids[turn.id] = insert(connection, "turn", **values)
+
+
+def at_rest(state: State) -> State:
+    """The state of a copy: nobody writes it."""
+    return "stopped" if state == "streaming" else state
 
 
 def touch(connection: sqlite3.Connection, conversation: int, now: float) -> None:
@@ -267,10 +184,9 @@ def touch(connection: sqlite3.Connection, conversation: int, now: float) -> None
     )
 
 
-def visit(connection: sqlite3.Connection, conversation: int, turn: int) -> None:
-    """Makes the turn its conversation's current leaf."""
-    values = (next_visit(connection, conversation), turn)
-    connection.execute("UPDATE turn SET visited = ? WHERE id = ?", values)
+def _next_visit(connection: sqlite3.Connection, conversation: int) -> int:
+    sql = "SELECT coalesce(max(visited), 0) + 1 FROM turn WHERE conversation = ?"
+    return int(connection.execute(sql, (conversation,)).fetchone()[0])
 
 
 def _alternating(path: Sequence[Turn]) -> list[Message]:
@@ -283,3 +199,19 @@ def _alternating(path: Sequence[Turn]) -> list[Message]:
         else:
             messages.append(Message(role=turn.role, content=turn.text))
     return messages
+
+
+def _turn(db: Database, row: sqlite3.Row) -> Turn:
+    """A row as a turn; one that streams with the text that has come so far."""
+    values = dict(row)
+    del values["writer"]
+    if row["state"] == "streaming":
+        values["text"] += "".join(piece["text"] for piece in db.rows(PIECES, row["id"]))
+    try:
+        for name in ("text", "finish_reason", "error"):
+            values[name] = values[name] and loaded(values[name])
+        for name in ("settings", "figures", "marks"):
+            values[name] = values[name] and json.loads(values[name])
+        return Turn(**values | {"marks": values["marks"] or ()})
+    except (ValueError, TypeError) as error:
+        raise damaged(db.path, f"turn {row['id']}: {type(error).__name__}") from error

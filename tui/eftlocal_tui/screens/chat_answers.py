@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -313,7 +313,9 @@ class ChatAnswers:
                 await screen.when_free(writer.stop)
             turn = history.turns.get(began.id)
         except EftlocalError:
-            await view.finish(replace(began, state="error", error="the end was not saved"))
+            await view.finish(
+                began.model_copy(update={"state": "error", "error": "the end was not saved"})
+            )
             raise
         await view.finish(turn)
         self.conversation = history.conversations.get(turn.conversation)

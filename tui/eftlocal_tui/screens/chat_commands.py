@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 from textual.app import SuspendNotSupported
 
+from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal_tui.commands import Command
@@ -16,7 +17,7 @@ from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import free_name, import_file
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.settings import FIRST, settings_path
-from eftlocal_tui.text import size, totals_line
+from eftlocal_tui.text import totals_line
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
@@ -103,7 +104,7 @@ class ChatCommands:
         if models.loaded is not None and models.dials is not None:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
             lines.append(f"Recipe: {models.dials.recipe}")
-        lines.append(f"Memory: {size(psutil.Process().memory_info().rss)}")
+        lines.append(f"Memory: {readable(psutil.Process().memory_info().rss)}")
         await self.screen.transcript.say("\n".join(lines))
 
     async def _save(self, rest: str) -> None:

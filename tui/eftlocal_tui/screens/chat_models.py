@@ -8,13 +8,13 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Label, ProgressBar
 
+from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
 from eftlocal_tui.engine import Loaded, Progress, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import Turn
-from eftlocal_tui.text import size
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
@@ -42,7 +42,7 @@ class _Bar(Horizontal):
         bar = self.query_one(ProgressBar)
         bar.update(total=max(progress.total, 1e-9), progress=progress.done)
         if self._bytes:
-            text = f" {size(progress.done)} of {size(progress.total)}"
+            text = f" {readable(progress.done)} of {readable(progress.total)}"
             self.query_one(".bytes", Label).update(text)
 
 

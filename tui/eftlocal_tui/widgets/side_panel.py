@@ -11,10 +11,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
+from eftlocal.disk import readable
 from eftlocal_tui.dials import Dials, recipe_dials, recipe_name, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text import bar, plot, size
+from eftlocal_tui.text import bar, plot
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
 
@@ -207,8 +208,8 @@ class SidePanel(VerticalScroll, can_focus=False):
                 f"context      {live.context_used} / {live.context_size}",
                 f"             {bar(share)} {share:.0%}",
             ]
-        lines.append(f"memory       {size(psutil.Process().memory_info().rss)}")
-        lines.append(f"  free       {size(psutil.virtual_memory().available)}")
+        lines.append(f"memory       {readable(psutil.Process().memory_info().rss)}")
+        lines.append(f"  free       {readable(psutil.virtual_memory().available)}")
         self.query_one("#figures", Static).update("\n".join(lines))
 
     def on_dial_input_turned(self, event: DialInput.Turned) -> None:

@@ -13,7 +13,7 @@ from textual.widgets import Button, Static
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.history import Turn
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text import reason_text, totals_line
+from eftlocal_tui.text import outcome
 from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
 
 
@@ -157,7 +157,6 @@ class AnswerView(TurnView):
         self._live = live
         self._text = turn.text
         self._part = Streamed()
-        self._settled = turn
 
     @property
     def text(self) -> str:
@@ -187,14 +186,7 @@ class AnswerView(TurnView):
         return self.head(name)
 
     def _foot(self) -> str:
-        turn = self._settled
-        if self._live:
-            return "…"
-        parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
-        if turn.figures is not None:
-            seed = turn.settings.seed if turn.settings else None
-            parts.append(totals_line(turn.figures, seed))
-        return printable(" · ".join(part for part in parts if part))
+        return "…" if self._live else printable(outcome(self.turn))
 
     async def append(self, text: str) -> None:
         self._text += text
@@ -208,7 +200,7 @@ class AnswerView(TurnView):
 
     async def finish(self, turn: Turn) -> None:
         """The answer has ended: `turn` is what was kept of it."""
-        self._live, self._settled, self.turn = False, turn, turn
+        self._live, self.turn = False, turn
         await self._part.finish()
         if self.is_mounted:
             self.query_one(".foot", Static).update(self._foot())
