@@ -44,7 +44,7 @@ async def test_escape_sequences_of_a_model_and_of_a_paste(tmp_path: Path) -> Non
     engine = ScriptedEngine(Script(pieces), Script(pieces), Script(pieces), Script(pieces))
     async with driven(engine, tmp_path) as d:
         d.chat.prompt.post_message(events.Paste(ESCAPES))
-        await d.pilot.pause()
+        await d.pause()
         assert d.chat.prompt.text == pasted(ESCAPES)
         await d.press("enter")
         await d.idle()
@@ -110,13 +110,13 @@ async def test_a_paste_of_100000_characters(tmp_path: Path) -> None:
     async with driven(engine, tmp_path, size=(80, 24)) as d:
         for paste in (text, one):
             d.chat.prompt.post_message(events.Paste(paste))
-            await d.pilot.pause()
+            await d.pause()
             assert len(d.chat.prompt.text) == len(paste)
             await d.press("a", "backspace", "enter")
             await d.idle()
             assert engine.heard[-1][0][-1]["content"] == paste
         await d.press("ctrl+up", "up", "enter")  # unfolds
-        await d.pilot.pause()
+        await d.pause()
         no_escapes(d)
 
 
@@ -130,7 +130,7 @@ async def test_links_of_a_model_are_not_opened(
         await d.ask("link")
         markdown = d.chat.transcript.query_one(Markdown)
         markdown.post_message(Markdown.LinkClicked(markdown, "file:///etc/passwd"))
-        await d.pilot.pause()
+        await d.pause()
         assert opened == []
         assert "file:///etc/passwd" in d.toasts
 
@@ -145,10 +145,10 @@ async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path, after: str
         await d.chat.transcript.mount(streamed)
         for letter in text:
             await streamed.append(letter)
-            await d.pilot.pause()
+            await d.pause()
         assert "Done." in d.screen_text()
         await streamed.finish()
-        await d.pilot.pause()
+        await d.pause()
         assert "Done." in d.screen_text()
 
 

@@ -24,7 +24,7 @@ async def test_enter_sends_and_the_answer_is_kept(tmp_path: Path) -> None:
     async with driven(ScriptedEngine("Braga is in Portugal."), tmp_path) as d:
         await d.ask("Where is Braga?")
         assert d.turns == ["Where is Braga?", "Braga is in Portugal."]
-        conversation = d.chat.conversation
+        conversation = d.chat.answers.conversation
         assert conversation is not None
         path = d.history.turns.path(conversation.id)
         assert [turn.state for turn in path] == ["done", "done"]
@@ -57,7 +57,7 @@ async def test_nothing_is_sent_of_an_empty_box(tmp_path: Path) -> None:
     async with driven(engine, tmp_path) as d:
         await d.send("  \n ")
         assert engine.heard == []
-        assert d.chat.conversation is None
+        assert d.chat.answers.conversation is None
 
 
 @asynchronous
@@ -115,7 +115,7 @@ async def test_the_box_works_while_an_answer_comes(tmp_path: Path) -> None:
         assert d.chat.prompt.text == "Next"  # refused, not lost
         assert "Esc stops it" in d.toasts
         await d.press("ctrl+n")
-        assert d.chat.conversation is not None
+        assert d.chat.answers.conversation is not None
         script.go.set()
         await d.idle()
         assert len(engine.heard) == 1
@@ -175,7 +175,7 @@ async def test_loading_is_stopped_by_escape(tmp_path: Path) -> None:
         await d.press("escape")
         engine.load_waits.set()
         await d.until(lambda: d.notes)
-        assert "Loading was stopped" in d.notes[0]
+        assert "Loading stopped" in d.notes[0]
         await d.send("Hello")
         await d.until(lambda: len(d.notes) == 2)
         assert "No models are loaded" in d.notes[1]
@@ -252,9 +252,9 @@ async def test_dials_are_stepped_with_the_arrow_keys(tmp_path: Path) -> None:
         await d.until(lambda: isinstance(d.app.focused, DialInput))
         assert d.app.focused.dial == "beta"
         await d.press("up")
-        await d.until(lambda: d.chat.dials.recipe.weights["base"] == 1.1)
+        await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 1.1)
         await d.press("down", "down")
-        await d.until(lambda: d.chat.dials.recipe.weights["base"] == 0.9)
+        await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 0.9)
         await d.press("escape")
         assert d.app.focused is d.chat.prompt
         await d.ask("Go")
@@ -274,7 +274,7 @@ async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
             ("top_k", "20"),
         ):
             await d.send(f"/set {name} {value}")
-        dials = d.chat.dials
+        dials = d.chat.models.dials
         assert dials.recipe.name == "proxy"
         assert dials.recipe.weights["tuned"] == 1.5
         assert dials.recipe.plausibility == 0.1
@@ -290,10 +290,10 @@ async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
 @asynchronous
 async def test_a_value_out_of_range_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        before = d.chat.dials
+        before = d.chat.models.dials
         for wrong in ("top_p 2", "temperature warm", "speculation 99", "gamma 1", "recipe proxi"):
             await d.send(f"/set {wrong}")
-        assert d.chat.dials == before
+        assert d.chat.models.dials == before
         for named in ("top_p is 2", "'warm'", "speculation 99", "'gamma'", "proxy"):
             assert named in d.toasts
 
@@ -304,7 +304,7 @@ async def test_the_recipe_is_chosen_without_a_mouse(tmp_path: Path) -> None:
         select = d.chat.query_one("#recipe")
         select.focus()
         await d.press("enter", "down", "enter")
-        await d.until(lambda: d.chat.dials.recipe.name == "proxy")
+        await d.until(lambda: d.chat.models.dials.recipe.name == "proxy")
         assert d.chat.query_one(DialInput).dial == "alpha"
 
 
@@ -441,7 +441,7 @@ async def test_turns_are_walked_and_used_without_a_mouse(tmp_path: Path) -> None
 async def test_copy_keys(tmp_path: Path) -> None:
     async with driven(ScriptedEngine("```\nx\n```"), tmp_path) as d:
         await d.press("f9")
-        assert "nothing to copy" in d.toasts
+        assert "no answer to copy" in d.toasts
         await d.ask("Go")
         await d.press("f9")
         assert d.app.clipboard == "```\nx\n```"

@@ -21,7 +21,7 @@ async def test_the_recipe_is_in_the_head_however_long_the_title(tmp_path: Path) 
         await d.ask("A question of many words " * 10)
         assert d.screen_text().split("\n")[0].endswith("upscale beta 1")
         await d.pilot.resize_terminal(60, 24)
-        await d.pilot.pause()
+        await d.pause()
         assert d.screen_text().split("\n")[0].startswith(" A question")
 
 

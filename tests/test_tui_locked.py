@@ -44,7 +44,7 @@ async def test_a_message_waits_and_keys_are_answered(tmp_path: Path) -> None:
             await d.press("a", "b")
             assert d.chat.prompt.text == "ab"
             await d.press("ctrl+n")
-            assert "on its way" in d.toasts
+            assert "being sent" in d.toasts
             await d.press("enter")  # what comes next is given back, not lost
             await d.until(lambda: d.chat.prompt.text == "ab")
             await d.press("f1")
@@ -98,7 +98,7 @@ async def test_an_answer_waits_and_holds_nobody_up(tmp_path: Path) -> None:
             await d.until(lambda: engine.answering[0]._given == 2)
             for _ in range(20):  # the history is read while the engine's thread waits to write
                 assert d.chat.answers.path()[-1].text == "One "
-                await d.pilot.pause()
+                await d.pause()
         await d.idle()
         assert d.turns == ["Count", "One two three"]
         assert d.chat.answers.path()[-1].state == "done"
@@ -114,7 +114,7 @@ async def test_keys_that_write_are_refused_in_one_line(tmp_path: Path, key: str)
         with locked(d.history.path):
             await d.press(key)
             await d.until(lambda: "another program keeps it locked" in d.toasts)
-            assert not d.chat.busy
+            assert not d.chat.answers.busy
             assert d.turns == ["Go", "Two."]
         await d.press("f7")
         await d.until(lambda: d.turns == ["Go", "One."])

@@ -27,8 +27,9 @@ ANSWER = [
 ]
 
 
-def compare(d: Driver, name: str) -> None:
+async def compare(d: Driver, name: str) -> None:
     """The screen against its picture; what no two runs share is left out."""
+    await d.pause()
     text = d.screen_text()
     text = re.sub(r"(memory|free) +[\d.]+ [kMG]?B", r"\1 SIZE", text)
     text = re.sub(r"\d+ (s|min) ago", "N s ago", text)
@@ -54,20 +55,17 @@ async def test_pictures(tmp_path: Path, size: str) -> None:
         Script(ANSWER), Script(["Braga, ", "Portugal."]), Script(["Portugal."]), Script(["Braga?"])
     )
     async with driven(engine, tmp_path, size=SIZES[size], settings=Settings(panel=True)) as d:
-        compare(d, f"welcome-{size}")
+        await compare(d, f"welcome-{size}")
         await d.send("/set seed 7")
         await begin(d)
-        await d.pilot.pause()
-        compare(d, f"chat-{size}")
+        await compare(d, f"chat-{size}")
         await d.press("f5")
-        await d.until(lambda: d.screen_text().count("tok/s") == 3)
-        compare(d, f"compare-{size}")
+        await d.until(lambda: d.screen_text().count("accepted") == 3)
+        await compare(d, f"compare-{size}")
         await d.press("escape", "f6")
         await d.until(lambda: "1/5" in d.static("#token"))
-        compare(d, f"influence-{size}")
+        await compare(d, f"influence-{size}")
         await d.press("escape", "ctrl+o")
-        await d.pilot.pause()
-        compare(d, f"history-{size}")
+        await compare(d, f"history-{size}")
         await d.press("escape", "f1")
-        await d.pilot.pause()
-        compare(d, f"help-{size}")
+        await compare(d, f"help-{size}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal_tui.dials import Dials, restored
 from eftlocal_tui.history import History, import_file, to_json
-from eftlocal_tui.settings import Settings, read_remembered, read_settings
+from eftlocal_tui.settings import Settings, read_settings, read_view
 
 SAMPLES = Path(__file__).with_name("samples") / "chat"
 DEFAULT = Dials(Recipe.upscale(), Sampling(), Speculation())
@@ -73,5 +73,5 @@ def test_settings_and_how_the_chat_was_left() -> None:
         editor="nano -w",
         keys={"chat.regenerate": "ctrl+x,f2", "turn.copy": "plus"},
     )
-    left = read_remembered(SAMPLES / "chat-left.json")
+    left = read_view(SAMPLES / "chat-left.json")
     assert (left.theme, left.panel) == ("nord", False)

@@ -13,7 +13,6 @@ from tui_driver import Driver, asynchronous, driven
 from eftlocal.errors import EngineError
 from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
-from eftlocal_tui.screens.base import leave, until_left
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
 from eftlocal_tui.screens.dialogs import AskText, Confirm, HelpScreen
@@ -50,7 +49,7 @@ async def test_history_lists_searches_and_resumes(tmp_path: Path) -> None:
         ]
         await d.press("slash")
         d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
-        await d.pilot.pause()
+        await d.pause()
         assert listed(d) == ["alpha rivers"]
         await d.press("enter", "enter")
         await d.until(lambda: isinstance(d.app.screen, ChatScreen))
@@ -130,16 +129,16 @@ async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
         await d.send("/set alpha 0.5")
         await d.send("/set temperature 0.1")
         await d.ask("first")
-        number = d.chat.conversation.id
+        number = d.chat.answers.conversation.id
 
     def resumed(history: History):
         return history.conversations.get(number)
 
     async with driven(ScriptedEngine("Two."), tmp_path, resume=resumed) as d:
         assert d.turns == ["first", "One."]
-        assert d.chat.dials.shown()["recipe"] == "proxy"
-        assert d.chat.dials.shown()["alpha"] == "0.5"
-        assert d.chat.dials.sampling.temperature == 0.1
+        assert d.chat.models.dials.shown()["recipe"] == "proxy"
+        assert d.chat.models.dials.shown()["alpha"] == "0.5"
+        assert d.chat.models.dials.sampling.temperature == 0.1
         await d.ask("second")
         assert d.turns == ["first", "One.", "second", "Two."]
 
@@ -176,7 +175,7 @@ async def test_compare_takes_what_is_in_the_box(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with driven(engine, tmp_path) as d:
         await d.press("f5")
-        assert "write the message" in d.toasts
+        assert "type a message to compare" in d.toasts
         await d.type("Not sent")
         await d.press("f5")
         await d.until(lambda: len(engine.heard) == 3)
@@ -251,7 +250,7 @@ async def test_escape_ends_the_reading_of_a_prompt_for_all_columns(tmp_path: Pat
     async with driven(ScriptedEngine(*scripts), tmp_path) as d:
         await d.type("Question?")
         await d.press("f5")
-        await d.pilot.pause()
+        await d.pause()
         await d.press("escape")
         await d.until(lambda: d.screen_text().count("■ stopped") == 3)
 
@@ -390,9 +389,9 @@ async def test_leaving_while_something_is_laid_out(tmp_path: Path) -> None:
         await d.press("f5")
         screen = d.app.screen
         assert isinstance(screen, CompareScreen)
-        leave(screen, None)
+        screen.leave(None)
         await d.until(lambda: d.app.screen is d.chat)
-        await until_left(screen, screen._answer(None))  # its widgets are gone
+        await screen.doing(screen._answer(None))  # its widgets are gone
         await d.ask("Still there?")
         assert d.turns[-1] == "Again."
 
@@ -403,7 +402,7 @@ async def test_leaving_while_something_is_laid_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "title"),
     [
-        ((), "The chat"),
+        ((), "Three models answer together"),
         (("ctrl+o",), "Conversations"),
         (("f5",), "Compare"),
         (("f6",), "Influence"),
@@ -472,23 +471,23 @@ async def test_the_palette_has_everything(tmp_path: Path) -> None:
             if not key.action.startswith("page("):
                 assert key.what in titles
         assert {"Theme", "Quit", "Help", "/stats", "/system", "Load demo"} <= titles
-        assert {"Name the conversation", "Import conversations"} <= titles
+        assert {"Rename the conversation", "Import conversations (.json)"} <= titles
 
 
 @asynchronous
 async def test_the_palette_acts(tmp_path: Path) -> None:
     async with driven(ScriptedEngine("One."), tmp_path) as d:
         await d.ask("Question?")
-        for title in ("Name the conversation", "/stats", "Again"):
+        for title in ("Rename the conversation", "/stats", "Again"):
             (command,) = [c for c in d.app.get_system_commands(d.chat) if c.title == title]
             result = command.callback()
             if result is not None:
                 await result
-            await d.pilot.pause()
+            await d.pause()
             if isinstance(d.app.screen, AskText):
                 d.app.screen.query_one(Input).value = "a name"
                 await d.press("enter")
-                await d.until(lambda: d.chat.conversation.title == "a name")
+                await d.until(lambda: d.chat.answers.conversation.title == "a name")
         await d.until(lambda: d.turns == ["Question?", "Again."])
 
 
@@ -503,7 +502,7 @@ async def test_themes_light_and_dark(tmp_path: Path) -> None:
         await d.send("/theme gruvbox")
         assert d.app.theme == "gruvbox"
         await d.send("/theme none")
-        assert "no theme 'none'" in d.toasts
+        assert "unknown theme 'none'" in d.toasts
 
 
 @asynchronous

@@ -26,8 +26,8 @@ from eftlocal_tui.settings import Settings
 
 
 def conversation_of(d: Driver) -> int:
-    assert d.chat.conversation is not None
-    return d.chat.conversation.id
+    assert d.chat.answers.conversation is not None
+    return d.chat.answers.conversation.id
 
 
 def delete_elsewhere(d: Driver) -> None:
@@ -165,7 +165,7 @@ async def test_history_keys_after_it_was_deleted_elsewhere(
         await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
         delete_elsewhere(d)
         await d.press(key)
-        await d.pilot.pause()
+        await d.pause()
         assert d.app.is_running
 
 
@@ -176,7 +176,7 @@ async def test_a_search_longer_than_it_may_be(tmp_path: Path) -> None:
         await d.press("ctrl+o")
         await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
         d.app.screen.query_one(Input).value = "x" * 300
-        await d.pilot.pause()
+        await d.pause()
         assert d.app.is_running
         assert isinstance(d.app.screen, HistoryScreen)
 
@@ -189,7 +189,7 @@ async def test_a_system_prompt_for_a_conversation_that_is_gone(tmp_path: Path) -
         await d.until(lambda: isinstance(d.app.screen, AskText))
         delete_elsewhere(d)
         await d.press("a", "ctrl+s")
-        await d.pilot.pause()
+        await d.pause()
         assert d.app.is_running
         assert "deleted" in d.toasts
 
@@ -221,7 +221,7 @@ async def test_a_new_conversation_while_a_question_is_laid_out(
     script = Script(["One"], wait_at=0)
     async with driven(ScriptedEngine("Before.", script), tmp_path) as d:
         await d.ask("before")
-        both = [d.chat.answers.ask("first"), d.chat.action_new()]
+        both = [d.chat.doing(work) for work in (d.chat.answers.ask("first"), d.chat.action_new())]
         await asyncio.gather(*(reversed(both) if new_first else both))
         script.go.set()
         await d.idle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.transcript import Note, TurnView
 
-ENOUGH = 1_000  # pauses
+PATIENCE = 60.0  # seconds after which what does not come is an error
+HOPS = 4  # the program hands a key to a screen, that to a widget, which posts a message, ...
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
 
 
@@ -50,20 +52,28 @@ class Driver:
     def history(self) -> History:
         return self.app.services.history
 
+    async def pause(self) -> None:
+        """Waits until every message on its way was handled. Pilot's own `pause` waits for an idle
+        processor instead, and takes a process that gets no turn for one that has no work."""
+        for _ in range(HOPS):
+            await self.pilot._wait_for_screen()
+            self.app.screen._on_timer_update()
+            await asyncio.sleep(0)
+
     async def press(self, *keys: str) -> None:
-        """Keys, one after the other; Pilot's own `press` waits for an idle processor each time."""
+        """Keys, one after the other."""
         for key in keys:
             name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
             event = events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key))
             event.set_sender(self.app)
             assert self.app._driver is not None
             self.app._driver.send_message(event)
-            await self.pilot.pause()
+            await self.pause()
 
     async def type(self, text: str) -> None:
         """Text in the message box, as if typed, without the cost of every key."""
         self.chat.prompt.insert(text)
-        await self.pilot.pause()
+        await self.pause()
 
     async def send(self, text: str) -> None:
         await self.type(text)
@@ -75,19 +85,18 @@ class Driver:
         await self.idle()
 
     async def until(self, what: Callable[[], object]) -> None:
-        for _ in range(ENOUGH):
-            if what():
-                return
+        until = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < until, "what the test waits for did not come"
             await self.pilot.pause(0.01)
-        raise AssertionError("what the test waits for did not come")
 
     async def idle(self) -> None:
-        await self.until(lambda: not self.chat.busy)
-        await self.pilot.pause()
+        await self.until(lambda: not self.chat.answers.busy)
+        await self.pause()
 
     async def ready(self) -> None:
-        await self.until(lambda: self.chat.loaded is not None)
-        await self.pilot.pause()
+        await self.until(lambda: self.chat.models.loaded is not None)
+        await self.pause()
 
     @property
     def turns(self) -> list[str]:

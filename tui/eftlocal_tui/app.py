@@ -17,13 +17,14 @@ from textual.screen import Screen
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal.terminal_text import one_line, printable
+from eftlocal_tui.commands import COMMANDS, parse
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
-from eftlocal_tui.settings import Settings, read_remembered, remember
+from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
@@ -36,9 +37,7 @@ class ChatApp(App[None], inherit_bindings=False):
     TITLE = "eftlocal"
     BINDINGS = bindings("app")
     ENABLE_COMMAND_PALETTE = True
-    CSS = """
-    ToastRack { dock: top; align: right top; margin: 0; }  /* below is what is being written */
-    """
+    CSS_PATH = "chat.tcss"
 
     def __init__(
         self, services: Services, *, resume: Conversation | None = None, load: bool = True
@@ -51,7 +50,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._other = ""  # the theme that light_or_dark left
 
     def on_mount(self) -> None:
-        left = read_remembered(self.services.remembered).theme
+        left = read_view(self.services.view_file).theme
         known = left if left in self.available_themes else None
         self.theme = self.services.settings.theme or known or _DARK
         self._themed = True
@@ -62,13 +61,13 @@ class ChatApp(App[None], inherit_bindings=False):
         if not self._themed:
             return
         try:
-            remember(self.services.remembered, theme=theme)
+            save_view(self.services.view_file, theme=theme)
         except EftlocalError as error:
             tell(self, error)
             return
         mine = self.services.settings.theme
         if mine not in (None, theme):
-            self.notify(f"At the next start it is {mine} again: the settings say so", markup=False)
+            self.notify(f"At the next start it is {mine} again: the settings say so")
 
     @property
     def chat(self) -> ChatScreen:
@@ -135,21 +134,13 @@ class ChatApp(App[None], inherit_bindings=False):
             yield from self._chat_commands(screen)
 
     def _chat_commands(self, chat: ChatScreen) -> Iterable[SystemCommand]:
-        for name, about in (
-            ("stats", "Figures of the last answer and of the program"),
-            ("system", "The system prompt of this conversation"),
-            ("preset", "List the presets that can be loaded"),
-            ("set", "Show the dials"),
-            ("export", "Write the conversation to a Markdown file"),
-            ("settings", "Open the settings file in your editor"),
-        ):
-            yield SystemCommand(f"/{name}", about, partial(self.run_later, chat, f"/{name}"))
-        for question, command, about in (
-            ("Name of the conversation", "save", "Name the conversation"),
-            ("File to export to (.md or .json)", "export", "Export to a file of another name"),
-            ("File to import (.json)", "load", "Import conversations"),
-        ):
-            yield SystemCommand(about, f"/{command}", partial(self._ask, chat, question, command))
+        for command in COMMANDS:
+            run = f"/{command.name}"
+            if not command.action and command.takes[:1] in ("", "["):
+                yield SystemCommand(run, command.about, partial(self.run_later, chat, run))
+            if command.asks:
+                question = partial(self._ask, chat, command.asks, command.name)
+                yield SystemCommand(command.asks, run, question)
         try:
             presets = load_presets()
         except EftlocalError:
@@ -162,17 +153,16 @@ class ChatApp(App[None], inherit_bindings=False):
             )
 
     def _ask(self, chat: ChatScreen, question: str, command: str) -> None:
-        def answered(text: str | None) -> None:
-            if text and text.strip():
-                self.run_later(chat, f"/{command} {text.strip()}")
+        chat.start(self._obey_with(chat, question, command))
 
-        self.push_screen(AskText(question), answered)
+    async def _obey_with(self, chat: ChatScreen, question: str, command: str) -> None:
+        text = await self.push_screen_wait(AskText(question))
+        if text and text.strip():
+            self.run_later(chat, f"/{command} {text.strip()}")
 
     def run_later(self, chat: ChatScreen, text: str) -> None:
         """A slash command that was chosen, not typed."""
-        from eftlocal_tui import commands
-
-        parsed = commands.parse(text)
+        parsed = parse(text)
         if parsed is not None:
             chat.start(chat.commands.obey(*parsed))
 

@@ -1,4 +1,4 @@
-"""Slash commands: what is typed in the message box and meant for the program."""
+"""Slash commands: typed in the message box, and meant for the program."""
 
 from __future__ import annotations
 
@@ -9,35 +9,46 @@ from eftlocal.errors import UsageError
 
 
 class Command(NamedTuple):
-    """A command: what may stand after its name, and one line of help."""
+    """A command.
+
+    Attributes:
+        takes: what may stand after its name, in brackets where it need not.
+        about: one line of help.
+        action: of a key, which does what the command does alone.
+        asks: the question by which the palette asks for what it takes.
+    """
 
     name: str
     takes: str
     about: str
+    action: str = ""
+    asks: str = ""
 
 
+HISTORY = "screen.history"
+_NAME, _IMPORT = "Rename the conversation", "Import conversations (.json)"
+_EXPORT = "Export to a file (.md or .json)"
 COMMANDS = (
-    Command("help", "", "Help for this screen"),
-    Command("preset", "[NAME]", "Load other models; without a name, list them"),
-    Command("system", "[TEXT|-]", "The system prompt of this conversation; - removes it"),
-    Command("set", "[DIAL VALUE]", "Turn a dial, as in /set beta 0.5; without, show them"),
-    Command("stats", "", "Figures of the last answer and of the program"),
-    Command("save", "NAME", "Name the conversation (it is saved by itself)"),
-    Command("load", "[ID|FILE.json]", "Resume a conversation, or import one"),
-    Command("export", "[FILE.md|FILE.json]", "Write the conversation to a file"),
-    Command("clear", "", "Begin a new conversation; this one stays in the history"),
-    Command("regen", "", "Another answer to your last message, as a branch"),
-    Command("continue", "", "Go on with an answer that was stopped"),
-    Command("edit", "", "Edit your last message, as a branch"),
-    Command("copy", "[code]", "Copy the last answer, or its last code block"),
-    Command("compare", "", "Emulation, tuned and base alone, side by side"),
-    Command("influence", "", "What moved each token of the last answer"),
-    Command("history", "[WORDS]", "All conversations, or those with these words"),
-    Command("theme", "[NAME]", "Change the colours; without a name, light or dark"),
+    Command("help", "", "Help for this screen", "app.help"),
+    Command("preset", "[NAME]", "Load a preset; alone, list the presets"),
+    Command("system", "[TEXT|-]", "Set the system prompt of this conversation; - removes it"),
+    Command("set", "[DIAL VALUE]", "Set a dial, as in /set beta 0.5; alone, show the dials"),
+    Command("stats", "", "Statistics of the last answer, models, memory"),
+    Command("save", "NAME", "Rename the conversation (it is saved as you go)", "", _NAME),
+    Command("load", "[ID|FILE.json]", "Open a conversation, or import one", HISTORY, _IMPORT),
+    Command("export", "[FILE.md|FILE.json]", "Export the conversation to a file", "", _EXPORT),
+    Command("clear", "", "New conversation; this one stays in the history", "screen.new"),
+    Command("regen", "", "Regenerate the last answer, as a branch", "screen.regenerate"),
+    Command("continue", "", "Continue a stopped answer", "screen.continue"),
+    Command("edit", "", "Edit your last message, as a branch", "screen.edit"),
+    Command("copy", "[code]", "Copy the last answer, or its last code block", "screen.copy"),
+    Command("compare", "", "Emulation, tuned and base, side by side", "screen.compare"),
+    Command("influence", "", "Which model moved each token of the answer", "screen.influence"),
+    Command("history", "[WORDS]", "List all conversations, or search them", HISTORY),
+    Command("theme", "[NAME]", "Set the theme; alone, switch light and dark", "app.light_or_dark"),
     Command("settings", "", "Open the settings file in your editor"),
-    Command("exit", "", "Leave; everything is saved"),
+    Command("exit", "", "Quit; everything is saved", "app.quit"),
 )
-
 _BY_NAME = {command.name: command for command in COMMANDS}
 
 
@@ -58,10 +69,10 @@ def parse(text: str) -> tuple[Command, str] | None:
     command = _BY_NAME.get(name.lower())
     if command is None:
         near = get_close_matches(name.lower(), _BY_NAME, 1, 0.5)
-        hint = f"did you mean /{near[0]}?" if near else "/help shows them all"
-        raise UsageError(f"there is no command /{name[:40]}; {hint} (// sends a slash)")
+        hint = f"did you mean /{near[0]}?" if near else "/help lists them"
+        raise UsageError(f"unknown command /{name[:40]}; {hint} (// sends a slash)")
     if rest and not command.takes:
-        raise UsageError(f"/{command.name} takes nothing after it")
+        raise UsageError(f"/{command.name} takes no argument")
     if not rest and command.takes and not command.takes.startswith("["):
         raise UsageError(f"/{command.name} needs {command.takes}")
     return command, rest

@@ -21,7 +21,6 @@ class Key(NamedTuple):
         what: one or two words for the footer.
         about: one line for the help.
         shown: whether the footer shows it.
-        first: whether it comes before the keys of the widget that has the focus.
     """
 
     name: str
@@ -30,7 +29,15 @@ class Key(NamedTuple):
     what: str
     about: str
     shown: bool = False
-    first: bool = True
+
+    @property
+    def place(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def first(self) -> bool:
+        """Whether it comes before the keys of the widget that has the focus."""
+        return self.place not in _LAST and self.name != "chat.stop"
 
     @property
     def binding(self) -> Binding:
@@ -39,115 +46,71 @@ class Key(NamedTuple):
         )
 
 
+_LAST = ("prompt", "turn", "dial", "history")  # places whose keys leave the others theirs
+FOOTER = True
 KEYS = (
-    Key("app.help", "f1", "help", "Help", "Help for the screen you are on", True),
+    Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
     Key("app.palette", "ctrl+p", "command_palette", "All", "Every command, by name"),
-    Key("app.quit", "ctrl+q", "quit", "Quit", "Leave; everything is saved", True),
-    Key("app.theme", "f10", "light_or_dark", "Light/dark", "Change between light and dark"),
-    Key("prompt.send", "enter", "send", "Send", "Send the message", first=False),
-    Key(
-        "prompt.newline",
-        "ctrl+j,shift+enter,alt+enter",
-        "newline",
-        "New line",
-        "A new line",
-        first=False,
-    ),
-    Key("prompt.complete", "tab", "complete", "Complete", "Complete a /command", first=False),
-    Key(
-        "chat.stop",
-        "escape",
-        "stop",
-        "Stop",
-        "Stop, keeping what came; cancel an edit",
-        False,
-        False,
-    ),
-    Key("chat.new", "ctrl+n", "new", "New", "A new conversation", True),
-    Key("chat.history", "ctrl+o", "history", "History", "All conversations", True),
-    Key("chat.panel", "ctrl+b", "panel", "Panel", "Fold or unfold the side panel", True),
+    Key("app.quit", "ctrl+q", "quit", "Quit", "Quit; everything is saved", FOOTER),
+    Key("app.theme", "f10", "light_or_dark", "Light/dark", "Switch between light and dark"),
+    Key("prompt.send", "enter", "send", "Send", "Send the message"),
+    Key("prompt.newline", "ctrl+j,shift+enter,alt+enter", "newline", "New line", "New line"),
+    Key("prompt.complete", "tab", "complete", "Complete", "Complete a /command"),
+    Key("chat.stop", "escape", "stop", "Stop", "Stop, and keep the text so far; cancel an edit"),
+    Key("chat.new", "ctrl+n", "new", "New", "New conversation", FOOTER),
+    Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
+    Key("chat.panel", "ctrl+b", "panel", "Panel", "Show or hide the side panel", FOOTER),
     Key("chat.dials", "ctrl+t", "dials", "Dials", "Go to the dials, or back"),
-    Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Another answer, as a branch"),
+    Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Regenerate the answer, as a branch"),
     Key("chat.edit", "f4", "edit", "Edit", "Edit your last message, as a branch"),
-    Key("chat.compare", "f5", "compare", "Compare", "Emulation, tuned and base side by side", True),
-    Key("chat.influence", "f6", "influence", "Influence", "What moved each token", True),
-    Key("chat.previous", "f7", "sibling(-1)", "Branch ◂", "The branch before"),
-    Key("chat.next", "f8", "sibling(1)", "Branch ▸", "The branch after"),
+    Key("chat.compare", "f5", "compare", "Compare", "Emulation, tuned, base side by side", FOOTER),
+    Key("chat.influence", "f6", "influence", "Influence", "Which model moved each token", FOOTER),
+    Key("chat.previous", "f7", "sibling(-1)", "Branch ◂", "Previous branch"),
+    Key("chat.next", "f8", "sibling(1)", "Branch ▸", "Next branch"),
     Key("chat.copy", "f9", "copy", "Copy", "Copy the last answer"),
     Key("chat.code", "shift+f9,f12", "copy_code", "Copy code", "Copy the last code block"),
     Key("chat.editor", "ctrl+g", "editor", "Editor", "Write the message in your editor"),
-    Key("chat.continue", "f3", "continue", "Continue", "Go on with a stopped answer"),
+    Key("chat.continue", "f3", "continue", "Continue", "Continue a stopped answer"),
     Key("chat.turns", "ctrl+up", "turns", "Turns", "Walk the turns (then ↑ ↓)"),
     Key("chat.page_up", "pageup", "page(-1)", "Up", "Scroll up"),
     Key("chat.page_down", "pagedown", "page(1)", "Down", "Scroll down"),
-    Key("chat.end", "ctrl+end", "end", "End", "Follow the end again"),
-    Key("turn.up", "up,k", "walk(-1)", "Turn above", "The turn above", first=False),
-    Key("turn.down", "down,j", "walk(1)", "Turn below", "The turn below", first=False),
-    Key("turn.copy", "c,y", "copy", "Copy", "Copy this message", True, False),
-    Key("turn.code", "b", "copy_code", "Code", "Copy its next code block", True, False),
-    Key("turn.edit", "e", "edit", "Edit", "Edit this message, as a branch", True, False),
-    Key("turn.regenerate", "r", "regenerate", "Again", "Another answer to this", True, False),
-    Key("turn.previous", "left", "sibling(-1)", "◂", "Its branch before", first=False),
-    Key("turn.next", "right", "sibling(1)", "▸", "Its branch after", first=False),
-    Key("turn.influence", "i", "influence", "Influence", "What moved its tokens", True, False),
-    Key(
-        "turn.unfold", "enter,space", "unfold", "Unfold", "Show all of a long message", first=False
-    ),
-    Key("turn.back", "escape", "back", "Back", "Back to the message box", True, False),
-    Key("dial.more", "up", "step(1)", "More", "A step up", first=False),
-    Key("dial.less", "down", "step(-1)", "Less", "A step down", first=False),
-    Key("dial.back", "escape", "back", "Back", "Back to the message box", first=False),
-    Key("history.resume", "enter", "resume", "Resume", "Go on with the conversation", True, False),
-    Key(
-        "history.search",
-        "slash,ctrl+f",
-        "search",
-        "Search",
-        "Search titles and messages",
-        True,
-        False,
-    ),
-    Key("history.rename", "r", "rename", "Rename", "Give it another name", True, False),
-    Key("history.archive", "a", "archive", "Archive", "Put it away, or back", True, False),
-    Key(
-        "history.archived",
-        "v",
-        "archived",
-        "Archived",
-        "Show what was put away, or the rest",
-        False,
-        False,
-    ),
-    Key(
-        "history.duplicate", "d", "duplicate", "Duplicate", "A copy, branches and all", False, False
-    ),
-    Key(
-        "history.delete", "delete", "delete", "Delete", "Delete it, after a question", False, False
-    ),
-    Key("history.export", "x", "export", "Export", "Export as Markdown and JSON", True, False),
-    Key("history.back", "escape", "back", "Back", "Back to the chat", True, False),
-    Key("compare.again", "r", "again", "Again", "Answer once more, from another seed", True),
-    Key("compare.copy", "c", "copy", "Copy", "Copy the column with the focus", True),
-    Key(
-        "compare.back", "escape", "back", "Back", "Stop, keeping what came; back to the chat", True
-    ),
-    Key("influence.left", "left,h", "move(-1)", "◂", "The token before"),
-    Key("influence.right", "right,l", "move(1)", "▸", "The token after"),
+    Key("chat.end", "ctrl+end", "end", "End", "Scroll to the end and follow it"),
+    Key("turn.up", "up,k", "ask('walk', -1)", "Turn above", "The turn above"),
+    Key("turn.down", "down,j", "ask('walk', 1)", "Turn below", "The turn below"),
+    Key("turn.copy", "c,y", "ask('copy')", "Copy", "Copy this message", FOOTER),
+    Key("turn.code", "b", "ask('copy_code')", "Code", "Copy its next code block", FOOTER),
+    Key("turn.edit", "e", "ask('edit')", "Edit", "Edit this message, as a branch", FOOTER),
+    Key("turn.regenerate", "r", "ask('regenerate')", "Again", "Regenerate this answer", FOOTER),
+    Key("turn.previous", "left", "ask('sibling', -1)", "◂", "Its previous branch"),
+    Key("turn.next", "right", "ask('sibling', 1)", "▸", "Its next branch"),
+    Key("turn.influence", "i", "ask('influence')", "Influence", "What moved its tokens", FOOTER),
+    Key("turn.unfold", "enter,space", "unfold", "Unfold", "Show all of a long message"),
+    Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
+    Key("dial.more", "up", "step(1)", "More", "A step up"),
+    Key("dial.less", "down", "step(-1)", "Less", "A step down"),
+    Key("dial.back", "escape", "back", "Back", "Back to the message box"),
+    Key("history.resume", "enter", "resume", "Open", "Open the conversation", FOOTER),
+    Key("history.search", "slash,ctrl+f", "search", "Search", "Search titles, messages", FOOTER),
+    Key("history.rename", "r", "rename", "Rename", "Rename it", FOOTER),
+    Key("history.archive", "a", "archive", "Archive", "Archive it, or take it back", FOOTER),
+    Key("history.archived", "v", "archived", "Archived", "Show the archived ones, or the rest"),
+    Key("history.duplicate", "d", "duplicate", "Duplicate", "Copy it with all its branches"),
+    Key("history.delete", "delete", "delete", "Delete", "Delete it; asks first"),
+    Key("history.export", "x", "export", "Export", "Export as Markdown and JSON", FOOTER),
+    Key("history.back", "escape", "back", "Back", "Back to the chat", FOOTER),
+    Key("compare.again", "r", "again", "Again", "Answer again, from another seed", FOOTER),
+    Key("compare.copy", "c", "copy", "Copy", "Copy the focused column", FOOTER),
+    Key("compare.back", "escape", "back", "Back", "Stop; again, back to the chat", FOOTER),
+    Key("influence.left", "left,h", "move(-1)", "◂", "Previous token"),
+    Key("influence.right", "right,l", "move(1)", "▸", "Next token"),
     Key("influence.up", "up,k", "line(-1)", "▴", "A line up"),
     Key("influence.down", "down,j", "line(1)", "▾", "A line down"),
-    Key(
-        "influence.next",
-        "n,tab",
-        "most(1)",
-        "Next moved",
-        "The next token that was moved far",
-        True,
-    ),
-    Key("influence.last", "p,shift+tab", "most(-1)", "Last moved", "The one before", True),
-    Key("influence.back", "escape", "back", "Back", "Back to the chat", True),
-    Key("dialog.cancel", "escape", "cancel", "Cancel", "Leave things as they were", True),
-    Key("dialog.accept", "ctrl+s", "accept", "Accept", "Take what was written", True),
-    Key("help.back", "escape,q", "back", "Back", "Back", True),
+    Key("influence.next", "n,tab", "most(1)", "Next moved", "Next token that moved far", FOOTER),
+    Key("influence.last", "p,shift+tab", "most(-1)", "Last moved", "The one before it", FOOTER),
+    Key("influence.back", "escape", "back", "Back", "Back to the chat", FOOTER),
+    Key("dialog.cancel", "escape", "cancel", "Cancel", "Cancel", FOOTER),
+    Key("dialog.accept", "ctrl+s", "accept", "Accept", "Accept", FOOTER),
+    Key("help.back", "escape,q", "back", "Back", "Back", FOOTER),
 )
 
 _NAMES = {key.name: key for key in KEYS}
@@ -200,7 +163,7 @@ def _key(name: str, text: str) -> str:
         near = get_close_matches(last, _CONTROLS, 1, 0.5)
         hint = f'did you mean "{near[0]}"?' if near else 'keys are written as in "ctrl+r,f3"'
         raise ValueError(f'"{name}": there is no key "{text.strip()}"; {hint}')
-    if written and not modifiers and place(name) in _OUTER:
+    if written and not modifiers and _NAMES[name].place in _OUTER:
         raise ValueError(f'"{name}": "{last}" is needed to write; add ctrl+ or take an F key')
     return "+".join([*modifiers, last])
 
@@ -217,15 +180,12 @@ def _is_character(key: str) -> bool:
 
 def _meet(one: Key, other: Key) -> bool:
     """Whether a key would have to mean both: of one place, or one of them comes first there."""
-    if place(one.name) == place(other.name):
+    if one.place == other.place:
         return True
-    first, inner = sorted((one, other), key=lambda key: _OUTER.get(place(key.name), 2))
-    outer = place(first.name)
-    return outer == "app" or (outer == "chat" and first.first and place(inner.name) in _IN_CHAT)
-
-
-def place(name: str) -> str:
-    return name.partition(".")[0]
+    first, inner = sorted((one, other), key=lambda key: _OUTER.get(key.place, 2))
+    if first.place == "chat":
+        return first.first and inner.place in _IN_CHAT
+    return first.place == "app"
 
 
 def split(keys: str) -> set[str]:

@@ -105,34 +105,35 @@ def _first(refused: ValidationError) -> str:
     return f"{where + ': ' if where else ''}{what}"
 
 
-NAME = "chat-left.json"  # beside the history
+VIEW_NAME = "chat-left.json"  # beside the history
 
 
-class Remembered(BaseModel):
-    """None is what was never chosen. What a newer version adds is left out."""
+class View(BaseModel):
+    """How the chat was left. None was never chosen. What a newer version adds is left out."""
 
     theme: str | None = None
     panel: bool | None = None
 
 
-def read_remembered(path: Path) -> Remembered:
-    """What is remembered; nothing, where the file is missing or cannot be understood."""
+def read_view(path: Path) -> View:
+    """The view of a file; an empty one where it is missing or cannot be understood."""
     try:
-        return Remembered.model_validate_json(path.read_bytes(), strict=True)
+        return View.model_validate_json(path.read_bytes(), strict=True)
     except (OSError, ValidationError):
-        return Remembered()
+        return View()
 
 
-def remember(path: Path, **changes: str | bool | None) -> None:
-    """Remembers some of it anew; the rest stays, also what another process chose meanwhile.
+def save_view(path: Path, **changes: str | bool | None) -> None:
+    """Saves some of it anew; the rest stays, also what another process chose meanwhile.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    left = read_remembered(path).model_copy(update=changes)
+    view = read_view(path).model_copy(update=changes)
     try:
-        replace_text(path, f"{left.model_dump_json(exclude_none=True)}\n")
+        replace_text(path, f"{view.model_dump_json(exclude_none=True)}\n")
     except OSError as error:
+        why = error.strerror or error
         raise UsageError(
-            f"{path}: cannot be written, so this is not remembered: {error.strerror or error}"
+            f"{path}: cannot be written: {why}; the choice lasts until you quit"
         ) from error

@@ -202,13 +202,6 @@ class Ended:
     tokens: tuple[int, ...]
 
 
-class DialHolder:
-    """The dials that an answer is to follow; the event loop sets them, the answer reads them."""
-
-    def __init__(self, dials: Dials) -> None:
-        self.dials = dials
-
-
 def load(thread: EngineThread, engine: Engine, preset: str | None) -> Task[Progress, Loaded]:
     """Loads models; stopping ends a download, which is resumed another time."""
 
@@ -226,23 +219,27 @@ def answer(
     thread: EngineThread,
     engine: Engine,
     messages: Sequence[Message],
-    holder: DialHolder,
+    dials: Callable[[], Dials],
     writer: AnswerWriter,
     *,
     continue_last: bool = False,
     clock: Clock = time.monotonic,
 ) -> Task[AnswerEvent, Ended]:
-    """Answers into the history, token by token, and reports the same to the screen."""
+    """Answers into the history, token by token, and reports the same to the screen.
+
+    Args:
+        dials: those that the next token is to follow; called on the engine's thread.
+    """
 
     def work(task: Task[AnswerEvent, Ended]) -> Ended:
         with writer:
-            asked = holder.dials
+            first = dials()
             answering = engine.answer(
-                messages, asked, continue_last=continue_last, check=task.check
+                messages, first, continue_last=continue_last, check=task.check
             )
             with closing(answering):
                 writer.set_seed(answering.seed)
-                return _follow(task, answering, asked, holder, writer, clock)
+                return _follow(task, answering, first, dials, writer, clock)
 
     return thread.submit(work)
 
@@ -251,16 +248,18 @@ def _follow(
     task: Task[AnswerEvent, Ended],
     answering: Answering,
     applied: Dials,
-    holder: DialHolder,
+    dials: Callable[[], Dials],
     writer: AnswerWriter,
     clock: Clock,
 ) -> Ended:
     reason: FinishReason | None = None
     tokens: list[int] = []
     told = clock()
-    while not task.stopping:
-        if holder.dials is not applied:
-            applied = _turn(task, answering, applied, holder.dials, writer)
+    while not task.stopping and reason is None:
+        new = dials()
+        if new is not applied:
+            _turn(task, answering, applied, new, writer)
+            applied = new
         try:
             piece = next(answering, None)
         except StoppedError:  # while the prompt was read
@@ -271,8 +270,6 @@ def _follow(
         writer.append(piece.text)
         task.put(piece)
         reason = piece.finish_reason
-        if reason is not None:
-            break
         if clock() - told >= FIGURES:
             told = clock()
             task.put(answering.live())
@@ -290,17 +287,16 @@ def _turn(
     old: Dials,
     new: Dials,
     writer: AnswerWriter,
-) -> Dials:
+) -> None:
     try:
         answering.dials = new
     except EftlocalError as error:
         task.put(Refused(str(error)))
-        return new
+        return
     what = old.difference(new)
     if what:
         writer.mark(what)
         task.put(Turned(what))
-    return new
 
 
 def inspect(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
-from weakref import WeakSet
+from typing import Any, ClassVar, TypeVar
 
 from textual.app import App
 from textual.css.query import NoMatches
@@ -19,20 +17,26 @@ from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine import Engine
 from eftlocal_tui.engine.tasks import EngineThread
 from eftlocal_tui.history import History
-from eftlocal_tui.settings import NAME, Settings
+from eftlocal_tui.settings import VIEW_NAME, Settings
+
+R = TypeVar("R")
+
+ERROR_SECONDS = 8.0  # that a failure stays to be read
 
 
 @dataclass
 class Services:
+    """What the screens share: the conversations, the engine with its thread, the settings."""
+
     history: History
     engine: Engine
     settings: Settings = field(default_factory=Settings)
     thread: EngineThread = field(default_factory=EngineThread)
 
     @property
-    def remembered(self) -> Path:
-        """The file of how the program was left."""
-        return self.history.path.with_name(NAME)
+    def view_file(self) -> Path:
+        """Where the theme and the panel are kept as they were left."""
+        return self.history.path.with_name(VIEW_NAME)
 
     def close(self) -> None:
         """Ends what runs; what came of an answer is kept as stopped."""
@@ -40,49 +44,42 @@ class Services:
         self.history.close()
 
 
-R = TypeVar("R")
-
-_left: WeakSet[Screen[Any]] = WeakSet()
-
-
-def leave(screen: Screen[R], result: R) -> None:
-    """Dismisses a screen. Textual (8.2) takes away what is in front, and only a little later: a
-    second key would take the screen behind as well."""
-    if screen.is_current and screen not in _left:
-        _left.add(screen)
-        screen.dismiss(result)
-
-
-async def until_left(screen: Screen[Any], work: Coroutine[Any, Any, None]) -> None:
-    """Work that shows something on a screen. Its widgets go before the work does when the screen,
-    or the program, is left: that is its end, and no bug."""
-    try:
-        await work
-    except (NoMatches, MountError):
-        if screen.is_attached and screen.app.is_running and screen in screen.app.screen_stack:
-            raise
-
-
-_SECONDS = 8.0  # that a failure stays to be read
-
-
 def tell(where: Screen[Any] | App[Any], error: EftlocalError | str) -> None:
     """One clear line where it is seen."""
-    line = one_line(str(error), 400)
-    where.notify(line, severity="error", markup=False, timeout=_SECONDS)
+    where.notify(one_line(str(error), 400), severity="error", timeout=ERROR_SECONDS)
 
 
-def told(
-    method: Callable[..., Coroutine[Any, Any, None]],
-) -> Callable[..., Coroutine[Any, Any, None]]:
-    """A method of a screen, in which an EftlocalError is told. For what no key calls: keys are
-    looked after by the program."""
+class BaseScreen(Screen[R]):
+    """A screen on which a failure with a line of its own is told; only a bug ends the program.
 
-    @wraps(method)
-    async def run(self: Screen[Any], *args: Any, **kwargs: Any) -> None:
+    Attributes:
+        PLACE: what the names of its keys begin with, and its help.
+    """
+
+    PLACE: ClassVar[str]
+    _left = False
+
+    def trouble(self, error: EftlocalError | str) -> None:
+        tell(self, error)
+
+    def start(self, work: Coroutine[Any, Any, None], **options: Any) -> None:
+        """Work that no key waits for; options of `run_worker`."""
+        self.run_worker(self.doing(work), **options)
+
+    async def doing(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that shows something here. A failure is told. Its widgets go before the work does
+        when the screen, or the program, is left: that is its end, and no bug."""
         try:
-            await method(self, *args, **kwargs)
+            await work
         except EftlocalError as error:
-            tell(self, error)
+            self.trouble(error)
+        except (NoMatches, MountError):
+            if self.is_attached and self.app.is_running and self in self.app.screen_stack:
+                raise
 
-    return run
+    def leave(self, result: R) -> None:
+        """Dismisses the screen, however fast the keys come. Textual (8.2) takes away what is in
+        front, and only a little later: a second key would take the screen behind as well."""
+        if self.is_current and not self._left:
+            self._left = True
+            self.dismiss(result)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
-from eftlocal_tui.dials import Dials, kept
+from eftlocal_tui.dials import kept
 from eftlocal_tui.engine import Live, Piece, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
-from eftlocal_tui.history import AnswerWriter, Conversation, Turn
+from eftlocal_tui.history import AnswerWriter, Conversation, LockedError, Turn
+from eftlocal_tui.history.database import BUSY_SECONDS
 from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
 MOST_TURNS = 1_000  # of a conversation, read back when it is opened
-_NOT_LOADED = "the models are not loaded, so nothing can be answered"
-
-
-@dataclass
-class Running:
-    """The answer that is being written."""
-
-    task: Task[tasks.AnswerEvent, tasks.Ended]
-    holder: tasks.DialHolder
-
+_AGAIN = 0.05  # seconds between tries at a history that is locked
+NO_CONVERSATION = "there is no conversation yet"
+_NO_ANSWER = "there is no answer to continue"
+_BUSY = "an answer is being generated; Esc stops it and keeps the text so far"
+_SENDING = "a message is being sent; Esc takes it back"
+_LOCKED = "Another program keeps the history locked; waiting · Esc gives up"
 
 Doing = Callable[..., Coroutine[Any, Any, None]]
+T = TypeVar("T")
 
 
 def _alone(method: Doing) -> Doing:
@@ -41,9 +39,10 @@ def _alone(method: Doing) -> Doing:
 
     @wraps(method)
     async def run(self: ChatAnswers, *args: Any, **kwargs: Any) -> None:
-        if self.sending and self.screen.refused():  # no key waits for what may take its time
-            return
+        if self.sending:  # no key waits for what may take its time
+            raise UsageError(_SENDING)
         async with self._changing:
+            self.check_free()
             await method(self, *args, **kwargs)
 
     return run
@@ -52,243 +51,245 @@ def _alone(method: Doing) -> Doing:
 class ChatAnswers:
     """One conversation at a time; nothing in it is lost: what is made anew stands beside what was.
 
+    What cannot be done raises EftlocalError.
+
     Attributes:
         conversation: None until the first message of a new one.
-        system: the system prompt of the next answer.
         editing: the question that is in the message box, to be sent as a branch.
         sending: a question is being kept, which may take its time.
-        tokens: ids of the answers of this session, by turn; text alone may be read otherwise.
-        last_live: figures of the last answer.
     """
 
     def __init__(self, screen: ChatScreen, conversation: Conversation | None) -> None:
         self.screen = screen
+        self.history = screen.services.history
         self.conversation = conversation
-        self.system = screen.services.settings.system
         self.editing: Turn | None = None
         self.sending = False
-        self.tokens: dict[int, tuple[int, ...]] = {}
-        self.last_live: Live | None = None
-        self._running: Running | None = None
-        self._waits_for_models = False  # a question is kept, and there is nobody to answer it
+        self._new_system = screen.services.settings.system
+        self._task: Task[tasks.AnswerEvent, tasks.Ended] | None = None
+        self._waiting = False  # for models, to answer a question that is kept
+        self._given_up = False  # nobody waits any more for a locked history
         self._changing = asyncio.Lock()
 
     @property
+    def system(self) -> str:
+        """The system prompt of the next answer."""
+        return self.conversation.system if self.conversation else self._new_system
+
+    @property
     def busy(self) -> bool:
-        return self._running is not None or self._waits_for_models or self.sending
+        return self._task is not None or self._waiting or self.sending
+
+    def check_free(self) -> None:
+        """Raises UsageError where something is on its way that must end first."""
+        if self.busy:
+            raise UsageError(_SENDING if self.sending else _BUSY)
 
     def path(self) -> list[Turn]:
         """What is shown, as it is kept; another process may have gone on from there."""
         leaf = self.screen.transcript.leaf
         if self.conversation is None or leaf is None:
             return []
-        return self.screen.services.history.turns.path(self.conversation.id, MOST_TURNS, leaf)
+        return self.history.turns.path(self.conversation.id, MOST_TURNS, leaf)
 
-    def last(self, role: str) -> Turn | None:
-        return next((turn for turn in reversed(self.path()) if turn.role == role), None)
+    def last(self, role: str, absent: str) -> Turn:
+        """The last turn of a role; where there is none, UsageError says what is absent."""
+        for turn in reversed(self.path()):
+            if turn.role == role:
+                return turn
+        raise UsageError(absent)
 
-    def to_compare(self, typed: str) -> list[Message] | None:
+    def to_compare(self, typed: str) -> list[Message]:
         """The messages that the models are compared on: with what is typed, or the last question.
 
         Raises:
+            UsageError: there is neither.
             PromptError: what is typed cannot be a message.
         """
-        turns = self.screen.services.history.turns
-        question = self.last("user")
+        path = self.path()
         if not typed.strip() or self.editing is not None:
-            return turns.messages(question.id) if question is not None else None
-        before = self.last("assistant") or question
+            question = self.last("user", "type a message to compare, or ask something first")
+            return self.history.turns.messages(question.id)
         messages = [Message(role="system", content=self.system)] if self.system else []
-        if before is not None:
-            messages = turns.messages(before.id)
+        if path:
+            messages = self.history.turns.messages(path[-1].id)
         text = commands.message(typed)
         if messages and messages[-1]["role"] == "user":  # one that has no answer yet
             text = f"{messages.pop()['content']}\n\n{text}"
         return [*messages, Message(role="user", content=validate_prompt(text))]
 
     def set_system(self, text: str) -> None:
-        """The system prompt from the next answer on.
-
-        Raises:
-            HistoryError: it could not be kept.
-        """
-        if self.conversation is not None:
-            conversations = self.screen.services.history.conversations
-            self.conversation = conversations.set_system(self.conversation.id, text)
-        self.system = text
+        """The system prompt from the next answer on."""
+        if self.conversation is None:
+            self._new_system = text
+        else:
+            found = self.history.conversations.set_system(self.conversation.id, text)
+            self.conversation = found
 
     def rename(self, title: str) -> None:
-        """Another title. Raises HistoryError when it could not be kept."""
-        assert self.conversation is not None
-        conversations = self.screen.services.history.conversations
-        self.conversation = conversations.rename(self.conversation.id, title)
+        if self.conversation is None:
+            raise UsageError(NO_CONVERSATION)
+        self.conversation = self.history.conversations.rename(self.conversation.id, title)
         self.screen.show_head()
 
     def refresh(self) -> None:
-        """Reads the conversation again. Raises HistoryError when it is gone."""
+        """Reads the conversation again, which may have another name now."""
         if self.conversation is not None:
-            conversations = self.screen.services.history.conversations
-            self.conversation = conversations.get(self.conversation.id)
+            self.conversation = self.history.conversations.get(self.conversation.id)
+            self.screen.show_head()
 
     # Conversations -----------------------------------------------------------------------------
 
     @_alone
     async def open(self, conversation_id: int) -> None:
         """Shows a conversation and goes on with it."""
-        screen, history = self.screen, self.screen.services.history
-        self.conversation = history.conversations.get(conversation_id)
-        self.system = self.conversation.system
-        self._stop_editing()
-        await screen.transcript.show(history.turns.path(conversation_id, last=MOST_TURNS))
-        screen.models.restore()
-        await screen.models.show_dials()
-        screen.prompt.focus()
+        self.conversation = self.history.conversations.get(conversation_id)
+        self._edit(None)
+        path = self.history.turns.path(conversation_id, last=MOST_TURNS)
+        await self.screen.transcript.show(path)
+        await self.screen.models.restore()
+        self.screen.prompt.focus()
 
     @_alone
     async def new(self) -> None:
         """An empty conversation; the one before stays in the history."""
-        screen = self.screen
-        if screen.refused():
-            return
         self.conversation = None
-        self.system = screen.services.settings.system
-        self._stop_editing()
-        await screen.transcript.show([])
-        screen.show_head()
-        screen.prompt.focus()
+        self._new_system = self.screen.services.settings.system
+        self._edit(None)
+        await self.screen.transcript.show([])
+        self.screen.show_head()
+        self.screen.prompt.focus()
 
     # Questions ---------------------------------------------------------------------------------
 
     async def ask(self, text: str) -> None:
         """Keeps a question, shows it, and has it answered. Busy from here on."""
-        if self.screen.refused():
-            self.screen.prompt.give_back(text)
-            return
+        screen = self.screen
+        try:
+            self.check_free()
+        except UsageError:
+            screen.prompt.give_back(text)
+            raise
         self.sending = True
         try:
             async with self._changing:
-                await self._ask(text)
+                try:
+                    question = await self._when_free(lambda: self._keep(text))
+                except EftlocalError as error:
+                    screen.prompt.give_back(text)
+                    await screen.transcript.say(str(error), error=True)
+                    return
+                await self._show(question)
+            self._waiting = True
         finally:
             self.sending = False
-
-    async def _ask(self, text: str) -> None:
-        screen = self.screen
         try:
-            question = await screen.when_free(lambda: self._kept(text))
-        except EftlocalError as error:
-            screen.prompt.give_back(text)
-            await screen.transcript.say(str(error), error=True)
-            return
-        await self._show(question)
-        screen.transcript.follow()
-        if screen.models.loaded is not None:
-            await self._answer_last()
-        elif screen.models.loading:
-            self._waits_for_models = True
-            screen.status("Kept; it is answered when the models are loaded")
-        else:
+            await self._answer_when_loaded(question)
+        finally:
+            self._waiting = False
+
+    async def _answer_when_loaded(self, question: Turn) -> None:
+        screen = self.screen
+        if screen.models.loading:
+            screen.status("Saved; answered as soon as the models are loaded")
+        elif screen.models.loaded is None:
             said = "No models are loaded: /preset NAME loads some."
             await screen.transcript.say(said, error=True)
+        if await screen.models.settled() is not None:
+            await self._when_free(lambda: self._reply(question))
 
-    def _kept(self, text: str) -> Turn:
-        history = self.screen.services.history
+    async def _when_free(self, work: Callable[[], T]) -> T:
+        """Writes to the history; where another program does, again and again until that lets it.
+        Keys are answered meanwhile: nothing that holds one up may wait for this.
+
+        Raises:
+            LockedError: it did not for long, or the person gave up.
+        """
+        before, until = self.screen.said, time.monotonic() + BUSY_SECONDS
+        self._given_up = False
+        try:
+            while True:
+                try:
+                    return work()
+                except LockedError:
+                    if self._given_up or time.monotonic() >= until:
+                        raise
+                self.screen.status(_LOCKED)
+                await asyncio.sleep(_AGAIN)
+        finally:
+            if self.screen.said == _LOCKED:
+                self.screen.status(before)
+
+    def _keep(self, text: str) -> Turn:
         if self.editing is not None:
-            return history.turns.edit(self.editing.id, text)
+            return self.history.turns.edit(self.editing.id, text)
         if self.conversation is None:
-            self.conversation = history.conversations.create(system=self.system)
-        return history.turns.ask(self.conversation.id, text, self.screen.transcript.leaf)
+            self.conversation = self.history.conversations.create(system=self.system)
+        return self.history.turns.ask(self.conversation.id, text, self.screen.transcript.leaf)
 
     async def _show(self, question: Turn) -> None:
-        history, transcript = self.screen.services.history, self.screen.transcript
+        transcript = self.screen.transcript
         if self.editing is not None:
-            self._stop_editing()
-            await transcript.show(history.turns.path(question.conversation, MOST_TURNS))
+            self._edit(None)
+            await transcript.show(self.history.turns.path(question.conversation, MOST_TURNS))
         else:
             await transcript.add(question)
-        self.conversation = history.conversations.get(question.conversation)
-        self.screen.show_head()
+        self.refresh()
+        transcript.follow()
 
     def edit(self, turn: Turn) -> None:
         """Puts a question into the message box; sending makes a branch."""
-        screen = self.screen
-        if screen.refused():
-            return
+        self.check_free()
         if turn.role != "user":
-            screen.trouble("answers are not edited; r (or Ctrl+R) asks for another one")
-            return
-        self.editing = turn
-        screen.prompt.add_class("-editing")
-        screen.prompt.replace_all(turn.text)
-        screen.prompt.focus()
+            raise UsageError("answers cannot be edited; r (or Ctrl+R) regenerates one")
+        self._edit(turn)
+        self.screen.prompt.replace_all(turn.text)
+        self.screen.prompt.focus()
 
-    def _stop_editing(self) -> None:
-        self.editing = None
-        self.screen.prompt.remove_class("-editing")
+    def _edit(self, turn: Turn | None) -> None:
+        self.editing = turn
+        self.screen.prompt.set_class(turn is not None, "-editing")
 
     # Answers -----------------------------------------------------------------------------------
 
-    def models_loaded(self) -> None:
-        """The models are there: a question that was kept is answered."""
-        self.tokens.clear()  # their ids mean nothing to other models
-        if self._waits_for_models:
-            self.screen.start(self._answer_kept())
-
-    def nothing_loaded(self) -> None:
-        """No models come: a question that was kept stays without an answer."""
-        self._waits_for_models = False
-
-    def dials_turned(self, dials: Dials) -> None:
-        if self._running is not None:
-            self._running.holder.dials = dials
-
-    async def _answer_kept(self) -> None:
-        try:
-            await self._answer_last()
-        finally:
-            self._waits_for_models = False
-
-    async def _answer_last(self) -> None:
-        question = self.last("user")
-        if question is not None:
-            await self.screen.when_free(lambda: self._reply(question))
-
     def _reply(self, question: Turn, *, prefix: str = "") -> None:
-        """Has a question answered; the answer is shown as it comes. Busy from here on.
-
-        Raises:
-            HistoryError: the answer could not be begun.
-        """
+        """Has a question answered; the answer is shown as it comes. Busy from here on."""
         screen, services, models = self.screen, self.screen.services, self.screen.models
-        if models.dials is None or models.loaded is None or self._running is not None:
+        dials, loaded = models.dials, models.loaded
+        if loaded is None or self._task is not None:
             return
-        holder = tasks.DialHolder(models.dials)
-        messages = services.history.turns.messages(question.id)
+        messages = self.history.turns.messages(question.id)
         if prefix:
             messages.append(Message(role="assistant", content=prefix))
-        settings = kept(models.loaded.name, models.dials)
-        writer = services.history.answer(question.id, settings, prefix=prefix)
-        began = services.history.turns.get(writer.id)
-        task = tasks.answer(
-            services.thread, services.engine, messages, holder, writer, continue_last=bool(prefix)
+        writer = self.history.answer(question.id, kept(loaded.name, dials), prefix=prefix)
+        began = self.history.turns.get(writer.id)
+        self._task = tasks.answer(
+            services.thread,
+            services.engine,
+            messages,
+            lambda: models.dials,
+            writer,
+            continue_last=bool(prefix),
         )
-        self._running = Running(task, holder)
-        screen.status("Answering · Esc stops")
+        screen.status("Generating · Esc stops")
         screen.side.begin()
-        screen.start(self._follow(self._running, began, writer))
+        screen.start(self._follow(self._task, began, writer))
 
-    async def _follow(self, running: Running, began: Turn, writer: AnswerWriter) -> None:
+    async def _follow(
+        self, task: Task[tasks.AnswerEvent, tasks.Ended], began: Turn, writer: AnswerWriter
+    ) -> None:
         """Shows an answer as it comes."""
         screen = self.screen
         view = await screen.transcript.add(began)
         assert isinstance(view, AnswerView)
         screen.transcript.follow()
         try:
-            async for batch in running.task.batches():
+            async for batch in task.batches():
                 if screen.alive:
                     await self._show_batch(view, batch)
-            ended = await running.task.result()
+            ended = await task.result()
             if not began.text:
-                self.tokens[began.id] = ended.tokens
+                screen.models.tokens[began.id] = ended.tokens
             if screen.alive:
                 self._show_live(ended.live)
         except EftlocalError as error:
@@ -297,29 +298,26 @@ class ChatAnswers:
         finally:
             try:
                 if screen.alive:
-                    await screen.doing(self._settle(view, began, writer, running.task.ended))
+                    await screen.doing(self._settle(view, began, writer, task.ended))
             finally:
-                self._running = None
+                self._task = None
 
     async def _settle(
         self, view: AnswerView, began: Turn, writer: AnswerWriter, ended: bool
     ) -> None:
         """Shows an answer as it was kept."""
-        screen, history = self.screen, self.screen.services.history
-        screen.status("")
+        self.screen.status("")
         try:
             # It was stopped before its turn came, or could not be closed.
             if ended and not writer.closed:
-                await screen.when_free(writer.stop)
-            turn = history.turns.get(began.id)
+                await self._when_free(writer.stop)
+            turn = self.history.turns.get(began.id)
         except EftlocalError:
-            await view.finish(
-                began.model_copy(update={"state": "error", "error": "the end was not saved"})
-            )
+            lost = {"state": "error", "error": "the end was not saved"}
+            await view.finish(began.model_copy(update=lost))
             raise
         await view.finish(turn)
-        self.conversation = history.conversations.get(turn.conversation)
-        screen.show_head()
+        self.refresh()
 
     async def _show_batch(self, view: AnswerView, batch: list[tasks.AnswerEvent]) -> None:
         text = ""
@@ -337,24 +335,23 @@ class ChatAnswers:
         await view.append(text)
 
     def _show_live(self, live: Live) -> None:
-        self.last_live = live
         self.screen.side.show_live(live)
-        if self._running is not None and not self._running.task.stopping:
+        if self._task is not None and not self._task.stopping:
             figures = live.figures
             self.screen.status(
-                f"Answering · {figures.tokens} tokens · "
+                f"Generating · {figures.tokens} tokens · "
                 f"{figures.tokens_per_second:.1f} tok/s · Esc stops"
             )
 
     def stop(self) -> bool:
         """Ends what is on its way, or an edit; whether there was any."""
-        if self._running is not None:
-            self._running.task.stop()
+        if self._task is not None:
+            self._task.stop()
             self.screen.status("Stopping …")
         elif self.sending:
-            self.screen.give_up()
+            self._given_up = True
         elif self.editing is not None:
-            self._stop_editing()
+            self._edit(None)
             self.screen.prompt.replace_all("")
         else:
             return False
@@ -365,34 +362,23 @@ class ChatAnswers:
     @_alone
     async def regenerate(self, turn: Turn) -> None:
         """Another answer, beside the one that is there."""
-        if self.screen.refused():
-            return
-        if self.screen.models.loaded is None:
-            self.screen.trouble(_NOT_LOADED)
-            return
         await self._answer_again(turn.id if turn.role == "user" else turn.parent)
 
     @_alone
     async def go_on(self) -> None:
         """The last answer, continued, beside the one that is there."""
-        answer = self.last("assistant")
-        if self.screen.refused():
-            return
-        if answer is None or not answer.text or answer.parent is None:
-            self.screen.trouble("there is no answer to go on with")
-            return
-        if self.screen.models.loaded is None:
-            self.screen.trouble(_NOT_LOADED)
-            return
+        answer = self.last("assistant", _NO_ANSWER)
+        if not answer.text:
+            raise UsageError(_NO_ANSWER)
         await self._answer_again(answer.parent, prefix=answer.text)
 
     async def _answer_again(self, question_id: int | None, *, prefix: str = "") -> None:
         """Shows the turns down to a question, and has that answered."""
+        assert self.screen.models.dials  # nothing is taken away where nothing can answer
         transcript, shown = self.screen.transcript, self.path()
         upto = next((i for i, turn in enumerate(shown) if turn.id == question_id), None)
         if upto is None:
-            self.screen.trouble("that message is no longer there: its conversation was deleted")
-            return
+            raise UsageError("that message is gone: its conversation was deleted")
         await transcript.show(shown[: upto + 1])
         try:
             self._reply(shown[upto], prefix=prefix)
@@ -404,14 +390,11 @@ class ChatAnswers:
     async def sibling(self, turn: Turn, by: int) -> None:
         """Walks to a branch beside this one."""
         screen = self.screen
-        if screen.refused():
-            return
-        turns = screen.services.history.turns
-        siblings = turns.siblings(turn.id)
+        siblings = self.history.turns.siblings(turn.id)
         at = turn.branch - 1 + by
         if 0 <= at < len(siblings):
             focused = isinstance(screen.focused, TurnView)
-            await screen.transcript.show(turns.switch(siblings[at].id))
+            await screen.transcript.show(self.history.turns.switch(siblings[at].id))
             view = screen.transcript.view_of(siblings[at].id)
             if focused and view is not None:
                 view.focus()

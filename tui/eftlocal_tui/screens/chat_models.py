@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
@@ -19,6 +20,7 @@ from eftlocal_tui.history import Turn
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
+NOT_LOADED = "the models are not loaded yet"
 _VERBS = {
     "download": "Downloading",
     "checking": "Checking for the first time:",
@@ -47,15 +49,6 @@ class _Bar(Horizontal):
 
 
 class LoadingBars(Vertical):
-    DEFAULT_CSS = """
-    LoadingBars { height: auto; max-height: 8; display: none; background: $panel; padding: 0 1; }
-    LoadingBars.-busy { display: block; }
-    LoadingBars Horizontal { height: 1; }
-    LoadingBars .what { width: 1fr; max-width: 44; }
-    LoadingBars ProgressBar { width: auto; }
-    LoadingBars Bar { width: 12; }
-    """
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._bars: dict[tuple[str, str], _Bar] = {}
@@ -75,13 +68,33 @@ class LoadingBars(Vertical):
 
 
 class ChatModels:
-    """What is loaded, and its dials; None before the first load and after a failed one."""
+    """What is loaded, and its dials.
+
+    Attributes:
+        loaded: None before the first load and after a failed one.
+        tokens: ids of the answers of these models, by turn; their text may be tokenized otherwise.
+    """
 
     def __init__(self, screen: ChatScreen) -> None:
         self.screen = screen
         self.loaded: Loaded | None = None
-        self.dials: Dials | None = None
+        self.tokens: dict[int, tuple[int, ...]] = {}
+        self._dials: Dials | None = None
         self._task: Task[Progress, Loaded] | None = None
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @property
+    def dials(self) -> Dials:
+        """What the next token follows. Raises UsageError where nothing is loaded."""
+        if self.loaded is None or self._dials is None:
+            raise UsageError(NOT_LOADED)
+        return self._dials
+
+    async def settled(self) -> Loaded | None:
+        """What is loaded when no loading is on its way any more."""
+        await self._settled.wait()
+        return self.loaded
 
     @property
     def loading(self) -> bool:
@@ -89,8 +102,8 @@ class ChatModels:
 
     def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
-        screen = self.screen
-        screen.run_worker(screen.doing(self._load(preset)), exclusive=True, group="load")
+        self._settled.clear()
+        self.screen.start(self._load(preset), exclusive=True, group="load")
 
     def stop(self) -> bool:
         """Stops a load; whether there was one."""
@@ -102,8 +115,9 @@ class ChatModels:
         screen, services = self.screen, self.screen.services
         self.stop()
         self.loaded = None
+        self.tokens.clear()
         self._task = task = tasks.load(services.thread, services.engine, preset)
-        screen.status("Loading the models; you can write already")
+        screen.status("Loading the models; you can already type")
         bars = screen.query_one(LoadingBars)
         async for batch in task.batches():
             if not screen.alive:
@@ -118,67 +132,60 @@ class ChatModels:
             loaded = await task.result()
         except EftlocalError as error:
             self._task = None
-            screen.answers.nothing_loaded()
             screen.status("No models are loaded")
             if isinstance(error, StoppedError):
-                await screen.transcript.say("Loading was stopped. /preset NAME loads models.")
+                await screen.transcript.say("Loading stopped. /preset NAME loads models.")
             else:
                 await screen.transcript.say(str(error), error=True)
-                await screen.transcript.say("/preset shows what can be loaded in its place.")
+                await screen.transcript.say("/preset lists what can be loaded instead.")
         else:
-            self._task, self.loaded, self.dials = None, loaded, loaded.dials
+            self._task, self.loaded, self._dials = None, loaded, loaded.dials
             await screen.doing(self._show(loaded))
-            screen.answers.models_loaded()
+        self._settled.set()
 
     async def _show(self, loaded: Loaded) -> None:
-        self.restore()
-        await self.show_dials()
+        await self.restore()
         self.screen.status("")
         for note in loaded.notes:
             await self.screen.transcript.say(f"Note: {note}")
 
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""
-        if self.loaded is not None and self.dials is not None:
+        if self.loaded is not None:
             await self.screen.side.show_dials(self.dials, self.loaded.roles)
         self.screen.show_head()
 
-    def restore(self) -> None:
+    async def restore(self) -> None:
         """Goes on with the dials of the conversation's last answer, if it is of this preset."""
-        conversation = self.screen.conversation
-        if self.loaded is None or conversation is None:
-            return
-        path = self.screen.services.history.turns.path(conversation.id, last=2)
-        answers = [turn for turn in path if turn.settings is not None]
-        if answers:
-            self.dials = self.dials_of(answers[-1])
+        conversation = self.screen.answers.conversation
+        if self.loaded is not None and conversation is not None:
+            path = self.screen.services.history.turns.path(conversation.id, last=2)
+            answers = [turn for turn in path if turn.settings is not None]
+            if answers:
+                self._dials = self.dials_of(answers[-1])
+        await self.show_dials()
 
-    def dials_of(self, turn: Turn) -> Dials | None:
+    def dials_of(self, turn: Turn) -> Dials:
         """The dials that an answer was given with, if it is of this preset; else the present ones.
 
-        None where nothing is loaded.
+        Raises:
+            UsageError: nothing is loaded.
         """
-        if self.loaded is None or self.dials is None:
-            return None
-        if turn.settings is not None and turn.settings.preset == self.loaded.name:
+        dials = self.dials
+        if self.loaded and turn.settings and turn.settings.preset == self.loaded.name:
             try:
                 return restored(turn.settings, self.loaded.dials)
             except UsageError as error:
                 self.screen.trouble(error)
-        return self.dials
+        return dials
 
-    async def turn(self, name: str, text: str) -> bool:
-        """Turns a dial; an answer that is being written follows from its next token."""
-        if self.loaded is None or self.dials is None:
-            self.screen.trouble("the models are not loaded yet, so there is nothing to turn")
-            return False
+    async def turn(self, name: str, text: str) -> None:
+        """Turns a dial; an answer that is being written follows from its next token.
+
+        Raises:
+            UsageError: nothing is loaded, there is no such dial, or it does not go there.
+        """
         try:
-            self.dials = self.dials.turned(name, text, self.loaded.roles)
-        except UsageError as error:
-            self.screen.trouble(error)
-            return False
-        else:
-            self.screen.answers.dials_turned(self.dials)
-            return True
+            self._dials = self.dials.turned(name, text, self.loaded.roles if self.loaded else ())
         finally:
             await self.show_dials()

@@ -8,10 +8,8 @@ from dataclasses import replace
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from eftlocal.errors import EftlocalError
 from eftlocal.generation import FinishReason
 from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
@@ -20,7 +18,7 @@ from eftlocal_tui.dials import Dials, recipe_name
 from eftlocal_tui.engine import Came, Live, Loaded
 from eftlocal_tui.engine.tasks import Column, Compared, Figured, StoppedError, Task, compare
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.screens.base import Services, leave, until_left
+from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.text import reason_text, totals_line
 from eftlocal_tui.widgets.markdown import Streamed
 
@@ -29,27 +27,23 @@ _WAITING = "waiting"
 
 
 class CompareColumn(VerticalScroll, can_focus=True):
-    DEFAULT_CSS = """
-    CompareColumn { border: round $primary; padding: 0 1; width: 1fr; scrollbar-size-vertical: 1; }
-    CompareColumn:focus { border: heavy $accent; }
-    CompareColumn .foot { height: auto; color: $text-muted; dock: bottom; }
-    """
-
     def __init__(self, name: str) -> None:
         super().__init__()
         self.border_title = name
         self._reason: FinishReason | None = None
         self._error = ""
+        self.body = Streamed()
         self._figures = Static(_WAITING, classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield Streamed()
+        yield self.body
         yield self._figures
 
     async def restart(self) -> None:
         self._reason, self._error = None, ""
-        await self.query(Streamed).remove()
-        await self.mount(Streamed(), before=0)
+        old, self.body = self.body, Streamed()
+        await old.remove()
+        await self.mount(self.body, before=0)
         self._foot(_WAITING)
 
     async def show(self, events: Sequence[Column]) -> None:
@@ -78,20 +72,11 @@ class CompareColumn(VerticalScroll, can_focus=True):
     def _foot(self, text: str) -> None:
         self._figures.update(text)
 
-    @property
-    def body(self) -> Streamed:
-        return self.query_one(Streamed)
 
-
-class CompareScreen(Screen[None]):
+class CompareScreen(BaseScreen[None]):
     BINDINGS = bindings("compare")
     PLACE = "compare"
     AUTO_FOCUS = "CompareColumn"
-    DEFAULT_CSS = """
-    CompareScreen #head { height: auto; max-height: 3; padding: 0 1; background: $panel; }
-    CompareScreen.-narrow Horizontal { layout: vertical; }
-    CompareScreen.-narrow CompareColumn { height: 1fr; width: 1fr; }
-    """
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide")]  # noqa: RUF012 - declared so in Screen
 
     def __init__(
@@ -125,7 +110,7 @@ class CompareScreen(Screen[None]):
 
     def answer(self, seed: int | None) -> None:
         """All columns side by side, from one seed."""
-        self.run_worker(until_left(self, self._answer(seed)), exclusive=True)
+        self.start(self._answer(seed), exclusive=True)
 
     async def _answer(self, seed: int | None) -> None:
         drawn = secrets.randbits(32) if seed is None else seed
@@ -144,9 +129,6 @@ class CompareScreen(Screen[None]):
             lives = await task.result()
         except StoppedError:  # before its turn came
             lives = (None,) * len(columns)
-        except EftlocalError as error:
-            self.notify(one_line(str(error), 300), severity="error", markup=False)
-            return
         for column, live in zip(columns, lives, strict=True):
             await column.end(live, drawn)
 
@@ -157,10 +139,10 @@ class CompareScreen(Screen[None]):
     def action_copy(self) -> None:
         column = self.focused if isinstance(self.focused, CompareColumn) else self.columns[0]
         self.app.copy_to_clipboard(column.body.raw)
-        self.notify(f"Copied: {column.border_title}", markup=False)
+        self.notify(f"Copied: {column.border_title}")
 
     def action_back(self) -> None:
         if self._job is None or self._job.ended or self._job.stopping:
-            leave(self, None)
+            self.leave(None)
         else:  # what came stays to be read
             self._job.stop()

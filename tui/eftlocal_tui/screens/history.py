@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.screen import Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.history import Conversation, Hit, export_file, free_name
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.screens.base import Services, leave, told
+from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.text import fitted
 
 _PAGE = 100
 
 
-class HistoryScreen(Screen[int | None]):
+class HistoryScreen(BaseScreen[int | None]):
     """Gives the conversation that was chosen, or None."""
 
     BINDINGS = bindings("history")
     PLACE = "history"
     AUTO_FOCUS = "#found"
-    DEFAULT_CSS = """
-    HistoryScreen #head { height: 1; padding: 0 1; background: $panel; text-style: bold; }
-    HistoryScreen Input { height: 3; }
-    HistoryScreen OptionList { height: 1fr; border: none; }
-    """
 
     def __init__(self, services: Services, *, words: str = "", now: int | None = None) -> None:
         super().__init__()
-        self._services = services
+        self._history = services.history
         self._words = words
         self._now = now
         self._archived = False
@@ -51,7 +44,7 @@ class HistoryScreen(Screen[int | None]):
         yield Footer(compact=True)
 
     async def on_mount(self) -> None:
-        await self._show()
+        await self.doing(self._show())
 
     @property
     def _list(self) -> OptionList:
@@ -62,19 +55,18 @@ class HistoryScreen(Screen[int | None]):
         option = self._list.highlighted_option
         return int(option.id) if option is not None and option.id is not None else None
 
-    @told
     async def _show(self, keep: int | None = None) -> None:
         words = self.query_one(Input).value.strip()
         found = self._list
         found.clear_options()
         self._more = False
         if words:
-            hits = self._services.history.search(words, limit=_PAGE)
+            hits = self._history.search(words, limit=_PAGE)
             found.add_options(_hit(hit) for hit in hits)
-            what = f"{len(hits)} with these words"
+            what = f"{len(hits)} found"
         else:
             self._last = None
-            self._add_page()
+            await self._add_page()
             what = "archived" if self._archived else "newest first"
         self.query_one("#head", Static).update(f"Conversations · {what}")
         ids = [option.id for option in found.options]
@@ -82,10 +74,8 @@ class HistoryScreen(Screen[int | None]):
             wanted = str(keep if keep is not None else self._now)
             found.highlighted = ids.index(wanted) if wanted in ids else 0
 
-    def _add_page(self) -> None:
-        page = self._services.history.conversations.list(
-            archived=self._archived, limit=_PAGE, after=self._last
-        )
+    async def _add_page(self) -> None:
+        page = self._history.conversations.list(self._archived, _PAGE, self._last)
         self._more = len(page) == _PAGE
         if page:
             self._last = page[-1]
@@ -95,17 +85,15 @@ class HistoryScreen(Screen[int | None]):
                 _listed(found, time.time(), width) for found in page if str(found.id) not in shown
             )
 
-    @told
     async def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         if self._more and event.option_index >= self._list.option_count - 10:
-            self._add_page()
+            await self.doing(self._add_page())
 
-    @told
-    async def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.action_resume()
+    async def on_option_list_option_selected(self) -> None:
+        await self.doing(self.action_resume())
 
     async def on_input_changed(self) -> None:
-        await self._show()
+        await self.doing(self._show())
 
     def on_input_submitted(self) -> None:
         self._list.focus()
@@ -113,39 +101,34 @@ class HistoryScreen(Screen[int | None]):
     def action_search(self) -> None:
         self.query_one(Input).focus()
 
-    def action_resume(self) -> None:
+    async def action_resume(self) -> None:
         chosen = self._chosen
         if chosen is None:
             return
         words = self.query_one(Input).value.strip()
         if words:  # walk to the branch in which the words are
-            hits = self._services.history.search(words, limit=1, conversation=chosen)
+            hits = self._history.search(words, limit=1, conversation=chosen)
             if hits and hits[0].turn is not None:
-                self._services.history.turns.switch(hits[0].turn)
-        leave(self, chosen)
+                self._history.turns.switch(hits[0].turn)
+        self.leave(chosen)
 
     def action_rename(self) -> None:
-        chosen = self._chosen
-        if chosen is None:
-            return
-        conversation = self._services.history.conversations.get(chosen)
+        if self._chosen is not None:
+            self.start(self._rename(self._history.conversations.get(self._chosen)))
 
-        @told
-        async def renamed(screen: HistoryScreen, title: str | None) -> None:
-            if title is not None:
-                screen._services.history.conversations.rename(chosen, title)
-                await screen._show(chosen)
-
-        question = "Name of the conversation (empty: its first words)"
-        self.app.push_screen(AskText(question, conversation.title), partial(renamed, self))
+    async def _rename(self, found: Conversation) -> None:
+        question = AskText("Name (empty: the first words of the conversation)", found.title)
+        title = await self.app.push_screen_wait(question)
+        if title is not None:
+            self._history.conversations.rename(found.id, title)
+            await self._show(found.id)
 
     async def action_archive(self) -> None:
-        chosen = self._chosen
-        if chosen is not None:
-            conversations = self._services.history.conversations
-            away = not conversations.get(chosen).archived
-            conversations.archive(chosen, away)
-            self.notify("Put away; v shows what was" if away else "Taken back", markup=False)
+        if self._chosen is not None:
+            conversations = self._history.conversations
+            archived = not conversations.get(self._chosen).archived
+            conversations.archive(self._chosen, archived)
+            self.notify("Archived; v shows the archive" if archived else "Taken out of the archive")
             await self._show()
 
     async def action_archived(self) -> None:
@@ -153,41 +136,34 @@ class HistoryScreen(Screen[int | None]):
         await self._show()
 
     async def action_duplicate(self) -> None:
-        chosen = self._chosen
-        if chosen is not None:
-            self._services.history.conversations.duplicate(chosen)
+        if self._chosen is not None:
+            self._history.conversations.duplicate(self._chosen)
             await self._show()
 
     def action_delete(self) -> None:
-        chosen = self._chosen
-        if chosen is None:
-            return
-        title = one_line(self._services.history.conversations.get(chosen).title, 50)
+        if self._chosen is not None:
+            self.start(self._delete(self._history.conversations.get(self._chosen)))
 
-        @told
-        async def answered(screen: HistoryScreen, yes: bool | None) -> None:
-            if yes:
-                screen._services.history.conversations.delete(chosen)
-                await screen._show()
-
-        question = f"Delete “{title}” with all its branches?"
-        self.app.push_screen(Confirm(question, "Delete"), partial(answered, self))
+    async def _delete(self, found: Conversation) -> None:
+        question = f"Delete “{one_line(found.title, 50)}” with all its branches?"
+        if await self.app.push_screen_wait(Confirm(question, "Delete")):
+            self._history.conversations.delete(found.id)
+            await self._show()
 
     def action_export(self) -> None:
         chosen = self._chosen
-        if chosen is None:
-            return
-        names = []
-        for suffix in (".md", ".json"):
-            path = free_name(Path.cwd(), f"chat-{chosen}", suffix)
-            names.append(export_file(self._services.history, [chosen], path).name)
-        self.notify(f"Written: {' and '.join(names)}", markup=False)
+        if chosen is not None:
+            names = []
+            for suffix in (".md", ".json"):
+                path = free_name(Path.cwd(), f"chat-{chosen}", suffix)
+                names.append(export_file(self._history, [chosen], path).name)
+            self.notify(f"Exported to {' and '.join(names)}")
 
     def action_back(self) -> None:
         if self.focused is not self._list and self._list.option_count:
             self._list.focus()
         else:
-            leave(self, None)
+            self.leave(None)
 
 
 def _listed(found: Conversation, now: float, width: int) -> Option:

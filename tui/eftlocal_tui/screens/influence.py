@@ -13,7 +13,6 @@ from textual.app import ComposeResult
 from textual.cache import LRUCache
 from textual.containers import Vertical
 from textual.geometry import Region, Size
-from textual.screen import Screen
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Footer, Static
@@ -26,7 +25,7 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Moved, MovedToken, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.screens.base import Services, leave, until_left
+from eftlocal_tui.screens.base import BaseScreen, Services
 
 # Ink is given with the paper, so that both are readable on dark and light themes.
 _STYLES = (
@@ -55,8 +54,6 @@ LEGEND = _legend()
 
 class TokenText(ScrollView, can_focus=True):
     """Lays tokens out in lines of the widget's width."""
-
-    DEFAULT_CSS = "TokenText { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }"
 
     class Moved(message.Message):
         """The cursor stands on another token."""
@@ -187,17 +184,9 @@ _WON = {
 }
 
 
-class InfluenceScreen(Screen[None]):
+class InfluenceScreen(BaseScreen[None]):
     BINDINGS = bindings("influence")
     PLACE = "influence"
-    DEFAULT_CSS = """
-    InfluenceScreen #head { height: 1; padding: 0 1; background: $panel; text-style: bold; }
-    InfluenceScreen #legend { height: auto; padding: 0 1; color: $text-muted; }
-    InfluenceScreen #token {
-        height: 9; padding: 0 1; border-top: solid $primary;
-        text-wrap: nowrap; text-overflow: ellipsis;
-    }
-    """
 
     def __init__(
         self,
@@ -223,7 +212,7 @@ class InfluenceScreen(Screen[None]):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        self.run_worker(until_left(self, self._read()))
+        self.start(self._read())
 
     async def _read(self) -> None:
         services = self._services
@@ -258,7 +247,7 @@ class InfluenceScreen(Screen[None]):
     def action_back(self) -> None:
         if self._job is not None:
             self._job.stop()
-        leave(self, None)
+        self.leave(None)
 
 
 def _detail(token: MovedToken, index: int, count: int) -> Text:

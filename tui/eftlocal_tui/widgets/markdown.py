@@ -90,14 +90,6 @@ class Streamed(Vertical):
             again, and is no part of the text.
     """
 
-    DEFAULT_CSS = """
-    Streamed { height: auto; }
-    Streamed Markdown { height: auto; padding: 0; margin: 0; background: transparent; }
-    Streamed Static { height: auto; margin: 0 0 1 0; }
-    Streamed MarkdownFence { color: $foreground; }
-    Streamed MarkdownFence > Label { width: 1fr; margin: 0; }
-    """
-
     def __init__(self, text: str = "", *, fence: str = "") -> None:
         super().__init__()
         self.raw = text

@@ -15,15 +15,6 @@ class PromptArea(TextArea):
     """Grows with its text, up to a third of the screen."""
 
     BINDINGS = bindings("prompt")
-    DEFAULT_CSS = """
-    PromptArea {
-        height: auto; max-height: 33vh; min-height: 1; padding: 0 1;
-        border: none; border-top: solid $primary; border-bottom: solid $primary;
-        background: $background;
-        &:focus { border: none; border-top: solid $accent; border-bottom: solid $accent; }
-        &.-editing { border-top: double $warning; border-bottom: double $warning; }
-    }
-    """
 
     class Sent(Message):
         """The person wants this sent. The box is empty already; `give_back` refuses it."""

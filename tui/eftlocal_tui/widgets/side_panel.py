@@ -77,13 +77,6 @@ class DialInput(Input):
 class DialRow(Horizontal):
     """A dial with its name."""
 
-    DEFAULT_CSS = """
-    DialRow { height: 1; }
-    DialRow Label { width: 13; }
-    DialRow DialInput { width: 1fr; background: $surface; }
-    DialRow DialInput:focus { background: $boost; text-style: bold; }
-    """
-
     def __init__(self, dial: str, text: str, step: float) -> None:
         super().__init__()
         self._dial, self._text, self._step = dial, text, step
@@ -98,17 +91,6 @@ _STEPS = {"temperature": 0.1, "top_p": 0.05}
 
 
 class SidePanel(VerticalScroll, can_focus=False):
-    DEFAULT_CSS = """
-    SidePanel {
-        width: 32; border-left: solid $primary; padding: 0 1; scrollbar-size-vertical: 1;
-    }
-    SidePanel .title { text-style: bold; color: $text-primary; }
-    SidePanel Select { margin: 0 0 0 0; }
-    SidePanel #rows { height: auto; margin: 0 0 1 0; }
-    SidePanel #figures { height: auto; }
-    SidePanel #plots { height: auto; margin: 1 0 0 0; }
-    """
-
     class Turned(Message):
         """A dial, and what it was turned to."""
 
@@ -121,7 +103,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         super().__init__(id=id)
         self._speeds: list[float] = []
         self._accepted: list[float] = []
-        self._live: Live | None = None
+        self.live: Live | None = None
         self._dials: Dials | None = None
 
     def compose(self) -> ComposeResult:
@@ -165,8 +147,8 @@ class SidePanel(VerticalScroll, can_focus=False):
 
     def show_live(self, live: Live) -> None:
         """Figures of an answer so far; the plots get what came since the last ones."""
-        before = self._live.figures if self._live is not None and self._speeds else None
-        self._live = live
+        before = self.live.figures if self.live is not None and self._speeds else None
+        self.live = live
         tokens, seconds = live.figures.tokens, live.figures.seconds
         if before is not None and seconds > before.seconds:
             speed = (tokens - before.tokens) / (seconds - before.seconds)
@@ -190,7 +172,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         )
 
     def _show_figures(self) -> None:
-        live = self._live
+        live = self.live
         lines = []
         if live is not None:
             figures = live.figures

@@ -18,14 +18,6 @@ from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
 
 
 class Note(Static):
-    DEFAULT_CSS = """
-    Note {
-        height: auto; margin: 0 1 1 1; padding: 0 1; color: $text-muted;
-        border-left: wide $primary;
-        &.-error { color: $text-error; border-left: wide $error; }
-    }
-    """
-
     def __init__(self, text: str, *, error: bool = False) -> None:
         said = printable(text)
         super().__init__(f"Error: {said}" if error else said, markup=False)
@@ -34,8 +26,6 @@ class Note(Static):
 
 
 class MarkLine(Static):
-    DEFAULT_CSS = "MarkLine { height: 1; color: $text-accent; margin: 0 0 1 0; }"
-
     def __init__(self, what: str) -> None:
         super().__init__(f"╌╌ from here: {one_line(what)} ╌╌", markup=False)
 
@@ -47,14 +37,6 @@ class TurnView(Vertical, can_focus=True):
     """A turn that can have the focus; what is done to it goes to the chat screen."""
 
     BINDINGS = bindings("turn")
-    DEFAULT_CSS = """
-    TurnView {
-        height: auto; padding: 0 1; margin: 0 0 1 0; border-left: blank;
-        &:focus { border-left: thick $accent; background: $boost; }
-        .head { height: 1; text-style: bold; color: $text-muted; }
-        .foot { height: auto; color: $text-muted; }
-    }
-    """
 
     class Asked(Message):
         """Something is to be done with a turn."""
@@ -88,29 +70,8 @@ class TurnView(Vertical, can_focus=True):
             found.append(f"  ◂ {self.turn.branch}/{self.turn.branches} ▸")
         return found
 
-    def action_copy(self) -> None:
-        self.post_message(self.Asked("copy", self.turn))
-
-    def action_copy_code(self) -> None:
-        self.post_message(self.Asked("copy_code", self.turn))
-
-    def action_edit(self) -> None:
-        self.post_message(self.Asked("edit", self.turn))
-
-    def action_regenerate(self) -> None:
-        self.post_message(self.Asked("regenerate", self.turn))
-
-    def action_influence(self) -> None:
-        self.post_message(self.Asked("influence", self.turn))
-
-    def action_sibling(self, by: int) -> None:
-        self.post_message(self.Asked("sibling", self.turn, by))
-
-    def action_walk(self, by: int) -> None:
-        self.post_message(self.Asked("walk", self.turn, by))
-
-    def action_back(self) -> None:
-        self.post_message(self.Asked("back", self.turn))
+    def action_ask(self, what: str, by: int = 0) -> None:
+        self.post_message(self.Asked(what, self.turn, by))
 
     def action_unfold(self) -> None:
         """Nothing is folded here."""
@@ -118,11 +79,6 @@ class TurnView(Vertical, can_focus=True):
 
 class QuestionView(TurnView):
     """What a person asked: plain text, folded when it is long."""
-
-    DEFAULT_CSS = """
-    QuestionView { background: $surface; .head { color: $text-primary; } }
-    QuestionView .text { height: auto; }
-    """
 
     def __init__(self, turn: Turn) -> None:
         super().__init__(turn)
@@ -149,8 +105,6 @@ class QuestionView(TurnView):
 
 class AnswerView(TurnView):
     """An answer as it comes (live), or as it was kept."""
-
-    DEFAULT_CSS = "AnswerView { .head { color: $text-success; } }"
 
     def __init__(self, turn: Turn, *, live: bool = False) -> None:
         super().__init__(turn)
@@ -217,12 +171,6 @@ F1 helps.  Ctrl+P lists everything.  F5 compares the models.  F6 shows what move
 
 
 class Transcript(VerticalScroll, can_focus=False):
-    DEFAULT_CSS = """
-    Transcript { scrollbar-size-vertical: 1; }
-    Transcript > #welcome { color: $text-muted; margin: 1 2; height: auto; }
-    Transcript > #earlier { margin: 0 1 1 1; width: 1fr; }
-    """
-
     def compose(self) -> ComposeResult:
         yield Static(WELCOME, id="welcome", markup=False)
 

@@ -11,7 +11,7 @@ from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven
 
 from eftlocal.errors import UsageError
-from eftlocal_tui.settings import NAME, Remembered, Settings, read_remembered, remember
+from eftlocal_tui.settings import VIEW_NAME, Settings, View, read_view, save_view
 
 NARROW, WIDE = (90, 30), (120, 30)
 
@@ -24,7 +24,7 @@ async def choose(d: Driver, theme: str) -> None:
     """In the palette, as a person does."""
     (command,) = [c for c in d.app.get_system_commands(d.chat) if c.title == "Theme"]
     command.callback()
-    await d.pilot.pause()
+    await d.pause()
     d.app.screen.query_one(Input).value = theme
     await d.until(lambda: d.app.screen.query_one(CommandList).option_count == 1)
     await d.press("down", "enter")
@@ -96,11 +96,11 @@ async def test_a_panel_that_was_folded_stays_folded(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_what_cannot_be_remembered_is_said(tmp_path: Path) -> None:
-    (tmp_path / NAME).mkdir()
+    (tmp_path / VIEW_NAME).mkdir()
     async with driven(ScriptedEngine(), tmp_path, notifications=True) as d:
         await d.press("ctrl+b")
         assert not panel(d)
-        await d.until(lambda: "not remembered" in d.toasts)
+        await d.until(lambda: "until you quit" in d.toasts)
         await d.press("f10")
         assert d.app.theme == "textual-light"
 
@@ -112,23 +112,23 @@ async def test_what_cannot_be_remembered_is_said(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_understood_is_no_hindrance(
     tmp_path: Path, content: bytes
 ) -> None:
-    (tmp_path / NAME).write_bytes(content)
+    (tmp_path / VIEW_NAME).write_bytes(content)
     async with driven(ScriptedEngine(), tmp_path) as d:
         assert d.app.theme == "textual-dark"
         await d.press("f10")
-    assert read_remembered(tmp_path / NAME).theme == "textual-light"
+    assert read_view(tmp_path / VIEW_NAME).theme == "textual-light"
 
 
 def test_changes_are_merged_and_unknown_keys_left_out(tmp_path: Path) -> None:
-    path = tmp_path / NAME
-    assert read_remembered(path) == Remembered()
-    remember(path, theme="nord")
-    remember(path, panel=False)
-    assert read_remembered(path) == Remembered(theme="nord", panel=False)
-    remember(path, panel=None)
+    path = tmp_path / VIEW_NAME
+    assert read_view(path) == View()
+    save_view(path, theme="nord")
+    save_view(path, panel=False)
+    assert read_view(path) == View(theme="nord", panel=False)
+    save_view(path, panel=None)
     assert path.read_text("utf-8") == '{"theme":"nord"}\n'
     path.write_text('{"theme": "nord", "later": 1}', encoding="utf-8")
-    assert read_remembered(path) == Remembered(theme="nord")
-    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+    assert read_view(path) == View(theme="nord")
+    assert [file.name for file in tmp_path.iterdir()] == [VIEW_NAME]
     with pytest.raises(UsageError, match="cannot be written"):
-        remember(tmp_path / "nowhere" / NAME, theme="nord")
+        save_view(tmp_path / "nowhere" / VIEW_NAME, theme="nord")
