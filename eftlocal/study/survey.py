@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group
 
 from eftlocal.errors import PromptError
@@ -94,12 +93,10 @@ class _One(NamedTuple):
     """One token of one of the answers."""
 
     answer: int
-    token: int
     label: str
-    kind: str
+    context: str
     value: float
     won: str
-    context: str
 
 
 def survey(
@@ -122,67 +119,55 @@ def survey(
         measure, `Interval`), and "won" (share of its tokens by winner, each a `Interval`).
     """
     chosen = measure_of(measures_of(inspections[0]), measure)
-    tokens = [
-        one
-        for answer, inspection in enumerate(inspections)
-        for one in _tokens(answer, inspection, chosen.values(inspection))
-        if not math.isnan(one.value)
-    ]
+    every: list[_One] = []
+    by_kind: dict[str, list[_One]] = defaultdict(list)
+    by_token: dict[int, list[_One]] = defaultdict(list)
+    for answer, found in enumerate(inspections):
+        texts = texts_of([found.pieces[token] for token in found.ids])
+        kinds = classes_of(texts, [token in found.controls for token in found.ids])
+        for i, value in enumerate(chosen.values(found).tolist()):
+            if not math.isnan(value):
+                token, context = found.ids[i], "".join(texts[max(0, i - 1) : i + 3])
+                one = _One(answer, found.label(token), context, value, found.won[i])
+                for group in (every, by_kind[kinds[i]], by_token[token]):
+                    group.append(one)
     winners = list(dict.fromkeys([AGREED, *inspections[0].sides, SHARED, COMBINATION, NOBODY]))
-    winners = [name for name in winners if name != SHARED or len(inspections[0].sides) > 2]
+    if len(inspections[0].sides) < 3:
+        winners.remove(SHARED)
 
-    def group(some: Sequence[_One]) -> dict[str, Any]:
-        return _group(some, len(inspections), winners, seed)
+    def figures(group: Sequence[_One]) -> dict[str, Any]:
+        """n, the mean of the measure, the share that each winner won."""
+        sums = np.zeros((len(inspections), 1 + len(winners)))
+        for one in group:
+            sums[one.answer, 0] += one.value
+            sums[one.answer, 1 + winners.index(one.won)] += 1
+        mean, *shares = means_of_tokens(sums[:, 1:].sum(axis=1), sums, seed=seed)
+        return {"n": len(group), "mean": mean, "won": dict(zip(winners, shares, strict=True))}
 
-    by_kind = _grouped(tokens, lambda one: one.kind)
-    by_token = _grouped(tokens, lambda one: one.token)
-    most = []
-    for token, some in by_token.items():
-        if len(some) >= least:
-            context = Counter(one.context for one in some).most_common(1)[0][0]
-            entry = {"token": token, "label": some[0].label, "context": context}
-            most.append(entry | group(some))
-    most.sort(key=lambda entry: -abs(entry["mean"].value))
-    kinds = sorted(by_kind, key=lambda kind: -abs(float(np.mean([o.value for o in by_kind[kind]]))))
+    def size(entry: dict[str, Any]) -> float:
+        return -abs(float(entry["mean"].value))
+
+    classes = {kind: figures(group) for kind, group in by_kind.items()}
+    most = [
+        {
+            "token": token,
+            "label": group[0].label,
+            "context": Counter(one.context for one in group).most_common(1)[0][0],
+            **figures(group),
+        }
+        for token, group in by_token.items()
+        if len(group) >= least
+    ]
     return {
         "measure": chosen.name,
         "about": chosen.about,
         "answers": len(inspections),
-        "tokens": len(tokens),
+        "tokens": len(every),
         "least": least,
-        "all": group(tokens),
-        "classes": {kind: group(by_kind[kind]) for kind in kinds},
-        "most": most,
+        "all": figures(every),
+        "classes": dict(sorted(classes.items(), key=lambda entry: size(entry[1]))),
+        "most": sorted(most, key=size),
     }
-
-
-def _tokens(answer: int, inspection: Inspection, values: NDArray[np.float64]) -> Iterator[_One]:
-    texts = texts_of([inspection.pieces[token] for token in inspection.ids])
-    controls = [token in inspection.controls for token in inspection.ids]
-    kinds = classes_of(texts, controls)
-    numbers = values.tolist()
-    for i, token in enumerate(inspection.ids):
-        context = "".join(texts[max(0, i - 1) : i + 3])
-        label = inspection.label(token)
-        yield _One(answer, token, label, kinds[i], numbers[i], inspection.won[i], context)
-
-
-def _grouped(tokens: Sequence[_One], key: Callable[[_One], Hashable]) -> dict[Any, list[_One]]:
-    groups: dict[Any, list[_One]] = defaultdict(list)
-    for one in tokens:
-        groups[key(one)].append(one)
-    return groups
-
-
-def _group(some: Sequence[_One], answers: int, winners: Sequence[str], seed: int) -> dict[str, Any]:
-    """n, the mean of the measure, the share that each winner won."""
-    sums = np.zeros((answers, 1 + len(winners)))
-    for one in some:
-        sums[one.answer, 0] += one.value
-        sums[one.answer, 1 + winners.index(one.won)] += 1
-    counts = sums[:, 1:].sum(axis=1)
-    mean, *shares = means_of_tokens(counts, sums, seed=seed)
-    return {"n": len(some), "mean": mean, "won": dict(zip(winners, shares, strict=True))}
 
 
 def tables(figures: dict[str, Any], top: int) -> Iterator[Group]:
