@@ -52,7 +52,7 @@ def test_json_table_and_picture(two_prompts: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for name in NAMES:
         assert name in result.stdout
-    assert "not offered" in result.stdout and "not told" in result.stdout
+    assert "not offered" in result.stdout and "n/a" in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 80
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert list(json.loads(file.read_text("utf-8"))["modes"]) == NAMES

@@ -35,7 +35,7 @@ def test_text_legend_table_and_summary(files: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert "tv-base: below 0.1, from 0.1, ‹from 0.3›, «from 0.6»" in result.stdout
     assert "12 tokens, mean tv-base" in result.stdout
-    assert "whose first choice:" in result.stdout and "against the base:" in result.stdout
+    assert "whose first choice:" in result.stdout and "by rank in the base:" in result.stdout
     assert run(*files, *QUICK, *DRAWN, stdin="Hello").stdout == result.stdout
     short = run("Hello", *files, *QUICK, *DRAWN, "--top", "0").stdout
     assert len(short) < len(result.stdout) and "choice of" not in short
@@ -99,8 +99,8 @@ def test_many_prompts(files: list[str], tmp_path: Path) -> None:
     options = ["--prompts", prompts, *files, *QUICK, *DRAWN, "--least", "2"]
     result = run(*options)
     assert result.exit_code == 0, result.output
-    assert "class of token" in result.stdout and "of 3 answers" in result.stdout
-    assert "Tokens moved most, of those that occur at least 2 times" in result.stdout
+    assert "token class" in result.stdout and "of 3 answers" in result.stdout
+    assert "Most moved tokens, seen at least 2 times" in result.stdout
     figures = json.loads(run(*options, "--json").stdout)
     assert figures["answers"] == 3 and "number" in figures["classes"]
     mean = figures["all"]["mean"]
@@ -114,7 +114,7 @@ def test_a_survey_as_a_picture(files: list[str], tmp_path: Path) -> None:
     prompts.write_text("Hello $x_1$\nWell\n", "utf-8")
     result = run("--prompts", prompts, *files, *QUICK, *DRAWN, "--plot", picture)
     assert result.exit_code == 0, result.output
-    assert "classes of token" in picture.read_text("utf-8") or picture.stat().st_size > 5000
+    assert "token classes" in picture.read_text("utf-8") or picture.stat().st_size > 5000
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,9 @@ def test_what_is_refused(demo: Emulator, tiny: Emulator) -> None:
     for options, says in (
         ({"candidates": 0}, "candidates is 0"),
         ({"recipe": Recipe({"base": 1.0, "warm": 0.0001}, any_sum=True)}, "the role warm"),
-        ({"max_tokens": 3}, "max_tokens is for a generated answer"),
-        ({"sampling": GREEDY}, "sampling is for a generated answer"),
-        ({"stop": ["x"]}, "stop is for a generated answer"),
+        ({"max_tokens": 3}, "max_tokens is for generated answers"),
+        ({"sampling": GREEDY}, "sampling is for generated answers"),
+        ({"stop": ["x"]}, "stop is for generated answers"),
     ):
         with pytest.raises(UsageError, match=says):
             inspect(demo, PROMPT, ANSWER, **options)  # type: ignore[arg-type]
@@ -392,7 +392,7 @@ def test_prompts_with_and_without_answers(tmp_path: Path) -> None:
         ("p.jsonl", b'{"prompt": "a"}\n{', "p.jsonl, line 2: not JSON"),
         ("p.jsonl", b"[1]", "line 1: not an object"),
         ("p.jsonl", b'{"answer": "a"}', 'no text under "prompt"'),
-        ("p.jsonl", b'{"prompt": "a", "answer": 3}', '"answer" is no text'),
+        ("p.jsonl", b'{"prompt": "a", "answer": 3}', '"answer" must be a text'),
     ],
 )
 def test_files_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -24,32 +24,35 @@ from eftlocal.user_settings import Given
 def bench(
     prompts: Annotated[
         Path | None,
-        typer.Option(help='Prompts: one a line, or a .jsonl with "prompt" (default: built-in).'),
+        typer.Option(
+            help='File of prompts: one per line, or .jsonl with "prompt" (default: built-in).'
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 64,
+    max_tokens: Annotated[
+        int, typer.Option(min=2, help="Maximum length of an answer in tokens.")
+    ] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Times each prompt is answered.")] = 3,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option(help="Length of the prompt that prefill is measured on (default: 512)."),
+        typer.Option(help="Length of the prompt used to measure prefill (default: 512)."),
     ] = None,
     json_: Annotated[
-        Path | None, typer.Option("--json", help="Write everything as JSON; - is stdout.")
+        Path | None, typer.Option("--json", help="Write the full report as JSON; - for stdout.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option("--plot", help="Write a picture (extra `plot`).")
+        Path | None, typer.Option("--plot", help="Write a plot (needs the extra `plot`).")
     ] = None,
     speculative: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1, max=MAX_DRAFT, help="Also drafts of just this many tokens. Repeatable."
-        ),
+        typer.Option(min=1, max=MAX_DRAFT, help="Also measure this draft length. Repeatable."),
     ] = None,
     *,
     given: Given,
 ) -> None:
-    """Measure base alone, plain emulation and speculative emulation, in turn.
+    """Compare the speed of the base model alone, plain emulation and speculative emulation.
 
-    Ratios are taken prompt by prompt, with 95% intervals: a busy machine makes them wider.
+    The modes take turns on each prompt, and ratios are taken per prompt: other load on the machine
+    widens their 95% intervals but does not favor one mode.
     """
     from eftlocal.cli.screen import counting_bars
     from eftlocal.cli.selection import loading_bars, sources_of

@@ -32,21 +32,23 @@ def evaluate(
         str, typer.Argument(help="What to evaluate: demo.", autocompletion=evaluations)
     ],
     split: Annotated[
-        Split, typer.Option(help="validation is for choices, test for final numbers.")
+        Split, typer.Option(help="validation for tuning, test for final numbers.")
     ] = Split.test,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Questions of every family (default: all).")
+        int | None, typer.Option(min=1, help="Questions per family (default: all).")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     picture: Annotated[
         Path | None,
-        typer.Option("--plot", help="Write the curves as a picture (extra `plot`)."),
+        typer.Option("--plot", help="Write the curves as a plot (needs the extra `plot`)."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; the demo is tiny.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; one is enough for the demo.")
+    ] = 1,
     *,
     given: Given,
 ) -> None:
-    """Measure small tuned, base, emulation and large tuned on held-out questions.
+    """Compare small tuned, base, emulation and large tuned models on held-out questions.
 
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """

@@ -27,47 +27,53 @@ def inspect(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help='Many prompts: one a line, or a .jsonl with "prompt" and any "answer".'),
+        typer.Option(
+            help='File of prompts: one per line, or .jsonl with "prompt" and an optional "answer".'
+        ),
     ] = None,
     answer: Annotated[
-        str | None, typer.Option(help="Inspect this answer (default: one is generated).")
+        str | None, typer.Option(help="Inspect this answer instead of generating one.")
     ] = None,
-    answer_file: Annotated[Path | None, typer.Option(help="Inspect the answer in a file.")] = None,
+    answer_file: Annotated[
+        Path | None, typer.Option(help="Inspect the answer in this file.")
+    ] = None,
     measure: Annotated[
         str | None,
         typer.Option(
-            help="tv-ROLE (total variation against the combination), tv-base-tuned, "
-            "tv-tuned-reference, gain-ROLE (probability gained) or rank-ROLE "
-            "(default: tv-base)."
+            help="Measure of how far a token was moved: tv-ROLE (total variation from the "
+            "combination), tv-base-tuned, tv-tuned-reference, gain-ROLE (probability gained over "
+            "the role) or rank-ROLE (default: tv-base)."
         ),
     ] = None,
     candidates: Annotated[
-        int, typer.Option(min=1, max=100, help="Most probable tokens kept of every model.")
+        int, typer.Option(min=1, max=100, help="Top tokens to record for each model.")
     ] = 5,
-    top: Annotated[int, typer.Option(min=0, help="Tokens listed as moved most.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=0, help="How many of the most moved tokens to list.")
+    ] = 10,
     least: Annotated[
         int | None,
-        typer.Option(min=1, help="With --prompts: how often a token occurs to be listed (5)."),
+        typer.Option(
+            min=1, help="With --prompts: list tokens with at least this many occurrences (5)."
+        ),
     ] = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="A table with a row a token, and no colour.")
+        bool, typer.Option("--plain", help="Plain table, one row per token, no color.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write one page that opens in any browser, offline.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     picture: Annotated[
         Path | None,
-        typer.Option("--plot", help="With --prompts: write a picture (extra `plot`)."),
+        typer.Option("--plot", help="With --prompts: write a plot (needs the extra `plot`)."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
     *,
     given: Given,
 ) -> None:
-    """Show for every token of an answer what each model would have said, and who moved it."""
+    """Show what each model would have said at every token, and which model moved it."""
     from eftlocal.cli.screen import Screen, counting_bars
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.streams import read_prompt

@@ -29,7 +29,10 @@ from eftlocal.study.questions import FOLDER, read
 from eftlocal.study.speed import BASE, PLAIN, Run, figures
 
 AUTO, LLAMA_CPP = "speculative, auto", "llama.cpp's own drafts"
-NOT_OFFERED, CANNOT_REWIND = "not offered by this build", "a model of these cannot rewind"
+NOT_OFFERED, CANNOT_REWIND = (
+    "not offered by this build",
+    "one of the models cannot rewind its cache",
+)
 
 # Telling, explaining, code, quoting, a list, a summary: drafts fare differently on each.
 BUILT_IN = (

@@ -94,8 +94,8 @@ def evaluate_demo(
     for name in (*ROLES, "large_tuned"):
         if not (folder / f"{name}.gguf").is_file():
             raise ModelFileError(
-                f"{folder / name}.gguf is missing; the evaluation needs it, and the repository "
-                "has it in eftlocal/demo"
+                f"{folder / name}.gguf is missing; the evaluation needs it (the repository has it "
+                "in eftlocal/demo)"
             )
     n = len(asked.questions)
     answers: dict[str, list[GreedyAnswer]] = {}
@@ -193,7 +193,7 @@ def tables(figures: dict[str, Any]) -> Iterator[Group]:
         *("exact", "format", "stopped", "fact", "pgr"),
     )
     yield by(
-        "Gold answers scored: exact by argmax, negative log-likelihood in nats",
+        "Gold answers: exact match by argmax, negative log-likelihood in nats",
         {name: of["all"] for name, of in scored.items()},
         *("exact", "fact_nll", "format_nll", "pgr"),
     )
@@ -213,9 +213,13 @@ def tables(figures: dict[str, Any]) -> Iterator[Group]:
         }
         for part in parts
     }
-    yield by("By family and phrasing: format kept; fact and format tokens in nats", kept, *three)
     yield by(
-        "Interpolation: lambda is the share of the tuned model, the rest is plain",
+        "By family and phrasing: right format (share), loss of fact and format tokens (nats)",
+        kept,
+        *three,
+    )
+    yield by(
+        "Interpolation: lambda is the weight of the tuned role, 1 - lambda that of plain",
         figures["interpolation"],
         *("fact", "warm format", "warm exact", "plain format", "plain exact"),
         first="lambda",
@@ -235,8 +239,8 @@ def summary(figures: dict[str, Any]) -> str:
     return (
         f"emulation ({figures['recipe']}):\n"
         f"PGR {_cell(figures['answers'][EMULATION]['all']['pgr'])} between {SMALL} and {LARGE}\n"
-        f"drafts of the {SMALL} model accepted: {drafts['agreement']:.3f} of "
-        f"{drafts['tokens']} tokens greedy, {drafts['overlap']:.3f} drawn (mean of 1 - TV)"
+        f"drafts of the {SMALL} model accepted, over {drafts['tokens']} tokens: "
+        f"{drafts['agreement']:.3f} greedy, {drafts['overlap']:.3f} sampled (mean of 1 - TV)"
     )
 
 

@@ -40,7 +40,7 @@ def inspect(
     special: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Inspection:
-    """Answers a prompt, or takes a given answer, and says of every token which model moved it.
+    """Answers a prompt, or takes a given answer, and tells which model moved each token.
 
     A generated answer is generated first and scored then, so that it is measured exactly as the
     same answer given. All loaded roles are scored, those of weight 0 too.
@@ -64,7 +64,7 @@ def inspect(
     if not 1 <= candidates <= MAX_CANDIDATES:
         raise UsageError(f"candidates is {candidates}; it must be from 1 to {MAX_CANDIDATES}")
     if COMBINATION in emulator.roles:
-        raise UsageError(f"a role is called {COMBINATION!r}, which stands for all; rename it")
+        raise UsageError(f"a role is named {COMBINATION!r}, which is reserved; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
     read: dict[str, Any] = {"raw": raw, "special": special and raw}
     read["chat_template_kwargs"] = chat_template_kwargs
@@ -82,7 +82,9 @@ def inspect(
     else:
         for option, value in generation.items():
             if value is not None:
-                raise UsageError(f"{option} is for a generated answer, and one is given: drop it")
+                raise UsageError(
+                    f"{option} is for generated answers, and an answer was given; leave it out"
+                )
         tokens = _tokens(answer, model, emulator.ensemble.vocab_size, special)
     distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)

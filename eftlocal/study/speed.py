@@ -129,19 +129,25 @@ def tables(report: dict[str, Any]) -> Iterator[Group]:
         for name, why in report["not_measured"].items()
     ]
     yield titled(
-        f"Speed: {settings['prompts']} prompts x {settings['repeat']}, at most "
-        f"{settings['max_tokens']} tokens; prefill of {settings['prompt_tokens']}",
+        f"Speed: {settings['prompts']} prompts x {settings['repeat']}, up to "
+        f"{settings['max_tokens']} tokens; prefill of {settings['prompt_tokens']} tokens",
         table(("", *columns), rows),
     )
-    columns = ("accepted share", "accepted a draft", "same text", "peak memory", "joules a token")
+    columns = (
+        "drafts accepted",
+        "tokens per draft",
+        "same text",
+        "peak memory",
+        "joules per token",
+    )
     yield titled("Drafts, memory, energy", table(("", *columns), (
         (
             name,
-            "no drafts" if found["acceptance"] is None else f"{found['acceptance']:.0%}",
+            "-" if found["acceptance"] is None else f"{found['acceptance']:.0%}",
             "-" if found["acceptance"] is None else f"{found['accepted_length']:.2f}",
             "-" if name == BASE else f"{found['same_text_as_plain']:.0%}",
             f"{found['peak_bytes'] / _GIB:.2f} GiB",
-            number(found["joules_per_token"][0]) if report["meters"] else "not told",
+            number(found["joules_per_token"][0]) if report["meters"] else "n/a",
         )
         for name, found in modes.items()
     )))  # fmt: skip
@@ -153,14 +159,15 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
     yield ", ".join([where["processor"], f"{where['cores']} cores", *where["devices"]])
     if where["busy_percent"] > BUSY:
         yield (
-            f"the machine was busy before ({where['busy_percent']:.0f}% of its cores): expect "
-            "slower and noisier figures"
+            f"the CPU was {where['busy_percent']:.0f}% busy before the benchmark: expect slower "
+            "and noisier figures"
         )
     if report["meters"]:
-        yield f"energy of the whole {' and '.join(report['meters'])}, other programs included"
+        told = " and ".join(report["meters"])
+        yield f"energy is that of the whole {told}, other programs included"
     for name, of in report["modes"].items():
         if of["device_bytes"]:
-            yield f"{name}: {of['device_bytes'] / _GIB:.2f} GiB of device memory came into use"
+            yield f"{name}: {of['device_bytes'] / _GIB:.2f} GiB of GPU memory used"
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -172,7 +179,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     picture, (left, right) = panels(2)
     modes = report["modes"]
     bars(left, list(modes), [Interval(*of["decode_tokens_per_second"]) for of in modes.values()])
-    left.set(xlabel="tokens a second (median, 95%)", title="Decoding")
+    left.set(xlabel="tokens per second (median, 95%)", title="Decoding")
     for name, of in modes.items():
         judged = zip(of["accepted_by_position"], of["tried_by_position"], strict=True)
         shares = [accepted / tried for accepted, tried in judged if tried]

@@ -85,7 +85,7 @@ def read_asked(path: Path) -> tuple[Asked, ...]:
 def _asked(where: str, record: dict[str, Any]) -> Asked:
     answer = record.get("answer")
     if answer is not None and not (isinstance(answer, str) and answer):
-        raise PromptError(f'{where}: "answer" is no text; leave it out to have one generated')
+        raise PromptError(f'{where}: "answer" must be a text; leave it out to have one generated')
     return Asked(text_of(where, record), answer)
 
 
@@ -181,15 +181,15 @@ def tables(figures: dict[str, Any], top: int) -> Iterator[Group]:
     groups = {**figures["classes"], "all": figures["all"]}
     yield titled(
         f"{figures['tokens']:,} tokens of {figures['answers']:,} answers: mean {measure}, and "
-        "whose first choice they are",
+        "whose first choice they were",
         table(
-            ["class of token", "n", f"{measure} [95%]", *map(said, winners)],
+            ["token class", "n", f"{measure} [95%]", *map(said, winners)],
             ([kind, *cells(group, winners)] for kind, group in groups.items()),
         ),
     )
     roles = [name for name in winners if name not in (AGREED, SHARED, COMBINATION, NOBODY)]
     yield titled(
-        f"Tokens moved most, of those that occur at least {figures['least']} times",
+        f"Most moved tokens, seen at least {figures['least']} times",
         table(
             ["token", "n", f"{measure} [95%]", *roles, "often in"],
             (
@@ -210,8 +210,8 @@ def plot(figures: dict[str, Any], path: Path, *, top: int = 20) -> None:
     bars(left, names, [of["mean"] for of in classes.values()])
     tokens = [f"{of['label']!r} ({of['n']:,})" for of in most]
     bars(right, tokens, [of["mean"] for of in most])
-    left.set(title="classes of token", xlabel=f"mean {figures['measure']} [95%]")
-    right.set(title="tokens moved most", xlabel=figures["about"])
+    left.set(title="token classes", xlabel=f"mean {figures['measure']} [95%]")
+    right.set(title="most moved tokens", xlabel=figures["about"])
     save(picture, path)
 
 

@@ -109,7 +109,7 @@ def summary(found: Inspection, measure: Measure) -> str:
     if BASE in found.sides and len(found.sides) > 1:
         shifts = found.shifts(BASE)
         shares = ", ".join(f"{name} {count / n:.0%}" for name, count in shifts.items())
-        lines.append(f"against the base: {shares} (rank 1; 2 or 3; more)")
+        lines.append(f"by rank in the base: {shares} (1; 2 or 3; above)")
     return "\n".join(lines)
 
 

@@ -157,7 +157,7 @@
       return step;
     });
     $("legend").replaceChildren(measure + ": ", ...steps, "dotted line from 0.3, solid from 0.6"
-      + (signed ? "; over the text where probability was lost" : ""));
+      + (signed ? "; above the text where probability was lost" : ""));
     const names = data.distributions;
     $("most-head").replaceChildren(make("tr", "", ...["token", measure, ...names.map((n) => "p " + n), "first choice of"]
       .map((n, k) => make("th", k > names.length + 1 ? "left" : "", n))));
