@@ -208,7 +208,7 @@ def put_right(place: Place, name: str, said: str) -> None:
         place.out.write_bytes(b"\n".join(lines[:rows]) + b"\n")
     elif "the rows that are left are safe" in said:
         ids_of(place.out)
-    elif "lost; run the same command again to begin anew" in said:
+    elif "lost; run the same command again to start over" in said:
         place.folder.mkdir(exist_ok=True)  # it was removed with the rows
     elif "lost, unless that file holds them" in said or "another output file" in said:
         place.out.unlink()

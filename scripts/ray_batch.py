@@ -237,7 +237,7 @@ def main(arguments: Sequence[str]) -> int:
         say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        say("stopped; what is done is kept: run the same command again to go on")
+        say("stopped; what is done is kept: run the same command again to resume")
         return STOPPED
     finally:
         ray.shutdown()

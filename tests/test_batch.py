@@ -199,7 +199,7 @@ def test_all_faults_are_told_before_anything_runs(tmp_path: Path) -> None:
         told,
         (
             "not JSON",
-            "is that of line 1",
+            "is already used by line 1",
             "it is empty",
             "its context holds",
             "a string, token ids, or a list of either is needed",
@@ -340,14 +340,14 @@ def test_a_bad_line_takes_no_good_lines_row(tmp_path: Path) -> None:
         found = rows(out)
         assert set(found) == {"line-2", "line-2-2"} and found["line-2"]["error"] is None
         assert "1 line has no answer" in result.stderr
-        assert "once mended" in result.stderr and "--retry-errors" not in result.stderr
+        assert "once fixed" in result.stderr and "--retry-errors" not in result.stderr
 
 
 def test_a_dry_run_tells_all_faults(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [{"prompt": n} for n in range(25)])
     told = [batch(source, tmp_path / "out", *more).stderr for more in ((), ("--dry-run",))]
     assert "line 20: " in told[0] and "line 21: " not in told[0]
-    assert "and 5 more; --dry-run tells them all" in told[0]
+    assert "and 5 more; --dry-run lists them all" in told[0]
     assert (
         told[1].count("a string, token ids, or a list of either is needed") == 25
         and "more" not in told[1]
@@ -383,7 +383,7 @@ def test_the_script_with_stdin_closed() -> None:
         check=False,
     )
     assert found.returncode == 7
-    assert found.stderr == "eftlocal: stdin: holds no request; write one JSON object a line\n"
+    assert found.stderr == "eftlocal: stdin: no requests in it; write one JSON object per line\n"
 
 
 def test_stdout_that_goes_into_the_input(asked: Path) -> None:
@@ -432,7 +432,10 @@ def test_a_system_prompt_for_lines_without_one(tmp_path: Path) -> None:
     [
         (lambda path: path.unlink(), "was removed while the run wrote it: {} rows lost; run"),
         (lambda path: path.rename(path.with_name("new")), "{} rows safe in FOLDER/new; put it"),
-        (lambda path: os.truncate(path, 0), "to 0 bytes while the run wrote it: the rows that"),
+        (
+            lambda path: os.truncate(path, 0),
+            "to 0 bytes while the run wrote it: the remaining rows",
+        ),
     ],
 )
 def test_an_output_that_others_take_away_is_told(
@@ -526,7 +529,7 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
         child.send_signal(number)
         _, said = child.communicate()
         assert child.returncode == code, said
-        assert code < 0 or "run the same command again to go on" in said
+        assert code < 0 or "run the same command again to resume" in said
         with out.open("ab") as file:
             file.write(b'{"custom_id": "torn')
     assert subprocess.run(command, check=False).returncode == 0

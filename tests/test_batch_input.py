@@ -113,13 +113,13 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"prompt": "x"} {}', "not JSON: Extra data (character 17)", None),
         (b"", "it is empty; remove it", None),
         (b" \t\r", "it is empty; remove it", None),
-        (bytes(9), "9 zeros and no text, as a crash leaves them; remove them", None),
+        (bytes(9), "9 zero bytes and no text, as a crash leaves them; remove them", None),
         (b'["x"]', 'an object is needed, such as {"prompt": "..."}, not a list', None),
         (b"null", 'an object is needed, such as {"prompt": "..."}, not null', None),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13", None),
         (
             TooLong(10_000_000),
-            "it has 10000000 bytes, and a line may have 8388608; shorten it",
+            "10000000 bytes, and a line may have 8388608; shorten it",
             None,
         ),
         (DEEP, "nested more than 200 deep; make it flatter", None),
@@ -421,9 +421,7 @@ def test_a_line_of_40_mb_is_not_held(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert checked.faults[0].reason == (
-        "it has 40000000 bytes, and a line may have 8388608; shorten it"
-    )
+    assert checked.faults[0].reason == ("40000000 bytes, and a line may have 8388608; shorten it")
     assert checked.to_run == 1
     assert peak < 3 * MAX_LINE
 
@@ -450,7 +448,7 @@ def test_an_input_that_is_none_is_refused_soon(
     monkeypatch.setattr(reading, "_BUFFER", 1 << 16)
     long, lines = (
         b"\0" * (2 << 20),
-        "its lines of over 1 MiB, the last of them line {}, have over 3",
+        "lines longer than 1 MiB, the last of them line {}, add up to more than 3",
     )
     assert says(long + b"\n" + long + b"\n" + long).startswith(lines.format(2))
     found = says(b"\0" * (9 << 20))
@@ -467,14 +465,14 @@ def test_gzip_that_others_made_is_read_or_refused(tmp_path: Path) -> None:
         assert len(lines_of(write(tmp_path, data))) == lines
     for data, says in (
         (member + b"rubbish", "damaged after line 1"),
-        (member + member[:-3], "torn after line 2"),
-        (member[:4], "torn in its first line"),
-        (b"\x1f\x8b", "torn in its first line"),
+        (member + member[:-3], "truncated after line 2"),
+        (member[:4], "truncated in its first line"),
+        (b"\x1f\x8b", "truncated in its first line"),
         (b"\x1f\x8b\xff\xff" * 9, "damaged in its first line"),
     ):
         with (
             open_source(write(tmp_path, data)) as source,
-            pytest.raises(PromptError, match=f"the gzip is {says}"),
+            pytest.raises(PromptError, match=f"the gzip file is {says}"),
         ):
             list(source.lines())
 
@@ -516,7 +514,7 @@ def test_a_pipe_that_the_temporary_folder_cannot_hold(
     monkeypatch.setattr(reading.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(UsageError) as refused:
         open_source("-")
-    assert str(refused.value).startswith(f"stdin: {tmp_path}, where it is kept meanwhile, is full")
+    assert str(refused.value).startswith(f"stdin: {tmp_path}, where a copy of it is kept, is full")
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -537,14 +535,17 @@ def test_a_torn_gzip_is_told_with_its_place(tmp_path: Path) -> None:
         seen.extend(source.lines())
     assert seen == list(enumerate(rows.splitlines(), 1))[: len(seen)]
     assert str(refused.value).endswith(
-        f"in.jsonl: the gzip is torn after line {len(seen)}; get the file again"
+        f"in.jsonl: the gzip file is truncated after line {len(seen)}; get it again"
     )
     assert 3000 < len(seen) < 6000
 
 
 def test_a_gzip_torn_in_its_first_line(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress(b"{}" * 9)[:15])
-    with open_source(path) as source, pytest.raises(PromptError, match="torn in its first line"):
+    with (
+        open_source(path) as source,
+        pytest.raises(PromptError, match="truncated in its first line"),
+    ):
         list(source.lines())
 
 
@@ -553,7 +554,7 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
     for damaged in (whole[:-6] + b"\0" * 6, whole + b"more", whole[:12] + b"\xff" + whole[13:]):
         with (
             open_source(write(tmp_path, bytes(damaged))) as source,
-            pytest.raises(PromptError, match=r"the gzip is damaged (after|in its first) line"),
+            pytest.raises(PromptError, match=r"the gzip file is damaged (after|in its first) line"),
         ):
             list(source.lines())
 
@@ -564,9 +565,9 @@ def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
         found = source.lines()
         next(found)
         write(tmp_path, b"a\n" * 999)
-        with pytest.raises(UsageError, match="was changed while it was being read; start again"):
+        with pytest.raises(UsageError, match="changed while it was being read; start again"):
             list(found)
-        with pytest.raises(UsageError, match="was changed"):
+        with pytest.raises(UsageError, match="changed while it was being read"):
             next(source.lines())
 
 
@@ -611,8 +612,8 @@ def test_all_faults_are_told_together(tmp_path: Path) -> None:
 def test_ids_that_are_given_twice_name_both_lines(tmp_path: Path) -> None:
     found = checked_records(tmp_path, ask("a"), ask("b"), ask("a"), {"prompt": "x"}, ask("a"))
     assert [str(fault) for fault in found.faults] == [
-        "line 3: its custom_id 'a' is that of line 1; give each its own",
-        "line 5: its custom_id 'a' is that of line 1; give each its own",
+        "line 3: its custom_id 'a' is already used by line 1; give each line its own",
+        "line 5: its custom_id 'a' is already used by line 1; give each line its own",
     ]
     first = found.faults[0]
     assert (first.custom_id, first.row_id) == ("a", "line-3")
@@ -622,7 +623,7 @@ def test_ids_that_are_given_twice_name_both_lines(tmp_path: Path) -> None:
 def test_ids_that_are_made_are_compared_too(tmp_path: Path) -> None:
     found = checked_records(tmp_path, ask("line-2"), {"prompt": "x"})
     assert str(found.faults[0]) == (
-        "line 2: custom_id 'line-2' is that of line 1; give each its own"
+        "line 2: custom_id 'line-2' is already used by line 1; give each line its own"
     )
 
 
@@ -676,7 +677,7 @@ def test_what_takes_models_is_told_like_the_rest(tmp_path: Path) -> None:
 
 
 def test_nothing_to_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"in.jsonl: holds no request"):
+    with pytest.raises(PromptError, match=r"in.jsonl: no requests in it"):
         checked_records(tmp_path, b"\n\n")
 
 

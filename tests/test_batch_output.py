@@ -249,13 +249,13 @@ def test_another_batch_and_an_id_twice_are_refused(tmp_path: Path) -> None:
     )
     data = path.read_bytes()
     path.write_bytes(data + data)
-    with pytest.raises(UsageError, match="id 'a' is in it twice; take one of its rows out"):
+    with pytest.raises(UsageError, match="id 'a' is in it twice; remove one of the two rows"):
         opened(path)
     assert path.read_bytes() == data + data
     path.unlink()
     manifest_path(path).unlink()
     path.write_text("my notes\n")
-    with pytest.raises(UsageError, match="so it may be no batch; give another output file"):
+    with pytest.raises(UsageError, match="so it may not be a batch; give another output file"):
         opened(path)
 
 
@@ -502,7 +502,7 @@ SPOILED: dict[str, Spoil] = {
     "1.jsonl is one of 3 shards and F/3.jsonl one of 4; they cannot be merged": (
         lambda parts: change_manifest(parts[2], shard="3/4")
     ),
-    "1.jsonl: its manifest says shard '0/3', which is none": (
+    "1.jsonl: its manifest says shard '0/3', which is not a shard": (
         lambda parts: change_manifest(parts[0], shard="0/3")
     ),
     "id 'a' is in F/1.jsonl and F/3.jsonl; nothing was merged": lambda parts: changed(
@@ -517,10 +517,10 @@ SPOILED: dict[str, Spoil] = {
     "2.jsonl, line 2: not a row of a batch in the format plain": (
         lambda parts: changed(parts[1], lambda data: data + b'{"custom_id": "x", "output": "y"}\n')
     ),
-    "2.jsonl has no 2.jsonl.manifest.json beside it, so it may be no output": (
+    "2.jsonl has no 2.jsonl.manifest.json beside it, so it may not be the output": (
         lambda parts: manifest_path(parts[1]).unlink()
     ),
-    "2.jsonl is no output of a batch, says 2.jsonl.manifest.json": (
+    "2.jsonl is not the output of a batch, according to 2.jsonl.manifest.json": (
         lambda parts: write_manifest(parts[1], {"seed": "0"})
     ),
     "there is no file F/2.jsonl": lambda parts: parts[1].unlink(),
@@ -549,7 +549,7 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
     parts = shards(tmp_path, "ab", "cd")
     before = parts[0].read_bytes()
     for out, says in (
-        (parts[0], "is there already; name a new file for the merged rows"),
+        (parts[0], "already exists; name a new file for the merged rows"),
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "all.jsonl", "there is no folder"),
     ):
@@ -563,7 +563,9 @@ def test_a_shard_that_is_being_written(tmp_path: Path) -> None:
     of = MANIFEST | {"lines": "5", "shard": "2/2"}
     with (
         opened(parts[1], manifest=of),
-        pytest.raises(UsageError, match=r"2\.jsonl is still being written; wait for its run"),
+        pytest.raises(
+            UsageError, match=r"2\.jsonl is still being written; wait for its run to end"
+        ),
     ):
         merge(tmp_path / "all.jsonl", parts)
     merge(tmp_path / "all.jsonl", parts)

@@ -287,11 +287,12 @@ def test_without_its_manifest_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         there(path)
     assert str(refused.value) == (
-        f"{path} has no out.jsonl.manifest.json beside it, so it may be no trial; give another file"
+        f"{path} has no out.jsonl.manifest.json beside it, so it may not be a trial; give another "
+        "file"
     )
     assert path.read_bytes() == whole
     path.with_name("out.jsonl.lock").unlink()
-    with pytest.raises(UsageError, match="it may be no trial"):
+    with pytest.raises(UsageError, match="it may not be a trial"):
         there(path)
     assert [file.name for file in path.parent.iterdir()] == ["out.jsonl"]  # and no lock
 
@@ -327,10 +328,10 @@ def other(path: Path) -> Path:
 
 Attack = Callable[[Path, Path], object]
 ATTACKS: dict[str, tuple[Attack, str]] = {
-    "unlink": (lambda path, _: path.unlink(), "was removed W: 2 rows lost; R to begin anew"),
+    "unlink": (lambda path, _: path.unlink(), "was removed W: 2 rows lost; R to start over"),
     "rename": (
         lambda path, new: path.rename(new),
-        "was moved away W: 2 rows safe in N; put it back and R to go on",
+        "was moved away W: 2 rows safe in N; put it back and R to resume",
     ),
     "replace": (
         lambda path, _: other(path).replace(path),
@@ -338,23 +339,23 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     ),
     "rename and make anew": (
         lambda path, new: (path.rename(new), path.touch()),
-        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+        "was replaced by another file W: 2 rows safe in N; put it back and R to resume",
     ),
     "hard link and replace": (
         lambda path, new: (os.link(path, new), other(path).replace(path)),
-        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+        "was replaced by another file W: 2 rows safe in N; put it back and R to resume",
     ),
     "rename and link elsewhere": (
         lambda path, new: (path.rename(new), path.symlink_to(other(path))),
-        "was replaced by another file W: 2 rows safe in N; put it back and R to go on",
+        "was replaced by another file W: 2 rows safe in N; put it back and R to resume",
     ),
     "cut": (
         lambda path, _: os.truncate(path, 0),
-        "was cut from SIZE to 0 bytes W: the rows that are left are safe; R to answer the others",
+        "was cut from SIZE to 0 bytes W: the remaining rows are safe; R to answer the others",
     ),
     "cut in a row": (
         lambda path, _: os.truncate(path, path.stat().st_size - 3),
-        "was cut from SIZE to LESS bytes W: the rows that are left are safe; R to answer",
+        "was cut from SIZE to LESS bytes W: the remaining rows are safe; R to answer",
     ),
     "write": (
         lambda path, _: path.open("ab").write(b"x\n"),
@@ -362,11 +363,11 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     ),
     "fill with zeros": (
         lambda path, _: path.write_bytes(bytes(path.stat().st_size)),
-        "was written over W: its rows are lost; give another output file",
+        "was overwritten W: its rows are lost; give another output file",
     ),
     "rename the folder": (
         lambda path, new: path.parent.rename(new),
-        "was moved away W: 2 rows safe in N/NAME; put it back and R to go on",
+        "was moved away W: 2 rows safe in N/NAME; put it back and R to resume",
     ),
 }
 

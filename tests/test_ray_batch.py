@@ -195,7 +195,9 @@ def test_one_file_a_shard(shard: Shard, tmp_path: Path) -> None:
 
     shards[1].output.touch()
     assert plan(whole, 2) == shards
-    with pytest.raises(UsageError, match=r"shard-2-of-2.jsonl is of a run with another --shards"):
+    with pytest.raises(
+        UsageError, match=r"shard-2-of-2.jsonl belongs to a run with another --shards"
+    ):
         shard_paths(whole.output, 3)
     whole.output.touch()
     assert plan(whole, 3) == [whole]

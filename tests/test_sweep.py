@@ -145,7 +145,7 @@ def test_lambdas(text: str, values: tuple[Any, ...]) -> None:
     [
         ("a=rest,b=rest", "a and b cannot both take the rest"),
         ("a=0,a=1", "'a' is given twice"),
-        ("0,a=1", "begins without role="),
+        ("0,a=1", "it must begin with ROLE="),
         ("a=,b=rest", "neither a number nor a range"),
         ("=1", "'' is no name of a role"),
         ("a=2,b=rest", "no combination leaves a rest"),
@@ -574,14 +574,14 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "give one of --prompts FILE and --questions demo"),
-        (["--prompts", "P", "--questions", "demo"], "give one of --prompts FILE"),
+        ([], "give either --prompts FILE or --questions demo"),
+        (["--prompts", "P", "--questions", "demo"], "give either --prompts FILE"),
         (["--prompts", "P"], "--out is missing"),
         (["--prompts", "P", "--out", "P"], "--prompts and --out are the same file"),
         (["--prompts", "P", "--out", "no/o.jsonl"], "there is no folder no"),
         (["--prompts", "P", "--split", "test"], "--split is for --questions"),
         (["--prompts", "no.txt"], "no.txt: cannot be read"),
-        (["--prompts", "P", "--metrics", "exact"], "'exact' is not measured here; stopped"),
+        (["--prompts", "P", "--metrics", "exact"], "'exact' is not measured here; known: stopped"),
         (["--prompts", "P", "--beta", "a"], "--beta: 'a' is neither a number"),
         (["--prompts", "P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
         (["--prompts", "P", "--lambda", "tuned=1,warm=0.5"], "sum to 1, not 1.5"),
@@ -688,7 +688,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert process.returncode == 130, errors
     assert errors.decode().splitlines()[-1] == (
         f"eftlocal: stopped after {done} of 60 rows; they are in {out}: run the same command "
-        "again to go on"
+        "again to resume"
     )
     assert 0 < done < 60
     with out.open("rb") as file:

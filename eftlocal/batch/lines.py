@@ -133,11 +133,11 @@ class _LineError(ValueError):
 
 def _text(data: bytes | TooLong) -> bytes:
     if isinstance(data, TooLong):
-        raise _LineError(f"it has {data.size} bytes, and a line may have {MAX_LINE}; shorten it")
+        raise _LineError(f"{data.size} bytes, and a line may have {MAX_LINE}; shorten it")
     if not data.strip():
         raise _LineError("it is empty; remove it")
     if not data.strip(b"\0"):
-        raise _LineError(f"{len(data)} zeros and no text, as a crash leaves them; remove them")
+        raise _LineError(f"{len(data)} zero bytes and no text, as a crash leaves them; remove them")
     return data
 
 
@@ -304,7 +304,7 @@ def check(
                     f"{next(iter(bad.values()))}"
                 ) from None
     if not lines:
-        raise PromptError(f"{source.name}: holds no request; write one JSON object a line")
+        raise PromptError(f"{source.name}: no requests in it; write one JSON object per line")
     return Checked(lines, source.total, to_run, digest.hexdigest(), bad)
 
 
@@ -312,7 +312,8 @@ def _twice(line: Line, owner: int) -> BadLine:
     name = "" if line.custom_id == id_of(line.number) else "its "
     return BadLine(
         line.number,
-        f"{name}custom_id {line.custom_id!r} is that of line {owner}; give each its own",
+        f"{name}custom_id {line.custom_id!r} is already used by line {owner}; give each line "
+        "its own",
         line.custom_id,
     )
 

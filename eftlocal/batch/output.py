@@ -247,8 +247,8 @@ class Output(Closing):
         custom_id = custom_id_of(row, self._format)
         if custom_id in self:
             raise UsageError(
-                f"{self.path}: id {custom_id!r} is in it twice; take one of its rows out, or give "
-                "another output file"
+                f"{self.path}: id {custom_id!r} is in it twice; remove one of the two rows, or "
+                "give another output file"
             )
         self._count(custom_id, row)
 

@@ -47,8 +47,8 @@ def shard_paths(output: Path, count: int) -> list[Path]:
     for other in sorted(output.parent.glob(named_alike)):
         if other not in paths:
             raise UsageError(
-                f"{other} is of a run with another --shards; give that number to go on with it, "
-                "or remove its shards"
+                f"{other} belongs to a run with another --shards; use that number to resume it, "
+                "or remove its files"
             )
     return paths
 
@@ -81,7 +81,7 @@ def merge(out: Path, shards: Sequence[Path]) -> Merged:
     """
     real = check_place(out)
     if real.exists():
-        raise UsageError(f"{out} is there already; name a new file for the merged rows")
+        raise UsageError(f"{out} already exists; name a new file for the merged rows")
     try:
         manifest = _one_manifest(shards)
         with ExitStack() as held:
@@ -137,7 +137,7 @@ def _hold(shard: Path, held: ExitStack) -> None:
     """Keeps writers away. Without a lock file, or where none can write it, there are none."""
     real = shard.resolve()
     if os.access(beside(real, ".lock"), os.W_OK):
-        lock = locked(real, f"{shard} is still being written; wait for its run")
+        lock = locked(real, f"{shard} is still being written; wait for its run to end")
         held.callback(lock.release)
 
 
@@ -178,19 +178,21 @@ def _manifest(shard: Path) -> Manifest:
     found = read_manifest(shard.resolve())
     if found is None:
         raise UsageError(
-            f"{shard} has no {manifest_path(shard.resolve()).name} beside it, so it may be no "
+            f"{shard} has no {manifest_path(shard.resolve()).name} beside it, so it may not be the "
             "output of a batch; move the two together"
         )
     manifest = {key: str(value) for key, value in found.items()}
     if manifest.get("format") not in FORMATS or SHARD not in manifest:
-        raise UsageError(f"{shard} is no output of a batch, says {manifest_path(shard).name}")
+        raise UsageError(
+            f"{shard} is not the output of a batch, according to {manifest_path(shard).name}"
+        )
     return manifest
 
 
 def _place(shard: Path, manifest: Manifest) -> tuple[int, int]:
     if place := parse_shard(manifest[SHARD]):
         return place
-    raise UsageError(f"{shard}: its manifest says shard {manifest[SHARD]!r}, which is none")
+    raise UsageError(f"{shard}: its manifest says shard {manifest[SHARD]!r}, which is not a shard")
 
 
 def _format(manifest: Manifest) -> Format:

@@ -99,8 +99,8 @@ class Source(Closing):
                     raise self._refused(_TOO_MANY)
                 if isinstance(data, TooLong) and (skipped := skipped + data.size) > MAX_SKIPPED:
                     raise self._refused(
-                        f"its lines of over {MAX_LINE >> 20} MiB, the last of them line {number}, "
-                        f"have over {MAX_SKIPPED >> 20} MiB together; no request is so long"
+                        f"lines longer than {MAX_LINE >> 20} MiB, the last of them line {number}, "
+                        f"add up to more than {MAX_SKIPPED >> 20} MiB; no request is that long"
                     )
                 if number % _LOOK == 0:
                     self._unchanged()
@@ -125,10 +125,10 @@ class Source(Closing):
             self._unchanged()
             self.total = number - blank
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            what = "torn" if isinstance(error, EOFError) else "damaged"
+            what = "truncated" if isinstance(error, EOFError) else "damaged"
             where = f"after line {number}" if number else "in its first line"
             raise PromptError(
-                f"{self.name}: the gzip is {what} {where}; get the file again"
+                f"{self.name}: the gzip file is {what} {where}; get it again"
             ) from None
         except OSError as error:
             raise UsageError(f"{self.name}: cannot be read: {error.strerror or error}") from None
@@ -146,7 +146,7 @@ class Source(Closing):
 
     def _unchanged(self) -> None:
         if self._look() != self._state:
-            raise UsageError(f"{self.name}: was changed while it was being read; start again")
+            raise UsageError(f"{self.name}: changed while it was being read; start again")
 
 
 def open_source(path: str) -> Source:
@@ -170,7 +170,7 @@ def open_source(path: str) -> Source:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UsageError(
-                f"{name}: {tempfile.gettempdir()}, where it is kept meanwhile, is full; make room, "
+                f"{name}: {tempfile.gettempdir()}, where a copy of it is kept, is full; make room, "
                 "set TMPDIR to another folder, or give a file"
             ) from None
         raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None

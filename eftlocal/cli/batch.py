@@ -129,14 +129,14 @@ def batch(
     """Answer every line of a file, side by side, and lose nothing.
 
     Every line is checked before the first is run. Rows are written as answers are ready: after a
-    kill the same command goes on where it was left. Options are defaults; a line may say otherwise.
+    kill the same command resumes. Options are defaults; a line may say otherwise.
 
     eftlocal batch questions.jsonl answers.jsonl --preset qwen2.5-7b --max-tokens 256
 
     Exit codes: 0 every line has an answer; 10 + n finished, n lines have none (100: 90 or more);
     7 some lines are bad, nothing was run; 130 stopped by Ctrl-C or SIGTERM; 1 the disk or the
     reader of stdout refused, or another process took the output away; 2 to 8 as everywhere
-    (options, models, memory, llama.cpp). After any of them the same command goes on.
+    (options, models, memory, llama.cpp). After any of them the same command resumes.
 
     `eftlocal batch merge ALL.jsonl SHARD...` puts the outputs of shards together.
     """
@@ -186,8 +186,8 @@ def batch(
             tell_faults(faults, all=dry_run)
             if not skip_invalid:
                 raise PromptError(
-                    f"{len(faults)} of {ready.checked.lines} lines cannot be run; mend them, or "
-                    "leave them out with --skip-invalid"
+                    f"{len(faults)} of {ready.checked.lines} lines cannot be run; fix them, or "
+                    "skip them with --skip-invalid"
                 )
         if dry_run:
             tell(_plan(ready))
@@ -233,7 +233,7 @@ def _failures(ready: Batch, rows: Output) -> str:
     if rows.failed > ready.bad:
         said += ", and --retry-errors tries again"
     if ready.bad:
-        said += "; a bad line, once mended, goes into a file of its own"
+        said += "; put bad lines, once fixed, into a file of their own"
     return said
 
 

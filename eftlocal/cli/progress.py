@@ -55,7 +55,7 @@ def keeping(rows: Rows, left: int) -> Iterator[None]:
     except KeyboardInterrupt:
         rows.close()  # which says if they are there no more
         done = f"stopped after {rows.rows - before} of {counted(left, 'row')}"
-        kept = f"; they are in {rows.path}: run the same command again to go on"
+        kept = f"; they are in {rows.path}: run the same command again to resume"
         raise InterruptedRunError(done + ("" if str(rows.path) == STDOUT else kept)) from None
 
 
@@ -83,7 +83,7 @@ def tell_faults(faults: Sequence[EftlocalError], *, all: bool) -> None:
         tell(f"eftlocal: {fault}")
     if len(faults) > len(told):
         more = len(faults) - len(told)
-        tell(f"eftlocal: and {more} more; --dry-run tells them all")
+        tell(f"eftlocal: and {more} more; --dry-run lists them all")
 
 
 def counted(count: int, what: str) -> str:

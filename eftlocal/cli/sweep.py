@@ -237,7 +237,7 @@ def _items(given: Given) -> tuple[Item, ...]:
 
     prompts, split = given["prompts"], given["split"]
     if (prompts is None) == (given["questions"] is None):
-        raise UsageError("give one of --prompts FILE and --questions demo")
+        raise UsageError("give either --prompts FILE or --questions demo")
     if prompts is not None:
         if split is not None:
             raise UsageError("--split is for --questions; leave it out with --prompts")
@@ -256,7 +256,7 @@ def _metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
     for name in wanted:
         if name not in there:
-            raise UsageError(f"--metrics: {name!r} is not measured here; {', '.join(there)} are")
+            raise UsageError(f"--metrics: {name!r} is not measured here; known: {', '.join(there)}")
     return wanted
 
 

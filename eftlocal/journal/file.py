@@ -194,19 +194,19 @@ class GrowingFile(Closing):
             return  # nobody can tell
         except OSError:
             what = "was removed" if self._is_gone(ours) else "was moved away"
-            self._tell(what, self._elsewhere(ours, f"lost; {_AGAIN} to begin anew"))
+            self._tell(what, self._elsewhere(ours, f"lost; {_AGAIN} to start over"))
         else:
             if self._has_number and not os.path.samestat(named, ours):
-                lost = f"lost, unless that file holds them; {_AGAIN}, or take it away first"
+                lost = f"lost, unless that file holds them; {_AGAIN}, or move it away first"
                 self._tell("was replaced by another file", self._elsewhere(ours, lost))
         if ours.st_size < self.end:
             what = f"was cut from {self.end} to {ours.st_size} bytes"
-            self._tell(what, f"the rows that are left are safe; {_AGAIN} to answer the others anew")
+            self._tell(what, f"the remaining rows are safe; {_AGAIN} to answer the others")
         if ours.st_size > self.end:
             what = f"grew by {ours.st_size - self.end} bytes that this run did not write"
             self._tell(what, f"{self._counted()} safe before them; see what else writes to it")
         if self._last_bytes(len(self._tail)) != self._tail:
-            self._tell("was written over", "its rows are lost; give another output file")
+            self._tell("was overwritten", "its rows are lost; give another output file")
 
     def sync(self) -> None:
         """Puts it on the disk itself; raises OSError."""
@@ -248,8 +248,8 @@ class GrowingFile(Closing):
         if self._is_gone(ours):
             return f"{rows} {lost}"
         if found := self._found(ours):
-            return f"{rows} safe in {found}; put it back and {_AGAIN} to go on"
-        return f"{rows} may be there under another name; put it back and {_AGAIN} to go on"
+            return f"{rows} safe in {found}; put it back and {_AGAIN} to resume"
+        return f"{rows} may be there under another name; put it back and {_AGAIN} to resume"
 
     def _is_gone(self, ours: os.stat_result) -> bool:
         return self._counts_names and ours.st_nlink == 0

@@ -180,8 +180,8 @@ class Journal(Closing):
         then = read_manifest(self._real)
         if then is None:
             raise UsageError(
-                f"{self.path} has no {manifest_path(self._real).name} beside it, so it may be no "
-                f"{self._kind.name}; {self._kind.instead}"
+                f"{self.path} has no {manifest_path(self._real).name} beside it, so it may not be "
+                f"a {self._kind.name}; {self._kind.instead}"
             )
         return then
 

@@ -138,7 +138,7 @@ def _mixtures(where: str, part: str) -> Iterator[FrozenMapping[str, float]]:
                 what = "is given twice" if role in written else "is no name of a role"
                 raise UsageError(f"{where}: {role!r} {what}")
         elif not role:
-            raise UsageError(f"{where}: it begins without role=")
+            raise UsageError(f"{where}: it must begin with ROLE=")
         written.setdefault(role, []).append(value if sign else name)
     rest = [role for role, values in written.items() if values == ["rest"]]
     if len(rest) > 1:
