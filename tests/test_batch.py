@@ -202,7 +202,7 @@ def test_all_faults_are_told_before_anything_runs(tmp_path: Path) -> None:
             "is already used by line 1",
             "it is empty",
             "its context holds",
-            "a string, token ids, or a list of either is needed",
+            "it must be a string, token ids, or a list of either",
         ),
         strict=False,
     ):
@@ -349,7 +349,7 @@ def test_a_dry_run_tells_all_faults(tmp_path: Path) -> None:
     assert "line 20: " in told[0] and "line 21: " not in told[0]
     assert "and 5 more; --dry-run lists them all" in told[0]
     assert (
-        told[1].count("a string, token ids, or a list of either is needed") == 25
+        told[1].count("it must be a string, token ids, or a list of either") == 25
         and "more" not in told[1]
     )
 

@@ -114,8 +114,8 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b"", "it is empty; remove it", None),
         (b" \t\r", "it is empty; remove it", None),
         (bytes(9), "9 zero bytes and no text, as a crash leaves them; remove them", None),
-        (b'["x"]', 'an object is needed, such as {"prompt": "..."}, not a list', None),
-        (b"null", 'an object is needed, such as {"prompt": "..."}, not null', None),
+        (b'["x"]', 'it is a list; it must be an object, such as {"prompt": "..."}', None),
+        (b"null", 'it is null; it must be an object, such as {"prompt": "..."}', None),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13", None),
         (
             TooLong(10_000_000),
@@ -162,32 +162,32 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         ),
         (
             b'{"custom_id": 5, "prompt": "x"}',
-            "custom_id: a string of 1 to 512 characters is needed, not 5",
+            "custom_id is 5; it must be a string of 1 to 512 characters",
             None,
         ),
         (
             b'{"custom_id": null, "prompt": "x"}',
-            "custom_id: a string of 1 to 512 characters is needed, not null",
+            "custom_id is null; it must be a string of 1 to 512 characters",
             None,
         ),
         (
             b'{"custom_id": "", "prompt": "x"}',
-            "custom_id: a string of 1 to 512 characters is needed, not 0 characters",
+            "custom_id is 0 characters; it must be a string of 1 to 512 characters",
             None,
         ),
         (
             b'{"custom_id": "%s"}' % (b"x" * 513),
-            "custom_id: a string of 1 to 512 characters is needed, not 513 characters",
+            "custom_id is 513 characters; it must be a string of 1 to 512 characters",
             None,
         ),
         (
             b'{"task_id": 5, "prompt": "x"}',
-            "task_id: a string of 1 to 512 characters is needed, not 5",
+            "task_id is 5; it must be a string of 1 to 512 characters",
             None,
         ),
         (
             b'{"task_id": 5, "custom_id": "a", "prompt": "x"}',
-            "task_id: a string is needed, not 5",
+            "task_id is 5; it must be a string",
             "a",
         ),
         (b'{"task_id": "a", "messages": []}', "field 'messages' is not known; leave it out", "a"),
@@ -197,12 +197,12 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
         (b'{"custom_id": "a", "body": {}}', "messages or prompt is missing", "a"),
         (
             b'{"custom_id": "a", "method": "GET", "body": {}}',
-            'method: "POST" is needed, not "GET"',
+            'method is "GET"; it must be "POST"',
             "a",
         ),
         (
             b'{"custom_id": "a", "url": "/v1/embeddings", "body": {}}',
-            'url: /v1/chat/completions or /v1/completions is needed, not "/v1/embeddings"',
+            'url is "/v1/embeddings"; it must be /v1/chat/completions or /v1/completions',
             "a",
         ),
         (
@@ -246,8 +246,8 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
             None,
         ),
         (b'{"instruction": "x", "colour": 1}', "field 'colour' is not known; leave it out", None),
-        (b'{"instruction": 5}', "instruction: a string is needed, not 5", None),
-        (b'{"instruction": "x", "input": ["y"]}', "input: a string is needed, not a list", None),
+        (b'{"instruction": 5}', "instruction is 5; it must be a string", None),
+        (b'{"instruction": "x", "input": ["y"]}', "input is a list; it must be a string", None),
         (b'{"instruction": ""}', "the prompt is empty; give it some text", None),
         (
             b'{"prompt": "x", "max_tokens": "5"}',

@@ -241,7 +241,7 @@ def test_prompts_of_files(tmp_path: Path) -> None:
         ('{"prompt": "a", "answer": "b"}', "key 'answer' is not supported"),
         ('{"gold": "b"}', 'give one of "prompt" and "messages"'),
         ('{"prompt": "a", "messages": []}', 'give one of "prompt" and "messages"'),
-        ('{"prompt": 1}', "prompt: a string is needed"),
+        ('{"prompt": 1}', "prompt: give a string"),
         ('{"prompt": " "}', "the prompt is empty"),
         ('{"messages": []}', "the list is empty"),
         ('{"prompt": "a", "gold": 3}', "gold: give a right answer"),

@@ -117,7 +117,7 @@ def read_line(number: int, data: bytes | TooLong, defaults: RequestDefaults) -> 
             raise
         if not isinstance(record, dict):
             raise _LineError(
-                f'an object is needed, such as {{"prompt": "..."}}, not {shown(record)}'
+                f'it is {shown(record)}; it must be an object, such as {{"prompt": "..."}}'
             )
         custom_id = _custom_id(record)
         if _SURROGATE.search(text) and (broken := broken_text(record)):
@@ -158,7 +158,7 @@ def _custom_id(record: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_ID:
         told = f"{len(custom_id)} characters" if isinstance(custom_id, str) else shown(custom_id)
-        raise _LineError(f"{key}: a string of 1 to {MAX_ID} characters is needed, not {told}")
+        raise _LineError(f"{key} is {told}; it must be a string of 1 to {MAX_ID} characters")
     if broken := broken_text({key: custom_id}):
         raise _LineError(broken)
     return custom_id
@@ -180,7 +180,7 @@ def _line(number: int, record: dict[str, Any], custom_id: str, defaults: Request
         _known(record, _HUMANEVAL | BESIDE_A_PROMPT | {"custom_id"})
         given = {"task_id": record["task_id"]}
         if not isinstance(given["task_id"], str):
-            raise _LineError(f"task_id: a string is needed, not {shown(given['task_id'])}")
+            raise _LineError(f"task_id is {shown(given['task_id'])}; it must be a string")
         body = {**_without(record, _HUMANEVAL), "prompt": record.get("prompt")}
         if body.get("stop") is None:
             body["stop"] = list(HUMANEVAL_STOP)
@@ -207,12 +207,12 @@ def _raw_of(record: Mapping[str, Any]) -> bool | None:
     if "body" not in record:
         raise _LineError("body is missing")
     if record.get("method", "POST") != "POST":
-        raise _LineError(f'method: "POST" is needed, not {shown(record["method"])}')
+        raise _LineError(f'method is {shown(record["method"])}; it must be "POST"')
     if "url" not in record:
         return None
     url = record["url"]
     if not isinstance(url, str) or url not in _RAW_OF_URL:
-        raise _LineError(f"url: {' or '.join(_RAW_OF_URL)} is needed, not {shown(url)}")
+        raise _LineError(f"url is {shown(url)}; it must be {' or '.join(_RAW_OF_URL)}")
     return _RAW_OF_URL[url]
 
 
@@ -221,7 +221,7 @@ def _alpaca_prompt(record: Mapping[str, Any]) -> str:
     parts = [record["instruction"], record.get("input") or ""]
     for key, part in zip(("instruction", "input"), parts, strict=True):
         if not isinstance(part, str):
-            raise _LineError(f"{key}: a string is needed, not {shown(part)}")
+            raise _LineError(f"{key} is {shown(part)}; it must be a string")
     return "\n\n".join(part for part in parts if part)
 
 

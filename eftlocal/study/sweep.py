@@ -137,7 +137,7 @@ def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) 
             raise PromptError("it has a system message; leave out --system")
     else:
         if not isinstance(record["prompt"], str):
-            raise PromptError("prompt: a string is needed")
+            raise PromptError("prompt: give a string")
         text = validate_prompt(record["prompt"])
         if raw:
             return Item(text, text, tuple(gold), raw=True, special=special)
