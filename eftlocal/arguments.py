@@ -16,7 +16,6 @@ from eftlocal.constraint import schema_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
 from eftlocal.loading.loader import Progress, UpTo
-from eftlocal.loading.machine import check_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import INT32, SETTINGS, Flag, Off, Range, Text, Texts
@@ -88,6 +87,8 @@ def _sequences(name: str, value: Any) -> int | UpTo:
 
 
 def _threads(name: str, value: Any) -> int:
+    from eftlocal.loading.placement import check_threads
+
     count: int = SETTINGS["threads"].checked(name, value)
     check_threads(count, name)
     return count

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal.loading import machine
-from eftlocal.loading.machine import cgroup_free, host_memory_free
+from eftlocal.loading import placement
+from eftlocal.loading.placement import cgroup_free, host_memory_free
 
 UNLIMITED_V1 = 9223372036854771712  # what the kernel writes
 
@@ -46,7 +46,7 @@ def test_this_machine() -> None:
 
 
 def test_the_limit_is_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cgroup_free", lambda _root, _membership: 5)
+    monkeypatch.setattr(placement, "cgroup_free", lambda _root, _membership: 5)
     assert host_memory_free() == 5
 
 

@@ -20,7 +20,6 @@ from eftlocal.constraint import KINDS, Constraint, Kind, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_schema import schema_notes
-from eftlocal.loading.machine import check_threads
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
@@ -338,7 +337,10 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         given: a verb's parameters by their names.
         roles: that are there.
     """
-    check_threads(given["threads"], given.named("threads"))
+    if given["threads"] is not None:
+        from eftlocal.loading.placement import check_threads
+
+        check_threads(given["threads"], given.named("threads"))
     check_variables(given["chat_template_kwargs"] or {})
     return {
         "prompts": _prompts(given["chat_template"] or (), roles),

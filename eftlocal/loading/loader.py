@@ -21,8 +21,14 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
-from eftlocal.loading.machine import check_threads, host_memory_free
-from eftlocal.loading.placement import DeviceMemory, Plan, RoleNeeds, plan
+from eftlocal.loading.placement import (
+    DeviceMemory,
+    Plan,
+    RoleNeeds,
+    check_threads,
+    host_memory_free,
+    plan,
+)
 from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.messages import check_variables
