@@ -18,7 +18,6 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -28,6 +27,9 @@ from eftlocal.settings import SETTINGS
 if TYPE_CHECKING:  # a loop guard is read before llama.cpp is loaded
     from eftlocal.decoding.ensemble import Ensemble
     from eftlocal.decoding.sequence import Choice, RunningSequence, Source
+
+
+_Utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class TextStream:
@@ -47,13 +49,13 @@ class TextStream:
         self.stopped: str | None = None
         """The stop string that was met; None so far."""
         self._stop = tuple(stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _Utf8("replace")
         self._held = ""
 
     def copy(self) -> TextStream:
         """Another one, as far as this one is."""
-        other = copy(self)
-        other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        other = TextStream()
+        other.stopped, other._stop, other._held = self.stopped, self._stop, self._held
         other._decoder.setstate(self._decoder.getstate())
         return other
 

@@ -423,7 +423,9 @@ class Ensemble:
 
     def _without_last_rows(self, context: Context, span: Span) -> Span:
         """What is left of a span for a last call: a long one is decoded up to that."""
-        cut = max(0, len(span.tokens) - context.n_batch)
+        cut = len(span.tokens) - context.n_batch
+        if cut <= 0:
+            return span
         for start in range(0, cut, context.n_batch):
             part = span.tokens[start : min(start + context.n_batch, cut)]
             context.decode([Span(span.sequence, part, 0)], self._check)
