@@ -118,6 +118,13 @@ def is_of_numbers(phrase: str) -> bool:
 
 
 FinishReason = Literal["stop", "length", "context", "repetition"]
+ENDINGS: dict[str, str] = {
+    "stop": "",
+    "length": "stopped: max-tokens reached",
+    "context": "stopped: context full",
+    "repetition": "stopped: repeating",
+}
+"""What people are told of an answer's end; nothing where it ended by itself."""
 
 _EVERY = 16  # tokens between two looks for a repetition
 

@@ -39,7 +39,7 @@ def test_the_answer_is_on_stdout_and_the_figures_on_stderr(files: list[str]) -> 
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
     assert "12 tokens in " in result.stderr and "tok/s, first token after" in result.stderr
-    assert "seed 3" in result.stderr and "cut at max-tokens" in result.stderr
+    assert "seed 3" in result.stderr and "stopped: max-tokens reached" in result.stderr
     at_once = run("Hello", *files, *QUICK, "--max-tokens", "1")
     assert "tok/s" not in at_once.stderr  # no token came after the first: there is no rate
     quiet = run("Hello", *files, *QUICK, "--quiet")
@@ -200,7 +200,7 @@ def test_a_closed_pipe_is_no_crash(files: list[str]) -> None:
 def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> None:
     options = [*files, *QUICK, "--stats"]
     off = run("Hello", *options, "--speculative", "off")
-    assert "12 rounds, 0 with a draft" in off.stderr and "accepted" not in off.stderr
+    assert "12 rounds, 0 drafts" in off.stderr and "accepted" not in off.stderr
     fixed = run("Hello", *options, "--speculative", "3")
     assert fixed.stdout == off.stdout
     assert "accepted by position: " in fixed.stderr and "seconds: prompt " in fixed.stderr

@@ -59,7 +59,7 @@ def test_what_would_be_lost_on_a_closed_stdout_is_an_error(verb: str) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env)
     assert done.returncode == 1, done.stderr
-    assert done.stderr == "eftlocal: stdout: it is closed, so nothing can be shown\n"
+    assert done.stderr == "eftlocal: stdout: closed; nothing can be printed\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

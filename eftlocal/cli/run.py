@@ -15,6 +15,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import of_answer, print_json, read_prompt, tell
 from eftlocal.errors import UsageError
+from eftlocal.generation import ENDINGS
 from eftlocal.settings import LIMITS
 from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given
@@ -30,23 +31,25 @@ if TYPE_CHECKING:
 )
 def run(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
+        str | None, typer.Argument(help="The prompt; without it, or as '-', stdin is read.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+    ] = False,
     show: Annotated[
         str | None,
         typer.Option(
-            help="Also what these roles say alone, side by side: base,tuned,reference.",
+            help="Also answer with these roles alone, side by side, as in tuned,base.",
             autocompletion=completion.roles,
         ),
     ] = None,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end.")
+        bool, typer.Option("--json", help="Print the answer as one JSON object.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line of figures.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no timing.")] = False,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Also what became of the drafts, and the time.")
+        bool, typer.Option("--stats", help="Print more timing, and draft acceptance.")
     ] = False,
     *,
     given: Given,
@@ -177,19 +180,15 @@ def _print_json(
 
 def _figures(answer: Answer) -> str:
     timing = answer.timing
-    reason = {
-        "stop": "",
-        "length": ", cut at max-tokens",
-        "context": ", cut: the context is full",
-        "repetition": ", stopped: repeating",
-        None: ", stopped",
-    }[answer.finish_reason]
     rate = timing.tokens_per_second  # 0 where all came at once
-    return (
-        f"{timing.tokens} tokens in {timing.seconds:.2f} s, "
-        f"{f'{rate:.1f} tok/s, ' if rate else ''}first token after {timing.first_token:.2f} s"
-        f"{reason}, seed {answer.seed}"
-    )
+    parts = [
+        f"{timing.tokens} tokens in {timing.seconds:.2f} s",
+        f"{rate:.1f} tok/s" if rate else "",
+        f"first token after {timing.first_token:.2f} s",
+        ENDINGS[answer.finish_reason] if answer.finish_reason else "stopped",
+        f"seed {answer.seed}",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _draft_figures(totals: Totals) -> list[str]:
@@ -200,7 +199,7 @@ def _draft_figures(totals: Totals) -> list[str]:
         "combine": totals.combine_seconds,
     }
     lines = [
-        f"{totals.rounds} rounds, {totals.drafts} with a draft ({totals.looked_up} looked up)",
+        f"{totals.rounds} rounds, {totals.drafts} drafts ({totals.looked_up} by prompt lookup)",
         "seconds: " + ", ".join(f"{part} {seconds:.3f}" for part, seconds in parts.items()),
     ]
     if totals.drafts:
@@ -209,15 +208,15 @@ def _draft_figures(totals: Totals) -> list[str]:
             for accepted, tried in zip(totals.accepted, totals.tried, strict=True)
         )
         lines += [
-            f"accepted {totals.acceptance:.0%} of the drafted tokens that were judged; "
-            f"{totals.accepted_length:.2f} of {totals.drafted_length:.2f} tokens a draft",
+            f"accepted {totals.acceptance:.0%} of the draft tokens that were verified, "
+            f"{totals.accepted_length:.2f} of {totals.drafted_length:.2f} a draft",
             f"accepted by position: {by_position}",
         ]
     return lines
 
 
 class _ToStderr(logging.Handler):
-    """Writes to what stderr is at that moment: while bars are drawn, to the lines above them."""
+    """Writes to what stderr is at that moment: while bars are drawn, the lines above them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tell(self.format(record))

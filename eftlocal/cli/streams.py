@@ -28,7 +28,7 @@ class _Closed(io.StringIO):
 
     def write(self, text: str, /) -> int:
         if text:
-            raise OSError(errno.EBADF, "it is closed, so nothing can be shown", "stdout")
+            raise OSError(errno.EBADF, "closed; nothing can be printed", "stdout")
         return 0
 
 

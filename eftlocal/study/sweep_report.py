@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from eftlocal.generation import ENDINGS
 from eftlocal.journal.manifest import Manifest
 from eftlocal.output_file import write_whole
 from eftlocal.study.grid import Point, Value, settings, shown, varied
@@ -259,14 +260,6 @@ def _axis_title(dial: str, value: Value) -> str:
     return _title(dial)
 
 
-_REASONS = {
-    "stop": "stopped by itself",
-    "length": "cut at max-tokens",
-    "context": "cut: the context is full",
-    "repetition": "stopped: repeating",
-}
-
-
 def write_page(
     path: Path,
     summaries: Sequence[PointSummary],
@@ -300,7 +293,7 @@ def page_text(
         dials=varied([s.point for s in summaries]),
         metrics=metrics,
         rows=[row for row in rows if any(row[2])],
-        reasons=_REASONS,
+        reasons={**ENDINGS, "stop": "stopped by itself"},
         cell=cell,
         shown=shown,
     )

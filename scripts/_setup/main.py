@@ -24,34 +24,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="setup.py",
         description="Make .venv in this checkout with llama.cpp built for this machine.",
-        epilog="What you choose here (--cuda, --rpc, CXXFLAGS=...) is kept by later set-ups of "
-        "this checkout until --forget. EFTLOCAL_WHEELS names the folder for built wheels.",
+        epilog="Later set-ups of this checkout keep what you choose here (--cuda, --rpc, "
+        "CXXFLAGS=...) until --forget. EFTLOCAL_WHEELS is the folder of built wheels.",
         allow_abbrev=False,
     )
     one = parser.add_mutually_exclusive_group()
     for name, text in (
         ("cuda", "build for NVIDIA GPUs (needs nvcc)"),
         ("metal", "build for Apple silicon"),
-        ("cpu", "build for the CPU alone, whatever is there"),
+        ("cpu", "build for the CPU only"),
     ):
         one.add_argument(
             f"--{name}", dest="accelerator", action="store_const", const=name, help=text
         )
     parser.add_argument(
-        "--rpc", action=argparse.BooleanOptionalAction, help="let devices of other machines be used"
+        "--rpc", action=argparse.BooleanOptionalAction, help="build the RPC backend too, for devices of other machines"
     )
     parser.add_argument(
-        "--extra", action="append", default=[], metavar="NAME", help="install this extra too"
+        "--extra", action="append", default=[], metavar="NAME", help="also install this extra"
     )
-    parser.add_argument("--jobs", type=_count, metavar="N", help="compile jobs at a time")
+    parser.add_argument("--jobs", type=_count, metavar="N", help="parallel compile jobs")
     parser.add_argument(
-        "--no-selftest", action="store_true", help="do not try the build out at the end"
-    )
-    parser.add_argument(
-        "--rebuild", action="store_true", help="build again, whatever wheel is in the cache"
+        "--no-selftest", action="store_true", help="skip the self-test of the build"
     )
     parser.add_argument(
-        "--forget", action="store_true", help="forget what earlier set-ups were told"
+        "--rebuild", action="store_true", help="build again, even if the wheel is cached"
+    )
+    parser.add_argument(
+        "--forget", action="store_true", help="forget the choices of earlier set-ups"
     )
     return parser.parse_args(arguments)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from eftlocal.generation import ENDINGS
 from eftlocal.terminal_text import one_line, printable
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-_REASONS = {
-    "stop": "",
-    "length": "cut at max-tokens",
-    "context": "cut: the context is full",
-    "repetition": "stopped: repeating",
-}
 
 
 def reason_text(state: str, finish_reason: str | None, error: str | None) -> str:
@@ -32,7 +26,7 @@ def reason_text(state: str, finish_reason: str | None, error: str | None) -> str
         return "■ stopped"
     if state == "streaming":
         return "… still being written elsewhere"
-    return _REASONS.get(finish_reason or "stop", finish_reason or "")
+    return ENDINGS.get(finish_reason or "stop", finish_reason or "")
 
 
 def totals_line(figures: Figures, seed: int | None = None) -> str:
