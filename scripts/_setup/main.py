@@ -38,7 +38,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--{name}", dest="accelerator", action="store_const", const=name, help=text
         )
     parser.add_argument(
-        "--rpc", action=argparse.BooleanOptionalAction, help="build the RPC backend too, for devices of other machines"
+        "--rpc",
+        action=argparse.BooleanOptionalAction,
+        help="also build RPC, for devices of other machines",
     )
     parser.add_argument(
         "--extra", action="append", default=[], metavar="NAME", help="also install this extra"
