@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 
 from eftlocal import Emulator
 from eftlocal.cli.app import app
-from eftlocal.errors import PromptError, UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
@@ -145,26 +144,6 @@ def test_prompts_of_a_file(two_prompts: Path, tmp_path: Path) -> None:
     records = tmp_path / "prompts.jsonl"
     records.write_text('{"prompt": "One\\ntwo", "id": 7}\n\n{"prompt": " three"}\n', "utf-8")
     assert read_prompts(records) == ("One\ntwo", " three")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("p.txt", b" \n\n", "holds no prompt"),
-        ("p.txt", b"fine\nab\xff", "not valid UTF-8: byte 0xff at offset 7"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2: not JSON"),
-        ("p.jsonl", b'{"prompt": 3}', 'line 1: no text under "prompt"'),
-        ("p.jsonl", b'\n["prompt"]', "line 2: not an object"),
-        ("p.jsonl", b"[" * 100_000, "line 1: nested more than 200 deep"),
-    ],
-)
-def test_a_file_of_no_prompts(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(PromptError, match=says):
-        read_prompts(path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_prompts(tmp_path)
 
 
 def test_the_demo_is_asked_what_it_knows() -> None:

@@ -184,11 +184,17 @@ def test_json() -> None:
 
 
 @pytest.mark.usefixtures("shipped")
-def test_tables() -> None:
-    result = run("demo", "--questions", "1", "--split", "validation")
+def test_tables_and_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "curves.svg"
+    options = ("demo", "--questions", "1", "--split", "validation", "--plot")
+    result = run(*options, str(picture))
     assert result.exit_code == 0, result.output
     for expected in ("emulation", "beta 0.5", "delta clip 4", "known phrasing", "lambda", "PGR"):
         assert expected in result.stdout
+    assert "<svg" in picture.read_text("utf-8")
+    assert "must be one of" in run(*options, str(tmp_path / "curves.xyz")).stderr
+    assert "there is no folder" in run(*options, str(tmp_path / "no/c.png")).stderr
 
 
 @pytest.mark.parametrize(
@@ -225,14 +231,3 @@ def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPat
     result = run("demo", "--plot", "curves.png")
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert "extra `plot`" in result.stderr
-
-
-@pytest.mark.usefixtures("shipped")
-def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "curves.svg"
-    options = ("--questions", "1", "--split", "validation", "--json")
-    assert run("demo", *options, "--plot", str(path)).exit_code == 0
-    assert "<svg" in path.read_text("utf-8")
-    assert "must be one of" in run("demo", "--plot", str(tmp_path / "curves.xyz")).stderr
-    assert "there is no folder" in run("demo", "--plot", str(tmp_path / "no/c.png")).stderr

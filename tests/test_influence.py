@@ -388,10 +388,12 @@ def test_prompts_with_and_without_answers(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("p.txt", b" \n", "holds no prompt"),
-        ("p.txt", b"\xff", "not valid UTF-8: byte 0xff at offset 0"),
+        ("p.txt", b"fine\nab\xff", "not valid UTF-8: byte 0xff at offset 7"),
         ("p.jsonl", b'{"prompt": "a"}\n{', "p.jsonl, line 2: not JSON"),
-        ("p.jsonl", b"[1]", "line 1: not an object"),
+        ("p.jsonl", b"\n[1]", "line 2: not an object"),
+        ("p.jsonl", b"[" * 100_000, "line 1: nested more than 200 deep"),
         ("p.jsonl", b'{"answer": "a"}', 'no text under "prompt"'),
+        ("p.jsonl", b'{"prompt": 3}', 'line 1: no text under "prompt"'),
         ("p.jsonl", b'{"prompt": "a", "answer": 3}', '"answer" must be a text'),
     ],
 )
