@@ -59,12 +59,6 @@ def options_of(index: int, tokens: int, drafts: Speculation, ends: bool) -> dict
     }
 
 
-def forget(emulator: Emulator) -> None:
-    for context in emulator.ensemble.contexts.values():
-        for slot in range(context.n_seq_max):
-            context.clear(slot)
-
-
 # Decoding -----------------------------------------------------------------------------------------
 
 
@@ -144,7 +138,7 @@ def _interval(drawn: NDArray[np.float64]) -> list[float]:
 def in_turn(
     emulator: Emulator, asked: Sequence[Any], tokens: int, drafts: Speculation, ends: bool
 ) -> Any:
-    forget(emulator)
+    emulator.ensemble.clear()
     began = time.perf_counter()
     count = 0
     for i, prompt in enumerate(asked):
@@ -160,7 +154,7 @@ def at_once(
     ends: bool,
     width: int,
 ) -> float:
-    forget(emulator)
+    emulator.ensemble.clear()
     began = time.perf_counter()
     scheduler = Scheduler(emulator, parallel=width)
     calls = [

@@ -232,12 +232,12 @@ def test_rows_of_any_kind_leave_no_nan_in_a_probability() -> None:
     ],
 )
 def test_who_won(first: dict[str, bool], winner: str) -> None:
-    assert won(first, ("base", "tuned"), COMBINATION) == winner
+    assert won(first, ("base", "tuned")) == winner
 
 
 def test_who_won_between_three() -> None:
     first = {"base": True, "warm": True, "plain": False, COMBINATION: True}
-    assert won(first, ("base", "warm", "plain"), COMBINATION) == SHARED
+    assert won(first, ("base", "warm", "plain")) == SHARED
 
 
 def test_the_sides_of_recipes() -> None:

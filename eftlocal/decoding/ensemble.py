@@ -261,6 +261,12 @@ class Ensemble:
         held = {r: len(self.contexts[r].tokens(sequence.slot)) for r in sequence.recipe.roles}
         return max(sequence.length(role) - count for role, count in held.items())
 
+    def clear(self) -> None:
+        """Empties every cache; a running sequence is decoded anew when it goes on."""
+        for context in self.contexts.values():
+            for slot in range(context.n_seq_max):
+                context.clear(slot)
+
     def move(self, sequence: RunningSequence, slot: int) -> None:
         """Takes a sequence to a free slot, its caches with it."""
         if self._holder(slot) is not None:

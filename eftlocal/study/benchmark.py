@@ -261,7 +261,7 @@ def measure(
     """
 
     def run(mode: Mode, prompt: str, turn: int, seed: int, most: int, rate: float = 0.0) -> Run:
-        clear(emulator)
+        emulator.ensemble.clear()
         before = sum(meter.joules() for meter in meters)
         answer = emulator.generate(
             prompt,
@@ -291,7 +291,7 @@ def measure(
 
 def prefill(emulator: Emulator, recipe: Recipe, length: int) -> float:
     """Seconds from a prompt of so many tokens, and empty caches, to the first token."""
-    clear(emulator)
+    emulator.ensemble.clear()
     ids = {}
     for role, model in emulator.models.items():
         tokens = model.tokenize(" ".join(BUILT_IN), add_bos=True)
@@ -303,10 +303,3 @@ def prefill(emulator: Emulator, recipe: Recipe, length: int) -> float:
         return time.perf_counter() - began
     finally:
         emulator.ensemble.close(sequence)
-
-
-def clear(emulator: Emulator) -> None:
-    """Empties every cache."""
-    for context in emulator.ensemble.contexts.values():
-        for slot in range(context.n_seq_max):
-            context.clear(slot)

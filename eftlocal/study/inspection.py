@@ -139,11 +139,9 @@ class Inspection:
     @cached_property
     def won(self) -> tuple[str, ...]:
         """(n,) of every token, whose first choice it is."""
-        first = self.columns.ranks == 1
-        holders = {name: first[i].tolist() for i, name in enumerate(self.distributions)}
+        first = (self.columns.ranks == 1).T.tolist()
         return tuple(
-            won({name: held[i] for name, held in holders.items()}, self.sides, COMBINATION)
-            for i in range(len(self))
+            won(dict(zip(self.distributions, held, strict=True)), self.sides) for held in first
         )
 
     @cached_property
@@ -249,7 +247,7 @@ def pairs(roles: Sequence[str], recipe: Recipe) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def won(first: Mapping[str, bool], between: Sequence[str], combination: str) -> str:
+def won(first: Mapping[str, bool], between: Sequence[str]) -> str:
     """Whose first choice (most probable token, rank 1) the chosen token is.
 
     - "agreed": of all sides. Nobody had to move it.
@@ -265,7 +263,6 @@ def won(first: Mapping[str, bool], between: Sequence[str], combination: str) -> 
     Args:
         first: per distribution, whether the token is its first choice.
         between: the sides.
-        combination: the combination's name.
     """
     holders = [role for role in between if first[role]]
     if len(holders) == len(between):
@@ -274,7 +271,7 @@ def won(first: Mapping[str, bool], between: Sequence[str], combination: str) -> 
         return SHARED
     if holders:
         return holders[0]
-    return combination if first[combination] else NOBODY
+    return COMBINATION if first[COMBINATION] else NOBODY
 
 
 @dataclass(frozen=True)

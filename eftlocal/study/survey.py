@@ -33,7 +33,7 @@ from eftlocal.study.inspection import (
 from eftlocal.study.plot import bars, panels, save
 from eftlocal.study.report import interval, table, titled
 from eftlocal.study.statistics import means_of_tokens
-from eftlocal.study.view import quoted, said
+from eftlocal.study.view import quoted, winner_label
 
 CLASSES = {
     "end": "a control token, which ends the answer as a rule",
@@ -183,7 +183,7 @@ def tables(figures: dict[str, Any], top: int) -> Iterator[Group]:
         f"{figures['tokens']:,} tokens of {figures['answers']:,} answers: mean {measure}, and "
         "whose first choice they were",
         table(
-            ["token class", "n", f"{measure} [95%]", *map(said, winners)],
+            ["token class", "n", f"{measure} [95%]", *map(winner_label, winners)],
             ([kind, *cells(group, winners)] for kind, group in groups.items()),
         ),
     )

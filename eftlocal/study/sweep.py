@@ -396,9 +396,7 @@ def run_sweep(
         _check_fits(em, items[index], index)
     for index, of_prompt in missing.items():
         item, own = items[index], seed_of(seed, index)
-        for context in em.ensemble.contexts.values():
-            for slot in range(context.n_seq_max):
-                context.clear(slot)
+        em.ensemble.clear()
         costs = losses(em, item, {point.key: point.recipe for point in of_prompt})
         lines = [
             Line(

@@ -28,20 +28,11 @@ from eftlocal.study.report import plain, table
 from eftlocal.terminal_text import printable
 
 SHORT = {COMBINATION: "combined", "reference": "ref."}
-# Colour is never the only sign. Ink is given with the paper, so that both are readable on dark and
-# light terminals.
-_UP = (
-    "",
-    "#000000 on #ffe0b8",
-    "underline #000000 on #ffb866",
-    "bold underline #000000 on #ff9447",
-)
-_DOWN = (
-    "",
-    "#000000 on #d4e6ff",
-    "underline #000000 on #9cc7ff",
-    "bold underline #000000 on #6fb0ff",
-)
+# By level. Color is never the only sign. Ink is set with its paper, so that both are readable on
+# dark and light terminals.
+_UP = ("", "#ffe0b8", "#ffb866", "#ff9447")
+_DOWN = ("", "#d4e6ff", "#9cc7ff", "#6fb0ff")
+_LINES = ("", "", "underline ", "bold underline ")
 _DIGITS = 5  # of a probability on the page: enough to show, and half the size
 _MARKS = (("", ""), ("", ""), ("‹", "›"), ("«", "»"))
 
@@ -57,7 +48,7 @@ def heat(found: Inspection, measure: Measure) -> Text:
 def legend(measure: Measure) -> Text:
     """What shades and marks mean."""
     text = Text(f"{measure.name}: ")
-    text.append_text(Text("below 0.1", style=_UP[0]))
+    text.append_text(Text("below 0.1"))
     for step in LEVELS:
         text.append(", ")
         text.append_text(_marked(f"from {step:g}", step))
@@ -80,7 +71,7 @@ def token_table(found: Inspection, measure: Measure, tokens: Sequence[InspectedT
             f"{values[token.index]:.3f}",
             *(f"{token.probabilities[name]:.3f}" for name in found.distributions),
             *(f"{token.ranks[role]:,}" for role in found.sides),
-            said(token.won),
+            winner_label(token.won),
         ]
         for token in tokens
     )
@@ -92,7 +83,7 @@ def quoted(text: str) -> str:
     return repr(text)
 
 
-def said(winner: str) -> str:
+def winner_label(winner: str) -> str:
     """Who won, in a table."""
     return {AGREED: "all agree", NOBODY: "nobody's"}.get(winner, SHORT.get(winner, winner))
 
@@ -101,7 +92,7 @@ def summary(found: Inspection, measure: Measure) -> str:
     """The figures that matter most, in a few lines."""
     n, values = len(found), measure.values(found)
     counts = Counter(found.won)
-    won = ", ".join(f"{said(name)} {count / n:.0%}" for name, count in counts.most_common())
+    won = ", ".join(f"{winner_label(name)} {count / n:.0%}" for name, count in counts.most_common())
     lines = [
         f"{n} tokens, mean {measure.name} {values.mean():.3f} ({measure.about})",
         f"whose first choice: {won}",
@@ -178,6 +169,6 @@ def _marked(shown: str, value: float) -> Text:
     breaks = shown[len(body) :]
     if reached and breaks:  # a line break that was moved must be seen
         body += "↵" * len(breaks)
-    text = Text(before + body + after, style=(_DOWN if value < 0 else _UP)[reached])
-    text.append(breaks)
-    return text
+    paper = (_DOWN if value < 0 else _UP)[reached]
+    style = f"{_LINES[reached]}#000000 on {paper}" if reached else ""
+    return Text(before + body + after, style=style).append(breaks)
