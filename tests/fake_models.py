@@ -179,13 +179,23 @@ def fake_context(model: FakeModel, **settings: Any) -> Context:
 
 
 def fake_ensemble(
-    models: Mapping[str, FakeModel], *, stop_tokens: Iterable[int] = (EOS,), **settings: Any
+    models: Mapping[str, FakeModel],
+    *,
+    stop_tokens: Iterable[int] = (EOS,),
+    ids: Mapping[str, Sequence[int]] | None = None,
+    **settings: Any,
 ) -> Ensemble:
-    """An ensemble of models by role; `settings` are those of `Context`."""
+    """An ensemble of models by role.
+
+    Args:
+        ids: unusable and foreign ids, as `Ensemble` takes them.
+        settings: of `Context`.
+    """
     settings = {"n_ctx": 256, "n_batch": 64} | settings
     contexts = {role: fake_context(model, **settings) for role, model in models.items()}
     size = min(model.vocab_size for model in models.values())
-    return Ensemble(contexts, vocab_size=size, stop_tokens=frozenset(stop_tokens))
+    stop = frozenset(stop_tokens)
+    return Ensemble(contexts, vocab_size=size, stop_tokens=stop, **(ids or {}))
 
 
 def fake_emulator(

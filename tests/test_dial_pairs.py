@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from fake_models import FakeModel, fake_ensemble
 
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import EngineError
-from eftlocal.llama import Span
 from eftlocal.logits.sampling import Candidates, Step, draw
 from eftlocal.speculation.settings import OFF
 
@@ -125,40 +125,15 @@ def row_of(kind: str, seed: int, role: str, read: Sequence[int]) -> np.ndarray:
     return x.astype(np.float32)
 
 
-class HashedContext:
-    """Like `llama.Context`, its rows a function of what was read."""
-
-    n_ctx = n_batch = 64
-    n_seq_max = 1
-    cannot_rewind = ""
+class OfKind(FakeModel):
+    """A fake model with rows of a kind."""
 
     def __init__(self, role: str, kind: str, seed: int) -> None:
+        super().__init__(role, vocab_size=SIZE)
         self._args = kind, seed, role
-        self._held: list[int] = []
 
-    def tokens(self, _: int) -> Sequence[int]:
-        return self._held
-
-    def can_rewind(self, _: int, length: int) -> bool:
-        return length <= len(self._held)
-
-    def rewind(self, _: int, length: int) -> None:
-        del self._held[length:]
-
-    def clear(self, _: int) -> None:
-        self._held.clear()
-
-    def row(self, read: Sequence[int]) -> np.ndarray:
-        return row_of(*self._args, read)
-
-    def decode(self, spans: Sequence[Span], check: object = None) -> np.ndarray:
-        del check
-        (span,) = spans
-        start = len(self._held)
-        self._held.extend(span.tokens)
-        ends = range(start + len(span.tokens) - span.rows, start + len(span.tokens))
-        found = [self.row(self._held[: end + 1]) for end in ends]
-        return np.array(found, np.float32).reshape(span.rows, SIZE)
+    def _row(self, tokens: tuple[int, ...]) -> np.ndarray:
+        return row_of(*self._args, tokens)
 
 
 def allowed(tokens: Sequence[int]) -> np.ndarray:
@@ -198,13 +173,8 @@ class Run:
         self.ids = {name: self.value[name] for name in ("unusable", "foreign")}
 
     def play(self, drafts: Speculation) -> tuple[Recorded, RunningSequence, EngineError | None]:
-        self.contexts = {r: HashedContext(r, self.value["rows"], self.seed) for r in ROLES}
-        ensemble = Ensemble(
-            self.contexts,  # type: ignore[arg-type]
-            vocab_size=SIZE,
-            stop_tokens=STOPS,
-            **self.ids,
-        )
+        self.models = {r: OfKind(r, self.value["rows"], self.seed) for r in ROLES}
+        ensemble = fake_ensemble(self.models, stop_tokens=STOPS, ids=self.ids, n_ctx=64)
         rounds = Recorded(ensemble)
         sequence = ensemble.open(
             PROMPTS,
@@ -234,7 +204,7 @@ class Run:
         return Recipe(alone, anchor=alone, judge=self.recipe.judge, any_sum=True)
 
     def oracle(self, recipe: Recipe, tokens: list[int]) -> tuple[oracle.Combined, list[Any], float]:
-        rows = {r: self.contexts[r].row([*PROMPTS[r], *tokens]) for r in recipe.roles}
+        rows = {r: self.models[r].row((*PROMPTS[r], *tokens)) for r in recipe.roles}
         largest = max(np.abs(row[np.isfinite(row)]).max() for row in rows.values())
         tolerance = 1e-4 + 2e-6 * float(largest)
         combined = oracle.combine(

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -117,34 +116,6 @@ def test_a_role_that_lagged_catches_up(ensemble: Ensemble) -> None:
     lengths = {len(context.tokens(changed.slot)) for context in ensemble.contexts.values()}
     assert lengths == {len(FIRST) + 5}
     ensemble.close(changed)
-
-
-def test_an_interrupted_round_can_be_repeated(
-    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = answer(ensemble, FIRST)
-    sequence = start(ensemble, FIRST)
-    context = ensemble.contexts["tuned"]
-    real = type(context).decode
-    calls = 0
-
-    def flaky(self: object, spans: object, *more: Any) -> object:
-        nonlocal calls
-        calls += 1
-        if self is context and calls % 5 == 0:
-            raise KeyboardInterrupt
-        return real(self, spans, *more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(context), "decode", flaky)
-    interrupts = 0
-    while len(sequence.choices) < 12:
-        try:
-            Rounds(ensemble)([sequence])
-        except KeyboardInterrupt:
-            interrupts += 1
-    ensemble.close(sequence)
-    assert interrupts > 0
-    assert sequence.tokens() == undisturbed
 
 
 def test_a_failing_open_keeps_its_slot(ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ rows have the same bits however many stand beside them.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,6 @@ from hypothesis import strategies as st
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, RunningSequence
-from eftlocal.llama import Context, Span
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Curve
 from eftlocal.speculation.drafting import Plan, PromptLookup
@@ -103,28 +101,6 @@ def test_a_mixture_drafts_for_two_tuned_roles(models: Emulator, rounds: Rounds) 
     drafter = RECIPES["interpolate"].drafter
     assert drafter is not None and dict(drafter.weights) == {"tuned": 0.6, "plain": 0.4}
     assert RECIPES["base"].drafter is None
-
-
-def test_sequences_side_by_side_as_alone(models: Emulator, rounds: Rounds) -> None:
-    kinds: list[dict[str, Any]] = [
-        {"speculation": Speculation(length=4)},
-        {"speculation": OFF, "recipe": RECIPES["proxy"], "seed": 8},
-        {"speculation": Speculation(length=16, rule="rejection"), "sampling": Sampling(0.0)},
-        {"speculation": Speculation(), "recipe": RECIPES["interpolate"], "seed": 5},
-        # Its drafter is the base, which verifies for the others, and they draft with the tuned.
-        {"speculation": Speculation(length=2), "recipe": RECIPES["contrast"], "seed": 6},
-        {
-            "speculation": Speculation(length=1),
-            "sampling": list(SETTINGS.values())[2],
-            "prompt": "Who are you?",
-        },
-    ]
-    alone = [tokens(rounds, emulator=models, **kind | {"speculation": OFF}) for kind in kinds]
-    together = [opened(models, **kind) for kind in kinds]
-    finish(rounds, together)
-    assert [sequence.tokens()[:24] for sequence in together] == alone
-    drafted = [sequence.drafting.totals.drafts > 0 for sequence in together]
-    assert drafted == [True, False, True, True, True, True]
 
 
 def test_logprobs_are_those_without_drafts(models: Emulator, rounds: Rounds) -> None:
@@ -255,44 +231,6 @@ def test_a_change_at_every_index(setting: str, models: Emulator) -> None:
         for length in (1, 3, 8, None):
             assert changed(at, length) == plain
     assert len(texts) > 1 or setting == "speculation"
-
-
-def test_an_interrupt_anywhere_loses_nothing(
-    models: Emulator, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kinds: list[dict[str, Any]] = [
-        {"speculation": Speculation(length=4)},
-        {"speculation": Speculation(), "recipe": RECIPES["interpolate"], "seed": 5},
-        {"speculation": Speculation(length=3), "recipe": RECIPES["contrast"], "seed": 9},
-        {"speculation": OFF, "seed": 7},
-    ]
-    plain = [tokens(rounds, emulator=models, **kind | {"speculation": OFF}) for kind in kinds]
-    rng, decode = random.Random(1), Context.decode
-
-    def flaky(self: Context, spans: Sequence[Span], *more: Any) -> Any:
-        when = rng.random()
-        if when < 0.1:
-            raise KeyboardInterrupt
-        rows = decode(self, spans, *more)
-        if when > 0.9:
-            raise KeyboardInterrupt
-        return rows
-
-    sequences = [opened(models, **kind) for kind in kinds]
-    interrupts = 0
-    with monkeypatch.context() as patched:
-        patched.setattr(Context, "decode", flaky)
-        while running := [s for s in sequences if len(s.choices) < 24]:
-            before = [s.tokens() for s in running]
-            try:
-                rounds(running)
-            except KeyboardInterrupt:
-                interrupts += 1
-                assert [s.tokens() for s in running] == before
-    for sequence in sequences:
-        models.ensemble.close(sequence)
-    assert interrupts > 10
-    assert [sequence.tokens()[:24] for sequence in sequences] == plain
 
 
 # Masks and lookups --------------------------------------------------------------------------------
