@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -129,6 +129,11 @@ class RequestDefaults:
     constraint: Constraint | None = None
 
 
+_RECIPE = tuple(setting.parameter for setting in named("recipe", "limits").values())
+_SAMPLING = (*(name for name in SAMPLING if name != "seed"), "logit_bias")
+_DRAFTS = tuple(named("drafts"))
+
+
 def read_request(
     body: Mapping[str, Any], *, defaults: RequestDefaults, raw: bool | None = None
 ) -> Request:
@@ -159,13 +164,12 @@ def read_request(
         logprobs, top_logprobs = _logprobs(given)
         if given["logit_bias"] is not None:
             given["logit_bias"] = _logit_bias(given["logit_bias"], defaults.vocab_size)
-        sampling = _given(given, *(name for name in SAMPLING if name != "seed"), "logit_bias")
-        drafts, guard = _given(given, *named("drafts")), given["loop_guard"]
+        drafts, guard = _given(given, _DRAFTS), given["loop_guard"]
         return Request(
             prompts,
             is_raw,
             recipe,
-            _known_sampling(defaults.sampling, sampling),
+            _known_sampling(defaults.sampling, _given(given, _SAMPLING)),
             seed=given["seed"],
             max_tokens=_max_tokens(given),
             stop=(given["stop"],) if isinstance(given["stop"], str) else given["stop"] or (),
@@ -302,18 +306,19 @@ def _instructed(prompt: Prompt, system: str) -> Prompt:
 
 
 def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
-    names = (setting.parameter for setting in named("recipe", "limits").values())
-    chosen = _given(given, *names)
+    chosen = _given(given, _RECIPE)
     if not chosen:
         return None
     return require_roles(_known_recipe(defaults.recipe, chosen), defaults.roles)
 
 
-def _given(given: Body, *names: str) -> tuple[tuple[str, Any], ...]:
+def _given(given: Body, names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     """The fields of these names that say something, in a form that a cache can compare."""
-    found = ((name, given[name]) for name in names)
-    found = ((n, FrozenMapping(v) if isinstance(v, dict) else v) for n, v in found)
-    return tuple((n, v) for n, v in found if v is not None and v is not False)
+    return tuple(
+        (name, FrozenMapping(value) if isinstance(value, dict) else value)
+        for name in names
+        if (value := given[name]) is not None and value is not False
+    )
 
 
 @lru_cache(maxsize=256)  # the lines of a file as a rule say the same

@@ -178,8 +178,8 @@ Body = dict[str, Any]
 """The fields of a request by their names in Python; None where it says nothing."""
 
 
-def _parameter(name: str) -> str:
-    return f"{name}_" if iskeyword(name) else name
+_PARAMETERS = {name: f"{name}_" if iskeyword(name) else name for name in FIELDS}
+_SILENT: Body = dict.fromkeys(_PARAMETERS.values())
 
 
 def read_body(body: object) -> Body:
@@ -192,10 +192,10 @@ def read_body(body: object) -> Body:
         raise UsageError(f"a request is an object, not {shown(body)}")
     if broken := broken_text(body):
         raise UsageError(broken)
-    fields: Body = {_parameter(name): None for name in FIELDS}
+    fields = _SILENT.copy()
     for name, value in body.items():
         if name in FIELDS:
-            fields[_parameter(name)] = _read(name, value)
+            fields[_PARAMETERS[name]] = _read(name, value)
         elif name not in KNOWN:
             raise UsageError(unknown(str(name), KNOWN))
         elif name in REFUSED and (why := refusal(name, value)):
