@@ -351,6 +351,14 @@ class Setting:
         return f"{self.name}_" if iskeyword(self.name) else self.name
 
     @property
+    def default_text(self) -> str:
+        """The default in words; empty where there is none."""
+        off = getattr(self.kind, "off", _NEVER)
+        if off is not _NEVER and self.default in (None, off):
+            return OFF
+        return "" if self.default is None else str(self.default)
+
+    @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
 

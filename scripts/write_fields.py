@@ -1,4 +1,4 @@
-"""Writes docs/fields.md, the table of a request's fields, from the code that reads them.
+"""Writes docs/fields.md and docs/dials.md, the fields of a request and all settings, from the code.
 
 Usage: .venv/bin/python scripts/write_fields.py
 """
@@ -11,8 +11,57 @@ from pathlib import Path
 
 from eftlocal.prompt import messages
 from eftlocal.request_fields import FIELDS, IGNORED, OURS, REFUSED
+from eftlocal.settings import named
 
-PAGE = Path(__file__).parents[1] / "docs" / "fields.md"
+DOCS = Path(__file__).parents[1] / "docs"
+_DIALS_HEAD = """\
+# Settings
+
+Every setting, what it takes, and where it may be given. A value outside its range is refused by
+name everywhere. `off` switches a setting off wherever it may be given, over a preset's value too.
+In what order the dials act, [order.md](order.md) says.
+
+- **command line**: `--top-p 0.9` for `top_p`, on every verb that has the option.
+- **settings file**: `settings.toml` beside your `models.toml` (Linux `~/.config/eftlocal`, macOS
+  `~/Library/Application Support/eftlocal`, Windows `%LOCALAPPDATA%\\eftlocal\\eftlocal`;
+  `EFTLOCAL_CONFIG` names another folder), and environment variables: `EFTLOCAL_TOP_P=0.9`.
+- **request**: a field of a line of a batch ([fields.md](fields.md)); **preset**: a key in
+  `models.toml`; **chat**: `/set top_p 0.9`; **sweep**: an axis, as in `--top-p 0.5,0.9,off`.
+
+The command line wins over environment variables, these over the settings file, that over the
+preset, and the preset over the program. `eftlocal doctor` shows every setting that is not the
+program's default, and where it comes from. `recipe` and its dials go together: `beta` in the file
+is left out, with a note, where the command line says `--recipe proxy`. A default never makes a verb
+fail: it is left out where there is no place for it, as `preset` is beside `--base FILE`. A wrong
+value or an unknown key is an error that names it. The Python API reads neither the file nor these
+variables (but `EFTLOCAL_MODELS`, `EFTLOCAL_CACHE` and `EFTLOCAL_CONFIG`, which name folders).
+
+```toml
+# settings.toml
+preset = "qwen2.5-7b"
+threads = 8
+temperature = 0.3
+models = "~/models"       # where downloads go
+stop = ["###"]
+```
+
+This page is written by `scripts/write_fields.py` from `eftlocal/settings.py`.
+"""
+_GROUPS = {
+    "recipe": "Recipe",
+    "limits": "Limits of the recipe's delta",
+    "sampling": "Sampling",
+    "length": "Length of the answer",
+    "form": "Form of the answer (in a request and in Python: the text itself)",
+    "drafts": "Speculation",
+    "prompt": "Prompt",
+    "raw": "Raw prompts",
+    "engine": "Engine",
+    "role": "Engine, of a role of a preset",
+    "log": "Log",
+    "models": "Models",
+    "folders": "Folders",
+}
 _HEAD = """\
 # Fields of a request
 
@@ -24,7 +73,7 @@ A `prompt` is a string, a list of strings, a list of token ids, or a list of suc
 are a conversation. Several prompts, or `n`, give several `choices`, prompt by prompt. `echo` puts a
 raw prompt before its text and, with `logprobs`, its tokens before those of the answer: the first
 has none, and `max_tokens` may be 0. Log-probabilities are of the combination at temperature 1,
-before penalties and filters. Ranges of numbers, and what "off" is, are in [order.md](order.md).
+before penalties and filters. What each setting does: [dials.md](dials.md).
 """
 
 
@@ -33,7 +82,23 @@ def _table(title: str, head: tuple[str, str], rows: dict[str, str]) -> str:
     return "\n".join([f"\n## {title}\n", f"| {head[0]} | {head[1]} |", "|---|---|", *lines]) + "\n"
 
 
-def page() -> str:
+def dials_page() -> str:
+    """The whole of docs/dials.md."""
+    lines = [_DIALS_HEAD]
+    for group, title in _GROUPS.items():
+        lines.append(f"## {title}\n")
+        lines.append("| setting | what it does | takes | default | where |\n|---|---|---|---|---|")
+        for name, setting in named(group).items():
+            where = ", ".join(setting.where)
+            does = setting.help.replace("|", "\\|")
+            lines.append(
+                f"| `{name}` | {does} | {setting.kind.rule} | {setting.default_text} | {where} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def fields_page() -> str:
     """The whole of docs/fields.md."""
     taken = {name: kind.rule for name, kind in FIELDS.items()}
     theirs = {name: text for name, text in taken.items() if name not in OURS}
@@ -61,6 +126,12 @@ def page() -> str:
     )
 
 
+def pages() -> dict[str, str]:
+    """The pages by the names of their files."""
+    return {"fields.md": fields_page(), "dials.md": dials_page()}
+
+
 if __name__ == "__main__":
     argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
-    PAGE.write_text(page(), "utf-8", newline="\n")
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, "utf-8", newline="\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from eftlocal.prompt import messages
 from eftlocal.request_fields import FIELDS, IGNORED, KNOWN, OURS, REFUSED
+from eftlocal.settings import SETTINGS
 
 # Of the package openai 3.57: parameters of chat completions and of completions, fields of messages.
 PARAMETERS = """
@@ -35,6 +36,8 @@ def test_every_field_of_openais_has_one_fate() -> None:
 def test_the_page_is_what_the_code_says() -> None:
     script = Path(__file__).parents[1] / "scripts" / "write_fields.py"
     written = runpy.run_path(str(script))
-    page = written["PAGE"].read_text("utf-8")
-    assert page == written["page"](), "run scripts/write_fields.py"
-    assert all(f"| `{name}` |" in page for name in KNOWN)
+    pages = written["pages"]()
+    for name, page in pages.items():
+        assert (written["DOCS"] / name).read_text("utf-8") == page, "run scripts/write_fields.py"
+    assert all(f"| `{name}` |" in pages["fields.md"] for name in KNOWN)
+    assert all(f"| `{name}` |" in pages["dials.md"] for name in SETTINGS)

@@ -5,6 +5,7 @@ llama.cpp is asked in a child process only, so that a broken build cannot end th
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from importlib import metadata
@@ -17,8 +18,9 @@ from rich.text import Text
 
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import print_json, say, tell
-from eftlocal.errors import EngineError, UsageError
+from eftlocal.errors import EftlocalError, EngineError, UsageError
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
+from eftlocal.presets.reading import find
 from eftlocal.selftest import (
     SelfTestResult,
     cpu_has_amx,
@@ -26,7 +28,9 @@ from eftlocal.selftest import (
     rebuild,
     run_in_child,
 )
+from eftlocal.settings import SETTINGS, named
 from eftlocal.terminal_text import shown_json
+from eftlocal.user_settings import levels, settings_path, user_settings
 
 PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
 ENGINE_FACTS = {
@@ -106,6 +110,7 @@ def collect(result: SelfTestResult) -> dict[str, Any]:
             "cure": build.get("amx_cure"),
         },
         "system_info": info,
+        "user_settings": settings_in_use(),
         "selftest": {
             "ok": result.ok,
             "message": result.message,
@@ -113,6 +118,38 @@ def collect(result: SelfTestResult) -> dict[str, Any]:
             "measured": {k: v for k, v in engine.items() if k not in ENGINE_FACTS},
         },
     }
+
+
+def settings_in_use() -> dict[str, Any]:
+    """Every setting that is not the program's own default: its value, and which source won.
+
+    `values` has by name a value and a source, None where nothing of it is used, and `over`, what
+    did not win. Nothing here raises: what is wrong with the settings, `fault` says.
+    """
+    path = settings_path()
+    found: dict[str, Any] = {"file": str(path), "there": path.is_file(), "fault": None}
+    values: dict[str, Any] = {}
+    try:
+        won = user_settings()
+        given = [(name, one.value, one.source) for level in levels() for name, one in level.items()]
+        preset = find(won["preset"].value if "preset" in won else SETTINGS["preset"].default)
+    except EftlocalError as error:
+        return {**found, "fault": str(error), "values": values}
+    given += [(name, value, f"preset {preset.name}") for name, value in preset.settings().items()]
+    recipe = named("recipe")
+    for name, value, source in given:
+        of_all = name.partition(" of ")[0]  # n_ctx of base gives way to the n_ctx of all roles
+        name = of_all if of_all in won else name
+        said = {"value": value, "source": source.removesuffix(f": {name}")}
+        if isinstance(value, float) and math.isinf(value):
+            said["value"] = "off"
+        one = values.setdefault(name, {"value": None, "source": None, "over": []})
+        wins = name in won and won[name].source == source
+        if wins or (name not in won and not (name in recipe and recipe.keys() & won.keys())):
+            values[name] = {**one, **said}
+        else:
+            one["over"].append(said)
+    return {**found, "values": values}
 
 
 def as_table(report: dict[str, Any]) -> Table:
@@ -144,6 +181,7 @@ def as_table(report: dict[str, Any]) -> Table:
         f"compiler cure: {_yes_no(cured, 'unknown')}",
     )
     row("features", report["system_info"] or UNKNOWN)
+    _add_settings(row, report["user_settings"])
     test = report["selftest"]
     if test["ok"]:
         row("self-test", test["message"], "green")
@@ -151,6 +189,23 @@ def as_table(report: dict[str, Any]) -> Table:
         row("self-test", f"failed: {test['message']}", "red")
         row("next", test["advice"])
     return table
+
+
+def _add_settings(row: Any, settings: dict[str, Any]) -> None:
+    there = "" if settings["there"] else ", which is not there"
+    row("settings", f"{settings['file']}{there}")
+    if settings["fault"]:
+        row("", settings["fault"], "red")
+    for name, one in settings["values"].items():
+        over = ", ".join(dict.fromkeys(map(_said, one["over"])))
+        if one["source"] is None:
+            row("", f"{name}: not used with this recipe: {over}")
+        else:
+            row("", f"{name}: {_said(one)}{f' (not {over})' if over else ''}")
+
+
+def _said(one: dict[str, Any]) -> str:
+    return f"{one['value']} of {one['source']}"
 
 
 def _add_build(row: Any, build: dict[str, Any] | None) -> None:

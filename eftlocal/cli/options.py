@@ -27,6 +27,7 @@ from eftlocal.settings import (
     AXIS,
     FILE,
     LINE,
+    OFF,
     SETTINGS,
     File,
     Flag,
@@ -88,9 +89,9 @@ def annotation(name: str) -> Any:
 
 
 def _help(setting: Setting) -> str:
-    if setting.default is None or setting.default == getattr(setting.kind, "off", None):
+    if setting.default_text in ("", OFF):
         return setting.help
-    return f"{setting.help.rstrip('.')} (default: {setting.default})."
+    return f"{setting.help.rstrip('.')} (default: {setting.default_text})."
 
 
 def _parser(setting: Setting) -> Callable[[str], Any]:

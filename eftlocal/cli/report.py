@@ -82,6 +82,7 @@ def report(found: Mapping[str, Any]) -> dict[str, Any]:
             "report": "eftlocal doctor --report",
             "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
             **found,
+            "user_settings": _without_texts(found["user_settings"]),
             "machine": {
                 "cpus": usable_cpus(),
                 "memory": memory.total,
@@ -94,6 +95,16 @@ def report(found: Mapping[str, Any]) -> dict[str, Any]:
         }
     )
     return cleaned
+
+
+def _without_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's settings; of texts, which may be private, only that they are set."""
+    texts = ("stop", "chat_template_kwargs")
+    values = {
+        name: {"source": one["source"]} if name.startswith(texts) else one
+        for name, one in settings["values"].items()
+    }
+    return {**settings, "values": values}
 
 
 def _environment() -> dict[str, str]:

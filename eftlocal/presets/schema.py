@@ -346,6 +346,19 @@ class Preset(StrictTable):
             return ("base", *tuned, *(references.get(role, "reference") for role in tuned))
         return _FEWER.get(self.recipe.name or "", TRIO)
 
+    def settings(self) -> dict[str, Any]:
+        """What it says of the program's settings, by their names; of a role's, as n_ctx of base."""
+        recipe = self.recipe or RecipeSettings()
+        named_ = {"recipe": recipe.name} if recipe.name else {}
+        drafts = {SpeculationSettings.TABLE[k].name: v for k, v in self.speculation.given.items()}
+        roles = {
+            f"{key} of {role}": value
+            for role, source in self.roles.items()
+            for key, value in source.given.items()
+        }
+        stop = {"stop": self.stop} if self.stop else {}
+        return {**named_, **recipe.given, **self.sampling.given, **drafts, **stop, **roles}
+
     def kind(self, role: str) -> str:
         """base, tuned or reference: what `role` is in the formula."""
         return self.roles[role].kind or role

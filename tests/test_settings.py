@@ -1,0 +1,540 @@
+"""The table of settings: each surface takes the same values, and the nearest source wins."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from eftlocal import arguments
+from eftlocal.cli import options as opt
+from eftlocal.cli.app import app
+from eftlocal.cli.selection import Selection, select
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.presets.reading import find, user_path
+from eftlocal.presets.schema import Preset
+from eftlocal.request import RequestDefaults, read_request
+from eftlocal.request_fields import read_body
+from eftlocal.settings import (
+    AXIS,
+    BODY,
+    CHAT,
+    FILE,
+    INT32,
+    LIMITS,
+    LINE,
+    OFF,
+    PRESET,
+    SAMPLING,
+    SETTINGS,
+    Range,
+    Setting,
+    named,
+)
+from eftlocal.study.grid import parse_dials
+from eftlocal.user_settings import Given, from_environment, from_file, settings_path
+from eftlocal_tui.dials import Dials
+
+SAMPLE = Path(__file__).parent / "samples" / "settings.toml"
+NUMBERS = [s for s in SETTINGS.values() if isinstance(s.kind, Range)]
+
+
+def toml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (str, bool)) else f"{value!r}".replace("'", '"')
+
+
+def write_settings(text: str) -> None:
+    settings_path().parent.mkdir(parents=True, exist_ok=True)
+    settings_path().write_text(text, encoding="utf-8")
+
+
+# Every surface takes and refuses the same ---------------------------------------------------------
+
+
+def on_the_line(setting: Setting, value: Any) -> Any:
+    return opt.option(setting.name).parser(str(value))
+
+
+def in_a_request(setting: Setting, value: Any) -> Any:
+    return read_body({"prompt": "x", setting.name: value})[setting.parameter]
+
+
+def own_preset(top: str, base: str = "") -> Preset:
+    """A preset of the user's by the name of mine, with these keys, and these of its base."""
+    user_path().parent.mkdir(parents=True, exist_ok=True)
+    more = {"base": base, "tuned": "", "reference": ""}
+    roles = "".join(f'[preset.roles.{r}]\nfile = "{r}.gguf"\n{keys}\n' for r, keys in more.items())
+    user_path().write_text(f'[[preset]]\nname = "mine"\n{top}\n{roles}', encoding="utf-8")
+    return find("mine")
+
+
+def in_a_preset(setting: Setting, value: Any) -> Any:
+    tables = {"recipe": "recipe", "limits": "recipe", "sampling": "sampling", "length": "sampling"}
+    if setting.group == "drafts":
+        return own_preset(f"speculation = {{length = {toml(value)}}}").settings()[setting.name]
+    if setting.group in tables:
+        table = f"{tables[setting.group]} = {{{setting.name} = {toml(value)}}}"
+        return own_preset(table).settings()[setting.name]
+    return own_preset("", f"{setting.name} = {toml(value)}").settings()[f"{setting.name} of base"]
+
+
+def in_the_file(setting: Setting, value: Any) -> Any:
+    write_settings(f"{setting.name} = {toml(value)}")
+    return from_file()[setting.name].value
+
+
+def in_the_environment(setting: Setting, value: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(setting.variable, str(value))
+        return from_environment()[setting.name].value
+
+
+def in_the_chat(setting: Setting, value: Any) -> Any:
+    from eftlocal import Recipe, Sampling, Speculation
+
+    recipe = Recipe.contrast(0.5) if setting.name == "strength" else Recipe.dials()
+    before = Dials(recipe, Sampling(), Speculation())
+    after = before.turned(setting.name, str(value), ("base", "tuned", "reference"))
+    of = after.recipe if setting.name in LIMITS else after.sampling
+    return getattr(of, setting.name, value)
+
+
+def on_an_axis(setting: Setting, value: Any) -> Any:
+    from eftlocal.cli.sweep import _builder
+    from eftlocal.defaults import Defaults
+
+    dials = parse_dials({setting.name: str(value)})
+    ((found,),) = dials.values()
+    _builder(Defaults(), ("base", "tuned", "reference"), False)({setting.name: found})
+    return found
+
+
+def in_python(setting: Setting, value: Any) -> Any:
+    name = "speculation" if setting.name == "speculative" else setting.parameter
+    if name == "threads" and isinstance(value, int) and value > len(os.sched_getaffinity(0)):
+        raise UsageError(f"threads is {value}")  # of this machine
+    return arguments.checked(name, value)
+
+
+SURFACES = {
+    "line": (LINE, on_the_line),
+    "request": (BODY, in_a_request),
+    "preset": (PRESET, in_a_preset),
+    "file": (FILE, in_the_file),
+    "environment": (FILE, in_the_environment),
+    "chat": (CHAT, in_the_chat),
+    "axis": (AXIS, on_an_axis),
+    "python": (None, in_python),
+}
+
+
+def ends(kind: Range) -> list[Any]:
+    found = [kind.least] * (not kind.above) + [kind.most] * (not kind.below)
+    return [int(end) for end in found] if kind.whole else found
+
+
+def outside(kind: Range, name: str) -> list[Any]:
+    step = 1 if kind.whole else 0.5
+    below = kind.least if kind.above else kind.least - step
+    above = kind.most if kind.below else kind.most + step
+    special = {("top_k", -1), ("seed", -1)}  # which clients send for none
+    found = [int(below), int(above)] if kind.whole else [below, above]
+    return [v for v in found if v not in (kind.off, kind.auto) and (name, v) not in special]
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
+def test_each_surface_takes_the_ends_and_the_words_and_refuses_what_is_outside(
+    setting: Setting, surface: str
+) -> None:
+    where, given = SURFACES[surface]
+    if where is not None and where not in setting.where:
+        pytest.skip("it is not given there")
+    kind = setting.kind
+    assert isinstance(kind, Range)
+    for end in ends(kind):
+        if surface == "python" and setting.name == "threads" and end != 1:
+            continue
+        assert given(setting, end) == end
+    for word, value in kind.words.items():
+        assert given(setting, word) in (word, value)
+    for wrong in outside(kind, setting.name):
+        if setting.name == "max_tokens" and surface == "request" and wrong == 0:
+            continue  # with echo it means something
+        with pytest.raises(EftlocalError) as refused:
+            given(setting, wrong)
+        told = str(refused.value)
+        name = "speculation" if setting.name == "speculative" else setting.name
+        assert "\n" not in told
+        assert any(
+            n in told for n in (name, setting.name, setting.flag, setting.variable, "length")
+        )
+
+
+def test_every_setting_has_an_option_where_it_says_so() -> None:
+    for setting in SETTINGS.values():
+        if LINE in setting.where:
+            group = "recipe" if setting.group == "limits" else setting.group
+            assert setting.parameter in opt.GROUPS[group]
+    assert set(opt.axes("", {})) == {s.parameter for s in SETTINGS.values() if AXIS in s.where}
+
+
+# Who wins -----------------------------------------------------------------------------------------
+
+GROUPS = ("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine")
+LEVELS = ("line", "environment", "file", "preset")
+
+
+def selected(*line: str, groups: tuple[str, ...] = GROUPS) -> tuple[Selection, Given, str]:
+    """What a verb gets that has these options, and what it was told."""
+    found: list[Any] = []
+    one_verb = typer.Typer()
+
+    @one_verb.command()
+    @opt.takes(*groups)
+    def verb(raw: bool = False, system: str | None = None, *, given: Given) -> None:
+        if "raw" in groups:
+            opt.check_raw(given)
+        found.extend((select(given), given))
+
+    result = CliRunner().invoke(one_verb, list(line))
+    if isinstance(result.exception, EftlocalError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return found[0], found[1], result.output
+
+
+def name_of(selection: Selection) -> str:
+    assert isinstance(selection.models, Preset)
+    return selection.models.name
+
+
+def effective(name: str, selection: Selection) -> Any:
+    defaults = selection.defaults
+    if name == "beta":
+        return defaults.recipe.weights["base"]
+    if name in LIMITS:
+        return getattr(defaults.recipe, name)
+    if name in SAMPLING:
+        return getattr(defaults.sampling, name)
+    if name == "speculative":
+        return defaults.speculation.length
+    return getattr(defaults, name)
+
+
+VALUES = {  # of each level, from the command line down
+    "temperature": (0.1, 0.2, 0.3, 0.4),
+    "top_k": (1, 2, 3, 4),
+    "seed": (1, 2, 3, 4),
+    "delta_top_p": (0.1, 0.2, 0.3, 0.4),
+    "first_tokens": (1, 2, 3, 4),
+    "beta": (0.1, 0.2, 0.3, 0.4),
+    "loop_guard": (16, 17, 18, 19),
+    "speculative": (1, 2, 3, 4),
+}
+TABLES = {"temperature": "sampling", "top_k": "sampling", "seed": "sampling"}
+TABLES |= {"loop_guard": "sampling", "speculative": "speculation"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("levels", [*combinations(LEVELS, 2), LEVELS], ids="-".join)
+def test_the_nearer_source_wins(
+    name: str, levels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = dict(zip(LEVELS, VALUES[name], strict=True))
+    key = "length" if name == "speculative" else name
+    table = f"{TABLES.get(name, 'recipe')} = {{{key} = {value['preset']}}}"
+    own_preset(table if "preset" in levels else "")
+    if "file" in levels:
+        write_settings(f"{name} = {value['file']}")
+    if "environment" in levels:
+        monkeypatch.setenv(SETTINGS[name].variable, str(value["environment"]))
+    line = [SETTINGS[name].flag, str(value["line"])] if "line" in levels else []
+    selection, _, _ = selected("--preset", "mine", *line)
+    assert effective(name, selection) == value[levels[0]]
+
+
+@pytest.mark.parametrize("name", ["temperature", "delta_top_p", "first_tokens", "seed"])
+def test_off_is_a_value_at_every_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = {"temperature": 0.0}.get(name, getattr(SETTINGS[name].kind, "off", None))
+    word = "0" if name == "temperature" else OFF
+    table = TABLES.get(name, "recipe")
+    own_preset(f"{table} = {{{name} = {VALUES[name][3]}}}")
+    write_settings(f"{name} = {word if word == '0' else toml(word)}")
+    assert effective(name, selected("--preset", "mine")[0]) == off
+    write_settings(f"{name} = {VALUES[name][2]}")
+    monkeypatch.setenv(SETTINGS[name].variable, word)
+    assert effective(name, selected("--preset", "mine")[0]) == off
+    monkeypatch.setenv(SETTINGS[name].variable, str(VALUES[name][1]))
+    assert effective(name, selected("--preset", "mine", SETTINGS[name].flag, word)[0]) == off
+
+
+def test_the_engines_settings_and_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_preset("")
+    write_settings(
+        'preset = "mine"\nthreads = 1\nn_ctx = 300\noffline = true\ngpu_layers = "auto"\n'
+    )
+    selection, _, _ = selected()
+    assert (name_of(selection), selection.offline) == ("mine", True)
+    assert selection.engine["threads"] == 1 and selection.engine["n_ctx"] == 300
+    assert selection.engine["gpu_layers"] is None
+    monkeypatch.setenv("EFTLOCAL_PRESET", "demo")
+    monkeypatch.setenv("EFTLOCAL_OFFLINE", "no")
+    monkeypatch.setenv("EFTLOCAL_N_CTX", "400")
+    selection, _, _ = selected("--threads", "1")
+    assert (name_of(selection), selection.offline) == ("demo", False)
+    assert selection.engine["n_ctx"] == 400
+    assert selected("--n-ctx", "500", "--preset", "mine")[0].engine["n_ctx"] == 500
+    monkeypatch.setenv("EFTLOCAL_OFFLINE", "yes")
+    assert selected()[0].offline and not selected("--no-offline")[0].offline
+
+
+def test_a_settings_file_with_every_key() -> None:
+    write_settings(SAMPLE.read_text(encoding="utf-8"))
+    with_a_value = {name for name, s in SETTINGS.items() if FILE in s.where}
+    assert set(from_file()) == with_a_value - {"alpha", "lambda", "strength"}
+    selection, given, told = selected()
+    defaults = selection.defaults
+    assert told == "" and name_of(selection) == "demo" and selection.offline
+    assert str(defaults.recipe) == (
+        "upscale: +0.5 base, +1 tuned, -0.5 reference, delta top-p 0.9, plausibility 0.1, "
+        "first 300 tokens, where unsure below 0.8"
+    )
+    assert defaults.recipe.delta_clip == math.inf and defaults.sampling.top_p == 1.0
+    assert (defaults.sampling.temperature, defaults.sampling.seed) == (0.3, 7)
+    assert (given["max_tokens"], list(given["stop"]), defaults.loop_guard) == (60, ["###"], 256)
+    speculation = defaults.speculation
+    assert (speculation.length, speculation.rule, speculation.source) == (4, "rejection", "model")
+    assert selection.engine["chat_template_kwargs"] == {"enable_thinking": False}
+    assert selection.engine["system_in_user"] is True
+
+
+# A default never makes a verb fail that did not ask for it ----------------------------------------
+
+FILES = ("--base", "b.gguf", "--tuned", "t.gguf", "--reference", "r.gguf")
+MIXED = """\
+[[preset]]
+name = "mixed"
+recipe = {lambda = {warm = 0.5, plain = 0.5}}
+[preset.roles.base]
+file = "base.gguf"
+[preset.roles.warm]
+file = "warm.gguf"
+kind = "tuned"
+[preset.roles.plain]
+file = "plain.gguf"
+kind = "tuned"
+[preset.roles.reference]
+file = "reference.gguf"
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "recipe"),
+    [
+        ('preset = "mine"\noffline = true', FILES, "upscale: +1 base, +1 tuned, -1 reference"),
+        ("beta = 0.5", ("--recipe", "proxy"), "proxy: +1 base, +1 tuned, -1 reference"),
+        ("beta = 0.5", ("--alpha", "2"), "proxy: +1 base, +2 tuned, -2 reference"),
+        ("beta = 0.5", ("--recipe", "upscale"), "upscale: +0.5 base, +1 tuned, -0.5 reference"),
+        ("beta = 0.5", ("--recipe", "base"), "base: +1 base"),
+        ("beta = 0.5", ("--recipe", "base=1"), "weights: +1 base"),
+        ("alpha = -1", ("--recipe", "steer"), "steer: +1 base, -1 tuned, +1 reference"),
+        ('recipe = "guidance"\nstrength = 1', (), "upscale: +1 base, +1 tuned, -1 reference"),
+        (
+            'recipe = "guidance"\nstrength = 1',
+            ("--system", "Be kind."),
+            "guidance: +2 tuned, -1 unguided",
+        ),
+        ("beta = 0.5", ("--preset", "mixed"), "interpolate: +1 base, +0.5 warm, +0.5 plain, -1 re"),
+        ('recipe = "base=1,tuned=1"\nany_sum = true', ("--beta", "2"), "upscale: +2 base, +1 tune"),
+        ("system_in_user = true\nchat_template_kwargs = {a = 1}", ("--raw",), "upscale: +1 base"),
+        ('draft_rule = "rejection"', ("--speculative", "off"), "upscale: +1 base"),
+        ('preset = "no such preset"', ("--preset", "demo"), "upscale: +1 base"),
+        ("max_tokens = 5\nstop = ['x']", ("--max-tokens", "6"), "upscale: +1 base"),
+    ],
+)
+def test_a_default_gives_way(file: str, line: tuple[str, ...], recipe: str) -> None:
+    user_path().parent.mkdir(parents=True, exist_ok=True)
+    user_path().write_text(MIXED, encoding="utf-8")
+    write_settings(file)
+    assert str(selected(*line)[0].defaults.recipe).startswith(recipe)
+
+
+def test_what_is_left_out_is_told() -> None:
+    write_settings("beta = 0.5")
+    _, _, told = selected("--recipe", "proxy")
+    assert told == f"note: {settings_path()}: beta does not go with this recipe; left out\n"
+    assert selected("--recipe", "upscale")[2] == ""
+
+
+def test_the_environment_may_name_another_recipe_than_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_settings('recipe = "upscale"\nbeta = 0.5')
+    monkeypatch.setenv("EFTLOCAL_ALPHA", "2")
+    assert str(selected()[0].defaults.recipe).startswith("proxy: +1 base, +2 tuned")
+    monkeypatch.setenv("EFTLOCAL_ALPHA", "")
+    monkeypatch.setenv("EFTLOCAL_BETA", "3")
+    assert str(selected()[0].defaults.recipe).startswith("upscale: +3 base")
+
+
+def test_a_verb_without_the_option_does_not_ask() -> None:
+    write_settings("temperature = 0.3\nbeta = 2\nthreads = 1")
+    selection, _, _ = selected(groups=("models", "prompt", "engine", "recipe", "length"))
+    assert selection.defaults.sampling.temperature == 0.7
+    for verb in (["eval", "demo", "--questions", "1"], ["models", "check", "demo"]):
+        assert CliRunner().invoke(app, verb).exit_code == 0
+    write_settings("temperature = 0.3\nmax_tokens = 5")
+    own = ["inspect", "Hello", "--answer", "x", "--plain"]
+    assert CliRunner().invoke(app, own).exit_code == 0
+
+
+def test_a_sweep_takes_the_users_dials_under_its_axes() -> None:
+    write_settings('beta = 0.5\ntop_k = 3\ndraft_rule = "rejection"\nseed = 9')
+    result = CliRunner().invoke(
+        app, ["sweep", "--questions", "demo", "--dry-run", "--delta-clip", "1,off"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "upscale: +0.5 base, +1 tuned, -0.5 reference, delta clip 1" in result.stdout
+    result = CliRunner().invoke(app, ["sweep", "--questions", "demo", "--dry-run", "--beta", "0,2"])
+    assert "upscale: +2 base" in result.stdout
+
+
+# What is wrong is one line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("temprature = 1", 'unknown key "temprature"; did you mean "temperature"?'),
+        ('base = "x.gguf"', 'unknown key "base"'),
+        ("top_p = 2", "top_p is 2; it must be a number above 0 and at most 1, or off"),
+        ('top_p = "0.5"', "top_p is '0.5'; it must be"),
+        ("offline = 1", "offline is 1; it must be true or false"),
+        ('stop = "x"', "stop is 'x'; it must be a list of strings"),
+        ("stop = ['a', 1]", "stop[1] is 1; it must be a string"),
+        ('draft_rule = "luck"', "draft_rule is 'luck'; it must be coupled or rejection"),
+        ('recipe = "upscal"', "recipe: unknown recipe 'upscal'; did you mean upscale?"),
+        ('recipe = "proxy"\nbeta = 1', "recipe proxy has no beta; it takes alpha"),
+        ("lambda = {tuned = 101}", "lambda[tuned] is 101; it must be a number from -100 to 100"),
+        ("a = [", "Invalid value (at end of document)"),
+        ("a = 1\na = 2", ""),
+        ("preset = 1", "preset is 1; it must be the name of a preset"),
+    ],
+)
+def test_a_wrong_file(text: str, says: str) -> None:
+    write_settings(text)
+    for verb in (["run", "Hello"], ["models", "list"], ["sweep", "--questions", "demo"]):
+        result = CliRunner().invoke(app, verb)
+        if verb[0] == "models" and text.startswith("recipe"):
+            continue  # no recipe is read there
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+        assert str(settings_path()) in result.stderr and says in result.stderr
+    assert CliRunner().invoke(app, ["--version"]).exit_code == 0
+    assert CliRunner().invoke(app, ["run", "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("EFTLOCAL_TOP_P", "2", "EFTLOCAL_TOP_P is 2; it must be a number above 0"),
+        ("EFTLOCAL_TEMPERATURE", "hot", "EFTLOCAL_TEMPERATURE is 'hot'; it must be a number"),
+        ("EFTLOCAL_OFFLINE", "maybe", "EFTLOCAL_OFFLINE is 'maybe'; it must be true or false"),
+        (
+            "EFTLOCAL_TEMPRATURE",
+            "1",
+            "EFTLOCAL_TEMPRATURE is no setting; did you mean EFTLOCAL_TEM",
+        ),
+        ("EFTLOCAL_PRESET", "dem", 'EFTLOCAL_PRESET: no preset "dem"; did you mean "demo"?'),
+        ("EFTLOCAL_THREADS", "512", "EFTLOCAL_THREADS is 512; this machine has"),
+        ("EFTLOCAL_CHAT_TEMPLATE_KWARGS", "{", "EFTLOCAL_CHAT_TEMPLATE_KWARGS is not JSON"),
+        ("EFTLOCAL_RECIPE", "upscal", "EFTLOCAL_RECIPE: unknown recipe 'upscal'"),
+    ],
+)
+def test_a_wrong_variable(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["run", "Hello"])
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"eftlocal: {says}")
+
+
+def test_other_variables_of_ours_and_others_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("EFTLOCAL_CACHE", "EFTLOCAL_WHEELS", "EFTLOCAL_API_KEY", "EFTLOCAL_MY_CLUSTER"):
+        monkeypatch.setenv(name, "x")
+    assert from_environment().keys() == {"models"}  # the tests' own folder
+
+
+# The whole program --------------------------------------------------------------------------------
+
+
+def test_the_program_reads_both(tmp_path: Path) -> None:
+    write_settings(f'temperature = 0\nthreads = 1\nmodels = "{tmp_path.as_posix()}/here"\n')
+    env = {**os.environ, "EFTLOCAL_MAX_TOKENS": "3", "EFTLOCAL_MODELS": ""}
+    call = [sys.executable, "-m", "eftlocal"]
+    asked = [*call, "run", "In which country is Toulouse?", "--json", "--seed", "5"]
+    done = subprocess.run(asked, env=env, capture_output=True, text=True, timeout=60, check=True)
+    said = json.loads(done.stdout)
+    assert (said["tokens"], said["finish_reason"], said["seed"]) == (3, "length", 5)
+    assert said["sampling"]["temperature"] == 0.0
+    told = subprocess.run(
+        [*call, "doctor", "--json"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = json.loads(told.stdout)["user_settings"]
+    assert found["file"] == str(settings_path()) and found["there"] and found["fault"] is None
+    file = str(settings_path())
+    assert found["values"]["temperature"] == {"value": 0.0, "source": file, "over": []}
+    assert found["values"]["max_tokens"]["source"] == "EFTLOCAL_MAX_TOKENS"
+    assert found["values"]["threads"]["over"][0]["source"] == "preset demo"
+    assert found["values"]["models"]["value"].endswith("/here")
+
+
+def test_the_doctor_shows_who_won_and_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from eftlocal.cli.doctor import settings_in_use
+
+    write_settings("temperature = 0.3\nbeta = 0.5\nstop = ['secret']")
+    monkeypatch.setenv("EFTLOCAL_TEMPERATURE", "0.2")
+    monkeypatch.setenv("EFTLOCAL_ALPHA", "2")
+    values = settings_in_use()["values"]
+    assert values["temperature"]["value"] == 0.2
+    assert values["temperature"]["over"] == [{"value": 0.3, "source": str(settings_path())}]
+    assert values["beta"]["source"] is None and values["alpha"]["source"] == "EFTLOCAL_ALPHA"
+    from eftlocal.cli.report import _without_texts
+
+    assert "secret" not in json.dumps(_without_texts(settings_in_use()))
+    write_settings("tempratur = 0.3")
+    found = settings_in_use()
+    assert 'unknown key "tempratur"' in found["fault"] and found["values"] == {}
+
+
+def test_a_request_is_read_under_the_users_defaults() -> None:
+    write_settings("temperature = 0.3\ntop_k = 9")
+    defaults = selected()[0].defaults
+    asked = RequestDefaults(recipe=defaults.recipe, sampling=defaults.sampling)
+    request = read_request({"prompt": "x", "top_k": 2}, defaults=asked)
+    assert request.sampling is not None
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.3, 2)
+
+
+def test_names_are_what_other_surfaces_call_them() -> None:
+    assert [s.parameter for s in named("recipe").values()][3] == "lambda_"
+    assert SETTINGS["delta_top_p"].flag == "--delta-top-p"
+    assert SETTINGS["n_ctx"].variable == "EFTLOCAL_N_CTX"
+    assert INT32 == 2**31 - 1
