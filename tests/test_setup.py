@@ -20,10 +20,10 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from _setup import accelerator, amx, build, child, diagnose, machine, plan, proof, wheels  # noqa: E402
+from _setup import amx, child, machine, plan, report, wheels  # noqa: E402
 from _setup import main as setup_main  # noqa: E402
 from _setup.child import Answer  # noqa: E402
-from _setup.environment import Environment, Stamp, check_extras, declared_extras  # noqa: E402
+from _setup.environment import Environment, Stamp, check_extras, declared_extras, prove  # noqa: E402
 from _setup.machine import Compilers, Cpu, Gpu  # noqa: E402
 from _setup.plan import Choices, Plan  # noqa: E402
 from _setup.report import SetupError, without_hosts  # noqa: E402
@@ -108,17 +108,17 @@ def test_selftest_top_level_is_standard_library_only() -> None:
     ],
 )
 def test_accelerator_choice(asked: str | None, found: Gpu, name: str) -> None:
-    assert accelerator.choose(asked, found, macos=found.metal).name == name
+    assert plan.choose(asked, found, macos=found.metal).name == name
 
 
 def test_gpu_without_nvcc_is_told_what_to_install() -> None:
-    why = accelerator.choose(None, gpu(nvidia=CARD, compute=("9.0",)), macos=False).why
+    why = plan.choose(None, gpu(nvidia=CARD, compute=("9.0",)), macos=False).why
     assert "no nvcc" in why and "CUDA toolkit" in why and "--cuda" in why
 
 
 def test_cuda_architectures_come_from_the_cards() -> None:
     found = gpu(nvidia=CARD * 2, compute=("8.9", "12.0"), nvcc="/usr/bin/nvcc")
-    args = accelerator.choose(None, found, macos=False).cmake_args
+    args = plan.choose(None, found, macos=False).cmake_args
     assert "-DCMAKE_CUDA_ARCHITECTURES=89;120" in args
 
 
@@ -132,7 +132,7 @@ def test_cuda_architectures_come_from_the_cards() -> None:
 )
 def test_impossible_accelerator_is_refused_by_name(asked: str, found: Gpu, words: str) -> None:
     with pytest.raises(SetupError) as caught:
-        accelerator.choose(asked, found, macos=found.metal)
+        plan.choose(asked, found, macos=found.metal)
     assert words in caught.value.what and "\n" not in caught.value.what
 
 
@@ -218,7 +218,7 @@ def test_the_probe_on_the_real_compiler() -> None:
 def a_plan(**changes: object) -> Plan:
     given: dict[str, object] = {
         "version": "0.3.36",
-        "accelerator": accelerator.Choice("cpu", (), "for a test"),
+        "accelerator": plan.Choice("cpu", (), "for a test"),
         "rpc": False,
         "cure": amx.Cure((), "for a test"),
         "compilers": GCC12,
@@ -476,7 +476,7 @@ def test_failed_build_shows_cause_log_and_next_step(
     made = a_plan(cxxflags=("-fno-dse",))
     log = tmp_path / "build.log"
     with pytest.raises(SetupError) as caught:
-        build.builder(made, python, 2, log)(tmp_path)
+        wheels.builder(made, python, 2, log)(tmp_path)
     assert "a.cpp:3:1: error: no such" in caught.value.what
     assert caught.value.log == log and caught.value.next_step
     shown = capsys.readouterr().out
@@ -502,7 +502,7 @@ def test_failed_build_shows_cause_log_and_next_step(
     ],
 )
 def test_diagnosis(log: str, what: str, advice: str) -> None:
-    found, next_step = diagnose.diagnose(f"before\n{log}\nafter")
+    found, next_step = report.diagnose(f"before\n{log}\nafter")
     assert what in found and advice in next_step and "\n" not in found
     assert bool(found) == bool(what)
 
@@ -510,7 +510,7 @@ def test_diagnosis(log: str, what: str, advice: str) -> None:
 def test_hosts_never_reach_the_screen() -> None:
     log = "Looking in indexes: https://user:pw@mirror.example/simple, http://b.example/x\n\nend"
     assert without_hosts("host='h.example', port=443) refused") == "host=(index)) refused"
-    assert diagnose.last_lines(log) == ["Looking in indexes: (index), (index)", "end"]
+    assert report.last_lines(log) == ["Looking in indexes: (index), (index)", "end"]
 
 
 # The environment and its stamp
@@ -732,7 +732,7 @@ def test_crash_of_the_build_is_told_in_plain_words(tmp_path: Path) -> None:
     build_file.write_text(json.dumps({"cpu_has_amx": True, "amx_cure": {"applied": False}}))
     environment = SimpleNamespace(root=SCRIPTS.parent, python=python, build_file=build_file)
     with pytest.raises(SetupError) as caught:
-        proof.prove(environment)
+        prove(environment)
     assert "llama.cpp crashed with SIGSEGV: it read memory that is not its own" in caught.value.what
     assert "-fno-tree-dse -fno-dse" in caught.value.next_step
     assert caught.value.next_step.endswith("scripts/setup.py --rebuild")

@@ -1,4 +1,4 @@
-"""Running other programs: quick questions, and long jobs with a log file and signs of life.
+"""Other programs: quick questions, and long jobs with a log file and signs of life.
 
 A long job runs in a process group of its own, so that Ctrl-C or a kill leaves no compiler behind.
 """

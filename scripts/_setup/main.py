@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import wheels
-from .build import builder
-from .environment import Environment, Stamp, check_extras, pyproject_digest
+from .environment import Environment, Stamp, check_extras, prove, pyproject_digest
 from .plan import Choices, Plan, environment_choices, make_plan
-from .proof import prove
 from .report import SetupError, complain, say, shown
+from .wheels import builder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,14 +11,63 @@ import json
 import os
 import platform
 import shlex
+import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .accelerator import Choice, choose
 from .amx import Cure, decide
-from .machine import Compilers, Cpu, find_compilers, how_to_install, read_cpu, read_gpu
-from .report import SetupError
+from .machine import Compilers, Cpu, Gpu, find_compilers, read_cpu, read_gpu
+from .report import SetupError, how_to_install
+
+
+@dataclass(frozen=True)
+class Choice:
+    """name: cuda, metal or cpu; why: one clause for the user."""
+
+    name: str
+    cmake_args: tuple[str, ...]
+    why: str
+
+
+def choose(asked: str | None, gpu: Gpu, *, macos: bool = sys.platform == "darwin") -> Choice:
+    """The accelerator that was asked for, or the best that can be used; SetupError if refused."""
+    if asked == "cuda":
+        return _cuda(gpu, "asked for")
+    if asked == "metal":
+        if not gpu.metal:
+            raise SetupError("--metal needs a Mac with Apple silicon: leave the option out here")
+        return Choice("metal", ("-DGGML_METAL=on",), "asked for")
+    if asked == "cpu":
+        if macos:
+            raise SetupError(
+                "--cpu cannot be built on macOS, where llama-cpp-python always builds Metal in: "
+                "set up without it, and keep layers off the GPU when you run"
+            )
+        return Choice("cpu", (), "asked for")
+    if gpu.metal:
+        return Choice("metal", ("-DGGML_METAL=on",), "a Mac with Apple silicon")
+    if gpu.nvidia and gpu.nvcc:
+        return _cuda(gpu, f"nvcc and {len(gpu.nvidia)} NVIDIA GPU(s) found")
+    if gpu.nvidia:
+        remedy = f"to use it, {how_to_install('cuda')} and run this with --cuda"
+        return Choice("cpu", (), f"there is an NVIDIA GPU but no nvcc: {remedy}")
+    if gpu.nvcc:
+        return Choice("cpu", (), "nvcc is installed, but nvidia-smi -L lists no usable GPU")
+    return Choice("cpu", (), "no GPU that llama.cpp is built for here was found")
+
+
+def _cuda(gpu: Gpu, why: str) -> Choice:
+    if not gpu.nvcc:
+        raise SetupError(f"--cuda needs the CUDA compiler nvcc: {how_to_install('cuda')}")
+    if gpu.compute:
+        architectures = ";".join(version.replace(".", "") for version in gpu.compute)
+    else:
+        # Without a GPU to ask, "native" (llama.cpp's default) has nothing to look at.
+        architectures = "all-major"
+        why += "; no GPU to ask for its architecture, so built for all of them, which takes longer"
+    return Choice("cuda", ("-DGGML_CUDA=on", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"), why)
+
 
 LLAMA_CPP_PYTHON = "0.3.36"
 # Raise it when the recipe below builds something else from the same settings.
