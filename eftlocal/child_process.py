@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,7 @@ class ChildDiedError(Exception):
         self.code, self.timed_out, self.words = code, timed_out, words
 
 
+@dataclass(eq=False)
 class ChildProcess:
     """Sends requests to a child, one at a time; safe to call from many threads.
 
@@ -60,20 +62,13 @@ class ChildProcess:
         environment: variables set for the child beside this process's own.
     """
 
-    def __init__(
-        self,
-        module: str,
-        arguments: Callable[[], Sequence[str]],
-        *,
-        purpose: str,
-        longest: Callable[[], int],
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self._module = module
-        self._arguments = arguments
-        self._purpose = purpose
-        self._longest = longest
-        self._environment = dict(environment or {})
+    module: str
+    arguments: Callable[[], Sequence[str]]
+    purpose: str
+    longest: Callable[[], int]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)
@@ -150,17 +145,17 @@ class ChildProcess:
             self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (_discard closes it)
         try:
             self._process = subprocess.Popen(
-                child_command(self._module, self._arguments()),
+                child_command(self.module, self.arguments()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._words or subprocess.DEVNULL,
                 bufsize=0,  # a buffer's lock may be held by a thread that a fork does not have
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
                 start_new_session=True,  # the terminal's signals are the parent's to handle
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
-            raise EngineError(f"cannot start the process for {self._purpose}: {error}") from None
+            raise EngineError(f"cannot start the process for {self.purpose}: {error}") from None
 
     def _get_ready(self) -> None:
         if self._process is None:
@@ -171,7 +166,7 @@ class ChildProcess:
             code, words = self._exit_code(), self._last_words().split("\n")[-1]
             why = f": {words}" if words else ""
             raise EngineError(
-                f"the process for {self._purpose} did not start (exit code {code}{why}); "
+                f"the process for {self.purpose} did not start (exit code {code}{why}); "
                 "try again, and if that fails reinstall eftlocal"
             )
 
@@ -195,7 +190,7 @@ class ChildProcess:
 
         self._answer_due = True
         self._said = os.fstat(self._words.fileno()).st_size if self._words else 0
-        line, rest, longest = b"", b"", self._longest()
+        line, rest, longest = b"", b"", self.longest()
         deadline = kill_in(seconds)
         try:
             unsent = memoryview(request)

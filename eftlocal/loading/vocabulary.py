@@ -62,7 +62,6 @@ class Vocabulary:
 class VocabularyReport:
     """What compare found: `vocabulary` is None exactly when there are problems."""
 
-    roles: tuple[str, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     vocabulary: Vocabulary | None
@@ -153,13 +152,13 @@ def compare(headers: Mapping[str, Header], exceptions: Collection[int] = ()) -> 
     if not len(usable):
         problems.append("no token is usable in all roles")
     if problems:
-        return VocabularyReport(tuple(headers), tuple(problems), tuple(notes), None)
+        return VocabularyReport(tuple(problems), tuple(notes), None)
     size = int(usable[-1]) + 1
     unusable = np.flatnonzero(padding[:size]).astype(np.int32)
     unusable.flags.writeable = False
     widths = {role: other.n for role, other in tokens.items()}
     vocabulary = Vocabulary(size, unusable, tuple(notes), ends, widths, first.type)
-    return VocabularyReport(tuple(headers), (), tuple(notes), vocabulary)
+    return VocabularyReport((), tuple(notes), vocabulary)
 
 
 def require(headers: Mapping[str, Header], exceptions: Collection[int] = ()) -> Vocabulary:
