@@ -21,6 +21,7 @@ from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import OFF, Speculation, Totals
+from eftlocal.study.statistics import Interval, ratios_of_sums
 
 
 class Turn(NamedTuple):
@@ -140,9 +141,6 @@ def _rates(turns: NDArray[np.float64]) -> NDArray[np.float64]:
     return turns[:, 0] / turns[:, 1]
 
 
-def _whole(own: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float, float]:
+def _whole(own: NDArray[np.float64], other: NDArray[np.float64]) -> Interval:
     spent = own[:, 1] * _rates(other)  # in tokens of the other lane
-    drawn = np.random.default_rng(0).integers(0, len(own), (4000, len(own)))
-    sums = own[:, 0][drawn].sum(axis=1) / spent[drawn].sum(axis=1)
-    low, high = np.percentile(sums, (2.5, 97.5))
-    return float(own[:, 0].sum() / spent.sum()), float(low), float(high)
+    return ratios_of_sums(spent, own[:, 0])[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from eftlocal.study.statistics import gap_recovered, mean, means_of_tokens, median
+from eftlocal.study.statistics import gap_recovered, mean, median, ratios_of_sums
 
 
 def scores(*values: float) -> np.ndarray:
@@ -48,12 +48,12 @@ def test_samples_at_the_edge() -> None:
     assert infinite.value == math.inf and math.isnan(infinite.low) and math.isnan(infinite.high)
 
 
-def test_means_of_tokens_are_over_answers() -> None:
+def test_means_over_tokens_are_of_answers() -> None:
     counts, sums = [2, 0, 4], [[1.0, 2.0], [0.0, 0.0], [2.0, 1.0]]
-    first, second = means_of_tokens(counts, sums)
+    first, second = ratios_of_sums(counts, sums)
     assert first == (0.5, 0.5, 0.5)  # the same in both answers that have some
     assert second.value == 0.5 and (second.low, second.high) == (0.25, 1.0)
-    alone = means_of_tokens([3, 0], [[1.0], [0.0]])[0]
+    alone = ratios_of_sums([3, 0], [[1.0], [0.0]])[0]
     assert alone.value == pytest.approx(1 / 3) and math.isnan(alone.low)
 
 

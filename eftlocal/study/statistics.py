@@ -72,18 +72,19 @@ def median(values: Sequence[float] | Array, *, seed: int = 0) -> Interval:
     return bootstrap(values, _medians, seed=seed)[0]
 
 
-def means_of_tokens(counts: ArrayLike, sums: ArrayLike, *, seed: int = 0) -> list[Interval]:
-    """Means over tokens that come in answers; answers are drawn, not tokens.
+def ratios_of_sums(below: ArrayLike, above: ArrayLike, *, seed: int = 0) -> list[Interval]:
+    """Sums over items, divided: a mean over tokens that come in answers is one, because answers are
+    drawn, not tokens.
 
     Args:
-        counts: (answers,) tokens of each answer.
-        sums: (answers, k) what is averaged, summed over the tokens of each.
+        below: (n,) what is divided by, such as the tokens of each answer.
+        above: (n, k) what is divided, such as sums over the tokens of each.
 
     Returns:
-        k intervals; without ends where one answer has all the tokens.
+        k intervals; without ends where one item has all that is below.
     """
-    found = bootstrap(np.column_stack([counts, sums]), _ratios, seed=seed)
-    if np.count_nonzero(counts) > 1:
+    found = bootstrap(np.column_stack([below, above]), _ratios, seed=seed)
+    if np.count_nonzero(below) > 1:
         return found
     return [Interval(of.value, math.nan, math.nan) for of in found]
 

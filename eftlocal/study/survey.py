@@ -32,7 +32,7 @@ from eftlocal.study.inspection import (
 )
 from eftlocal.study.plot import bars, panels, save
 from eftlocal.study.report import interval, table, titled
-from eftlocal.study.statistics import means_of_tokens
+from eftlocal.study.statistics import ratios_of_sums
 from eftlocal.study.view import quoted, winner_label
 
 CLASSES = {
@@ -141,7 +141,7 @@ def survey(
         for one in group:
             sums[one.answer, 0] += one.value
             sums[one.answer, 1 + winners.index(one.won)] += 1
-        mean, *shares = means_of_tokens(sums[:, 1:].sum(axis=1), sums, seed=seed)
+        mean, *shares = ratios_of_sums(sums[:, 1:].sum(axis=1), sums, seed=seed)
         return {"n": len(group), "mean": mean, "won": dict(zip(winners, shares, strict=True))}
 
     def size(entry: dict[str, Any]) -> float:
