@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,14 +87,19 @@ def inspect(
     opt.check_raw(given)
     own_answer = _given_answer(answer, answer_file)
     if prompts is not None:
-        _exclude("--prompts", PROMPT=prompt, answer=own_answer, html=html, plain=plain or None)
+        single = {
+            "PROMPT": prompt,
+            "--answer": own_answer,
+            "--html": html,
+            "--plain": plain or None,
+        }
+        _refuse(single | {"--plain": plain or None}, "cannot be used with --prompts; leave one out")
         asked = read_asked(prompts)
     else:
-        _exclude("one prompt", plot=picture, least=least, why="that is for --prompts")
+        _refuse({"--plot": picture, "--least": least}, "needs --prompts")
         if own_answer is not None:
-            drawing = (*SAMPLING, *_LIMITS)
-            why = "nothing is generated"
-            _exclude("an answer", why=why, **{name: given.typed(name) for name in drawing})
+            generation = {given.named(name): given.typed(name) for name in (*SAMPLING, *_LIMITS)}
+            _refuse(generation, "is for generated answers, and an answer was given; leave it out")
         asked = (Asked(read_prompt(prompt), own_answer),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")
@@ -121,16 +127,9 @@ def inspect(
                 {"role": "system", "content": system},
                 {"role": "user", "content": one.prompt},
             ]
+        options: dict[str, Any] = {"candidates": candidates, "raw": raw, "special": special}
         more = limits if one.answer is None else {}
-        return inspect_answer(
-            emulator,
-            conversation,
-            one.answer,
-            candidates=candidates,
-            raw=raw,
-            special=special,
-            **more,
-        )
+        return inspect_answer(emulator, conversation, one.answer, **options, **more)
 
     with emulator:
         spelled = "\n".join(one.prompt for one in asked) if raw and not special else ""
@@ -201,9 +200,8 @@ def _given_answer(answer: str | None, file: Path | None) -> str | None:
     return answer
 
 
-def _exclude(what: str, *, why: str = "leave one out", **options: Any) -> None:
-    """Refuses the first option that was given and does not go with something."""
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Refuses the first option that was given."""
     for option, value in options.items():
         if value is not None:
-            flag = option if option.isupper() else f"--{option.replace('_', '-')}"
-            raise UsageError(f"{flag} does not go with {what}: {why}")
+            raise UsageError(f"{option} {why}")
