@@ -101,9 +101,9 @@ _WORD = re.compile(r"([^\W\d_])(?!\1)[^\W\d_]", re.IGNORECASE)  # two letters th
 
 
 def repeated_phrase(tokens: Sequence[int]) -> int:
-    """Tokens of the shortest phrase that these are, over and over; 0 where they are none.
+    """Length of the shortest phrase that these tokens repeat, at least four times; 0 if none.
 
-    A phrase may begin and end anywhere in it, and stands there at least four times.
+    The first and the last repetition may be cut short.
     """
     last = tokens[-1]
     for length in range(1, len(tokens) // _TIMES + 1):
@@ -221,7 +221,7 @@ class Generation:
             reason = "length"
         elif self._ensemble.room(self.sequence) + len(self.sequence.choices) <= index + 1:
             reason = "context"
-        elif index % _EVERY == _EVERY - 1 and self._goes_in_circles(index + 1):
+        elif index % _EVERY == _EVERY - 1 and self._repeats(index + 1):
             reason = "repetition"
         if reason is not None:
             shown += text.finish()
@@ -241,8 +241,8 @@ class Generation:
         self._taken = _Taken(before, text, choice, step)
         return step
 
-    def _goes_in_circles(self, count: int) -> bool:
-        """Whether the answer's first `count` tokens end in what the loop guard is for."""
+    def _repeats(self, count: int) -> bool:
+        """Whether the loop guard ends the answer after its first `count` tokens."""
         guard = self._loop_guard
         if not guard or count < guard:
             return False

@@ -63,8 +63,8 @@ class Call:
         return self.stream.answer()
 
 
-class Came(NamedTuple):
-    """What a step brought one call: a token, or None where the call ended without one."""
+class CallStep(NamedTuple):
+    """What a step brought one call: a token, or None where it ended without one."""
 
     call: Call
     step: Step | None
@@ -134,9 +134,9 @@ class Scheduler(Closing):
         if call.stream is not None:
             call.stream.close()
         call.ended = True
-        self._sort_out()
+        self._drop_ended()
 
-    def step(self) -> list[Came]:
+    def step(self) -> list[CallStep]:
         """Admits, reads prompts, and advances the running answers by one round.
 
         Interrupted or failing it can be called again: every answer is as it was, or advanced.
@@ -151,8 +151,8 @@ class Scheduler(Closing):
         """
         return self.emulator.ensemble.alone(self._step)
 
-    def _step(self) -> list[Came]:
-        self._sort_out()
+    def _step(self) -> list[CallStep]:
+        self._drop_ended()
         came = self._admit()
         self._close_gaps()
         self._read_prompts()
@@ -160,8 +160,8 @@ class Scheduler(Closing):
             self.emulator.rounds([_sequence(call) for call in self._running])
             # Taken one answer at a time: an interrupt here leaves the others' tokens pending.
             for call in self._running:
-                came += [Came(call, step) for step in _stream(call).ready()]
-        self._sort_out()
+                came += [CallStep(call, step) for step in _stream(call).ready()]
+        self._drop_ended()
         return came
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class Scheduler(Closing):
         for call in [*self._waiting, *self._reading, *self._running]:
             self.cancel(call)
 
-    def _admit(self) -> list[Came]:
+    def _admit(self) -> list[CallStep]:
         refused = []
         while self._waiting and self.active < self.parallel:
             call = self._waiting[0]  # it waits until it was admitted: an interrupt loses none
@@ -184,12 +184,12 @@ class Scheduler(Closing):
                     pass  # an interrupt left it here, and it came to its end
                 elif not call.stream.open:  # its prompt was all that was asked for
                     call.ended = True
-                    refused.append(Came(call, None))
+                    refused.append(CallStep(call, None))
                 elif call not in (*self._reading, *self._running):
                     self._reading.append(call)
             except (PromptError, UsageError) as error:
                 call.error, call.ended = error, True
-                refused.append(Came(call, None))
+                refused.append(CallStep(call, None))
             self._waiting.popleft()
         return refused
 
@@ -208,7 +208,7 @@ class Scheduler(Closing):
         before: list[RunningSequence] = []
         for call in list(self._reading):
             sequence = _sequence(call)
-            if left > 0 and not self._another_reads(sequence, before):
+            if left > 0 and not self._prefix_is_being_read(sequence, before):
                 ensemble.share(sequence)
                 left -= ensemble.prefill(sequence, left)
             if ensemble.lacks(sequence) <= 1:
@@ -218,7 +218,9 @@ class Scheduler(Closing):
             else:
                 before.append(sequence)
 
-    def _another_reads(self, sequence: RunningSequence, before: Sequence[RunningSequence]) -> bool:
+    def _prefix_is_being_read(
+        self, sequence: RunningSequence, before: Sequence[RunningSequence]
+    ) -> bool:
         """Whether a prompt that is being read will soon hold more of this one's beginning."""
         contexts = self.emulator.ensemble.contexts
         for other in before:
@@ -229,7 +231,7 @@ class Scheduler(Closing):
                     return True
         return False
 
-    def _sort_out(self) -> None:
+    def _drop_ended(self) -> None:
         """Lets go of calls that ended, whoever ended them."""
         for calls in (self._reading, self._running):
             for call in calls:

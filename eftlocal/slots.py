@@ -30,7 +30,7 @@ class Slots:
         self.streams: WeakSet[AnswerStream] = WeakSet()
 
     def when_free(self, work: Callable[[], T]) -> T:
-        """Does something that opens a sequence, once a slot is free, alone with the models."""
+        """Runs `work`, which opens a sequence, once a slot is free, in `Ensemble.alone`."""
         found: list[T] = []
 
         def attempt() -> None:
@@ -44,12 +44,12 @@ class Slots:
             time.sleep(_PAUSE)
 
     def make_free(self) -> bool:
-        """Whether a slot is free, after one was taken from a stream that nobody reads.
+        """Frees a slot where none is free, by ending a stream that nobody reads any more.
 
-        To be called by work of `Ensemble.alone`.
+        To be called inside `Ensemble.alone`.
 
         Returns:
-            False where all belong to other threads, which will give them back.
+            whether a slot is free now; if not, other threads have all of them for a while.
 
         Raises:
             EngineError: all are a scheduler's.

@@ -99,10 +99,10 @@ class Ensemble:
         self.side_by_side = side_by_side and pool is not None
 
     def alone(self, work: Callable[[], T]) -> T:
-        """Works with the contexts while no other thread does; work may do so itself again.
+        """Runs `work` while no other thread uses the contexts; reentrant.
 
-        Whoever keeps rows beyond one call does all of it in one piece of work. Threads take turns:
-        a lock that is taken again at once would never be seen free by a thread that sleeps.
+        Whoever needs the rows of several calls makes all of them inside one `work`. Threads take
+        turns: a lock that is taken again at once is never seen free by a thread that sleeps.
 
         Raises:
             EngineError: the models are closed, or this process is a fork of the one that loaded.
@@ -127,7 +127,7 @@ class Ensemble:
                 self._give_way()
 
     def _give_way(self) -> None:
-        """Lets the threads that are asking go first."""
+        """Lets waiting threads go first."""
         for _ in range(_LOOKS):
             if not self._asking:
                 return
@@ -241,7 +241,7 @@ class Ensemble:
             most: tokens for each role.
 
         Returns:
-            tokens decoded, of the role that lacked most; 0 where a round is all that is missing.
+            tokens decoded by the role that lacked most; 0 when only a round is left to do.
         """
         parts = {}
         for role in sequence.recipe.roles:
@@ -257,7 +257,7 @@ class Ensemble:
         return max((len(span.tokens) for span in parts.values()), default=0)
 
     def lacks(self, sequence: RunningSequence) -> int:
-        """Tokens that some role of its recipe has still to decode, at most."""
+        """The most tokens that any role of its recipe still has to decode."""
         held = {r: len(self.contexts[r].tokens(sequence.slot)) for r in sequence.recipe.roles}
         return max(sequence.length(role) - count for role, count in held.items())
 
@@ -268,7 +268,7 @@ class Ensemble:
                 context.clear(slot)
 
     def move(self, sequence: RunningSequence, slot: int) -> None:
-        """Takes a sequence to a free slot, its caches with it."""
+        """Moves a sequence to a free slot, with its caches."""
         if self._holder(slot) is not None:
             raise EngineError(f"slot {slot} is not free")
         for context in self.contexts.values():
@@ -310,7 +310,7 @@ class Ensemble:
         return self._each_role(lambda role: self._decode(role, parts[role]), parts)
 
     def _each_role(self, work: Callable[[str], T], roles: Collection[str]) -> dict[str, T]:
-        """Does something for each role, side by side where that was found to be faster."""
+        """Runs `work` for each role, in parallel where that measured faster."""
         if self.pool is None or not self.side_by_side or len(roles) < 2:
             return {role: work(role) for role in roles}
 
@@ -428,7 +428,7 @@ class Ensemble:
         return self._gathered[role][:rows]
 
     def _without_last_rows(self, context: Context, span: Span) -> Span:
-        """What is left of a span for a last call: a long one is decoded up to that."""
+        """Decodes a span longer than n_batch up to its last call; returns the rest."""
         cut = len(span.tokens) - context.n_batch
         if cut <= 0:
             return span

@@ -349,9 +349,9 @@ def parse_recipe(
     given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
     dials = {dial: value for dial, value in given.items() if value is not None}
     if text is None:
-        if len(dials) > 1 and tuple(dials) not in _MEANT:
+        if len(dials) > 1 and tuple(dials) not in _IMPLIED:
             raise UsageError(f"no recipe takes {_join(dials)} together; leave one out")
-        text = _MEANT.get(tuple(dials), "upscale")
+        text = _IMPLIED.get(tuple(dials), "upscale")
         if text == "realign" and isinstance(lambda_, Mapping):
             text = "interpolate"
     if "=" in text:
@@ -383,7 +383,7 @@ def parse_recipe(
     return constructor(**{takes[dial]: value for dial, value in dials.items()})
 
 
-_MEANT = {
+_IMPLIED = {
     ("alpha",): "proxy",
     ("alpha", "beta"): "dials",
     ("lambda",): "realign",

@@ -26,8 +26,8 @@ _SETTLED = 0.9  # of what was least before: a round that finds less than this ca
 _STEP = 1.25  # times what more rows take is the most that rows really take, by the steps of kernels
 _CORRECTION = 0.1  # share of a new time in a curve's point
 _PAST = 32  # tokens that stand before the timed ones
-_BESIDE_ROWS = 5
-_BESIDE_GAIN = 0.95  # side by side must take less than this share
+_PARALLEL_ROWS = 5
+_PARALLEL_GAIN = 0.95  # of the time in turn: parallel decodes must take less
 _FORMAT = 2
 
 
@@ -126,7 +126,7 @@ def measure(
                 break
         context.clear(slot)
         curves[role] = Curve(plausible(least))
-    return Costs(curves, None if pool is None else _faster_beside(contexts, slot, pool))
+    return Costs(curves, None if pool is None else _parallel_is_faster(contexts, slot, pool))
 
 
 def plausible(seconds: Mapping[int, float]) -> dict[int, float]:
@@ -162,10 +162,10 @@ def _prepare(context: Context, slot: int) -> int:
     return past
 
 
-def _faster_beside(contexts: Mapping[str, Context], slot: int, pool: Executor) -> bool:
+def _parallel_is_faster(contexts: Mapping[str, Context], slot: int, pool: Executor) -> bool:
     """Whether all roles decode a few rows sooner side by side than one after the other."""
     past = {role: _prepare(context, slot) for role, context in contexts.items()}
-    span = Span(slot, [0] * _BESIDE_ROWS, _BESIDE_ROWS)
+    span = Span(slot, [0] * _PARALLEL_ROWS, _PARALLEL_ROWS)
     best = {True: float("inf"), False: float("inf")}
     for beside in (True, False) * _MOST_TIMES:
         began = time.perf_counter()
@@ -179,10 +179,10 @@ def _faster_beside(contexts: Mapping[str, Context], slot: int, pool: Executor) -
             context.rewind(slot, past[role])
     for context in contexts.values():
         context.clear(slot)
-    return best[True] < _BESIDE_GAIN * best[False]
+    return best[True] < _PARALLEL_GAIN * best[False]
 
 
-class _Kept(BaseModel):
+class _CostsFile(BaseModel):
     """A file of measured costs."""
 
     model_config = ConfigDict(extra="forbid")
@@ -193,7 +193,7 @@ class _Kept(BaseModel):
 
 def remember(costs: Costs, key: str) -> None:
     """Keeps costs for the next start; a folder that cannot be written is no reason to fail."""
-    kept = _Kept(
+    kept = _CostsFile(
         format=_FORMAT,
         roles={
             role: dict(zip(curve.rows, curve.seconds, strict=True))
@@ -210,7 +210,7 @@ def remember(costs: Costs, key: str) -> None:
 def recall(key: str, roles: Sequence[str]) -> Costs | None:
     """Costs kept under the key; None where there are none that fit."""
     try:
-        kept = _Kept.model_validate_json(_path(key).read_bytes())
+        kept = _CostsFile.model_validate_json(_path(key).read_bytes())
     except (OSError, ValidationError):
         return None
     fits = set(kept.roles) == set(roles) and all(

@@ -1,4 +1,4 @@
-"""What a caller may say about speculation, and what became of the drafts of one answer."""
+"""How an answer is drafted (`Speculation`), and statistics of its drafts (`Totals`)."""
 
 from __future__ import annotations
 
