@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from eftlocal import Message, Recipe, Sampling, Speculation
+from eftlocal import Message, Recipe, Sampling, Speculation, Step
 from eftlocal.errors import EftlocalError
+from eftlocal.study.inspection import Candidate, InspectedToken
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
-    Candidate,
     Check,
     Live,
     Loaded,
     Moved,
-    MovedToken,
-    Piece,
     Progress,
     Report,
 )
@@ -115,7 +114,8 @@ class ScriptedEngine:
         moved = [0.0, 0.2, 0.4, 0.05, 0.9]
         return Moved(
             "tv-base: total variation between combination and base",
-            tuple(_moved(text, value) for text, value in zip(texts, moved, strict=True)),
+            tuple(_token(text, value) for text, value in zip(texts, moved, strict=True)),
+            tuple(moved),
         )
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class ScriptedAnswer:
     def __iter__(self) -> ScriptedAnswer:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> Step:
         script = self._script
         if self._given == script.wait_at:
             reading(script.go, None if self._given else self._check)
@@ -150,7 +150,7 @@ class ScriptedAnswer:
         self._given += 1
         self.followed.append(self.dials)
         text = script.pieces[self._given - 1]
-        return Piece(text, self._given, "plain", "stop" if last else None)
+        return Step(self._given - 1, self._given, text, finish_reason="stop" if last else None)
 
     def live(self) -> Live:
         figures = Figures(
@@ -197,16 +197,16 @@ class ScriptedAnswers:
                     yield Came(index, None, str(answer))
                     continue
                 try:
-                    piece = next(answer)
+                    step = next(answer)
                 except StoppedError:
                     raise
                 except EftlocalError as error:
                     del running[index]
                     yield Came(index, None, str(error))
                     continue
-                if piece.finish_reason is not None:
+                if step.finish_reason is not None:
                     del running[index]
-                yield Came(index, piece)
+                yield Came(index, step)
             if broken is not None:
                 raise broken
 
@@ -238,12 +238,19 @@ def _words(text: str) -> list[str]:
     return [part for word in text.split(" ") for part in (word, " ")][:-1]
 
 
-def _moved(text: str, value: float) -> MovedToken:
+def _token(text: str, moved: float) -> InspectedToken:
     names = (*ROLES, "combination")
-    return MovedToken(
-        text,
-        value,
-        "agreed" if value < 0.1 else "combination",
-        dict.fromkeys(names, 0.5),
-        {name: (Candidate(text, 0.5), Candidate(f" [{name}]", 0.25)) for name in names},
+    return InspectedToken(
+        index=0,
+        token=0,
+        text=text,
+        label=text,
+        control=False,
+        logprobs=dict.fromkeys(names, math.log(0.5)),
+        ranks=dict.fromkeys(names, 1),
+        distances={},
+        candidates={
+            name: (Candidate(0, text, 0.5), Candidate(1, f" [{name}]", 0.25)) for name in names
+        },
+        won="agreed" if moved < 0.1 else "combination",
     )

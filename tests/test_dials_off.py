@@ -19,7 +19,7 @@ from eftlocal.request import RequestDefaults, read_request
 from eftlocal.settings import LIMITS, OFF, RANGES
 from eftlocal.study.grid import cross, parse_dials
 from eftlocal.user_settings import RECIPE
-from eftlocal_tui.dials import Dials, recipe_from, recipe_values
+from eftlocal_tui.dials import Dials, recipe_from, recipe_record
 
 ON: dict[str, Any] = {
     "delta_top_p": 0.9,
@@ -119,7 +119,7 @@ def test_in_the_chat(name: str, defaults: Defaults) -> None:
     only_off(after, name)
     assert before.difference(after) == f"{name} {ON[name]:g} → off"
     assert after.turned(name, f"{ON[name]:g}", ROLES) == before
-    assert recipe_from(recipe_values(after.recipe)) == after.recipe
+    assert recipe_from(recipe_record(after.recipe)) == after.recipe
 
 
 def test_a_large_seed_is_kept_to_its_last_digit() -> None:

@@ -269,7 +269,7 @@ async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
             ("alpha", "1.5"),
             ("temperature", "0"),
             ("top-p", "0.5"),
-            ("speculation", "4"),
+            ("speculative", "4"),
             ("plausibility", "0.1"),
             ("top_k", "20"),
         ):
@@ -283,7 +283,7 @@ async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
         assert dials.sampling.top_k == 20
         assert dials.speculation.length == 4
         shown = {row.dial: row.value for row in d.chat.query(DialInput)}
-        assert shown == {"alpha": "1.5", "temperature": "0", "top_p": "0.5", "speculation": "4"}
+        assert shown == {"alpha": "1.5", "temperature": "0", "top_p": "0.5", "speculative": "4"}
         assert "proxy alpha 1.5" in d.static("#head")
 
 
@@ -291,10 +291,10 @@ async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
 async def test_a_value_out_of_range_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
         before = d.chat.models.dials
-        for wrong in ("top_p 2", "temperature warm", "speculation 99", "gamma 1", "recipe proxi"):
+        for wrong in ("top_p 2", "temperature warm", "speculative 99", "gamma 1", "recipe proxi"):
             await d.send(f"/set {wrong}")
         assert d.chat.models.dials == before
-        for named in ("top_p is 2", "'warm'", "speculation 99", "'gamma'", "proxy"):
+        for named in ("top_p is 2", "'warm'", "speculative is 99", "'gamma'", "proxy"):
             assert named in d.toasts
 
 

@@ -93,8 +93,8 @@ def test_moved_tokens_add_up_to_the_answer(engine: LocalEngine) -> None:
     assert len(moved.tokens) == len(pieces)
     text = "".join(piece.text for piece in pieces)
     assert "".join(token.text for token in moved.tokens).startswith(text)
+    assert all(0.0 <= distance <= 1.0 for distance in moved.distances)
     for token in moved.tokens:
-        assert 0.0 <= token.moved <= 1.0
         assert set(token.candidates) == {"base", "tuned", "reference", "combination"}
 
 

@@ -102,7 +102,7 @@ def test_several_answers_have_their_tokens_and_figures(
     assert [answers.live(i) for i in range(3)] == [None] * 3
     came = list(answers)
     for index in range(3):
-        pieces = [c.piece for c in came if c.index == index]
+        pieces = [c.step for c in came if c.index == index]
         live = answers.live(index)
         assert all(piece is not None for piece in pieces)
         assert [p.finish_reason is None for p in pieces if p] == [True] * (len(pieces) - 1) + [
@@ -114,7 +114,7 @@ def test_several_answers_have_their_tokens_and_figures(
     if places == 1:
         assert order == sorted(order)
     else:  # as many as there are places began before any of them ended
-        first_end = next(i for i, c in enumerate(came) if c.piece and c.piece.finish_reason)
+        first_end = next(i for i, c in enumerate(came) if c.step and c.step.finish_reason)
         assert set(order[:first_end]) == set(range(min(places, 3)))
     answers.close()
     assert free(engine) == places
@@ -179,7 +179,7 @@ def test_a_role_that_has_decoded_nothing_yet_is_no_hindrance(
     before = decoded(engine)
     assert before["tuned"] == 0
     compared = engine.answers(messages, columns_of(dials))
-    assert {came.index for came in compared if came.piece} == {0, 1, 2}
+    assert {came.index for came in compared if came.step} == {0, 1, 2}
     compared.close()
     assert text == text_of(engine.answer(messages, alone))
 
@@ -192,7 +192,7 @@ def test_a_prompt_that_is_refused_is_told_in_every_column(
     answers = engine.answers([said("user", LONG * 20)], columns_of(dials))
     came = list(answers)
     assert sorted(c.index for c in came) == [0, 1, 2]
-    assert all(c.piece is None and "shorten the prompt" in c.error for c in came)
+    assert all(c.step is None and "shorten the prompt" in c.error for c in came)
     answers.close()
     with pytest.raises(PromptError):
         engine.answer([said("user", LONG * 20)], dials)
@@ -276,7 +276,7 @@ def test_a_comparison_is_left_while_its_prompt_is_read(slow: tuple[LocalEngine, 
     answers.close()
     assert free(engine) == PLACES
     short = engine.answers([said("user", "Where is Braga?")], columns_of(dials))
-    assert {came.index for came in short if came.piece} == {0, 1, 2}
+    assert {came.index for came in short if came.step} == {0, 1, 2}
     short.close()
 
 
@@ -386,7 +386,7 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
         )
         assert loaded._emulator is not None
         told, model = answering._stream.sequence.prompts, loaded._emulator.models["tuned"]
-        texts = {r: b"".join(map(model.piece, ids)).decode() for r, ids in told.items()}
+        texts = {r: b"".join(map(model.step, ids)).decode() for r, ids in told.items()}
         assert texts["tuned"] == texts["reference"] == "Be brief.\n\nWhere? please"
         assert texts["base"] == "Be brief.\n\nUser: Where?\nAssistant:\n"
         answering.close()

@@ -13,19 +13,26 @@ from typing import Any, cast
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, number_or_off
-from eftlocal.speculation.settings import Speculation, draft_length
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, RefusedError, nearest
+from eftlocal.speculation.settings import Speculation
 from eftlocal_tui.history import Settings, values_of
 
+DRAFT = "speculative"  # the length of a draft
+PANEL = ("temperature", "top_p")  # of sampling, in the side panel
 
-@dataclass(frozen=True)
-class Dial:
-    """One number of a recipe: its name in `parse_recipe`, and how a recipe holds it."""
 
-    name: str
-    read: Callable[[Recipe], float]
-    start: float = 1.0
-    step: float = 0.1
+def _lambda(recipe: Recipe) -> float:
+    tuned = next(iter(dict(recipe.anchor))) if recipe.name == "interpolate" else TUNED
+    return recipe.weights[tuned]
+
+
+_READ: dict[str, Callable[[Recipe], float]] = {  # how a recipe holds each of its dials
+    "alpha": lambda recipe: recipe.weights[TUNED],
+    "beta": lambda recipe: recipe.weights[BASE],
+    "lambda": _lambda,
+    "strength": lambda recipe: max(recipe.weights.values()) - 1.0,
+}
+_START = {"strength": 0.5}  # others begin at 1
 
 
 @dataclass(frozen=True)
@@ -44,27 +51,26 @@ class Dials:
         """
         if name == "recipe":
             return replace(self, recipe=_renamed(self.recipe, text, roles))
-        if name == "speculation":
-            return replace(self, speculation=replace(self.speculation, length=draft_length(text)))
-        of_recipe = {dial.name: dial for dial in recipe_dials(self.recipe)}
+        of_recipe = recipe_values(self.recipe)
+        known = dict.fromkeys(["recipe", *of_recipe, *SAMPLING, DRAFT, *LIMITS])
+        if name not in known:
+            raise UsageError(f"unknown dial {name!r}; {nearest(name, known)}")
+        value = _parsed(name, text)
+        if name == DRAFT:
+            return replace(self, speculation=replace(self.speculation, length=value))
         if name in of_recipe:
-            return replace(self, recipe=_with(self.recipe, name, _value(name, text)))
+            return replace(self, recipe=_with(self.recipe, name, value))
         if name in LIMITS:
-            return replace(self, recipe=self.recipe.stabilise(**{name: _value(name, text)}))
-        if name in SAMPLING:
-            return replace(self, sampling=replace(self.sampling, **{name: _value(name, text)}))
-        known = ", ".join(["recipe", *of_recipe, *SAMPLING, "speculation", *LIMITS])
-        raise UsageError(f"there is no dial {name!r} here; there are {known}")
+            return replace(self, recipe=self.recipe.stabilise(**{name: value}))
+        return replace(self, sampling=replace(self.sampling, **{name: value}))
 
     def shown(self) -> dict[str, str]:
         """Every dial as text, in the order of the side panel."""
         found = {"recipe": recipe_name(self.recipe)}
-        found.update({d.name: f"{d.read(self.recipe):g}" for d in recipe_dials(self.recipe)})
-        sampling = self.sampling
-        found["temperature"] = f"{sampling.temperature:g}"
-        found["top_p"] = f"{sampling.top_p:g}"
-        found["speculation"] = _length(self.speculation)
-        return found
+        numbers = recipe_values(self.recipe)
+        numbers |= {name: getattr(self.sampling, name) for name in PANEL}
+        found |= {name: f"{value:g}" for name, value in numbers.items()}
+        return found | {DRAFT: _shown(DRAFT, self.speculation.length)}
 
     def difference(self, other: Dials) -> str:
         """What changed from these dials to the others: `beta 1 → 0.5`."""
@@ -83,27 +89,14 @@ class Dials:
         return found
 
 
-_ALPHA = Dial("alpha", lambda recipe: recipe.weights[TUNED])
-_BETA = Dial("beta", lambda recipe: recipe.weights[BASE])
-_DIALS: dict[str, tuple[Dial, ...]] = {
-    "upscale": (_BETA,),
-    "proxy": (_ALPHA,),
-    "steer": (_ALPHA,),
-    "dials": (_ALPHA, _BETA),
-    "realign": (Dial("lambda", lambda recipe: recipe.weights[TUNED]),),
-    "contrast": (Dial("strength", lambda r: max(r.weights.values()) - 1.0, start=0.5),),
-    "guidance": (Dial("strength", lambda r: max(r.weights.values()) - 1.0, start=0.5),),
-}
-
-
-def recipe_dials(recipe: Recipe) -> tuple[Dial, ...]:
+def recipe_values(recipe: Recipe) -> dict[str, float]:
     """The numbers that a recipe may be turned by."""
     if recipe.name == "interpolate":
-        lambdas = dict(recipe.anchor)
-        if len(lambdas) == 2 and set(recipe.weights) == {BASE, REFERENCE, *lambdas}:
-            first = next(iter(lambdas))
-            return (Dial("lambda", lambda r: r.weights[first], start=0.5),)
-    return _DIALS.get(recipe.name, ())
+        lambdas = dict(recipe.anchor)  # two, which one number divides
+        if len(lambdas) != 2 or set(recipe.weights) != {BASE, REFERENCE, *lambdas}:
+            return {}
+    takes = NAMED[recipe.name][1] if recipe.name in NAMED else ()
+    return {dial: _READ[dial](recipe) for dial in takes}
 
 
 def recipe_name(recipe: Recipe) -> str:
@@ -127,13 +120,12 @@ def _allowed(name: str, roles: Collection[str]) -> bool:
     return name != "interpolate" and set(_begin(name).roles) <= set(roles)
 
 
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, from which `recipe_from` makes it again."""
     values: dict[str, Any] = {"text": recipe_name(recipe)}
     if recipe.name == "interpolate":
         values["lambda"] = dict(recipe.anchor)
-    for dial in recipe_dials(recipe):
-        values.setdefault(dial.name, dial.read(recipe))
+    values = recipe_values(recipe) | values
     if "=" in values["text"] and recipe.any_sum:
         values["any_sum"] = True
     plain = Recipe({BASE: 1.0})
@@ -145,7 +137,7 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of `recipe_values`.
+    """The recipe of `recipe_record`.
 
     Raises:
         UsageError: the values mean none.
@@ -174,9 +166,8 @@ def _begin(name: str, now: Recipe | None = None) -> Recipe:
         if now is not None and now.name == name:
             return now
         raise UsageError("recipe interpolate needs a preset with several tuned models")
-    kept = {d.name: d.read(now) for d in recipe_dials(now)} if now is not None else {}
-    values = {dial.name: kept.get(dial.name, dial.start) for dial in _DIALS.get(name, ())}
-    return _made(name, values)
+    kept = recipe_values(now) if now is not None else {}
+    return _made(name, {dial: kept.get(dial, _START.get(dial, 1.0)) for dial in NAMED[name][1]})
 
 
 def _with(recipe: Recipe, name: str, value: float) -> Recipe:
@@ -184,8 +175,7 @@ def _with(recipe: Recipe, name: str, value: float) -> Recipe:
         first, second = dict(recipe.anchor)
         changed = Recipe.interpolate({first: value, second: 1.0 - value})
     else:
-        values = {d.name: d.read(recipe) for d in recipe_dials(recipe)} | {name: value}
-        changed = _made(recipe.name, values)
+        changed = _made(recipe.name, recipe_values(recipe) | {name: value})
     return changed.limited_as(recipe)
 
 
@@ -197,33 +187,28 @@ def _made(name: str, values: Mapping[str, float]) -> Recipe:
     return parse_recipe(name, **cast(dict[str, Any], rounded))
 
 
-def _value(name: str, text: str) -> Any:
-    """What a person wrote, for the dial to check."""
+def _parsed(name: str, text: str) -> Any:
+    """What a person wrote, as the table of settings reads it; off may stay a word."""
     if name == "seed" and text in ("", "none", "random"):
         return OFF
     try:
-        return number_or_off(text)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
+        return RANGES[name].parse(text)
+    except RefusedError as error:
+        raise UsageError(error.told(name)) from None
 
 
 def _shown(name: str, value: float | None) -> str:
-    if value == RANGES[name].off:
-        return OFF
+    for word, meaning in RANGES[name].words.items():
+        if value == meaning:
+            return word
     return f"{value:g}" if isinstance(value, float) else f"{value}"
-
-
-def _length(speculation: Speculation) -> str:
-    if speculation.length is None:
-        return "auto"
-    return "off" if speculation.off else str(speculation.length)
 
 
 def kept(preset: str, dials: Dials) -> Settings:
     """What is written beside an answer."""
     return Settings(
         preset=preset,
-        recipe=recipe_values(dials.recipe),
+        recipe=recipe_record(dials.recipe),
         sampling=values_of(dials.sampling),
         speculation=values_of(dials.speculation),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
-from eftlocal.generation import FinishReason
+from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
+from eftlocal.study.inspection import InspectedToken
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures
 
@@ -49,21 +50,12 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
-class Piece(NamedTuple):
-    """What one token brought; `source` and `finish_reason` as in `eftlocal.Step`."""
-
-    text: str
-    token: int
-    source: str = "plain"
-    finish_reason: FinishReason | None = None
-
-
 @dataclass(frozen=True)
 class Came:
     """What one of several answers brought: a token, or the error that was its end."""
 
     index: int
-    piece: Piece | None
+    step: Step | None
     error: str = ""
 
 
@@ -82,41 +74,22 @@ class Live:
     context_size: int
 
 
-class Candidate(NamedTuple):
-    """A token that was possible."""
-
-    text: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class MovedToken:
-    """A token of an answer, and how far the combination moved it.
-
-    Attributes:
-        text: to show for it.
-        moved: total variation in [0, 1] between the combination and the model it is held against.
-        won: whose first choice it is ("agreed": of all).
-        probabilities: of the token, per distribution (a role, or "combination").
-        candidates: the most probable tokens per distribution, best first.
-    """
-
-    text: str
-    moved: float
-    won: str
-    probabilities: Mapping[str, float]
-    candidates: Mapping[str, Sequence[Candidate]]
-
-
 @dataclass(frozen=True)
 class Moved:
-    """An answer's tokens; `measure` says in one line what `moved` is."""
+    """An answer's tokens, and how far the combination moved each.
+
+    Attributes:
+        measure: says in one line what the distances are.
+        tokens: in order.
+        distances: one a token, total variation in [0, 1].
+    """
 
     measure: str
-    tokens: tuple[MovedToken, ...]
+    tokens: tuple[InspectedToken, ...]
+    distances: tuple[float, ...]
 
 
-class Answering(Iterator[Piece], Protocol):
+class Answering(Iterator[Step], Protocol):
     """An answer as it comes. What is set holds from the next token."""
 
     dials: Dials

@@ -28,13 +28,10 @@ from eftlocal.study.inspection import measures_of
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
-    Candidate,
     Check,
     Live,
     Loaded,
     Moved,
-    MovedToken,
-    Piece,
     Progress,
     Report,
 )
@@ -150,22 +147,7 @@ class LocalEngine:
             found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
         measure = measures_of(found)[0]
         values = measure.values(found).tolist()
-        return Moved(
-            measure=f"{measure.name}: {measure.about}",
-            tokens=tuple(
-                MovedToken(
-                    text=token.text if token.text and not token.control else token.label,
-                    moved=float(value),
-                    won=token.won,
-                    probabilities=token.probabilities,
-                    candidates={
-                        name: tuple(Candidate(c.label, c.probability) for c in of_name)
-                        for name, of_name in token.candidates.items()
-                    },
-                )
-                for token, value in zip(found.tokens, values, strict=True)
-            ),
-        )
+        return Moved(f"{measure.name}: {measure.about}", found.tokens, tuple(values))
 
     def close(self) -> None:
         if self._emulator is not None:
@@ -211,9 +193,9 @@ class LocalAnswering:
     def __iter__(self) -> LocalAnswering:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> Step:
         with checked(self._ensemble, self._check):
-            return _piece(next(self._stream))
+            return next(self._stream)
 
     @property
     def dials(self) -> Dials:
@@ -278,7 +260,7 @@ class LocalAnswers:
             for call, step in came:
                 index = self._calls.index(call)
                 error = "" if call.error is None else str(call.error)
-                self._came.append(Came(index, None if step is None else _piece(step), error))
+                self._came.append(Came(index, step, error))
         return self._came.popleft()
 
     def live(self, index: int) -> Live | None:
@@ -299,10 +281,6 @@ def checked(ensemble: Ensemble, check: Check | None) -> Iterator[None]:
         yield
     finally:
         ensemble.check = None
-
-
-def _piece(step: Step) -> Piece:
-    return Piece(step.text, step.token, step.source, step.finish_reason)
 
 
 def _live(ensemble: Ensemble, stream: AnswerStream) -> Live:

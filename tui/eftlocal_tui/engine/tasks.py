@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from eftlocal.errors import EftlocalError
-from eftlocal.generation import FinishReason
+from eftlocal.generation import FinishReason, Step
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
@@ -27,7 +27,6 @@ from eftlocal_tui.engine import (
     Live,
     Loaded,
     Moved,
-    Piece,
     Progress,
 )
 from eftlocal_tui.history import AnswerWriter
@@ -189,7 +188,7 @@ class Refused(NamedTuple):
     why: str
 
 
-AnswerEvent = Piece | Live | Turned | Refused
+AnswerEvent = Step | Live | Turned | Refused
 Clock = Callable[[], float]
 
 
@@ -261,15 +260,15 @@ def _follow(
             _turn(task, answering, applied, new, writer)
             applied = new
         try:
-            piece = next(answering, None)
+            step = next(answering, None)
         except StoppedError:  # while the prompt was read
             break
-        if piece is None:
+        if step is None:
             break
-        tokens.append(piece.token)
-        writer.append(piece.text)
-        task.put(piece)
-        reason = piece.finish_reason
+        tokens.append(step.token)
+        writer.append(step.text)
+        task.put(step)
+        reason = step.finish_reason
         if clock() - told >= FIGURES:
             told = clock()
             task.put(answering.live())
@@ -349,7 +348,7 @@ def _follow_all(task: Task[Column, Compared], answers: Answers, count: int, cloc
     try:
         for came in answers:
             task.put(came)
-            if came.piece is None or came.piece.finish_reason is not None:
+            if came.step is None or came.step.finish_reason is not None:
                 running.discard(came.index)
                 _tell(task, answers, [came.index])
             elif clock() - told >= FIGURES:

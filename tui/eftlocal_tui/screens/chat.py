@@ -28,7 +28,7 @@ from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import encodable, fitted
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PromptArea
-from eftlocal_tui.widgets.side_panel import SidePanel
+from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
 from eftlocal_tui.widgets.transcript import Transcript, TurnView
 
 _PANEL_FITS = 100  # columns from which the side panel is open unless told
@@ -282,7 +282,7 @@ class ChatScreen(BaseScreen[None]):
         else:
             self.notify("Ctrl+Q quits; Ctrl+C copies what is selected")
 
-    async def on_side_panel_turned(self, event: SidePanel.Turned) -> None:
+    async def on_dial_turned(self, event: DialTurned) -> None:
         await self.doing(self.models.turn(event.dial, event.text))
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:

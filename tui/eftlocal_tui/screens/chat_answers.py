@@ -9,10 +9,11 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
 from eftlocal_tui.dials import kept
-from eftlocal_tui.engine import Live, Piece, tasks
+from eftlocal_tui.engine import Live, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import AnswerWriter, Conversation, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
@@ -322,7 +323,7 @@ class ChatAnswers:
     async def _show_batch(self, view: AnswerView, batch: list[tasks.AnswerEvent]) -> None:
         text = ""
         for event in batch:
-            if isinstance(event, Piece):
+            if isinstance(event, Step):
                 text += event.text
             elif isinstance(event, tasks.Turned):
                 await view.append(text)

@@ -48,17 +48,17 @@ class CompareColumn(VerticalScroll, can_focus=True):
 
     async def show(self, events: Sequence[Column]) -> None:
         """What came for this column."""
-        pieces = [event.piece for event in events if isinstance(event, Came) and event.piece]
-        await self.body.append("".join(piece.text for piece in pieces))
+        steps = [event.step for event in events if isinstance(event, Came) and event.step]
+        await self.body.append("".join(step.text for step in steps))
         for event in events:
             if isinstance(event, Figured):
                 figures = event.live.figures
                 self._foot(f"{figures.tokens} tokens · {figures.tokens_per_second:.1f} tok/s")
-            elif event.piece is None:
+            elif event.step is None:
                 self._error = event.error
                 self._foot(f"✗ {one_line(event.error)}")
             else:
-                self._reason = event.piece.finish_reason
+                self._reason = event.step.finish_reason
 
     async def end(self, live: Live | None, seed: int) -> None:
         """All columns have ended; this one so far as it came, or with an error."""

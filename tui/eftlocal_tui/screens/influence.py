@@ -19,10 +19,10 @@ from textual.widgets import Footer, Static
 
 from eftlocal.errors import EftlocalError
 from eftlocal.prompt.messages import Message
-from eftlocal.study.inspection import LEVELS, level
+from eftlocal.study.inspection import LEVELS, InspectedToken, level
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Moved, MovedToken, tasks
+from eftlocal_tui.engine import Moved, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
@@ -55,23 +55,24 @@ LEGEND = _legend()
 class TokenText(ScrollView, can_focus=True):
     """Lays tokens out in lines of the widget's width."""
 
-    class Moved(message.Message):
+    class Cursor(message.Message):
         """The cursor stands on another token."""
 
-        def __init__(self, token: MovedToken, index: int, count: int) -> None:
+        def __init__(self, token: InspectedToken, distance: float, index: int, count: int) -> None:
             super().__init__()
-            self.token, self.index, self.count = token, index, count
+            self.token, self.distance = token, distance
+            self.index, self.count = index, count
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: tuple[MovedToken, ...] = ()
+        self._shown: list[tuple[InspectedToken, float]] = []
         self._lines: list[list[tuple[int, str]]] = []
         self._line_of: list[int] = []
         self._at = 0
         self._strips: LRUCache[int, Strip] = LRUCache(500)
 
-    def show(self, tokens: Sequence[MovedToken]) -> None:
-        self._shown = tuple(tokens)
+    def show(self, moved: Moved) -> None:
+        self._shown = list(zip(moved.tokens, moved.distances, strict=True))
         self._at = 0
         self._lay_out()
         self._tell()
@@ -97,7 +98,7 @@ class TokenText(ScrollView, can_focus=True):
         """The next token that was moved far."""
         index = self._at + by
         while 0 <= index < len(self._shown):
-            if level(self._shown[index].moved) >= _FAR:
+            if level(self._shown[index][1]) >= _FAR:
                 self._go(index)
                 return
             index += by
@@ -112,7 +113,7 @@ class TokenText(ScrollView, can_focus=True):
 
     def _tell(self) -> None:
         if self._shown:
-            self.post_message(self.Moved(self._shown[self._at], self._at, len(self._shown)))
+            self.post_message(self.Cursor(*self._shown[self._at], self._at, len(self._shown)))
 
     def on_resize(self) -> None:
         self._lay_out()
@@ -122,9 +123,9 @@ class TokenText(ScrollView, can_focus=True):
         lines: list[list[tuple[int, str]]] = [[]]
         line_of: list[int] = []
         used = 0
-        for index, token in enumerate(self._shown):
-            before, after = _MARKS[level(token.moved)]
-            shown = printable(token.text).replace("\t", "    ").replace("\n", "↵")
+        for index, (token, distance) in enumerate(self._shown):
+            before, after = _MARKS[level(distance)]
+            shown = printable(_text(token)).replace("\t", "    ").replace("\n", "↵")
             text = f"{before}{shown}{after}"
             cells = Text(text).cell_len
             if used and used + cells > width:
@@ -133,7 +134,7 @@ class TokenText(ScrollView, can_focus=True):
             lines[-1].append((index, text))
             line_of.append(len(lines) - 1)
             used += cells
-            for _ in range(token.text.count("\n")):
+            for _ in range(_text(token).count("\n")):
                 lines.append([])
                 used = 0
         self._lines, self._line_of = lines, line_of
@@ -150,7 +151,7 @@ class TokenText(ScrollView, can_focus=True):
         if strip is None:
             segments = []
             for index, text in self._lines[number]:
-                style = base + _STYLES[level(self._shown[index].moved)]
+                style = base + _STYLES[level(self._shown[index][1])]
                 if index == self._at:
                     style += Style(reverse=True, bold=True)
                 segments.append(Segment(text, style))
@@ -204,8 +205,8 @@ class InfluenceScreen(BaseScreen[None]):
         self._job: Task[None, Moved] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static("What moved each token", id="head", markup=False)
-        yield Static("Every model reads the answer once more …", id="legend")
+        yield Static("Which model moved each token", id="head", markup=False)
+        yield Static("Every model reads the answer again …", id="legend")
         with Vertical():
             yield TokenText()
         yield Static("", id="token")
@@ -228,12 +229,12 @@ class InfluenceScreen(BaseScreen[None]):
             return
         legend = Text.assemble(one_line(moved.measure), "\n", LEGEND)
         if self._marked:
-            legend.append("\nThe dials were turned in this answer; it is read with the first ones.")
+            legend.append("\nThe dials changed during this answer; these are the first ones.")
         self.query_one("#legend", Static).update(legend)
-        self.query_one(TokenText).show(moved.tokens)
+        self.query_one(TokenText).show(moved)
 
-    def on_token_text_moved(self, event: TokenText.Moved) -> None:
-        self.query_one("#token", Static).update(_detail(event.token, event.index, event.count))
+    def on_token_text_cursor(self, event: TokenText.Cursor) -> None:
+        self.query_one("#token", Static).update(_detail(event))
 
     def action_move(self, by: int) -> None:
         self.query_one(TokenText).move(by)
@@ -250,14 +251,19 @@ class InfluenceScreen(BaseScreen[None]):
         self.leave(None)
 
 
-def _detail(token: MovedToken, index: int, count: int) -> Text:
+def _text(token: InspectedToken) -> str:
+    return token.text if token.text and not token.control else token.label
+
+
+def _detail(at: TokenText.Cursor) -> Text:
+    token = at.token
     won = _WON.get(token.won, f"the first choice of {token.won} alone")
-    text = Text(f"{index + 1}/{count} {_quoted(token.text)}", style="bold")
-    text.append(f"  moved {token.moved:.2f} · {won}", style="not bold")
+    text = Text(f"{at.index + 1}/{at.count} {_quoted(_text(token))}", style="bold")
+    text.append(f"  moved {at.distance:.2f} · {won}", style="not bold")
     for name, probability in token.probabilities.items():
         row = Text(f"\n{name:<12} {probability:>6.1%} │ ", style="not bold")
         for candidate in token.candidates.get(name, ()):
-            row.append(_quoted(candidate.text), style="bold")
+            row.append(_quoted(candidate.label), style="bold")
             row.append(f" {candidate.probability:.0%}  ")
         text.append_text(row)
     return text

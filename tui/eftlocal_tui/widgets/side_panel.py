@@ -12,12 +12,24 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal_tui.dials import Dials, recipe_dials, recipe_name, recipe_names
+from eftlocal.settings import MAX_DRAFT, number
+from eftlocal_tui.dials import DRAFT, Dials, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import bar, plot
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
+_STEPS = {"top_p": 0.05}  # others step by 0.1
+_HELD = 120  # samples of the plots
+
+
+class DialTurned(Message):
+    """A dial, and what it is to be turned to."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__()
+        self.dial = name
+        self.text = text
 
 
 class DialInput(Input):
@@ -25,16 +37,9 @@ class DialInput(Input):
 
     BINDINGS = bindings("dial")
 
-    class Turned(Message):
-        def __init__(self, name: str, text: str) -> None:
-            super().__init__()
-            self.dial = name
-            self.text = text
-
-    def __init__(self, dial: str, text: str, step: float) -> None:
+    def __init__(self, dial: str, text: str) -> None:
         super().__init__(text, compact=True, select_on_focus=True)
         self.dial = dial
-        self._step = step
         self._applied = text
 
     def action_step(self, by: int) -> None:
@@ -46,15 +51,14 @@ class DialInput(Input):
         self.screen.query_one("#prompt").focus()
 
     def _stepped(self, by: int) -> str:
-        if self.dial == "speculation":
-            places = ["off", "auto", *(str(length) for length in range(1, 17))]
+        if self.dial == DRAFT:
+            places = ["off", "auto", *map(str, range(1, MAX_DRAFT + 1))]
             at = places.index(self.value) if self.value in places else 1
             return places[min(max(at + by, 0), len(places) - 1)]
-        try:
-            value = float(self.value)
-        except ValueError:
+        value = number(self.value)
+        if isinstance(value, str):
             return self._applied
-        return f"{round(value + by * self._step, 6):g}"
+        return f"{round(value + by * _STEPS.get(self.dial, 0.1), 6):g}"
 
     def show(self, text: str) -> None:
         """The value that holds, whoever set it."""
@@ -64,7 +68,7 @@ class DialInput(Input):
 
     def _apply(self) -> None:
         if self.value != self._applied:
-            self.post_message(self.Turned(self.dial, self.value))
+            self.post_message(DialTurned(self.dial, self.value))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
@@ -74,37 +78,13 @@ class DialInput(Input):
         self._apply()
 
 
-class DialRow(Horizontal):
-    """A dial with its name."""
-
-    def __init__(self, dial: str, text: str, step: float) -> None:
-        super().__init__()
-        self._dial, self._text, self._step = dial, text, step
-
-    def compose(self) -> ComposeResult:
-        yield Label(_SYMBOLS.get(self._dial, self._dial), markup=False)
-        yield DialInput(self._dial, self._text, self._step)
-
-
-_HELD = 120  # samples of the plots
-_STEPS = {"temperature": 0.1, "top_p": 0.05}
-
-
 class SidePanel(VerticalScroll, can_focus=False):
-    class Turned(Message):
-        """A dial, and what it was turned to."""
-
-        def __init__(self, name: str, text: str) -> None:
-            super().__init__()
-            self.dial = name
-            self.text = text
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._speeds: list[float] = []
         self._accepted: list[float] = []
         self.live: Live | None = None
-        self._dials: Dials | None = None
+        self._recipe = ""
 
     def compose(self) -> ComposeResult:
         yield Label("Dials", classes="title")
@@ -120,15 +100,13 @@ class SidePanel(VerticalScroll, can_focus=False):
 
     async def show_dials(self, dials: Dials, roles: Collection[str]) -> None:
         """These dials; rows are made anew only where the recipe has others."""
-        self._dials = dials
         names = recipe_names(dials.recipe, roles)
+        values = dials.shown()
+        self._recipe = values.pop("recipe")
         select = self.query_one(Select)
         with select.prevent(Select.Changed):
             select.set_options((name, name) for name in names)
-            select.value = recipe_name(dials.recipe)
-        values = dials.shown()
-        del values["recipe"]
-        steps = {dial.name: dial.step for dial in recipe_dials(dials.recipe)} | _STEPS
+            select.value = self._recipe
         rows = {row.dial: row for row in self.query(DialInput)}
         if list(rows) == list(values):
             for name, text in values.items():
@@ -138,7 +116,12 @@ class SidePanel(VerticalScroll, can_focus=False):
         with self.app.batch_update():
             await place.remove_children()
             await place.mount_all(
-                DialRow(name, text, steps.get(name, 0.1)) for name, text in values.items()
+                Horizontal(
+                    Label(_SYMBOLS.get(name, name), markup=False),
+                    DialInput(name, text),
+                    classes="dial",
+                )
+                for name, text in values.items()
             )
 
     def begin(self) -> None:
@@ -194,15 +177,10 @@ class SidePanel(VerticalScroll, can_focus=False):
         lines.append(f"  free       {readable(psutil.virtual_memory().available)}")
         self.query_one("#figures", Static).update("\n".join(lines))
 
-    def on_dial_input_turned(self, event: DialInput.Turned) -> None:
-        event.stop()
-        self.post_message(self.Turned(event.dial, event.text))
-
     def on_select_changed(self, event: Select.Changed) -> None:
         event.stop()
-        now = recipe_name(self._dials.recipe) if self._dials else None
-        if isinstance(event.value, str) and now not in (None, event.value):
-            self.post_message(self.Turned("recipe", event.value))
+        if isinstance(event.value, str) and self._recipe not in ("", event.value):
+            self.post_message(DialTurned("recipe", event.value))
 
     def focus_dials(self) -> None:
         rows = self.query(DialInput)
