@@ -479,6 +479,7 @@ _ALL: Final = (
         *("speculative", Range(1, MAX_DRAFT, off=0, auto=None, whole=True, switch=True)),
         f"Draft length in tokens: auto (measured), off, or 1 to {MAX_DRAFT}.",
         default="auto",
+        where=(LINE, BODY, PRESET, FILE, CHAT),
     ),
     _draft(
         *("draft_rule", Choice(("coupled", "rejection"))),

@@ -99,7 +99,7 @@ def chat_command(*more: str) -> list[str]:
 
 
 def tokens_so_far(screen: str) -> int:
-    found = re.search(r"Answering · (\d+) tokens", screen)
+    found = re.search(r"Generating · (\d+) tokens", screen)
     return int(found[1]) if found else 0
 
 
@@ -146,7 +146,7 @@ def leave_a_long_prompt(terminal: Terminal) -> None:
     terminal.until("New conversation", "a new conversation")
     terminal.text(LONG)
     terminal.keys("Enter")
-    terminal.until("Answering", "a long prompt is read")
+    terminal.until("Generating", "a long prompt is read")
     time.sleep(1.0)  # so that the reading is well under way
     began = time.perf_counter()
     terminal.keys("Escape")
@@ -160,7 +160,7 @@ def write_while_it_is_locked(terminal: Terminal, folder: Path) -> None:
         terminal.keys("Enter")
         terminal.until("keeps the history locked", "a message waits for the history")
         report("while it is locked", latency(terminal))
-    terminal.until("Answering", "then it is answered")
+    terminal.until("Generating", "then it is answered")
     terminal.keys("Escape")
     terminal.until("Message (Enter sends", "and stopped")
 

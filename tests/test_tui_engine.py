@@ -386,7 +386,7 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
         )
         assert loaded._emulator is not None
         told, model = answering._stream.sequence.prompts, loaded._emulator.models["tuned"]
-        texts = {r: b"".join(map(model.step, ids)).decode() for r, ids in told.items()}
+        texts = {r: b"".join(map(model.piece, ids)).decode() for r, ids in told.items()}
         assert texts["tuned"] == texts["reference"] == "Be brief.\n\nWhere? please"
         assert texts["base"] == "Be brief.\n\nUser: Where?\nAssistant:\n"
         answering.close()
