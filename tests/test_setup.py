@@ -169,24 +169,22 @@ DROPPED = Answer(0, "probe:\n\tpxor\t%xmm0, %xmm0\n\tldtilecfg\t-64(%rsp)\n")
 NO_TEST = Answer(1, "c++: error: unrecognized command-line option")
 
 
-def test_no_cure_without_amx() -> None:
-    assert not amx.decide(PLAIN_CPU, GCC12, lambda flags: DROPPED).needed
-
-
-def test_cure_when_the_compiler_drops_the_stores() -> None:
-    cure = amx.decide(AMX_CPU, GCC12, lambda flags: KEPT if flags else DROPPED)
-    assert cure.flags == ("-fno-tree-dse", "-fno-dse")
-    assert cure.why.startswith("tested:") and "even with" not in cure.why
-
-
-def test_no_cure_when_the_compiler_keeps_the_stores() -> None:
-    cure = amx.decide(AMX_CPU, GCC12, lambda flags: KEPT)
-    assert not cure.needed and cure.why.startswith("tested:")
-
-
-def test_a_cure_that_does_not_cure_is_said() -> None:
-    cure = amx.decide(AMX_CPU, GCC12, lambda flags: DROPPED)
-    assert cure.needed and "even with the known cure" in cure.why
+@pytest.mark.parametrize(
+    ("cpu", "plain", "cured", "needed", "why"),
+    [
+        (PLAIN_CPU, DROPPED, DROPPED, False, "this CPU has no AMX"),
+        (AMX_CPU, DROPPED, KEPT, True, "tested: the compiler drops stores to AMX's tile config"),
+        (AMX_CPU, KEPT, KEPT, False, "tested: the compiler keeps the stores"),
+        (AMX_CPU, DROPPED, DROPPED, True, "even with the known cure"),
+    ],
+    ids=["no AMX", "dropped", "kept", "not cured"],
+)
+def test_the_compiler_itself_says_whether_it_needs_the_cure(
+    cpu: Cpu, plain: Answer, cured: Answer, needed: bool, why: str
+) -> None:
+    cure = amx.decide(cpu, GCC12, lambda flags: cured if flags else plain)
+    assert cure.flags == (("-fno-tree-dse", "-fno-dse") if needed else ())
+    assert why in cure.why and ("even" in cure.why) == (why == "even with the known cure")
 
 
 @pytest.mark.parametrize(
@@ -330,26 +328,13 @@ def test_killed_build_leaves_no_wheel_and_is_swept(cache: Path) -> None:
     assert not list(cache.glob("building-key-*"))
 
 
-def test_failed_rebuild_keeps_the_wheel_there_was(cache: Path) -> None:
+def test_failed_rebuild_keeps_the_wheel_there_was_and_a_torn_one_is_not_used(cache: Path) -> None:
     first = wheels.build(cache, "key", make_wheel)
-
-    def make(folder: Path) -> None:
-        raise SetupError("no")
-
-    with pytest.raises(SetupError):
-        wheels.build(cache, "key", make)
-    assert wheels.find(cache, "key") == first
-
-
-def test_torn_wheel_is_not_used(cache: Path) -> None:
-    wheel = wheels.build(cache, "key", make_wheel).wheel
-    wheel.write_bytes(wheel.read_bytes()[:-30])
-    assert wheels.find(cache, "key") is None
-
-
-def test_build_without_a_wheel_is_an_error(cache: Path) -> None:
     with pytest.raises(SetupError, match="without a wheel"):
         wheels.build(cache, "key", lambda folder: None)
+    assert wheels.find(cache, "key") == first
+    first.wheel.write_bytes(first.wheel.read_bytes()[:-30])
+    assert wheels.find(cache, "key") is None
 
 
 def test_second_set_up_waits_for_the_first(cache: Path) -> None:
@@ -560,12 +545,9 @@ def test_the_projects_own_extras_are_found() -> None:
 def test_what_a_stamp_covers(asked: tuple[str, str, tuple[str, ...], bool], covered: bool) -> None:
     stamp = Stamp("p", "k", ("test",), True, Choices())
     assert stamp.covers(*asked[:3], proof=asked[3]) is covered
-
-
-def test_unproven_stamp_covers_only_who_wants_no_proof() -> None:
-    stamp = Stamp("p", "k", (), False, Choices())
-    assert stamp.covers("p", "k", (), proof=False)
-    assert not stamp.covers("p", "k", (), proof=True)
+    unproven = dataclasses.replace(stamp, proven=False)
+    assert not unproven.covers(*asked[:3], proof=True)
+    assert unproven.covers(*asked[:3], proof=False) is covered
 
 
 def test_stamp_is_read_back_and_a_torn_one_is_none(checkout: Path) -> None:
