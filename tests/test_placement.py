@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from eftlocal.loading.placement import (
     host_memory_free,
     plan,
 )
+from eftlocal.loading.roles import RoleSource
 
 MIB = 1 << 20
 
@@ -193,15 +195,16 @@ def test_more_free_memory_never_places_fewer_layers() -> None:
 def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     header = read_header(write_model(tmp_path / "m.gguf", tied=tied))
     adapter = read_header(write_model(tmp_path / "a.gguf", more={"general.type": "adapter"}))
-    base = RoleNeeds.from_header("base", header, n_ctx=512)
-    tuned = RoleNeeds.from_header("tuned", header, n_ctx=512, adapter=adapter)
+    source = RoleSource(header.path, n_ctx=512)
+    base = RoleNeeds.of("base", source, header)
+    tuned = RoleNeeds.of("tuned", source, header, adapter=adapter)
     assert (base.file, base.adapter, tuned.adapter) == (tuned.file, 0, adapter.weight_bytes)
     matrix = header.output_bytes
     assert sum(base.layers) + base.rest + (0 if tied else matrix) == header.weight_bytes
     assert base.cache == kv_cache_bytes(header, 512) and base.compute >= 512 * 4 * header.n_vocab
     host = plan([base], [], None).host_bytes
     assert host == header.weight_bytes + sum(base.cache) + base.compute
-    wide = RoleNeeds.from_header("base", header, n_ctx=512, n_seq=2, type_k="f32")
+    wide = RoleNeeds.of("base", replace(source, cache_type_k="f32"), header, 2)
     assert wide.cache == kv_cache_bytes(header, 512, 2, "f32") > base.cache
 
 

@@ -20,8 +20,8 @@ from eftlocal.decoding.ensemble import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.llama.model import special_text_in
-from eftlocal.loading.loader import DEFAULT_N_CTX, role_prompt
-from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.loader import role_prompt
+from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles

@@ -29,12 +29,10 @@ from eftlocal.loading.placement import (
     host_memory_free,
     plan,
 )
-from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
-
-DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 
 _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
@@ -206,17 +204,7 @@ def _planned(
     force: bool,
 ) -> Plan:
     needs = [
-        RoleNeeds.from_header(
-            role,
-            headers[role],
-            n_ctx=source.n_ctx or DEFAULT_N_CTX,
-            n_seq=n_seq_max,
-            n_batch=source.n_batch,
-            type_k=source.cache_type_k,
-            type_v=source.cache_type_v,
-            adapter=adapters.get(role),
-            n_gpu_layers=source.gpu_layers,
-        )
+        RoleNeeds.of(role, source, headers[role], n_seq_max, adapters.get(role))
         for role, source in sources.items()
     ]
     accelerators = [

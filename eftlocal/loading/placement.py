@@ -19,6 +19,7 @@ import psutil
 
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
+from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (
@@ -52,43 +53,38 @@ class RoleNeeds:
     n_gpu_layers: int | None = None
 
     @classmethod
-    def from_header(
+    def of(
         cls,
         role: str,
+        source: RoleSource,
         header: Header,
-        *,
-        n_ctx: int,
         n_seq: int = 1,
-        n_batch: int = 512,
-        type_k: str = "f16",
-        type_v: str = "f16",
         adapter: Header | None = None,
-        n_gpu_layers: int | None = None,
     ) -> RoleNeeds:
-        """The needs of a model with a context of n_seq sequences of n_ctx tokens each.
+        """The needs of a role with a context of n_seq sequences of `source.n_ctx` tokens each.
 
         Weights and cache are exact for ordinary transformers. The compute buffer is approximate:
         llama.cpp reserves a float32 logits row and two hidden rows for each of the n_batch tokens
         of one decode (its n_ubatch), or the widest layer's rows where those are larger, and flash
         attention is taken to be on (without it: n_batch * n_ctx * heads * 4 bytes at least).
         """
-        layers = tuple(header.layer_bytes(i) for i in range(header.n_layers))
         tied, output = header.has_tied_output, header.output_bytes
+        n_ctx, n_batch = source.n_ctx or DEFAULT_N_CTX, source.n_batch
         hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
         row = max(logits + 2 * hidden, 12 * max(header.n_ff) + 4 * hidden)
         mask = 2 * n_ctx  # one float16 row of the attention mask a token
         return cls(
             role=role,
             file=str(header.path.resolve()),
-            layers=layers,
-            cache=kv_cache_bytes(header, n_ctx, n_seq, type_k, type_v),
+            layers=tuple(header.layer_bytes(i) for i in range(header.n_layers)),
+            cache=kv_cache_bytes(header, n_ctx, n_seq, source.cache_type_k, source.cache_type_v),
             output=output,
             rest=header.other_bytes - (0 if tied else output),
             compute=n_batch * (row + mask) + n_seq * logits,
             staging=n_batch * (hidden + mask) + n_seq * logits,
             tied=tied,
             adapter=adapter.weight_bytes if adapter else 0,
-            n_gpu_layers=n_gpu_layers,
+            n_gpu_layers=source.gpu_layers,
         )
 
 

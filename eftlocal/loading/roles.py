@@ -13,6 +13,7 @@ from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.settings import SETTINGS
 
+DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 _NUMBERS = ("n_ctx", "n_batch", "threads", "gpu_layers")
 
 

@@ -21,6 +21,7 @@ from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.placement import RoleNeeds, gib, host_memory_free
+from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.trial_child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
 from eftlocal.selftest import crash_name
 from eftlocal.terminal_text import one_line
@@ -182,9 +183,10 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
     weights = model.weight_bytes
     repacked = candidate.repacked and 2 * weights < free
     large = min(_N_CTX, model.n_ctx_train or _N_CTX)
-    need = RoleNeeds.from_header("", model, n_ctx=large, n_batch=BATCH)
+    source = RoleSource(model.path, n_ctx=large, n_batch=BATCH)
+    need = RoleNeeds.of("", source, model)
     if 4 * sum(need.cache) > free:
-        need = RoleNeeds.from_header("", model, n_ctx=(large := SHORT), n_batch=BATCH)
+        need = RoleNeeds.of("", replace(source, n_ctx=(large := SHORT)), model)
     adapters = sum(adapter.file_size for adapter in candidate.adapters)
     loading = weights * repacked + 16 * sum(model.header_bytes)
     decoding = sum(need.cache) + 4 * need.compute + 2 * adapters
