@@ -106,7 +106,12 @@ class Context(Closing):
         params.swa_full = swa_full
         params.no_perf = True
         self.n_seq_max = n_seq_max
-        self.swa_full = swa_full
+        self._window = 0 if swa_full else model.n_swa
+        self.cannot_rewind = ""  # why tokens cannot be dropped from the end, if so
+        if not model.rewinds:
+            self.cannot_rewind = "is recurrent or hybrid: it cannot drop its last tokens"
+        elif self._window:
+            self.cannot_rewind = "has a sliding window and keeps no older tokens (set swa_full)"
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._unsettled: set[int] = set()
@@ -243,15 +248,6 @@ class Context(Closing):
             raise raised[0]
         return code
 
-    @property
-    def cannot_rewind(self) -> str:
-        """Why tokens cannot be dropped from the end; empty where they can."""
-        if not self.model.rewinds:
-            return "is recurrent or hybrid: it cannot drop its last tokens"
-        if self.model.n_swa and not self.swa_full:
-            return "has a sliding window and keeps no older tokens (set swa_full)"
-        return ""
-
     def can_rewind(self, sequence: int, length: int) -> bool:
         """Whether the sequence can be cut back to its first `length` tokens."""
         held = len(self._settled(sequence))
@@ -266,10 +262,10 @@ class Context(Closing):
 
         Sliding-window layers drop what left the window, unless swa_full.
         """
-        if not self.model.n_swa or self.swa_full:
+        if not self._window:
             return True
         oldest = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
-        return bool(oldest <= max(0, length - self.model.n_swa))
+        return bool(oldest <= max(0, length - self._window))
 
     def rewind(self, sequence: int, length: int) -> None:
         """Cuts a sequence back to its first `length` tokens.

@@ -118,6 +118,14 @@ class Model(Closing):
         self.n_layers: int = llama_cpp.llama_model_n_layer(self._handle)
         self.n_swa: int = llama_cpp.llama_model_n_swa(self._handle)
         self.weight_bytes: int = llama_cpp.llama_model_size(self._handle)
+        # False for recurrent and hybrid models: their state cannot drop its last tokens.
+        self.rewinds = not (
+            llama_cpp.llama_model_is_recurrent(self._handle)
+            or llama_cpp.llama_model_is_hybrid(self._handle)
+        )
+        self.bos = _token_or_none(llama_cpp.llama_vocab_bos(self._vocab))
+        self.eos = _token_or_none(llama_cpp.llama_vocab_eos(self._vocab))
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
     @property
@@ -129,14 +137,6 @@ class Model(Closing):
     @property
     def _vocab(self) -> Any:
         return llama_cpp.llama_model_get_vocab(self.handle)
-
-    @property
-    def rewinds(self) -> bool:
-        """False for recurrent and hybrid models: their state cannot drop its last tokens."""
-        return not (
-            llama_cpp.llama_model_is_recurrent(self.handle)
-            or llama_cpp.llama_model_is_hybrid(self.handle)
-        )
 
     @property
     def description(self) -> str:
@@ -151,18 +151,6 @@ class Model(Closing):
         return source.decode("utf-8", "replace") if source else None
 
     # Tokens ----------------------------------------------------------------------------------
-
-    @property
-    def bos(self) -> int | None:
-        return _token_or_none(llama_cpp.llama_vocab_bos(self._vocab))
-
-    @property
-    def eos(self) -> int | None:
-        return _token_or_none(llama_cpp.llama_vocab_eos(self._vocab))
-
-    @property
-    def adds_bos(self) -> bool:
-        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 
     def end_tokens(self, among: Iterable[int]) -> frozenset[int]:
         """Those of the ids that llama.cpp takes as the end of generation in this model."""
