@@ -257,11 +257,13 @@ def test_the_engines_log_is_silent(smollm2: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-def test_recurrent_models_are_not_rewound(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recurrent_models_are_not_rewound(
+    tiny_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """llama.cpp tells which models are recurrent; none is small enough to ship here."""
-    with context(model) as one:
+    monkeypatch.setattr(llama_cpp, "llama_model_is_recurrent", lambda _: True)
+    with Model(tiny_files["base"]) as model, context(model) as one:
         one.decode([Span(0, [1, 2, 3])])
-        monkeypatch.setattr(llama_cpp, "llama_model_is_recurrent", lambda _: True)
         assert not one.can_rewind(0, 2)
         assert one.can_rewind(0, 0)
         with pytest.raises(EngineError, match="recurrent or hybrid: it cannot drop"):

@@ -1,8 +1,8 @@
 """Which tokens may follow an answer so far, under a constraint run by llguidance.
 
-Callers give the whole answer each time and keep no state. The matcher's own list of tokens is the
-only record of where it stands: it is rolled back to what the answer shares with it and fed the
-rest, so a refused draft, a dial turned back and one more token are the same case.
+Callers give the whole answer each time and keep no state: the matcher is rolled back to what the
+answer shares with the last one and fed the rest. So a refused draft, a dial turned back and one
+more token are the same case.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _LIMITS = LLParserLimits(
     max_lexer_states=50_000,
 )
 
+_KEPT = 20  # masks of one answer: those of the longest draft, and a few
+
 Mask = NDArray[np.bool_]
+Bits = NDArray[np.uint32]
 
 
 class Guide(Closing):
@@ -49,14 +52,14 @@ class Guide(Closing):
 
     def __init__(self, model: Model, constraint: Constraint, *, ends: Iterable[int] = ()) -> None:
         self._vocabulary = _vocabulary(model)
-        size = model.vocab_size
         self._ends = self._vocabulary.ends.union(ends)
-        self._end_ids = np.array(sorted(t for t in self._ends if t < size), dtype=np.intp)
+        self._end_bits = self._vocabulary.bits(self._ends)
         self._kind = constraint.kind
-        self._bits = np.zeros((size + 31) // 32, dtype=np.uint32)
-        self._held: list[int] = []
-        self._mask: Mask | None = None
         self._matcher: LLMatcher | None = self._vocabulary.matcher(constraint).deep_copy()
+        self._consumed = 0  # tokens of the path that the matcher stands behind
+        self._path: list[int] = []  # the longest answer of text seen
+        self._masks: dict[int, tuple[Bits, bool]] = {}  # by the length of the answer before
+        self._last: tuple[list[int], Mask] | None = None
 
     def allowed(self, tokens: Sequence[int]) -> Mask:
         """Which tokens may follow these.
@@ -74,49 +77,81 @@ class Guide(Closing):
             EngineError: the constraint does not accept these tokens, or nothing may follow.
         """
         path = list(tokens)
-        if self._mask is None or path != self._held:
-            self._mask = self._after(path)
-            self._mask.setflags(write=False)
-        return self._mask
+        if self._last is None or path != self._last[0]:
+            bits = self._after(path)
+            mask = np.unpackbits(
+                bits.view(np.uint8), count=self._vocabulary.size, bitorder="little"
+            ).view(np.bool_)
+            mask.setflags(write=False)
+            self._last = path, mask
+        return self._last[1]
 
-    def _after(self, path: list[int]) -> Mask:
+    def _after(self, path: list[int]) -> Bits:
+        text = next((i for i, token in enumerate(path) if token in self._ends), len(path))
+        bits, complete = self._mask(path[:text])
+        if text == len(path):
+            return bits
+        if not (complete and self._ends.issuperset(path[text:])):
+            raise self._refusal(path, text)
+        return self._end_bits
+
+    def _mask(self, path: list[int]) -> tuple[Bits, bool]:
+        """What may follow a text, (words,) uint32, and whether it is a whole match.
+
+        A draft is masked token by token, and so is what verifies it: the masks of the last
+        lengths are kept, and the matcher is moved only for a new one.
+        """
         if self._matcher is None:
             raise EngineError("the constraint is closed; make it again")
-        text = next((i for i, token in enumerate(path) if token in self._ends), len(path))
-        self._go_to(path[:text])
-        complete = self._matcher.is_accepting()
-        ended = text < len(path)
-        if ended and not (complete and self._ends.issuperset(path[text:])):
-            raise self._refusal(path, text)
-        size = self._vocabulary.size
-        mask = np.zeros(size, dtype=np.bool_)
-        if not ended:
-            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            self._check()
-            mask = np.unpackbits(self._bits.view(np.uint8), count=size, bitorder="little").view(
-                np.bool_
+        if path != self._path[: len(path)]:
+            common = next(
+                (i for i, (a, b) in enumerate(zip(path, self._path, strict=False)) if a != b),
+                min(len(path), len(self._path)),
             )
-            if self._kind == "json_schema" and self._long_number():
-                others = mask & ~self._vocabulary.digits
-                mask = others if complete or others.any() else mask
-        mask[self._end_ids] = complete
-        return mask
+            self._masks = {n: mask for n, mask in self._masks.items() if n <= common}
+            if self._consumed > common:
+                self._go_to(common)
+            self._path = path
+        found = self._masks.get(len(path))
+        if found is None:
+            self._go_to(len(path))
+            found = self._masks[len(path)] = self._compute(path)
+            if len(self._masks) > _KEPT:
+                del self._masks[min(self._masks)]
+        return found
 
-    def _go_to(self, path: list[int]) -> None:
-        """Brings the matcher to where these tokens of text lead."""
+    def _go_to(self, length: int) -> None:
+        """Brings the matcher behind so many tokens of the path."""
         matcher = self._matcher
         assert matcher is not None
-        common = len(self._held)
-        if path[:common] != self._held:
-            common = next(i for i, held in enumerate(self._held) if path[i : i + 1] != [held])
-        if len(self._held) > common and not matcher.rollback(len(self._held) - common):
-            self._check()
-        self._held, self._mask = path[:common], None
-        for token in path[common:]:
+        at, self._consumed = self._consumed, -1  # an interrupt may come before the end of this
+        if at < 0:
+            matcher.reset()
+            at = 0
+        if at > length:
+            matcher.rollback(at - length)
+            at = length
+        for token in self._path[at:length]:
             if not 0 <= token < self._vocabulary.size or not matcher.try_consume_tokens([token]):
-                self._check()
-                raise self._refusal(path, len(self._held))
-            self._held.append(token)
+                break
+            at += 1
+        self._consumed = at
+        self._check()
+        if at < length:
+            path, self._path = self._path, self._path[:at]
+            raise self._refusal(path, at)
+
+    def _compute(self, path: list[int]) -> tuple[Bits, bool]:
+        assert self._matcher is not None
+        complete = self._matcher.is_accepting()
+        bits = np.zeros(len(self._end_bits), dtype=np.uint32)
+        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        self._check()
+        bits &= ~self._end_bits
+        if self._kind == "json_schema" and self._long_number(path):
+            others = bits & ~self._vocabulary.digits
+            bits = others if complete or others.any() else bits
+        return (bits | self._end_bits if complete else bits), complete
 
     def _check(self) -> None:
         """Raises EngineError where llguidance has given up: it counts its steps and states."""
@@ -128,9 +163,9 @@ class Guide(Closing):
             f"the constraint does not accept token {path[index]} at index {index} of the answer"
         )
 
-    def _long_number(self) -> bool:
+    def _long_number(self, path: list[int]) -> bool:
         digits = 0
-        for token in reversed(self._held):
+        for token in reversed(path):
             piece = self._vocabulary.tokens[token]
             rest = piece.rstrip(b"0123456789")
             digits += len(piece) - len(rest)
@@ -140,7 +175,8 @@ class Guide(Closing):
 
     def close(self) -> None:
         """Frees the matcher. A second call does nothing."""
-        self._matcher = self._mask = None
+        self._matcher = self._last = None
+        self._masks = {}
 
 
 class _Vocabulary:
@@ -162,7 +198,7 @@ class _Vocabulary:
             for t in range(self.size)
         ]
         self.eos_token_id = min(self.ends)
-        self.digits = np.array([piece[:1].isdigit() for piece in self.tokens], dtype=np.bool_)
+        self.digits = self.bits(t for t, piece in enumerate(self.tokens) if piece[:1].isdigit())
         self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size)
         self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
         self.matcher = lru_cache(maxsize=16)(self._matcher)
@@ -181,6 +217,13 @@ class _Vocabulary:
         if fault := matcher.get_error():
             raise UsageError(refusal(constraint.kind, fault))
         return matcher
+
+    def bits(self, tokens: Iterable[int]) -> Bits:
+        """These tokens as a mask of llguidance's, (words,) uint32; those beyond the vocabulary
+        are left out."""
+        mask = np.zeros(-(-self.size // 32) * 32, dtype=np.bool_)
+        mask[[t for t in tokens if t < self.size]] = True
+        return np.packbits(mask, bitorder="little").view(np.uint32)
 
     def _token_id(self, text: str) -> int:
         if (found := self._ids.get(text.encode())) is None:
