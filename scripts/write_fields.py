@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eftlocal.prompt import messages
 from eftlocal.request_fields import FIELDS, IGNORED, OURS, REFUSED
-from eftlocal.settings import named
+from eftlocal.settings import BODY, SETTINGS, named
 
 DOCS = Path(__file__).parents[1] / "docs"
 _DIALS_HEAD = """\
@@ -102,7 +102,8 @@ def fields_page() -> str:
     """The whole of docs/fields.md."""
     taken = {name: kind.rule for name, kind in FIELDS.items()}
     theirs = {name: text for name, text in taken.items() if name not in OURS}
-    ours = {name: text for name, text in taken.items() if name in OURS}
+    in_both = {name for name, setting in SETTINGS.items() if BODY in setting.where}
+    ours = {name: text for name, text in taken.items() if name in OURS - in_both}
     refused = {
         name: "".join(f"`{json.dumps(value)}`; " for value in harmless) + why
         for name, (harmless, why) in REFUSED.items()
@@ -113,6 +114,7 @@ def fields_page() -> str:
         + "\nWhole numbers may be written as 10.0. "
         + '`seed: -1` or `"off"` is no seed, `top_k: -1` no top_k.\n'
         + _table("Of this program", ("field", "takes"), ours)
+        + "\nAnd every setting that [dials.md](dials.md) says may be given in a request.\n"
         + _table("Accepted, and nothing is changed by them", ("field", "because"), dict(IGNORED))
         + _table(
             "Refused, but for what is null, false or empty, and the values named here",
