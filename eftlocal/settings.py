@@ -2,10 +2,9 @@
 
 From this table come the options of the command line, the fields of requests and presets, the
 user's settings file and environment variables, a sweep's axes, the chat's dials, the checks of
-the Python API, and docs/dials.md. Nothing here knows a model or a surface.
+the Python API, and docs/dials.md.
 
-Beyond these ranges a number has no use, and float32 loses count: at a weight of 1e39 or a
-temperature of 1e39 the arithmetic of a step ends in inf and NaN.
+Beyond these ranges float32 loses count: a weight or temperature of 1e39 ends in inf and NaN.
 """
 
 from __future__ import annotations
@@ -63,11 +62,7 @@ class Kind:
     metavar: str = "<text>"
 
     def read(self, value: Any) -> Any:
-        """The value that the program works with.
-
-        Raises:
-            RefusedError: it is none.
-        """
+        """The value that the program works with; a RefusedError where it is none."""
         raise NotImplementedError
 
     def given(self, value: Any) -> Any:
@@ -75,11 +70,7 @@ class Kind:
         return self.read(value)
 
     def parse(self, text: str) -> Any:
-        """As `given`, from text that a person wrote.
-
-        Raises:
-            RefusedError: see `read`.
-        """
+        """As `given`, from text that a person wrote."""
         return self.given(text)
 
     def checked(self, name: str, value: Any) -> Any:
@@ -231,6 +222,15 @@ class Text(Kind):
         return value
 
 
+def _inside(place: object, part: Any, kind: Kind) -> Any:
+    """The value of a part of a list or mapping; a refusal names its place."""
+    try:
+        return kind.read(part)
+    except RefusedError as refused:
+        refused.where = f"[{place}]"
+        raise
+
+
 @dataclass(frozen=True)
 class Texts(Kind):
     """A list of strings; on the command line, an option that may be repeated."""
@@ -240,18 +240,10 @@ class Texts(Kind):
     most: int = INT32
 
     def read(self, value: Any) -> tuple[str, ...]:
-        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        if not is_list or len(value) > self.most:
             raise self.refuse(value)
-        if len(value) > self.most:
-            raise self.refuse(value)
-        return tuple(self._each(i, part) for i, part in enumerate(value))
-
-    def _each(self, index: int, part: Any) -> str:
-        try:
-            return self.each.read(part)
-        except RefusedError as refused:
-            refused.where = f"[{index}]"
-            raise
+        return tuple(_inside(i, part, self.each) for i, part in enumerate(value))
 
     def parse(self, text: str) -> tuple[str, ...]:
         return self.read([text])
@@ -299,20 +291,13 @@ class Lambda(Kind):
         if isinstance(value, str):
             return self.parse(value)
         if isinstance(value, Mapping):
-            return {role: self._of(role, number) for role, number in value.items()}
+            return {role: _inside(role, number, self.each) for role, number in value.items()}
         return self.each.read(value)
 
     def parse(self, text: str) -> Any:
         if "=" in text:
             return text  # the recipe reads it
         return self.each.parse(text)
-
-    def _of(self, role: str, number: Any) -> Any:
-        try:
-            return self.each.read(number)
-        except RefusedError as refused:
-            refused.where = f"[{role}]"
-            raise
 
 
 LINE, BODY, PRESET, FILE, CHAT, AXIS = (
@@ -609,15 +594,3 @@ def number(text: str) -> float | str:
         return int(text) if text.lstrip("+-").isdecimal() else float(text)
     except ValueError:
         return text
-
-
-def number_or_off(text: str) -> float | Off:
-    """What a person wrote for a dial. Its range, the dial checks.
-
-    Raises:
-        UsageError: it is neither a number nor the word off.
-    """
-    found = number(text)
-    if isinstance(found, str) and found != OFF:
-        raise UsageError(f"{shown(found)} is neither a number nor off")
-    return found  # type: ignore[return-value]
