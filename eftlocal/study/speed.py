@@ -187,6 +187,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
             curve(right, range(1, len(shares) + 1), shares, name)
     right.set(xlabel="position in the draft", ylabel="share accepted", title="Drafts")
     right.set_ylim(0, 1.02)
+    right.xaxis.get_major_locator().set_params(integer=True)
     if right.lines:
         right.legend()
     save(picture, path)
