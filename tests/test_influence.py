@@ -213,6 +213,7 @@ def test_rows_of_any_kind_leave_no_nan_in_a_probability() -> None:
     assert found.ranks[1, 1] == 3
     assert found.ids[0].tolist() == [[3, 2, -1, -1, -1], [1, 2, 3, -1, -1]]
     assert found.distances[0, 1] == pytest.approx(1 / 3)
+    assert np.isnan(found.distances[0, 0])  # in "b" nothing is possible there
     same = [(0, {"a": rows["b"][1], "b": rows["b"][1]})]
     assert compare(same, 4, ("a", "b"), [("a", "b")], 2, NONE).distances[0, 0] == 0.0
 

@@ -189,7 +189,7 @@ def compare(
                 # 1 - sum(min(p, q)); scaling one side only keeps equal rows exactly 0 apart.
                 np.multiply(weights[one], np.float32(totals[other] / totals[one]), out=scratch)
                 np.minimum(scratch, weights[other], out=scratch)
-                distances.append(max(0.0, 1.0 - float(scratch.sum()) / totals[other]))
+                distances.append(np.maximum(1.0 - scratch.sum() / totals[other], 0.0))
         found.append((logprobs, ranks, np.array(distances), ids, id_logprobs))
     return Columns(*(np.stack(column, axis=1) for column in zip(*found, strict=True)))
 
