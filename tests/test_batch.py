@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 from typer.testing import CliRunner
 
 from eftlocal import Emulator, Sampling
@@ -29,6 +28,7 @@ from eftlocal.llama import Context, Span
 from eftlocal.request import Request
 
 PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome", "Nice", "Paris")
+PROGRAM = (sys.executable, "-c", "from eftlocal.cli.app import main; main()")
 QUICK = ("--max-tokens", "6", "--parallel", "3", "--speculative", "off", "--quiet")
 
 
@@ -96,52 +96,30 @@ def test_an_answer_depends_on_its_line_only(asked: Path, tmp_path: Path) -> None
     assert texts(questions(9), "--seed", 1) != whole
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["assistant"]
-    content: str
-    refusal: None
+TOKEN = {"token": "str", "logprob": "float", "bytes": ["int"], "top_logprobs": []}
+ROW = {
+    "id": "str", "custom_id": "str", "error": "NoneType",
+    "response": {"status_code": "int", "request_id": "str", "body": {
+        "id": "str", "object": "str", "created": "int", "model": "str",
+        "eftlocal": {"recipe": "str"},
+        "choices": [{
+            "index": "int", "finish_reason": "str",
+            "message": {"role": "str", "content": "str", "refusal": "NoneType"},
+            "logprobs": {"content": [TOKEN] * 4, "refusal": "NoneType"},
+        }],
+        "usage": {"prompt_tokens": "int", "completion_tokens": "int", "total_tokens": "int",
+                  "prompt_tokens_details": {"cached_tokens": "int"}},
+    }},
+}  # fmt: skip
 
 
-class _Choice(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    index: int
-    message: _Message
-    logprobs: Any
-    finish_reason: Literal["stop", "length"]
-    eftlocal: dict[str, Any]
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: Literal["demo"]
-    choices: list[_Choice]
-    usage: _Usage
-    eftlocal: dict[str, Any]
-
-
-class _Response(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    status_code: Literal[200]
-    request_id: str
-    body: _Body
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    id: str
-    custom_id: str
-    response: _Response
-    error: None
+def shape(value: Any) -> Any:
+    """The names of a row with the types of what they hold."""
+    if isinstance(value, dict):
+        return {name: shape(of) for name, of in value.items()}
+    if isinstance(value, list):
+        return ["int"] if value and isinstance(value[0], int) else [shape(of) for of in value]
+    return type(value).__name__
 
 
 def test_openais_form_in_and_out(tmp_path: Path) -> None:
@@ -152,11 +130,17 @@ def test_openais_form_in_and_out(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl.gz"
     result = batch(source, out, *QUICK)
     assert result.exit_code == 0, result.output
-    row = _Row.model_validate(rows(out)["a"])
-    (choice,) = row.response.body.choices
-    assert len(choice.logprobs["content"]) == row.response.body.usage.completion_tokens == 4
-    assert "".join(t["token"] for t in choice.logprobs["content"]) == choice.message.content
-    assert choice.eftlocal["timings"]["prompt_tokens"]["base"] > 4
+    row = rows(out)["a"]
+    body = row["response"]["body"]
+    (choice,) = body["choices"]
+    timings = choice.pop("eftlocal")["timings"]
+    assert shape(row) == ROW and row["response"]["status_code"] == 200
+    assert (body["object"], body["model"]) == ("chat.completion", "demo")
+    assert choice["finish_reason"] == "length" and choice["message"]["role"] == "assistant"
+    told = choice["logprobs"]["content"]
+    assert len(told) == body["usage"]["completion_tokens"] == 4
+    assert "".join(token["token"] for token in told) == choice["message"]["content"]
+    assert timings["prompt_tokens"]["base"] > 4
 
 
 def test_alpaca_and_humaneval(tmp_path: Path) -> None:
@@ -388,8 +372,7 @@ def test_the_script_with_stdin_closed() -> None:
 
 def test_stdout_that_goes_into_the_input(asked: Path) -> None:
     before = asked.read_bytes()
-    program = "from eftlocal.cli.app import main; main()"
-    command = [sys.executable, "-c", program, "batch", str(asked), "-"]
+    command = [*PROGRAM, "batch", str(asked), "-"]
     with asked.open("ab") as stdout:
         found = subprocess.run(
             command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
@@ -400,8 +383,7 @@ def test_stdout_that_goes_into_the_input(asked: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
 def test_on_one_terminal_no_bar_is_drawn_into_the_rows(asked: Path) -> None:
-    program = "from eftlocal.cli.app import main; main()"
-    command = [sys.executable, "-c", program, "batch", str(asked), "-", "--max-tokens", "3"]
+    command = [*PROGRAM, "batch", str(asked), "-", "--max-tokens", "3"]
     ours, theirs = os.openpty()
     with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -491,15 +473,8 @@ def test_an_interrupt_does_not_say_that_a_lost_output_is_kept(
 def test_streams_that_are_closed_or_full(
     words: str, code: int, said: str, kept: int, asked: Path, tmp_path: Path
 ) -> None:
-    program = "from eftlocal.cli.app import main; main()"
     found = subprocess.run(
-        [
-            "sh",
-            "-c",
-            f'"$0" -c "$1" batch in.jsonl --max-tokens 3 {words}',
-            sys.executable,
-            program,
-        ],
+        ["sh", "-c", f'"$0" "$1" "$2" batch in.jsonl --max-tokens 3 {words}', *PROGRAM],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -513,8 +488,7 @@ def test_streams_that_are_closed_or_full(
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", questions(300)), tmp_path / "out.jsonl"
-    program = "from eftlocal.cli.app import main; main()"
-    command = [sys.executable, "-c", program, "batch", str(source), str(out)]
+    command = [*PROGRAM, "batch", str(source), str(out)]
     command += ["--format", "plain", "--max-tokens", "30", "--parallel", "2", "--quiet"]
     for number, code in (
         *((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)),

@@ -331,18 +331,6 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
     assert not (tmp_path / "other.jsonl").exists()
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
-    for path, says in (
-        (tmp_path, "is a folder; name a file in it"),
-        (tmp_path / "no" / "out.jsonl", f"there is no folder {tmp_path / 'no'}; create it first"),
-        (Path(os.devnull), "is a pipe or a device, not a file"),
-    ):
-        for refuse in (lambda p: check_output(str(p), "-"), opened):
-            with pytest.raises(UsageError) as refused:
-                refuse(path)
-            assert says in str(refused.value)
-
-
 STDOUT = """
 import sys
 from eftlocal.batch.output import Output, error_row
