@@ -39,14 +39,14 @@ def hostile_files(folder: Path) -> dict[str, Path]:
 def test_a_hostile_file_is_one_safe_bounded_line(tmp_path: Path) -> None:
     """The API raises what the command line prints, so most files need no process of their own."""
     from eftlocal.errors import EftlocalError
-    from eftlocal.gguf_file.header import read_header
+    from eftlocal.gguf_file.check import checked_model
     from eftlocal.loading.vocabulary import compare
     from eftlocal.terminal_text import one_line
 
-    plain = read_header(write_model(tmp_path / "plain.gguf"))
+    plain = checked_model(write_model(tmp_path / "plain.gguf"))
     for name, path in hostile_files(tmp_path).items():
         try:
-            found = compare({"base": plain, "tuned": read_header(path)}, ())
+            found = compare({"base": plain, "tuned": checked_model(path)}, ())
         except EftlocalError as error:
             said = [str(error)]
         else:

@@ -43,7 +43,7 @@ def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess[s
         command,
         shell=isinstance(command, str),
         cwd=folder,
-        env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "EFTLOCAL_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -33,6 +33,10 @@ VERBS = {
 }
 
 
+_KINDS = {"str": "text", "path": "file", "Path": "file", "int": "number", "float": "number"}
+_PYTHON_TYPE = re.compile(r"<(?:list\[)?(str|[pP]ath|int|float)(?: range)?\]?>")
+
+
 class Verb(TyperCommand):
     """A verb whose help has its options under the headings of their groups."""
 
@@ -43,7 +47,9 @@ class Verb(TyperCommand):
             is_argument = parameter.param_type_name == "argument"
             group = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
             if record is not None:
-                sections.setdefault(group or "Options", []).append(record)
+                name, text = record
+                plain = _PYTHON_TYPE.sub(lambda found: f"<{_KINDS[found[1]]}>", name)
+                sections.setdefault(group or "Options", []).append((plain, text))
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)

@@ -131,6 +131,7 @@ def batch(
     Every line is checked before the first is run. Rows are written as answers are ready: after a
     kill the same command resumes. Options are defaults; a line may say otherwise.
 
+    \b
     eftlocal batch questions.jsonl answers.jsonl --preset qwen2.5-7b --max-tokens 256
 
     Exit codes: 0 every line has an answer; 10 + n finished, n lines have none (100: 90 or more);

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 @takes("models", "recipe", "sampling", "length", "drafts", "prompt", "engine")
 def chat(
     resume: Annotated[
-        int | None, typer.Option("--resume", help="Go on with the conversation of this number.")
+        int | None, typer.Option("--resume", help="Resume the conversation with this number.")
     ] = None,
     continue_: Annotated[
-        bool, typer.Option("--continue", help="Go on with the newest conversation.")
+        bool, typer.Option("--continue", help="Resume the newest conversation.")
     ] = False,
     *,
     given: Given,
 ) -> None:
-    """Chat in the terminal: three models at work, dials that turn while they speak."""
+    """Chat in the terminal; every dial can be turned while the model answers."""
     if find_spec("eftlocal_tui") is None:
-        raise UsageError("the terminal chat is not installed; set the program up again")
+        raise UsageError("the terminal chat is not installed; install eftlocal again")
     from eftlocal.cli.selection import select
     from eftlocal_tui.app import run_chat
     from eftlocal_tui.engine.local import Start

@@ -26,7 +26,7 @@ _LIMITS = ("max_tokens", "stop", "loop_guard")
 @takes("models", "recipe", "sampling", "length", "prompt", "raw", "engine")
 def inspect(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; left out or '-', it is read from stdin.")
+        str | None, typer.Argument(help="The prompt; without it, or as '-', stdin is read.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     prompts: Annotated[
@@ -70,7 +70,9 @@ def inspect(
         Path | None,
         typer.Option("--plot", help="With --prompts: write a plot (needs the extra `plot`)."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it stands.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+    ] = False,
     *,
     given: Given,
 ) -> None:

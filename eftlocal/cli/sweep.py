@@ -142,6 +142,7 @@ def sweep(
 
     Figures are means over the prompts with 95% bootstrap intervals. Example:
 
+    \b
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
     from eftlocal.cli.progress import Telling, keeping, terminable
