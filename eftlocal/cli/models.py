@@ -129,7 +129,7 @@ def _licence(preset: Preset) -> str:
 
 @models_app.command("list")
 def list_presets(json_: AsJson = False) -> None:
-    """List the presets: what they are, their size, and which are on this machine."""
+    """List the presets, their sizes, and which are downloaded."""
     rows = []
     screen = Screen()
     table = new_table("name", "what it is", "size", "here", "licence")
@@ -175,7 +175,7 @@ def list_presets(json_: AsJson = False) -> None:
 
 @models_app.command("show")
 def show_preset(name: Name, json_: AsJson = False) -> None:
-    """Show a preset: its files, settings, licence and the evidence for them."""
+    """Show a preset's files, settings, licence and evidence."""
     preset = find(name)
     said = preset.model_dump(mode="json", by_alias=True, exclude_none=True)
     if json_:
@@ -249,7 +249,7 @@ def remove_preset(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Remove a preset's downloaded files, except those that another preset uses."""
+    """Remove a preset's downloads that no other preset uses."""
     preset = find(name)
     begun = [state.ref for state in states_of(preset) if state.is_begun]
     reasons = [_why_keep(preset, ref) for ref in begun]
@@ -274,7 +274,7 @@ def remove_preset(
 def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     """Why `rm` leaves a file alone; None if it goes."""
     if ref.repo is None:
-        return "a file of your own, not a download"
+        return "a local file, not a download"
     place = hub.stored_path(ref)
     users = [
         other.name
