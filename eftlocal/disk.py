@@ -1,4 +1,8 @@
-"""Files: opened safely, written to the last byte, put in place whole; sizes as people read them."""
+"""Files: opened safely, locked, read whole as text, written to the last byte, put in place whole.
+
+Text is UTF-8 and bounded, or one line says why not: a byte order mark is skipped, a pipe is read to
+its end, and one that nobody writes into is empty, not waited for.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 1 << 20  # bytes
+LARGEST = 64 << 20  # bytes; some devices have no end
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -160,10 +166,6 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-LARGEST = 64 << 20  # bytes; some devices have no end
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_text(

@@ -271,6 +271,9 @@ def _shown(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape[:2] if shape[2:] == (1, 1) else shape))
 
 
+# --- Tokenizers: any text can be taken apart without looping or aborting. llama.cpp finds most of
+# this out while it tokenizes, where it ends the process or never returns.
+
 _BYTE = 6  # llama_token_type
 _LONGEST = 4096  # bytes; no real token has as many, and grammars recurse once for each character
 _BPE = ("gpt2", "gemma4", "hybriddna", "whitespace")

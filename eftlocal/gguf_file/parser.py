@@ -32,6 +32,16 @@ _FIRST_READ = 16 << 20
 _MAX_KEY = 65535  # bytes, from the format's definition
 _MAX_VOCAB = 1 << 24  # tokens
 _ALIGNMENT = 32  # bytes: the default, and where ggml wants mapped weights to begin
+AGAIN = "download it again"
+U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
+_STRING, _ARRAY = 8, 9
+_SCALARS: dict[int, struct.Struct] = {
+    number: struct.Struct(f"<{code}")
+    for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
+}
+_TYPE_NAMES = {int(kind): kind.name.lower() for kind in constants.GGUFValueType}
+_DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _SCALARS.items()}
+_MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
 
 
 @dataclass(frozen=True)
@@ -191,18 +201,6 @@ def _what_is_it(head: bytes, size: int) -> str:
     if all(byte >= 32 or byte in b"\t\r\n" for byte in head[:512]):
         return "is text, not a model: give the .gguf file"
     return "is not a GGUF file: give the .gguf file of a model"
-
-
-AGAIN = "download it again"
-U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
-_STRING, _ARRAY = 8, 9
-_SCALARS: dict[int, struct.Struct] = {
-    number: struct.Struct(f"<{code}")
-    for number, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
-}
-_TYPE_NAMES = {int(kind): kind.name.lower() for kind in constants.GGUFValueType}
-_DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _SCALARS.items()}
-_MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
 
 
 class StringArray:

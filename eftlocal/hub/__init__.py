@@ -1,9 +1,9 @@
-"""Model files: found where they lie, else fetched from the hub, resumed, checked and kept.
+"""Model files: found on this machine, else downloaded from the hub, resumed, checked and kept.
 
 A download grows in FILE.part beside its place; FILE.part.json says of which version it is a
-prefix. Whatever ends the process, the next run goes on from there. FILE appears only whole: its
-length and SHA-256 checked, flushed to the disk, then renamed. huggingface_hub finds the file's
-address, size and checksum; the transfer is our own, because it starts again in every process.
+prefix. Whatever ends the process, the next run resumes there. FILE appears only whole: its length
+and SHA-256 checked, flushed to the disk, then renamed. huggingface_hub knows the token, the client
+and its own cache; the transfer is ours, because it must resume in any later process.
 """
 
 from eftlocal.disk import readable

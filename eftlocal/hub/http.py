@@ -1,8 +1,9 @@
-"""The one place where requests are made: none can hang, and only the hub is sent the token.
+"""The one place where requests are made and repeated: none can hang, only the hub gets the token.
 
 Requests run in a thread of their own, so that neither a name that does not resolve nor a byte a
 second can hold up a deadline or a Ctrl-C. The client is the one that huggingface_hub uses (httpx,
-later httpx2), with whatever proxy or certificates were set up for it.
+later httpx2), with whatever proxy or certificates were set up for it. What may pass (`Broken`) is
+tried again, with growing waits, while it gets anywhere; what cannot (`Hopeless`) is not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ _TICK = 0.1  # seconds; on Windows a wait is not interrupted by Ctrl-C
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _NEVER = (501, 505, 506, 510, 511)  # errors of a server that will not pass
 _REDIRECTS = (301, 302, 303, 307, 308)
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+TRIES = 6  # in a row that got nowhere
+PROGRESS = 1 << 16  # bytes that a try must bring to have got anywhere
+_LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 
 
 @dataclass(frozen=True)
@@ -249,7 +255,7 @@ def _address(session: Any, url: str, what: str, method: str = "HEAD", **options:
     except (_client_library().InvalidURL, ValueError) as error:
         raise Hopeless(f"{what} {quoted(public(url))} cannot be read: {error}") from error
     if not _is_web(request.url):
-        raise Hopeless(f"{what} {quoted(public(url))} is not one of http or https")
+        raise Hopeless(f"{what} {quoted(public(url))} is neither http nor https")
     return request
 
 
@@ -269,7 +275,7 @@ def _target(url: Any, response: Any) -> str | None:
     except (library.InvalidURL, ValueError) as error:
         raise Hopeless(f"{what} cannot be read: {quoted(locations[0])}: {error}") from error
     if not _is_web(target):
-        raise Hopeless(f"{what} is not one of http or https: {quoted(locations[0])}")
+        raise Hopeless(f"{what} is neither http nor https: {quoted(locations[0])}")
     if target.userinfo and _origin(target) != _origin(url):
         raise Hopeless(f"{what} holds a user's name: {quoted(locations[0])}")
     if url.scheme == "https" and target.scheme == "http":
@@ -321,14 +327,6 @@ def phrase(status: int) -> str:
         return f"{status} ({HTTPStatus(status).phrase})"
     except ValueError:
         return str(status)
-
-
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
-
-TRIES = 6  # in a row that got nowhere
-PROGRESS = 1 << 16  # bytes that a try must bring to have got anywhere
-_LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 
 
 class Broken(Exception):  # noqa: N818 - an interruption to recover from, not an error

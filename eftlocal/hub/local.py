@@ -1,4 +1,9 @@
-"""Where files lie: in our store, in huggingface_hub's own cache, or at a path."""
+"""Files on this machine: in our store, in huggingface_hub's own cache, or at a path.
+
+What is known of a file's bytes is recorded in the cache folder, not beside the models: whoever
+hands over a folder of models cannot vouch for them. A record holds for a file of one size, time and
+inode only.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +37,8 @@ from eftlocal.presets.schema import MOST_SHARDS, SPLIT, FileRef
 if TYPE_CHECKING:  # what talks to the hub is imported when there is something to ask
     from eftlocal.hub.remote import RemoteFile
     from eftlocal.hub.transfer import Download
+_MOST_BYTES = 1 << 16  # of a record
+_log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -251,10 +258,6 @@ def _belongings(ref: FileRef) -> list[Path]:
         for file in (path, *part_files(path))
         if file.is_symlink() or (file.exists() and not file.is_dir())
     ]
-
-
-_MOST_BYTES = 1 << 16  # of a record
-_log = logging.getLogger(__name__)
 
 
 class Record(BaseModel):

@@ -1,4 +1,4 @@
-"""What the hub says of a file, and what its refusals mean."""
+"""What the hub says of a file and of a repository's files, and what its refusals mean."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from eftlocal.json_text import TextError, parse_json
 from eftlocal.presets.schema import FileRef, is_inside
 
 _MOST_COMPARED = 2000  # names
+MOST_PAGES, MOST_BYTES = 20, 8 << 20  # a page of the hub holds 1,000 files
+_NEXT = re.compile(r'<([^<>]*)>\s*;[^,<]*\brel\s*=\s*"?next\b', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,6 @@ def _nearest(listing: Listing, ref: FileRef) -> str:
     wanted = ref.file.lower()
     models.sort(key=lambda name: -SequenceMatcher(None, wanted, name.lower()).ratio())
     return f"nearest of the {len(models)} .gguf files there: {', '.join(models[:3])}"
-
-
-MOST_PAGES, MOST_BYTES = 20, 8 << 20  # a page of the hub holds 1,000 files
-_NEXT = re.compile(r'<([^<>]*)>\s*;[^,<]*\brel\s*=\s*"?next\b', re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""One transfer: a file comes from the hub into the store, is resumed, checked and kept."""
+"""One transfer: a file comes from the hub into the store, is resumed, checked and kept.
+
+FILE.part grows, outlives its process, and becomes FILE when it is whole.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From files to running roles: what they are, whether they fit, and each other."""
+"""From files to running roles."""

@@ -26,6 +26,7 @@ _TRY = (
     "try a smaller context (n_ctx), KV-cache type q8_0, a smaller quantization of the base or a "
     "smaller model"
 )
+_UNLIMITED = 1 << 62  # bytes; cgroup v1 says "no limit" with a number next to 2^63
 
 
 @dataclass(frozen=True)
@@ -279,9 +280,6 @@ def _refuse_if_too_large(result: Plan) -> None:
 def gib(nbytes: int) -> str:
     """Bytes as people read them."""
     return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.0f} MiB"
-
-
-_UNLIMITED = 1 << 62  # bytes; cgroup v1 says "no limit" with a number next to 2^63
 
 
 class _Files(NamedTuple):

@@ -1,4 +1,12 @@
-"""Who is tried, within which limits, and what the death of a trial says."""
+"""The first load of a file that nothing vouches for, tried in a child process.
+
+A header check cannot know all that llama.cpp's native code trips over, and Python cannot catch a
+crash. So a child does with a new file what the program will do with it; only its death tells.
+
+What passed has an empty file in the cache folder, named by a key: of the header's bytes, size,
+times and inode of every part, and of the build of llama.cpp. So nothing is ever read back: what is
+in the folder can be missing, never wrong.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +57,8 @@ _FOLDER = re.compile(r"^\S*[/\\](?=[^/\\ ]+:\d+: )")  # in which llama.cpp was c
 _ADVICE = (
     "download it again; a file that you know to be good loads with --trust (in Python trust=True)"
 )
+MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -222,10 +232,6 @@ def _death(died: ChildDiedError, memory: int) -> str:
         last = died.words.splitlines()[-1]
         happened += f": {one_line(_FOLDER.sub('', last))}"
     return f"crashed llama.cpp ({happened})"
-
-
-MOST = 2000  # files remembered; those that were not used for the longest time are forgotten
-_FORMAT = 1
 
 
 def key_of(header: Header, on: Header | None = None) -> str | None:
