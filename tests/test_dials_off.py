@@ -163,22 +163,3 @@ def test_drafts_of_an_answer(given: Any, length: int | None, demo: Emulator) -> 
     for wrong in (17, -1, 0.5, "fast", [], {}):
         with pytest.raises(UsageError, match=r"speculation .* from 1 to 16, auto or off"):
             demo.stream("Hello", speculation=wrong)
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"delta_top_p": 2}, "recipe: delta_top_p is 2; it must be a number above 0"),
-        ({"first_tokens": -1}, "recipe: first_tokens is -1; it must be a whole number, 0"),
-        ({"repeat_penalty": 1e-300}, "sampling: repeat_penalty is 1e-300; it must be a number"),
-        ({"presence_penalty": -1e300}, "sampling: presence_penalty is -1e+300; it must be"),
-        ({"seed": 2**62 * 4}, "sampling: seed is 18446744073709551616; it must be"),
-        ({"top_k": "of"}, "sampling: top_k"),
-    ],
-)
-def test_a_presets_numbers_have_the_same_ranges(
-    values: dict[str, Any], told: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError) as refused:
-        of_preset(tmp_path, **values)
-    assert told in str(refused.value) and "\n" not in str(refused.value)

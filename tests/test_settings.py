@@ -29,7 +29,6 @@ from eftlocal.settings import (
     BODY,
     CHAT,
     FILE,
-    INT32,
     LIMITS,
     LINE,
     OFF,
@@ -38,7 +37,6 @@ from eftlocal.settings import (
     SETTINGS,
     Range,
     Setting,
-    named,
 )
 from eftlocal.study.grid import parse_dials
 from eftlocal.user_settings import Given, from_environment, from_file, settings_path
@@ -409,6 +407,35 @@ def test_a_sweep_takes_the_users_dials_under_its_axes() -> None:
     assert "upscale: +2 base" in result.stdout
 
 
+def test_a_seed_that_is_off_leaves_a_run_its_own(tmp_path: Path) -> None:
+    own_preset("")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "In which country is Toulouse?"}\n')
+    texts = {}
+    for seed in ('"off"', "0", "3"):
+        write_settings(f"seed = {seed}\nthreads = 1")
+        out = tmp_path / f"{len(texts)}.jsonl"
+        result = CliRunner().invoke(app, ["batch", str(tmp_path / "in.jsonl"), str(out), "--quiet"])
+        assert result.exit_code == 0, result.output
+        row = json.loads(out.read_text(encoding="utf-8"))
+        texts[seed] = row["response"]["body"]["choices"][0]["eftlocal"]["seed"]
+    assert texts['"off"'] == texts["0"] != texts["3"]
+
+
+def test_the_python_api_reads_neither(
+    demo_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eftlocal import Emulator, load
+
+    write_settings("temperature = 0.1\nn_ctx = 300")
+    monkeypatch.setenv("EFTLOCAL_BETA", "3")
+    with load("demo", threads=1) as emulator:
+        assert emulator.defaults.sampling.temperature == 0.7
+        assert emulator.defaults.recipe.weights["base"] == 1.0
+        assert emulator.ensemble.n_ctx == 512
+    with Emulator.from_files(**demo_files, threads=1) as emulator:
+        assert emulator.defaults.recipe.weights["base"] == 1.0
+
+
 # What is wrong is one line ------------------------------------------------------------------------
 
 
@@ -531,10 +558,3 @@ def test_a_request_is_read_under_the_users_defaults() -> None:
     request = read_request({"prompt": "x", "top_k": 2}, defaults=asked)
     assert request.sampling is not None
     assert (request.sampling.temperature, request.sampling.top_k) == (0.3, 2)
-
-
-def test_names_are_what_other_surfaces_call_them() -> None:
-    assert [s.parameter for s in named("recipe").values()][3] == "lambda_"
-    assert SETTINGS["delta_top_p"].flag == "--delta-top-p"
-    assert SETTINGS["n_ctx"].variable == "EFTLOCAL_N_CTX"
-    assert INT32 == 2**31 - 1

@@ -201,6 +201,9 @@ def takes(
             typed = [name for name in options if _is_typed(_context, name)]
             given, left_out = with_user_settings(options, typed, may_be_set)
             _tell_left_out(left_out)
+            for name in shared:  # a number that the verb needs cannot be off
+                if isinstance(options[name], int) and given[name] == OFF:
+                    given = given.changed(**{name: options[name]})
             verb(**{name: given[name] for name in names}, given=given)
 
         run.__signature__ = inspect.Signature([*own, *common, context])  # type: ignore[attr-defined]
