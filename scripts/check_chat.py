@@ -158,7 +158,7 @@ def write_while_it_is_locked(terminal: Terminal, folder: Path) -> None:
     with locked(folder / "data" / "chat.db"):
         terminal.text("What is a hill?")
         terminal.keys("Enter")
-        terminal.until("keeps the history locked", "a message waits for the history")
+        terminal.until("history is locked", "a message waits for the history")
         report("while it is locked", latency(terminal))
     terminal.until("Generating", "then it is answered")
     terminal.keys("Escape")
@@ -195,7 +195,7 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.until("Message (Enter sends", "back from the influence view")
         terminal.text("/export talk.md")
         terminal.keys("Enter")
-        terminal.until("Written:", "it is exported")
+        terminal.until("Exported to", "it is exported")
         leave_a_long_prompt(terminal)
         write_while_it_is_locked(terminal, folder)
         terminal.keys("C-q")

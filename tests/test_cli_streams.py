@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "the terminal chat needs a terminal; for pipes there is `eftlocal run`"),
+        ([], "chat needs a terminal; in a pipe, use `eftlocal run`"),
         (["--max-tokens", "0"], "--max-tokens is 0; it must be"),
         (["--resume", "1", "--continue"], "--resume and --continue exclude each other"),
         (["--base", "x"], "recipe upscale needs the roles tuned and reference"),

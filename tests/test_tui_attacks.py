@@ -71,35 +71,38 @@ async def test_html_of_a_model_is_shown_as_text(tmp_path: Path) -> None:
         assert "<div>block</div>" in d.screen_text()
 
 
-@pytest.mark.parametrize("name", BOMBS)
 @asynchronous
-async def test_markdown_bombs(tmp_path: Path, name: str) -> None:
-    bomb = BOMBS[name]
-    size = max(1, len(bomb) // 8)
-    pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
-    async with driven(ScriptedEngine(Script(pieces), "Fine."), tmp_path, size=(80, 24)) as d:
-        await d.ask("go")
-        assert d.turns[-1] == bomb
-        await d.ask("and now?")
-        assert d.turns[-1] == "Fine."
+async def test_markdown_bombs(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with driven(engine, tmp_path, size=(80, 24)) as d:
+        for bomb in BOMBS.values():
+            size = max(1, len(bomb) // 8)
+            pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
+            engine.scripts += [Script(pieces), Script(["Fine."])]
+            await d.ask("go")
+            assert d.turns[-1] == bomb
+            await d.ask("and now?")
+            assert d.turns[-1] == "Fine."
+            await d.press("ctrl+n")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\u05e9\u05dc\u05d5\u05dd abc \u0645\u0631\u062d\u0628\u0627",  # right to left
-        "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0 " * 20,  # wide
-        "Z\u0351\u036b\u0343a\u0300\u0301\u0302lgo " * 20,  # combining
-        "\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f1e9\U0001f1ea\ufe0f " * 20,  # joined
-        "\ufeff\u200b\u00ad\u2028\u2029x",
-    ],
-)
+TEXTS = [
+    "\u05e9\u05dc\u05d5\u05dd abc \u0645\u0631\u062d\u0628\u0627",  # right to left
+    "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0 " * 20,  # wide
+    "Z\u0351\u036b\u0343a\u0300\u0301\u0302lgo " * 20,  # combining
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f1e9\U0001f1ea\ufe0f " * 20,  # joined
+    "\ufeff\u200b\u00ad\u2028\u2029x",
+]
+
+
 @asynchronous
-async def test_scripts_and_widths(tmp_path: Path, text: str) -> None:
-    async with driven(ScriptedEngine(Script(list(text))), tmp_path, size=(80, 24)) as d:
-        await d.ask(text)
-        assert d.turns[1] == text
-        await d.press("ctrl+o", "escape", "ctrl+up", "up")
+async def test_scripts_and_widths(tmp_path: Path) -> None:
+    scripts = [Script(list(text)) for text in TEXTS]
+    async with driven(ScriptedEngine(*scripts), tmp_path, size=(80, 24)) as d:
+        for text in TEXTS:
+            await d.ask(text)
+            assert d.turns[-1] == text
+            await d.press("ctrl+o", "escape", "ctrl+up", "up", "escape", "ctrl+n")
 
 
 @asynchronous
@@ -135,21 +138,22 @@ async def test_links_of_a_model_are_not_opened(
         assert "file:///etc/passwd" in d.toasts
 
 
-@pytest.mark.parametrize("after", ["# Head\n", "---\n", "- item\n", "```\ncode\n```\n", "> q\n"])
 @asynchronous
-async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path, after: str) -> None:
+async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path) -> None:
     """The first letters of what follows look like one more row, which is then taken back."""
-    text = "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n" + after + "\nDone.\n"
     async with driven(ScriptedEngine(), tmp_path) as d:
-        streamed = Streamed()
-        await d.chat.transcript.mount(streamed)
-        for letter in text:
-            await streamed.append(letter)
+        for after in ("# Head\n", "---\n", "- item\n", "```\ncode\n```\n", "> q\n"):
+            streamed = Streamed()
+            await d.chat.transcript.mount(streamed)
+            await streamed.append("| a | b |\n|---|---|\n| 1 | 2 |\n")
+            for letter in "| 3 | 4 |\n" + after + "\nDone.\n":
+                await streamed.append(letter)
+                await d.pause()
+            assert "Done." in d.screen_text(), after
+            await streamed.finish()
             await d.pause()
-        assert "Done." in d.screen_text()
-        await streamed.finish()
-        await d.pause()
-        assert "Done." in d.screen_text()
+            assert "Done." in d.screen_text(), after
+            await streamed.remove()
 
 
 # The functions behind it ------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_a_question_goes_below_a_turn_of_its_own_conversation(history: History) 
     first = history.turns.ask(chat, "one")
     with pytest.raises(HistoryError, match=f"turn {first.id} is not of conversation {other}"):
         history.turns.ask(other, "two", parent=first.id)
-    with pytest.raises(HistoryError, match="turn 99 is not there"):
+    with pytest.raises(HistoryError, match="turn 99 does not exist"):
         history.turns.ask(chat, "two", parent=99)
     with pytest.raises(HistoryError, match="deleted meanwhile"):
         history.turns.ask(99, "two")
@@ -255,9 +255,9 @@ def test_a_duplicate_is_a_whole_tree_of_its_own(history: History) -> None:
     history.conversations.delete(chat)
     assert [t.text for t in history.turns.path(copy.id)] == ["one", "now"]
     for call in (history.conversations.get, history.conversations.delete):
-        with pytest.raises(HistoryError, match=f"conversation {chat} is not there"):
+        with pytest.raises(HistoryError, match=f"conversation {chat} does not exist"):
             call(chat)
-    with pytest.raises(HistoryError, match=f"turn {old} is not there"):
+    with pytest.raises(HistoryError, match=f"turn {old} does not exist"):
         history.turns.get(old)
 
 

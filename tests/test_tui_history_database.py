@@ -80,7 +80,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE notes (text)")
     connection.close()
-    with pytest.raises(HistoryError, match="a database of another program"):
+    with pytest.raises(HistoryError, match="the database of another program"):
         History(path)
     with pytest.raises(HistoryError, match="cannot be opened"):
         History(tmp_path)
@@ -91,7 +91,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
 def test_a_lock_held_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eftlocal_tui.history.database.BUSY_SECONDS", 0.0)
     with History(tmp_path / "chat.db") as one, History(tmp_path / "chat.db") as two:
-        with one.db.transaction(), pytest.raises(HistoryError, match="keeps it locked"):
+        with one.db.transaction(), pytest.raises(HistoryError, match="locked by another program"):
             two.conversations.create()
         two.conversations.create()
 
@@ -132,7 +132,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
 
 def test_numbers_beyond_sqlite_are_refused(tmp_path: Path) -> None:
     with History(tmp_path / "chat.db") as history:
-        with pytest.raises(HistoryError, match="so large a number"):
+        with pytest.raises(HistoryError, match="the number is too large"):
             history.conversations.get(10**30)
         assert history.conversations.list() == []
 

@@ -215,8 +215,8 @@ def changed(document: dict[str, Any], place: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("format", "other", 'is not an export of eftlocal: no "format"'),
-        ("version", 2, "version 2 of the format is not known here"),
+        ("format", "other", 'not an export of eftlocal: no "format"'),
+        ("version", 2, "version 2 of the format is not supported"),
         ("extra", 1, "x.json: extra: Extra inputs"),
         ("conversations", {}, "x.json: conversations: Input should be a valid list"),
         ("conversations/0/title", ..., r"conversations\[0\].title: Field required"),
@@ -254,7 +254,7 @@ def test_a_wrong_file_is_refused_whole_with_its_place(
         ("", r"x.json: not JSON: Expecting value \(character 1\)"),
         ('{"a": 1', "not JSON"),
         ("[" * 100_000, "x.json: nested more than 200 deep"),
-        ("[1, 2]", "is not an export"),
+        ("[1, 2]", "not an export"),
         ('{"format": 1, "format": 2}', "key 'format' is given twice"),
         ('{"format": NaN}', "NaN is no JSON number"),
         ("1" * 5000, "x.json: an integer of 5000 digits"),

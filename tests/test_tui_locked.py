@@ -30,7 +30,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def waiting(d: Driver) -> None:
-    await d.until(lambda: "keeps the history locked" in d.static("#status"))
+    await d.until(lambda: "history is locked" in d.static("#status"))
 
 
 @asynchronous
@@ -67,7 +67,7 @@ async def test_escape_gives_the_message_back(tmp_path: Path) -> None:
             await d.press("escape")
             await d.idle()
         assert d.chat.prompt.text == "Hello"
-        assert "another program keeps it locked" in d.notes[0]
+        assert "locked by another program" in d.notes[0]
         assert "locked" not in d.static("#status")
         await d.press("enter")
         await d.until(lambda: d.turns == ["Hello", "One."])
@@ -113,7 +113,7 @@ async def test_keys_that_write_are_refused_in_one_line(tmp_path: Path, key: str)
         await d.idle()
         with locked(d.history.path):
             await d.press(key)
-            await d.until(lambda: "another program keeps it locked" in d.toasts)
+            await d.until(lambda: "locked by another program" in d.toasts)
             assert not d.chat.answers.busy
             assert d.turns == ["Go", "Two."]
         await d.press("f7")
@@ -127,7 +127,7 @@ async def test_the_list_of_conversations_refuses_in_one_line(tmp_path: Path) -> 
         await d.press("ctrl+o")
         with locked(d.history.path):
             await d.press("d")
-            await d.until(lambda: "another program keeps it locked" in d.toasts)
+            await d.until(lambda: "locked by another program" in d.toasts)
         await d.press("r")
         d.app.screen.query_one(Input).value = "renamed"
         await d.press("enter")

@@ -37,7 +37,7 @@ def delete_elsewhere(d: Driver) -> None:
 
 
 BROKEN = {
-    "read only": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "may not be written to"),
+    "read only": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "is read-only"),
     "full": ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000", "disk is full"),
 }
 
@@ -63,50 +63,61 @@ async def test_a_conversation_deleted_elsewhere_in_the_middle_of_an_answer(tmp_p
         assert d.app.is_running
 
 
-@pytest.mark.parametrize("key", ["ctrl+r", "f3", "f4", "f5", "f6", "f7", "f9", "f12", "enter"])
 @asynchronous
-async def test_keys_after_a_conversation_was_deleted_elsewhere(tmp_path: Path, key: str) -> None:
-    async with driven(ScriptedEngine("One.", "Two."), tmp_path) as d:
-        await d.ask("Go")
-        await d.ask("Go on")
-        delete_elsewhere(d)
-        await d.type("More")
-        await d.press(key)
-        await d.idle()
-        assert d.app.is_running
+async def test_keys_after_a_conversation_was_deleted_elsewhere(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        for key in ("ctrl+r", "f3", "f4", "f5", "f6", "f7", "f9", "f12", "enter"):
+            await d.ask("Go")
+            await d.ask("Go on")
+            delete_elsewhere(d)
+            await d.type("More")
+            await d.press(key)
+            await d.idle()
+            await begin_anew(d)
 
 
-@pytest.mark.parametrize("keys", ["c", "b", "e", "r", "i", "left", "right"])
 @asynchronous
-async def test_turn_keys_after_a_conversation_was_deleted(tmp_path: Path, keys: str) -> None:
-    async with driven(ScriptedEngine("One.", "Two.", "Three."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+r")
-        await d.idle()
-        delete_elsewhere(d)
-        await d.press("ctrl+up", keys)
-        await d.idle()
-        assert d.app.is_running
+async def test_turn_keys_after_a_conversation_was_deleted(tmp_path: Path) -> None:
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        for key in ("c", "b", "e", "r", "i", "left", "right"):
+            await d.ask("Go")
+            await d.press("ctrl+r")
+            await d.idle()
+            delete_elsewhere(d)
+            await d.press("ctrl+up", key)
+            await d.idle()
+            await begin_anew(d)
 
 
-@pytest.mark.parametrize("keys", ["ctrl+r", "f3", "f7"])
+async def begin_anew(d: Driver) -> None:
+    """Out of whatever is open, into an empty conversation: the program still obeys."""
+    while d.app.screen is not d.chat:
+        await d.press("escape")
+    await d.press("escape", "ctrl+n")
+    await d.until(lambda: d.turns == [])
+    d.chat.prompt.clear()
+    d.app.clear_notifications()
+
+
 @pytest.mark.parametrize("how", BROKEN)
 @asynchronous
-async def test_keys_when_nothing_can_be_written(tmp_path: Path, how: str, keys: str) -> None:
+async def test_keys_when_nothing_can_be_written(tmp_path: Path, how: str) -> None:
     off, on, said = BROKEN[how]
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+r")
-        await d.idle()
-        shown = d.turns
-        fill(d)
-        do(d, off)
-        await d.press(keys)
-        await d.idle()
-        if how == "read only":  # a full disk may still have room for a small change
-            assert said in d.toasts
-            assert d.turns == shown
-        do(d, on)
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        for key in ("ctrl+r", "f3", "f7"):
+            await d.ask("Go")
+            await d.press("ctrl+r")
+            await d.idle()
+            shown = d.turns
+            fill(d)
+            do(d, off)
+            await d.press(key)
+            await d.idle()
+            if how == "read only":  # a full disk may still have room for a small change
+                assert said in d.toasts, key
+                assert d.turns == shown
+            do(d, on)
+            await begin_anew(d)
 
 
 def fill(d: Driver) -> None:
@@ -153,20 +164,19 @@ async def test_nothing_can_be_written_from_the_middle_of_an_answer(
         assert d.turns[:2] == ["Count", "One "]
 
 
-@pytest.mark.parametrize("key", ["r", "a", "d", "delete", "x", "enter"])
 @asynchronous
 async def test_history_keys_after_it_was_deleted_elsewhere(
-    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+o")
-        await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
-        delete_elsewhere(d)
-        await d.press(key)
-        await d.pause()
-        assert d.app.is_running
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        for key in ("r", "a", "d", "delete", "x", "enter"):
+            await d.ask("Go")
+            await d.press("ctrl+o")
+            await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
+            delete_elsewhere(d)
+            await d.press(key)
+            await begin_anew(d)
 
 
 @asynchronous
@@ -322,37 +332,38 @@ async def test_compare_joins_a_question_that_has_no_answer(tmp_path: Path) -> No
 # Odd input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "/load ²",
-        "/load " + "9" * 5_000,
-        "/load ~nobody-has-this-name/x.json",
-        "/export ~nobody-has-this-name/x.md",
-        "/export " + "x" * 300 + ".md",
-        "/load " + "x" * 300 + ".json",
-        "/export nowhere/x.md",
-        "/load /",
-        "/set seed 1e300",
-        "/set top_k 1e300",
-        "/set first_tokens 1e300",
-        "/set top_k 2.5",
-        "/set first_tokens 2.5",
-        "/set recipe base=1,tuned=x",
-        "/set recipe base=1e400",
-    ],
-)
+ODD = [
+    "/load ²",
+    "/load " + "9" * 5_000,
+    "/load ~nobody-has-this-name/x.json",
+    "/export ~nobody-has-this-name/x.md",
+    "/export " + "x" * 300 + ".md",
+    "/load " + "x" * 300 + ".json",
+    "/export nowhere/x.md",
+    "/load /",
+    "/set seed 1e300",
+    "/set top_k 1e300",
+    "/set first_tokens 1e300",
+    "/set top_k 2.5",
+    "/set first_tokens 2.5",
+    "/set recipe base=1,tuned=x",
+    "/set recipe base=1e400",
+]
+
+
 @asynchronous
 async def test_odd_arguments_are_refused_in_one_line(
-    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
+    async with driven(ScriptedEngine(), tmp_path) as d:
         await d.ask("Go")
-        await d.send(command)
-        await d.until(lambda: d.toasts or d.notes)
-        assert d.app.is_running
-        assert "\n" not in d.toasts
+        for command in ODD:
+            d.app.clear_notifications()
+            await d.send(command)
+            await d.until(lambda: d.toasts)
+            assert "\n" not in d.toasts, command
+            assert d.turns == ["Go", "Again."]
 
 
 @asynchronous

@@ -52,7 +52,7 @@ async def test_a_theme_of_the_settings_comes_first_and_says_so(tmp_path: Path) -
     settings = Settings(theme="nord")
     async with driven(ScriptedEngine(), tmp_path, settings=settings) as d:
         await d.send("/theme gruvbox")
-        assert "it is nord again" in d.toasts
+        assert "uses nord again" in d.toasts
     async with driven(ScriptedEngine(), tmp_path, settings=settings) as d:
         assert d.app.theme == "nord"
         assert d.toasts == ""

@@ -55,7 +55,7 @@ def chat(
     models = chosen.models if isinstance(chosen.models, Mapping) else chosen.models.name
     start = Start(models, offline=given["offline"], adjust=adjust, engine=chosen.engine, call=call)
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-        raise UsageError("the terminal chat needs a terminal; for pipes there is `eftlocal run`")
+        raise UsageError("chat needs a terminal; in a pipe, use `eftlocal run`")
     with raising():
         run_chat(
             start if named else None, settings, default=start, resume=resume, continue_=continue_

@@ -67,7 +67,7 @@ class ChatApp(App[None], inherit_bindings=False):
             return
         mine = self.services.settings.theme
         if mine not in (None, theme):
-            self.notify(f"At the next start it is {mine} again: the settings say so")
+            self.notify(f"The next start uses {mine} again: the settings file sets it")
 
     @property
     def chat(self) -> ChatScreen:
@@ -129,7 +129,7 @@ class ChatApp(App[None], inherit_bindings=False):
         for key in of_place("app"):
             if key.action != "command_palette":
                 yield SystemCommand(key.what, key.about, partial(self._act, self, key.action))
-        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
+        yield SystemCommand("Theme", "Choose a theme", self.action_change_theme)
         if isinstance(screen, ChatScreen):
             yield from self._chat_commands(screen)
 
@@ -209,7 +209,7 @@ def _resumed(history: History, resume: int | None, continue_: bool) -> Conversat
     if continue_:
         newest = history.conversations.list(limit=1)
         if not newest:
-            raise UsageError("--continue: there is no conversation yet; leave it out")
+            raise UsageError("--continue: there is no conversation yet; start without it")
         return newest[0]
     return None
 

@@ -149,7 +149,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     try:
         return parse_recipe(given.pop("text", None), **given).stabilise(**limits)
     except TypeError as error:
-        raise UsageError(f"the recipe that was kept is not one: {error}") from None
+        raise UsageError(f"the saved recipe is not valid: {error}") from None
 
 
 def _renamed(now: Recipe, name: str, roles: Collection[str]) -> Recipe:
@@ -232,4 +232,4 @@ def restored(settings: Settings, default: Dials) -> Dials:
             Speculation(**speculation) if speculation else default.speculation,
         )
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the settings of that answer are not understood: {error}") from None
+        raise UsageError(f"the settings of that answer are not valid: {error}") from None

@@ -41,7 +41,7 @@ def edit_file(path: Path, setting: str) -> None:
             f"editor {command[0]}: {error.strerror}; set `editor` or $EDITOR"
         ) from None
     if code:
-        raise UsageError(f"editor {command[0]} ended with code {code}; nothing was taken over")
+        raise UsageError(f"editor {command[0]} exited with code {code}; its text was not used")
 
 
 def edit_text(text: str, setting: str) -> str:
@@ -57,7 +57,7 @@ def edit_text(text: str, setting: str) -> str:
             edit_file(path, setting)
             return path.read_text(encoding="utf-8").rstrip("\n")
     except UnicodeDecodeError:
-        why = "it left a file that is not UTF-8"
+        why = "it is not UTF-8"
     except OSError as error:
         why = error.strerror or str(error)
-    raise UsageError(f"the editor's file: {why}; nothing was taken over")
+    raise UsageError(f"the editor's file: {why}; its text was not used")

@@ -20,12 +20,12 @@ from eftlocal.presets.schema import StrictTable
 from eftlocal_tui.keys import check_keys
 
 FIRST = """\
-# Settings of `eftlocal chat`. Take the sign # away to set a value.
-# preset = "demo"           # what is loaded where the command line names nothing
-# theme = "textual-dark"    # at every start; unset: as it was left. Ctrl+P, then Theme, shows all
-# panel = true              # the side panel at every start; unset: as it was left, or if it fits
-# system = ""               # the system prompt of new conversations
-# editor = "nano"           # for long prompts; unset: $VISUAL, then $EDITOR
+# Settings of `eftlocal chat`. Remove the # of a line to set it.
+# preset = "demo"           # loaded unless the command line names models
+# theme = "textual-dark"    # at every start; unset: the last one. Ctrl+P, Theme lists them
+# panel = true              # open the side panel at every start; unset: as it was, or if it fits
+# system = ""               # system prompt of new conversations
+# editor = "nano"           # for long messages; unset: $VISUAL, then $EDITOR
 #
 # [keys]                    # F1 shows the names
 # "chat.regenerate" = "ctrl+r"

@@ -21,7 +21,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def reason_text(state: str, finish_reason: str | None, error: str | None) -> str:
     """Why an answer ended, where that is worth a word."""
     if state == "error":
-        return f"✗ failed: {error or 'no reason was kept'}"
+        return f"✗ failed: {error or 'unknown error'}"
     if state == "stopped":
         return "■ stopped"
     if state == "streaming":
@@ -44,9 +44,15 @@ def totals_line(figures: Figures, seed: int | None = None) -> str:
     return " · ".join(parts)
 
 
-def outcome(turn: Turn) -> str:
-    """How an answer ended and what it took, in one line; empty where nothing is known."""
+def outcome(turn: Turn, if_stopped: str = "") -> str:
+    """How an answer ended and what it took, in one line; empty where nothing is known.
+
+    Args:
+        if_stopped: what may be done with one that a person stopped.
+    """
     parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
+    if turn.state == "stopped":
+        parts.append(if_stopped)
     if turn.figures is not None:
         parts.append(totals_line(turn.figures, turn.settings.seed if turn.settings else None))
     return " · ".join(part for part in parts if part)

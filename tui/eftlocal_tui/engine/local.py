@@ -164,7 +164,7 @@ class LocalEngine:
 
     def _loaded(self) -> Emulator:
         if self._emulator is None:
-            raise UsageError("no models are loaded; choose some with /preset NAME")
+            raise UsageError("no models are loaded; /preset NAME loads some")
         return self._emulator
 
 

@@ -57,36 +57,36 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         raise
     except sqlite3.IntegrityError as error:
         raise HistoryError(
-            f"{path}: not saved, the conversation or message was deleted meanwhile ({error})"
+            f"{path}: not saved: the conversation or message was deleted meanwhile ({error})"
         ) from error
     except sqlite3.OperationalError as error:
         if is_locked(error):
             raise LockedError(
-                f"{path}: another program keeps it locked; close that program, or try again"
+                f"{path}: locked by another program; close it, or try again"
             ) from error
         raise HistoryError(f"{path}: {_failure(str(error))}") from error
     except sqlite3.DatabaseError as error:  # the class itself: "malformed", "not a database"
         raise damaged(path, str(error)) from error
     except OverflowError as error:
-        raise HistoryError(f"{path}: has nothing of so large a number") from error
+        raise HistoryError(f"{path}: the number is too large") from error
     except OSError as error:
         raise HistoryError(f"{path}: {error.strerror or error}") from error
 
 
 def damaged(path: Path, why: str) -> HistoryError:
     return HistoryError(
-        f"{path}: is damaged ({why}) and was left as it is: move it and the files beside it away "
-        f'to begin a new history; `sqlite3 "{path.name}" .recover` may get its text back'
+        f"{path}: is damaged ({why}) and was not changed: move it and the files beside it away "
+        f'to start a new history; `sqlite3 "{path.name}" .recover` may recover its text'
     )
 
 
 def _failure(message: str) -> str:
     if "full" in message:
-        return "the disk is full, so nothing more is saved; make room and try again"
+        return "the disk is full; free some space and try again"
     if "unable to open" in message:
-        return "cannot be opened; check that it is a file and its folder may be written to"
+        return "cannot be opened; check that it is a file in a writable folder"
     if "readonly" in message:
-        return "may not be written to; change its permissions, or set EFTLOCAL_DATA to a folder"
+        return "is read-only; change its permissions, or set EFTLOCAL_DATA to another folder"
     return f"SQLite says: {message}"
 
 
@@ -194,7 +194,7 @@ def migrate(
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
         raise HistoryError(
-            f"{path}: is a database of another program; move it away, "
+            f"{path}: is the database of another program; move it away, "
             "or set EFTLOCAL_DATA to another folder"
         )
     if version > len(migrations):

@@ -90,11 +90,11 @@ def _checked(text: str, source: str) -> SavedFile:
     except TextError as error:
         raise HistoryError(f"{source}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise HistoryError(f'{source}: is not an export of eftlocal: no "format": "{FORMAT}"')
+        raise HistoryError(f'{source}: not an export of eftlocal: no "format": "{FORMAT}"')
     if document.get("version") != VERSION:
         raise HistoryError(
             f"{source}: version {one_line(str(document.get('version')), 20)} of the format is not "
-            f"known here, only {VERSION}: update eftlocal"
+            f"supported, only {VERSION}; update eftlocal"
         )
     try:
         file = SavedFile.model_validate(document)

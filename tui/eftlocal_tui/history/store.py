@@ -91,7 +91,7 @@ class Conversations:
     def get(self, conversation: int) -> Conversation:
         rows = self._db.rows(ONE, conversation)
         if not rows:
-            raise HistoryError(f"conversation {conversation} is not there; it was deleted")
+            raise HistoryError(f"conversation {conversation} does not exist, or was deleted")
         return self._of(rows[0])
 
     def list(
@@ -184,7 +184,7 @@ class Search:
         """
         if len(text) > LONGEST_QUERY:
             raise HistoryError(
-                f"a search takes at most {LONGEST_QUERY} characters, not {len(text)}: shorten it"
+                f"a search takes at most {LONGEST_QUERY} characters, not {len(text)}"
             )
         words = list(dict.fromkeys(stored(text).split()))
         if not words:

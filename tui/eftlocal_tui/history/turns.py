@@ -93,7 +93,7 @@ class Turns:
     def get(self, turn: int) -> Turn:
         rows = self._db.rows(ONE, turn)
         if not rows:
-            raise HistoryError(f"turn {turn} is not there; its conversation was deleted")
+            raise HistoryError(f"turn {turn} does not exist; its conversation was deleted")
         return _turn(self._db, rows[0])
 
     def path(

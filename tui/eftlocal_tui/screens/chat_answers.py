@@ -28,7 +28,7 @@ NO_CONVERSATION = "there is no conversation yet"
 _NO_ANSWER = "there is no answer to continue"
 _BUSY = "an answer is being generated; Esc stops it and keeps the text so far"
 _SENDING = "a message is being sent; Esc takes it back"
-_LOCKED = "Another program keeps the history locked; waiting · Esc gives up"
+_LOCKED = "The history is locked by another program; waiting · Esc gives up"
 
 Doing = Callable[..., Coroutine[Any, Any, None]]
 T = TypeVar("T")
@@ -242,7 +242,7 @@ class ChatAnswers:
         """Puts a question into the message box; sending makes a branch."""
         self.check_free()
         if turn.role != "user":
-            raise UsageError("answers cannot be edited; r (or Ctrl+R) regenerates one")
+            raise UsageError("an answer cannot be edited; r or Ctrl+R regenerates it")
         self._edit(turn)
         self.screen.prompt.replace_all(turn.text)
         self.screen.prompt.focus()
@@ -314,7 +314,7 @@ class ChatAnswers:
                 await self._when_free(writer.stop)
             turn = self.history.turns.get(began.id)
         except EftlocalError:
-            lost = {"state": "error", "error": "the end was not saved"}
+            lost = {"state": "error", "error": "the end of the answer was not saved"}
             await view.finish(began.model_copy(update=lost))
             raise
         await view.finish(turn)
@@ -379,7 +379,7 @@ class ChatAnswers:
         transcript, shown = self.screen.transcript, self.path()
         upto = next((i for i, turn in enumerate(shown) if turn.id == question_id), None)
         if upto is None:
-            raise UsageError("that message is gone: its conversation was deleted")
+            raise UsageError("that message is gone; its conversation was deleted")
         await transcript.show(shown[: upto + 1])
         try:
             self._reply(shown[upto], prefix=prefix)

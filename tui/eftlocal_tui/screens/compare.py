@@ -23,7 +23,7 @@ from eftlocal_tui.text import reason_text, totals_line
 from eftlocal_tui.widgets.markdown import Streamed
 
 _ALONE = ("tuned", "base")
-_WAITING = "waiting"
+_WAITING = "waiting …"
 
 
 class CompareColumn(VerticalScroll, can_focus=True):

@@ -180,8 +180,8 @@ class TokenText(ScrollView, can_focus=True):
 _WON = {
     "agreed": "every model's first choice",
     "shared": "the first choice of several models, not all",
-    "combination": "no model's first choice: the combination's own",
-    "nobody": "nobody's first choice: it was drawn",
+    "combination": "no model's first choice, only the combination's",
+    "nobody": "nobody's first choice: it was sampled",
 }
 
 

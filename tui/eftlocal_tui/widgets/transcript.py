@@ -140,7 +140,7 @@ class AnswerView(TurnView):
         return self.head(name)
 
     def _foot(self) -> str:
-        return "…" if self._live else printable(outcome(self.turn))
+        return "…" if self._live else printable(outcome(self.turn, "F3 continues"))
 
     async def append(self, text: str) -> None:
         self._text += text
@@ -164,10 +164,10 @@ class AnswerView(TurnView):
 _AT_ONCE = 30  # turns that are laid out; more on demand
 
 WELCOME = """\
-Three models answer together here: a large base, a small tuned model and what that was before.
+Three models answer together: a large base, a small tuned one, and what it was tuned from.
 
-Write a message and press Enter.     Ctrl+B shows the dials: they turn while it speaks.
-F1 helps.  Ctrl+P lists everything.  F5 compares the models.  F6 shows what moved each word."""
+Type a message and press Enter.   Ctrl+B shows the dials; they can be turned at any time.
+F1 help.  Ctrl+P all commands.  F5 compares the models.  F6 shows what moved each token."""
 
 
 class Transcript(VerticalScroll, can_focus=False):
