@@ -75,9 +75,25 @@ def ends(path: Path) -> list[int]:
     return [sum(sizes[: i + 1]) for i in range(len(sizes))]
 
 
-def child(code: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, **more)
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from eftlocal import disk
+from eftlocal.errors import EftlocalError
+from eftlocal.journal.journal import Journal, Kind
+from eftlocal.output_file import check_place
+path = Path(sys.argv[1])
+def opened(path=path, take=print, **more):
+    return Journal(path, {"seed": "0", "input": "x"}, kind=Kind("", "", ""), take=take, **more)
+"""
+
+
+def words(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", CHILD + code, *map(str, arguments)]
+
+
+def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words(code, *arguments), capture_output=True, text=True, check=False)
 
 
 # Written and read --------------------------------------------------------------------------------
@@ -527,15 +543,9 @@ def test_the_name_of_a_pipe_is_no_file() -> None:
 
 
 OPEN = """
-import os, sys
-from pathlib import Path
-from eftlocal.errors import EftlocalError
-from eftlocal.journal.journal import Journal, Kind
-from eftlocal.output_file import check_place
-path = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setuid(65534)  # root may write everywhere
-for refuse in (check_place, lambda p: Journal(p, {}, kind=Kind("", "", ""), take=print)):
+for refuse in (check_place, opened):
     try:
         refuse(path)
     except EftlocalError as error:
@@ -573,10 +583,7 @@ def test_a_link_is_the_file_that_it_leads_to(tmp_path: Path) -> None:
 
 
 HOLD = """
-import sys
-from pathlib import Path
-from eftlocal.journal.journal import Journal, Kind
-with Journal(Path(sys.argv[1]), {}, kind=Kind("", "", ""), take=print):
+with opened():
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -584,8 +591,9 @@ with Journal(Path(sys.argv[1]), {}, kind=Kind("", "", ""), take=print):
 
 def test_one_process_writes_and_its_end_frees_the_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    words = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        words(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout and process.stdout.readline() == b"open\n"
         with pytest.raises(UsageError, match="another trial is writing it; wait for it"):
             there(path)
@@ -596,16 +604,12 @@ def test_one_process_writes_and_its_end_frees_the_file(tmp_path: Path) -> None:
 # The disk refuses --------------------------------------------------------------------------------
 
 FILL = """
-import json, resource, signal, sys
-from pathlib import Path
-from eftlocal.errors import EftlocalError
-from eftlocal.journal.journal import Journal, Kind
+import resource
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-path, limit = Path(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 done = 0
 try:
-    with Journal(path, {"seed": "0", "input": "x"}, kind=Kind("", "", ""), take=print) as journal:
+    with opened() as journal:
         while True:
             journal.add({"n": done, "text": "x" * (7 * done % 50)})
             done += 1
@@ -634,8 +638,7 @@ def test_a_full_disk_keeps_what_is_done(name: str, limit: int, tmp_path: Path) -
 @POSIX
 def test_a_full_disk_before_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    found = child(FILL.replace("done = 0", "done = 0; from eftlocal.errors import UsageError")
-                  .replace("except EftlocalError", "except UsageError"), path, 10)  # fmt: skip
+    found = child(FILL, path, 10)
     assert json.loads(found.stdout)[1] == f"cannot write {path}: File too large"
     assert not list(tmp_path.glob("*.part"))
     assert there(path) == []
@@ -724,12 +727,8 @@ def test_a_failed_sync_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 WRITE = """
-import sys
-from pathlib import Path
-from eftlocal.journal.journal import Journal, Kind
-rows, kind = [], Kind("", "", "")
-path, manifest = Path(sys.argv[1]), {"seed": "0", "input": "x"}
-with Journal(path, manifest, kind=kind, take=rows.append, sync_seconds=1) as journal:
+rows = []
+with opened(take=rows.append, sync_seconds=1) as journal:
     for n in range(len(rows), 100_000):
         journal.add({"n": n, "text": "x" * (n % 90)})
         journal.sync()
@@ -742,8 +741,7 @@ def test_killed_after_any_row_it_goes_on_with_the_next(name: str, tmp_path: Path
     path = tmp_path / name
     told = -1
     for rows in (1, 37, 400):
-        words = [sys.executable, "-c", WRITE, str(path)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(words(WRITE, path), stdout=subprocess.PIPE) as process:
             assert process.stdout
             numbers = [int(process.stdout.readline()) for _ in range(rows)]
             process.kill()
@@ -768,11 +766,7 @@ def test_rows_are_taken_out(name: str, tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
-from pathlib import Path
-from eftlocal import disk
-from eftlocal.journal.journal import Journal, Kind
-path, step = Path(sys.argv[1]), sys.argv[2]
+step = sys.argv[2]
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 def keep(row):
     if step == "reading" and row["n"] == 2:
@@ -784,7 +778,7 @@ if step == "replace":
     Path.replace = kill
 if step == "replaced":
     disk.sync_folder = kill
-Journal(path, {"seed": "0", "input": "x"}, kind=Kind("", "", ""), take=print, keep=keep)
+opened(keep=keep)
 """
 
 
@@ -806,7 +800,9 @@ def test_killed_while_rows_are_taken_out_the_file_is_the_old_or_the_new(
 def test_a_full_disk_while_rows_are_taken_out(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     whole = written(path)
-    code = FILL.replace("take=print)", "take=id, keep=bool)").replace("while True", "while False")
+    code = FILL.replace("opened()", "opened(take=id, keep=bool)").replace(
+        "while True", "while False"
+    )
     found = child(code, path, len(whole) - 1)
     assert json.loads(found.stdout) == [0, f"cannot write {path}: File too large"]
     assert path.read_bytes() == whole and not list(tmp_path.glob("*.part"))

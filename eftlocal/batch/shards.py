@@ -16,7 +16,7 @@ from eftlocal.batch.output import FORMATS, Format, custom_id_of, is_error
 from eftlocal.disk import beside, replacing
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.journal.file import WholeLines, encoder
-from eftlocal.journal.journal import locked
+from eftlocal.journal.journal import Row, locked, read_rows
 from eftlocal.journal.manifest import (
     Manifest,
     differences,
@@ -25,7 +25,6 @@ from eftlocal.journal.manifest import (
     read_manifest,
     write_manifest,
 )
-from eftlocal.json_text import parse_json
 from eftlocal.output_file import check_place
 
 
@@ -116,16 +115,13 @@ def _write(out: Path, shards: Sequence[Path], manifest: Manifest) -> Merged:
 
 def _rows(shard: Path, format: Format) -> Iterator[tuple[bytes, str, bool]]:
     """Line, id, and whether it is an error."""
+
+    def take(row: Row) -> tuple[str, bool]:
+        return custom_id_of(row, format), is_error(row, format)
+
     lines = WholeLines(shard)
-    for number, line in enumerate(lines, 1):
-        try:
-            row = parse_json(line)
-            found = custom_id_of(row, format), is_error(row, format)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise UsageError(
-                f"{shard}, line {number}: not a row of a batch in the format {format}; "
-                "nothing was merged"
-            ) from None
+    needed = f"a row of a batch in the format {format}; nothing was merged"
+    for line, found in read_rows(lines, take, shard, needed):
         yield line, *found
     if lines.torn:
         raise UsageError(

@@ -238,14 +238,11 @@ def _failures(ready: Batch, rows: Output) -> str:
     return said
 
 
-def _holds_something(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
-
-
 def _plan(ready: Batch) -> str:
     job, checked = ready.job, ready.checked
     done = ""
-    if job.output != STDOUT and _holds_something(Path(job.output)):
+    out = Path(job.output)
+    if job.output != STDOUT and out.exists() and out.stat().st_size:
         with ready.open_output(look=True) as rows:
             again = rows.failed if job.retry_errors else 0
             errors = f" ({rows.failed} errors)" if rows.failed else ""

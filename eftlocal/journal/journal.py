@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.bases import Closing
 from eftlocal.disk import lock_beside, replacing
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -203,39 +204,48 @@ class Journal(Closing):
         they are."""
         if not self._real.exists():
             return 0, 0
-        lines, kept = WholeLines(self._real), 0
+        lines, wrong, count = WholeLines(self._real), f"{self._kind.row}; {self._kind.instead}", 0
         if keep is None:
-            for kept, _, row in self._rows_of(lines):
-                with self._foreign(kept):
-                    take(row)
-            return lines.end, kept
+            count = sum(1 for _ in read_rows(lines, take, self.path, wrong))
+            return lines.end, count
+
+        def stays(row: Row) -> bool:
+            if stay := keep(row):
+                take(row)
+            return stay
+
         with replacing(self._real) as file:
-            for number, line, row in self._rows_of(lines):
-                with self._foreign(number):
-                    if keep(row):
-                        take(row)
-                        file.write(self._encode(line))
-                        kept += 1
-            return file.tell(), kept
+            for line, stay in read_rows(lines, stays, self.path, wrong):
+                if stay:
+                    file.write(self._encode(line))
+                    count += 1
+            return file.tell(), count
 
-    def _rows_of(self, lines: WholeLines) -> Iterator[tuple[int, bytes, Row]]:
-        for number, line in enumerate(lines, 1):
-            with self._foreign(number):
-                row = parse_json(line)
-                if not isinstance(row, dict):
-                    raise TypeError
-            yield number, line, row
 
-    @contextmanager
-    def _foreign(self, line: int) -> Iterator[None]:
+def read_rows(
+    lines: WholeLines, take: Callable[[Row], T], name: Path, needed: str
+) -> Iterator[tuple[bytes, T]]:
+    """Each line with what `take` makes of its row.
+
+    Args:
+        name: of the file, for messages.
+        needed: what its rows must be, for messages.
+
+    Raises:
+        UsageError: a line is no JSON object, or `take` raises ValueError, LookupError, TypeError
+            or AttributeError.
+    """
+    for number, line in enumerate(lines, 1):
         try:
-            yield
+            row = parse_json(line)
+            if not isinstance(row, dict):
+                raise TypeError
+            found = take(row)
         except UsageError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise UsageError(
-                f"{self.path}, line {line}: not {self._kind.row}; {self._kind.instead}"
-            ) from None
+            raise UsageError(f"{name}, line {number}: not {needed}") from None
+        yield line, found
 
 
 def as_line(row: Row) -> bytes:
