@@ -15,13 +15,16 @@ def floors() -> dict[str, int]:
     """The number of its floor, from the top, by a package's or module's name."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     table = page.partition("## The floors")[2].partition("\n## ")[0]
-    rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ")][1:]
-    return {
-        name.rstrip("/").removesuffix(".py"): number
-        for number, row in enumerate(rows)
-        for name in re.findall(r"`([\w/.]+)`", row)
-        if not name.startswith("tui/")
-    }
+    found: dict[str, int] = {}
+    floor = -2  # the table's head is no floor
+    for row in table.splitlines():
+        if row.startswith("| "):
+            name, modules = row.split("|")[1:3]
+            floor += bool(name.strip())  # nothing there: the same floor as above
+            for module in re.findall(r"`([\w/.]+)`", modules):
+                if not module.startswith("tui/"):
+                    found[module.rstrip("/").removesuffix(".py")] = floor
+    return found
 
 
 def imports() -> Iterator[tuple[str, str, str]]:
