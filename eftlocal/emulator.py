@@ -169,19 +169,18 @@ class Emulator(Closing):
         waits until another thread's stream ends.
 
         Args:
-            prompt: a conversation, a string (one message of the user), or token ids, which are read
-                as they stand.
-            raw: the string is text to go on with as it stands, without a chat template.
-            special: in raw text, the texts of special tokens (`<|im_start|>`) are those tokens.
+            prompt: a conversation, a string (one user message), or token ids, used as they are.
+            raw: continue the string as it is, without a chat template.
+            special: in raw text, parse special tokens such as `<|im_start|>`.
             recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
-                defaults; a recipe may be given by its name, as in `recipe_text.parse_recipe`, and
-                a speculation by its length: 0, False or "off"; True or "auto"; 1 to 16 tokens.
-            stop: strings that end the answer, beside those of the emulator's defaults.
+                defaults. A recipe may be given as text (`recipe.parse_recipe`), a speculation by
+                its draft length: 0, False or "off"; True or "auto"; 1 to 16 tokens.
+            stop: strings that end the answer, in addition to those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
-            top_logprobs: and those of so many most probable tokens; with logprobs.
-            prompt_logprobs: give the answer those of a raw prompt, or of token ids, too; then
-                max_tokens may be 0, for the prompt alone.
-            continue_last: the conversation ends with the beginning of the answer.
+            top_logprobs: with logprobs, also those of this many most probable tokens.
+            prompt_logprobs: also give those of a raw prompt, or of token ids; max_tokens may then
+                be 0, for the prompt alone.
+            continue_last: the last message is the beginning of the answer.
             chat_template_kwargs: variables for templates, on top of those it was loaded with.
             grammar: the answer matches this GBNF, from its rule `root`.
             json_schema: the answer is JSON of this schema; {} is any.
@@ -191,8 +190,8 @@ class Emulator(Closing):
                 `start`. Of grammar, json_schema, regex and lark one may be given.
             loop_guard: end the answer once it has repeated one phrase over this many tokens; 0 or
                 "off" is never. It does not act under one of these constraints; see `generation`.
-            ignore_end: go on after an end token, up to max_tokens, without a loop guard (for
-                measuring).
+            ignore_end: continue after an end token, up to max_tokens and without a loop guard (for
+                benchmarks).
 
         Raises:
             PromptError: empty, too long for a context, or its template fails.
@@ -309,11 +308,11 @@ class Emulator(Closing):
         """Log-probabilities of a given text under the combination and under each role.
 
         Args:
-            text: what is scored, token by token: it goes on where the prompt ends, so a space
-                between the two belongs to one of them.
-            prompt: what stands before it, as in `stream`; None scores the text by itself.
-            raw: the prompt is text as it stands.
-            special: the texts of special tokens are those tokens, in `text` and a raw prompt.
+            text: what is scored, token by token. It continues the prompt, so a space between the
+                two has to be in one of them.
+            prompt: what comes before it, as in `stream`; None scores the text by itself.
+            raw: the prompt is raw text.
+            special: parse special tokens, in `text` and in a raw prompt.
             chat_template_kwargs: as in `stream`.
 
         Raises:
@@ -382,10 +381,10 @@ class Emulator(Closing):
         return self.ensemble.alone(lambda: self._reader.ids(prompt, **asked))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of a token, as they stand in an answer.
+        """The bytes of a token in an answer.
 
         Args:
-            special: a special token, which has none there, has its text.
+            special: give a special token's text; in an answer it has none.
 
         Raises:
             UsageError: there is no such token.
@@ -394,10 +393,10 @@ class Emulator(Closing):
         return self.ensemble.alone(lambda: self._text_model.piece(id, special=special))
 
     def notes(self, recipe: Recipe | str | None = None, *, raw_text: str = "") -> tuple[str, ...]:
-        """What a person should know before using a recipe (None: the default) with these models.
+        """Warnings about a recipe (None: the default) with these models, for people.
 
         Args:
-            raw_text: that is to be gone on with, without `special`.
+            raw_text: a raw prompt, read without `special`.
         """
         recipe = self.defaults.recipe if recipe is None else self.checked(recipe)
         raw_text = arguments.text("raw_text", raw_text)
