@@ -90,7 +90,7 @@ class Sources:
 
 
 def load(
-    preset: str,
+    preset: str | Preset,
     *,
     offline: bool = False,
     recipe: Recipe | str | None = None,
@@ -101,7 +101,7 @@ def load(
     """Loads a preset by name, downloading what is missing.
 
     Args:
-        preset: a name in models.toml or the user's presets file.
+        preset: a name in models.toml or the user's presets file, or what was found there.
         offline: refuse to download.
         recipe, sampling: defaults instead of the preset's.
         download_progress: called while a missing file arrives.
@@ -114,7 +114,7 @@ def load(
     of_roles, loading = split_load_options(options)
     default = checked_all(recipe=recipe, sampling=sampling)
     sources = Sources.of_preset(
-        text("preset", preset),
+        preset if isinstance(preset, Preset) else text("preset", preset),
         offline=checked("offline", offline),
         trust=loading.pop("trust", False),
         progress=checked("download_progress", download_progress),

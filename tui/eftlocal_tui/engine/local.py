@@ -81,11 +81,12 @@ class LocalEngine:
         if preset is not None:  # it may have other roles
             options.pop("prompts", None)
         if isinstance(models, str):
-            defaults = preset_defaults(find(models))
+            found = find(models)
+            defaults = preset_defaults(found)
             if preset is None:
                 defaults = self._start.adjust(defaults)
             emulator = load(
-                models,
+                found,
                 offline=self._start.offline,
                 recipe=defaults.recipe,
                 sampling=defaults.sampling,
