@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -10,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hub_client import CONTENT, REF, SHA256, Fetch, pin, small_hub
+from hub_client import CONTENT, REF, SHA256, Fetch, part, pin, small_hub
 from hub_server import HubServer
 
 from eftlocal import hub
 from eftlocal.hub.local import recall
+
+SAMPLES = Path(__file__).parent / "samples" / "hub"
 
 
 @pytest.fixture
@@ -201,3 +204,29 @@ def test_a_cache_that_cannot_be_written_costs_only_the_record(
     assert path.read_bytes() == CONTENT
     assert not hub.vouched(path)
     assert "its checksum could not be recorded" in caplog.text
+
+
+# Files that version 0.1.0 left ----------------------------------------------------------------
+
+
+def test_a_record_of_version_0_1_0_vouches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFTLOCAL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "base.gguf"
+    file.write_bytes(b"GGUF sample")
+    assert not hub.vouched(file)
+    sample = json.loads((SAMPLES / "record-0.1.0.json").read_text(encoding="utf-8"))
+    os.utime(file, ns=(sample["mtime_ns"], sample["mtime_ns"]))
+    sample |= {"path": os.path.realpath(file), "inode": file.stat().st_ino}
+    place = hashlib.sha256(os.fsencode(sample["path"])).hexdigest()[:32]
+    (tmp_path / "cache" / "checksums").mkdir(parents=True)
+    (tmp_path / "cache" / "checksums" / f"{place}.json").write_text(json.dumps(sample))
+    assert hub.vouched(file) and hub.pinned(file)
+
+
+def test_a_download_that_version_0_1_0_began_is_resumed(server: HubServer, fetch: Fetch) -> None:
+    part().parent.mkdir(parents=True)
+    part().write_bytes(CONTENT[:100_000])
+    note = (SAMPLES / "base.gguf.part-0.1.0.json").read_text(encoding="utf-8")
+    part().with_name("base.gguf.part.json").write_text(note.replace("ETAG", SHA256))
+    assert fetch().read_bytes() == CONTENT
+    assert [get.headers.get("Range") for get in server.gets()] == ["bytes=100000-"]
