@@ -20,7 +20,6 @@ from eftlocal.constraint import KINDS, Constraint, Kind, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_schema import schema_notes
-from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
 from eftlocal.settings import (
@@ -200,7 +199,7 @@ def takes(
         def run(*, _context: typer.Context, **options: Any) -> None:
             typed = [name for name in options if _is_typed(_context, name)]
             given, left_out = with_user_settings(options, typed, may_be_set)
-            _tell_left_out(left_out)
+            _tell_left_out(left_out, "this recipe")
             for name in shared:  # a number that the verb needs cannot be off
                 if isinstance(options[name], int) and given[name] == OFF:
                     given = given.changed(**{name: options[name]})
@@ -217,9 +216,9 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _tell_left_out(sources: Iterable[str]) -> None:
+def _tell_left_out(sources: Iterable[str], what: str) -> None:
     for source in sources:
-        tell(f"note: {source} does not go with this recipe; left out")
+        tell(f"note: {source} does not go with {what}; left out")
 
 
 def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
@@ -230,22 +229,23 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
     """
     from eftlocal.defaults import chosen_recipe, chosen_speculation
 
-    recipe = [name for name in RECIPE if given.get(name)]
-    if recipe and not any(given.typed(name) for name in recipe):
+    recipe = [name for name in RECIPE if given.get(name) is not None and given[name] is not False]
+    if recipe and given.sources.keys() >= set(recipe):
         guided = {UNGUIDED} if TUNED in roles and given.get("system") is not None else set()
         try:
             needed = set(chosen_recipe(default.recipe, given).roles)
         except UsageError:
             needed = {""}
         if not needed <= {*roles, *guided}:
-            _tell_left_out(given.sources[name] for name in recipe)
+            _tell_left_out((given.sources[name] for name in recipe), "these models")
             given = given.changed(**dict.fromkeys(recipe))
-    drafts = [name for name in ("draft_rule", "draft_source") if name in given.sources]
     try:
         chosen_speculation(default.speculation, given)
-    except UsageError:
-        if drafts:
-            given = given.changed(**dict.fromkeys(drafts))
+    except UsageError:  # a rule or source without drafts: what was typed stands
+        described = [n for n in ("draft_rule", "draft_source") if given.get(n) is not None]
+        typed = any(name not in given.sources for name in described)
+        changed = ["speculative"] if typed else described
+        given = given.changed(**{name: None for name in changed if name in given.sources})
     return given
 
 
@@ -422,6 +422,8 @@ def check_guidance(recipe: Recipe, system: str | None, roles: Collection[str]) -
 
 def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> list[str]:
     """The roles to show; refuses a recipe or --show that names a role which is not there."""
+    from eftlocal.loading.roles import require_roles
+
     made = (UNGUIDED,) if TUNED in roles else ()
     require_roles(recipe, roles, made=made, written=_role_flag)
     shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
