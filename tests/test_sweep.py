@@ -687,7 +687,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     done = len(out.read_bytes().splitlines())
     assert process.returncode == 130, errors
     assert errors.decode().splitlines()[-1] == (
-        f"eftlocal: stopped after {done} of 60 rows; they are in {out}: run the same command "
+        f"eftlocal: stopped after {done} of 60 rows, which are in {out}; run the same command "
         "again to resume"
     )
     assert 0 < done < 60

@@ -54,9 +54,12 @@ def keeping(rows: Rows, left: int) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         rows.close()  # which says if they are there no more
-        done = f"stopped after {rows.rows - before} of {counted(left, 'row')}"
-        kept = f"; they are in {rows.path}: run the same command again to resume"
-        raise InterruptedRunError(done + ("" if str(rows.path) == STDOUT else kept)) from None
+        done = rows.rows - before
+        where = f", which are in {rows.path}" if done else ""
+        again = "; run the same command again to resume"
+        kept = "" if str(rows.path) == STDOUT else where + again
+        said = f"stopped after {done} of {counted(left, 'row')}{kept}"
+        raise InterruptedRunError(said) from None
 
 
 @contextmanager
