@@ -19,6 +19,8 @@ from eftlocal.terminal_text import one_line
 Kind = Literal["grammar", "json_schema", "regex", "lark"]
 KINDS: tuple[Kind, ...] = ("grammar", "json_schema", "regex", "lark")
 MAX_CHARACTERS = 1 << 17
+BYTES_A_TOKEN = 1 << 10  # of a vocabulary, once an answer was constrained; 500 to 870 measured
+BYTES_AN_ANSWER = 1 << 20  # its masks and its matcher's state, at a vocabulary of 262,144
 T = TypeVar("T")
 _STACK, _FRAME = 1 << 20, 1 << 11  # bytes: at all, and for each character; 1 KiB was measured
 
@@ -175,8 +177,11 @@ def refusal(kind: Kind, fault: str) -> str:
         reason = reason if kind == "regex" else f"invalid regex: {reason}"
     if "NoExtension" in reason:
         reason = "no text can follow; look for a part that contains itself without an end"
-    elif reason.startswith("panic: "):
+    elif "symbols.len()" in reason:
         reason = "it has more parts than llguidance can hold; make it smaller"
+    elif reason.startswith("panic: "):
+        found = reason.removeprefix("panic: ").partition("\n")[0]
+        reason = f"llguidance itself failed ({found}); write it another way"
     elif re.search("(?i)too (many|large|complex)|fuel|limit", reason):
         reason += "; make it simpler"
     where = f"line {place[1]}, column {place[2]}: " if kind == "lark" and place else ""

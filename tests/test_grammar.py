@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llama_grammar import LlamaGrammar
 
-from eftlocal import Emulator
+from eftlocal import Emulator, Sampling
 from eftlocal.constraint import Constraint, schema_text
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.llama import Context, Model, Span
@@ -110,6 +110,74 @@ def test_a_model_that_says_nothing_is_constrained_too(random_model: Model) -> No
     assert set(json.loads(text)) <= {"n"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "whole"),
+    [
+        ("regex", "[a-z]{3}-[0-9]{2,5}", "[a-z]{3}-[0-9]{2,5}"),
+        ("regex", "^yes$|no+", "yes|no+"),
+        ("regex", "a/b\\\\/", r"a/b\\/"),
+        ("regex", "", ""),
+        (
+            "lark",
+            'start: word ("," word){2}\nword: /[A-Z][a-z]{1,3}/',
+            r"[A-Z][a-z]{1,3}(,[A-Z][a-z]{1,3}){2}",
+        ),
+        ("lark", '%ignore / {1,2}/\nstart: "a" "b"', " *a *b *"),
+        ("grammar", 'root ::= "a" [^a]{2} | ""', "a[^a]{2}|"),
+    ],
+)
+def test_the_whole_answer_matches(demo: Emulator, kind: str, text: str, whole: str) -> None:
+    """Drawn at a temperature at which anything comes that may; drafts change nothing."""
+    texts = []
+    for drafts in (0, 4):
+        for seed in range(4):
+            answer = demo.generate(
+                "Where is Toulouse?",
+                sampling=Sampling(temperature=5.0, seed=seed),
+                speculation=drafts,
+                max_tokens=60,
+                **{kind: text},  # type: ignore[arg-type]
+            )
+            assert answer.finish_reason == "stop"
+            assert re.fullmatch(whole, answer.text, re.DOTALL), answer.text
+            texts.append(answer.text)
+    assert texts[:4] == texts[4:]
+
+
+def test_an_answer_without_a_longest_form_ends_at_its_maximum_length(demo: Emulator) -> None:
+    blanks = demo.generate("Hi", max_tokens=5, lark='%ignore /[ \\n]+/\nstart: "x"{1000}')
+    assert blanks.finish_reason == "length"
+    assert set(blanks.text) <= set(" \nx")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"regex": "a("}, "regex: unclosed group"),
+        ({"regex": "(?=a)b"}, "regex: look-around, including look-ahead and look-behind, is not"),
+        ({"regex": r"a\b"}, "regex: lookarounds not supported yet; WordUnicode"),
+        ({"regex": "a\\"}, "regex: it ends with a lone backslash"),
+        ({"regex": "\x1b[31m("}, "regex: unclosed character class"),
+        ({"lark": "begin: /a/"}, "Lark grammar: no start rule found"),
+        ({"lark": "start: b\n\nb: x"}, 'Lark grammar: line 3, column 4: unknown name: "x"'),
+        ({"lark": "start: /(/"}, "Lark grammar: line 1, column 8: invalid regex: unclosed group"),
+        ({"lark": 'start: "\x1b[31m" x'}, "Lark grammar: line 1, column 9: lexer error"),
+        ({"lark": "start: <|nothing|>"}, "Lark grammar: llguidance itself failed"),
+        ({"lark": "start: a\na[temperature=0.5]: /x/"}, "temperature is not supported"),
+        ({"lark": "start: start"}, "Lark grammar: no text can follow"),
+        ({"regex": "a", "json_schema": {}}, "json_schema and regex exclude each other"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(
+    demo: Emulator, given: dict[str, Any], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        demo.generate("Hi", **given)
+    assert says in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert capfd.readouterr() == ("", "")
+
+
 # Which tokens may follow -----------------------------------------------------------------------
 
 # A word of a's, b's and é's in pairs, then a number: its prefixes are easily said otherwise.
@@ -187,6 +255,27 @@ def test_back_and_forth_gives_the_masks_of_a_fresh_grammar(model: Model, shared:
     paths = [model.tokenize(text) for text in ("abbéü-12", "ab", "abc-1", "", "éüéü-", "abbé")]
     for path in [*paths, *reversed(paths), *paths]:
         with Guide(model, LARK) as fresh:
+            assert np.array_equal(shared.allowed(path), fresh.allowed(path))
+
+
+def test_an_answer_longer_than_what_is_kept_can_go_back_to_its_start(model: Model) -> None:
+    token = model.tokenize("ab")[0]
+    with guide(model, 'root ::= "ab"{1,400}') as grammar:
+        first = grammar.allowed([token])
+        for length in range(2, 301):
+            grammar.allowed([token] * length)
+        assert len(grammar._masks) <= 20
+        assert np.array_equal(grammar.allowed([token]), first)
+        assert np.array_equal(grammar.allowed([token] * 299), first)
+
+
+def test_an_interrupt_while_the_matcher_moves_loses_nothing(model: Model) -> None:
+    paths = [model.tokenize(text) for text in ("abbéü-12", "ab", "éüéü-1", "abb")]
+    with Guide(model, LARK) as shared, Guide(model, LARK) as fresh:
+        for path in paths:
+            if (call := shared._matcher) is not None:
+                call.try_consume_tokens(paths[0][:1])  # moved, and then the interrupt came
+            shared._consumed = -1
             assert np.array_equal(shared.allowed(path), fresh.allowed(path))
 
 
@@ -293,6 +382,22 @@ def test_no_answer_ends_within_a_character(model: Model, pieces: list[bytes]) ->
         assert grammar.allowed(model.tokenize(" "))[model.eos]
         assert not grammar.allowed([token])[model.eos]
         assert [pieces[t] for t in np.flatnonzero(grammar.allowed([token]))] == [b"\x99"]
+
+
+def test_control_tokens_follow_where_a_grammar_names_them(model: Model) -> None:
+    special = next(
+        t for t in model.special_tokens() if model.piece(t, special=True) == b"<|im_start|>"
+    )
+    x = model.tokenize("x")
+    for kind, text in (
+        ("lark", 'start: "x" <|im_start|> "y"'),
+        ("grammar", 'root ::= "x" <|im_start|> "y"'),
+    ):
+        with Guide(model, Constraint(kind, text)) as grammar:  # type: ignore[arg-type]
+            assert np.flatnonzero(grammar.allowed(x)).tolist() == [special]
+            assert grammar.allowed([*x, special])[model.tokenize("y")[0]]
+    with pytest.raises(UsageError, match='unknown special token: "<nothing>"'):
+        Guide(model, Constraint("lark", "start: <nothing>"))
 
 
 def test_only_end_tokens_follow_a_complete_match(model: Model, ends: frozenset[int]) -> None:

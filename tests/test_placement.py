@@ -204,6 +204,13 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     assert base.cache == kv_cache_bytes(header, 512) and base.compute >= 512 * 4 * header.n_vocab
     host = plan([base], [], None).host_bytes
     assert host == header.weight_bytes + sum(base.cache) + base.compute
+    # What constrained answers take is of the role whose tokens they are in.
+    assert base.constraints == 0 and tuned.constraints > header.n_vocab
+    several = RoleNeeds.of("tuned", source, header, 3, adapter=adapter)
+    assert several.constraints - tuned.constraints == 2 << 20
+    apart = replace(tuned, constraints=0)
+    grown = plan([tuned], [], None).host_bytes - plan([apart], [], None).host_bytes
+    assert grown == tuned.constraints
     wide = RoleNeeds.of("base", replace(source, cache_type_k="f32"), header, 2)
     assert wide.cache == kv_cache_bytes(header, 512, 2, "f32") > base.cache
 

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import psutil
 
+from eftlocal.constraint import BYTES_A_TOKEN, BYTES_AN_ANSWER
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
+from eftlocal.logits.recipe import TUNED
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (
@@ -37,6 +39,7 @@ class RoleNeeds:
     which goes with the last layer; tied: it is a copy of the embeddings. rest: weights that stay
     in the host's memory (embeddings). compute: buffers of one decode; staging: the part of them
     that the host keeps when the model is whole on devices. adapter: a LoRA adapter's weights.
+    constraints: what constrained answers take of the host's memory, of the role that they are in.
     n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
     last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there.
     """
@@ -51,6 +54,7 @@ class RoleNeeds:
     staging: int = 0
     tied: bool = False
     adapter: int = 0
+    constraints: int = 0
     n_gpu_layers: int | None = None
 
     @classmethod
@@ -85,6 +89,9 @@ class RoleNeeds:
             staging=n_batch * (hidden + mask) + n_seq * logits,
             tied=tied,
             adapter=adapter.weight_bytes if adapter else 0,
+            constraints=(
+                header.n_vocab * BYTES_A_TOKEN + n_seq * BYTES_AN_ANSWER if role == TUNED else 0
+            ),
             n_gpu_layers=source.gpu_layers,
         )
 
@@ -256,7 +263,7 @@ def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Pl
     for part in split:
         on_devices.append(_on_device(need, start, start + part, with_weights=with_weights))
         start += part
-    host = sum(need.cache[:first]) + (need.compute if first else need.staging)
+    host = sum(need.cache[:first]) + (need.compute if first else need.staging) + need.constraints
     if with_weights:
         host += sum(need.layers[:first]) + need.rest
         host += 0 if count or need.tied else need.output
