@@ -281,7 +281,7 @@ def test_an_interrupt_while_the_matcher_moves_loses_nothing(model: Model) -> Non
 
 # Terms whose meaning a lexer would change, and the classes and escapes of GBNF.
 _TEXTS = ('"a"', '"ab"', '"true"', '"é🦙"', r'"\x41\n"', '""')
-_CLASSES = (".", "[a-c]", "[^a]", r'[^"\\\x00-\x1f]', "[éè]", "[a-zé-ü]", "[-b]", "[0-9]", "[z-a]")
+_CLASSES = (".", "[a-c]", "[^a]", r'[^"\\\x00-\x1f]', "[éè]", "[a-zé-ü]", "[-b]", "[0-9]")
 _TERMS = st.sampled_from((*_TEXTS, *_CLASSES, "x", "y", "z"))
 _TIMES = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}"])
 _SEQUENCES = st.recursive(
