@@ -257,7 +257,9 @@ class File(Kind):
     metavar: str = "<file>"
 
     def read(self, value: Any) -> str:
-        return Text(self.rule, least=1).read(value)
+        if "\0" in (found := Text(self.rule, least=1).read(value)):
+            raise self.refuse(value)
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
 from eftlocal.settings import FILE, SETTINGS, RefusedError, named, read_table
+from eftlocal.terminal_text import shown
 
 KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}
 RECIPE = tuple(setting.parameter for setting in named("recipe").values())
@@ -77,7 +78,7 @@ def from_file() -> dict[str, Default]:
         UsageError: the file cannot be read, or a key or value is wrong.
     """
     path = settings_path()
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
         table = read_table(parse_toml(read_text(path)), KNOWN)
@@ -183,7 +184,11 @@ def use_models_folder() -> None:
 
 def _use_models_folder(file: Mapping[str, Default]) -> None:
     if "models" in file and not os.environ.get("EFTLOCAL_MODELS"):
-        folder = config_folder() / Path(file["models"].value).expanduser()
+        value, source = file["models"].value, file["models"].source
+        try:
+            folder = config_folder() / Path(value).expanduser()
+        except RuntimeError:
+            raise UsageError(f"{source}: {shown(value)} begins with an unknown user") from None
         os.environ["EFTLOCAL_MODELS"] = str(folder.absolute())
 
 

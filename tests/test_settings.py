@@ -460,11 +460,14 @@ def test_the_python_api_reads_neither(
         ("lambda = {tuned = 101}", "lambda[tuned] is 101; it must be a number from -100 to 100"),
         ("a = [", "Invalid value (at end of document)"),
         ("a = 1\na = 2", ""),
+        ('models = "~nobody-here/x"', "models: '~nobody-here/x' begins with an unknown user"),
+        ('models = "a\\u0000b"', "models is 'a\\x00b'; it must be the name of a file"),
         ("preset = 1", "preset is 1; it must be the name of a preset"),
     ],
 )
-def test_a_wrong_file(text: str, says: str) -> None:
+def test_a_wrong_file(text: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_settings(text)
+    monkeypatch.delenv("EFTLOCAL_MODELS")
     for verb in (["run", "Hello"], ["models", "list"], ["sweep", "--questions", "demo"]):
         result = CliRunner().invoke(app, verb)
         if verb[0] == "models" and text.startswith("recipe"):
@@ -473,6 +476,12 @@ def test_a_wrong_file(text: str, says: str) -> None:
         assert str(settings_path()) in result.stderr and says in result.stderr
     assert CliRunner().invoke(app, ["--version"]).exit_code == 0
     assert CliRunner().invoke(app, ["run", "--help"]).exit_code == 0
+
+
+def test_a_folder_in_the_files_place() -> None:
+    settings_path().mkdir(parents=True)
+    result = CliRunner().invoke(app, ["run", "Hello"])
+    assert result.exit_code == 2 and result.stderr.startswith(f"eftlocal: {settings_path()}")
 
 
 @pytest.mark.parametrize(
