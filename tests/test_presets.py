@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eftlocal import hub
+from eftlocal.defaults import preset_defaults
 from eftlocal.errors import UsageError
+from eftlocal.loading.roles import preset_sources
 from eftlocal.logits.recipe import parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
@@ -430,3 +433,34 @@ def test_whatever_a_table_holds_is_a_preset_or_one_line(
         assert "\n" not in str(refused)
     else:
         assert preset.name == table["name"]
+
+
+def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
+    """What a preset means, as plain data; paths in its folder are relative."""
+    defaults = preset_defaults(preset)
+    sampling = {**vars(defaults.sampling), "logit_bias": dict(defaults.sampling.logit_bias)}
+    roles = preset_sources(preset, lambda file: Path(file.file))
+    found = {
+        "recipe": str(defaults.recipe),
+        "anchor": dict(defaults.recipe.anchor),
+        "sampling": sampling,
+        "max_tokens": defaults.max_tokens,
+        "stop": defaults.stop,
+        "loop_guard": defaults.loop_guard,
+        "speculation": vars(defaults.speculation),
+        "roles": {role: vars(source) for role, source in roles.items()},
+        "files": {label: str(file) for label, file in preset.files().items()},
+        "vocabulary_exceptions": preset.vocabulary_exceptions,
+        "gated": preset.gated,
+    }
+    text = json.dumps(found, default=lambda v: v.as_posix() if isinstance(v, Path) else dict(v))
+    data: dict[str, Any] = json.loads(text.replace(f"{folder.as_posix()}/", ""))
+    return data
+
+
+def test_a_presets_file_of_version_0_1_0_means_what_it_did() -> None:
+    """The expected values were written by that version."""
+    samples = Path(__file__).parent / "samples"
+    expected = json.loads((samples / "models.json").read_text(encoding="utf-8"))
+    found = {n: as_data(p, samples) for n, p in load_presets(samples / "models.toml").items()}
+    assert found == expected

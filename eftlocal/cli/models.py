@@ -178,6 +178,8 @@ def show_preset(name: Name, json_: AsJson = False) -> None:
     """Show a preset's files, settings, licence and evidence."""
     preset = find(name)
     said = preset.model_dump(mode="json", by_alias=True, exclude_none=True)
+    drafts = {key: setting.default for key, setting in preset.speculation.TABLE.items()}
+    said["speculation"] = drafts | said["speculation"]
     if json_:
         print_json({**said, "files": {s.label: s.as_json() for s in states_of(preset)}}, indent=2)
         return
