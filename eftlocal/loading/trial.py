@@ -187,7 +187,7 @@ def _new(candidate: Candidate, vouched: Callable[[Path], bool]) -> dict[Path, st
 
 
 def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
-    """What the child is asked for: see `child.answer`."""
+    """What the child is asked for: see `trial_child.answer`."""
     model, free = candidate.model, host_memory_free()
     free = sys.maxsize if free is None else free
     weights = model.weight_bytes

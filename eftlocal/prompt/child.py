@@ -1,4 +1,4 @@
-"""The child process in which chat templates run, started by `worker`.
+"""The child process in which chat templates run, started by `template`.
 
 It imports jinja2 and little else, and bounds its memory, its output and its time.
 """
