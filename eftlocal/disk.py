@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-import platformdirs
-
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_text import parse_json
 
@@ -231,6 +229,12 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def cache_folder() -> Path:
-    """The folder; EFTLOCAL_CACHE overrides it. It may not be there yet."""
-    folder = os.environ.get("EFTLOCAL_CACHE")
-    return Path(folder) if folder else platformdirs.user_cache_path("eftlocal")
+    """Where what can be made again is kept between runs; EFTLOCAL_CACHE overrides it.
+
+    It may not be there yet.
+    """
+    if folder := os.environ.get("EFTLOCAL_CACHE"):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_cache_path("eftlocal")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.disk import (
@@ -136,8 +135,11 @@ def look_up(parts: Sequence[FileRef]) -> list[RemoteFile]:
 
 def store() -> Path:
     """The folder of downloaded models. EFTLOCAL_MODELS overrides it."""
-    folder = os.environ.get("EFTLOCAL_MODELS")
-    return Path(folder) if folder else platformdirs.user_cache_path("eftlocal") / "models"
+    if folder := os.environ.get("EFTLOCAL_MODELS"):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_cache_path("eftlocal") / "models"
 
 
 def stored_path(ref: FileRef) -> Path:
@@ -272,7 +274,7 @@ class Record(BaseModel):
         changed: the file's bytes are no longer those of `sha256`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     path: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
