@@ -39,7 +39,7 @@ def main(given: Sequence[str]) -> int:
         if code := subprocess.run([str(BINARIES / command[0]), *command[1:]]).returncode:
             return code
     print("\nPicked to show the effect. How often it works: .venv/bin/eftlocal eval demo")
-    print("Talk to it yourself: .venv/bin/eftlocal run --help")
+    print("Chat with it: .venv/bin/eftlocal chat")
     return 0
 
 

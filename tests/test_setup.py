@@ -738,7 +738,7 @@ def test_all_checks_run_and_the_first_failure_decides(
     assert script.main(["-k", "x"]) == 3
     assert ran[0][-2:] == ["--extra", "test"]
     assert [command[2] for command in ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
-    assert ran[-1][-2:] == ["-k", "x"]
+    assert ran[-1][3] == "-n" and ran[-1][-2:] == ["-k", "x"]  # what is given comes last, and wins
     assert "FAILED: mypy (exit code 3)" in capsys.readouterr().out
 
 
