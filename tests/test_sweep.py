@@ -589,6 +589,11 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
         (["--questions", "demo", "--raw"], "--raw is for --prompts"),
         (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
+        (["--prompts", "P", "--recipe", "guidance", "--strength", "1"], "give them with --system"),
+        (
+            ["--questions", "demo", "--recipe", "guidance", "--strength", "1"],
+            "give them with --sys",
+        ),
         (["--prompts", "P", "--parallel", "0"], "--parallel is 0; it must be a whole number"),
         (["--prompts", "P", "--speculative", "99"], "a whole number from 1 to 16, auto or off"),
     ],

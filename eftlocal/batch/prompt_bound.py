@@ -98,19 +98,14 @@ class PromptBound:
         """At least the tokens of any role's prompt; inf where only tokenizing tells."""
         if not self._bounded:
             return float("inf")
-        if raw and isinstance(prompt, str):
-            return _bytes(prompt) + _AROUND
         if raw:
-            return len(prompt)
+            return _bytes(prompt) + _AROUND if isinstance(prompt, str) else len(prompt)
         messages = cast(Sequence[Message], prompt)
         if isinstance(prompt, str):
             messages = [Message(role="user", content=prompt)]
         order = tuple(message["role"] for message in messages)
-        tokens = self._added(order, json.dumps(variables or {}, sort_keys=True))
-        for message in messages:
-            content = message["content"]
-            tokens += _bytes(content)
-        return tokens
+        added = self._added(order, json.dumps(variables, sort_keys=True) if variables else "{}")
+        return added + sum(_bytes(message["content"]) for message in messages)
 
     def _measure(self, order: tuple[str, ...], variables: str) -> float:
         """Bytes that templates add to contents; inf where one does not show each as it stands.

@@ -169,6 +169,9 @@ def sweep(
     dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
     points = cross(dials, _builder(defaults, selected.roles, given["any_sum"]))
     items = _items(given)
+    if not all(item.has_system for item in items):
+        for point in points:
+            opt.check_guidance(point.recipe, None, selected.roles)
     drafts = not defaults.speculation.off
     shown = _metrics(metrics, possible(items, selected.roles, drafts=drafts))
     check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})

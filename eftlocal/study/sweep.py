@@ -78,6 +78,11 @@ class Item:
     special: bool = False
 
     @property
+    def has_system(self) -> bool:
+        """Whether the conversation has a system message."""
+        return any(isinstance(part, dict) and part["role"] == "system" for part in self.prompt)
+
+    @property
     def right(self) -> tuple[str, ...]:
         """Right answers, the demo's too."""
         questions = self.asked.questions if self.asked else ()
