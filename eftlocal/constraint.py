@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 from eftlocal.errors import UsageError
 from eftlocal.gbnf import lark
 from eftlocal.json_schema import closed_schema
-from eftlocal.json_text import broken_text
+from eftlocal.json_text import broken_text, parse_json
 from eftlocal.native import on_deep_stack
 from eftlocal.terminal_text import one_line
 
@@ -160,7 +160,7 @@ def _regex(text: str) -> str:
         raise UsageError("regex: it ends with a lone backslash; write two for a backslash")
     from llguidance import LLMatcher
 
-    made = json.loads(LLMatcher.grammar_from_regex(text))
+    made = parse_json(LLMatcher.grammar_from_regex(text))
     return str(made["grammars"][0]["lark_grammar"])
 
 

@@ -148,7 +148,7 @@ def _real(text: str) -> float:
 
 
 def _constant(text: str) -> NoReturn:
-    raise TextError(f"not JSON: {text} is no JSON number")
+    raise TextError(f"not JSON: {text} is not a JSON number")
 
 
 _DECODER = json.JSONDecoder(

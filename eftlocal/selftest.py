@@ -276,16 +276,16 @@ def _compare(model: Model) -> tuple[str, dict[str, float]]:
     together = _rows(model, [tokens])
     apart = _rows(model, [[token] for token in tokens])
     if not (np.isfinite(together).all() and np.isfinite(apart).all()):
-        return "logits that are not numbers", {}
+        return "some logits are not numbers (NaN or infinity)", {}
     variation = 0.5 * np.abs(_softmax(together) - _softmax(apart)).sum(axis=1)
     measured = {
         "mean_total_variation": round(float(variation.mean()), 5),
         "same_first_choice": float((together.argmax(1) == apart.argmax(1)).mean()),
     }
     if together.std() < 1e-3:
-        return "logits that are all alike", measured
+        return "all logits are the same", measured
     if measured["mean_total_variation"] > LARGEST_MEAN_VARIATION:
-        return f"{TOKENS} rows at once and one by one disagree", measured
+        return f"{TOKENS} tokens decoded at once and one by one disagree", measured
     return "", measured
 
 

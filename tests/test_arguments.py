@@ -154,8 +154,11 @@ def test_any_value_at_loading(tiny_files: dict[str, Path], name: str) -> None:
         (lambda em: em.stream("x", zzz=1), "there are raw, special, recipe"),
         (lambda em: em.stream("x", temp=1), "no option 'temp'; temperature is given as sampling="),
         (lambda em: em.stream("x", stream=1), "no option 'stream'; there are raw, special"),
-        (lambda em: em.models["base"].piece(1.0), "token 1.0 is no token id; give a whole number"),
-        (lambda em: em.models["base"].piece("a"), "token 'a' is no token id"),
+        (
+            lambda em: em.models["base"].piece(1.0),
+            "token 1.0 is not a token id; give a whole number",
+        ),
+        (lambda em: em.models["base"].piece("a"), "token 'a' is not a token id"),
         (lambda _: Recipe.interpolate(1), "lambdas: 1; they must be a mapping of roles to numbers"),
         (lambda _: Recipe.single(5), "weight: 5 is no role; give its name"),
         (lambda _: Recipe.single(""), "weight: '' is no role"),

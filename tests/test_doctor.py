@@ -193,7 +193,7 @@ def test_this_build_passes() -> None:
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [("nan", "not numbers"), ("shuffle", "disagree"), ("zero", "all alike")],
+    [("nan", "not numbers"), ("shuffle", "disagree"), ("zero", "all logits are the same")],
 )
 def test_a_build_that_computes_wrongly_fails(
     damage: str, words: str, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,7 @@ def test_json_comes_through(value: Any) -> None:
         (b'{"a": "\xff"}', "not valid UTF-8 at byte 8"),
         ('{"a": 1, "a": 2}', "key 'a' is given twice"),
         ('{"\\u001b": 1, "\\u001b": 2}', r"key '\x1b' is given twice"),
-        ("NaN", "not JSON: NaN is no JSON number"),
+        ("NaN", "not JSON: NaN is not a JSON number"),
         ("1e999", "the number 1e999 is too large"),
         ("9" * 5000, "an integer of 5000 digits is too large; 64 bits are the most"),
         (

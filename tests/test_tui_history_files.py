@@ -256,7 +256,7 @@ def test_a_wrong_file_is_refused_whole_with_its_place(
         ("[" * 100_000, "x.json: nested more than 200 deep"),
         ("[1, 2]", "not an export"),
         ('{"format": 1, "format": 2}', "key 'format' is given twice"),
-        ('{"format": NaN}', "NaN is no JSON number"),
+        ('{"format": NaN}', "NaN is not a JSON number"),
         ("1" * 5000, "x.json: an integer of 5000 digits"),
     ],
 )

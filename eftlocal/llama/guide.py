@@ -23,12 +23,12 @@ from eftlocal.llama.model import Model
 _LONGEST_NUMBER = 32  # digits in a row; floats and 64-bit integers have 20
 
 # GBNF has a terminal for each character, so that a mask takes more steps than llguidance expects.
-# A state of its lexer takes 1 to 2 kB, and all answers to one constraint share them.
+# A state of its lexer takes 1 to 2 kB; all answers to one constraint share them, so 60 MB at most.
 _LIMITS = LLParserLimits(
     verbose_errors=False,
     max_items_in_row=10_000,
     step_max_items=5_000_000,
-    max_lexer_states=50_000,
+    max_lexer_states=30_000,
 )
 
 _KEPT = 20  # masks of one answer: those of the longest draft, and a few
@@ -201,7 +201,7 @@ class _Vocabulary:
         self.digits = self.bits(t for t, piece in enumerate(self.tokens) if piece[:1].isdigit())
         self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size)
         self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
-        self.matcher = lru_cache(maxsize=16)(self._matcher)
+        self.matcher = lru_cache(maxsize=8)(self._matcher)
 
     def _matcher(self, constraint: Constraint) -> LLMatcher:
         """Compiled; to be copied, not used."""

@@ -255,7 +255,7 @@ class Model(Closing):
                 count = on_deep_stack(size, tokenize) if size else tokenize()
             except MemoryError:
                 raise PromptError(
-                    "a word, or white space, of the text is too long to be tokenized: break it up"
+                    "the text has a word, or a run of spaces, too long to tokenize; break it up"
                 ) from None
             if count >= 0:
                 return list(buffer[:count])
@@ -280,7 +280,7 @@ class Model(Closing):
         known = self._pieces.get((token, special))
         if known is None:
             if not isinstance(token, Integral) or isinstance(token, bool):
-                raise UsageError(f"token {token!r:.40} is no token id; give a whole number")
+                raise UsageError(f"token {token!r:.40} is not a token id; give a whole number")
             if not 0 <= token < self.vocab_size:
                 raise UsageError(
                     f"token {token} is outside the vocabulary of {self.vocab_size} tokens"
