@@ -71,7 +71,7 @@ class ScriptedEngine:
         report(Progress("weights", "base", 1.0, 1.0))
         if preset in self.refuses:
             raise self.refuses[preset]
-        return Loaded(preset or self.name, self.roles, DIALS, 4096, self.notes)
+        return Loaded(preset or self.name, self.roles, DIALS, self.notes)
 
     def answer(
         self,

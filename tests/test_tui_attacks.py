@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted_engine import Script, ScriptedEngine
 from textual import events
 from textual.widgets import Markdown
-from tui_driver import Driver, asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.text import pasted
@@ -61,29 +61,24 @@ async def test_escape_sequences_of_a_model_and_of_a_paste(tmp_path: Path) -> Non
         no_escapes(d)
 
 
-@asynchronous
-async def test_html_of_a_model_is_shown_as_text(tmp_path: Path) -> None:
-    async with driven(
-        ScriptedEngine(Script(["<b>bold</b>\n\n", "<div>block</div>"])), tmp_path
-    ) as d:
-        await d.ask("html")
-        assert "<b>bold</b>" in d.screen_text()
-        assert "<div>block</div>" in d.screen_text()
+@driving(Script(["<b>bold</b>\n\n", "<div>block</div>"]))
+async def test_html_of_a_model_is_shown_as_text(d: Driver) -> None:
+    await d.ask("html")
+    assert "<b>bold</b>" in d.screen_text()
+    assert "<div>block</div>" in d.screen_text()
 
 
-@asynchronous
-async def test_markdown_bombs(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path, size=(80, 24)) as d:
-        for bomb in BOMBS.values():
-            size = max(1, len(bomb) // 8)
-            pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
-            engine.scripts += [Script(pieces), Script(["Fine."])]
-            await d.ask("go")
-            assert d.turns[-1] == bomb
-            await d.ask("and now?")
-            assert d.turns[-1] == "Fine."
-            await d.press("ctrl+n")
+@driving(size=(80, 24))
+async def test_markdown_bombs(d: Driver) -> None:
+    for bomb in BOMBS.values():
+        size = max(1, len(bomb) // 8)
+        pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
+        d.engine.scripts += [Script(pieces), Script(["Fine."])]
+        await d.ask("go")
+        assert d.turns[-1] == bomb
+        await d.ask("and now?")
+        assert d.turns[-1] == "Fine."
+        await d.press("ctrl+n")
 
 
 TEXTS = [
@@ -138,22 +133,21 @@ async def test_links_of_a_model_are_not_opened(
         assert "file:///etc/passwd" in d.toasts
 
 
-@asynchronous
-async def test_a_table_that_ends_without_a_blank_line(tmp_path: Path) -> None:
+@driving()
+async def test_a_table_that_ends_without_a_blank_line(d: Driver) -> None:
     """The first letters of what follows look like one more row, which is then taken back."""
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        for after in ("# Head\n", "---\n", "- item\n", "```\ncode\n```\n", "> q\n"):
-            streamed = Streamed()
-            await d.chat.transcript.mount(streamed)
-            await streamed.append("| a | b |\n|---|---|\n| 1 | 2 |\n")
-            for letter in "| 3 | 4 |\n" + after + "\nDone.\n":
-                await streamed.append(letter)
-                await d.pause()
-            assert "Done." in d.screen_text(), after
-            await streamed.finish()
+    for after in ("# Head\n", "---\n", "- item\n", "```\ncode\n```\n", "> q\n"):
+        streamed = Streamed()
+        await d.chat.transcript.mount(streamed)
+        await streamed.append("| a | b |\n|---|---|\n| 1 | 2 |\n")
+        for letter in "| 3 | 4 |\n" + after + "\nDone.\n":
+            await streamed.append(letter)
             await d.pause()
-            assert "Done." in d.screen_text(), after
-            await streamed.remove()
+        assert "Done." in d.screen_text(), after
+        await streamed.finish()
+        await d.pause()
+        assert "Done." in d.screen_text(), after
+        await streamed.remove()
 
 
 # The functions behind it ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownFence
-from tui_driver import asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import DoesNotFitError, EngineError
 from eftlocal_tui.engine import Progress
@@ -19,54 +19,48 @@ from eftlocal_tui.widgets.transcript import AnswerView, MarkLine, TurnView
 FENCED = ["Here:\n\n", "```py", "thon\n", "x = 1\n", "```", "\n\nDone", ".\n"]
 
 
-@asynchronous
-async def test_enter_sends_and_the_answer_is_kept(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("Braga is in Portugal."), tmp_path) as d:
-        await d.ask("Where is Braga?")
-        assert d.turns == ["Where is Braga?", "Braga is in Portugal."]
-        conversation = d.chat.answers.conversation
-        assert conversation is not None
-        path = d.history.turns.path(conversation.id)
-        assert [turn.state for turn in path] == ["done", "done"]
-        assert path[1].settings is not None
-        assert path[1].settings.preset == "fake"
-        assert path[1].settings.recipe["beta"] == 1.0
-        assert path[1].settings.seed == 7
-        assert d.chat.prompt.text == ""
-        assert "tok/s" in d.screen_text()
+@driving("Braga is in Portugal.")
+async def test_enter_sends_and_the_answer_is_kept(d: Driver) -> None:
+    await d.ask("Where is Braga?")
+    assert d.turns == ["Where is Braga?", "Braga is in Portugal."]
+    conversation = d.chat.answers.conversation
+    assert conversation is not None
+    path = d.history.turns.path(conversation.id)
+    assert [turn.state for turn in path] == ["done", "done"]
+    assert path[1].settings is not None
+    assert path[1].settings.preset == "fake"
+    assert path[1].settings.recipe["beta"] == 1.0
+    assert path[1].settings.seed == 7
+    assert d.chat.prompt.text == ""
+    assert "tok/s" in d.screen_text()
 
 
-@asynchronous
-async def test_new_lines_stay_in_the_box(tmp_path: Path) -> None:
-    engine = ScriptedEngine("Yes.")
-    async with driven(engine, tmp_path) as d:
-        await d.type("one")
-        await d.press("ctrl+j")
-        await d.type("two")
-        await d.press("shift+enter")
-        await d.type("three")
-        assert engine.heard == []
-        await d.press("enter")
-        await d.idle()
-        assert engine.heard[0][0][-1]["content"] == "one\ntwo\nthree"
+@driving("Yes.")
+async def test_new_lines_stay_in_the_box(d: Driver) -> None:
+    await d.type("one")
+    await d.press("ctrl+j")
+    await d.type("two")
+    await d.press("shift+enter")
+    await d.type("three")
+    assert d.engine.heard == []
+    await d.press("enter")
+    await d.idle()
+    assert d.engine.heard[0][0][-1]["content"] == "one\ntwo\nthree"
 
 
-@asynchronous
-async def test_nothing_is_sent_of_an_empty_box(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path) as d:
-        await d.send("  \n ")
-        assert engine.heard == []
-        assert d.chat.answers.conversation is None
+@driving()
+async def test_nothing_is_sent_of_an_empty_box(d: Driver) -> None:
+    await d.send("  \n ")
+    assert d.engine.heard == []
+    assert d.chat.answers.conversation is None
 
 
-@asynchronous
-async def test_a_code_fence_that_streams_in_pieces_is_there(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(Script(FENCED)), tmp_path) as d:
-        await d.ask("Code?")
-        fences = d.chat.transcript.query(MarkdownFence)
-        assert [fence.code.strip() for fence in fences] == ["x = 1"]
-        assert d.turns[1] == "".join(FENCED)
+@driving(Script(FENCED))
+async def test_a_code_fence_that_streams_in_pieces_is_there(d: Driver) -> None:
+    await d.ask("Code?")
+    fences = d.chat.transcript.query(MarkdownFence)
+    assert [fence.code.strip() for fence in fences] == ["x = 1"]
+    assert d.turns[1] == "".join(FENCED)
 
 
 @asynchronous
@@ -244,68 +238,63 @@ async def test_a_mark_inside_a_code_fence_leaves_both_parts_code(tmp_path: Path)
         assert [code.strip() for code in again] == [code.strip() for code in codes]
 
 
-@asynchronous
-async def test_dials_are_stepped_with_the_arrow_keys(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path, size=(120, 40)) as d:
-        await d.press("ctrl+t")
-        await d.until(lambda: isinstance(d.app.focused, DialInput))
-        assert d.app.focused.dial == "beta"
-        await d.press("up")
-        await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 1.1)
-        await d.press("down", "down")
-        await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 0.9)
-        await d.press("escape")
-        assert d.app.focused is d.chat.prompt
-        await d.ask("Go")
-        assert engine.heard[0][1].recipe.weights["base"] == 0.9
+@driving(size=(120, 40))
+async def test_dials_are_stepped_with_the_arrow_keys(d: Driver) -> None:
+    await d.press("ctrl+t")
+    await d.until(lambda: isinstance(d.app.focused, DialInput))
+    assert d.app.focused.dial == "beta"
+    await d.press("up")
+    await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 1.1)
+    await d.press("down", "down")
+    await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 0.9)
+    await d.press("escape")
+    assert d.app.focused is d.chat.prompt
+    await d.ask("Go")
+    assert d.engine.heard[0][1].recipe.weights["base"] == 0.9
 
 
-@asynchronous
-async def test_every_dial_of_the_panel_turns(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        for name, value in (
-            ("recipe", "proxy"),
-            ("alpha", "1.5"),
-            ("temperature", "0"),
-            ("top-p", "0.5"),
-            ("speculative", "4"),
-            ("plausibility", "0.1"),
-            ("top_k", "20"),
-        ):
-            await d.send(f"/set {name} {value}")
-        dials = d.chat.models.dials
-        assert dials.recipe.name == "proxy"
-        assert dials.recipe.weights["tuned"] == 1.5
-        assert dials.recipe.plausibility == 0.1
-        assert dials.sampling.temperature == 0
-        assert dials.sampling.top_p == 0.5
-        assert dials.sampling.top_k == 20
-        assert dials.speculation.length == 4
-        shown = {row.dial: row.value for row in d.chat.query(DialInput)}
-        assert shown == {"alpha": "1.5", "temperature": "0", "top_p": "0.5", "speculative": "4"}
-        assert "proxy alpha 1.5" in d.static("#head")
+@driving(size=(120, 40))
+async def test_every_dial_of_the_panel_turns(d: Driver) -> None:
+    for name, value in (
+        ("recipe", "proxy"),
+        ("alpha", "1.5"),
+        ("temperature", "0"),
+        ("top-p", "0.5"),
+        ("speculative", "4"),
+        ("plausibility", "0.1"),
+        ("top_k", "20"),
+    ):
+        await d.send(f"/set {name} {value}")
+    dials = d.chat.models.dials
+    assert dials.recipe.name == "proxy"
+    assert dials.recipe.weights["tuned"] == 1.5
+    assert dials.recipe.plausibility == 0.1
+    assert dials.sampling.temperature == 0
+    assert dials.sampling.top_p == 0.5
+    assert dials.sampling.top_k == 20
+    assert dials.speculation.length == 4
+    shown = {row.dial: row.value for row in d.chat.query(DialInput)}
+    assert shown == {"alpha": "1.5", "temperature": "0", "top_p": "0.5", "speculative": "4"}
+    assert "proxy alpha 1.5" in d.static("#head")
 
 
-@asynchronous
-async def test_a_value_out_of_range_is_refused_and_nothing_changes(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        before = d.chat.models.dials
-        for wrong in ("top_p 2", "temperature warm", "speculative 99", "gamma 1", "recipe proxi"):
-            await d.send(f"/set {wrong}")
-        assert d.chat.models.dials == before
-        for named in ("top_p is 2", "'warm'", "speculative is 99", "'gamma'", "proxy"):
-            assert named in d.toasts
+@driving(size=(120, 40))
+async def test_a_value_out_of_range_is_refused_and_nothing_changes(d: Driver) -> None:
+    before = d.chat.models.dials
+    for wrong in ("top_p 2", "temperature warm", "speculative 99", "gamma 1", "recipe proxi"):
+        await d.send(f"/set {wrong}")
+    assert d.chat.models.dials == before
+    for named in ("top_p is 2", "'warm'", "speculative is 99", "'gamma'", "proxy"):
+        assert named in d.toasts
 
 
-@asynchronous
-async def test_the_recipe_is_chosen_without_a_mouse(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        select = d.chat.query_one("#recipe")
-        select.focus()
-        await d.press("enter", "down", "enter")
-        await d.until(lambda: d.chat.models.dials.recipe.name == "proxy")
-        assert d.chat.query_one(DialInput).dial == "alpha"
+@driving(size=(120, 40))
+async def test_the_recipe_is_chosen_without_a_mouse(d: Driver) -> None:
+    select = d.chat.query_one("#recipe")
+    select.focus()
+    await d.press("enter", "down", "enter")
+    await d.until(lambda: d.chat.models.dials.recipe.name == "proxy")
+    assert d.chat.query_one(DialInput).dial == "alpha"
 
 
 @asynchronous
@@ -321,87 +310,79 @@ async def test_the_panel_folds(tmp_path: Path) -> None:
         assert d.chat.query_one(SidePanel).display
 
 
-@asynchronous
-async def test_escape_ends_the_reading_of_a_prompt(tmp_path: Path) -> None:
-    engine = ScriptedEngine(Script(["never"], wait_at=0), "Then.")
-    async with driven(engine, tmp_path) as d:
-        await d.send("A long prompt")
-        await d.until(lambda: engine.answering)
-        await d.press("escape")
-        await d.idle()
-        answer = d.chat.answers.path()[-1]
-        assert (answer.state, answer.text, answer.error) == ("stopped", "", None)
-        assert answer.settings is not None
-        assert answer.settings.seed == 7
-        assert d.notes == []
-        assert engine.answering[0].closed
-        await d.press("ctrl+r")
-        await d.idle()
-        assert d.turns == ["A long prompt", "Then."]
+@driving(Script(["never"], wait_at=0), "Then.")
+async def test_escape_ends_the_reading_of_a_prompt(d: Driver) -> None:
+    await d.send("A long prompt")
+    await d.until(lambda: d.engine.answering)
+    await d.press("escape")
+    await d.idle()
+    answer = d.chat.answers.path()[-1]
+    assert (answer.state, answer.text, answer.error) == ("stopped", "", None)
+    assert answer.settings is not None
+    assert answer.settings.seed == 7
+    assert d.notes == []
+    assert d.engine.answering[0].closed
+    await d.press("ctrl+r")
+    await d.idle()
+    assert d.turns == ["A long prompt", "Then."]
 
 
-@asynchronous
-async def test_figures_of_the_answer_are_in_the_panel(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("Yes."), tmp_path, size=(120, 40)) as d:
-        await d.ask("Go")
-        figures = d.static("#figures")
-        for shown in (
-            "tok/s        20.0",
-            "0.25 s",
-            "3.0 tokens long",
-            "accepted     50%",
-            "10 / 4096",
-            "memory",
-        ):
-            assert shown in figures
+@driving("Yes.", size=(120, 40))
+async def test_figures_of_the_answer_are_in_the_panel(d: Driver) -> None:
+    await d.ask("Go")
+    figures = d.static("#figures")
+    for shown in (
+        "tok/s        20.0",
+        "0.25 s",
+        "3.0 tokens long",
+        "accepted     50%",
+        "10 / 4096",
+        "memory",
+    ):
+        assert shown in figures
 
 
 # Branches --------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_regenerate_makes_a_branch_that_can_be_walked(tmp_path: Path) -> None:
-    engine = ScriptedEngine("First answer.", "Second answer.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+r")
-        await d.idle()
-        assert d.turns == ["Go", "Second answer."]
-        assert "2/2" in d.screen_text()
-        await d.press("f7")
-        await d.until(lambda: d.turns == ["Go", "First answer."])
-        assert "1/2" in d.screen_text()
-        await d.press("f8")
-        await d.until(lambda: d.turns == ["Go", "Second answer."])
-        await d.press("f8")
-        assert d.turns == ["Go", "Second answer."]
+@driving("First answer.", "Second answer.")
+async def test_regenerate_makes_a_branch_that_can_be_walked(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+r")
+    await d.idle()
+    assert d.turns == ["Go", "Second answer."]
+    assert "2/2" in d.screen_text()
+    await d.press("f7")
+    await d.until(lambda: d.turns == ["Go", "First answer."])
+    assert "1/2" in d.screen_text()
+    await d.press("f8")
+    await d.until(lambda: d.turns == ["Go", "Second answer."])
+    await d.press("f8")
+    assert d.turns == ["Go", "Second answer."]
 
 
-@asynchronous
-async def test_edit_makes_a_branch_and_loses_nothing(tmp_path: Path) -> None:
-    engine = ScriptedEngine("One.", "Two.", "Three.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("first")
-        await d.ask("second")
-        await d.press("f4")
-        assert d.chat.prompt.text == "second"
-        assert d.chat.prompt.has_class("-editing")
-        await d.type(" again")
-        await d.press("enter")
-        await d.idle()
-        assert d.turns == ["first", "One.", "second again", "Three."]
-        assert [m["content"] for m in engine.heard[2][0]] == ["first", "One.", "second again"]
-        await d.press("f7")
-        await d.until(lambda: d.turns == ["first", "One.", "second", "Two."])
+@driving("One.", "Two.", "Three.")
+async def test_edit_makes_a_branch_and_loses_nothing(d: Driver) -> None:
+    await d.ask("first")
+    await d.ask("second")
+    await d.press("f4")
+    assert d.chat.prompt.text == "second"
+    assert d.chat.prompt.has_class("-editing")
+    await d.type(" again")
+    await d.press("enter")
+    await d.idle()
+    assert d.turns == ["first", "One.", "second again", "Three."]
+    assert [m["content"] for m in d.engine.heard[2][0]] == ["first", "One.", "second again"]
+    await d.press("f7")
+    await d.until(lambda: d.turns == ["first", "One.", "second", "Two."])
 
 
-@asynchronous
-async def test_escape_gives_up_an_edit(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("first")
-        await d.press("f4", "escape")
-        assert d.chat.prompt.text == ""
-        assert not d.chat.prompt.has_class("-editing")
+@driving("One.")
+async def test_escape_gives_up_an_edit(d: Driver) -> None:
+    await d.ask("first")
+    await d.press("f4", "escape")
+    assert d.chat.prompt.text == ""
+    assert not d.chat.prompt.has_class("-editing")
 
 
 @asynchronous
@@ -437,16 +418,15 @@ async def test_turns_are_walked_and_used_without_a_mouse(tmp_path: Path) -> None
             await d.until(lambda: d.app.focused is d.chat.prompt)
 
 
-@asynchronous
-async def test_copy_keys(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("```\nx\n```"), tmp_path) as d:
-        await d.press("f9")
-        assert "no answer to copy" in d.toasts
-        await d.ask("Go")
-        await d.press("f9")
-        assert d.app.clipboard == "```\nx\n```"
-        await d.press("f12")
-        assert d.app.clipboard == "x\n"
+@driving("```\nx\n```")
+async def test_copy_keys(d: Driver) -> None:
+    await d.press("f9")
+    assert "no answer to copy" in d.toasts
+    await d.ask("Go")
+    await d.press("f9")
+    assert d.app.clipboard == "```\nx\n```"
+    await d.press("f12")
+    assert d.app.clipboard == "x\n"
 
 
 # Following the end -----------------------------------------------------------------------------
@@ -472,24 +452,23 @@ async def test_the_end_is_followed_until_the_reader_scrolls(tmp_path: Path) -> N
         await d.until(lambda: transcript.is_vertical_scroll_end)
 
 
-@asynchronous
-async def test_a_long_conversation_is_laid_out_in_parts(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        conversation = d.history.conversations.create()
-        for i in range(40):
-            question = d.history.turns.ask(conversation.id, f"question {i}")
-            with d.history.answer(question.id, _settings()) as answer:
-                answer.append(f"answer {i}")
-                answer.finish("stop")
-        await d.chat.answers.open(conversation.id)
-        assert d.turns[0] == "question 25"
-        assert d.turns[-1] == "answer 39"
-        d.chat.query_one("#earlier").focus()
-        await d.press("enter")
-        await d.until(lambda: d.turns[0] == "question 10")
-        await d.press("enter")
-        await d.until(lambda: d.turns[0] == "question 0")
-        assert not d.chat.query("#earlier")
+@driving()
+async def test_a_long_conversation_is_laid_out_in_parts(d: Driver) -> None:
+    conversation = d.history.conversations.create()
+    for i in range(40):
+        question = d.history.turns.ask(conversation.id, f"question {i}")
+        with d.history.answer(question.id, _settings()) as answer:
+            answer.append(f"answer {i}")
+            answer.finish("stop")
+    await d.chat.answers.open(conversation.id)
+    assert d.turns[0] == "question 25"
+    assert d.turns[-1] == "answer 39"
+    d.chat.query_one("#earlier").focus()
+    await d.press("enter")
+    await d.until(lambda: d.turns[0] == "question 10")
+    await d.press("enter")
+    await d.until(lambda: d.turns[0] == "question 0")
+    assert not d.chat.query("#earlier")
 
 
 def _settings():
@@ -498,12 +477,11 @@ def _settings():
     return Kept(preset="fake")
 
 
-@asynchronous
-async def test_a_stopped_stretch_shows_its_text_once(tmp_path: Path) -> None:
+@driving(Script(["a"] * 50))
+async def test_a_stopped_stretch_shows_its_text_once(d: Driver) -> None:
     """What came before the view was made is not shown twice."""
-    async with driven(ScriptedEngine(Script(["a"] * 50)), tmp_path) as d:
-        await d.ask("Go")
-        assert d.turns[-1] == "a" * 50
-        shown = [m.source for m in d.chat.transcript.query(Markdown)]
-        assert shown == ["a" * 50]
-        assert not d.chat.query_one("#status", Static).render().plain
+    await d.ask("Go")
+    assert d.turns[-1] == "a" * 50
+    shown = [m.source for m in d.chat.transcript.query(Markdown)]
+    assert shown == ["a" * 50]
+    assert not d.chat.query_one("#status", Static).render().plain

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import TextArea
-from tui_driver import asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import UsageError
 from eftlocal_tui import commands
@@ -77,105 +77,95 @@ def test_completion() -> None:
 # Doing -----------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_tab_completes(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.type("/st")
-        assert "/stats" in d.static("#status")
-        await d.press("tab")
-        assert d.chat.prompt.text == "/stats"
-        await d.press("enter")
-        assert d.chat.prompt.text == ""
-        assert "Memory:" in d.notes[0]
+@driving()
+async def test_tab_completes(d: Driver) -> None:
+    await d.type("/st")
+    assert "/stats" in d.static("#status")
+    await d.press("tab")
+    assert d.chat.prompt.text == "/stats"
+    await d.press("enter")
+    assert d.chat.prompt.text == ""
+    assert "Memory:" in d.notes[0]
 
 
-@asynchronous
-async def test_an_unknown_command_stays_in_the_box(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path) as d:
-        await d.send("/sttas")
-        assert "did you mean /stats?" in d.toasts
-        assert d.chat.prompt.text == "/sttas"
-        assert engine.heard == []
+@driving()
+async def test_an_unknown_command_stays_in_the_box(d: Driver) -> None:
+    await d.send("/sttas")
+    assert "did you mean /stats?" in d.toasts
+    assert d.chat.prompt.text == "/sttas"
+    assert d.engine.heard == []
 
 
-@asynchronous
-async def test_help_history_and_exit(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.send("/help")
-        assert isinstance(d.app.screen, HelpScreen)
-        await d.press("escape")
-        await d.send("/history")
-        assert isinstance(d.app.screen, HistoryScreen)
-        await d.press("escape")
-        await d.send("/exit")
-        await d.until(lambda: not d.app.is_running)
+@driving()
+async def test_help_history_and_exit(d: Driver) -> None:
+    await d.send("/help")
+    assert isinstance(d.app.screen, HelpScreen)
+    await d.press("escape")
+    await d.send("/history")
+    assert isinstance(d.app.screen, HistoryScreen)
+    await d.press("escape")
+    await d.send("/exit")
+    await d.until(lambda: not d.app.is_running)
 
 
-@asynchronous
-async def test_preset_lists_and_loads(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path) as d:
-        await d.send("/preset")
-        assert "demo: Miniature trio" in d.notes[0]
-        await d.send("/preset demo")
-        await d.ready()
-        assert engine.loads == [None, "demo"]
-        assert "demo" in d.static("#head")
-        engine.refuses["nothing"] = UsageError('no preset "nothing"')
-        await d.send("/preset nothing")
-        await d.until(lambda: 'no preset "nothing"' in d.notes)
+@driving()
+async def test_preset_lists_and_loads(d: Driver) -> None:
+    await d.send("/preset")
+    assert "demo: Miniature trio" in d.notes[0]
+    await d.send("/preset demo")
+    await d.ready()
+    assert d.engine.loads == [None, "demo"]
+    assert "demo" in d.static("#head")
+    d.engine.refuses["nothing"] = UsageError('no preset "nothing"')
+    await d.send("/preset nothing")
+    await d.until(lambda: 'no preset "nothing"' in d.notes)
 
 
-@asynchronous
-async def test_system_prompt(tmp_path: Path) -> None:
-    engine = ScriptedEngine("One.", "Two.", "Three.", "Four.")
-    async with driven(engine, tmp_path, settings=Settings(system="Be kind.")) as d:
-        await d.ask("first")
-        assert engine.heard[0][0][0] == {"role": "system", "content": "Be kind."}
-        await d.send("/system Be brief.")
-        await d.ask("second")
-        assert engine.heard[1][0][0] == {"role": "system", "content": "Be brief."}
-        await d.send("/system")
-        area = d.app.screen.query_one(TextArea)
-        assert area.text == "Be brief."
-        area.text = "Be\nlong."
-        await d.press("ctrl+s")
-        await d.until(lambda: isinstance(d.app.screen, ChatScreen))
-        await d.ask("third")
-        assert engine.heard[2][0][0] == {"role": "system", "content": "Be\nlong."}
-        await d.send("/system -")
-        await d.ask("fourth")
-        assert engine.heard[3][0][0]["role"] == "user"
-        await d.send("/system")
-        await d.press("escape")
-        assert d.chat.answers.system == ""
+@driving("One.", "Two.", "Three.", "Four.", settings=Settings(system="Be kind."))
+async def test_system_prompt(d: Driver) -> None:
+    await d.ask("first")
+    assert d.engine.heard[0][0][0] == {"role": "system", "content": "Be kind."}
+    await d.send("/system Be brief.")
+    await d.ask("second")
+    assert d.engine.heard[1][0][0] == {"role": "system", "content": "Be brief."}
+    await d.send("/system")
+    area = d.app.screen.query_one(TextArea)
+    assert area.text == "Be brief."
+    area.text = "Be\nlong."
+    await d.press("ctrl+s")
+    await d.until(lambda: isinstance(d.app.screen, ChatScreen))
+    await d.ask("third")
+    assert d.engine.heard[2][0][0] == {"role": "system", "content": "Be\nlong."}
+    await d.send("/system -")
+    await d.ask("fourth")
+    assert d.engine.heard[3][0][0]["role"] == "user"
+    await d.send("/system")
+    await d.press("escape")
+    assert d.chat.answers.system == ""
 
 
-@asynchronous
-async def test_set_without_a_value_shows_the_dials(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.send("/set")
-        assert "beta = 1" in d.notes[0]
-        await d.send("/set beta")
-        assert "/set beta needs a value" in d.toasts
+@driving()
+async def test_set_without_a_value_shows_the_dials(d: Driver) -> None:
+    await d.send("/set")
+    assert "beta = 1" in d.notes[0]
+    await d.send("/set beta")
+    assert "/set beta needs a value" in d.toasts
 
 
-@asynchronous
-async def test_stats_save_and_clear(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.send("/save early")
-        assert "no conversation" in d.toasts
-        await d.ask("first")
-        await d.send("/stats")
-        for shown in ("20.0 tok/s", "upscale", "base, tuned, reference", "10 of 4096"):
-            assert shown in d.notes[0]
-        await d.send("/save a name")
-        assert "a name" in d.static("#head")
-        await d.send("/clear")
-        assert d.turns == []
-        assert d.chat.answers.conversation is None
-        assert d.history.conversations.list()[0].title == "a name"
+@driving("One.")
+async def test_stats_save_and_clear(d: Driver) -> None:
+    await d.send("/save early")
+    assert "no conversation" in d.toasts
+    await d.ask("first")
+    await d.send("/stats")
+    for shown in ("20.0 tok/s", "upscale", "base, tuned, reference", "10 of 4096"):
+        assert shown in d.notes[0]
+    await d.send("/save a name")
+    assert "a name" in d.static("#head")
+    await d.send("/clear")
+    assert d.turns == []
+    assert d.chat.answers.conversation is None
+    assert d.history.conversations.list()[0].title == "a name"
 
 
 @asynchronous

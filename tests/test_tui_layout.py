@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import OptionList
-from tui_driver import asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.presets.reading import user_path
 from eftlocal_tui.history import History, Settings
@@ -36,12 +36,11 @@ async def test_wide_titles_take_one_line(tmp_path: Path) -> None:
         assert listed.virtual_size.height == 2
 
 
-@asynchronous
-async def test_plots_are_there_when_the_panel_is_unfolded_later(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path, size=(80, 30)) as d:
-        await d.ask("Go")
-        await d.press("ctrl+b")
-        await d.until(lambda: "▇" in d.screen_text() or "█\n" in d.static("#plots"))
+@driving("One.", size=(80, 30))
+async def test_plots_are_there_when_the_panel_is_unfolded_later(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+b")
+    await d.until(lambda: "▇" in d.screen_text() or "█\n" in d.static("#plots"))
 
 
 @asynchronous
@@ -53,27 +52,25 @@ async def test_all_of_a_long_line_of_code_is_shown(tmp_path: Path) -> None:
         assert all(word in d.screen_text() for word in line.split())
 
 
-@asynchronous
-async def test_an_answer_of_another_process_is_not_shown_as_coming(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        conversation = d.chat.answers.path()[0].conversation
-        with History(d.history.path) as other:
-            question = other.turns.ask(conversation, "Theirs?")
-            with other.answer(question.id, Settings(preset="fake")) as answer:
-                answer.append("Begun")
-                await d.chat.answers.open(conversation)
-                await d.until(lambda: "Begun" in d.screen_text())
-                assert "still being written elsewhere" in d.screen_text()
+@driving("One.")
+async def test_an_answer_of_another_process_is_not_shown_as_coming(d: Driver) -> None:
+    await d.ask("Go")
+    conversation = d.chat.answers.path()[0].conversation
+    with History(d.history.path) as other:
+        question = other.turns.ask(conversation, "Theirs?")
+        with other.answer(question.id, Settings(preset="fake")) as answer:
+            answer.append("Begun")
+            await d.chat.answers.open(conversation)
+            await d.until(lambda: "Begun" in d.screen_text())
+            assert "still being written elsewhere" in d.screen_text()
 
 
-@asynchronous
-async def test_what_is_told_does_not_cover_the_message_box(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, size=(80, 24), notifications=True) as d:
-        await d.type("x" * 70)
-        d.chat.trouble("something went wrong, and it takes a long line to say what that was " * 2)
-        await d.until(lambda: "something went wrong" in d.screen_text())
-        assert "x" * 70 in d.screen_text()
+@driving(size=(80, 24), notifications=True)
+async def test_what_is_told_does_not_cover_the_message_box(d: Driver) -> None:
+    await d.type("x" * 70)
+    d.chat.trouble("something went wrong, and it takes a long line to say what that was " * 2)
+    await d.until(lambda: "something went wrong" in d.screen_text())
+    assert "x" * 70 in d.screen_text()
 
 
 @pytest.mark.parametrize("title", ["[/b] [red]x", "\\u001b[31mx", "]["])

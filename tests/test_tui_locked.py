@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import Input
-from tui_driver import Driver, asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal_tui.history import History, LockedError, database
 from eftlocal_tui.screens.dialogs import HelpScreen
@@ -33,57 +33,53 @@ async def waiting(d: Driver) -> None:
     await d.until(lambda: "history is locked" in d.static("#status"))
 
 
-@asynchronous
-async def test_a_message_waits_and_keys_are_answered(tmp_path: Path) -> None:
-    engine = ScriptedEngine("One.", "Two.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Go")
-        with locked(d.history.path):
-            await d.send("Go on")
-            await waiting(d)
-            await d.press("a", "b")
-            assert d.chat.prompt.text == "ab"
-            await d.press("ctrl+n")
-            assert "being sent" in d.toasts
-            await d.press("enter")  # what comes next is given back, not lost
-            await d.until(lambda: d.chat.prompt.text == "ab")
-            await d.press("f1")
-            assert isinstance(d.app.screen, HelpScreen)
-            await d.press("escape")
-            assert d.turns == ["Go", "One."]
-        await d.until(lambda: d.turns == ["Go", "One.", "Go on", "Two."])
-        await d.idle()
+@driving("One.", "Two.")
+async def test_a_message_waits_and_keys_are_answered(d: Driver) -> None:
+    await d.ask("Go")
+    with locked(d.history.path):
+        await d.send("Go on")
+        await waiting(d)
+        await d.press("a", "b")
         assert d.chat.prompt.text == "ab"
-        assert "locked" not in d.static("#status")
-        assert [turn.text for turn in d.chat.answers.path()] == d.turns
+        await d.press("ctrl+n")
+        assert "being sent" in d.toasts
+        await d.press("enter")  # what comes next is given back, not lost
+        await d.until(lambda: d.chat.prompt.text == "ab")
+        await d.press("f1")
+        assert isinstance(d.app.screen, HelpScreen)
+        await d.press("escape")
+        assert d.turns == ["Go", "One."]
+    await d.until(lambda: d.turns == ["Go", "One.", "Go on", "Two."])
+    await d.idle()
+    assert d.chat.prompt.text == "ab"
+    assert "locked" not in d.static("#status")
+    assert [turn.text for turn in d.chat.answers.path()] == d.turns
 
 
-@asynchronous
-async def test_escape_gives_the_message_back(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        with locked(d.history.path):
-            await d.send("Hello")
-            await waiting(d)
-            await d.press("escape")
-            await d.idle()
-        assert d.chat.prompt.text == "Hello"
-        assert "locked by another program" in d.notes[0]
-        assert "locked" not in d.static("#status")
+@driving("One.")
+async def test_escape_gives_the_message_back(d: Driver) -> None:
+    with locked(d.history.path):
+        await d.send("Hello")
+        await waiting(d)
+        await d.press("escape")
+        await d.idle()
+    assert d.chat.prompt.text == "Hello"
+    assert "locked by another program" in d.notes[0]
+    assert "locked" not in d.static("#status")
+    await d.press("enter")
+    await d.until(lambda: d.turns == ["Hello", "One."])
+
+
+@driving("One.", "Two.")
+async def test_an_edit_waits_too(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("f4")
+    d.chat.prompt.replace_all("Gone")
+    with locked(d.history.path):
         await d.press("enter")
-        await d.until(lambda: d.turns == ["Hello", "One."])
-
-
-@asynchronous
-async def test_an_edit_waits_too(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One.", "Two."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("f4")
-        d.chat.prompt.replace_all("Gone")
-        with locked(d.history.path):
-            await d.press("enter")
-            await waiting(d)
-        await d.until(lambda: d.turns == ["Gone", "Two."])
-        assert d.chat.answers.path()[0].branches == 2
+        await waiting(d)
+    await d.until(lambda: d.turns == ["Gone", "Two."])
+    assert d.chat.answers.path()[0].branches == 2
 
 
 @asynchronous
@@ -105,34 +101,32 @@ async def test_an_answer_waits_and_holds_nobody_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["ctrl+r", "f3", "f7"])
-@asynchronous
-async def test_keys_that_write_are_refused_in_one_line(tmp_path: Path, key: str) -> None:
-    async with driven(ScriptedEngine("One.", "Two."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+r")
-        await d.idle()
-        with locked(d.history.path):
-            await d.press(key)
-            await d.until(lambda: "locked by another program" in d.toasts)
-            assert not d.chat.answers.busy
-            assert d.turns == ["Go", "Two."]
-        await d.press("f7")
-        await d.until(lambda: d.turns == ["Go", "One."])
+@driving("One.", "Two.")
+async def test_keys_that_write_are_refused_in_one_line(d: Driver, key: str) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+r")
+    await d.idle()
+    with locked(d.history.path):
+        await d.press(key)
+        await d.until(lambda: "locked by another program" in d.toasts)
+        assert not d.chat.answers.busy
+        assert d.turns == ["Go", "Two."]
+    await d.press("f7")
+    await d.until(lambda: d.turns == ["Go", "One."])
 
 
-@asynchronous
-async def test_the_list_of_conversations_refuses_in_one_line(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+o")
-        with locked(d.history.path):
-            await d.press("d")
-            await d.until(lambda: "locked by another program" in d.toasts)
-        await d.press("r")
-        d.app.screen.query_one(Input).value = "renamed"
-        await d.press("enter")
-        (only,) = d.history.conversations.list()
-        assert only.title == "renamed"
+@driving("One.")
+async def test_the_list_of_conversations_refuses_in_one_line(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+o")
+    with locked(d.history.path):
+        await d.press("d")
+        await d.until(lambda: "locked by another program" in d.toasts)
+    await d.press("r")
+    d.app.screen.query_one(Input).value = "renamed"
+    await d.press("enter")
+    (only,) = d.history.conversations.list()
+    assert only.title == "renamed"
 
 
 # The file by itself ----------------------------------------------------------------------------

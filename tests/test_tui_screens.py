@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import Input, OptionList
-from tui_driver import Driver, asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
 from eftlocal_tui.history import History
@@ -36,51 +36,49 @@ def listed(d: Driver) -> list[str]:
 # History ---------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_history_lists_searches_and_resumes(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One.", "Two.", "Three."), tmp_path) as d:
-        await three_conversations(d)
-        await d.press("ctrl+o")
-        assert isinstance(d.app.screen, HistoryScreen)
-        assert [line.split("  ")[0] for line in listed(d)] == [
-            "gamma valleys",
-            "beta mountains",
-            "alpha rivers",
-        ]
-        await d.press("slash")
-        d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
-        await d.pause()
-        assert listed(d) == ["alpha rivers"]
-        await d.press("enter", "enter")
-        await d.until(lambda: isinstance(d.app.screen, ChatScreen))
-        assert d.turns == ["alpha rivers", "One."]
+@driving("One.", "Two.", "Three.")
+async def test_history_lists_searches_and_resumes(d: Driver) -> None:
+    await three_conversations(d)
+    await d.press("ctrl+o")
+    assert isinstance(d.app.screen, HistoryScreen)
+    assert [line.split("  ")[0] for line in listed(d)] == [
+        "gamma valleys",
+        "beta mountains",
+        "alpha rivers",
+    ]
+    await d.press("slash")
+    d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
+    await d.pause()
+    assert listed(d) == ["alpha rivers"]
+    await d.press("enter", "enter")
+    await d.until(lambda: isinstance(d.app.screen, ChatScreen))
+    assert d.turns == ["alpha rivers", "One."]
 
 
-@asynchronous
-async def test_history_renames_archives_duplicates_and_deletes(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await three_conversations(d)
-        await d.press("ctrl+o", "r")
-        assert isinstance(d.app.screen, AskText)
-        d.app.screen.query_one(Input).value = "renamed"
-        await d.press("enter")
-        assert listed(d)[0].startswith("renamed")
-        await d.press("a")
-        assert len(listed(d)) == 2
-        await d.press("v")
-        assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
-        await d.press("a", "v")
-        assert len(listed(d)) == 3
-        await d.press("d")
-        assert len(listed(d)) == 4
-        await d.press("delete")
-        assert isinstance(d.app.screen, Confirm)
-        await d.press("enter")  # the focus is on "Cancel"
-        assert len(listed(d)) == 4
-        await d.press("delete", "tab", "enter")
-        assert len(listed(d)) == 3
-        await d.press("escape")
-        assert isinstance(d.app.screen, ChatScreen)
+@driving()
+async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> None:
+    await three_conversations(d)
+    await d.press("ctrl+o", "r")
+    assert isinstance(d.app.screen, AskText)
+    d.app.screen.query_one(Input).value = "renamed"
+    await d.press("enter")
+    assert listed(d)[0].startswith("renamed")
+    await d.press("a")
+    assert len(listed(d)) == 2
+    await d.press("v")
+    assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
+    await d.press("a", "v")
+    assert len(listed(d)) == 3
+    await d.press("d")
+    assert len(listed(d)) == 4
+    await d.press("delete")
+    assert isinstance(d.app.screen, Confirm)
+    await d.press("enter")  # the focus is on "Cancel"
+    assert len(listed(d)) == 4
+    await d.press("delete", "tab", "enter")
+    assert len(listed(d)) == 3
+    await d.press("escape")
+    assert isinstance(d.app.screen, ChatScreen)
 
 
 @asynchronous
@@ -98,28 +96,25 @@ async def test_history_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len(list(tmp_path.glob("chat-*.json"))) == 2
 
 
-@asynchronous
-async def test_a_search_walks_to_the_branch_of_the_words(tmp_path: Path) -> None:
-    engine = ScriptedEngine("with zebras", "with horses")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("animals")
-        await d.press("ctrl+r")
-        await d.idle()
-        await d.press("ctrl+n")
-        await d.send("/history zebras")
-        await d.press("enter")
-        await d.until(lambda: d.turns == ["animals", "with zebras"])
+@driving("with zebras", "with horses")
+async def test_a_search_walks_to_the_branch_of_the_words(d: Driver) -> None:
+    await d.ask("animals")
+    await d.press("ctrl+r")
+    await d.idle()
+    await d.press("ctrl+n")
+    await d.send("/history zebras")
+    await d.press("enter")
+    await d.until(lambda: d.turns == ["animals", "with zebras"])
 
 
-@asynchronous
-async def test_the_list_grows_as_it_is_walked(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        for i in range(130):
-            d.history.conversations.create(title=f"talk {i}")
-        await d.press("ctrl+o")
-        assert len(listed(d)) == 100
-        await d.press("end")
-        await d.until(lambda: len(listed(d)) == 130)
+@driving()
+async def test_the_list_grows_as_it_is_walked(d: Driver) -> None:
+    for i in range(130):
+        d.history.conversations.create(title=f"talk {i}")
+    await d.press("ctrl+o")
+    assert len(listed(d)) == 100
+    await d.press("end")
+    await d.until(lambda: len(listed(d)) == 130)
 
 
 @asynchronous
@@ -146,42 +141,38 @@ async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
 # Compare ---------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_compare_answers_three_times_from_one_seed(tmp_path: Path) -> None:
-    engine = ScriptedEngine("Kept.", "Emulated.", "From tuned.", "From base.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Question?")
-        await d.press("f5")
-        assert isinstance(d.app.screen, CompareScreen)
-        columns = list(d.app.screen.query(CompareColumn))
-        await d.until(lambda: "tok/s" in d.screen_text() and columns[2].body.raw)
-        assert [c.body.raw for c in columns] == ["Emulated.", "From tuned.", "From base."]
-        asked = engine.heard[1:]
-        assert [a[0] for a in asked] == [[{"role": "user", "content": "Question?"}]] * 3
-        assert [a[1].recipe.name for a in asked] == ["upscale", "tuned", "base"]
-        assert len({a[1].sampling.seed for a in asked}) == 1
-        await d.press("right", "tab", "c")
-        assert d.app.clipboard == "From tuned."
-        engine.scripts += [Script(["x"]), Script(["y"]), Script(["z"])]
-        await d.press("r")
-        await d.until(lambda: [c.body.raw for c in columns] == ["x", "y", "z"])
-        await d.press("escape")
-        assert isinstance(d.app.screen, ChatScreen)
-        assert d.turns == ["Question?", "Kept."]  # nothing of it is kept
+@driving("Kept.", "Emulated.", "From tuned.", "From base.")
+async def test_compare_answers_three_times_from_one_seed(d: Driver) -> None:
+    await d.ask("Question?")
+    await d.press("f5")
+    assert isinstance(d.app.screen, CompareScreen)
+    columns = list(d.app.screen.query(CompareColumn))
+    await d.until(lambda: "tok/s" in d.screen_text() and columns[2].body.raw)
+    assert [c.body.raw for c in columns] == ["Emulated.", "From tuned.", "From base."]
+    asked = d.engine.heard[1:]
+    assert [a[0] for a in asked] == [[{"role": "user", "content": "Question?"}]] * 3
+    assert [a[1].recipe.name for a in asked] == ["upscale", "tuned", "base"]
+    assert len({a[1].sampling.seed for a in asked}) == 1
+    await d.press("right", "tab", "c")
+    assert d.app.clipboard == "From tuned."
+    d.engine.scripts += [Script(["x"]), Script(["y"]), Script(["z"])]
+    await d.press("r")
+    await d.until(lambda: [c.body.raw for c in columns] == ["x", "y", "z"])
+    await d.press("escape")
+    assert isinstance(d.app.screen, ChatScreen)
+    assert d.turns == ["Question?", "Kept."]  # nothing of it is kept
 
 
-@asynchronous
-async def test_compare_takes_what_is_in_the_box(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path) as d:
-        await d.press("f5")
-        assert "type a message to compare" in d.toasts
-        await d.type("Not sent")
-        await d.press("f5")
-        await d.until(lambda: len(engine.heard) == 3)
-        assert engine.heard[0][0][-1]["content"] == "Not sent"
-        await d.press("escape")
-        assert d.chat.prompt.text == "Not sent"
+@driving()
+async def test_compare_takes_what_is_in_the_box(d: Driver) -> None:
+    await d.press("f5")
+    assert "type a message to compare" in d.toasts
+    await d.type("Not sent")
+    await d.press("f5")
+    await d.until(lambda: len(d.engine.heard) == 3)
+    assert d.engine.heard[0][0][-1]["content"] == "Not sent"
+    await d.press("escape")
+    assert d.chat.prompt.text == "Not sent"
 
 
 @asynchronous
@@ -270,37 +261,35 @@ async def test_what_ends_all_columns_is_told_in_each(tmp_path: Path) -> None:
 # Influence -------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_influence_marks_tokens_and_shows_candidates(tmp_path: Path) -> None:
-    engine = ScriptedEngine(Script(["Braga", " is"]))
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Question?")
-        await d.press("f6")
-        assert isinstance(d.app.screen, InfluenceScreen)
-        await d.until(lambda: "Braga" in d.static("#token"))
-        assert engine.inspected == [(1, 2)]  # token ids, where they are known
-        shown = d.screen_text()
-        assert "Braga is‹ in›↵" in shown
-        assert "« Portugal»" in shown
-        assert "every model's first choice" in shown
-        assert "tv-base" in shown
-        await d.press("right")
-        assert "2/5" in d.static("#token")
-        assert "[reference]" in d.static("#token")
-        await d.press("n")
-        assert "3/5" in d.static("#token")
-        await d.press("n")
-        assert "5/5" in d.static("#token")
-        await d.press("n")
-        assert "5/5" in d.static("#token")
-        await d.press("up")
-        assert "1/5" in d.static("#token")
-        await d.press("down", "p")
-        assert "3/5" in d.static("#token")
-        await d.press("left", "left", "left", "left")
-        assert "1/5" in d.static("#token")
-        await d.press("escape")
-        assert isinstance(d.app.screen, ChatScreen)
+@driving(Script(["Braga", " is"]))
+async def test_influence_marks_tokens_and_shows_candidates(d: Driver) -> None:
+    await d.ask("Question?")
+    await d.press("f6")
+    assert isinstance(d.app.screen, InfluenceScreen)
+    await d.until(lambda: "Braga" in d.static("#token"))
+    assert d.engine.inspected == [(1, 2)]  # token ids, where they are known
+    shown = d.screen_text()
+    assert "Braga is‹ in›↵" in shown
+    assert "« Portugal»" in shown
+    assert "every model's first choice" in shown
+    assert "tv-base" in shown
+    await d.press("right")
+    assert "2/5" in d.static("#token")
+    assert "[reference]" in d.static("#token")
+    await d.press("n")
+    assert "3/5" in d.static("#token")
+    await d.press("n")
+    assert "5/5" in d.static("#token")
+    await d.press("n")
+    assert "5/5" in d.static("#token")
+    await d.press("up")
+    assert "1/5" in d.static("#token")
+    await d.press("down", "p")
+    assert "3/5" in d.static("#token")
+    await d.press("left", "left", "left", "left")
+    assert "1/5" in d.static("#token")
+    await d.press("escape")
+    assert isinstance(d.app.screen, ChatScreen)
 
 
 @asynchronous
@@ -318,12 +307,11 @@ async def test_influence_of_a_resumed_answer_reads_its_text(tmp_path: Path) -> N
         assert engine.inspected == ["Kept text."]
 
 
-@asynchronous
-async def test_influence_needs_an_answer(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.press("f6")
-        assert isinstance(d.app.screen, ChatScreen)
-        assert "no answer" in d.toasts
+@driving()
+async def test_influence_needs_an_answer(d: Driver) -> None:
+    await d.press("f6")
+    assert isinstance(d.app.screen, ChatScreen)
+    assert "no answer" in d.toasts
 
 
 @asynchronous
@@ -338,47 +326,43 @@ async def test_an_influence_that_fails_says_so(tmp_path: Path) -> None:
         await d.until(lambda: "it [does] not fit" in d.static("#legend"))
 
 
-@asynchronous
-async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path) -> None:
-    engine = ScriptedEngine("One.", "Two.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Question?")
-        engine.inspects.clear()  # and no word to go on comes
-        await d.press("f6")
-        await d.until(lambda: engine.inspected)
-        await d.press("escape")
-        await d.ask("Go on")
-        assert d.turns[-1] == "Two."
+@driving("One.", "Two.")
+async def test_leaving_the_influence_view_ends_its_reading(d: Driver) -> None:
+    await d.ask("Question?")
+    d.engine.inspects.clear()  # and no word to go on comes
+    await d.press("f6")
+    await d.until(lambda: d.engine.inspected)
+    await d.press("escape")
+    await d.ask("Go on")
+    assert d.turns[-1] == "Two."
 
 
-@asynchronous
-async def test_token_text_lays_out_again_for_another_width(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Question?")
-        await d.press("f6")
-        await d.until(lambda: "Braga" in d.static("#token"))
-        text = d.app.screen.query_one(TokenText)
-        assert text.virtual_size.height == 2
-        await d.pilot.resize_terminal(14, 30)
-        await d.until(lambda: text.virtual_size.height > 2)
+@driving("One.")
+async def test_token_text_lays_out_again_for_another_width(d: Driver) -> None:
+    await d.ask("Question?")
+    await d.press("f6")
+    await d.until(lambda: "Braga" in d.static("#token"))
+    text = d.app.screen.query_one(TokenText)
+    assert text.virtual_size.height == 2
+    await d.pilot.resize_terminal(14, 30)
+    await d.until(lambda: text.virtual_size.height > 2)
 
 
 # Leaving ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["f1", "f5", "f6", "ctrl+o"])
-@asynchronous
-async def test_keys_in_a_burst_leave_one_screen(tmp_path: Path, key: str) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Question?")
-        await d.press(key)
-        screen = d.app.screen
-        assert screen is not d.chat
-        for _ in range(3):
-            await screen.run_action("back")
-        await d.until(lambda: d.app.screen is d.chat)
-        await d.ask("Still there?")
-        assert d.turns[-1] == "Again."
+@driving("One.")
+async def test_keys_in_a_burst_leave_one_screen(d: Driver, key: str) -> None:
+    await d.ask("Question?")
+    await d.press(key)
+    screen = d.app.screen
+    assert screen is not d.chat
+    for _ in range(3):
+        await screen.run_action("back")
+    await d.until(lambda: d.app.screen is d.chat)
+    await d.ask("Still there?")
+    assert d.turns[-1] == "Again."
 
 
 @asynchronous
@@ -408,28 +392,26 @@ async def test_leaving_while_something_is_laid_out(tmp_path: Path) -> None:
         (("f6",), "Influence"),
     ],
 )
-@asynchronous
-async def test_help_is_of_the_screen(tmp_path: Path, keys: tuple[str, ...], title: str) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.ask("Question?")
-        await d.press(*keys)
-        before = d.app.screen
-        await d.press("f1")
-        assert isinstance(d.app.screen, HelpScreen)
-        assert title in d.screen_text()
-        await d.press("f1")
-        assert d.app.screen is before
+@driving()
+async def test_help_is_of_the_screen(d: Driver, keys: tuple[str, ...], title: str) -> None:
+    await d.ask("Question?")
+    await d.press(*keys)
+    before = d.app.screen
+    await d.press("f1")
+    assert isinstance(d.app.screen, HelpScreen)
+    assert title in d.screen_text()
+    await d.press("f1")
+    assert d.app.screen is before
 
 
-@asynchronous
-async def test_help_names_every_key_and_command_of_the_chat(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        await d.press("f1")
-        text = str(d.app.screen.query_one("VerticalScroll > Static").render())
-        for key in of_place("chat") + of_place("prompt") + of_place("turn") + of_place("app"):
-            assert key.name in text
-        for command in ("/preset", "/continue", "/exit"):
-            assert command in text
+@driving(size=(120, 40))
+async def test_help_names_every_key_and_command_of_the_chat(d: Driver) -> None:
+    await d.press("f1")
+    text = str(d.app.screen.query_one("VerticalScroll > Static").render())
+    for key in of_place("chat") + of_place("prompt") + of_place("turn") + of_place("app"):
+        assert key.name in text
+    for command in ("/preset", "/continue", "/exit"):
+        assert command in text
 
 
 @asynchronous
@@ -460,49 +442,46 @@ async def test_keys_are_remapped_by_the_settings(tmp_path: Path) -> None:
         )
 
 
-@asynchronous
-async def test_the_palette_has_everything(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        await d.press("ctrl+p")
-        assert type(d.app.screen).__name__ == "CommandPalette"
-        await d.press("escape")
-        titles = {command.title for command in d.app.get_system_commands(d.chat)}
-        for key in of_place("chat"):
-            if not key.action.startswith("page("):
-                assert key.what in titles
-        assert {"Theme", "Quit", "Help", "/stats", "/system", "Load demo"} <= titles
-        assert {"Rename the conversation", "Import conversations (.json)"} <= titles
+@driving()
+async def test_the_palette_has_everything(d: Driver) -> None:
+    await d.press("ctrl+p")
+    assert type(d.app.screen).__name__ == "CommandPalette"
+    await d.press("escape")
+    titles = {command.title for command in d.app.get_system_commands(d.chat)}
+    for key in of_place("chat"):
+        if not key.action.startswith("page("):
+            assert key.what in titles
+    assert {"Theme", "Quit", "Help", "/stats", "/system", "Load demo"} <= titles
+    assert {"Rename the conversation", "Import conversations (.json)"} <= titles
 
 
-@asynchronous
-async def test_the_palette_acts(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Question?")
-        for title in ("Rename the conversation", "/stats", "Again"):
-            (command,) = [c for c in d.app.get_system_commands(d.chat) if c.title == title]
-            result = command.callback()
-            if result is not None:
-                await result
-            await d.pause()
-            if isinstance(d.app.screen, AskText):
-                d.app.screen.query_one(Input).value = "a name"
-                await d.press("enter")
-                await d.until(lambda: d.chat.answers.conversation.title == "a name")
-        await d.until(lambda: d.turns == ["Question?", "Again."])
+@driving("One.")
+async def test_the_palette_acts(d: Driver) -> None:
+    await d.ask("Question?")
+    for title in ("Rename the conversation", "/stats", "Again"):
+        (command,) = [c for c in d.app.get_system_commands(d.chat) if c.title == title]
+        result = command.callback()
+        if result is not None:
+            await result
+        await d.pause()
+        if isinstance(d.app.screen, AskText):
+            d.app.screen.query_one(Input).value = "a name"
+            await d.press("enter")
+            await d.until(lambda: d.chat.answers.conversation.title == "a name")
+    await d.until(lambda: d.turns == ["Question?", "Again."])
 
 
-@asynchronous
-async def test_themes_light_and_dark(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path, settings=Settings(theme="nord")) as d:
-        assert d.app.theme == "nord"
-        await d.press("f10")
-        assert not d.app.available_themes[d.app.theme].dark
-        await d.press("f10")
-        assert d.app.theme == "nord"
-        await d.send("/theme gruvbox")
-        assert d.app.theme == "gruvbox"
-        await d.send("/theme none")
-        assert "unknown theme 'none'" in d.toasts
+@driving(settings=Settings(theme="nord"))
+async def test_themes_light_and_dark(d: Driver) -> None:
+    assert d.app.theme == "nord"
+    await d.press("f10")
+    assert not d.app.available_themes[d.app.theme].dark
+    await d.press("f10")
+    assert d.app.theme == "nord"
+    await d.send("/theme gruvbox")
+    assert d.app.theme == "gruvbox"
+    await d.send("/theme none")
+    assert "unknown theme 'none'" in d.toasts
 
 
 @asynchronous

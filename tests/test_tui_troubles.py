@@ -12,7 +12,7 @@ import pytest
 from scripted_engine import DIALS, PATIENCE, Script, ScriptedEngine
 from textual import events
 from textual.widgets import Input
-from tui_driver import Driver, asynchronous, driven
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError, UsageError
 from eftlocal_tui.editor import edit_text
@@ -63,30 +63,28 @@ async def test_a_conversation_deleted_elsewhere_in_the_middle_of_an_answer(tmp_p
         assert d.app.is_running
 
 
-@asynchronous
-async def test_keys_after_a_conversation_was_deleted_elsewhere(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        for key in ("ctrl+r", "f3", "f4", "f5", "f6", "f7", "f9", "f12", "enter"):
-            await d.ask("Go")
-            await d.ask("Go on")
-            delete_elsewhere(d)
-            await d.type("More")
-            await d.press(key)
-            await d.idle()
-            await begin_anew(d)
+@driving()
+async def test_keys_after_a_conversation_was_deleted_elsewhere(d: Driver) -> None:
+    for key in ("ctrl+r", "f3", "f4", "f5", "f6", "f7", "f9", "f12", "enter"):
+        await d.ask("Go")
+        await d.ask("Go on")
+        delete_elsewhere(d)
+        await d.type("More")
+        await d.press(key)
+        await d.idle()
+        await begin_anew(d)
 
 
-@asynchronous
-async def test_turn_keys_after_a_conversation_was_deleted(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine(), tmp_path) as d:
-        for key in ("c", "b", "e", "r", "i", "left", "right"):
-            await d.ask("Go")
-            await d.press("ctrl+r")
-            await d.idle()
-            delete_elsewhere(d)
-            await d.press("ctrl+up", key)
-            await d.idle()
-            await begin_anew(d)
+@driving()
+async def test_turn_keys_after_a_conversation_was_deleted(d: Driver) -> None:
+    for key in ("c", "b", "e", "r", "i", "left", "right"):
+        await d.ask("Go")
+        await d.press("ctrl+r")
+        await d.idle()
+        delete_elsewhere(d)
+        await d.press("ctrl+up", key)
+        await d.idle()
+        await begin_anew(d)
 
 
 async def begin_anew(d: Driver) -> None:
@@ -179,48 +177,44 @@ async def test_history_keys_after_it_was_deleted_elsewhere(
             await begin_anew(d)
 
 
-@asynchronous
-async def test_a_search_longer_than_it_may_be(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        await d.press("ctrl+o")
-        await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
-        d.app.screen.query_one(Input).value = "x" * 300
-        await d.pause()
-        assert d.app.is_running
-        assert isinstance(d.app.screen, HistoryScreen)
+@driving("One.")
+async def test_a_search_longer_than_it_may_be(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+o")
+    await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
+    d.app.screen.query_one(Input).value = "x" * 300
+    await d.pause()
+    assert d.app.is_running
+    assert isinstance(d.app.screen, HistoryScreen)
 
 
-@asynchronous
-async def test_a_system_prompt_for_a_conversation_that_is_gone(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("Go")
-        await d.send("/system")
-        await d.until(lambda: isinstance(d.app.screen, AskText))
-        delete_elsewhere(d)
-        await d.press("a", "ctrl+s")
-        await d.pause()
-        assert d.app.is_running
-        assert "deleted" in d.toasts
+@driving("One.")
+async def test_a_system_prompt_for_a_conversation_that_is_gone(d: Driver) -> None:
+    await d.ask("Go")
+    await d.send("/system")
+    await d.until(lambda: isinstance(d.app.screen, AskText))
+    delete_elsewhere(d)
+    await d.press("a", "ctrl+s")
+    await d.pause()
+    assert d.app.is_running
+    assert "deleted" in d.toasts
 
 
 # Two at once -----------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_a_question_follows_what_is_shown(tmp_path: Path) -> None:
+@driving("One.", "Mine.")
+async def test_a_question_follows_what_is_shown(d: Driver) -> None:
     """Another process went on with the same conversation meanwhile."""
-    engine = ScriptedEngine("One.", "Mine.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Go")
-        with History(d.history.path) as other:
-            question = other.turns.ask(conversation_of(d), "Theirs?")
-            with other.answer(question.id) as answer:
-                answer.append("Theirs.")
-                answer.finish("stop")
-        await d.ask("Mine?")
-        assert [m["content"] for m in engine.heard[-1][0]] == ["Go", "One.", "Mine?"]
-        assert d.turns == ["Go", "One.", "Mine?", "Mine."]
+    await d.ask("Go")
+    with History(d.history.path) as other:
+        question = other.turns.ask(conversation_of(d), "Theirs?")
+        with other.answer(question.id) as answer:
+            answer.append("Theirs.")
+            answer.finish("stop")
+    await d.ask("Mine?")
+    assert [m["content"] for m in d.engine.heard[-1][0]] == ["Go", "One.", "Mine?"]
+    assert d.turns == ["Go", "One.", "Mine?", "Mine."]
 
 
 @pytest.mark.parametrize("new_first", [True, False])
@@ -282,7 +276,7 @@ class SlowLoads(ScriptedEngine):
     def load(self, preset: str | None, report: Report) -> Loaded:
         self.loads.append(preset)
         assert self.may[preset].wait(PATIENCE)
-        return Loaded(preset or self.name, self.roles, DIALS, 4096)
+        return Loaded(preset or self.name, self.roles, DIALS)
 
 
 @asynchronous
@@ -304,29 +298,25 @@ async def test_a_second_preset_while_the_first_loads(tmp_path: Path) -> None:
         assert turn.settings.preset == "demo"
 
 
-@asynchronous
-async def test_tokens_of_other_models_are_not_inspected(tmp_path: Path) -> None:
-    engine = ScriptedEngine("One two.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("Go")
-        await d.send("/preset demo")
-        await d.until(lambda: len(engine.loads) == 2)
-        await d.ready()
-        await d.press("f6")
-        await d.until(lambda: isinstance(d.app.screen, InfluenceScreen))
-        await d.until(lambda: engine.inspected)
-        assert engine.inspected == ["One two."]
+@driving("One two.")
+async def test_tokens_of_other_models_are_not_inspected(d: Driver) -> None:
+    await d.ask("Go")
+    await d.send("/preset demo")
+    await d.until(lambda: len(d.engine.loads) == 2)
+    await d.ready()
+    await d.press("f6")
+    await d.until(lambda: isinstance(d.app.screen, InfluenceScreen))
+    await d.until(lambda: d.engine.inspected)
+    assert d.engine.inspected == ["One two."]
 
 
-@asynchronous
-async def test_compare_joins_a_question_that_has_no_answer(tmp_path: Path) -> None:
-    engine = ScriptedEngine(Script([], at_once=EngineError("no")), "A.", "B.", "C.")
-    async with driven(engine, tmp_path) as d:
-        await d.ask("First")
-        await d.type("//second")
-        await d.press("f5")
-        await d.until(lambda: len(engine.heard) == 4)
-        assert [m["content"] for m in engine.heard[-1][0]] == ["First\n\n/second"]
+@driving(Script([], at_once=EngineError("no")), "A.", "B.", "C.")
+async def test_compare_joins_a_question_that_has_no_answer(d: Driver) -> None:
+    await d.ask("First")
+    await d.type("//second")
+    await d.press("f5")
+    await d.until(lambda: len(d.engine.heard) == 4)
+    assert [m["content"] for m in d.engine.heard[-1][0]] == ["First\n\n/second"]
 
 
 # Odd input -------------------------------------------------------------------------------------
@@ -366,33 +356,30 @@ async def test_odd_arguments_are_refused_in_one_line(
             assert d.turns == ["Go", "Again."]
 
 
-@asynchronous
-async def test_a_command_ends_at_a_line_too(tmp_path: Path) -> None:
-    engine = ScriptedEngine()
-    async with driven(engine, tmp_path) as d:
-        await d.send("/system\nBe brief.")
-        assert engine.heard == []
-        assert d.chat.answers.system == "Be brief."
+@driving()
+async def test_a_command_ends_at_a_line_too(d: Driver) -> None:
+    await d.send("/system\nBe brief.")
+    assert d.engine.heard == []
+    assert d.chat.answers.system == "Be brief."
 
 
-@asynchronous
-async def test_half_a_surrogate_pair_that_was_imported(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        conversation = d.history.conversations.create(title="t\ud800")
-        question = d.history.turns.ask(conversation.id, "q\ud800q")
-        with d.history.answer(question.id) as answer:
-            answer.append("a\udfffa")
-            answer.finish("stop")
-        await d.chat.answers.open(conversation.id)
-        d.screen_text().encode()
-        await d.press("f9")
-        await d.press("f4")
-        d.screen_text().encode()
-        await d.press("escape", "ctrl+r")
-        await d.idle()
-        await d.send("More")
-        await d.idle()
-        assert d.app.is_running
+@driving("One.")
+async def test_half_a_surrogate_pair_that_was_imported(d: Driver) -> None:
+    conversation = d.history.conversations.create(title="t\ud800")
+    question = d.history.turns.ask(conversation.id, "q\ud800q")
+    with d.history.answer(question.id) as answer:
+        answer.append("a\udfffa")
+        answer.finish("stop")
+    await d.chat.answers.open(conversation.id)
+    d.screen_text().encode()
+    await d.press("f9")
+    await d.press("f4")
+    d.screen_text().encode()
+    await d.press("escape", "ctrl+r")
+    await d.idle()
+    await d.send("More")
+    await d.idle()
+    assert d.app.is_running
 
 
 @asynchronous

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from scripted_engine import Script, ScriptedEngine
 from textual import events
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
@@ -47,6 +49,10 @@ class Driver:
     @property
     def chat(self) -> ChatScreen:
         return self.app.chat
+
+    @property
+    def engine(self) -> Any:
+        return self.app.services.engine
 
     @property
     def history(self) -> History:
@@ -146,3 +152,26 @@ async def driven(
             yield driver
     finally:
         services.close()
+
+
+def driving(
+    *answers: Script | str, **options: Any
+) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """A test that is given a program, `d`, over a scripted engine; options as in `driven`."""
+
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        async def drive(tmp_path: Path, arguments: dict[str, Any]) -> None:
+            async with driven(ScriptedEngine(*answers), tmp_path, **options) as d:
+                await test(d, **arguments)
+
+        def run(tmp_path: Path, **arguments: Any) -> None:
+            asyncio.run(drive(tmp_path, arguments))
+
+        # For pytest, which looks fixtures and parameters up by name.
+        wanted = inspect.signature(test).parameters.values()
+        mine = inspect.signature(run).parameters["tmp_path"]
+        run.__signature__ = inspect.Signature([mine, *[p for p in wanted if p.name != "d"]])  # type: ignore[attr-defined]
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
+        return run
+
+    return decorate

@@ -51,9 +51,9 @@ def outcome(turn: Turn, if_stopped: str = "") -> str:
         if_stopped: what may be done with one that a person stopped.
     """
     parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
-    if turn.state == "stopped":
+    if turn.state == "stopped" and turn.text:
         parts.append(if_stopped)
-    if turn.figures is not None:
+    if turn.figures is not None and turn.figures.tokens:
         parts.append(totals_line(turn.figures, turn.settings.seed if turn.settings else None))
     return " · ".join(part for part in parts if part)
 

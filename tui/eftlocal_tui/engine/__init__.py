@@ -39,14 +39,12 @@ class Loaded:
         name: the preset's, or of the files.
         roles: that are loaded.
         dials: what answers begin with.
-        context: tokens that fit the smallest context.
         notes: what a person should know before using it.
     """
 
     name: str
     roles: tuple[str, ...]
     dials: Dials
-    context: int
     notes: tuple[str, ...] = ()
 
 

@@ -107,7 +107,6 @@ class LocalEngine:
             name=emulator.name or ", ".join(Path(path).name for path in models.values()),
             roles=emulator.roles,
             dials=Dials(defaults.recipe, defaults.sampling, defaults.speculation),
-            context=emulator.ensemble.n_ctx,
             notes=emulator.notes(),
         )
 

@@ -213,10 +213,10 @@ class ChatScreen(BaseScreen[None]):
 
     def action_compare(self) -> None:
         self.answers.check_free()
-        dials = self.models.dials
+        loaded = self.models.ready
         messages = self.answers.to_compare(self.prompt.text)
-        assert self.models.loaded is not None
-        self.app.push_screen(CompareScreen(self.services, self.models.loaded, dials, messages))
+        screen = CompareScreen(self.services, loaded, self.models.dials, messages)
+        self.app.push_screen(screen)
 
     def action_influence(self) -> None:
         self.influence(self._last_answer("inspect"))

@@ -256,13 +256,14 @@ class ChatAnswers:
     def _reply(self, question: Turn, *, prefix: str = "") -> None:
         """Has a question answered; the answer is shown as it comes. Busy from here on."""
         screen, services, models = self.screen, self.screen.services, self.screen.models
-        dials, loaded = models.dials, models.loaded
-        if loaded is None or self._task is not None:
+        if self._task is not None:
             return
         messages = self.history.turns.messages(question.id)
         if prefix:
             messages.append(Message(role="assistant", content=prefix))
-        writer = self.history.answer(question.id, kept(loaded.name, dials), prefix=prefix)
+        writer = self.history.answer(
+            question.id, kept(models.ready.name, models.dials), prefix=prefix
+        )
         began = self.history.turns.get(writer.id)
         self._task = tasks.answer(
             services.thread,
@@ -375,7 +376,7 @@ class ChatAnswers:
 
     async def _answer_again(self, question_id: int | None, *, prefix: str = "") -> None:
         """Shows the turns down to a question, and has that answered."""
-        assert self.screen.models.dials  # nothing is taken away where nothing can answer
+        _ = self.screen.models.ready  # nothing is taken away where nothing can answer
         transcript, shown = self.screen.transcript, self.path()
         upto = next((i for i, turn in enumerate(shown) if turn.id == question_id), None)
         if upto is None:

@@ -20,7 +20,7 @@ from eftlocal_tui.history import Turn
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
-NOT_LOADED = "the models are not loaded yet"
+_NOT_LOADED = "the models are not loaded yet"
 _VERBS = {
     "download": "Downloading",
     "checking": "Checking for the first time:",
@@ -85,11 +85,16 @@ class ChatModels:
         self._settled.set()
 
     @property
+    def ready(self) -> Loaded:
+        """What is loaded. Raises UsageError where nothing is."""
+        if self.loaded is None:
+            raise UsageError(_NOT_LOADED)
+        return self.loaded
+
+    @property
     def dials(self) -> Dials:
         """What the next token follows. Raises UsageError where nothing is loaded."""
-        if self.loaded is None or self._dials is None:
-            raise UsageError(NOT_LOADED)
-        return self._dials
+        return self._dials or self.ready.dials
 
     async def settled(self) -> Loaded | None:
         """What is loaded when no loading is on its way any more."""
@@ -114,7 +119,7 @@ class ChatModels:
     async def _load(self, preset: str | None) -> None:
         screen, services = self.screen, self.screen.services
         self.stop()
-        self.loaded = None
+        self.loaded = self._dials = None
         self.tokens.clear()
         self._task = task = tasks.load(services.thread, services.engine, preset)
         screen.status("Loading the models; you can already type")
@@ -186,6 +191,6 @@ class ChatModels:
             UsageError: nothing is loaded, there is no such dial, or it does not go there.
         """
         try:
-            self._dials = self.dials.turned(name, text, self.loaded.roles if self.loaded else ())
+            self._dials = self.dials.turned(name, text, self.ready.roles)
         finally:
             await self.show_dials()
