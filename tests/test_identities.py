@@ -13,7 +13,7 @@ from eftlocal.decoding.sequence import RunningSequence
 
 GREEDY = Sampling(temperature=0.0)
 PROMPTS = ["What is the capital of France?", "Name a river in Peru and say where it ends."]
-LENGTH = 40
+LENGTH = 20
 
 
 def own_greedy_text(path: Path, prompt: list[int], stop: frozenset[int]) -> list[int]:
@@ -78,10 +78,12 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("role", ["base", "tuned", "reference"])
+@pytest.mark.parametrize("name", ["smol tuned", "demo base", "demo tuned", "demo reference"])
 def test_weight_one_on_one_role_is_llama_cpp_token_for_token(
-    emulator: Emulator, role: str, prompt: str
+    name: str, prompt: str, request: pytest.FixtureRequest
 ) -> None:
+    fixture, role = name.split()
+    emulator: Emulator = request.getfixturevalue(fixture)
     ids = emulator.tokenize(prompt)[role]
     own = own_greedy_text(emulator.models[role].path, ids, emulator.ensemble.stop_tokens)
     assert tokens(emulator, prompt, Recipe.single(role)) == tuple(own)
@@ -96,19 +98,20 @@ def test_a_single_role_passes_through_bit_for_bit(emulator: Emulator) -> None:
         assert np.array_equal(combined[~unusable], own[role][:size][~unusable])
 
 
-def test_one_dial_at_zero_is_one_model_alone(emulator: Emulator) -> None:
+def test_one_dial_at_zero_is_one_model_alone(demo: Emulator) -> None:
     for prompt in PROMPTS:
-        alone = {role: tokens(emulator, prompt, Recipe.single(role)) for role in ("base", "tuned")}
-        assert tokens(emulator, prompt, Recipe.upscale(0.0)) == alone["tuned"]
-        assert tokens(emulator, prompt, Recipe.proxy(0.0)) == alone["base"]
-        assert tokens(emulator, prompt, Recipe.realign(1.0)) == alone["tuned"]
+        alone = {role: tokens(demo, prompt, Recipe.single(role)) for role in ("base", "tuned")}
+        assert tokens(demo, prompt, Recipe.upscale(0.0)) == alone["tuned"]
+        assert tokens(demo, prompt, Recipe.proxy(0.0)) == alone["base"]
+        assert tokens(demo, prompt, Recipe.realign(1.0)) == alone["tuned"]
 
 
 def test_the_same_model_in_all_roles_is_that_model(smol: Emulator) -> None:
-    for recipe in (Recipe.upscale(), Recipe.upscale(2.5), Recipe.proxy(0.3), Recipe.realign(1.7)):
+    alone = tokens(smol, PROMPTS[0], Recipe.single("base"))
+    for recipe in (Recipe.upscale(2.5), Recipe.proxy(0.3), Recipe.realign(1.7)):
         combined, own = rows(smol, dict.fromkeys(smol.roles, PROMPTS[0]), recipe)
         assert close(combined, next(iter(own.values())))
-        assert tokens(smol, PROMPTS[0], recipe) == tokens(smol, PROMPTS[0], Recipe.single("base"))
+        assert tokens(smol, PROMPTS[0], recipe) == alone
 
 
 @pytest.mark.parametrize("dial", [0.5, 1.0, 2.0])
