@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -331,7 +332,7 @@ def _known_sampling(default: Sampling, chosen: tuple[tuple[str, Any], ...]) -> S
     return chosen_sampling(default, dict(chosen))
 
 
-def _logit_bias(given: Mapping[str, float], size: int | None) -> dict[int, float]:
+def _logit_bias(given: Mapping[str, Any], size: int | None) -> dict[int, float]:
     bias: dict[int, float] = {}
     for text, value in given.items():
         token = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
@@ -339,7 +340,9 @@ def _logit_bias(given: Mapping[str, float], size: int | None) -> dict[int, float
             raise UsageError(f"logit_bias: {shown(text)} is not a token id")
         if size is not None and token >= size:
             raise UsageError(f"logit_bias: token {token} is outside the vocabulary of {size}")
-        bias[token] = value
+        banned = value is False or value == "-inf"
+        limits = RANGES["logit_bias"]
+        bias[token] = -math.inf if banned else limits.checked(f"logit_bias of token {token}", value)
     return bias
 
 

@@ -102,23 +102,6 @@ class _Either(Kind):
             raise
 
 
-@dataclass(frozen=True)
-class _Biases(Kind):
-    rule: str = 'token ids with numbers (false or "-inf" bans a token)'
-
-    def read(self, value: Any) -> dict[str, float]:
-        if not isinstance(value, Mapping):
-            raise self.refuse(value)
-        return {token: self._of(token, bias) for token, bias in value.items()}
-
-    def _of(self, token: str, bias: Any) -> float:
-        if bias is False or bias == "-inf":
-            return float("-inf")
-        if isinstance(bias, (int, float)) and not isinstance(bias, bool):
-            return bias  # its range, `Sampling` checks
-        raise self.refuse(bias)
-
-
 _FLAG, _TEXT, _OBJECT = Flag(), Text(), _Shape("an object", (Mapping,))
 _STOP = f"a string of 1 to {LONGEST_STOP} characters, or a list of at most {MOST_STOPS}"
 _TOKENS = replace(RANGES["max_tokens"], least=0)  # 0 with echo
@@ -142,7 +125,7 @@ _THEIRS: dict[str, Kind] = {
     "top_logprobs": _TOP,
     "presence_penalty": RANGES["presence_penalty"],
     "frequency_penalty": RANGES["frequency_penalty"],
-    "logit_bias": _Biases(),
+    "logit_bias": _Shape('token ids with numbers (false or "-inf" bans a token)', (Mapping,)),
     "response_format": _OBJECT,
 }
 _OURS: dict[str, Kind] = {

@@ -305,6 +305,10 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             {"stop": ["a"] * 65},
             "stop is a list; it must be a string of 1 to 1000 characters, or a list of at most 64",
         ),
+        (
+            {"logit_bias": {"1": [1]}},
+            "logit_bias of token 1 is of type list; it must be a number from -1000 to 1000",
+        ),
         ({"logit_bias": {"x": 1}}, 'logit_bias: "x" is not a token id'),
         ({"logit_bias": {"01": 1}}, 'logit_bias: "01" is not a token id'),
         ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000 is outside the vocabulary of 1000"),
