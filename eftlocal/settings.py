@@ -294,6 +294,8 @@ class Lambda(Kind):
             return self.parse(value)
         if isinstance(value, Mapping):
             return {role: _inside(role, number, self.each) for role, number in value.items()}
+        if not isinstance(value, numbers.Number):
+            raise self.refuse(value)
         return self.each.read(value)
 
     def parse(self, text: str) -> Any:

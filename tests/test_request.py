@@ -306,6 +306,11 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
             "stop is a list; it must be a string of 1 to 1000 characters, or a list of at most 64",
         ),
         (
+            {"lambda": [1]},
+            "lambda is a list; it must be a number, or one for each tuned role, as in "
+            "tuned=0.3,plain=0.7",
+        ),
+        (
             {"logit_bias": {"1": [1]}},
             "logit_bias of token 1 is of type list; it must be a number from -1000 to 1000",
         ),
