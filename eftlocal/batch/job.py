@@ -1,4 +1,4 @@
-"""A batch from beginning to end: checked, gone on with where it was left, answered, written."""
+"""A batch from beginning to end: checked, resumed, answered, written."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SHARD = "shard"  # the one key in which the manifests of one batch's shards diff
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for.
+    """A batch to run.
 
     Attributes:
         source: path of the input, or "-" for stdin.
         output: path of the output, or "-" for stdout.
         sources: the models, and the defaults of every line.
         seed: of the run; see `lines.seed_of`.
-        raw: prompts that are strings are text to go on with, unless a line says otherwise.
+        raw: string prompts are continued as they are, unless a line says otherwise.
         special: in raw text, special tokens' texts are those tokens, unless a line says otherwise.
         system: a system message for conversations that have none.
         constraint: of answers whose line asks for none.
-        limit: only so many of the first lines.
+        limit: only the first N lines.
         shard: (i, n): the i-th of n parts, from 1.
         retry_errors: lines whose row is an error are answered again.
         parallel: lines at once; None chooses by the measured costs of decodes and by memory.
@@ -165,7 +165,7 @@ class Batch(Closing):
             self._resources = undone.pop_all()
 
     def open_output(self, *, look: bool = False) -> Output:
-        """The output, begun or gone on with.
+        """The output, new or resumed.
 
         Args:
             look: rows that are errors stay, whatever the job says.

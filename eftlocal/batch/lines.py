@@ -203,7 +203,7 @@ def _known(record: Mapping[str, Any], known: frozenset[str]) -> None:
 
 
 def _raw_of(record: Mapping[str, Any]) -> bool | None:
-    """Whether an OpenAI line's url is for text to go on with; None where it has no url."""
+    """Whether an OpenAI line's url is for raw text; None where it has no url."""
     if "body" not in record:
         raise _LineError("body is missing")
     if record.get("method", "POST") != "POST":
@@ -225,7 +225,7 @@ def _alpaca_prompt(record: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-MAX_FAULTS = 100_000  # remembered; an input with more is not what it was taken for
+MAX_FAULTS = 100_000  # an input with more is not a batch
 
 Look = Callable[[Line], str | None]
 """What is wrong with a line that was read well; None where nothing is."""

@@ -170,7 +170,7 @@ def _goes_to(file: Path) -> bool:
 
 
 class Output(Closing):
-    """Opens or begins the output of a batch.
+    """Opens or creates the output of a batch.
 
     Args:
         path: of the file; a name ending in .gz is gzip. "-" is stdout, which remembers nothing.

@@ -17,7 +17,7 @@ Outcome = tuple[Line, tuple[Answer, ...] | EftlocalError]
 
 
 @dataclass(eq=False)
-class _Asked:
+class _Pending:
     """A line, and the calls of its answers."""
 
     line: Line
@@ -48,23 +48,23 @@ def answer_lines(
     Raises:
         EngineError: llama.cpp failed for five lines in a row; they have no outcome.
     """
-    waiting, asked = iter(lines), dict[Call, _Asked]()
+    waiting, pending = iter(lines), dict[Call, _Pending]()
     failed: list[Outcome] = []  # in a row: is it these lines, or the machine?
     with Scheduler(emulator, parallel=parallel) as scheduler:
         while True:
             while scheduler.waiting == 0 and (line := next(waiting, None)) is not None:
                 calls = line.request.calls(seed_of(seed, line.custom_id))
                 added = [scheduler.add(prompt, **options) for prompt, options in calls]
-                asked |= dict.fromkeys(added, _Asked(line, added))
+                pending |= dict.fromkeys(added, _Pending(line, added))
             if not scheduler:
                 yield from failed
                 return
             try:
                 came = scheduler.step()
             except EftlocalError:
-                for call in asked:
+                for call in pending:
                     scheduler.cancel(call)
-                left = [one.line for one in dict.fromkeys(asked.values())]
+                left = [one.line for one in dict.fromkeys(pending.values())]
                 for line, outcome in _one_by_one(emulator, left, seed):
                     if isinstance(outcome, EngineError):
                         failed.append((line, outcome))
@@ -74,18 +74,18 @@ def answer_lines(
                     yield from failed
                     failed.clear()
                     yield line, outcome
-                asked.clear()
+                pending.clear()
                 continue
             on_tokens(sum(step is not None for _, step in came))
             for call, _ in came:
-                if not call.ended or call not in asked:
+                if not call.ended or call not in pending:
                     continue
-                one = asked[call]
+                one = pending[call]
                 if call.error is None and not all(other.ended for other in one.calls):
                     continue
                 for other in one.calls:
                     scheduler.cancel(other)
-                    del asked[other]
+                    del pending[other]
                 yield from failed
                 failed.clear()
                 yield one.line, call.error or tuple(other.answer() for other in one.calls)

@@ -121,7 +121,7 @@ class Source(Closing):
                     yield i, b""
                 yield number, data
                 if this != self._passes:
-                    raise RuntimeError("the lines of a source were asked for anew meanwhile")
+                    raise RuntimeError("the lines of a source were read again meanwhile")
             self._unchanged()
             self.total = number - blank
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

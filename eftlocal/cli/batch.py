@@ -22,7 +22,7 @@ from eftlocal.user_settings import Given
 if TYPE_CHECKING:
     from eftlocal.batch.job import Batch
     from eftlocal.batch.output import Output
-    from eftlocal.cli.progress import Telling
+    from eftlocal.cli.progress import Tally
 
 _LINES, _OUTPUT, _RUN = "Lines", "Output", "Run"
 
@@ -143,7 +143,7 @@ def batch(
     """
     from eftlocal.batch.job import Batch, Job
     from eftlocal.batch.output import check_output
-    from eftlocal.cli.progress import Telling, tell_faults, terminable, working
+    from eftlocal.cli.progress import Tally, tell_faults, terminable, working
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.shard_process import code_of
 
@@ -197,33 +197,33 @@ def batch(
             rows = resources.enter_context(ready.open_output())
             left = ready.left(rows)
         shared = output == STDOUT and sys.stdout.isatty()
-        telling = Telling(left, quiet=quiet, bar=not shared)
+        tally = Tally(left, quiet=quiet, bar=not shared)
         if left:
-            _run(ready, rows, telling, left)
+            _run(ready, rows, tally, left)
         rows.close()  # which says if what is in it was lost
         if not quiet:
-            tell(telling.figures() if left else "nothing left to do")
+            tell(tally.figures() if left else "nothing left to do")
         if rows.failed:
             tell(f"eftlocal: {_failures(ready, rows)}")
             raise typer.Exit(code_of(rows.failed))
 
 
-def _run(ready: Batch, rows: Output, telling: Telling, left: int) -> None:
+def _run(ready: Batch, rows: Output, tally: Tally, left: int) -> None:
     from eftlocal.cli.progress import keeping
     from eftlocal.cli.selection import loading_bars
 
     with keeping(rows, left):
         for _ in range(ready.write_faults(rows)):
-            telling.on_row(answered=False)
-        if telling.rows < left:
+            tally.on_row(answered=False)
+        if tally.rows < left:
             with loading_bars() as bars:
                 emulator = ready.load(progress=bars.weights)
                 emulator.measure(bars.measuring)
             for note in emulator.notes(raw_text=ready.special_text):
                 tell(f"note: {note}")
-            with emulator, telling.shown():
-                for answered in ready.run(emulator, rows, on_tokens=telling.on_tokens):
-                    telling.on_row(answered)
+            with emulator, tally.shown():
+                for answered in ready.run(emulator, rows, on_tokens=tally.on_tokens):
+                    tally.on_row(answered)
 
 
 def _failures(ready: Batch, rows: Output) -> str:

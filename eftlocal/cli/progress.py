@@ -93,7 +93,7 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-class Telling:
+class Tally:
     """Counts rows and tokens, and shows them as they come: a bar, or a line now and then.
 
     Args:

@@ -93,7 +93,7 @@ class Outcome:
 
 
 class KilledError(Exception):
-    """A signal or a crash ended a shard's process: another try goes on where it was."""
+    """A signal or a crash ended a shard's process: another try resumes."""
 
 
 def run_shard(shard: Shard) -> Outcome:

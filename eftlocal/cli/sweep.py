@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
@@ -145,7 +144,7 @@ def sweep(
     \b
     eftlocal sweep --questions demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
-    from eftlocal.cli.progress import Telling, keeping, terminable
+    from eftlocal.cli.progress import Tally, keeping, terminable
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.loading.loader import UpTo
     from eftlocal.logits.recipe import UNGUIDED
@@ -207,8 +206,8 @@ def sweep(
                 notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))
                 for note in dict.fromkeys(notes):
                     tell(f"note: {note}")
-                telling = Telling(left, quiet=not sys.stderr.isatty())
-                with emulator, telling.shown():
+                tally = Tally(left, quiet=False)
+                with emulator, tally.shown():
                     for _ in run_sweep(
                         emulator,
                         points,
@@ -216,9 +215,9 @@ def sweep(
                         results,
                         seed=seed,
                         parallel=parallel or best_parallel(emulator),
-                        on_tokens=telling.on_tokens,
+                        on_tokens=tally.on_tokens,
                     ):
-                        telling.on_row(answered=True)
+                        tally.on_row(answered=True)
     summaries = report.summarise(points, len(items), results.records)
     if picture:
         report.plot(summaries, shown, picture)

@@ -1,6 +1,6 @@
 """Rows on disk: one JSON object a line, appended as they are ready, a manifest beside them.
 
-A kill at any moment loses the last row at most; it is dropped when the run goes on. One process
+A kill at any moment loses the last row at most; it is dropped when the run resumes. One process
 at a time writes. Rows are never held: whoever opens the file is given them one by one.
 """
 
@@ -55,14 +55,14 @@ class Kind:
 
 
 class Journal(Closing):
-    """Opens or begins a file of rows; a name ending in .gz is gzip, a member each row.
+    """Opens or creates a file of rows; a name ending in .gz is gzip, a member each row.
 
     Args:
         path: of the rows; the manifest is path + ".manifest.json", the lock path + ".lock".
-        manifest: of the run that is to be gone on with, or begun.
+        manifest: of the run to begin or to resume.
         take: called with each row that is there; it raises ValueError, LookupError, TypeError or
             AttributeError for what is no row of this kind.
-        keep: says which rows stay; without the others the file is written anew, as a whole.
+        keep: which rows stay; the file is then rewritten as a whole, without the others.
         sync_seconds: least time between two writings to the disk itself, which take long.
 
     Raises:
@@ -148,7 +148,7 @@ class Journal(Closing):
         self._synced = time.monotonic()
 
     def _keep_manifest(self) -> None:
-        """Writes it again where another process removed or changed it: rows need it to go on."""
+        """Writes it again where another process removed or changed it: a resumed run needs it."""
         if self._file.touched:
             return
         try:

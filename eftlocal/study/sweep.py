@@ -108,7 +108,7 @@ def file_items(
 
     Args:
         system: a system prompt before each.
-        raw: go on with each prompt as it stands.
+        raw: continue each prompt as it is.
         special: special tokens' texts in it are those tokens.
 
     Raises:
@@ -308,11 +308,11 @@ class Record:
 
 
 class Results(Closing):
-    """Opens or begins the file of a sweep.
+    """Opens or creates the file of a sweep.
 
     Args:
         path: of the results; the manifest is path + ".manifest.json".
-        manifest: of the sweep that is to be run.
+        manifest: of the sweep to run.
 
     Attributes:
         records: (point, prompt) to what is done.
