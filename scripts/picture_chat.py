@@ -57,11 +57,11 @@ async def take(folder: Path, services: Services) -> None:
     async with app.run_test(size=SIZE) as pilot:
         chat = app.chat
         chat.prompt.cursor_blink = False
-        await until(pilot, lambda: chat.loaded is not None)
+        await until(pilot, lambda: chat.models.loaded is not None)
         for question in QUESTIONS:
             chat.prompt.insert(question)
             await pilot.press("enter")
-            await until(pilot, lambda: not chat.busy and len(chat.answers.path()) % 2 == 0)
+            await until(pilot, lambda: not chat.answers.busy and len(chat.answers.path()) % 2 == 0)
         keep(app, folder / "chat.svg")
         await pilot.press("f5")
         await until(pilot, lambda: _finished(app))
