@@ -31,6 +31,14 @@ _LIMITS = LLParserLimits(
     max_lexer_states=30_000,
 )
 
+# Kinds of tokens: where all of a kind may follow, as in a string with room for them, a mask looks
+# at the other tokens only. llguidance's own kinds are those of 10 and 30 characters.
+_CHARACTER = r'[^"\\\x00-\x1F\x7F]'
+_SLICES = [
+    r"[\x20\x0A\x0D\x09]+",
+    *(f"{_CHARACTER}{{1,{most}}}" for most in (2, 4, 6, 8, 10, 12, 30)),
+    f"{_CHARACTER}+",
+]
 _KEPT = 20  # masks of one answer: those of the longest draft, and a few
 
 Mask = NDArray[np.bool_]
@@ -199,7 +207,7 @@ class _Vocabulary:
         ]
         self.eos_token_id = min(self.ends)
         self.digits = self.bits(t for t, piece in enumerate(self.tokens) if piece[:1].isdigit())
-        self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size)
+        self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size, slices=_SLICES)
         self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
         self.matcher = lru_cache(maxsize=8)(self._matcher)
 
