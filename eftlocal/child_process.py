@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +76,10 @@ class ChildProcess:
         atexit.register(self.close)
 
     def _begin(self) -> None:
-        # A fork must not share the child's pipes, and may lack the thread that holds the lock.
+        # A fork must not share the child's pipes, and has neither the thread that watches nor,
+        # perhaps, the one that holds the lock.
         self._lock = threading.Lock()
+        self._watchdog = Watchdog()
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
         self._said = 0  # bytes of them, before the last request
@@ -174,48 +177,34 @@ class ChildProcess:
         self, request: bytes, seconds: float, on_progress: OnProgress | None = None
     ) -> tuple[bytes, bool]:
         """Send a request, wait for a line: the line, whole or not, and whether time ran out."""
-        process, timed_out = self._process, threading.Event()
+        process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-
-        def kill_in(seconds: float) -> threading.Timer:
-            def kill() -> None:
-                timed_out.set()
-                process.kill()
-
-            # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
-            timer = threading.Timer(seconds, kill)
-            timer.daemon = True
-            timer.start()
-            return timer
-
         self._answer_due = True
         self._said = os.fstat(self._words.fileno()).st_size if self._words else 0
         line, rest, longest = b"", b"", self.longest()
-        deadline = kill_in(seconds)
-        try:
-            unsent = memoryview(request)
-            with contextlib.suppress(OSError):  # the child is gone: there will be no line
-                while unsent:
-                    unsent = unsent[process.stdin.write(unsent) :]
-            while not line and len(rest) < longest:
-                piece = b""
-                with contextlib.suppress(OSError):
-                    piece = process.stdout.read(_PIECE)
-                rest += piece
-                if not piece:
-                    break
-                while (end := rest.find(b"\n") + 1) and not line:
-                    line, rest = rest[:end], rest[end:]
-                    if on_progress is not None and line.startswith(b'{"progress"'):
-                        if (said := _parsed(line)) is None:
-                            break
-                        deadline.cancel()
-                        deadline = kill_in(on_progress(said))
-                        line = b""
-        finally:
-            deadline.cancel()
+        # Killing it ends the blocking read on every system; select() knows no pipes on Windows.
+        self._watchdog.kill_in(seconds, process)
+        unsent = memoryview(request)
+        with contextlib.suppress(OSError):  # the child is gone: there will be no line
+            while unsent:
+                unsent = unsent[process.stdin.write(unsent) :]
+        while not line and len(rest) < longest:
+            piece = b""
+            with contextlib.suppress(OSError):
+                piece = process.stdout.read(_PIECE)
+            rest += piece
+            if not piece:
+                break
+            while (end := rest.find(b"\n") + 1) and not line:
+                line, rest = rest[:end], rest[end:]
+                if on_progress is not None and line.startswith(b'{"progress"'):
+                    if (said := _parsed(line)) is None:
+                        break
+                    self._watchdog.kill_in(on_progress(said), process)
+                    line = b""
+        timed_out = self._watchdog.release()
         self._answer_due = False
-        return line or rest, timed_out.is_set()
+        return line or rest, timed_out
 
     def _exit_code(self) -> int:
         """The exit code of a child that is on its way out, or is sent there now."""
@@ -234,6 +223,7 @@ class ChildProcess:
 
     def _discard(self) -> None:
         process, self._process = self._process, None
+        self._watchdog.release()
         if process is not None:
             process.kill()
             for stream in (process.stdin, process.stdout):
@@ -264,3 +254,48 @@ def child_command(module: str, arguments: Sequence[str]) -> list[str]:
     path = [os.path.abspath(place) if place else root for place in sys.path]  # noqa: PTH100
     path += [] if root in path else [root]
     return [sys.executable, "-I", "-c", _BOOT, json.dumps(path), module, *arguments]
+
+
+class Watchdog:
+    """Kills a process that is not done when its time is up.
+
+    Its one thread sleeps until the first deadline it knew of, through any number of requests that
+    were answered in time: watching a request neither starts a thread nor wakes one.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deadline = 0.0
+        self._wakes: float | None = None  # when the thread will look; None: there is no thread
+        self._killed = False
+
+    def kill_in(self, seconds: float, process: subprocess.Popen[bytes]) -> None:
+        """Kill `process` in so many seconds, in place of what was said before."""
+        with self._changed:
+            if self._killed:  # too late: it is on its way out
+                return
+            self._process, self._deadline = process, time.monotonic() + seconds
+            if self._wakes is None:
+                threading.Thread(target=self._run, name="eftlocal-watchdog", daemon=True).start()
+                self._wakes = self._deadline
+            elif self._deadline < self._wakes:
+                self._changed.notify()
+
+    def release(self) -> bool:
+        """Watch no longer: from here on nothing is killed. Whether the process was."""
+        with self._changed:
+            killed, self._process, self._killed = self._killed, None, False
+            return killed
+
+    def _run(self) -> None:
+        with self._changed:
+            while self._process is not None:
+                left = self._deadline - time.monotonic()
+                if left > 0.0:
+                    self._wakes = self._deadline
+                    self._changed.wait(left)
+                else:
+                    self._process.kill()
+                    self._process, self._killed = None, True
+            self._wakes = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eftlocal.child_process import child_command
+from eftlocal.child_process import Watchdog, child_command
 from eftlocal.errors import PromptError
 from eftlocal.prompt.template import TemplateWorker
 
@@ -172,3 +172,22 @@ def test_an_orphan_ends_in_the_midst_of_a_long_call() -> None:
         child.stdin.write(json.dumps(request).encode("ascii") + b"\n")
         child.stdin.flush()
         assert child.wait(timeout=60) != 0
+
+
+def test_one_thread_watches_any_number_of_requests() -> None:
+    command = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
+    spared, killed = (subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2))
+    watchdog, before = Watchdog(), set(threading.enumerate())
+    try:
+        for _ in range(100):
+            watchdog.kill_in(3600.0, spared)
+            assert not watchdog.release()
+        assert len(set(threading.enumerate()) - before) == 1
+        watchdog.kill_in(0.01, killed)  # a nearer deadline wakes it
+        assert killed.wait(timeout=60) != 0
+        assert watchdog.release() and spared.poll() is None
+        watchdog.kill_in(0.01, spared)  # its thread has ended: it starts another
+        assert spared.wait(timeout=60) != 0
+    finally:
+        for process in (spared, killed):
+            process.communicate()
