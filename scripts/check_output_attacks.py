@@ -206,7 +206,7 @@ def put_right(place: Place, name: str, said: str) -> None:
             raise Wrong(f"{rows} rows are promised, and are not there")
         lines = place.out.read_bytes().split(b"\n")
         place.out.write_bytes(b"\n".join(lines[:rows]) + b"\n")
-    elif "the rows that are left are safe" in said:
+    elif "the remaining rows are safe" in said:
         ids_of(place.out)
     elif "lost; run the same command again to start over" in said:
         place.folder.mkdir(exist_ok=True)  # it was removed with the rows
