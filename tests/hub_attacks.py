@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,6 +79,11 @@ def listing(body: bytes | str, **headers: str) -> Answer:
 
 def entries(*names: Any) -> str:
     return json.dumps([{"type": "file", "path": name, "size": 1} for name in names])
+
+
+def listing_or(listed: Answer) -> Answer:
+    """All is right but the list of files."""
+    return lambda request: (listed if request.lists else Request.rightly)(request)
 
 
 def endless_listing(request: Request) -> None:
@@ -182,6 +187,19 @@ def torn(*, again: Answer, at: int = 100_000) -> Answer:
     return send
 
 
+def ranged(answer: Answer) -> Answer:
+    """A Range is answered so, and the whole file rightly."""
+    return lambda request: (answer if "Range" in request.headers else Request.send)(request)
+
+
+def reset_once(request: Request) -> None:
+    if request.number == 1:
+        request.say(200, {"Content-Length": str(SIZE)}, CONTENT[:70_000])
+        request.reset()
+    else:
+        request.send()
+
+
 def changed_meanwhile(request: Request) -> None:
     """Another version, which the hub says nothing of, since the first GET."""
     if "Range" in request.headers and request.headers.get("If-Range") == '"storage"':
@@ -200,6 +218,14 @@ def changed_and_careless(request: Request) -> None:
 def whole(request: Request, body: bytes = CONTENT, **changes: str | None) -> None:
     changed = {key.replace("_", "-"): value for key, value in changes.items()}
     request.say(200, {"ETag": '"storage"', **changed}, body)
+
+
+def whole_headers(request: Request) -> None:
+    request.say(200, {"Content-Length": str(SIZE)})
+
+
+def whole_as_a_range(request: Request) -> None:
+    request.send(status=206, Content_Range=f"bytes 0-{SIZE - 1}/{SIZE}")
 
 
 def chunked(request: Request, *chunks: bytes, end: bool = True) -> None:
@@ -293,6 +319,15 @@ LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {S
 PLAIN = {"X_Linked_Etag": '"abc"'}  # the hub knows no checksum
 PART = "model-00001-of-00003.gguf"
 
+OK = "HTTP/1.1 200 -\r\n"
+
+
+def each(prefix: str, common: dict[str, Any], rows: list[tuple[Any, ...]]) -> Iterator[Case]:
+    """Cases of one kind; a row is a name, an answer, what is said, and fields of its own."""
+    for name, answer, says, *own in rows:
+        yield Case(prefix + name, answer, says, **(common | (own[0] if own else {})))
+
+
 CASES = [
     # Where the token goes: to the hub's own scheme, host and port, and nowhere else
     Case("the storage is another server", Request.rightly, ""),
@@ -314,42 +349,26 @@ CASES = [
         "a hub with a password", Request.rightly, "", endpoint="http://a:b@{hub_host}", token=False
     ),
     # Addresses
-    Case("Location: none", refusing(302), "gives 0 addresses", requests=1),
-    Case("Location: two", two_locations, "gives 2 addresses", requests=1),
-    Case("Location: no host", promising(Location="http:///x"), ""),
-    Case("Location: broken IPv6", promising(Location="http://[::1"), "cannot be read", requests=1),
-    Case(
-        "Location: port 99999",
-        promising(Location="http://127.0.0.1:99999/"),
-        "neither http",
-        requests=1,
-    ),
-    Case("Location: port x", promising(Location="http://h:x/"), "cannot be read", requests=1),
-    Case("Location: a file", promising(Location="file:///etc/passwd"), "neither http", requests=1),
-    Case("Location: ftp", promising(Location="ftp://127.0.0.1/x"), "neither http", requests=1),
-    Case(
-        "Location: data",
-        promising(Location="data:,GGUF"),
-        "neither http|cannot be read",
-        requests=1,
-    ),
-    Case(
-        "Location: controls",
-        promising(Location="http://h/\x01\x1b[2J"),
-        "cannot be read",
-        requests=1,
-    ),
-    Case("Location: 60,000 letters", promising(Location="{other}/" + "a" * 60_000), ""),
-    Case("Location: not text", promising(Location="http://\xff\xfe\xfd/"), "."),
-    Case("Location: a bad name", promising(Location="http://" + "a" * 300 + "/"), "."),
-    Case(
-        "Location: nobody there",
-        promising(Location="http://127.0.0.1:1/"),
-        "gave up after 6 tries",
-        requests=6,
-        slow=True,
-    ),
-    Case("Location: https where http is", promising(Location="https://{other_host}/"), "secure"),
+    *each("Location: ", {"requests": 1}, [
+        ("none", refusing(302), "gives 0 addresses"),
+        ("two", two_locations, "gives 2 addresses"),
+        ("broken IPv6", promising(Location="http://[::1"), "cannot be read"),
+        ("port 99999", promising(Location="http://127.0.0.1:99999/"), "neither http"),
+        ("port x", promising(Location="http://h:x/"), "cannot be read"),
+        ("a file", promising(Location="file:///etc/passwd"), "neither http"),
+        ("ftp", promising(Location="ftp://127.0.0.1/x"), "neither http"),
+        ("data", promising(Location="data:,GGUF"), "neither http|cannot be read"),
+        ("controls", promising(Location="http://h/\x01\x1b[2J"), "cannot be read"),
+    ]),
+    *each("Location: ", {}, [
+        ("no host", promising(Location="http:///x"), ""),
+        ("60,000 letters", promising(Location="{other}/" + "a" * 60_000), ""),
+        ("not text", promising(Location="http://\xff\xfe\xfd/"), "."),
+        ("a bad name", promising(Location="http://" + "a" * 300 + "/"), "."),
+        ("nobody there", promising(Location="http://127.0.0.1:1/"), "gave up after 6 tries",
+         {"requests": 6, "slow": True}),
+        ("https where http is", promising(Location="https://{other_host}/"), "secure"),
+    ]),
     Case("redirects in a circle", loop, "more than 10 times", requests=11),
     Case("redirects to and fro", between_two, "more than 10 times", requests=11),
     Case("a hub that is no address", Request.rightly, "HF_ENDPOINT", endpoint="http://[::1"),
@@ -365,14 +384,15 @@ CASES = [
         endpoint="http://no-such-host.invalid",
     ),
     # Promises
-    Case("size: negative", promising(X_Linked_Size="-7"), 'a size of "-7" bytes', requests=1),
-    Case("size: nothing", promising(X_Linked_Size="0"), 'a size of "0" bytes', requests=1),
-    Case("size: a word", promising(X_Linked_Size="big"), 'a size of "big" bytes', requests=1),
-    Case("size: a power", promising(X_Linked_Size="\xb2"), 'a size of "²" bytes', requests=1),
-    Case("size: a float", promising(X_Linked_Size="1e3"), 'a size of "1e3" bytes', requests=1),
-    Case("size: NaN", promising(X_Linked_Size="NaN"), 'a size of "NaN" bytes', requests=1),
-    Case("size: 5,000 digits", promising(X_Linked_Size="9" * 5000), 'a size of "999', requests=1),
-    Case("size: a petabyte", promising(X_Linked_Size="9" * 16), "PB|TB to download", requests=1),
+    *(
+        Case(f"size: {size[:9]}", promising(X_Linked_Size=size), says, requests=1)
+        for size, says in (
+            *((size, f'a size of "{size}" bytes') for size in ("-7", "0", "big", "1e3", "NaN")),
+            ("\xb2", 'a size of "²" bytes'),
+            ("9" * 5000, 'a size of "999'),
+            ("9" * 16, "PB|TB to download"),
+        )
+    ),
     Case("size: one less", promising(X_Linked_Size=str(SIZE - 1)), "promised"),
     Case("size: one more", promising(X_Linked_Size=str(SIZE + 1)), "promised"),
     Case("size: none", promising(X_Linked_Size=None), "does not say how long", requests=1),
@@ -486,67 +506,19 @@ CASES = [
     Case("listing: goes on at a file", listing("[]", Link='<file:///etc>; rel="next"'), "see http"),
     Case("listing: goes on in nonsense", listing("[]", Link="<<<,;rel=next"), "no .gguf"),
     # Parts of split models
-    Case(
-        "parts: 99,999",
-        Request.rightly,
-        "no part 1 of 99999",
-        file="m-00001-of-99999.gguf",
-        requests=0,
-        code=2,
+    *(
+        Case(f"parts: {i} of {n}", Request.rightly, f"no part {i} of {n}",
+             file=f"m-{i:05}-of-{n:05}.gguf", requests=0, code=2)
+        for i, n in ((1, 99_999), (1, 0), (0, 2), (3, 2))
     ),
-    Case(
-        "parts: none",
-        Request.rightly,
-        "no part 1 of 0",
-        file="m-00001-of-00000.gguf",
-        requests=0,
-        code=2,
-    ),
-    Case(
-        "parts: part 0",
-        Request.rightly,
-        "no part 0 of 2",
-        file="m-00000-of-00002.gguf",
-        requests=0,
-        code=2,
-    ),
-    Case(
-        "parts: part 3 of 2",
-        Request.rightly,
-        "no part 3 of 2",
-        file="m-00003-of-00002.gguf",
-        requests=0,
-        code=2,
-    ),
-    Case(
-        "parts: 512 are missing",
-        Request.rightly,
-        "512 of 512 parts are not there",
-        file="model-00001-of-00512.gguf",
-        requests=1,
-    ),
-    Case(
-        "parts: one is missing",
-        split_listing(2, count=3),
-        "model-00002-of-00003.gguf",
-        file=PART,
-        requests=1,
-    ),
-    Case("parts: all are there", split_listing(count=3), "", file=PART, requests=10),
-    Case(
-        "parts: no listing",
-        then(lambda r: r.say(404) if r.lists else r.rightly()),
-        "",
-        file=PART,
-        requests=10,
-    ),
-    Case(
-        "parts: a listing of nonsense",
-        then(lambda r: r.say(200, {}, b"7") if r.lists else r.rightly()),
-        "list of files",
-        file=PART,
-        requests=1,
-    ),
+    Case("parts: 512 are missing", Request.rightly, "512 of 512 parts are not there",
+         file="model-00001-of-00512.gguf", requests=1),
+    *each("parts: ", {"file": PART, "requests": 1}, [
+        ("one is missing", split_listing(2, count=3), "model-00002-of-00003.gguf"),
+        ("a listing of nonsense", listing_or(lambda r: r.say(200, {}, b"7")), "list of files"),
+        ("all are there", split_listing(count=3), "", {"requests": 10}),
+        ("no listing", listing_or(lambda r: r.say(404)), "", {"requests": 10}),
+    ]),
     # Names in a preset
     *(
         Case(
@@ -588,186 +560,87 @@ CASES = [
     ),
     Case("revision: refs/pr/1", Request.rightly, "", pin='revision = "refs/pr/1"'),
     # Bodies
-    Case("body: a web page", sending(page), "a web page", requests=2),
-    Case("body: a web page, unknown", sending(page, **PLAIN), "a web page", requests=2),
-    Case(
-        "body: LFS pointer",
-        sending(lambda r: whole(r, LFS), X_Linked_Size=str(len(LFS)), **PLAIN),
-        "Git LFS",
-    ),
-    Case("body: empty", sending(lambda r: whole(r, b"")), "promised", requests=2),
-    Case(
-        "body: compressed",
-        sending(lambda r: whole(r, Content_Encoding="gzip")),
-        "compressed",
-        requests=2,
-    ),
-    Case("body: one byte less", sending(lambda r: whole(r, CONTENT[:-1])), "promised", requests=2),
-    Case(
-        "body: one byte more", sending(lambda r: whole(r, CONTENT + b"!")), "promised", requests=2
-    ),
-    Case("body: other bytes", sending(lambda r: whole(r, CONTENT[::-1])), "not the expected"),
-    Case("body: other bytes, unknown", sending(lambda r: whole(r, CONTENT[::-1]), **PLAIN), ""),
-    Case("body: without end", sending(without_end), "more than the", requests=2),
-    Case("body: chunks", sending(lambda r: chunked(r, CONTENT)), ""),
-    Case("body: one chunk more", sending(lambda r: chunked(r, CONTENT, b"!")), "more than the"),
-    Case(
-        "body: chunks of nonsense",
-        sending(then("HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n", "zz\r\n")),
-        "gave up after 6",
-        requests=12,
-        slow=True,
-    ),
-    Case(
-        "body: length of letters",
-        sending(then("HTTP/1.1 200 -\r\nContent-Length: x\r\n\r\n")),
-        "gave up after 6",
-        requests=12,
-        slow=True,
-    ),
-    Case(
-        "body: two lengths",
-        sending(then("HTTP/1.1 200 -\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx")),
-        "gave up after 6",
-        requests=12,
-        slow=True,
-    ),
-    Case(
-        "body: a negative length",
-        sending(then("HTTP/1.1 200 -\r\nContent-Length: -1\r\n\r\n")),
-        "gave up after 6",
-        requests=12,
-        slow=True,
-    ),
-    Case("body: cut in the middle", sending(torn(again=Request.send)), "", requests=5),
-    Case(
-        "body: reset in the middle",
-        sending(
-            lambda r: (
-                (r.say(200, {"Content-Length": str(SIZE)}, CONTENT[:70_000]), r.reset())
-                if r.number == 1
-                else r.send()
-            )
-        ),
-        "",
-        requests=5,
-    ),
-    Case(
-        "body: 100 bytes a connection",
-        sending(hundred_bytes),
-        "gave up after 6 tries without progress",
-        requests=12,
-        slow=True,
+    *each("body: ", {"requests": 2}, [
+        ("a web page", sending(page), "a web page"),
+        ("a web page, unknown", sending(page, **PLAIN), "a web page"),
+        ("LFS pointer", sending(lambda r: whole(r, LFS), X_Linked_Size=str(len(LFS)), **PLAIN),
+         "Git LFS", {"requests": 3}),
+        ("empty", sending(lambda r: whole(r, b"")), "promised"),
+        ("compressed", sending(lambda r: whole(r, Content_Encoding="gzip")), "compressed"),
+        ("one byte less", sending(lambda r: whole(r, CONTENT[:-1])), "promised"),
+        ("one byte more", sending(lambda r: whole(r, CONTENT + b"!")), "promised"),
+        ("without end", sending(without_end), "more than the"),
+    ]),
+    *each("body: ", {}, [
+        ("other bytes", sending(lambda r: whole(r, CONTENT[::-1])), "not the expected"),
+        ("other bytes, unknown", sending(lambda r: whole(r, CONTENT[::-1]), **PLAIN), ""),
+        ("chunks", sending(lambda r: chunked(r, CONTENT)), ""),
+        ("one chunk more", sending(lambda r: chunked(r, CONTENT, b"!")), "more than the"),
+        ("cut in the middle", sending(torn(again=Request.send)), "", {"requests": 5}),
+        ("reset in the middle", sending(reset_once), "", {"requests": 5}),
+        ("100 bytes a connection", sending(hundred_bytes),
+         "gave up after 6 tries without progress", {"requests": 12, "slow": True}),
+    ]),
+    *(
+        Case(f"body: {what}", sending(then(f"HTTP/1.1 200 -\r\n{rest}")), "gave up after 6",
+             requests=12, slow=True)
+        for what, rest in (
+            ("chunks of nonsense", "Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            ("length of letters", "Content-Length: x\r\n\r\n"),
+            ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+            ("a negative length", "Content-Length: -1\r\n\r\n"),
+        )
     ),
     # Ranges
     Case("range: 206 unasked", sending(lambda r: r.send(status=206)), "another range"),
-    Case(
-        "range: 206 unasked, rightly",
-        sending(lambda r: r.send(status=206, Content_Range=f"bytes 0-{SIZE - 1}/{SIZE}")),
-        "",
-    ),
+    Case("range: 206 unasked, rightly", sending(whole_as_a_range), ""),
     Case("range: 200", sending(torn(again=whole)), "", requests=5),
-    *(
-        Case(
-            f"range: {what}",
-            sending(
-                torn(
-                    again=lambda r, t=text: (
-                        r.send(Content_Range=t) if "Range" in r.headers else r.send()
-                    )
-                )
-            ),
-            "",
-            requests=7,
-        )
-        for what, text in (
-            ("none", None),
-            ("empty", ""),
-            ("from 0", f"bytes 0-{SIZE - 1}/{SIZE}"),
-            ("of another file", "bytes 100000-100001/100002"),
-            ("of letters", "bytes a-b/c"),
-            ("in lines", f"lines 100000-{SIZE - 1}/{SIZE}"),
-            ("of a power", "bytes \xb2-\xb3/\xb9"),
-        )
-    ),
-    Case(
-        "range: 416",
-        sending(torn(again=lambda r: r.say(416) if "Range" in r.headers else r.send())),
-        "",
-        requests=7,
-    ),
-    Case("range: 416 always", sending(lambda r: r.say(416)), "answered 416", requests=2),
-    Case(
-        "range: another version, unknown",
-        sending(torn(again=changed_meanwhile), **PLAIN),
-        "",
-        requests=7,
-    ),
-    Case(
-        "range: another version",
-        sending(torn(again=changed_meanwhile)),
-        "not the expected",
-        requests=9,
-    ),
-    Case(
-        "range: another version, unknown, no If-Range",
-        sending(torn(again=changed_and_careless), **PLAIN),
-        "",
-        requests=7,
-    ),
+    *each("range: ", {"requests": 7}, [
+        *(
+            (what, sending(torn(again=ranged(lambda r, t=text: r.send(Content_Range=t)))), "")
+            for what, text in (
+                ("none", None),
+                ("empty", ""),
+                ("from 0", f"bytes 0-{SIZE - 1}/{SIZE}"),
+                ("of another file", "bytes 100000-100001/100002"),
+                ("of letters", "bytes a-b/c"),
+                ("in lines", f"lines 100000-{SIZE - 1}/{SIZE}"),
+                ("of a power", "bytes \xb2-\xb3/\xb9"),
+            )
+        ),
+        ("416", sending(torn(again=ranged(lambda r: r.say(416)))), ""),
+        ("416 always", sending(lambda r: r.say(416)), "answered 416", {"requests": 2}),
+        ("another version, unknown", sending(torn(again=changed_meanwhile), **PLAIN), ""),
+        ("another version", sending(torn(again=changed_meanwhile)), "not the expected",
+         {"requests": 9}),
+        ("another version, unknown, no If-Range",
+         sending(torn(again=changed_and_careless), **PLAIN), ""),
+    ]),
     # Not HTTP
-    Case("nothing is said", lambda r: r.connection.close(), "gave up after 3"),
-    Case("reset at once", Request.reset, "gave up after 3"),
-    Case("nonsense is said", then(b"\x00\xff\x1b[2J\r\n\r\n"), "gave up after 3"),
-    Case("another protocol is said", then("SSH-2.0-OpenSSH\r\n"), "gave up after 3"),
-    Case("status of letters", then("HTTP/1.1 abc -\r\n\r\n"), "gave up after 3"),
-    Case(
-        "headers without end",
-        then("HTTP/1.1 200 -\r\n", dripping(b"A: b\r\n" * 20_000)),
-        "gave up after 3",
-    ),
-    Case(
-        "100 Continue without end",
-        then(dripping(b"HTTP/1.1 100 -\r\n\r\n" * 100)),
-        "gave up after 3",
-        slow=True,
-    ),
+    *each("", {}, [
+        ("nothing is said", lambda r: r.connection.close(), "gave up after 3"),
+        ("reset at once", Request.reset, "gave up after 3"),
+        ("nonsense is said", then(b"\x00\xff\x1b[2J\r\n\r\n"), "gave up after 3"),
+        ("another protocol is said", then("SSH-2.0-OpenSSH\r\n"), "gave up after 3"),
+        ("status of letters", then("HTTP/1.1 abc -\r\n\r\n"), "gave up after 3"),
+        ("headers without end", then(OK, dripping(b"A: b\r\n" * 20_000)), "gave up after 3"),
+        ("100 Continue without end", then(dripping(b"HTTP/1.1 100 -\r\n\r\n" * 100)),
+         "gave up after 3", {"slow": True}),
+    ]),
     # Slow
-    Case("slow: no answer", Request.hold, "timed out|no answer within", slow=True),
-    Case(
-        "slow: headers drip",
-        then("HTTP/1.1 200 -\r\n", dripping(b"x")),
-        "timed out|no answer within",
-        slow=True,
-    ),
-    Case(
-        "slow: a listing drips",
-        lambda r: then("HTTP/1.1 200 -\r\n\r\n[", dripping(b" "))(r) if r.lists else r.say(404),
-        "see http",
-        requests=2,
-        slow=True,
-    ),
-    Case(
-        "slow: the body drips",
-        sending(lambda r: (r.say(200, {"Content-Length": str(SIZE)}), r.drip(b"x"))),
-        "of waiting|timed out",
-        requests=12,
-        slow=True,
-    ),
-    Case(
-        "slow: chunks' ends drip",
-        sending(then("HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n", dripping(b"0"))),
-        "gave up after 6",
-        requests=12,
-        slow=True,
-    ),
-    Case(
-        "slow: the body stops",
-        sending(lambda r: (r.say(200, {"Content-Length": str(SIZE)}, CONTENT[:90_000]), r.hold())),
-        "are kept, run it again",
-        requests=20,
-        slow=True,
-    ),
+    *each("slow: ", {"requests": 12, "slow": True}, [
+        ("no answer", Request.hold, "timed out|no answer within", {"requests": 3}),
+        ("headers drip", then(OK, dripping(b"x")), "timed out|no answer within", {"requests": 3}),
+        ("a listing drips",
+         lambda r: then(OK + "\r\n[", dripping(b" "))(r) if r.lists else r.say(404),
+         "see http", {"requests": 2}),
+        ("the body drips", sending(then(whole_headers, dripping(b"x"))), "of waiting|timed out"),
+        ("chunks' ends drip",
+         sending(then(OK + "Transfer-Encoding: chunked\r\n\r\n", dripping(b"0"))),
+         "gave up after 6"),
+        ("the body stops", sending(then(whole_headers, CONTENT[:90_000], Request.hold)),
+         "are kept, run it again", {"requests": 20}),
+    ]),
     # The models folder
     *(
         Case(f"folder: {what}", Request.rightly, says, before=before, requests=1)
@@ -804,4 +677,4 @@ CASES = [
         "",
         before=place(nested_note, "model.gguf.part.json"),
     ),
-]
+]  # fmt: skip
