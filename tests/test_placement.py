@@ -121,11 +121,11 @@ def test_shared_file_counts_its_weights_once() -> None:
     assert len({where.split for where in on_device.roles.values()}) == 1
 
 
-def test_given_layers_are_honoured() -> None:
-    assert layers(plan([needs("base", n_gpu_layers=3)], [device(5000)], None)) == {"base": 3}
-    assert layers(plan([needs("base", n_gpu_layers=0)], [device(5000)], None)) == {"base": 0}
-    assert layers(plan([needs("base", n_gpu_layers=-1)], [device(5000)], None)) == {"base": 11}
-    assert layers(plan([needs("base", n_gpu_layers=99)], [device(5000)], None)) == {"base": 11}
+@pytest.mark.parametrize(("given", "placed"), [(3, 3), (0, 0), (-1, 11), (99, 11)])
+def test_given_layers_are_honoured(given: int, placed: int) -> None:
+    assert layers(plan([needs("base", n_gpu_layers=given)], [device(5000)], None)) == {
+        "base": placed
+    }
 
 
 def test_given_layers_take_their_place_before_the_others() -> None:
@@ -218,32 +218,20 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
 UNLIMITED_V1 = 9223372036854771712  # what the kernel writes
 
 
-def v1_group(folder: Path, limit: int, used: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
-    (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
-    stat = "active_file 7\ntotal_active_file 50\ntotal_inactive_file 25\n"
-    (folder / "memory.stat").write_text(stat)
+V1 = ("limit_in_bytes", "usage_in_bytes", "active_file 7\ntotal_active_file 50\ntotal_")
+V2 = ("max", "current", "anon 1\nactive_file 50\n")
 
 
-def v2_group(folder: Path, limit: int | str, used: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text("anon 1\nactive_file 50\ninactive_file 25\n")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "fs"
-
-
-@pytest.fixture
-def membership(tmp_path: Path) -> Path:
-    """A process in both hierarchies, as on a machine that mounts both."""
-    path = tmp_path / "cgroup"
-    path.write_text("9:name=systemd:/\n4:memory,hugetlb:/outer/inner\n1:cpu:/\n0::/outer/inner\n")
-    return path
+def groups(root: Path, found: dict[str, tuple[int | str, int]]) -> Path:
+    """Control groups under `root` (folder: limit, used), 75 bytes of each in the file cache."""
+    for name, amounts in found.items():
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        *files, cached = V1 if name.startswith("memory") else V2
+        for file, amount in zip(files, amounts, strict=True):
+            (folder / f"memory.{file}").write_text(f"{amount}\n")
+        (folder / "memory.stat").write_text(f"{cached}inactive_file 25\n")
+    return root
 
 
 def test_this_machine() -> None:
@@ -256,43 +244,30 @@ def test_the_limit_is_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_memory_free() == 5
 
 
-def test_no_cgroups(root: Path, membership: Path, tmp_path: Path) -> None:
-    assert cgroup_free(root, membership) is None
-    assert cgroup_free(root, tmp_path / "none") is None
+V1_INNER, V1_OUTER = "memory/outer/inner", "memory/outer"
+INNER = {"outer/inner": ("max", 5)}
 
 
-def test_v2_limit_of_an_outer_group(root: Path, membership: Path) -> None:
-    v2_group(root / "outer" / "inner", "max", 5)
-    assert cgroup_free(root, membership) is None
-    v2_group(root / "outer", 1000, 400)
-    assert cgroup_free(root, membership) == 1000 - 400 + 75
-
-
-def test_v1_without_a_limit(root: Path, membership: Path) -> None:
-    v1_group(root / "memory" / "outer" / "inner", UNLIMITED_V1, 5)
-    assert cgroup_free(root, membership) is None
-
-
-def test_v1_the_tightest_limit_holds(root: Path, membership: Path) -> None:
-    v1_group(root / "memory" / "outer" / "inner", 3000, 400)
-    assert cgroup_free(root, membership) == 3000 - 400 + 75
-    v1_group(root / "memory" / "outer", 1000, 400)
-    assert cgroup_free(root, membership) == 1000 - 400 + 75
-    v1_group(root / "memory", UNLIMITED_V1, 4000)
-    assert cgroup_free(root, membership) == 1000 - 400 + 75
-
-
-def test_v1_in_a_container_that_does_not_see_its_own_path(root: Path, membership: Path) -> None:
-    v1_group(root / "memory", 2000, 400)
-    assert cgroup_free(root, membership) == 2000 - 400 + 75
-
-
-def test_both_versions(root: Path, membership: Path) -> None:
-    v1_group(root / "memory" / "outer" / "inner", 3000, 400)
-    v2_group(root / "outer" / "inner", 1000, 400)
-    assert cgroup_free(root, membership) == 1000 - 400 + 75
-
-
-def test_more_used_than_allowed(root: Path, membership: Path) -> None:
-    v1_group(root / "memory" / "outer", 100, 400)
-    assert cgroup_free(root, membership) == 0
+@pytest.mark.parametrize(
+    ("found", "free"),
+    [
+        ({}, None),
+        (INNER, None),
+        ({**INNER, "outer": (1000, 400)}, 675),
+        ({V1_INNER: (UNLIMITED_V1, 5)}, None),
+        ({V1_INNER: (3000, 400)}, 2675),
+        ({V1_INNER: (3000, 400), V1_OUTER: (1000, 400)}, 675),
+        ({V1_INNER: (3000, 400), V1_OUTER: (1000, 400), "memory": (UNLIMITED_V1, 4000)}, 675),
+        ({"memory": (2000, 400)}, 1675),  # a container does not see its own path
+        ({V1_INNER: (3000, 400), "outer/inner": (1000, 400)}, 675),  # both versions
+        ({V1_OUTER: (100, 400)}, 0),  # more used than allowed
+    ],
+)
+def test_the_tightest_control_group_holds(
+    tmp_path: Path, found: dict[str, tuple[int | str, int]], free: int | None
+) -> None:
+    """Of a process in both hierarchies, as on a machine that mounts both."""
+    member = tmp_path / "cgroup"
+    member.write_text("9:name=systemd:/\n4:memory,hugetlb:/outer/inner\n1:cpu:/\n0::/outer/inner\n")
+    assert cgroup_free(groups(tmp_path / "fs", found), member) == free
+    assert cgroup_free(tmp_path / "fs", tmp_path / "none") is None
