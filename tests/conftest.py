@@ -27,9 +27,18 @@ DEMO = Path(eftlocal.__file__).parent / "demo"
 THREADS = 1  # one thread each: tests share their machine
 
 
+MOST_MEMORY = 8 << 30  # bytes: what runs away ends by itself, and not with the machine
+
+
 def pytest_configure() -> None:
     """Ctrl-C is tested, here and in child processes: a shell's background job ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform == "linux":  # which counts only what a process may write to
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard == resource.RLIM_INFINITY or hard > MOST_MEMORY:
+            resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
 
 
 @pytest.fixture(autouse=True)
