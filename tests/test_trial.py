@@ -34,6 +34,7 @@ from eftlocal.presets.reading import user_path
 from eftlocal.sources import Sources
 from eftlocal_tui.engine.local import LocalEngine, Start
 
+ROOM = 4 << 30  # bytes: more than a load without end takes until it is ended
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="Linux refuses address space")
 Edit = Callable[[bytearray], None]
@@ -258,7 +259,7 @@ def test_a_signal_is_named(trial: Trial, model: Path, number: str, says: str) ->
             assert trial.child.pid is not None
             os.kill(trial.child.pid, getattr(signal, number))
 
-    trial.limits = Limits(margin=1 << 40)
+    trial.limits = Limits(margin=ROOM)
     with pytest.raises(ModelFileError, match=f"{says} while reading text"):
         trial.run(forged(model, *ENDLESS), checking=crash)
 
@@ -275,7 +276,7 @@ def test_a_tokenizer_that_grows_without_end_meets_the_limit_of_memory(
 
 def test_a_load_without_progress_is_ended(trial: Trial, model: Path) -> None:
     trial.run(candidate(model))
-    trial.limits = Limits(stall_s=0.3, margin=1 << 40)
+    trial.limits = Limits(stall_s=0.3, margin=ROOM)
     with pytest.raises(ModelFileError, match=r"made no progress for 0.3 s while reading text"):
         trial.run(forged(model, *ENDLESS))
     assert trial.child.pid is None
@@ -285,7 +286,7 @@ def test_a_load_that_goes_on_and_on_is_ended(
     trial: Trial, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial.run(candidate(model))
-    trial.limits = Limits(margin=1 << 40)
+    trial.limits = Limits(margin=ROOM)
     monkeypatch.setattr("eftlocal.loading.trial._TOTAL", 0.005)
     with pytest.raises(ModelFileError, match=r"was not done after 0.3 s while reading text"):
         trial.run(forged(model, *ENDLESS))
@@ -462,7 +463,7 @@ def run_forged(candidate, checking=None):
         if share == 0.9:
             print(shared.child.pid, flush=True)
 
-    shared.limits = replace(shared.limits, margin=1 << 40)
+    shared.limits = replace(shared.limits, margin=4 << 30)
     run(replace(candidate, model=replace(candidate.model, path=forged)), checking=tell)
 
 shared.run = run_forged
