@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
-from eftlocal.terminal_text import shown
+from eftlocal.terminal_text import one_line, shown
 
 OFF: Final = "off"
 Off = Literal["off"]
@@ -156,6 +156,8 @@ class Range(Kind):
         raise self.refuse(value)
 
     def given(self, value: Any) -> Any:
+        if isinstance(value, bool):  # a switch is one in Python only
+            raise self.refuse(value)
         found = self.read(value)
         return value if isinstance(value, str) else found
 
@@ -366,6 +368,7 @@ _STRENGTH = Range(-100.0, 100.0)
 _PENALTY = Range(-100.0, 100.0, off=0.0)
 _COUNT = Range(1, INT32, whole=True)
 _FLAG, _TEXT, _FILE = Flag(), Text(), File()
+STOP: Final = Text(f"a string of 1 to {LONGEST_STOP} characters", 1, LONGEST_STOP)
 # Where the settings of a group may be given, unless one says otherwise.
 _recipe = partial(Setting, group="recipe")
 _limit = partial(Setting, group="limits")
@@ -451,7 +454,7 @@ _ALL: Final = (
         "Maximum length of the answer in tokens; off: as long as the context holds.",
     ),
     _length(
-        *("stop", Texts(each=Text(least=1, most=LONGEST_STOP), most=MOST_STOPS)),
+        *("stop", Texts(f"a list of at most {MOST_STOPS} strings", STOP, MOST_STOPS)),
         "End the answer before this text. Repeatable.",
         where=(LINE, BODY, FILE),
     ),
@@ -577,7 +580,7 @@ def read_table(table: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[s
     found = {}
     for key, value in table.items():
         if key not in known:
-            raise ValueError(f'unknown key "{key}"; {nearest(str(key), known)}')
+            raise ValueError(unknown_key(key, known))
         try:
             found[key] = known[key].kind.given(value)
         except RefusedError as error:
@@ -585,8 +588,14 @@ def read_table(table: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[s
     return found
 
 
-def nearest(key: str, known: Mapping[str, Any]) -> str:
+def unknown_key(key: object, known: Iterable[str]) -> str:
     """What to say of a key that is not known."""
+    text = one_line(str(key), 60)
+    return f'unknown key "{text}"; {nearest(text, known)}'
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The known key that is nearest, or all of them."""
     near = get_close_matches(key, known, 1, 0.5)
     return f'did you mean "{near[0]}"?' if near else "known: " + ", ".join(sorted(known))
 

@@ -16,7 +16,17 @@ from typing import Any
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
-from eftlocal.settings import FILE, SETTINGS, RefusedError, named, read_table
+from eftlocal.settings import (
+    BODY,
+    FILE,
+    LINE,
+    PRESET,
+    SETTINGS,
+    RefusedError,
+    Setting,
+    named,
+    read_table,
+)
 from eftlocal.terminal_text import shown
 
 KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}
@@ -49,21 +59,24 @@ def settings_path() -> Path:
 
 
 def from_environment() -> dict[str, Default]:
-    """Settings of variables EFTLOCAL_NAME, by name. An empty one is not there.
+    """Settings of variables EFTLOCAL_NAME, by name. A blank one is not there.
 
     Raises:
         UsageError: a value is wrong, or a name is nearly that of a setting.
     """
     found = {}
-    variables = {setting.variable: setting for setting in KNOWN.values()}
+    variables = {setting.variable: setting for setting in SETTINGS.values()}
     for variable, text in sorted(os.environ.items()):
-        if not variable.startswith("EFTLOCAL_") or not text:
+        if not variable.startswith("EFTLOCAL_") or not text.strip():
             continue
         if setting := variables.get(variable):
+            if setting.name not in KNOWN:
+                raise UsageError(f"{variable}: {_elsewhere(setting)}")
             try:
-                found[setting.name] = Default(setting.kind.parse(text), variable)
+                value = setting.kind.parse(text if setting.name == "stop" else text.strip())
             except RefusedError as error:
                 raise UsageError(error.told(variable)) from None
+            found[setting.name] = Default(value, variable)
         elif variable.removeprefix("EFTLOCAL_") not in _OTHERS and (
             near := get_close_matches(variable, variables, 1, 0.85)
         ):
@@ -79,14 +92,26 @@ def from_file() -> dict[str, Default]:
     """
     path = settings_path()
     if not path.exists():
+        if path.parent.is_file():
+            raise UsageError(f"{path.parent} is a file; EFTLOCAL_CONFIG names the folder of yours")
         return {}
     try:
-        table = read_table(parse_toml(read_text(path)), KNOWN)
+        table = parse_toml(read_text(path))
+        if apart := next((SETTINGS[k] for k in table if k in SETTINGS and k not in KNOWN), None):
+            raise ValueError(_elsewhere(apart))
+        table = read_table(table, KNOWN)
     except UsageError:  # it cannot be read, and the line says so
         raise
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     return {name: Default(value, f"{path}: {name}") for name, value in table.items()}
+
+
+def _elsewhere(setting: Setting) -> str:
+    """What to say of a setting that has no default of the user's."""
+    places = {LINE: "on the command line", BODY: "in a request", PRESET: "in a preset"}
+    where = " or ".join(places[place] for place in setting.where)
+    return f"{setting.name} can be given {where} only"
 
 
 def levels() -> tuple[dict[str, Default], dict[str, Default]]:
@@ -174,7 +199,8 @@ def with_user_settings(
         if name not in typed:
             given[name], given.sources[name] = one.value, one.source
     user = merged_recipe(map(_of_recipe, found))
-    return given, [one.source for name, one in user.items() if name not in recipe]
+    lost = [name for name in user if name not in recipe and name != "any_sum"]
+    return given, [user[name].source for name in lost]
 
 
 def use_models_folder() -> None:
@@ -196,10 +222,13 @@ def merged_recipe(found: Iterable[dict[str, Default]]) -> dict[str, Default]:
     """The options that name a recipe, of several levels, the highest first.
 
     A lower level may complete the recipe that a higher one names; never make it another one.
+    any_sum is no part of a recipe: it waits for weights.
     """
     merged: dict[str, Default] = {}
+    any_sum: Default | None = None
     for level in found:
-        new = {name: one for name, one in level.items() if name not in merged}
+        any_sum = any_sum or level.get("any_sum")
+        new = {n: one for n, one in level.items() if n not in merged and n != "any_sum"}
         if not merged:
             merged = new
             continue
@@ -208,6 +237,8 @@ def merged_recipe(found: Iterable[dict[str, Default]]) -> dict[str, Default]:
             there = _name(merged | part)
             if there is not None and there == (name or there):
                 merged |= part
+    if any_sum is not None and "recipe" in merged and "=" in merged["recipe"].value:
+        merged["any_sum"] = any_sum
     return merged
 
 

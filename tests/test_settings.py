@@ -165,8 +165,14 @@ def test_each_surface_takes_the_ends_and_the_words_and_refuses_what_is_outside(
         assert given(setting, end) == end
     for word, value in kind.words.items():
         assert given(setting, word) in (word, value)
-    for wrong in outside(kind, setting.name):
-        if setting.name == "max_tokens" and surface == "request" and wrong == 0:
+    switches = [True, False] * (surface != "python")  # numbers, not switches
+    for wrong in (*outside(kind, setting.name), *switches):
+        if (
+            setting.name == "max_tokens"
+            and surface == "request"
+            and wrong == 0
+            and wrong is not False
+        ):
             continue  # with echo it means something
         with pytest.raises(EftlocalError) as refused:
             given(setting, wrong)
@@ -292,7 +298,7 @@ def test_the_engines_settings_and_the_preset(monkeypatch: pytest.MonkeyPatch) ->
     assert (name_of(selection), selection.offline) == ("demo", False)
     assert selection.engine["n_ctx"] == 400
     assert selected("--n-ctx", "500", "--preset", "mine")[0].engine["n_ctx"] == 500
-    monkeypatch.setenv("EFTLOCAL_OFFLINE", "yes")
+    monkeypatch.setenv("EFTLOCAL_OFFLINE", " yes ")
     assert selected()[0].offline and not selected("--no-offline")[0].offline
 
 
@@ -354,6 +360,9 @@ file = "reference.gguf"
         ),
         ("beta = 0.5", ("--preset", "mixed"), "interpolate: +1 base, +0.5 warm, +0.5 plain, -1 re"),
         ('recipe = "base=1,tuned=1"\nany_sum = true', ("--beta", "2"), "upscale: +2 base, +1 tune"),
+        ("any_sum = true", ("--recipe", "base=1,tuned=1"), "weights: +1 base, +1 tuned"),
+        ("any_sum = true", ("--beta", "2"), "upscale: +2 base, +1 tuned"),
+        ("any_sum = true\nbeta = 2", (), "upscale: +2 base, +1 tuned"),
         ("system_in_user = true\nchat_template_kwargs = {a = 1}", ("--raw",), "upscale: +1 base"),
         ('draft_rule = "rejection"', ("--speculative", "off"), "upscale: +1 base"),
         ('speculative = "off"', ("--draft-rule", "rejection"), "upscale: +1 base"),
@@ -385,7 +394,7 @@ def test_the_environment_may_name_another_recipe_than_the_file(
     write_settings('recipe = "upscale"\nbeta = 0.5')
     monkeypatch.setenv("EFTLOCAL_ALPHA", "2")
     assert str(selected()[0].defaults.recipe).startswith("proxy: +1 base, +2 tuned")
-    monkeypatch.setenv("EFTLOCAL_ALPHA", "")
+    monkeypatch.setenv("EFTLOCAL_ALPHA", " ")
     monkeypatch.setenv("EFTLOCAL_BETA", "3")
     assert str(selected()[0].defaults.recipe).startswith("upscale: +3 base")
 
@@ -409,7 +418,12 @@ def test_a_sweep_takes_the_users_dials_under_its_axes() -> None:
     assert result.exit_code == 0, result.output
     assert "upscale: +0.5 base, +1 tuned, -0.5 reference, delta clip 1" in result.stdout
     result = CliRunner().invoke(app, ["sweep", "--questions", "demo", "--dry-run", "--beta", "0,2"])
-    assert "upscale: +2 base" in result.stdout
+    assert "upscale: +2 base" in result.stdout and "note:" not in result.output
+    result = CliRunner().invoke(
+        app, ["sweep", "--questions", "demo", "--dry-run", "--recipe", "upscale,proxy"]
+    )
+    assert "recipe upscale  (upscale: +1 base" in result.stdout
+    assert "beta does not go with the recipes of this sweep; left out" in result.stderr
 
 
 def test_a_seed_that_is_off_leaves_a_run_its_own(tmp_path: Path) -> None:
@@ -448,12 +462,18 @@ def test_the_python_api_reads_neither(
     ("text", "says"),
     [
         ("temprature = 1", 'unknown key "temprature"; did you mean "temperature"?'),
-        ('base = "x.gguf"', 'unknown key "base"'),
+        ('base = "x.gguf"', "base can be given on the command line only"),
+        ("n_batch = 3", "n_batch can be given in a preset only"),
+        (f"{'k' * 9999} = 1", f'unknown key "{"k" * 59}…"; known: '),
+        ("speculative = true", "speculative is True; it must be a whole number from 1 to 16"),
+        ("loop_guard = false", "loop_guard is False; it must be a whole number, 16 or more, or"),
+        ("stop = ['']", "stop[0] is ''; it must be a string of 1 to 1000 characters"),
+        ("chat_template_kwargs = {messages = 1}", "chat_template_kwargs: 'messages' is set by"),
         ("top_p = 2", "top_p is 2; it must be a number above 0 and at most 1, or off"),
         ('top_p = "0.5"', "top_p is '0.5'; it must be"),
         ("offline = 1", "offline is 1; it must be true or false"),
-        ('stop = "x"', "stop is 'x'; it must be a list of strings"),
-        ("stop = ['a', 1]", "stop[1] is 1; it must be a string"),
+        ('stop = "x"', "stop is 'x'; it must be a list of at most 64 strings"),
+        ("stop = ['a', 1]", "stop[1] is 1; it must be a string of 1 to 1000"),
         ('draft_rule = "luck"', "draft_rule is 'luck'; it must be coupled or rejection"),
         ('recipe = "upscal"', "recipe: unknown recipe 'upscal'; did you mean upscale?"),
         ('recipe = "proxy"\nbeta = 1', "recipe proxy has no beta; it takes alpha"),
@@ -470,18 +490,28 @@ def test_a_wrong_file(text: str, says: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("EFTLOCAL_MODELS")
     for verb in (["run", "Hello"], ["models", "list"], ["sweep", "--questions", "demo"]):
         result = CliRunner().invoke(app, verb)
-        if verb[0] == "models" and text.startswith("recipe"):
-            continue  # no recipe is read there
+        if verb[0] == "models" and text.startswith(("recipe", "chat_template_kwargs")):
+            continue  # they are not read there
         assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
         assert str(settings_path()) in result.stderr and says in result.stderr
     assert CliRunner().invoke(app, ["--version"]).exit_code == 0
     assert CliRunner().invoke(app, ["run", "--help"]).exit_code == 0
 
 
-def test_a_folder_in_the_files_place() -> None:
+def test_a_folder_in_the_files_place_and_a_file_in_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings_path().mkdir(parents=True)
     result = CliRunner().invoke(app, ["run", "Hello"])
     assert result.exit_code == 2 and result.stderr.startswith(f"eftlocal: {settings_path()}")
+    file = tmp_path / "mine.toml"
+    file.write_text("threads = 1")
+    monkeypatch.setenv("EFTLOCAL_CONFIG", str(file))
+    result = CliRunner().invoke(app, ["run", "Hello"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"eftlocal: {file} is a file; EFTLOCAL_CONFIG names the folder of yours\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -498,7 +528,10 @@ def test_a_folder_in_the_files_place() -> None:
         ("EFTLOCAL_PRESET", "dem", 'EFTLOCAL_PRESET: no preset "dem"; did you mean "demo"?'),
         ("EFTLOCAL_THREADS", "512", "EFTLOCAL_THREADS is 512; this machine has"),
         ("EFTLOCAL_CHAT_TEMPLATE_KWARGS", "{", "EFTLOCAL_CHAT_TEMPLATE_KWARGS is not JSON"),
+        ("EFTLOCAL_CHAT_TEMPLATE_KWARGS", '{"messages": 1}', "EFTLOCAL_CHAT_TEMPLATE_KWARGS: 'm"),
         ("EFTLOCAL_RECIPE", "upscal", "EFTLOCAL_RECIPE: unknown recipe 'upscal'"),
+        ("EFTLOCAL_TRUST", "1", "EFTLOCAL_TRUST: trust can be given on the command line only"),
+        ("EFTLOCAL_SPECIAL", "1", "EFTLOCAL_SPECIAL: special can be given on the command line or"),
     ],
 )
 def test_a_wrong_variable(

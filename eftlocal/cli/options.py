@@ -253,6 +253,11 @@ def without_axes(given: Given, axes: Collection[str]) -> Given:
     """The options of a sweep with the user's own dials where its axes stood."""
     names = [*axes, "any_sum"]
     dials, _ = with_user_settings(dict.fromkeys(names), (), names)
+    along = [name for name in RECIPE if name in axes and given[name] is not None]
+    if along:  # the points say what the recipe is
+        others = [name for name in RECIPE if name in dials.sources and name not in along]
+        _tell_left_out((dials.sources[name] for name in others), "the recipes of this sweep")
+        dials = dials.changed(**dict.fromkeys(RECIPE))
     return Given({**given, **dials}, {**given.sources, **dials.sources})
 
 
@@ -345,7 +350,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         from eftlocal.loading.placement import check_threads
 
         check_threads(given["threads"], given.named("threads"))
-    check_variables(given["chat_template_kwargs"] or {})
+    check_variables(given["chat_template_kwargs"] or {}, given.named("chat_template_kwargs"))
     return {
         "prompts": _prompts(given["chat_template"] or (), roles),
         "system_in_user": given["system_in_user"] or None,

@@ -8,19 +8,18 @@ names the file, the table and the key. Nothing is downloaded or opened here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from pydantic import ValidationError
 
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.schema import Preset
+from eftlocal.user_settings import config_folder
 
 
 def builtin_path() -> Path:
@@ -31,9 +30,8 @@ def builtin_path() -> Path:
 
 
 def user_path() -> Path:
-    """The user's own presets, which may not exist. EFTLOCAL_CONFIG overrides the folder."""
-    folder = os.environ.get("EFTLOCAL_CONFIG")
-    return (Path(folder) if folder else platformdirs.user_config_path("eftlocal")) / "models.toml"
+    """The user's own presets, which may not exist."""
+    return config_folder() / "models.toml"
 
 
 def load_presets(*files: str | Path) -> dict[str, Preset]:

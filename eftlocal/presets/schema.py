@@ -22,7 +22,7 @@ from pydantic import (
 
 from eftlocal.logits.recipe import TRIO
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import PRESET, RANGES, SETTINGS, Setting, named, nearest, read_table
+from eftlocal.settings import PRESET, RANGES, SETTINGS, Setting, named, read_table, unknown_key
 
 # llama.cpp's name of one shard of a model.
 SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
@@ -70,7 +70,7 @@ class StrictTable(BaseModel):
         for key in data:
             if key not in {*fields, *cls.model_fields, *cls.TABLE}:
                 known = dict.fromkeys((*fields, *cls.TABLE))
-                raise ValueError(f'unknown key "{key}"; {nearest(str(key), known)}')
+                raise ValueError(unknown_key(key, known))
         settings = {key: value for key, value in data.items() if key in cls.TABLE}
         return {**data, **read_table(settings, cls.TABLE)}
 

@@ -170,21 +170,23 @@ def plain_text(messages: Sequence[Message]) -> str:
 OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
 
 
-def check_variables(variables: Mapping[str, Any]) -> None:
-    """Raises UsageError for one that is no JSON value, or not the caller's to set."""
+def check_variables(variables: Mapping[str, Any], given: str = "chat_template_kwargs") -> None:
+    """Raises UsageError for one that is no JSON value, or not the caller's to set.
+
+    Args:
+        given: what the message calls them.
+    """
     if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
-        raise UsageError(
-            "chat_template_kwargs: a mapping is needed, as in {'enable_thinking': False}"
-        )
+        raise UsageError(f"{given}: a mapping is needed, as in {{'enable_thinking': False}}")
     for name in OWN:
         if name in variables:
-            raise UsageError(f"chat_template_kwargs: {name!r} is set by eftlocal; leave it out")
+            raise UsageError(f"{given}: {name!r} is set by eftlocal; leave it out")
     try:
         json.dumps(dict(variables))
     except RecursionError:
-        raise UsageError("chat_template_kwargs: nested too deeply; make it flatter") from None
+        raise UsageError(f"{given}: nested too deeply; make it flatter") from None
     except (TypeError, ValueError) as error:
-        raise UsageError(f"chat_template_kwargs: a value is not a JSON value: {error}") from None
+        raise UsageError(f"{given}: a value is not a JSON value: {error}") from None
 
 
 def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
