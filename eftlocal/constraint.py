@@ -123,7 +123,10 @@ _NAMES = {
 
 
 def constraint_grammar(
-    constraint: Constraint, token_id: Callable[[str], int] = lambda _text: 0
+    constraint: Constraint,
+    token_id: Callable[[str], int] = lambda _text: 0,
+    *,
+    regular: bool = True,
 ) -> str:
     """The constraint as Lark text for llguidance, without forcing.
 
@@ -132,6 +135,7 @@ def constraint_grammar(
 
     Args:
         token_id: the id of the token that has a text such as `<think>`, for GBNF.
+        regular: whether GBNF that is a regular expression becomes one.
 
     Raises:
         UsageError: it is wrong in a way that llguidance would not see; one line.
@@ -144,7 +148,7 @@ def constraint_grammar(
             f"{_NAMES[kind]}: it has a NUL or over {MAX_CHARACTERS} characters; make it smaller"
         )
     if kind == "grammar":
-        text = lark(text, token_id)
+        text = lark(text, token_id, regular=regular)
     elif kind == "json_schema":
         text = f"start: %json {closed_schema(text)}"
     elif kind == "regex":

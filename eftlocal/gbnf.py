@@ -2,17 +2,24 @@
 
 GBNF has no lexer: every character is a token of its own. So each becomes a terminal of one
 character here. Longer terminals would change the meaning, because a lexer takes the longest match.
+Only a grammar that is a regular expression as a whole becomes one terminal: its masks are faster,
+and the number of ways to read a text does not matter. (Some are too large for that; `regular`.)
 llama.cpp's own engine is not used: it keeps a stack for every way to read the text so far, and for
 some grammars (`root ::= "a" root "b" | "a" root "c" | "d"`) their number doubles with each
 character. llguidance parses by Earley's algorithm and counts its steps. What it allows is what
 llama.cpp allows, and left recursion besides.
+
+Earley's algorithm has a weak point: at the end of `list ::= item | item "," list`, every list
+that was begun ends anew with every token, so that the n-th mask takes n steps. So a rule that ends
+with itself becomes a loop: `x ::= a x | b` is `x ::= a* b`, also through other rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NoReturn
 
 from eftlocal.errors import UsageError
@@ -23,24 +30,27 @@ MAX_REPEATS = 2000  # llama.cpp takes a larger number for "without end"
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")  # with line breaks
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
-_TIMES = re.compile(r"[*+?]|\{\s*(\d+)\s*(,\s*(\d+)?\s*)?\}")
-_TOKEN = re.compile(r"(!?)<(?:\[(\d{1,9})\]|[^<>\s]+)>")
+_TIMES = re.compile(r"[*+?]|\{\s*([0-9]+)\s*(,\s*([0-9]+)?\s*)?\}")
+_TOKEN = re.compile(r"(!?)<(?:\[([0-9]{1,9})\]|[^<>\s]+)>")
+_GROUP = re.compile(r"[rg]\d+")
+_MAX_UNROLLED = 20_000  # items in the rules that take the place of a recursion
 _HEX = {"x": 2, "u": 4, "U": 8}
-_PLAIN = {"t": "\t", "r": "\r", "n": "\n", **{mark: mark for mark in '\\"[]'}}
+_PLAIN = {"t": "\t", "r": "\r", "n": "\n", **{mark: mark for mark in '\\"[]-'}}
 
 
-def lark(text: str, token_id: Callable[[str], int]) -> str:
+def lark(text: str, token_id: Callable[[str], int], *, regular: bool = True) -> str:
     """The Lark text of a GBNF grammar's rule `root`.
 
     Args:
         token_id: the id of the token that has a text such as `<think>`.
+        regular: make one terminal of it, if it is a regular expression.
 
     Raises:
         UsageError: one line that says where the grammar is wrong, and why.
     """
     if not text.strip():
         raise UsageError("grammar: the text is empty")
-    return _Reader(text, token_id).read()
+    return _Reader(text, token_id).read(regular)
 
 
 @dataclass
@@ -65,7 +75,7 @@ class _Reader:
         self._uses: dict[str, int] = {}  # of rules: where each is used first
         self._terminals: dict[str, str] = {}
 
-    def read(self) -> str:
+    def read(self, regular: bool) -> str:
         self._skip(_BLANK)
         while self._at < len(self._text):
             if not (found := self._take(_NAME)):
@@ -86,9 +96,19 @@ class _Reader:
                 self._refuse("undefined rule", at)
         if "root" not in self._rules:
             raise UsageError("grammar: there is no rule 'root'; an answer matches that rule")
-        rules = [group.lark() for group in (*self._rules.values(), *self._groups)]
+        groups = {group.name: group for group in (*self._rules.values(), *self._groups)}
+        root = self._rule("root")
+        if root not in _prune(groups):
+            raise UsageError(
+                "grammar: no text can follow; look for a part that contains itself without an end"
+            )
+        _unroll_recursion(groups)
+        used = _used(groups, root)
+        rules = "\n".join(group.lark() for name, group in groups.items() if name in used)
+        if regular and "<" not in rules and not _cycles(used):
+            root, rules = root.upper(), rules.upper()  # which makes terminals of them, in Lark
         terminals = [f"{name}: {regex}" for regex, name in self._terminals.items()]
-        return "\n".join([f"start: {self._rule('root')}", *rules, *terminals])
+        return "\n".join([f"start: {root}", rules, *terminals])
 
     def _alternatives(self, rule: _Group) -> None:
         """Reads the right side of a rule."""
@@ -146,6 +166,8 @@ class _Reader:
             numbers = [min(int(n[:9]), MAX_REPEATS + 1) for n in (least, most) if n]
             if max(numbers) > MAX_REPEATS or numbers != sorted(numbers):
                 self._refuse(f"not a repetition of 0 to {MAX_REPEATS} times", times.start())
+            if numbers[-1] == 0 and (most or not times[2]):
+                return ""
             mark = f"{{{','.join(map(str, numbers))}{',' if times[2] and not most else ''}}}"
         if item.startswith("<") or item.endswith(("*", "+", "?", "}")):
             self._groups.append(_Group(f"g{len(self._groups)}", [[item]]))
@@ -234,3 +256,138 @@ class _Reader:
         line = (self._text[:offset] if here else self._text.rstrip()).count("\n") + 1
         where = f"at {here!r}" if here else "at its end"
         raise UsageError(f"grammar: line {line}: {reason} {where}")
+
+
+_Groups = dict[str, _Group]
+_Graph = Mapping[str, Collection[str]]
+
+
+def _prune(groups: _Groups) -> set[str]:
+    """Leaves out what no text can match, where an answer could not end; gives what is left."""
+    waiting: dict[str, list[tuple[str, set[str]]]] = {name: [] for name in groups}
+    ready, left = [], set()
+    for name, group in groups.items():
+        for sequence in group.alternatives:
+            needed = {part for item in sequence for part in _needed(item)}
+            for part in needed:
+                waiting[part].append((name, needed))
+            ready += [] if needed else [name]
+    while ready:
+        part = ready.pop()
+        if part not in left:
+            left.add(part)
+            for name, needed in waiting[part]:
+                needed.discard(part)
+                ready += [] if needed else [name]
+    for group in groups.values():
+        group.alternatives = [
+            [item for item in sequence if left.issuperset(_GROUP.findall(item))]
+            for sequence in group.alternatives
+            if all(left.issuperset(_needed(item)) for item in sequence)
+        ]
+    return left
+
+
+def _needed(item: str) -> list[str]:
+    optional = item.endswith(("*", "?")) or "{0" in item
+    return [] if optional else _GROUP.findall(item)
+
+
+def _unroll_recursion(groups: _Groups) -> None:
+    """Makes loops of the rules that end with themselves, directly or through others."""
+    ends: dict[str, list[str]] = {name: [] for name in groups}
+    for name, group in groups.items():
+        for sequence in list(group.alternatives):
+            if sequence and (last := sequence[-1].removesuffix("?")) in groups:
+                if last != sequence[-1]:
+                    group.alternatives.append(sequence[:-1])
+                    sequence[-1] = last
+                ends[name].append(last)
+    numbers = count(len(groups))
+    for names in _cycles(ends):
+        _unroll(groups, names, numbers)
+
+
+def _unroll(groups: _Groups, names: list[str], numbers: Iterator[int]) -> None:
+    """Rewrites rules that end with one another so that each ends only with later ones.
+
+    They are equations such as `x = a x | b y | c`. One after the other is solved, here as
+    `x = a* (b y | c)`, and put into the later ones: Gaussian elimination.
+    """
+    left: dict[str, dict[str, list[list[str]]]] = {name: {} for name in names}
+    for name in names:
+        for sequence in groups[name].alternatives:
+            last = sequence[-1] if sequence and sequence[-1] in left else ""
+            left[name].setdefault(last, []).append(sequence[:-1] if last else sequence)
+    solved: _Groups = {}
+    size = 0
+
+    def named(alternatives: list[list[str]]) -> str:
+        group = _Group(f"g{next(numbers)}", alternatives)
+        solved[group.name] = group
+        return group.name
+
+    def joined(alternatives: list[list[str]]) -> list[str]:
+        return alternatives[0] if len(alternatives) == 1 else [named(alternatives)]
+
+    for name in names:
+        parts = left.pop(name)
+        again = [sequence for sequence in parts.pop(name, []) if sequence]
+        loop = [f"{named(again)}*"] if again else []
+        rest = {last: [*loop, *joined(sequences)] for last, sequences in parts.items()}
+        sequences = [[*part, last] if last else part for last, part in rest.items()]
+        solved[name] = _Group(name, sequences)
+        for other in left.values():
+            if name in other:
+                before = joined(other.pop(name))
+                for last, part in rest.items():
+                    other.setdefault(last, []).append([*before, *part])
+                    size += len(before) + len(part)
+                    if size > _MAX_UNROLLED:
+                        return
+    groups.update(solved)
+
+
+def _cycles(graph: _Graph) -> list[list[str]]:
+    """The strongly connected components that hold an edge (Tarjan 1972, without recursion)."""
+    found: list[list[str]] = []
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    open_: dict[str, None] = {}  # in order
+    for start in graph:
+        work = [] if start in number else [(start, iter(graph[start]))]
+        while work:
+            node, following = work[-1]
+            if node not in number:
+                number[node] = lowest[node] = len(number)
+                open_[node] = None
+            for other in following:
+                if other not in number:
+                    work.append((other, iter(graph[other])))
+                    break
+                if other in open_:
+                    lowest[node] = min(lowest[node], number[other])
+            else:
+                work.pop()
+                if work:
+                    lowest[work[-1][0]] = min(lowest[work[-1][0]], lowest[node])
+                if lowest[node] == number[node]:
+                    component = [node]
+                    while (last := open_.popitem()[0]) != node:
+                        component.append(last)
+                    if len(component) > 1 or node in graph[node]:
+                        found.append(component)
+    return found
+
+
+def _used(groups: _Groups, root: str) -> dict[str, set[str]]:
+    """The groups that a group needs, with those that each names."""
+    used: dict[str, set[str]] = {}
+    waiting = [root]
+    while waiting:
+        name = waiting.pop()
+        if name not in used:
+            items = " ".join(map(" ".join, groups[name].alternatives))
+            used[name] = set(_GROUP.findall(items))
+            waiting.extend(used[name])
+    return used

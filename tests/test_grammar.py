@@ -283,7 +283,7 @@ def test_an_interrupt_while_the_matcher_moves_loses_nothing(model: Model) -> Non
 _TEXTS = ('"a"', '"ab"', '"true"', '"é🦙"', r'"\x41\n"', '""')
 _CLASSES = (".", "[a-c]", "[^a]", r'[^"\\\x00-\x1f]', "[éè]", "[a-zé-ü]", "[-b]", "[0-9]")
 _TERMS = st.sampled_from((*_TEXTS, *_CLASSES, "x", "y", "z"))
-_TIMES = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}"])
+_TIMES = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}", "{0}", "{0,1}"])
 _SEQUENCES = st.recursive(
     st.builds(lambda term, times: term + (times if term != '""' else ""), _TERMS, _TIMES),
     lambda inner: (
@@ -296,17 +296,36 @@ _SEQUENCES = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(rule=_SEQUENCES, data=st.data())
+# Rules that end with one another, or themselves.
+_ENDS = st.lists(
+    st.builds(
+        "{} {}{}".format,
+        st.sampled_from(_TEXTS[:4]),
+        _SEQUENCES,
+        st.sampled_from(["", " u", " v?"]),
+    ),
+    max_size=3,
+).map(lambda alternatives: " | ".join([*alternatives, '"w"']))
+_GRAMMARS = st.builds(
+    'root ::= {} | "q"\nx ::= "(" x ")" | [ab] y\ny ::= "b" z? | ""\nz ::= "z" | "zz"'.format,
+    _SEQUENCES,
+) | st.builds(
+    'root ::= u | "<" root ">"\nu ::= {}\nv ::= {}\nx ::= u\ny ::= "y"\nz ::= v? "."'.format,
+    _ENDS,
+    _ENDS,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=_GRAMMARS, data=st.data())
 def test_gbnf_means_what_it_means_to_llama_cpp(
-    demo: Emulator, rule: str, data: st.DataObject
+    demo: Emulator, text: str, data: st.DataObject
 ) -> None:
     """llama.cpp's own engine allows the same tokens, all along an answer."""
     model = demo.models["tuned"]
     ends = model.end_tokens(range(model.vocab_size))
     # llama.cpp lets bytes through that stand in no character.
     never = [t for t in range(model.vocab_size) if {192, 193, *range(245, 256)} & {*model.piece(t)}]
-    text = f'root ::= {rule} | "q"\nx ::= "(" x ")" | [ab] y\ny ::= "b" z? | ""\nz ::= "z" | "zz"'
     answer: list[int] = []
     theirs = LlamaGrammar(model, text)
     assume(theirs.taken)  # it refuses what may be empty and is repeated
@@ -341,6 +360,27 @@ def test_what_has_many_readings_takes_no_time(model: Model, rule: str) -> None:
     with guide(model, f"root ::= {rule}") as grammar:
         for length in range(0, 60, 6):
             assert grammar.allowed([a] * length)[a]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param('root ::= "a" root | "a"', id="right recursion"),
+        pytest.param('root ::= "a" x?\nx ::= ("a" | "b" y) root?\ny ::= root', id="through others"),
+        pytest.param('root ::= "(" root ")" | x\nx ::= "a" | "a" x', id="within other recursion"),
+        pytest.param('root ::= "a"* "a"* "a"* [a-c]*', id="many ways to cut it"),
+    ],
+)
+def test_the_cost_of_a_mask_does_not_grow_with_the_answer(model: Model, rules: str) -> None:
+    """Where it grew, an answer of this length would have more states than llguidance may hold."""
+    a = model.tokenize("a")[0]
+    with guide(model, rules) as grammar:
+        assert grammar.allowed([a] * 12_000)[a]
+
+
+def test_what_cannot_end_is_not_begun(model: Model, pieces: list[bytes]) -> None:
+    with guide(model, 'root ::= "a" x | "b" x? | "c" x*\nx ::= "x" x') as grammar:
+        assert {pieces[t] for t in np.flatnonzero(grammar.allowed([]))} == {b"b", b"c"}
 
 
 def test_the_same_answer_is_looked_at_once(shared: Guide) -> None:
@@ -459,7 +499,7 @@ def test_a_closed_grammar_says_so(model: Model) -> None:
         ('root ::= "b"\nw ::= "a"{3,2}', "line 2: not a repetition of 0 to 2000 times at '{3,2}'"),
         ("root ::= root", "no text can follow"),
         ("root ::= <nothing>", "<nothing> is not a token of the model"),
-        ('root ::= "' + "ab" * 40_000 + '"', "more parts than llguidance can hold"),
+        ('root ::= "" | root "' + "ab" * 40_000 + '"', "more parts than llguidance can hold"),
         ('root ::= "a"{0,5000}', "0 to 2000"),
         ('root ::= "a"{' + "9" * 5000 + "}", "0 to 2000"),
         ("root ::= " + "(" * 50_000 + '"a"', "nested"),

@@ -62,7 +62,8 @@ class Guide(Closing):
         self._vocabulary = _vocabulary(model)
         self._ends = self._vocabulary.ends.union(ends)
         self._end_bits = self._vocabulary.bits(self._ends)
-        self._kind = constraint.kind
+        self._constraint = constraint
+        self._regular = constraint.kind == "grammar"
         self._matcher: LLMatcher | None = self._vocabulary.matcher(constraint).deep_copy()
         self._consumed = 0  # tokens of the path that the matcher stands behind
         self._path: list[int] = []  # the longest answer of text seen
@@ -122,11 +123,23 @@ class Guide(Closing):
             self._path = path
         found = self._masks.get(len(path))
         if found is None:
-            self._go_to(len(path))
-            found = self._masks[len(path)] = self._compute(path)
+            try:
+                found = self._reached(path)
+            except EngineError:
+                if not (self._regular and self._matcher.is_error()):
+                    raise
+                self._regular = False  # it has too many states as a regular expression
+                self._matcher = self._vocabulary.matcher(self._constraint, False).deep_copy()
+                self._consumed = 0
+                found = self._reached(path)
+            self._masks[len(path)] = found
             if len(self._masks) > _KEPT:
                 del self._masks[min(self._masks)]
         return found
+
+    def _reached(self, path: list[int]) -> tuple[Bits, bool]:
+        self._go_to(len(path))
+        return self._compute(path)
 
     def _go_to(self, length: int) -> None:
         """Brings the matcher behind so many tokens of the path."""
@@ -156,7 +169,7 @@ class Guide(Closing):
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         self._check()
         bits &= ~self._end_bits
-        if self._kind == "json_schema" and self._long_number(path):
+        if self._constraint.kind == "json_schema" and self._long_number(path):
             others = bits & ~self._vocabulary.digits
             bits = others if complete or others.any() else bits
         return (bits | self._end_bits if complete else bits), complete
@@ -164,7 +177,7 @@ class Guide(Closing):
     def _check(self) -> None:
         """Raises EngineError where llguidance has given up: it counts its steps and states."""
         if self._matcher and (fault := self._matcher.get_error()):
-            raise EngineError(refusal(self._kind, fault))
+            raise EngineError(refusal(self._constraint.kind, fault))
 
     def _refusal(self, path: Sequence[int], index: int) -> EngineError:
         return EngineError(
@@ -211,9 +224,9 @@ class _Vocabulary:
         self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
         self.matcher = lru_cache(maxsize=8)(self._matcher)
 
-    def _matcher(self, constraint: Constraint) -> LLMatcher:
+    def _matcher(self, constraint: Constraint, regular: bool = True) -> LLMatcher:
         """Compiled; to be copied, not used."""
-        grammar = constraint_grammar(constraint, self._token_id)
+        grammar = constraint_grammar(constraint, self._token_id, regular=regular)
 
         def compile_() -> LLMatcher:
             matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
@@ -223,6 +236,8 @@ class _Vocabulary:
 
         matcher = compiled(grammar, compile_)
         if fault := matcher.get_error():
+            if regular and constraint.kind == "grammar":
+                return self._matcher(constraint, regular=False)
             raise UsageError(refusal(constraint.kind, fault))
         return matcher
 
