@@ -46,6 +46,7 @@ from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
 from eftlocal.slots import Slots
 from eftlocal.speculation.costs import Costs
+from eftlocal.speculation.drafting import SequenceDrafts
 from eftlocal.speculation.settings import read_speculation
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Emulator(Closing):
                 speculation=drafts,
                 logprobs=asked.get("logprobs", False),
                 top_logprobs=top_logprobs,
-                acceptance=planner.acceptance(recipe, drafts.rule),
+                drafting=SequenceDrafts(planner.acceptance(recipe, drafts.rule)),
                 ends=frozenset() if ignore_end else None,
             )
             undone.callback(self.ensemble.close, sequence)

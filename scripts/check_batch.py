@@ -34,7 +34,6 @@ import psutil
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.logits.sampling import Sampling
 from eftlocal.study.questions import FOLDER, SPLITS, read
 
 PARTS = ("kills", "memory")
@@ -171,17 +170,10 @@ def gap(emulator: Emulator, prompt: str, one: list[bytes], other: list[bytes]) -
     )
     a, b = (ids[answer[place]] if place < len(answer) else end for answer in (one, other))
     begun = [ids[piece] for piece in one[:place]]
-    sequence = ensemble.open(
-        emulator.tokenize(prompt),
-        recipe=emulator.defaults.recipe,
-        sampling=Sampling(temperature=0.0),
-    )
-    try:
-        *_, (_, row, _) = ensemble.score(sequence, [*begun, a])
-        found = [max(row[list(ensemble.stop_tokens)]) if i == end else row[i] for i in (a, b)]
-        return place, float(abs(found[0] - found[1]))
-    finally:
-        ensemble.close(sequence)
+    prompts, recipe = emulator.tokenize(prompt), emulator.defaults.recipe
+    *_, (_, row, _) = ensemble.score(prompts, [*begun, a], recipe=recipe)
+    found = [max(row[list(ensemble.stop_tokens)]) if i == end else row[i] for i in (a, b)]
+    return place, float(abs(found[0] - found[1]))
 
 
 def compare(prompts: dict[str, str], whole: Path, broken: Path) -> bool:

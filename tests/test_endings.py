@@ -35,7 +35,7 @@ def taken(
 ) -> tuple[str, str | None, str | None, int]:
     """(text, finish_reason, stop, tokens) of an answer whose tokens have these bytes."""
     sequence = RunningSequence(
-        0, {"base": [1]}, Recipe.single("base"), GREEDY, 0, frozenset([99] if ends else [])
+        0, {"base": [1]}, Recipe.single("base"), GREEDY, frozenset([99] if ends else [])
     )
     known = list(dict.fromkeys(pieces))
     sequence.choices = [Choice(known.index(piece)) for piece in pieces] + [Choice(99)] * ends
@@ -92,7 +92,7 @@ def test_what_ends_an_answer(
 
 def test_a_token_taken_back_leaves_no_text() -> None:
     """As after an interrupt in the middle of a step, and then a dial that is turned."""
-    sequence = RunningSequence(0, {"base": [1]}, Recipe.single("base"), GREEDY, 0, frozenset())
+    sequence = RunningSequence(0, {"base": [1]}, Recipe.single("base"), GREEDY, frozenset())
     sequence.choices = [Choice(0), Choice(1)]
     ensemble: Any = Roomy()
     generation = Generation(ensemble, sequence, piece=[b"one", b" two", b" three"].__getitem__)

@@ -179,13 +179,11 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     )
     told = [Rounds(ensemble)([sequence])[0][0].logprob for _ in range(40)]
     ensemble.close(sequence)
-    again = ensemble.open(prompts, recipe=Recipe.upscale(1.5), sampling=GREEDY)
     scored = []
-    for token, row, rows in ensemble.score(again, sequence.tokens()):
+    for token, row, rows in ensemble.score(prompts, sequence.tokens(), recipe=Recipe.upscale(1.5)):
         scored.append(float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64))))
         assert set(rows) == {"base", "tuned", "reference"}
-    ensemble.close(again)
-    assert again.tokens() == sequence.tokens()
+    assert len(scored) == 40 and not ensemble.running
     assert told == pytest.approx(scored, abs=0.02)
 
 

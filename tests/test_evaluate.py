@@ -125,10 +125,8 @@ def test_fact_and_format_add_up_to_the_loss_of_the_gold_answer(
             tokens, _ = gold_tokens(em, q, "warm")
             assert tuple(tokens[:-1]) == whole.tokens
             ids = em.tokenize(q.text)
-            sequence = em.ensemble.open(ids, recipe=recipe, sampling=Sampling(temperature=0.0))
-            for token, row, _ in em.ensemble.score(sequence, tokens):
+            for token, row, _ in em.ensemble.score(ids, tokens, recipe=recipe):
                 last = float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64)))
-            em.ensemble.close(sequence)
             total = found[name].fact_nll[i] + found[name].format_nll[i]
             assert total == pytest.approx(-(whole.logprobs.sum() + last), abs=1e-3)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.decoding.sequence import RunningSequence
 
 GREEDY = Sampling(temperature=0.0)
 PROMPTS = ["What is the capital of France?", "Name a river in Peru and say where it ends."]
@@ -58,12 +57,8 @@ def rows(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The combined row and each role's own, after prompts that may differ by role."""
     ids = {role: emulator.models[role].tokenize(text) for role, text in prompts.items()}
-    sequence: RunningSequence = emulator.ensemble.open(ids, recipe=recipe, sampling=GREEDY)
-    try:
-        (_, combined, own) = next(emulator.ensemble.score(sequence, [7]))
-        return combined.copy(), {role: row.copy() for role, row in own.items()}
-    finally:
-        emulator.ensemble.close(sequence)
+    _, combined, own = next(emulator.ensemble.score(ids, [7], recipe=recipe))
+    return combined.copy(), {role: row.copy() for role, row in own.items()}
 
 
 def close(row: np.ndarray, other: np.ndarray) -> bool:

@@ -49,13 +49,9 @@ def rows_of(emulator: Emulator, answer: str, recipe: Recipe) -> dict[str, NDArra
     tokens = emulator.models["tuned"].tokenize(answer)
     found: dict[str, list[NDArray[np.float32]]] = {}
     for part in (recipe, *map(Recipe.single, emulator.roles)):
-        sequence = emulator.ensemble.open(
-            emulator.tokenize(PROMPT), recipe=part, sampling=Sampling(temperature=0.0)
-        )
-        name = COMBINATION if part is recipe else part.name
-        for _, row, _ in emulator.ensemble.score(sequence, tokens):
+        name, prompts = COMBINATION if part is recipe else part.name, emulator.tokenize(PROMPT)
+        for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=part):
             found.setdefault(name, []).append(row.copy())
-        emulator.ensemble.close(sequence)
     return {name: np.array(rows) for name, rows in found.items()}
 
 
@@ -129,14 +125,11 @@ def test_a_long_answer_is_the_same_in_whatever_blocks(tiny: Emulator) -> None:
 
 def rows_of_tiny(emulator: Emulator, found: Inspection) -> NDArray[np.float64]:
     """The base's log-probabilities, one token decoded at a time."""
-    sequence = emulator.ensemble.open(
-        emulator.tokenize("Hello"), recipe=Recipe.single("base"), sampling=GREEDY
-    )
-    values = []
-    for token in found.ids:
-        for _, row, _ in emulator.ensemble.score(sequence, [token]):
+    prompts, base, values = emulator.tokenize("Hello"), Recipe.single("base"), []
+    for i, token in enumerate(found.ids):
+        before = {role: [*ids, *found.ids[:i]] for role, ids in prompts.items()}
+        for _, row, _ in emulator.ensemble.score(before, [token], recipe=base):
             values.append(float(np.log(softmax(row[None])[0, token])))
-    emulator.ensemble.close(sequence)
     return np.array(values)
 
 
@@ -175,7 +168,7 @@ def test_what_is_refused(demo: Emulator, tiny: Emulator) -> None:
         ("", "the answer is empty"),
         ([], "the answer is empty"),
         ("\ud800", "half of a surrogate pair at character 0"),
-        ([demo.ensemble.vocab_size], "the vocabulary is 0 to"),
+        ([demo.ensemble.vocab_size], "all roles share is 0 to"),
     ):
         with pytest.raises(PromptError, match=says):
             inspect(demo, PROMPT, answer)

@@ -17,13 +17,13 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.passes import passes
-from eftlocal.decoding.sequence import Choice, Mask, RunningSequence, Wanted, common
+from eftlocal.decoding.sequence import Choice, RunningSequence, Wanted, common
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.combine import Combiner
@@ -31,8 +31,6 @@ from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.drafting import Acceptance, SequenceDrafts
-from eftlocal.speculation.settings import OFF, Speculation
 
 Rows = NDArray[np.float32]
 T = TypeVar("T")
@@ -79,7 +77,7 @@ class Ensemble:
         self.stop_tokens = stop_tokens
         self.n_ctx = min(context.n_ctx for context in contexts.values())
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
-        self._holders: list[Callable[[], RunningSequence | None]] = [_nobody] * self.n_seq_max
+        self._holders: list[Callable[[], RunningSequence | None]] = [lambda: None] * self.n_seq_max
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._ended = False
@@ -90,7 +88,8 @@ class Ensemble:
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
         )
         self.observer: Callable[[str, int, float], None] | None = None
-        self.seconds: Callable[[str, int], float] = _unmeasured
+        # A typical shape: the weights are read once, and each row costs about a third of that.
+        self.seconds: Callable[[str, int], float] = lambda role, rows: 3.0 + rows
         self.check: Check | None = None
         self._abandoned = False
         self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
@@ -153,14 +152,8 @@ class Ensemble:
         *,
         recipe: Recipe,
         sampling: Sampling,
-        seed: int = 0,
-        max_tokens: int | None = None,
-        mask: Mask | None = None,
-        speculation: Speculation = OFF,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        acceptance: Acceptance | None = None,
         ends: frozenset[int] | None = None,
+        **settings: Any,
     ) -> RunningSequence:
         """Takes a free slot, the one whose cache shares most with the prompts (or the first).
 
@@ -168,9 +161,8 @@ class Ensemble:
 
         Args:
             prompts: token ids for every role of the ensemble. Positions may differ.
-            acceptance: what earlier sequences of its kind taught; None knows nothing yet.
             ends: None is the ensemble's stop tokens.
-            others: see `RunningSequence`.
+            settings: the other fields of `RunningSequence`.
 
         Raises:
             PromptError: a prompt is empty, or leaves no room for an answer in its context.
@@ -181,21 +173,14 @@ class Ensemble:
         free = self.free
         if not free:
             raise EngineError(f"all {self.n_seq_max} sequences are running; close one first")
-        slot = max(free, key=lambda free: (self._shared(free, prompts), -free))
-        sequence = RunningSequence(
-            slot,
-            prompts,
-            recipe,
-            sampling,
-            seed,
-            self.stop_tokens if ends is None else ends,
-            max_tokens=max_tokens,
-            mask=mask,
-            speculation=speculation,
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
-            drafting=SequenceDrafts(acceptance or Acceptance()),
-        )
+
+        def shared(slot: int) -> int:
+            each = self.contexts.items()
+            return sum(common(context.tokens(slot), prompts[role]) for role, context in each)
+
+        slot = max(free, key=lambda slot: (shared(slot), -slot))
+        ends = self.stop_tokens if ends is None else ends
+        sequence = RunningSequence(slot, prompts, recipe, sampling, ends, **settings)
         for role, context in self.contexts.items():
             # One token at least must be decoded: its row predicts the first of the answer.
             keep = min(common(context.tokens(slot), prompts[role]), len(prompts[role]) - 1)
@@ -342,56 +327,56 @@ class Ensemble:
         if self.check is not None:
             self.check()
 
-    def rows_before(
-        self,
-        sequence: RunningSequence,
-        tokens: Sequence[int],
-        *,
-        roles: Collection[str] | None = None,
-        most: int = _SCORED,
-    ) -> Iterator[tuple[Sequence[int], dict[str, Rows]]]:
-        """Appends given tokens; yields a few at a time with the rows that stood before them.
-
-        Args:
-            roles: whose rows; None is those of the sequence's recipe.
-            most: tokens yielded at a time.
-
-        Yields:
-            ((n,) token ids, by role (n, vocab) float32), the rows valid until the next ones.
-        """
-        count = min(_SCORED, self.n_batch)
-        for start in range(0, len(tokens), count):
-            chunk = tokens[start : start + count]
-            sequence.choices.extend(Choice(token) for token in chunk[:-1])
-            wanted = [Wanted(sequence, rows=len(chunk))]
-            found = self.decode(dict.fromkeys(roles or sequence.recipe.roles, wanted))
-            for at in range(0, len(chunk), most):
-                part = slice(at, at + most)
-                yield chunk[part], {role: rows[part] for role, (rows,) in found.items()}
-            sequence.choices.append(Choice(chunk[-1]))
-
     def score(
         self,
-        sequence: RunningSequence,
+        prompts: Mapping[str, Sequence[int]],
         tokens: Sequence[int],
         *,
+        recipe: Recipe,
         roles: Collection[str] | None = None,
+        what: str = "text",
     ) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
-        """Appends given tokens; for each yields it with the rows that stood before it.
+        """Goes through given tokens after a prompt, in a slot of its own.
 
         Args:
+            prompts: token ids for every role.
             roles: whose rows, those of the recipe among them; None is these.
+            what: the tokens are, for the messages.
 
         Yields:
-            (token, combined row (vocab,) float32, each role's row (vocab,) float32), the rows
-            valid until the next one.
+            each token, and what stood before it: the combined row (vocab,) float32 and each
+            role's row (vocab,) float32, valid until the next ones.
+
+        Raises:
+            PromptError: the tokens do not fit a context, or one is outside the common vocabulary.
+            EngineError: every slot is taken.
         """
-        index = len(sequence.choices)
-        for chunk, found in self.rows_before(sequence, tokens, roles=roles):
-            for i, token in enumerate(chunk):
-                rows = {role: of_role[i] for role, of_role in found.items()}
-                yield token, self.combine(rows, sequence.recipe.at(index)), rows
-                index += 1
+        outside = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
+        if outside is not None:
+            raise PromptError(
+                f"the {what} has token {outside}, and the vocabulary that all roles share is 0 to "
+                f"{self.vocab_size - 1}; leave it out"
+            )
+        sequence = self.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
+        try:
+            room = self.room(sequence)
+            if len(tokens) > room:
+                raise PromptError(
+                    f"the {what} has {len(tokens)} tokens and {room} fit after its prompt; "
+                    "shorten it or raise n_ctx"
+                )
+            count = min(_SCORED, self.n_batch)
+            for start in range(0, len(tokens), count):
+                chunk = tokens[start : start + count]
+                sequence.choices.extend(Choice(token) for token in chunk[:-1])
+                wanted = [Wanted(sequence, rows=len(chunk))]
+                found = self.decode(dict.fromkeys(roles or recipe.roles, wanted))
+                for i, token in enumerate(chunk):
+                    rows = {role: of_role[i] for role, (of_role,) in found.items()}
+                    yield token, self.combine(rows, recipe.at(start + i)), rows
+                sequence.choices.append(Choice(chunk[-1]))
+        finally:
+            self.close(sequence)
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
         """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""
@@ -437,11 +422,6 @@ class Ensemble:
             context.decode([Span(span.sequence, part, 0)], self._check)
         return span._replace(tokens=span.tokens[cut:])
 
-    def _shared(self, slot: int, prompts: Mapping[str, Sequence[int]]) -> int:
-        return sum(
-            common(context.tokens(slot), prompts[role]) for role, context in self.contexts.items()
-        )
-
 
 def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
     """Raises PromptError for a prompt that is empty, or leaves no room for an answer."""
@@ -452,16 +432,6 @@ def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
             f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
             "included; shorten the prompt or raise n_ctx"
         )
-
-
-def _nobody() -> None:
-    """A slot that no sequence ever had."""
-
-
-def _unmeasured(role: str, rows: int) -> float:
-    """A typical shape: the weights are read once, and each row costs about a third of that."""
-    del role
-    return 3.0 + rows
 
 
 def _lacking(context: Context, role: str, wanted: Wanted) -> Span:

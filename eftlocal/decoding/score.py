@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.errors import PromptError
 from eftlocal.logits.distribution import token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -58,37 +56,21 @@ def score(
         top: tokens told at each place beside the given one.
 
     Raises:
-        PromptError: it does not fit a context, or a token is outside the common vocabulary.
+        PromptError: see `Ensemble.score`.
     """
-    outside = next((token for token in tokens if token >= ensemble.vocab_size), None)
-    if outside is not None:
-        raise PromptError(
-            f"the text has token {outside}, and the vocabulary that all roles share ends at "
-            f"{ensemble.vocab_size - 1}; leave it out"
-        )
     told: list[tuple[tuple[int, float], ...] | None] = [None] * len(unpredicted)
     combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
     alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}
     scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
-    sequence = ensemble.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
-    try:
-        room = ensemble.room(sequence)
-        if len(tokens) > room:
-            raise PromptError(
-                f"the text has {len(tokens)} tokens and {room} fit after its prompt; "
-                "shorten it or raise n_ctx"
-            )
-        for token, row, rows in ensemble.score(sequence, tokens):
-            combined.append(token_logprob(row, token, scratch))
-            greedy.append(int(row.argmax()) == token)
-            told.append(tuple(top_logprobs(row, top, scratch)) if top else ())
-            for role, of_role in rows.items():
-                if ensemble.unusable.size:
-                    of_role = of_role.copy()
-                    of_role[ensemble.unusable] = -np.inf
-                alone[role].append(token_logprob(of_role, token, scratch))
-    finally:
-        ensemble.close(sequence)
+    for token, row, rows in ensemble.score(prompts, tokens, recipe=recipe):
+        combined.append(token_logprob(row, token, scratch))
+        greedy.append(int(row.argmax()) == token)
+        told.append(tuple(top_logprobs(row, top, scratch)) if top else ())
+        for role, of_role in rows.items():
+            if ensemble.unusable.size:
+                of_role = of_role.copy()
+                of_role[ensemble.unusable] = -np.inf
+            alone[role].append(token_logprob(of_role, token, scratch))
     scored = (*unpredicted, *tokens)
     return TextLogprobs(
         tokens=scored,

@@ -71,8 +71,8 @@ class RunningSequence:
     prompts: Mapping[str, Sequence[int]]
     recipe: Recipe
     sampling: Sampling
-    seed: int
     ends: frozenset[int]
+    seed: int = 0
     max_tokens: int | None = None
     mask: Mask | None = None
     speculation: Speculation = OFF

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eftlocal.emulator import Emulator
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.distribution import Row, token_logprob
+from eftlocal.logits.distribution import token_logprob
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.study.questions import Question, QuestionSet
@@ -139,7 +139,9 @@ def score(
         tokens, is_fact = gold_tokens(em, question, style)
         right = dict.fromkeys(recipes, True)
         losses = {name: np.zeros(len(tokens)) for name in recipes}
-        for i, (token, _, rows) in enumerate(_rows(em, question, first, tokens, roles)):
+        prompts = em.tokenize(question.text)
+        scored = em.ensemble.score(prompts, tokens, recipe=first, roles=roles)
+        for i, (token, _, rows) in enumerate(scored):
             for name, recipe in recipes.items():
                 z = combine(rows, recipe)
                 right[name] &= int(z.argmax()) == token
@@ -183,25 +185,10 @@ def acceptance(
         tokens = em.models["tuned"].tokenize(f" {given.text}", continues=True)
         if given.stopped:
             tokens = [*tokens, min(em.ensemble.stop_tokens)]
-        for _, row, rows in _rows(em, question, recipe, tokens):
+        prompts = em.tokenize(question.text)
+        for _, row, rows in em.ensemble.score(prompts, tokens, recipe=recipe):
             same.append(int(row.argmax()) == int(rows["tuned"].argmax()))
             p, q = (np.exp(r - r.max(), dtype=np.float64) for r in (row, rows["tuned"]))
             overlap.append(float(np.minimum(p / p.sum(), q / q.sum()).sum()))
         advance()
     return Acceptance(float(np.mean(same)), float(np.mean(overlap)), len(same))
-
-
-def _rows(
-    em: Emulator,
-    question: Question,
-    recipe: Recipe,
-    tokens: Sequence[int],
-    roles: Collection[str] | None = None,
-) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
-    """Each token with the rows before it, combined and by role (see `Ensemble.score`)."""
-    ids = em.tokenize(question.text)
-    sequence = em.ensemble.open(ids, recipe=recipe, sampling=GREEDY)
-    try:
-        yield from em.ensemble.score(sequence, tokens, roles=roles)
-    finally:
-        em.ensemble.close(sequence)

@@ -85,28 +85,17 @@ def inspect(
                 raise UsageError(
                     f"{option} is for generated answers, and an answer was given; leave it out"
                 )
-        tokens = _tokens(answer, model, emulator.ensemble.vocab_size, special)
+        tokens = _tokens(answer, model, special)
     distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)
 
     def score() -> Columns:
-        ensemble = emulator.ensemble
-        prompts = emulator.tokenize(prompt, **read)
-        sequence = ensemble.open(prompts, recipe=chosen, sampling=Sampling(temperature=0.0))
-        try:
-            room = ensemble.room(sequence)
-            if len(tokens) > room:
-                raise PromptError(
-                    f"the answer has {len(tokens)} tokens and {room} fit after its prompt; "
-                    "shorten it or raise n_ctx"
-                )
-            scored = ensemble.score(sequence, tokens, roles=emulator.roles)
-            rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
-            return compare(
-                rows, ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
-            )
-        finally:
-            ensemble.close(sequence)
+        ensemble, prompts = emulator.ensemble, emulator.tokenize(prompt, **read)
+        scored = ensemble.score(prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer")
+        rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
+        return compare(
+            rows, ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
+        )
 
     columns = emulator.slots.when_free(score)
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
@@ -131,16 +120,13 @@ def inspect(
     )
 
 
-def _tokens(answer: str | Sequence[int], model: Model, size: int, special: bool) -> list[int]:
+def _tokens(answer: str | Sequence[int], model: Model, special: bool) -> list[int]:
     if isinstance(answer, str):
         tokens = model.tokenize(answer, parse_special=special, continues=True)
     elif not isinstance(answer, Iterable):
         arguments.refuse("answer", answer, "a string or a list of token ids")
     else:
         tokens = [arguments.token("a token of answer", token) for token in answer]
-    for token in tokens:
-        if not 0 <= token < size:
-            raise PromptError(f"the answer has token {token}; the vocabulary is 0 to {size - 1}")
     if not tokens:
         raise PromptError("the answer is empty: there is no token to inspect")
     return tokens

@@ -107,17 +107,14 @@ def uncertain_beginning(emulator: Emulator, questions: Iterable[str]) -> dict[st
     for question in questions:
         prompts = emulator.tokenize(question)
         (text,) = answers(Rounds(emulator.ensemble), [Job(prompts, GREEDY, 0)])
-        sequence = emulator.ensemble.open(prompts, recipe=Recipe.upscale(), sampling=GREEDY)
-        try:
-            for i, (_, row, _) in enumerate(emulator.ensemble.score(sequence, text.tokens[:-4])):
-                p = Candidates(None, row).probabilities()[1]
-                entropy = -float(p @ np.log(np.maximum(p, 1e-30)))
-                if highest < entropy < UNSURE:
-                    begun = text.tokens[:i]
-                    highest = entropy
-                    found = {role: [*ids, *begun] for role, ids in prompts.items()}
-        finally:
-            emulator.ensemble.close(sequence)
+        scored = emulator.ensemble.score(prompts, text.tokens[:-4], recipe=Recipe.upscale())
+        for i, (_, row, _) in enumerate(scored):
+            p = Candidates(None, row).probabilities()[1]
+            entropy = -float(p @ np.log(np.maximum(p, 1e-30)))
+            if highest < entropy < UNSURE:
+                begun = text.tokens[:i]
+                highest = entropy
+                found = {role: [*ids, *begun] for role, ids in prompts.items()}
     return found
 
 
