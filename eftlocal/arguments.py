@@ -109,7 +109,7 @@ def path(name: str, value: Any) -> Path:
     except UnicodeEncodeError:
         bad = True
     if bad:
-        raise UsageError(f"{name} is no path: it holds a NUL or half of a surrogate pair")
+        raise UsageError(f"{name} is no path: it holds a NUL or an unpaired surrogate")
     return Path(value)
 
 

@@ -92,7 +92,7 @@ def _broken_at(value: object) -> str | None:
                 part.encode()
             except UnicodeEncodeError as error:
                 return (
-                    f"{where or 'it'}: not valid text: half of a surrogate pair at character "
+                    f"{where or 'it'}: not valid text: an unpaired surrogate at character "
                     f"{error.start}"
                 )
         elif isinstance(part, Mapping):

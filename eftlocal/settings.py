@@ -219,7 +219,7 @@ class Text(Kind):
         try:
             value.encode()
         except UnicodeEncodeError:
-            why = "is not valid text: it holds half of a surrogate pair"
+            why = "is not valid text: it holds an unpaired surrogate"
             raise RefusedError(value, self.rule, why) from None
         return value
 

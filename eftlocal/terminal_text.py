@@ -8,7 +8,7 @@ do more there than be read:
 - Line and paragraph separators end a line for some readers and not for others.
 - Bidirectional marks, embeddings, overrides and isolates make a line read in another order than it
   is stored.
-- Halves of surrogate pairs are no text: writing them fails.
+- Unpaired surrogates are not text: writing them fails.
 - Format characters without a glyph (word joiners and invisible operators, U+FEFF, annotations,
   shorthand and music controls, tags) hide text in text. So do unassigned ids that Unicode reserves
   for more of their kind, which makes this list independent of Python's version of Unicode.

@@ -245,7 +245,7 @@ def test_logprobs_of_a_text_by_itself(tiny: Emulator, smol: Emulator) -> None:
         (lambda em: em.generate(""), "the prompt is empty"),
         (lambda em: em.generate("  \n"), "the prompt is empty"),
         (lambda em: em.generate([]), "the list is empty"),
-        (lambda em: em.generate("a\ud800b"), "half of a surrogate pair at character 1"),
+        (lambda em: em.generate("a\ud800b"), "an unpaired surrogate at character 1"),
         (lambda em: em.generate("word " * 900), "its context holds 512"),
         (lambda em: em.logprobs("a", prompt=None), "no token to score"),
         (lambda em: em.logprobs("word " * 600, prompt="x"), "fit after its prompt"),

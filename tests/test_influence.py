@@ -29,7 +29,7 @@ from eftlocal.study.inspection import (
     texts_of,
     won,
 )
-from eftlocal.study.survey import CLASSES, Asked, classes_of, read_asked, survey
+from eftlocal.study.survey import CLASSES, SurveyPrompt, classes_of, read_prompts, survey
 
 PROMPT = "Where is Braga?"
 ANSWER = " Braga is in the north, because 12 + 30 = 42.\n"
@@ -167,7 +167,7 @@ def test_what_is_refused(demo: Emulator, tiny: Emulator) -> None:
     for answer, says in (
         ("", "the answer is empty"),
         ([], "the answer is empty"),
-        ("\ud800", "half of a surrogate pair at character 0"),
+        ("\ud800", "an unpaired surrogate at character 0"),
         ([demo.ensemble.vocab_size], "all roles share is 0 to"),
     ):
         with pytest.raises(PromptError, match=says):
@@ -373,9 +373,9 @@ def test_a_survey_can_be_repeated(answers: list[Inspection]) -> None:
 def test_prompts_with_and_without_answers(tmp_path: Path) -> None:
     lines, records = tmp_path / "p.txt", tmp_path / "p.jsonl"
     lines.write_text("\ufeffone\n\n two \n", "utf-8")
-    assert read_asked(lines) == (Asked("one"), Asked("two"))
+    assert read_prompts(lines) == (SurveyPrompt("one"), SurveyPrompt("two"))
     records.write_text('{"prompt": "a", "answer": " b"}\n{"prompt": "c", "id": 1}\n', "utf-8")
-    assert read_asked(records) == (Asked("a", " b"), Asked("c"))
+    assert read_prompts(records) == (SurveyPrompt("a", " b"), SurveyPrompt("c"))
 
 
 @pytest.mark.parametrize(
@@ -395,9 +395,9 @@ def test_files_refused(tmp_path: Path, name: str, content: bytes, says: str) -> 
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(PromptError, match=says):
-        read_asked(file)
+        read_prompts(file)
     with pytest.raises(UsageError, match="cannot be read"):
-        read_asked(tmp_path / "missing.txt")
+        read_prompts(tmp_path / "missing.txt")
 
 
 def test_the_benchmark_measures_what_it_says(demo: Emulator) -> None:

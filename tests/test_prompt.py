@@ -181,7 +181,7 @@ FAULTS = {
     "{{ 1 // 0 }}": "fails with ZeroDivisionError",
     "{{ 'a' + 1 }}": "fails with TypeError",
     "{% include 'etc/passwd' %}": "fails with TypeError.*loader",
-    "{{ '\\ud800' }}": "half of a surrogate pair",
+    "{{ '\\ud800' }}": "an unpaired surrogate",
     # escapes
     "{{ ''.__class__.__mro__ }}": "does what the sandbox forbids",
     "{{ cycler.__init__.__globals__.os.popen('id').read() }}": "does what the sandbox forbids",
@@ -243,7 +243,10 @@ def test_classes_do_not_leak(worker: TemplateWorker) -> None:
         ([{**ASK, 5: 1}], "message 0: '5': not supported; leave it out"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], 'message 0: part 0: type "image'),
         ([{"role": "user", "content": None}], "message 0: content must be a string, not NoneType"),
-        ([{"role": "user", "content": "ab\ud83d"}], "message 0: .*surrogate pair at character 2"),
+        (
+            [{"role": "user", "content": "ab\ud83d"}],
+            "message 0: .*unpaired surrogate at character 2",
+        ),
     ],
 )
 def test_bad_messages_are_named(messages: object, expected: str) -> None:

@@ -237,7 +237,7 @@ def test_what_is_text_to_go_on_with() -> None:
             {"messages": [{"role": "user", "content": "x"}], "raw": True},
             "messages: text to go on with is given as prompt",
         ),
-        ({"prompt": "a\ud800"}, "prompt: not valid text: half of a surrogate pair at character 1"),
+        ({"prompt": "a\ud800"}, "prompt: not valid text: an unpaired surrogate at character 1"),
     ],
 )
 def test_a_body_that_is_refused(body: Any, message: str) -> None:
@@ -381,11 +381,11 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
         ),
         (
             {"metadata": {"a": ["b", "\udc00"]}},
-            "metadata.a[1]: not valid text: half of a surrogate pair at character 0",
+            "metadata.a[1]: not valid text: an unpaired surrogate at character 0",
         ),
         (
             {"metadata": {"\udc00": 1}},
-            "metadata: key '�': not valid text: half of a surrogate pair at character 0",
+            "metadata: key '�': not valid text: an unpaired surrogate at character 0",
         ),
     ],
 )

@@ -53,7 +53,8 @@ from eftlocal.study.sweep import (
     seed_of,
     spread,
 )
-from eftlocal.study.sweep_report import page_text, summarise
+from eftlocal.study.sweep_report import page as page_text
+from eftlocal.study.sweep_report import summarise
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 MANIFEST: Manifest = {"seed": "0", "prompts": "2"}
@@ -245,7 +246,7 @@ def test_prompts_of_files(tmp_path: Path) -> None:
         ('{"prompt": " "}', "the prompt is empty"),
         ('{"messages": []}', "the list is empty"),
         ('{"prompt": "a", "gold": 3}', "gold: give a right answer"),
-        ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
+        ('{"prompt": "\\ud800"}', "an unpaired surrogate"),
     ],
 )
 def test_a_bad_line_is_named(line: str, says: str, tmp_path: Path) -> None:

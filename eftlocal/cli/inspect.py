@@ -84,25 +84,20 @@ def inspect(
     from eftlocal.study.inspection import measure_of, measures_for
     from eftlocal.study.plot import check_plot
     from eftlocal.study.report import plain as as_plain
-    from eftlocal.study.survey import Asked, plot, read_asked, survey, tables
+    from eftlocal.study.survey import SurveyPrompt, plot, read_prompts, survey, tables
 
     opt.check_raw(given)
     own_answer = _given_answer(answer, answer_file)
     if prompts is not None:
-        single = {
-            "PROMPT": prompt,
-            "--answer": own_answer,
-            "--html": html,
-            "--plain": plain or None,
-        }
+        single = {"PROMPT": prompt, "--answer": own_answer, "--html": html}
         _refuse(single | {"--plain": plain or None}, "cannot be used with --prompts; leave one out")
-        asked = read_asked(prompts)
+        asked = read_prompts(prompts)
     else:
         _refuse({"--plot": picture, "--least": least}, "needs --prompts")
         if own_answer is not None:
             generation = {given.named(name): given.typed(name) for name in (*SAMPLING, *_LIMITS)}
             _refuse(generation, "is for generated answers, and an answer was given; leave it out")
-        asked = (Asked(read_prompt(prompt), own_answer),)
+        asked = (SurveyPrompt(read_prompt(prompt), own_answer),)
     if json_ and plain:
         raise UsageError("--json and --plain exclude each other; leave one out")
     check_outputs(
@@ -122,7 +117,7 @@ def inspect(
     limits: dict[str, Any] = {name: given[name] for name in _LIMITS}
     special = given["special"]
 
-    def see(one: Asked) -> Inspection:
+    def see(one: SurveyPrompt) -> Inspection:
         conversation: Any = one.prompt
         if system is not None:
             conversation = [

@@ -148,7 +148,7 @@ def sweep(
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.loading.loader import UpTo
     from eftlocal.logits.recipe import UNGUIDED
-    from eftlocal.output_file import check_outputs
+    from eftlocal.output_file import check_outputs, write_whole
     from eftlocal.scheduler import best_parallel
     from eftlocal.study import sweep_report as report
     from eftlocal.study.answers import LONGEST
@@ -222,7 +222,7 @@ def sweep(
     if picture:
         report.plot(summaries, shown, picture)
     if page:
-        report.write_page(page, summaries, items, results.records, shown)
+        write_whole(page, report.page(summaries, items, results.records, shown))
     if json_:
         typer.echo(as_json(report.as_data(summaries, identity, shown)))
         return

@@ -79,19 +79,13 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
-def _device_pointers() -> list[int]:
-    start()
-    pointer = ctypes.c_void_p
-    count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)()
-    get = _ggml("ggml_backend_dev_get", pointer, ctypes.c_size_t)
-    return [get(i) for i in range(count)]
-
-
 def devices() -> list[Device]:
     """Every device of this build, the CPU among them."""
+    start()
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     found = []
-    for device in _device_pointers():
+    for i in range(_ggml("ggml_backend_dev_count", size)()):
+        device = _ggml("ggml_backend_dev_get", pointer, size)(i)
         free, total = size(0), size(0)
         memory = _ggml(
             "ggml_backend_dev_memory", None, pointer, ctypes.POINTER(size), ctypes.POINTER(size)

@@ -213,7 +213,7 @@ class Model(Closing):
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise PromptError(
-                f"the text is not valid: half of a surrogate pair at character {error.start}"
+                f"the text is not valid: an unpaired surrogate at character {error.start}"
             ) from None
         first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
         ids = self._tokenize(data, parse_special, continues)

@@ -148,7 +148,7 @@ def _check_text(what: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{what} is not valid text: half of a surrogate pair at character {error.start}"
+            f"{what} is not valid text: an unpaired surrogate at character {error.start}"
         ) from None
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama.engine import chat_formats, format_chat
-from eftlocal.llama.model import parted
+from eftlocal.llama.model import Model, parted
 from eftlocal.prompt.messages import (
     Message,
     check_variables,
@@ -308,34 +308,19 @@ def _with_bos(segments: Sequence[Segment], role: RolePrompt) -> RoleText:
 _BYTES = 8  # of a token: a text with fewer for each token of a context may well fit
 
 
-class Tokenizer(Protocol):
-    """As `eftlocal.llama.Model`, with weights or without."""
-
-    @property
-    def bos(self) -> int | None: ...
-
-    def tokenize(
-        self, text: str, *, parse_special: bool = False, continues: bool = False
-    ) -> list[int]: ...
-
-    def at_least(self, size: int) -> int: ...
-
-    def __hash__(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class PromptReader:
     """Prompts as each role sees them.
 
     Attributes:
-        models: role to the model whose tokenizer it reads with.
+        models: role to the model whose tokenizer it reads with; without weights is enough.
         prompts: role to how it sees a conversation.
         n_ctx: role to the length of its context in tokens. A text that cannot fit is refused by
             its length: llama.cpp takes minutes to tokenize some texts of a few megabytes.
         vocab_size: ids below it are tokens; None leaves given ids unchecked.
     """
 
-    models: Mapping[str, Tokenizer]
+    models: Mapping[str, Model]
     prompts: Mapping[str, RolePrompt]
     n_ctx: Mapping[str, int]
     vocab_size: int | None = None
@@ -403,7 +388,7 @@ class PromptReader:
 
     def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:
         @cache  # a file may play several roles, which as a rule read the same text
-        def tokens(model: Tokenizer, segment: Segment, continues: bool) -> list[int]:
+        def tokens(model: Model, segment: Segment, continues: bool) -> list[int]:
             return model.tokenize(segment.text, parse_special=segment.special, continues=continues)
 
         found: dict[str, list[int]] = {}

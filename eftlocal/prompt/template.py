@@ -79,9 +79,7 @@ class TemplateWorker:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise PromptError(
-                f"{name} produced half of a surrogate pair, which is not text"
-            ) from None
+            raise PromptError(f"{name} produced an unpaired surrogate, which is not text") from None
         return text
 
     def close(self) -> None:

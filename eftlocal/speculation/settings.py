@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from eftlocal.settings import SETTINGS, number
 
@@ -31,27 +31,16 @@ class Speculation:
     source: Literal["auto", "model", "lookup"] = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", draft_length(self.length))
+        length: Any = self.length
+        length = number(length) if isinstance(length, str) else length
+        length = SETTINGS["speculative"].checked("speculation", length)
+        object.__setattr__(self, "length", length)
         for name in ("rule", "source"):
             SETTINGS[f"draft_{name}"].checked(f"draft_{name}", getattr(self, name))
 
     @property
     def off(self) -> bool:
         return self.length == 0
-
-
-def draft_length(value: Any, name: str = "speculation") -> int | None:
-    """A draft length from any of its forms (see `Speculation.length`); a number may be text.
-
-    Args:
-        name: of the option, for the message.
-
-    Raises:
-        UsageError: it is none of them.
-    """
-    value = number(value) if isinstance(value, str) else value
-    length: int | None = SETTINGS["speculative"].checked(name, value)
-    return length
 
 
 def read_speculation(given: Speculation | DraftLength | None, default: Speculation) -> Speculation:
@@ -62,7 +51,7 @@ def read_speculation(given: Speculation | DraftLength | None, default: Speculati
     """
     if isinstance(given, Speculation):
         return given
-    return default if given is None else replace(default, length=draft_length(given))
+    return default if given is None else replace(default, length=cast(Any, given))
 
 
 OFF = Speculation(length=0)

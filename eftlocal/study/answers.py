@@ -35,7 +35,7 @@ class GreedyAnswer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verdicts:
     """Answers judged against one style; each array is (questions,) float64 of 0 and 1.
 
     Attributes:
@@ -66,7 +66,7 @@ class Scores:
     format_nll: NDArray[np.float64]
 
 
-class Acceptance(NamedTuple):
+class DraftAcceptance(NamedTuple):
     """How often the small tuned model would have drafted what the combination chooses: means over
     the tokens of the combination's own answers.
 
@@ -95,7 +95,7 @@ def answer(
     return out
 
 
-def judge(asked: QuestionSet, answers: Sequence[GreedyAnswer], style: str) -> Judged:
+def judge(asked: QuestionSet, answers: Sequence[GreedyAnswer], style: str) -> Verdicts:
     """The answers judged against a style's right answers and form."""
     rows = [
         (
@@ -106,7 +106,7 @@ def judge(asked: QuestionSet, answers: Sequence[GreedyAnswer], style: str) -> Ju
         )
         for q, a in zip(asked.questions, answers, strict=True)
     ]
-    return Judged(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+    return Verdicts(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
 def names(text: str, value: str) -> bool:
@@ -177,8 +177,8 @@ def acceptance(
     answers: Sequence[GreedyAnswer],
     recipe: Recipe,
     advance: Advance = nothing,
-) -> Acceptance:
-    """Acceptance of drafts by the tuned role along the given answers of the recipe."""
+) -> DraftAcceptance:
+    """DraftAcceptance of drafts by the tuned role along the given answers of the recipe."""
     same: list[bool] = []
     overlap: list[float] = []
     for question, given in zip(asked.questions, answers, strict=True):
@@ -191,4 +191,4 @@ def acceptance(
             p, q = (np.exp(r - r.max(), dtype=np.float64) for r in (row, rows["tuned"]))
             overlap.append(float(np.minimum(p / p.sum(), q / q.sum()).sum()))
         advance()
-    return Acceptance(float(np.mean(same)), float(np.mean(overlap)), len(same))
+    return DraftAcceptance(float(np.mean(same)), float(np.mean(overlap)), len(same))

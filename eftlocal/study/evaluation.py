@@ -21,8 +21,8 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.study.answers import (
     Advance,
     GreedyAnswer,
-    Judged,
     Scores,
+    Verdicts,
     acceptance,
     answer,
     judge,
@@ -66,7 +66,6 @@ def evaluate_demo(
     *,
     split: str = "test",
     each: int | None = None,
-    stride: int = 1,
     threads: int = 1,
     started: Callable[[str, int], Advance] = lambda stage, total: nothing,
 ) -> dict[str, Any]:
@@ -76,7 +75,6 @@ def evaluate_demo(
         folder: holds base, tuned, reference, plain and large_tuned (.gguf), and questions.json.
         split: "validation" or "test".
         each: questions of every family at most; None is all.
-        stride: take every n-th question.
         started: called with a stage's name and number of steps; what it returns, after each.
 
     Returns:
@@ -89,7 +87,7 @@ def evaluate_demo(
         UsageError: no such split, or questions.json is missing or torn.
         ModelFileError: a model file is missing.
     """
-    asked = read(folder / "questions.json", split).every(stride)
+    asked = read(folder / "questions.json", split)
     asked = asked if each is None else asked.first(each)
     for name in (*ROLES, "large_tuned"):
         if not (folder / f"{name}.gguf").is_file():
@@ -154,7 +152,7 @@ def _parts(asked: QuestionSet) -> dict[str, NDArray[np.bool_]]:
 
 
 def _figures(
-    found: Mapping[str, Judged] | Mapping[str, Scores], parts: Mapping[str, NDArray[np.bool_]]
+    found: Mapping[str, Verdicts] | Mapping[str, Scores], parts: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, Any]:
     """Per name and part the mean of every array, and the PGR of the exact answers."""
     out: dict[str, Any] = {}

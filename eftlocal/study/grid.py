@@ -29,7 +29,7 @@ from eftlocal.bases import FrozenMapping
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING
+from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, SETTINGS
 
 MOST = 1000  # values of one dial
 MOST_POINTS = 10_000
@@ -44,10 +44,6 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 _FILTERS = ("top_k", "top_p", "min_p")
 
 Value = float | int | str | Mapping[str, float] | None
-
-
-def flag(dial: str) -> str:
-    return "--" + dial.replace("_", "-")
 
 
 def parse_dials(written: Mapping[str, str | None]) -> dict[str, tuple[Value, ...]]:
@@ -75,7 +71,9 @@ def parse_dial(dial: str, text: str) -> tuple[Value, ...]:
     for value in parse(dial, text):
         found[value] = None
         if len(found) > MOST:
-            raise UsageError(f"{flag(dial)} {text}: more than {MOST} values; take a larger step")
+            raise UsageError(
+                f"{SETTINGS[dial].flag} {text}: more than {MOST} values; take a larger step"
+            )
     return tuple(found)
 
 
@@ -83,19 +81,19 @@ def _recipes(dial: str, text: str) -> Iterator[Value]:
     for part in text.split(";"):
         for name in [part] if "=" in part else part.split(","):
             if not name.strip():
-                raise UsageError(f"{flag(dial)} {text}: a name is empty")
+                raise UsageError(f"{SETTINGS[dial].flag} {text}: a name is empty")
             yield name.strip()
 
 
 def _numbers(dial: str, text: str) -> Iterator[Value]:
-    rule = RANGES[dial]
+    rule, flag = RANGES[dial], SETTINGS[dial].flag
     for part in map(str.strip, text.split(",")):
         if part == OFF:
-            yield rule.checked(flag(dial), OFF)
+            yield rule.checked(flag, OFF)
             continue
-        for value in _range(flag(dial), part):
+        for value in _range(flag, part):
             if rule.whole and value != int(value):
-                raise UsageError(f"{flag(dial)} {text}: {value} is not a whole number")
+                raise UsageError(f"{flag} {text}: {value} is not a whole number")
             yield int(value) if rule.whole else float(value)
 
 
@@ -123,7 +121,11 @@ def _range(flag: str, part: str) -> Iterator[Decimal]:
 def _lambdas(dial: str, text: str) -> Iterator[Value]:
     """Strengths of realignment, or shares of roles. Whether they sum to 1, the recipe says."""
     for part in map(str.strip, text.split(";")):
-        yield from _mixtures(f"{flag(dial)} {part}", part) if "=" in part else _numbers(dial, part)
+        yield from (
+            _mixtures(f"{SETTINGS[dial].flag} {part}", part)
+            if "=" in part
+            else _numbers(dial, part)
+        )
 
 
 def _mixtures(where: str, part: str) -> Iterator[FrozenMapping[str, float]]:
@@ -248,10 +250,7 @@ def settings(point: Point) -> dict[str, Any]:
     return {
         "dials": plain_dials(point),
         "recipe": str(point.recipe),
-        "sampling": {
-            **asdict(point.sampling),
-            "logit_bias": dict(point.sampling.logit_bias),
-        },
+        "sampling": asdict(point.sampling),
     }
 
 

@@ -65,10 +65,6 @@ class QuestionSet:
             kept += [q for q in self.questions if q.family == family][:each]
         return QuestionSet(self.split, tuple(kept), self.forms)
 
-    def every(self, stride: int) -> QuestionSet:
-        """Every n-th question."""
-        return QuestionSet(self.split, self.questions[::stride], self.forms)
-
 
 def read(path: Path, split: str) -> QuestionSet:
     """The questions of one split.

@@ -62,17 +62,17 @@ def bootstrap(
     return [_interval(float(value), drawn[:, i]) for i, value in enumerate(values)]
 
 
-def mean(values: Sequence[float] | Array, *, seed: int = 0) -> Interval:
+def mean(values: Sequence[float] | Array) -> Interval:
     """The mean of (n,) values."""
-    return bootstrap(values, _means, seed=seed)[0]
+    return bootstrap(values, _means)[0]
 
 
-def median(values: Sequence[float] | Array, *, seed: int = 0) -> Interval:
+def median(values: Sequence[float] | Array) -> Interval:
     """The median of (n,) values."""
-    return bootstrap(values, _medians, seed=seed)[0]
+    return bootstrap(values, _medians)[0]
 
 
-def ratios_of_sums(below: ArrayLike, above: ArrayLike, *, seed: int = 0) -> list[Interval]:
+def ratios_of_sums(below: ArrayLike, above: ArrayLike) -> list[Interval]:
     """Sums over items, divided: a mean over tokens that come in answers is one, because answers are
     drawn, not tokens.
 
@@ -83,7 +83,7 @@ def ratios_of_sums(below: ArrayLike, above: ArrayLike, *, seed: int = 0) -> list
     Returns:
         k intervals; without ends where one item has all that is below.
     """
-    found = bootstrap(np.column_stack([below, above]), _ratios, seed=seed)
+    found = bootstrap(np.column_stack([below, above]), _ratios)
     if np.count_nonzero(below) > 1:
         return found
     return [Interval(of.value, math.nan, math.nan) for of in found]

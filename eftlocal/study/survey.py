@@ -66,27 +66,27 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n*\-•\"“(])\s*$")
 
 
-class Asked(NamedTuple):
-    """One prompt; the answer is given, or None and to be generated."""
+class SurveyPrompt(NamedTuple):
+    """One prompt, and its answer; None is one to generate."""
 
     prompt: str
     answer: str | None = None
 
 
-def read_asked(path: Path) -> tuple[Asked, ...]:
+def read_prompts(path: Path) -> tuple[SurveyPrompt, ...]:
     """The prompts of a file; a line of a .jsonl file may have an "answer".
 
     Raises:
         UsageError, PromptError: as `read_records`, or an answer is no text.
     """
-    return tuple(_asked(*line) for line in read_records(path, ("id", "prompt", "answer")))
+    return tuple(_prompt(*line) for line in read_records(path, ("id", "prompt", "answer")))
 
 
-def _asked(where: str, record: dict[str, Any]) -> Asked:
+def _prompt(where: str, record: dict[str, Any]) -> SurveyPrompt:
     answer = record.get("answer")
     if answer is not None and not (isinstance(answer, str) and answer):
         raise PromptError(f'{where}: "answer" must be a text; leave it out to have one generated')
-    return Asked(text_of(where, record), answer)
+    return SurveyPrompt(text_of(where, record), answer)
 
 
 class _One(NamedTuple):
@@ -100,7 +100,7 @@ class _One(NamedTuple):
 
 
 def survey(
-    inspections: Sequence[Inspection], measure: str | None = None, *, least: int = 5, seed: int = 0
+    inspections: Sequence[Inspection], measure: str | None = None, *, least: int = 5
 ) -> dict[str, Any]:
     """Figures of many answers, as in the papers' analyses of influence.
 
@@ -141,11 +141,11 @@ def survey(
         for one in group:
             sums[one.answer, 0] += one.value
             sums[one.answer, 1 + winners.index(one.won)] += 1
-        mean, *shares = ratios_of_sums(sums[:, 1:].sum(axis=1), sums, seed=seed)
+        mean, *shares = ratios_of_sums(sums[:, 1:].sum(axis=1), sums)
         return {"n": len(group), "mean": mean, "won": dict(zip(winners, shares, strict=True))}
 
-    def size(entry: dict[str, Any]) -> float:
-        return -abs(float(entry["mean"].value))
+    def size(group: dict[str, Any]) -> float:
+        return abs(float(group["mean"].value))
 
     classes = {kind: figures(group) for kind, group in by_kind.items()}
     most = [
@@ -165,8 +165,8 @@ def survey(
         "tokens": len(every),
         "least": least,
         "all": figures(every),
-        "classes": dict(sorted(classes.items(), key=lambda entry: size(entry[1]))),
-        "most": sorted(most, key=size),
+        "classes": dict(sorted(classes.items(), key=lambda of: size(of[1]), reverse=True)),
+        "most": sorted(most, key=size, reverse=True),
     }
 
 

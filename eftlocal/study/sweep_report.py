@@ -13,7 +13,6 @@ from rich.table import Table
 
 from eftlocal.generation import ENDINGS
 from eftlocal.journal.manifest import Manifest
-from eftlocal.output_file import write_whole
 from eftlocal.study.grid import Point, Value, settings, shown, varied
 from eftlocal.study.page import render
 from eftlocal.study.plot import curve, panels, save
@@ -260,28 +259,13 @@ def _axis_title(dial: str, value: Value) -> str:
     return _title(dial)
 
 
-def write_page(
-    path: Path,
-    summaries: Sequence[PointSummary],
-    items: Sequence[Item],
-    records: Mapping[tuple[str, int], Record],
-    metrics: Sequence[str],
-) -> None:
-    """Writes the page; a prompt that no point has answered is left out.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    write_whole(path, page_text(summaries, items, records, metrics))
-
-
-def page_text(
+def page(
     summaries: Sequence[PointSummary],
     items: Sequence[Item],
     records: Mapping[tuple[str, int], Record],
     metrics: Sequence[str],
 ) -> str:
-    """The page's source."""
+    """The HTML page; a prompt that no point has answered is left out."""
     rows = [
         (number, item, [records.get((s.point.key, number - 1)) for s in summaries])
         for number, item in enumerate(items, 1)

@@ -23,9 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="with the five GGUF files and questions.json")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--stride", type=int, default=1, help="take every n-th question")
+    parser.add_argument("--each", type=int, help="questions of every family (default: all)")
     args = parser.parse_args()
-    figures = evaluate_demo(args.folder, split=args.split, stride=args.stride)
+    figures = evaluate_demo(args.folder, split=args.split, each=args.each)
     path = args.folder / f"results-{args.split}.json"
     path.write_text(as_json(figures) + "\n", "utf-8")
     console = Console(width=110)

@@ -77,7 +77,7 @@ def plot(values: Sequence[float], top: float, width: int) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs, which a file to import may hold."""
+    """The text with U+FFFD for unpaired surrogates, which a file to import may hold."""
     return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
