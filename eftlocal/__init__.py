@@ -15,17 +15,19 @@ TYPE_CHECKING = False  # typing's own takes milliseconds, in which a Ctrl-C woul
 if TYPE_CHECKING:
     from typing import Any
 
-    from eftlocal.answer import Answer, AnswerStream, Timing
-    from eftlocal.decoding.score import TextLogprobs
-    from eftlocal.defaults import Defaults
-    from eftlocal.emulator import Emulator
-    from eftlocal.errors import EftlocalError
-    from eftlocal.generation import Step
-    from eftlocal.logits.recipe import Recipe
-    from eftlocal.logits.sampling import Sampling
-    from eftlocal.prompt.messages import Message
-    from eftlocal.sources import load
-    from eftlocal.speculation.settings import Speculation
+    from eftlocal.answer import Answer as Answer
+    from eftlocal.answer import AnswerStream as AnswerStream
+    from eftlocal.answer import Timing as Timing
+    from eftlocal.decoding.score import TextLogprobs as TextLogprobs
+    from eftlocal.defaults import Defaults as Defaults
+    from eftlocal.emulator import Emulator as Emulator
+    from eftlocal.errors import EftlocalError as EftlocalError
+    from eftlocal.generation import Step as Step
+    from eftlocal.logits.recipe import Recipe as Recipe
+    from eftlocal.logits.sampling import Sampling as Sampling
+    from eftlocal.prompt.messages import Message as Message
+    from eftlocal.sources import load as load
+    from eftlocal.speculation.settings import Speculation as Speculation
 
 __version__ = "0.1.0"
 
@@ -45,24 +47,15 @@ _HOME = {
     "Timing": "answer",
     "load": "sources",
 }
-__all__ = [
-    "Answer",
-    "AnswerStream",
-    "Defaults",
-    "EftlocalError",
-    "Emulator",
-    "Message",
-    "Recipe",
-    "Sampling",
-    "Speculation",
-    "Step",
-    "TextLogprobs",
-    "Timing",
-    "load",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'eftlocal' has no attribute {name!r}")
     return getattr(import_module(f"eftlocal.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for a Python prompt that completes them."""
+    return [*__all__, "__version__"]

@@ -309,5 +309,6 @@ other: Emulator = Emulator.from_files(base="a.gguf", tuned="b.gguf", reference="
 
 
 def test_every_public_name_is_there() -> None:
+    assert {*eftlocal.__all__, "__version__"} == {*dir(eftlocal)}
     for name in eftlocal.__all__:
         assert getattr(eftlocal, name).__module__.startswith("eftlocal.")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import check_interrupts
 import pytest
+from typer.testing import CliRunner
 
 import eftlocal
+from eftlocal.cli.app import VERBS, app
 
 
 def test_ctrl_c_while_the_command_is_imported_is_one_line_too() -> None:
@@ -134,3 +137,27 @@ def test_ctrl_c_gives_a_terminal_its_cursor_back() -> None:
     assert done.returncode == 130
     assert os.read(ours, 99).replace(b"\r", b"") == b"\x1b[?25h\neftlocal: stopped\n"
     os.close(ours)
+
+
+# Help ---------------------------------------------------------------------------------------------
+
+
+def helps() -> list[list[str]]:
+    parts = {"models": ("list", "show", "pull", "rm", "check"), "batch": ("merge",)}
+    return [[verb, *part] for verb in VERBS for part in [[], *([x] for x in parts.get(verb, ()))]]
+
+
+@pytest.mark.parametrize("words", helps(), ids=" ".join)
+def test_help_is_in_plain_words(words: list[str]) -> None:
+    told = CliRunner().invoke(app, [*words, "--help"]).stdout
+    assert re.findall(r"\[(?:default|required|[^\]\s]*x[<>]=)|[<>]=|\{\w+|\[\[|\.{4}", told) == []
+    usage = told.partition("\n\n")[0].partition("[OPTIONS]")[2]
+    assert usage == usage.upper() or ".jsonl" in usage
+
+
+def test_help_says_a_default_and_a_range() -> None:
+    told = " ".join(CliRunner().invoke(app, ["bench", "--help"]).stdout.split())
+    assert "an answer in tokens (default: 64; 2 or more)." in told
+    assert "Also measure this draft length. Repeatable (1 to 16)." in told
+    told = " ".join(CliRunner().invoke(app, ["sweep", "--help"]).stdout.split())
+    assert "derived from it (default: 0; 0 or more)." in told

@@ -35,10 +35,20 @@ VERBS = {
 
 _KINDS = {"str": "text", "path": "file", "Path": "file", "int": "number", "float": "number"}
 _PYTHON_TYPE = re.compile(r"<(?:list\[)?(str|[pP]ath|int|float)(?: range)?\]?>")
+_FACTS = re.compile(r"  \[((?:default: |required|\S*x[<>]=)[^\]]*)\]$")
 
 
 class Verb(TyperCommand):
-    """A verb whose help has its options under the headings of their groups."""
+    """A verb with help in plain words, its options under the headings of their groups."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument" and parameter.metavar is None:
+                parameter.metavar = str(parameter.name).upper()
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -49,10 +59,22 @@ class Verb(TyperCommand):
             if record is not None:
                 name, text = record
                 plain = _PYTHON_TYPE.sub(lambda found: f"<{_KINDS[found[1]]}>", name)
-                sections.setdefault(group or "Options", []).append((plain, text))
+                plain = plain.partition(" <")[0] if is_argument else plain
+                sections.setdefault(group or "Options", []).append((plain, _with_facts(text)))
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def _with_facts(text: str) -> str:
+    """A help text whose end is `(default: 64; 2 or more).`, not typer's `[default: 64; x>=2]`."""
+    found = _FACTS.search(text)
+    if found is None or found[1] == "required":
+        return text[: found.start()] if found else text
+    facts = found[1].replace("; required", "")
+    facts = re.sub(r"(\d+)<=x<=(\d+)", r"\1 to \2", re.sub(r"\bx>=(\d+)", r"\1 or more", facts))
+    words = text[: found.start()].rstrip(".")
+    return f"{words[:-1]}; {facts})." if words.endswith(")") else f"{words} ({facts})."
 
 
 class _Verbs(TyperGroup):

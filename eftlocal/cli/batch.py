@@ -259,7 +259,7 @@ def _plan(ready: Batch) -> str:
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="A new file for all rows.")],
     shards: Annotated[
-        list[Path], typer.Argument(metavar="SHARD...", help="The outputs of all shards.")
+        list[Path], typer.Argument(metavar="SHARD", help="The outputs of all shards.")
     ],
 ) -> None:
     """Put the outputs of all shards of one batch together, whole or not at all."""

@@ -58,7 +58,8 @@ def inspect(
     least: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With --prompts: list tokens with at least this many occurrences (5)."
+            min=1,
+            help="With --prompts: list tokens with at least this many occurrences (default: 5).",
         ),
     ] = None,
     plain: Annotated[

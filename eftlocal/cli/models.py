@@ -300,7 +300,7 @@ def _models() -> None:
 @takes(also=["n_ctx", "trust"])
 def check_models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A preset.", autocompletion=presets)
+        str | None, typer.Argument(metavar="NAME", help="A preset.", autocompletion=presets)
     ] = None,
     base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
