@@ -40,7 +40,8 @@ _CONTEXT = 128
 LAYERS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")  # one for each quantization that people download
 SETUP = "python3 scripts/setup.py"
 # GCC 12 and older take stores to AMX's tile configuration for dead ones and drop them.
-AMX_CURE = {"CFLAGS": "-fno-dse", "CXXFLAGS": "-fno-tree-dse -fno-dse"}
+AMX_FLAGS = "-fno-tree-dse -fno-dse"
+AMX_CURE = {"CFLAGS": AMX_FLAGS, "CXXFLAGS": AMX_FLAGS}
 
 _SIGNALS = {
     "SIGSEGV": "it read memory that is not its own, as miscompiled code does",

