@@ -424,7 +424,7 @@ def test_what_others_do_to_the_file_is_told(
         shutil.copy(kept, tmp_path / name)
         shutil.copy(manifest_path(kept if new.is_dir() else path), manifest_path(tmp_path / name))
         assert there(tmp_path / name) == ROWS[:2]
-    elif "are left" in says:
+    elif "remaining" in says:
         assert there(path) == ROWS[: int(attack == "cut in a row")]
     elif "before them" in says:
         path.write_bytes(path.read_bytes()[:-2])

@@ -506,6 +506,8 @@ def test_table_json_page_and_plot(files: list[str], asked: Path, tmp_path: Path)
     found = json.loads(run(*options, "--json", "--metrics", "tokens").stdout)
     assert [p["dials"] for p in found["points"]] == [{"beta": 0}, {"beta": 1}, {"beta": 2}]
     assert all(p["n"] == 2 and set(p["metrics"]) == {"tokens"} for p in found["points"])
+    # Each prompt has a seed of its own, whatever --seed says: a point has none.
+    assert all(p["sampling"]["seed"] is None for p in found["points"])
 
 
 def test_a_finished_sweep_is_shown_without_loading(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import takes
+from eftlocal.cli.options import verb_option as _option
 from eftlocal.cli.streams import tell
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.output_file import STDOUT
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from eftlocal.cli.progress import Tally
 
 _LINES, _OUTPUT, _RUN = "Lines", "Output", "Run"
-
-
-class RowFormat(str, Enum):
-    """What rows look like."""
-
-    openai = "openai"
-    plain = "plain"
-    alpaca = "alpaca"
-    humaneval = "humaneval"
-
-
-def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -94,9 +81,9 @@ def batch(
         bool, _option("--raw", "Continue each prompt as it is, without a template.", _LINES)
     ] = False,
     format: Annotated[
-        RowFormat,
+        Literal["openai", "plain", "alpaca", "humaneval"],
         _option("--format", "Format of the rows (default: openai).", _OUTPUT),
-    ] = RowFormat.openai,
+    ] = "openai",
     retry_errors: Annotated[
         bool, _option("--retry-errors", "Run lines again whose row is an error.", _OUTPUT)
     ] = False,
@@ -166,7 +153,7 @@ def batch(
         source=source,
         output=output,
         sources=replace(sources, defaults=defaults),
-        format=format.value,
+        format=format,
         seed=seed,
         raw=raw,
         special=given["special"],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,11 +18,7 @@ from eftlocal.user_settings import Given
 KNOWN = ("demo",)
 
 
-class Split(str, Enum):
-    """The questions' splits."""
-
-    validation = "validation"
-    test = "test"
+Split = Literal["validation", "test"]
 
 
 @takes(also=["trust"], shared=["threads"])
@@ -33,7 +28,7 @@ def evaluate(
     ],
     split: Annotated[
         Split, typer.Option(help="validation for tuning, test for final numbers.")
-    ] = Split.test,
+    ] = "test",
     questions: Annotated[
         int | None, typer.Option(min=1, help="Questions per family (default: all).")
     ] = None,
@@ -68,7 +63,7 @@ def evaluate(
         check_plot(picture)
     with counting_bars() as started:
         figures = evaluate_demo(
-            FOLDER, split=split.value, each=questions, threads=threads, started=started
+            FOLDER, split=split, each=questions, threads=threads, started=started
         )
     if picture:
         plot(figures, picture)

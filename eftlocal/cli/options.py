@@ -114,6 +114,11 @@ def _completion(name: str, words: Iterable[str]) -> Callable[..., Any]:
     return complete
 
 
+def verb_option(flag: str, text: str, heading: str, **more: Any) -> Any:
+    """An option of one verb only, under a heading of its help."""
+    return typer.Option(flag, help=text, rich_help_panel=heading, show_default=False, **more)
+
+
 def parallel(text: object) -> int:
     """How many answers at once; 0 is auto."""
     try:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from eftlocal.cli import options as opt
 from eftlocal.cli.eval import Split
 from eftlocal.cli.options import takes
+from eftlocal.cli.options import verb_option as _option
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
 from eftlocal.errors import UsageError
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _PROMPTS, _OUTPUT = "Prompts", "Output"
-
-
-class Questions(str, Enum):
-    """Sets of questions with right answers."""
-
-    demo = "demo"
-
-
-def _option(flag: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
 _AXES = opt.axes(
@@ -70,7 +60,7 @@ def sweep(
         ),
     ] = None,
     questions: Annotated[
-        Questions | None,
+        Literal["demo"] | None,
         _option("--questions", "demo: the demo's held-out questions with answers.", _PROMPTS),
     ] = None,
     split: Annotated[
@@ -158,7 +148,7 @@ def sweep(
     from eftlocal.study.sweep import Results, lacking, manifest, possible, run_sweep
 
     opt.check_raw(given)
-    selected = select(opt.without_axes(given, _AXES))
+    selected = select(opt.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
     defaults = selected.defaults
     if questions:
         greedy = replace(defaults.sampling, temperature=0.0)
@@ -228,7 +218,7 @@ def sweep(
         return
     console = Screen()
     console.print(report.constants(summaries), style="bold", markup=False, highlight=False)
-    for table in report.as_tables(summaries, shown, width=console.width):
+    for table in report.as_tables(summaries, shown, console):
         console.print(table)
         console.print()
 
@@ -249,7 +239,7 @@ def _items(given: Given) -> tuple[Item, ...]:
     for name in ("raw", "system"):
         if given[name] not in (False, None):
             raise UsageError(f"--{name} is for --prompts, not for --questions")
-    which = (split or Split.validation).value
+    which = split or "validation"
     return spread(demo_items(FOLDER / "questions.json", which), given["limit"])
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,30 +28,36 @@ from eftlocal.study.answers import GreedyAnswer, judge, names, score
 from eftlocal.study.grid import Point, plain_dials
 from eftlocal.study.questions import WARM, QuestionSet, read
 
-# In the order in which they are shown.
-METRICS = {
-    "exact": "share of answers that are a right answer word for word, and stop",
-    "format": "share in the form of the demo's tuned model, whatever is claimed",
-    "plain_exact": "as exact, in the demo's plain form",
-    "plain_format": "share in the demo's plain form",
-    "fact": "share that name the fact, or hold a right answer, as whole words",
-    "stopped": "share that stopped by themselves",
-    "loops": "share that were stopped for repeating themselves",
-    "fact_nll": "negative log-likelihood of the right answer's fact, nats",
-    "format_nll": "that of its other tokens and its end, nats",
-    "gold_nll": "that of a right answer, nats",
-    "logprob": "mean log-probability of the answer's tokens under the combination, nats",
-    "tokens": "length of the answer",
-    "distinct_1": "distinct tokens, of all of an answer (Li et al. 2016)",
-    "distinct_2": "distinct pairs of neighbouring tokens, of all",
-    "tokens_per_second": "decoding, without the prompt",
-    "acceptance": "share of the judged draft tokens that were accepted",
-}
 
-SHARES = frozenset(
-    {"exact", "format", "plain_exact", "plain_format", "fact", "stopped", "loops", "acceptance",
-     "distinct_1", "distinct_2"}
-)  # fmt: skip
+class Metric(NamedTuple):
+    """What a metric is, in words, what prompts and roles it needs, whether it is a share of 1."""
+
+    about: str
+    needs: str = ""
+    is_share: bool = False
+
+
+METRICS = {
+    "exact": Metric("answers that are a right one word for word, and stop", "right", True),
+    "format": Metric("answers in the form of the demo's tuned model", "questions", True),
+    "plain_exact": Metric("as exact, in the demo's plain form", "questions plain", True),
+    "plain_format": Metric("answers in the demo's plain form", "questions plain", True),
+    "fact": Metric("answers with the fact, or a right answer, as whole words", "right", True),
+    "stopped": Metric("answers that ended by themselves", "", True),
+    "loops": Metric("answers that were stopped for repeating themselves", "", True),
+    "fact_nll": Metric(
+        "negative log-likelihood of the right answer's fact, nats", "questions tuned"
+    ),
+    "format_nll": Metric("that of its other tokens and its end, nats", "questions tuned"),
+    "gold_nll": Metric("negative log-likelihood of a right answer, nats", "gold"),
+    "logprob": Metric("mean log-probability of the answer's tokens, nats"),
+    "tokens": Metric("length of the answer"),
+    "distinct_1": Metric("distinct tokens, of all in an answer (Li et al. 2016)", "", True),
+    "distinct_2": Metric("distinct pairs of neighbouring tokens, of all", "", True),
+    "tokens_per_second": Metric("decoding, without the prompt"),
+    "acceptance": Metric("draft tokens accepted, of those judged", "drafts", True),
+}
+"""By their names, in the order in which they are shown."""
 
 _KEYS = ("id", "prompt", "messages", "gold")
 _SWEEP = Kind("sweep", "a result of a sweep", "give another --out")
@@ -189,20 +195,15 @@ def seed_of(seed: int, index: int) -> int:
 
 def possible(items: Sequence[Item], roles: Sequence[str], *, drafts: bool) -> tuple[str, ...]:
     """The metrics that these prompts and roles can have."""
-    never = set()
-    if not any(item.asked for item in items):
-        never |= {"format", "fact_nll", "format_nll"}
-    if not any(item.asked and "plain" in roles for item in items):
-        never |= {"plain_exact", "plain_format"}
-    if not any(item.gold for item in items):
-        never |= {"gold_nll"}
-        if not any(item.asked for item in items):
-            never |= {"exact", "fact"}
-    if "tuned" not in roles:
-        never |= {"fact_nll", "format_nll"}
-    if not drafts:
-        never |= {"acceptance"}
-    return tuple(name for name in METRICS if name not in never)
+    there = {
+        "questions": any(item.asked for item in items),
+        "gold": any(item.gold for item in items),
+        "plain": "plain" in roles,
+        "tuned": "tuned" in roles,
+        "drafts": drafts,
+    }
+    there["right"] = there["questions"] or there["gold"]
+    return tuple(n for n, of in METRICS.items() if all(there[need] for need in of.needs.split()))
 
 
 def of_answer(answer: Answer, item: Item, roles: Sequence[str]) -> dict[str, float]:

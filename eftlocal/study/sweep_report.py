@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.table import Table
 
 from eftlocal.generation import ENDINGS
@@ -18,9 +19,9 @@ from eftlocal.study.page import render
 from eftlocal.study.plot import curve, panels, save
 from eftlocal.study.report import table
 from eftlocal.study.statistics import Interval, mean
-from eftlocal.study.sweep import METRICS, SHARES, Item, Record
+from eftlocal.study.sweep import METRICS, Item, Record
 
-_GAP = 2  # columns between two cells
+_WIDEST = 10_000  # columns, to measure a table that nothing squeezes
 MOST_PANELS = 12
 
 
@@ -83,9 +84,9 @@ def as_data(
 
 
 def as_tables(
-    summaries: Sequence[PointSummary], metrics: Sequence[str], *, width: int
+    summaries: Sequence[PointSummary], metrics: Sequence[str], console: Console
 ) -> list[Table]:
-    """One row a point; as many tables as the metrics need in this width."""
+    """One row a point; as many tables as the metrics need in the console's width."""
     dials = varied([s.point for s in summaries])
     heads = [*map(_title, dials or ["recipe"]), "n"]
     left = [
@@ -98,25 +99,21 @@ def as_tables(
         if any(found):
             digits = min(_digits(mean) for mean in found if mean)
             columns[_title(metric)] = [cell(mean, digits) for mean in found]
-    used = sum(_GAP + max(map(len, texts)) for texts in zip(heads, *left, strict=True))
-    groups: list[list[str]] = [[]]
-    room = width - used
-    for title, cells in columns.items():
-        lines = "\n".join([title.replace(" ", "\n", 1), *cells]).split("\n")
-        size = _GAP + max(map(len, lines))
-        if groups[-1] and size > room:
-            groups.append([])
-            room = width - used
-        groups[-1].append(title)
-        room -= size
-    return [
-        table(
-            [*heads, *group],
-            ([*row, *(columns[title][i] for title in group)] for i, row in enumerate(left)),
-            texts=range(len(heads) - 1),
-        )
-        for group in groups
-    ]
+
+    def shown_with(titles: Sequence[str]) -> Table:
+        rows = ([*row, *(columns[title][i] for title in titles)] for i, row in enumerate(left))
+        return table([*heads, *titles], rows, texts=range(len(heads) - 1))
+
+    made: list[Table] = []
+    group: list[str] = []
+    unlimited = console.options.update(width=_WIDEST)
+    for title in columns:
+        wider = console.measure(shown_with([*group, title]), options=unlimited)
+        if group and wider.maximum > console.width:
+            made.append(shown_with(group))
+            group = []
+        group.append(title)
+    return [*made, shown_with(group)]
 
 
 def constants(summaries: Sequence[PointSummary]) -> str:
@@ -170,7 +167,7 @@ def plot(summaries: Sequence[PointSummary], metrics: Sequence[str], path: Path) 
             _heat_map(picture, panel, summaries, metric, dials)
             continue
         _curves(panel, summaries, metric, numeric[0] if numeric else None, dials)
-        if metric in SHARES:
+        if METRICS[metric].is_share:
             panel.set_ylim(-0.03, 1.03)
     if not heat:
         _legend(picture, axes[0])
@@ -275,7 +272,7 @@ def page(
         summary=constants(summaries),
         summaries=summaries,
         dials=varied([s.point for s in summaries]),
-        metrics=metrics,
+        metrics={name: METRICS[name].about for name in metrics},
         rows=[row for row in rows if any(row[2])],
         reasons={**ENDINGS, "stop": "stopped by itself"},
         cell=cell,
