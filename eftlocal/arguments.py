@@ -15,10 +15,11 @@ from typing import Any, Literal, NoReturn, TypedDict
 from eftlocal.constraint import schema_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
+from eftlocal.kinds import INT32, Flag, Off, Range, Text, Texts
 from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import INT32, SETTINGS, Flag, Off, Range, Text, Texts
+from eftlocal.settings import SETTINGS
 from eftlocal.speculation.settings import DraftLength, Speculation
 from eftlocal.terminal_text import shown
 

@@ -13,6 +13,7 @@ from eftlocal.bases import FrozenMapping
 from eftlocal.constraint import Constraint, Kind, one_of, schema_text
 from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.kinds import OFF
 from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import TRIO, UNGUIDED, Recipe
 from eftlocal.logits.sampling import Sampling
@@ -24,7 +25,7 @@ from eftlocal.prompt.messages import (
     validate_prompt,
 )
 from eftlocal.request_fields import MAX_CHOICES, Body, read_body, shown, unknown
-from eftlocal.settings import OFF, RANGES, SAMPLING, named
+from eftlocal.settings import RANGES, SAMPLING, named
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 

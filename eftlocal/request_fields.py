@@ -15,19 +15,8 @@ from typing import Any, Final
 
 from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
-from eftlocal.settings import (
-    BODY,
-    LONGEST_STOP,
-    MOST_STOPS,
-    RANGES,
-    SETTINGS,
-    Flag,
-    Kind,
-    Range,
-    RefusedError,
-    Text,
-    Texts,
-)
+from eftlocal.kinds import Flag, Kind, Range, RefusedError, Text, Texts
+from eftlocal.settings import BODY, LONGEST_STOP, MOST_STOPS, RANGES, SETTINGS
 from eftlocal.terminal_text import one_line
 
 MAX_CHOICES = 128  # answers to one request

@@ -16,17 +16,8 @@ from typing import Any
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
-from eftlocal.settings import (
-    BODY,
-    FILE,
-    LINE,
-    PRESET,
-    SETTINGS,
-    RefusedError,
-    Setting,
-    named,
-    read_table,
-)
+from eftlocal.kinds import RefusedError
+from eftlocal.settings import BODY, FILE, LINE, PRESET, SETTINGS, Setting, named, read_table
 from eftlocal.terminal_text import shown
 
 KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}

@@ -14,9 +14,10 @@ from eftlocal.cli.app import app
 from eftlocal.cli.sweep import _builder
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.errors import UsageError
+from eftlocal.kinds import OFF
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.request import RequestDefaults, read_request
-from eftlocal.settings import LIMITS, OFF, RANGES
+from eftlocal.settings import LIMITS, RANGES
 from eftlocal.study.grid import cross, parse_dials
 from eftlocal.user_settings import RECIPE
 from eftlocal_tui.dials import Dials, recipe_from, recipe_record

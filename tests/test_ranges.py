@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.errors import EngineError, UsageError
+from eftlocal.kinds import OFF
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.recipe import NAMED, parse_recipe
 from eftlocal.logits.sampling import Step, draw
-from eftlocal.settings import LIMITS, OFF, RANGES
+from eftlocal.settings import LIMITS, RANGES
 
 pytestmark = pytest.mark.filterwarnings("error")  # numpy's would reach a user's screen
 

@@ -20,6 +20,7 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
 from eftlocal.cli.selection import Selection, select
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.kinds import OFF, Range
 from eftlocal.presets.reading import find, user_path
 from eftlocal.presets.schema import Preset
 from eftlocal.request import RequestDefaults, read_request
@@ -31,11 +32,9 @@ from eftlocal.settings import (
     FILE,
     LIMITS,
     LINE,
-    OFF,
     PRESET,
     SAMPLING,
     SETTINGS,
-    Range,
     Setting,
 )
 from eftlocal.study.grid import parse_dials

@@ -20,23 +20,10 @@ from eftlocal.constraint import KINDS, Constraint, Kind, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_schema import schema_notes
+from eftlocal.kinds import OFF, File, Flag, Range, RefusedError, Texts, number
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import (
-    AXIS,
-    FILE,
-    LINE,
-    OFF,
-    SETTINGS,
-    File,
-    Flag,
-    Range,
-    RefusedError,
-    Setting,
-    Texts,
-    named,
-    number,
-)
+from eftlocal.settings import AXIS, FILE, LINE, SETTINGS, Setting, named
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from eftlocal.cli.options import verb_option as _option
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
 from eftlocal.errors import UsageError
-from eftlocal.settings import OFF
+from eftlocal.kinds import OFF
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import UsageError
-from eftlocal.settings import LIMITS, OFF, RANGES, Off, Range, checked
+from eftlocal.kinds import OFF, Off, Range
+from eftlocal.settings import LIMITS, RANGES, checked
 from eftlocal.terminal_text import shown
 
 if TYPE_CHECKING:

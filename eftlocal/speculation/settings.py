@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from eftlocal.settings import SETTINGS, number
+from eftlocal.kinds import number
+from eftlocal.settings import SETTINGS
 
 DraftLength = int | bool | Literal["auto", "off"]
 

@@ -27,9 +27,10 @@ from typing import Any
 
 from eftlocal.bases import FrozenMapping
 from eftlocal.errors import UsageError
+from eftlocal.kinds import OFF
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, SETTINGS
+from eftlocal.settings import LIMITS, RANGES, SAMPLING, SETTINGS
 
 MOST = 1000  # values of one dial
 MOST_POINTS = 10_000

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
+from eftlocal.kinds import OFF, RefusedError
 from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, OFF, RANGES, SAMPLING, RefusedError, nearest
+from eftlocal.settings import LIMITS, RANGES, SAMPLING, nearest
 from eftlocal.speculation.settings import Speculation
 from eftlocal_tui.history import Settings, values_of
 

@@ -12,7 +12,8 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal.settings import MAX_DRAFT, number
+from eftlocal.kinds import number
+from eftlocal.settings import MAX_DRAFT
 from eftlocal_tui.dials import DRAFT, Dials, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.keys import bindings
