@@ -54,37 +54,33 @@ def test_properties(model: Path) -> None:
     assert header.shards == ()
 
 
+@pytest.mark.parametrize(
+    ("entries", "name", "says"),
+    [
+        ([ARCH], "n_layers", r"has no llama\.block_count"),
+        ([], "n_layers", r"has no general\.architecture"),
+        *(
+            ([ARCH, entry("llama.block_count", U32, u32(n))], "n_layers", r"llama\.block_count is")
+            for n in (0, 513, 2**32 - 1)
+        ),
+        ([entry("general.architecture", U32, u32(1))], "architecture", "is not of type str"),
+    ],
+)
+def test_a_wrong_key_is_named(model: Path, entries: list[bytes], name: str, says: str) -> None:
+    header = read_header(write(model, raw(entries)))
+    with pytest.raises(ModelFileError, match=says):
+        getattr(header, name)
+
+
 def test_counts_per_layer_may_differ(model: Path) -> None:
     header = read_header(write_model(model, n_layers=3, n_heads_kv=[2, 0, 4]))
     assert header.n_heads_kv == (2, 0, 4)
-
-
-def test_too_few_counts_for_the_layers(model: Path) -> None:
+    assert kv_cache_bytes(header, 256) == (256 * 2 * 8 * 2 * 2, 0, 256 * 4 * 8 * 2 * 2)
+    with pytest.raises(UsageError, match="'q3_k' is unknown: use one of f32, f16"):
+        kv_cache_bytes(header, 256, type_k="q3_k")
     header = read_header(write_model(model, n_layers=3, n_heads_kv=[2, 2]))
     with pytest.raises(ModelFileError, match="head_count_kv must be 3 counts"):
         _ = header.n_heads_kv
-
-
-def test_missing_key_is_named(model: Path) -> None:
-    header = read_header(write(model, raw([ARCH])))
-    with pytest.raises(ModelFileError, match=r"has no llama\.block_count"):
-        _ = header.n_layers
-    nothing = read_header(write(model, raw()))
-    with pytest.raises(ModelFileError, match=r"has no general\.architecture"):
-        _ = nothing.n_layers
-
-
-@pytest.mark.parametrize("value", [0, 513, 2**32 - 1])
-def test_impossible_layer_count(model: Path, value: int) -> None:
-    header = read_header(write(model, raw([ARCH, entry("llama.block_count", U32, u32(value))])))
-    with pytest.raises(ModelFileError, match=r"llama\.block_count is"):
-        _ = header.n_layers
-
-
-def test_key_of_the_wrong_type(model: Path) -> None:
-    header = read_header(write(model, raw([entry("general.architecture", U32, u32(1))])))
-    with pytest.raises(ModelFileError, match=r"general\.architecture is not of type str"):
-        _ = header.architecture
 
 
 def test_texts_of_an_array_are_bytes(model: Path) -> None:
@@ -94,53 +90,33 @@ def test_texts_of_an_array_are_bytes(model: Path) -> None:
     assert not tokens.has_nul()
 
 
-def test_adapter(model: Path) -> None:
-    header = read_header(write_model(model, more={"general.type": "adapter"}))
-    assert header.is_adapter
+def test_shards(tmp_path: Path) -> None:
+    """Two files as llama.cpp's splitter writes them; what is wrong with one is told of it."""
+    parts = []
+    for number in (0, 1):
+        split = [
+            entry("split.no", U16, struct.pack("<H", number)),
+            entry("split.count", U16, struct.pack("<H", 2)),
+            entry("split.tensors.count", I32, struct.pack("<i", 2)),
+        ]
+        tensors = [tensor(f"blk.{number}.attn_k.weight", (64,))]
+        path = tmp_path / f"big-{number + 1:05d}-of-00002.gguf"
+        parts.append(write(path, raw([ARCH, *split], tensors, data=256)))
+    header = read_header(parts[0])
+    assert header.shards == tuple(parts) and header.weight_bytes == 512
+    assert header.file_size == sum(part.stat().st_size for part in parts)
+    assert header.layer_bytes(1) == 256
 
+    def refused(path: Path, says: str) -> None:
+        with pytest.raises(ModelFileError, match=says):
+            read_header(path)
 
-class TestShards:
-    def parts(self, folder: Path) -> list[Path]:
-        """Two files as llama.cpp's splitter writes them."""
-        parts = []
-        for number in (0, 1):
-            split = [
-                entry("split.no", U16, struct.pack("<H", number)),
-                entry("split.count", U16, struct.pack("<H", 2)),
-                entry("split.tensors.count", I32, struct.pack("<i", 2)),
-            ]
-            tensors = [tensor(f"blk.{number}.attn_k.weight", (64,))]
-            path = folder / f"big-{number + 1:05d}-of-00002.gguf"
-            parts.append(write(path, raw([ARCH, *split], tensors, data=256)))
-        return parts
-
-    def test_sizes_are_summed(self, tmp_path: Path) -> None:
-        parts = self.parts(tmp_path)
-        header = read_header(parts[0])
-        assert header.shards == tuple(parts) and header.weight_bytes == 512
-        assert header.file_size == sum(part.stat().st_size for part in parts)
-        assert header.layer_bytes(1) == 256
-
-    def test_missing_part_is_named(self, tmp_path: Path) -> None:
-        first, second = self.parts(tmp_path)
-        second.unlink()
-        with pytest.raises(ModelFileError, match=r"big-00002-of-00002\.gguf: is missing"):
-            read_header(first)
-
-    def test_later_part_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelFileError, match=r"give big-00001-of-00002\.gguf"):
-            read_header(self.parts(tmp_path)[1])
-
-    def test_renamed_part(self, tmp_path: Path) -> None:
-        renamed = self.parts(tmp_path)[0].rename(tmp_path / "model.gguf")
-        with pytest.raises(ModelFileError, match="must end in -00001-of-00002"):
-            read_header(renamed)
-
-    def test_truncated_part_is_named(self, tmp_path: Path) -> None:
-        first, second = self.parts(tmp_path)
-        second.write_bytes(second.read_bytes()[:-1])
-        with pytest.raises(ModelFileError, match=r"big-00002.*1 of .* bytes are missing"):
-            read_header(first)
+    refused(parts[1], r"give big-00001-of-00002\.gguf")
+    parts[1].write_bytes(parts[1].read_bytes()[:-1])
+    refused(parts[0], r"big-00002.*1 of .* bytes are missing")
+    parts[1].unlink()
+    refused(parts[0], r"big-00002-of-00002\.gguf: is missing")
+    refused(parts[0].rename(tmp_path / "model.gguf"), "must end in -00001-of-00002")
 
 
 def test_sizes(model: Path) -> None:
@@ -148,18 +124,9 @@ def test_sizes(model: Path) -> None:
     assert sum(kv_cache_bytes(header, 512)) == 2 * 512 * 16 * 2 * 2
     assert sum(kv_cache_bytes(header, 500, 3)) == 3 * sum(kv_cache_bytes(header, 512))
     assert sum(kv_cache_bytes(header, 512, type_v="f32")) == 2 * 512 * 16 * (2 + 4)
-
-
-def test_quantized(model: Path) -> None:
     header = read_header(write_model(model, n_embd=64, n_heads_kv=4))  # 64 values a row
     expected = 2 * 256 * 2 * (64 // 32) * 34
     assert sum(kv_cache_bytes(header, 256, type_k="q8_0", type_v="q8_0")) == expected
-
-
-def test_unknown_type(model: Path) -> None:
-    header = read_header(write_model(model))
-    with pytest.raises(UsageError, match="'q3_k' is unknown: use one of f32, f16"):
-        sum(kv_cache_bytes(header, 256, type_k="q3_k"))
 
 
 def test_latent_attention_keeps_only_the_compressed_key(model: Path) -> None:
@@ -173,8 +140,3 @@ def test_recurrent_state_does_not_grow_with_the_context(model: Path) -> None:
     header = read_header(write_model(model, arch="mamba", more=more))
     assert sum(kv_cache_bytes(header, 256)) == sum(kv_cache_bytes(header, 4096))
     assert sum(kv_cache_bytes(header, 256, 2)) == 2 * 2 * 4 * (64 * 16 + 3 * 64)
-
-
-def test_layers_may_differ(model: Path) -> None:
-    header = read_header(write_model(model, n_layers=3, n_heads_kv=[2, 0, 4]))
-    assert kv_cache_bytes(header, 256) == (256 * 2 * 8 * 2 * 2, 0, 256 * 4 * 8 * 2 * 2)

@@ -42,7 +42,7 @@ from typer.testing import CliRunner
 from eftlocal.cli.app import app
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.check import check_adapter, check_tensors, checked_model
-from eftlocal.gguf_file.header import read_header
+from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import TensorInfo
 
 Edit = Callable[[GgufFile], object]
@@ -417,41 +417,39 @@ def test_no_architecture_has_its_matrices_refused(tmp_path: Path) -> None:
     assert seen > 1000
 
 
-def test_a_map_of_characters_passes(tmp_path: Path) -> None:
-    file = read_file(write_tiny_model(tmp_path / "model.gguf", "llama", "t5"))
-    array("tokenizer.ggml.precompiled_charsmap", charsmap(0))(file)
-    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    checked_model(tmp_path / "model.gguf")
+FEED_FORWARD = ("llama.feed_forward_length", ARRAY, numbers(I32, [96, 48]))
+# What is done to a demo file or, by the name of its tokenizer, to a tiny model.
+HARMLESS: dict[str, tuple[str, Edit, Callable[[Header], object]]] = {
+    "a map of characters": (
+        "t5", array("tokenizer.ggml.precompiled_charsmap", charsmap(0)), lambda header: header
+    ),
+    "numbers of each layer": (
+        "gpt2",
+        both(lambda f: f.set(*FEED_FORWARD),
+             array("llama.attention.head_count_kv", numbers(I32, [2, 2]))),
+        lambda header: header.n_ff == (96, 48),
+    ),
+    "a small alignment where data lies at multiples of 32": (
+        "", put("general.alignment", U32, 16), lambda header: header
+    ),
+    "text after a NUL is not read": (
+        "", lambda f: f.set("general.name", STRING, text("short\0 and hidden")),
+        lambda header: header.metadata["general.name"] == "short",
+    ),
+    "a text with a NUL is no fault by itself": (
+        "", tokens(lambda t: [*t[:-1], b"unheard of\0x"]), lambda header: header
+    ),
+}  # fmt: skip
 
 
-def test_numbers_of_each_layer_pass(tmp_path: Path) -> None:
-    file = read_file(write_tiny_model(tmp_path / "model.gguf"))
-    for key, values in {"feed_forward_length": [96, 48], "attention.head_count_kv": [2, 2]}.items():
-        file.set(f"llama.{key}", ARRAY, numbers(I32, values))
-    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    assert checked_model(tmp_path / "model.gguf").n_ff == (96, 48)
-
-
-def test_a_small_alignment_passes_where_all_is_aligned(tmp_path: Path) -> None:
-    file = read_file(DEMO)
-    file.set("general.alignment", U32, scalar(U32, 16))  # its data lies at multiples of 32
-    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    checked_model(tmp_path / "model.gguf")
-
-
-def test_text_after_a_nul_is_not_read(tmp_path: Path) -> None:
-    file = read_file(DEMO)
-    file.set("general.name", STRING, text("short\0 and hidden"))
-    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    assert read_header(tmp_path / "model.gguf").metadata["general.name"] == "short"
-
-
-def test_tokens_that_differ_after_a_nul_only_in_others(tmp_path: Path) -> None:
-    """A text with a NUL is no fault by itself."""
-    file = read_file(DEMO)
-    tokens(lambda t: [*t[:-1], b"unheard of\0x"])(file)
-    (tmp_path / "model.gguf").write_bytes(file.to_bytes())
-    checked_model(tmp_path / "model.gguf")
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_is_harmless_passes(tmp_path: Path, case: str) -> None:
+    tokenizer, edit, holds = HARMLESS[case]
+    path = tmp_path / "model.gguf"
+    file = read_file(write_tiny_model(path, "llama", tokenizer) if tokenizer else DEMO)
+    edit(file)
+    path.write_bytes(file.to_bytes())
+    assert holds(checked_model(path))
 
 
 def test_the_real_files_pass(smollm2: Path, demo_files: dict[str, Path]) -> None:

