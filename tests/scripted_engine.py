@@ -47,6 +47,7 @@ class ScriptedEngine:
 
     def __init__(self, *scripts: Script | str) -> None:
         self.scripts = [s if isinstance(s, Script) else Script(_words(s)) for s in scripts]
+        self.given = tuple(self.scripts)
         self.heard: list[tuple[list[Message], Dials, bool]] = []
         self.loads: list[str | None] = []
         self.refuses: dict[str | None, EftlocalError] = {}
@@ -117,6 +118,11 @@ class ScriptedEngine:
             tuple(_token(text, value) for text, value in zip(texts, moved, strict=True)),
             tuple(moved),
         )
+
+    def go(self) -> None:
+        """Ends all waiting of the scripts that it was made with."""
+        for script in self.given:
+            script.go.set()
 
     def close(self) -> None:
         self.closed = True

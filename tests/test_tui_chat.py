@@ -63,78 +63,66 @@ async def test_a_code_fence_that_streams_in_pieces_is_there(d: Driver) -> None:
     assert d.turns[1] == "".join(FENCED)
 
 
-@asynchronous
-async def test_escape_stops_and_keeps_what_came(tmp_path: Path) -> None:
-    script = Script(["One ", "two ", "three ", "four"], wait_at=2)
-    async with driven(ScriptedEngine(script), tmp_path) as d:
-        await d.send("Count")
-        await d.until(lambda: d.turns[-1:] == ["One two "])
-        await d.press("escape")
-        script.go.set()
-        await d.idle()
-        turn = d.chat.answers.path()[-1]
-        assert turn.state == "stopped"
-        assert turn.text.startswith("One two ")
-        assert "stopped" in d.screen_text()
+@driving(Script(["One ", "two ", "three ", "four"], wait_at=2))
+async def test_escape_stops_and_keeps_what_came(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One two "])
+    await d.press("escape")
+    d.engine.go()
+    await d.idle()
+    turn = d.chat.answers.path()[-1]
+    assert turn.state == "stopped"
+    assert turn.text.startswith("One two ")
+    assert "stopped" in d.screen_text()
 
 
-@asynchronous
-async def test_a_stopped_answer_is_continued(tmp_path: Path) -> None:
-    first = Script(["One ", "two ", "three ", "four"], wait_at=2)
-    engine = ScriptedEngine(first, Script(["five ", "six"]))
-    async with driven(engine, tmp_path) as d:
-        await d.send("Count")
-        await d.until(lambda: d.turns[-1:] == ["One two "])
-        await d.press("escape")
-        first.go.set()
-        await d.idle()
-        kept = d.chat.answers.path()[-1].text
-        await d.press("f3")
-        await d.idle()
-        messages, _, continued = engine.heard[1]
-        assert continued
-        assert messages[-1] == {"role": "assistant", "content": kept}
-        assert d.chat.answers.path()[-1].text == kept + "five six"
-        assert d.turns[-1] == kept + "five six"
+@driving(Script(["One ", "two ", "three ", "four"], wait_at=2), Script(["five ", "six"]))
+async def test_a_stopped_answer_is_continued(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One two "])
+    await d.press("escape")
+    d.engine.go()
+    await d.idle()
+    kept = d.chat.answers.path()[-1].text
+    await d.press("f3")
+    await d.idle()
+    messages, _, continued = d.engine.heard[1]
+    assert continued
+    assert messages[-1] == {"role": "assistant", "content": kept}
+    assert d.chat.answers.path()[-1].text == kept + "five six"
+    assert d.turns[-1] == kept + "five six"
 
 
-@asynchronous
-async def test_the_box_works_while_an_answer_comes(tmp_path: Path) -> None:
-    script = Script(["One ", "two"], wait_at=1)
-    engine = ScriptedEngine(script)
-    async with driven(engine, tmp_path) as d:
-        await d.send("Count")
-        await d.until(lambda: d.turns[-1:] == ["One "])
-        await d.send("Next")
-        assert d.chat.prompt.text == "Next"  # refused, not lost
-        assert "Esc stops it" in d.toasts
-        await d.press("ctrl+n")
-        assert d.chat.answers.conversation is not None
-        script.go.set()
-        await d.idle()
-        assert len(engine.heard) == 1
+@driving(Script(["One ", "two"], wait_at=1))
+async def test_the_box_works_while_an_answer_comes(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One "])
+    await d.send("Next")
+    assert d.chat.prompt.text == "Next"  # refused, not lost
+    assert "Esc stops it" in d.toasts
+    await d.press("ctrl+n")
+    assert d.chat.answers.conversation is not None
+    d.engine.go()
+    await d.idle()
+    assert len(d.engine.heard) == 1
 
 
-@asynchronous
-async def test_an_engine_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
-    script = Script(["Half"], error=EngineError("llama.cpp [gave] up"))
-    async with driven(ScriptedEngine(script), tmp_path) as d:
-        await d.ask("Go")
-        assert d.notes == ["llama.cpp [gave] up"]
-        assert "llama.cpp [gave] up" in d.screen_text()
-        turn = d.chat.answers.path()[-1]
-        assert (turn.state, turn.text) == ("error", "Half")
-        await d.ask("Again")
-        assert d.turns[-1] == "Again."
+@driving(Script(["Half"], error=EngineError("llama.cpp [gave] up")))
+async def test_an_engine_that_fails_says_so_in_one_line(d: Driver) -> None:
+    await d.ask("Go")
+    assert d.notes == ["llama.cpp [gave] up"]
+    assert "llama.cpp [gave] up" in d.screen_text()
+    turn = d.chat.answers.path()[-1]
+    assert (turn.state, turn.text) == ("error", "Half")
+    await d.ask("Again")
+    assert d.turns[-1] == "Again."
 
 
-@asynchronous
-async def test_what_cannot_be_answered_at_all_is_an_error_too(tmp_path: Path) -> None:
-    script = Script([], at_once=EngineError("the prompt does not fit"))
-    async with driven(ScriptedEngine(script), tmp_path) as d:
-        await d.ask("Go")
-        assert d.notes == ["the prompt does not fit"]
-        assert d.chat.answers.path()[-1].state == "error"
+@driving(Script([], at_once=EngineError("the prompt does not fit")))
+async def test_what_cannot_be_answered_at_all_is_an_error_too(d: Driver) -> None:
+    await d.ask("Go")
+    assert d.notes == ["the prompt does not fit"]
+    assert d.chat.answers.path()[-1].state == "error"
 
 
 # Loading ---------------------------------------------------------------------------------------
@@ -200,24 +188,21 @@ async def test_notes_of_the_models_are_shown(tmp_path: Path) -> None:
 # Dials -----------------------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_a_dial_turned_in_the_middle_holds_from_the_next_token(tmp_path: Path) -> None:
-    script = Script(["One ", "two ", "three"], wait_at=1)
-    engine = ScriptedEngine(script)
-    async with driven(engine, tmp_path) as d:
-        await d.send("Count")
-        await d.until(lambda: d.turns[-1:] == ["One "])
-        await d.send("/set beta 0.5")
-        script.go.set()
-        await d.idle()
-        followed = [dials.recipe.weights["base"] for dials in engine.answering[0].followed]
-        assert followed[0] == 1.0
-        assert followed[-1] == 0.5
-        (mark,) = d.chat.answers.path()[-1].marks
-        assert mark.what == "beta 1 → 0.5"
-        (line,) = d.chat.transcript.query(MarkLine)
-        assert "beta 1 → 0.5" in str(line.render())
-        assert d.turns[-1] == "One two three"
+@driving(Script(["One ", "two ", "three"], wait_at=1))
+async def test_a_dial_turned_in_the_middle_holds_from_the_next_token(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One "])
+    await d.send("/set beta 0.5")
+    d.engine.go()
+    await d.idle()
+    followed = [dials.recipe.weights["base"] for dials in d.engine.answering[0].followed]
+    assert followed[0] == 1.0
+    assert followed[-1] == 0.5
+    (mark,) = d.chat.answers.path()[-1].marks
+    assert mark.what == "beta 1 → 0.5"
+    (line,) = d.chat.transcript.query(MarkLine)
+    assert "beta 1 → 0.5" in str(line.render())
+    assert d.turns[-1] == "One two three"
 
 
 @asynchronous

@@ -197,37 +197,34 @@ async def test_export_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(d.app.screen, HistoryScreen)
 
 
-@asynchronous
-async def test_regen_edit_continue_copy(tmp_path: Path) -> None:
-    script = Script(["`a", "`b", "c", "d"], wait_at=2)
-    engine = ScriptedEngine("One.", "Two.", script, Script(["!"]))
-    async with driven(engine, tmp_path) as d:
-        await d.send("/regen")
-        await d.send("/continue")
-        await d.send("/edit")
-        for said in ("nothing to regenerate", "no answer to continue", "no message of yours"):
-            assert said in d.toasts
-        await d.ask("first")
-        await d.send("/regen")
-        await d.idle()
-        assert d.turns == ["first", "Two."]
-        await d.send("/edit")
-        assert d.chat.prompt.text == "first"
-        await d.press("enter")
-        await d.until(lambda: d.turns[-1:] == ["`a`b"])
-        await d.press("escape")
-        script.go.set()
-        await d.idle()
-        kept = d.turns[-1]
-        await d.send("/continue")
-        await d.idle()
-        assert d.turns[-1] == f"{kept}!"
-        await d.send("/copy")
-        assert d.app.clipboard == f"{kept}!"
-        await d.send("/copy code")
-        assert "no code block" in d.toasts
-        await d.send("/copy all")
-        assert "not 'all'" in d.toasts
+@driving("One.", "Two.", Script(["`a", "`b", "c", "d"], wait_at=2), Script(["!"]))
+async def test_regen_edit_continue_copy(d: Driver) -> None:
+    await d.send("/regen")
+    await d.send("/continue")
+    await d.send("/edit")
+    for said in ("nothing to regenerate", "no answer to continue", "no message of yours"):
+        assert said in d.toasts
+    await d.ask("first")
+    await d.send("/regen")
+    await d.idle()
+    assert d.turns == ["first", "Two."]
+    await d.send("/edit")
+    assert d.chat.prompt.text == "first"
+    await d.press("enter")
+    await d.until(lambda: d.turns[-1:] == ["`a`b"])
+    await d.press("escape")
+    d.engine.go()
+    await d.idle()
+    kept = d.turns[-1]
+    await d.send("/continue")
+    await d.idle()
+    assert d.turns[-1] == f"{kept}!"
+    await d.send("/copy")
+    assert d.app.clipboard == f"{kept}!"
+    await d.send("/copy code")
+    assert "no code block" in d.toasts
+    await d.send("/copy all")
+    assert "not 'all'" in d.toasts
 
 
 @asynchronous

@@ -25,15 +25,14 @@ async def test_the_recipe_is_in_the_head_however_long_the_title(tmp_path: Path) 
         assert d.screen_text().split("\n")[0].startswith(" A question")
 
 
-@asynchronous
-async def test_wide_titles_take_one_line(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("日本語" * 60), tmp_path, size=(80, 24)) as d:
-        await d.ask("日本語" * 60)
-        assert d.screen_text().split("\n")[0].endswith("upscale beta 1")
-        await d.press("ctrl+o")
-        listed = d.app.screen.query_one(OptionList)
-        await d.until(lambda: listed.option_count)
-        assert listed.virtual_size.height == 2
+@driving("日本語" * 60, size=(80, 24))
+async def test_wide_titles_take_one_line(d: Driver) -> None:
+    await d.ask("日本語" * 60)
+    assert d.screen_text().split("\n")[0].endswith("upscale beta 1")
+    await d.press("ctrl+o")
+    listed = d.app.screen.query_one(OptionList)
+    await d.until(lambda: listed.option_count)
+    assert listed.virtual_size.height == 2
 
 
 @driving("One.", size=(80, 30))

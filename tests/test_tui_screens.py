@@ -175,75 +175,63 @@ async def test_compare_takes_what_is_in_the_box(d: Driver) -> None:
     assert d.chat.prompt.text == "Not sent"
 
 
-@asynchronous
-async def test_a_column_that_fails_says_so_and_the_others_go_on(tmp_path: Path) -> None:
-    scripts = [Script(["ok"]), Script([], at_once=EngineError("no tuned")), Script(["fine"])]
-    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        await d.until(lambda: "fine" in d.screen_text())
-        assert "✗ no tuned" in d.screen_text()
+@driving(Script(["ok"]), Script([], at_once=EngineError("no tuned")), Script(["fine"]))
+async def test_a_column_that_fails_says_so_and_the_others_go_on(d: Driver) -> None:
+    await d.type("Question?")
+    await d.press("f5")
+    await d.until(lambda: "fine" in d.screen_text())
+    assert "✗ no tuned" in d.screen_text()
 
 
-@asynchronous
-async def test_columns_advance_together(tmp_path: Path) -> None:
-    scripts = [Script(["a", "b"], wait_at=1), Script(["c", "d"]), Script(["e", "f"])]
-    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        columns = list(d.app.screen.query(CompareColumn))
-        await d.until(lambda: [c.body.raw for c in columns] == ["a", "c", "e"])
-        scripts[0].go.set()
-        await d.until(lambda: [c.body.raw for c in columns] == ["ab", "cd", "ef"])
-        await d.until(lambda: d.screen_text().count("tok/s") == 3)
+@driving(Script(["a", "b"], wait_at=1), Script(["c", "d"]), Script(["e", "f"]))
+async def test_columns_advance_together(d: Driver) -> None:
+    await d.type("Question?")
+    await d.press("f5")
+    columns = list(d.app.screen.query(CompareColumn))
+    await d.until(lambda: [c.body.raw for c in columns] == ["a", "c", "e"])
+    d.engine.go()
+    await d.until(lambda: [c.body.raw for c in columns] == ["ab", "cd", "ef"])
+    await d.until(lambda: d.screen_text().count("tok/s") == 3)
 
 
-@asynchronous
-async def test_escape_ends_all_columns_and_keeps_what_came(tmp_path: Path) -> None:
-    scripts = [Script(["a", "b", "c"], wait_at=1), Script(["d"]), Script(["e", "f"])]
-    engine = ScriptedEngine(*scripts)
-    async with driven(engine, tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        columns = list(d.app.screen.query(CompareColumn))
-        await d.until(lambda: [c.body.raw for c in columns] == ["a", "d", "e"])
-        await d.press("escape")
-        scripts[0].go.set()
-        await d.until(lambda: d.screen_text().count("■ stopped") == 2)
-        assert isinstance(d.app.screen, CompareScreen)
-        assert [c.body.raw[:1] for c in columns] == ["a", "d", "e"]
-        assert all(answer.closed for answer in engine.answering)
-        await d.press("escape", "enter")
-        await d.idle()
-        assert d.turns == ["Question?", "Again."]
+@driving(Script(["a", "b", "c"], wait_at=1), Script(["d"]), Script(["e", "f"]))
+async def test_escape_ends_all_columns_and_keeps_what_came(d: Driver) -> None:
+    await d.type("Question?")
+    await d.press("f5")
+    columns = list(d.app.screen.query(CompareColumn))
+    await d.until(lambda: [c.body.raw for c in columns] == ["a", "d", "e"])
+    await d.press("escape")
+    d.engine.go()
+    await d.until(lambda: d.screen_text().count("■ stopped") == 2)
+    assert isinstance(d.app.screen, CompareScreen)
+    assert [c.body.raw[:1] for c in columns] == ["a", "d", "e"]
+    assert all(answer.closed for answer in d.engine.answering)
+    await d.press("escape", "enter")
+    await d.idle()
+    assert d.turns == ["Question?", "Again."]
 
 
-@asynchronous
-async def test_escape_twice_leaves_columns_that_do_not_end(tmp_path: Path) -> None:
-    script = Script(["a", "b", "c"], wait_at=1)
-    engine = ScriptedEngine(script)
-    async with driven(engine, tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        await d.until(lambda: engine.answering)
-        await d.press("escape", "escape")
-        assert isinstance(d.app.screen, ChatScreen)
-        script.go.set()
-        await d.press("enter")
-        await d.idle()
-        assert engine.answering[0].closed
-        assert d.turns == ["Question?", "Again."]
+@driving(Script(["a", "b", "c"], wait_at=1))
+async def test_escape_twice_leaves_columns_that_do_not_end(d: Driver) -> None:
+    await d.type("Question?")
+    await d.press("f5")
+    await d.until(lambda: d.engine.answering)
+    await d.press("escape", "escape")
+    assert isinstance(d.app.screen, ChatScreen)
+    d.engine.go()
+    await d.press("enter")
+    await d.idle()
+    assert d.engine.answering[0].closed
+    assert d.turns == ["Question?", "Again."]
 
 
-@asynchronous
-async def test_escape_ends_the_reading_of_a_prompt_for_all_columns(tmp_path: Path) -> None:
-    scripts = [Script(["a"], wait_at=0), Script(["b"], wait_at=0), Script(["c"], wait_at=0)]
-    async with driven(ScriptedEngine(*scripts), tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        await d.pause()
-        await d.press("escape")
-        await d.until(lambda: d.screen_text().count("■ stopped") == 3)
+@driving(Script(["a"], wait_at=0), Script(["b"], wait_at=0), Script(["c"], wait_at=0))
+async def test_escape_ends_the_reading_of_a_prompt_for_all_columns(d: Driver) -> None:
+    await d.type("Question?")
+    await d.press("f5")
+    await d.pause()
+    await d.press("escape")
+    await d.until(lambda: d.screen_text().count("■ stopped") == 3)
 
 
 @asynchronous
@@ -414,32 +402,33 @@ async def test_help_names_every_key_and_command_of_the_chat(d: Driver) -> None:
         assert command in text
 
 
-@asynchronous
-async def test_keys_are_remapped_by_the_settings(tmp_path: Path) -> None:
-    settings = Settings(
+@driving(
+    "First.",
+    "Second.",
+    settings=Settings(
         keys={
             "chat.regenerate": "f3",
             "chat.continue": "ctrl+r",
             "prompt.send": "ctrl+s",
             "prompt.newline": "enter",
         }
+    ),
+)
+async def test_keys_are_remapped_by_the_settings(d: Driver) -> None:
+    await d.type("one")
+    await d.press("enter")
+    await d.type("two")
+    assert d.chat.prompt.text == "one\ntwo"
+    await d.press("ctrl+s")
+    await d.idle()
+    assert d.turns == ["one\ntwo", "First."]
+    await d.press("f3")
+    await d.idle()
+    assert d.turns == ["one\ntwo", "Second."]
+    await d.press("f1")
+    assert "Ctrl+S" in d.screen_text() or "Ctrl+S" in str(
+        d.app.screen.query_one("VerticalScroll > Static").render()
     )
-    engine = ScriptedEngine("First.", "Second.")
-    async with driven(engine, tmp_path, settings=settings) as d:
-        await d.type("one")
-        await d.press("enter")
-        await d.type("two")
-        assert d.chat.prompt.text == "one\ntwo"
-        await d.press("ctrl+s")
-        await d.idle()
-        assert d.turns == ["one\ntwo", "First."]
-        await d.press("f3")
-        await d.idle()
-        assert d.turns == ["one\ntwo", "Second."]
-        await d.press("f1")
-        assert "Ctrl+S" in d.screen_text() or "Ctrl+S" in str(
-            d.app.screen.query_one("VerticalScroll > Static").render()
-        )
 
 
 @driving()

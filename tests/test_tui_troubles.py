@@ -50,17 +50,15 @@ def do(d: Driver, sql: str) -> None:
 # The history fails -----------------------------------------------------------------------------
 
 
-@asynchronous
-async def test_a_conversation_deleted_elsewhere_in_the_middle_of_an_answer(tmp_path: Path) -> None:
-    script = Script(["One ", "two ", "three"], wait_at=1)
-    async with driven(ScriptedEngine(script), tmp_path) as d:
-        await d.send("Count")
-        await d.until(lambda: d.turns[-1:] == ["One "])
-        delete_elsewhere(d)
-        script.go.set()
-        await d.idle()
-        assert "deleted" in d.notes[0]
-        assert d.app.is_running
+@driving(Script(["One ", "two ", "three"], wait_at=1))
+async def test_a_conversation_deleted_elsewhere_in_the_middle_of_an_answer(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One "])
+    delete_elsewhere(d)
+    d.engine.go()
+    await d.idle()
+    assert "deleted" in d.notes[0]
+    assert d.app.is_running
 
 
 @driving()
@@ -218,21 +216,17 @@ async def test_a_question_follows_what_is_shown(d: Driver) -> None:
 
 
 @pytest.mark.parametrize("new_first", [True, False])
-@asynchronous
-async def test_a_new_conversation_while_a_question_is_laid_out(
-    tmp_path: Path, new_first: bool
-) -> None:
-    script = Script(["One"], wait_at=0)
-    async with driven(ScriptedEngine("Before.", script), tmp_path) as d:
-        await d.ask("before")
-        both = [d.chat.doing(work) for work in (d.chat.answers.ask("first"), d.chat.action_new())]
-        await asyncio.gather(*(reversed(both) if new_first else both))
-        script.go.set()
-        await d.idle()
-        assert d.turns[-2:] == ["first", "One"]
-        assert [turn.text for turn in d.chat.answers.path()] == d.turns
-        assert len(d.turns) == (2 if new_first else 4)
-        assert not d.chat.query("#welcome")
+@driving("Before.", Script(["One"], wait_at=0))
+async def test_a_new_conversation_while_a_question_is_laid_out(d: Driver, new_first: bool) -> None:
+    await d.ask("before")
+    both = [d.chat.doing(work) for work in (d.chat.answers.ask("first"), d.chat.action_new())]
+    await asyncio.gather(*(reversed(both) if new_first else both))
+    d.engine.go()
+    await d.idle()
+    assert d.turns[-2:] == ["first", "One"]
+    assert [turn.text for turn in d.chat.answers.path()] == d.turns
+    assert len(d.turns) == (2 if new_first else 4)
+    assert not d.chat.query("#welcome")
 
 
 @asynchronous
@@ -251,19 +245,16 @@ async def test_who_stops_waiting_for_a_task_leaves_no_trace() -> None:
     thread.close(lambda: None)
 
 
-@asynchronous
-async def test_two_questions_in_one_burst(tmp_path: Path) -> None:
-    script = Script(["One"], wait_at=0)
-    engine = ScriptedEngine(script)
-    async with driven(engine, tmp_path) as d:
-        d.chat.prompt.post_message(d.chat.prompt.Sent("first"))
-        d.chat.prompt.post_message(d.chat.prompt.Sent("second"))
-        await d.until(lambda: engine.heard)
-        script.go.set()
-        await d.idle()
-        assert d.turns == ["first", "One"]
-        assert d.chat.prompt.text == "second"
-        assert [t.text for t in d.chat.answers.path()] == ["first", "One"]
+@driving(Script(["One"], wait_at=0))
+async def test_two_questions_in_one_burst(d: Driver) -> None:
+    d.chat.prompt.post_message(d.chat.prompt.Sent("first"))
+    d.chat.prompt.post_message(d.chat.prompt.Sent("second"))
+    await d.until(lambda: d.engine.heard)
+    d.engine.go()
+    await d.idle()
+    assert d.turns == ["first", "One"]
+    assert d.chat.prompt.text == "second"
+    assert [t.text for t in d.chat.answers.path()] == ["first", "One"]
 
 
 class SlowLoads(ScriptedEngine):

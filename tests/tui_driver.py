@@ -8,7 +8,9 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from scripted_engine import Script, ScriptedEngine
@@ -161,7 +163,8 @@ def driving(
 
     def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         async def drive(tmp_path: Path, arguments: dict[str, Any]) -> None:
-            async with driven(ScriptedEngine(*answers), tmp_path, **options) as d:
+            own = (replace(a, go=Event()) if isinstance(a, Script) else a for a in answers)
+            async with driven(ScriptedEngine(*own), tmp_path, **options) as d:
                 await test(d, **arguments)
 
         def run(tmp_path: Path, **arguments: Any) -> None:
