@@ -104,6 +104,22 @@ def test_dials_change_the_answer(files: list[str]) -> None:
         (["hi", "--offline", "--base", "x"], 2, "--offline is for presets"),
         (["hi", "--raw", "--system", "x"], 2, "--system needs the chat template"),
         (["", "--n-ctx", "256"], 7, "the prompt is empty"),
+        (
+            ["hi", "--speculative", "17"],
+            2,
+            "--speculative is 17; it must be a whole number from 1 to",
+        ),
+        (["hi", "--speculative", "-1"], 2, "--speculative is -1; it must be a whole number from 1"),
+        (["hi", "--speculative", "fast"], 2, "--speculative is 'fast'; it must be a whole number"),
+        (["hi", "--draft-rule", "luck"], 2, "--draft-rule is 'luck'; it must be coupled or rejec"),
+        (["hi", "--draft-source", "web"], 2, "--draft-source is 'web'; it must be auto, model or"),
+        (["hi", "--draft-rule", "coupled", "--speculative", "off"], 2, "--draft-rule needs drafts"),
+        (["hi", "--recipe", "guidance", "--strength", "1"], 2, "give them with --system"),
+        (["hi", "--stats", "--quiet"], 2, "--stats and --quiet exclude each other"),
+        (["hi", "--grammar", "a", "--json-schema", "b"], 2, "--grammar and --json-schema exclude"),
+        (["hi", "--regex", "a", "--lark", "b"], 2, "--regex and --lark exclude each other; leave"),
+        (["hi", "--regex", "a("], 2, "regex: unclosed group"),
+        (["hi", "--grammar", "missing.gbnf"], 2, "--grammar missing.gbnf: cannot be read: No such"),
         (["hi", "--betta", "1"], 2, "--betta"),
         (["hi", "--beta", "much"], 2, "--beta"),
     ],
@@ -173,22 +189,9 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str], tmp_path
 
 
 def test_a_closed_pipe_is_no_crash(files: list[str]) -> None:
-    child = subprocess.Popen(
-        [
-            *PROGRAM,
-            "run",
-            "Hello",
-            *files,
-            "--threads",
-            "1",
-            "--n-ctx",
-            "512",
-            "--temperature",
-            "2",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    options = ["--threads", "1", "--n-ctx", "512", "--temperature", "2"]
+    command = [*PROGRAM, "run", "Hello", *files, *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None and child.stderr is not None
     child.stdout.read(5)
     child.stdout.close()
@@ -208,32 +211,6 @@ def test_speculation_changes_no_text_and_stats_tell_of_it(files: list[str]) -> N
     drafts = record["speculation"]
     assert drafts["drafts"] > 0 and len(drafts["tried"]) == 3
     assert drafts["rounds"] + sum(drafts["accepted"]) == record["tokens"] == 12
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (
-            ["--speculative", "17"],
-            "--speculative is 17; it must be a whole number from 1 to 16, auto",
-        ),
-        (["--speculative", "-1"], "--speculative is -1; it must be a whole number from 1"),
-        (["--speculative", "fast"], "--speculative is 'fast'; it must be a whole number"),
-        (["--draft-rule", "luck"], "--draft-rule is 'luck'; it must be coupled or rejection"),
-        (["--draft-source", "web"], "--draft-source is 'web'; it must be auto, model or lookup"),
-        (["--draft-rule", "coupled", "--speculative", "off"], "--draft-rule needs drafts"),
-        (["--recipe", "guidance", "--strength", "1"], "give them with --system"),
-        (["--stats", "--quiet"], "--stats and --quiet exclude each other"),
-        (["--grammar", "a", "--json-schema", "b"], "--grammar and --json-schema exclude"),
-        (["--regex", "a", "--lark", "b"], "--regex and --lark exclude each other; leave one out"),
-        (["--regex", "a("], "regex: unclosed group"),
-        (["--grammar", "missing.gbnf"], "--grammar missing.gbnf: cannot be read: No such file"),
-    ],
-)
-def test_options_refused(files: list[str], options: list[str], says: str) -> None:
-    result = run("Hello", *files, *options)
-    assert result.exit_code == 2
-    assert says in result.stderr
 
 
 def test_answers_keep_to_a_schema(files: list[str], tmp_path: Path) -> None:

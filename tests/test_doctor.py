@@ -155,11 +155,8 @@ def test_child_that_fails_without_a_verdict() -> None:
     assert not silent.ok and "exit code 3" in silent.message
     nothing = run_in_child(python="/no/such/python")
     assert not nothing.ok and "could not be started" in nothing.message
-
-
-def test_child_that_hangs() -> None:
-    result = run_in_child(command=child("import threading; threading.Event().wait()"), timeout=0.2)
-    assert not result.ok and result.message.startswith("no end after")
+    hanging = run_in_child(command=child("import threading; threading.Event().wait()"), timeout=0.2)
+    assert not hanging.ok and hanging.message.startswith("no end after")
 
 
 def test_build_facts_that_cannot_be_read(tmp_path: Path) -> None:
@@ -248,18 +245,22 @@ HEALTHY = SelfTestResult(True, "all agree", facts={**ENGINE, "seconds": 1.0})
 CRASHED = SelfTestResult(False, "it crashed", "do this next")
 
 
-def test_doctor_of_a_healthy_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, shown = run_doctor(monkeypatch, HEALTHY)
-    assert code == 0
-    assert "[red]CUDA0 (gpu): a card, 3.0 of 4.0 GiB free" in shown
-    assert "all agree" in shown and "llama-cpp-python" in shown and "9.9" in shown
-
-
-def test_doctor_of_a_broken_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, shown = run_doctor(monkeypatch, CRASHED)
-    assert code == 8
-    assert "failed: it crashed" in shown and "do this next" in shown
-    assert "unknown: llama.cpp could not be asked" in shown
+@pytest.mark.parametrize(
+    ("result", "code", "said"),
+    [
+        (HEALTHY, 0, ["[red]CUDA0 (gpu): a card, 3.0 of 4.0 GiB free", "all agree", "9.9"]),
+        (
+            CRASHED,
+            8,
+            ["failed: it crashed", "do this next", "unknown: llama.cpp could not be asked"],
+        ),
+    ],
+)
+def test_doctor(
+    result: SelfTestResult, code: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, shown = run_doctor(monkeypatch, result)
+    assert found == code and all(words in shown for words in [*said, "llama-cpp-python"])
 
 
 def test_doctor_as_json(monkeypatch: pytest.MonkeyPatch) -> None:

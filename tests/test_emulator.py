@@ -89,11 +89,15 @@ def test_stop_strings_are_held_back_across_tokens(smol: Emulator) -> None:
     assert (answer.finish_reason, answer.stop) == ("stop", stop)
 
 
+def biased(token: int) -> Sampling:
+    """Nothing but this token is drawn."""
+    return Sampling(temperature=0.0, logit_bias={token: 1000.0})
+
+
 def test_an_end_token_ends_and_is_not_text(smol: Emulator) -> None:
     end = smol.models["tuned"].eos
     assert end is not None
-    biased = Sampling(temperature=0.0, logit_bias={end: 1000.0})
-    answer = smol.generate(QUESTION, sampling=biased)
+    answer = smol.generate(QUESTION, sampling=biased(end))
     assert (answer.text, answer.tokens, answer.finish_reason) == ("", (end,), "stop")
 
 
@@ -104,18 +108,11 @@ def test_characters_split_over_tokens_come_whole(smol: Emulator) -> None:
     stream = smol.stream("Say it.", sampling=GREEDY, max_tokens=len(ids))
     texts = []
     for token in ids:
-        stream.sampling = Sampling(temperature=0.0, logit_bias={token: 1000.0})
+        stream.sampling = biased(token)
         texts.append(next(stream).text)
-    assert texts[:-1] == [""] * (len(ids) - 1)
-    assert texts[-1] == "🙂"
-
-
-def test_an_unfinished_character_ends_as_a_replacement(smol: Emulator) -> None:
-    first = smol.models["tuned"].tokenize("🙂")[0]
-    biased = Sampling(temperature=0.0, logit_bias={first: 1000.0})
-    assert (
-        smol.generate("Say it.", sampling=biased, max_tokens=1).text == "\N{REPLACEMENT CHARACTER}"
-    )
+    assert texts == [""] * (len(ids) - 1) + ["🙂"]
+    unfinished = smol.generate("Say it.", sampling=biased(ids[0]), max_tokens=1)
+    assert unfinished.text == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_full_context_ends_the_answer(tiny: Emulator) -> None:
@@ -239,44 +236,37 @@ def test_logprobs_of_a_text_by_itself(tiny: Emulator, smol: Emulator) -> None:
     assert np.isnan(without.logprobs[0]) and np.isfinite(without.logprobs[1:]).all()
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda em: em.generate(""), "the prompt is empty"),
-        (lambda em: em.generate("  \n"), "the prompt is empty"),
-        (lambda em: em.generate([]), "the list is empty"),
-        (lambda em: em.generate("a\ud800b"), "an unpaired surrogate at character 1"),
-        (lambda em: em.generate("word " * 900), "its context holds 512"),
-        (lambda em: em.logprobs("a", prompt=None), "no token to score"),
-        (lambda em: em.logprobs("word " * 600, prompt="x"), "fit after its prompt"),
-    ],
-)
-def test_prompts_that_cannot_be_run(smol: Emulator, call: object, says: str) -> None:
-    with pytest.raises(PromptError) as caught:
-        call(smol)  # type: ignore[operator]
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+USER: list[Any] = [{"role": "user", "content": "x"}]
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "kind", "says"),
     [
-        (lambda em: em.generate("x", max_tokens=0), "max_tokens is 0"),
-        (lambda em: em.generate("x", stop=[""]), "empty stop string"),
-        (lambda em: em.generate("x", stop="text"), "a list of strings is needed"),
-        (lambda em: em.generate("x", max_tokens=2.5), "max_tokens is 2.5"),
-        (lambda em: em.generate("x", recipe="upscal"), "did you mean upscale?"),
-        (lambda em: em.generate("x", recipe=Recipe({"warm": 1.0})), "needs the role warm"),
-        (lambda em: em.chat("x"), "list of messages"),
+        (lambda em: em.generate(""), PromptError, "the prompt is empty"),
+        (lambda em: em.generate("  \n"), PromptError, "the prompt is empty"),
+        (lambda em: em.generate([]), PromptError, "the list is empty"),
         (
-            lambda em: em.generate([{"role": "user", "content": "x"}], raw=True),
-            "raw takes a string",
+            lambda em: em.generate("a\ud800b"),
+            PromptError,
+            "half of a surrogate pair at character 1",
         ),
+        (lambda em: em.generate("word " * 900), PromptError, "its context holds 512"),
+        (lambda em: em.logprobs("a", prompt=None), PromptError, "no token to score"),
+        (lambda em: em.logprobs("word " * 600, prompt="x"), PromptError, "fit after its prompt"),
+        (lambda em: em.generate("x", max_tokens=0), UsageError, "max_tokens is 0"),
+        (lambda em: em.generate("x", stop=[""]), UsageError, "empty stop string"),
+        (lambda em: em.generate("x", stop="text"), UsageError, "a list of strings is needed"),
+        (lambda em: em.generate("x", max_tokens=2.5), UsageError, "max_tokens is 2.5"),
+        (lambda em: em.generate("x", recipe="upscal"), UsageError, "did you mean upscale?"),
+        (lambda em: em.generate("x", recipe=Recipe({"warm": 1.0})), UsageError, "needs the role w"),
+        (lambda em: em.chat("x"), UsageError, "list of messages"),
+        (lambda em: em.generate(USER, raw=True), UsageError, "raw takes a string"),
     ],
 )
-def test_options_that_are_refused(smol: Emulator, call: object, says: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        call(smol)  # type: ignore[operator]
-    assert says in str(caught.value)
+def test_calls_that_are_refused(smol: Emulator, call: Any, kind: type, says: str) -> None:
+    with pytest.raises(kind) as caught:
+        call(smol)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
     assert smol.generate("x", sampling=GREEDY, max_tokens=1).tokens  # the slot was given back
 
 

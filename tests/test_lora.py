@@ -132,21 +132,57 @@ def test_contexts_share_one_loaded_adapter(model: Model, adapter: Path) -> None:
         np.testing.assert_array_equal(logits(one), logits(two))
 
 
-def no_adapters(folder: Path, model: Path) -> dict[str, Path]:
-    text = folder / "text.gguf"
-    text.write_text("not a model")
-    other = folder / "wide.gguf"
-    return {
-        "model": model,
-        "text": text,
-        "missing": folder / "missing.gguf",
-        "other width": write_adapter(other, matrices(width=2 * WIDTH)),
-    }
+def write_preset(files: dict[str, Path], lora: Path) -> None:
+    """A user preset whose tuned role is the reference with an adapter."""
+    user_path().parent.mkdir(parents=True)
+    user_path().write_text(
+        f"""
+        [[preset]]
+        name = "adapted"
+        [preset.roles.base]
+        file = '{files["base"]}'
+        [preset.roles.reference]
+        file = '{files["reference"]}'
+        [preset.roles.tuned]
+        of = "reference"
+        lora = {{ file = '{lora}' }}
+        """,
+        encoding="utf-8",
+    )
+
+
+def test_weights_are_loaded_once(tiny_files: dict[str, Path], adapter: Path, model: Model) -> None:
+    write_preset(tiny_files, adapter)
+    with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
+        assert em.models["tuned"] is em.models["reference"] is not em.models["base"]
+        contexts = em.ensemble.contexts
+        tuned, reference = logits(contexts["tuned"]), logits(contexts["reference"])
+        answer = em.generate("Hello", max_tokens=4, sampling=Sampling(temperature=0.0))
+        assert answer.text
+    with context(model) as plain, context(model, (adapter, 1.0)) as adapted:
+        np.testing.assert_array_equal(reference, logits(plain))
+        np.testing.assert_array_equal(tuned, logits(adapted))
+
+
+def test_with_a_zero_adapter_upscaling_is_the_base(tiny_files: dict[str, Path], zero: Path) -> None:
+    write_preset(tiny_files, zero)
+    with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
+        combined = em.logprobs("Hello there", recipe=Recipe.upscale())
+        np.testing.assert_allclose(combined.logprobs, combined.roles["base"], atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["model", "text", "missing", "other width"])
-def test_no_adapter_is_refused(model: Model, tmp_path: Path, case: str) -> None:
-    file = no_adapters(tmp_path, model.path)[case]
+def test_no_adapter_is_refused(
+    model: Model, tiny_files: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    """By a context, and of a preset."""
+    file = tmp_path / f"{case}.gguf"
+    if case == "model":
+        file = model.path
+    elif case == "text":
+        file.write_text("not a model")
+    elif case == "other width":
+        write_adapter(file, matrices(width=2 * WIDTH))
     with context(model) as plain:
         before = logits(plain)
         with pytest.raises(ModelFileError) as caught:
@@ -155,55 +191,7 @@ def test_no_adapter_is_refused(model: Model, tmp_path: Path, case: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"{file}: ") and "\n" not in message
     assert "it gave no reason" not in message  # llama.cpp always says why
-
-
-class TestPreset:
-    def write(self, files: dict[str, Path], lora: Path) -> None:
-        """A user preset whose tuned role is the reference with an adapter."""
-        user_path().parent.mkdir(parents=True)
-        user_path().write_text(
-            f"""
-            [[preset]]
-            name = "adapted"
-            [preset.roles.base]
-            file = '{files["base"]}'
-            [preset.roles.reference]
-            file = '{files["reference"]}'
-            [preset.roles.tuned]
-            of = "reference"
-            lora = {{ file = '{lora}' }}
-            """,
-            encoding="utf-8",
-        )
-
-    def test_weights_are_loaded_once(
-        self, tiny_files: dict[str, Path], adapter: Path, model: Model
-    ) -> None:
-        self.write(tiny_files, adapter)
-        with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
-            assert em.models["tuned"] is em.models["reference"] is not em.models["base"]
-            contexts = em.ensemble.contexts
-            tuned, reference = logits(contexts["tuned"]), logits(contexts["reference"])
-            answer = em.generate("Hello", max_tokens=4, sampling=Sampling(temperature=0.0))
-            assert answer.text
-        with context(model) as plain, context(model, (adapter, 1.0)) as adapted:
-            np.testing.assert_array_equal(reference, logits(plain))
-            np.testing.assert_array_equal(tuned, logits(adapted))
-
-    def test_with_a_zero_adapter_upscaling_is_the_base(
-        self, tiny_files: dict[str, Path], zero: Path
-    ) -> None:
-        self.write(tiny_files, zero)
-        with eftlocal.load("adapted", n_ctx=64, threads=THREADS) as em:
-            combined = em.logprobs("Hello there", recipe=Recipe.upscale())
-            np.testing.assert_allclose(combined.logprobs, combined.roles["base"], atol=1e-5)
-
-    @pytest.mark.parametrize("case", ["model", "text", "missing", "other width"])
-    def test_no_adapter_is_refused(
-        self, tiny_files: dict[str, Path], tmp_path: Path, case: str
-    ) -> None:
-        file = no_adapters(tmp_path, tiny_files["reference"])[case]
-        self.write(tiny_files, file)
-        with pytest.raises(EftlocalError) as caught:
-            eftlocal.load("adapted", n_ctx=64, threads=THREADS)
-        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    write_preset(tiny_files, file)
+    with pytest.raises(EftlocalError) as refused:
+        eftlocal.load("adapted", n_ctx=64, threads=THREADS)
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)

@@ -274,22 +274,27 @@ def test_a_tokenizer_that_grows_without_end_meets_the_limit_of_memory(
     trial.run(candidate(model))
 
 
-def test_a_load_without_progress_is_ended(trial: Trial, model: Path) -> None:
-    trial.run(candidate(model))
-    trial.limits = Limits(stall_s=0.3, margin=ROOM)
-    with pytest.raises(ModelFileError, match=r"made no progress for 0.3 s while reading text"):
-        trial.run(forged(model, *ENDLESS))
-    assert trial.child.pid is None
-
-
+@pytest.mark.parametrize(
+    ("limits", "total", "says"),
+    [
+        (Limits(stall_s=0.3, margin=ROOM), trials._TOTAL, "made no progress for 0.3 s"),
+        (Limits(margin=ROOM), 0.005, "was not done after 0.3 s"),
+    ],
+)
 def test_a_load_that_goes_on_and_on_is_ended(
-    trial: Trial, model: Path, monkeypatch: pytest.MonkeyPatch
+    trial: Trial,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
+    total: float,
+    says: str,
 ) -> None:
     trial.run(candidate(model))
-    trial.limits = Limits(margin=ROOM)
-    monkeypatch.setattr("eftlocal.loading.trial._TOTAL", 0.005)
-    with pytest.raises(ModelFileError, match=r"was not done after 0.3 s while reading text"):
+    trial.limits = limits
+    monkeypatch.setattr(trials, "_TOTAL", total)
+    with pytest.raises(ModelFileError, match=f"{says} while reading text"):
         trial.run(forged(model, *ENDLESS))
+    assert trial.child.pid is None
 
 
 def test_what_llama_cpp_refuses_is_said_as_it_says_it(trial: Trial, model: Path) -> None:
