@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from eftlocal import Defaults, Emulator
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.llama import Context, Model
 from eftlocal.llama import context as context_module
+from eftlocal.llama.engine import llama_cpp  # the one that other tests patch
 from eftlocal.loading.loader import Loaded
 from eftlocal.prompt.render import RolePrompt
 

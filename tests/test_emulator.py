@@ -248,7 +248,7 @@ USER: list[Any] = [{"role": "user", "content": "x"}]
         (
             lambda em: em.generate("a\ud800b"),
             PromptError,
-            "half of a surrogate pair at character 1",
+            "an unpaired surrogate at character 1",
         ),
         (lambda em: em.generate("word " * 900), PromptError, "its context holds 512"),
         (lambda em: em.logprobs("a", prompt=None), PromptError, "no token to score"),
