@@ -64,6 +64,14 @@ def test_json_of_a_generated_answer_is_that_of_run(files: list[str]) -> None:
     assert len(ours["tokens"][0]["candidates"][COMBINATION]) == 2
 
 
+def test_a_narrow_terminal_breaks_no_token_into_letters(files: list[str]) -> None:
+    narrow = {"COLUMNS": "60"}
+    words = ["inspect", "hello", "--answer", "the cat", *files, "--plain"]
+    shown = CliRunner().invoke(app, words, env=narrow).stdout
+    letters = [line for line in shown.splitlines() if len(line.strip()) == 1]
+    assert not letters and "token" in shown
+
+
 def test_an_answer_from_a_file_and_a_plain_table(files: list[str], tmp_path: Path) -> None:
     file = tmp_path / "answer.txt"
     file.write_text(" one two\n", "utf-8")

@@ -288,7 +288,7 @@ def test_check_reports_one_vocabulary_and_the_memory(
         > sum(len(models[role]) for role in ("base", "tuned", "reference")) * 0.9
     )
     text = run("check", "mine").stdout
-    assert "one, of 512 tokens" in text
+    assert "shared, 512 tokens" in text
     assert text.rstrip().endswith(": fits")
 
 

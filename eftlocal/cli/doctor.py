@@ -178,7 +178,7 @@ def as_table(report: dict[str, Any]) -> Table:
     row(
         "AMX",
         f"CPU: {_yes_no(amx['cpu'])}; build: {_yes_no(amx['build'])}; "
-        f"compiler cure: {_yes_no(cured, 'unknown')}",
+        f"compiler workaround: {_yes_no(cured, 'unknown')}",
     )
     row("features", report["system_info"] or UNKNOWN)
     _add_settings(row, report["user_settings"])
@@ -192,7 +192,7 @@ def as_table(report: dict[str, Any]) -> Table:
 
 
 def _add_settings(row: Any, settings: dict[str, Any]) -> None:
-    there = "" if settings["there"] else ", which is not there"
+    there = "" if settings["there"] else " (not there)"
     row("settings", f"{settings['file']}{there}")
     if settings["fault"]:
         row("", settings["fault"], "red")
@@ -205,15 +205,12 @@ def _add_settings(row: Any, settings: dict[str, Any]) -> None:
 
 
 def _said(one: dict[str, Any]) -> str:
-    return f"{one['value']} of {one['source']}"
+    return f"{one['value']}, from {one['source']}"
 
 
 def _add_build(row: Any, build: dict[str, Any] | None) -> None:
     if build is None:
-        row(
-            "build",
-            "as pip or uv installed it",
-        )
+        row("build", "as pip or uv installed it")
         return
     row("build", f"{build.get('accelerator')}, {build.get('compiler')}, {build.get('built')}")
     row("built for", str(build.get("cpu")))

@@ -94,10 +94,10 @@ def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool)
         return
     screen, sheet = Screen(), new_table()
     if found is not None:
-        add_row(sheet, "vocabulary", f"one, of {found.size} tokens ({found.type})")
+        add_row(sheet, "vocabulary", f"shared, {found.size} tokens ({found.type})")
         for role, ends in found.end_tokens_declared.items():
-            what = f"{found.widths[role]} tokens, ends with {', '.join(map(str, ends)) or 'none'}"
-            add_row(sheet, role, what)
+            ids = ", ".join(map(str, ends)) or "none"
+            add_row(sheet, role, f"{found.widths[role]} tokens, end token ids: {ids}")
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         for line in lines:
             add_row(sheet, title, one_line(line, 500))

@@ -26,7 +26,7 @@ def table(
     made = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
         if i in texts:
-            made.add_column(Text(name), overflow="fold")
+            made.add_column(Text(name), overflow="fold", min_width=min(8, len(name)))
         else:
             made.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for row in rows:
