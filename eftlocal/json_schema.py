@@ -1,6 +1,6 @@
 """JSON schemas as llguidance takes them: every text that it then allows fits the schema.
 
-llguidance compiles the schema; what it cannot keep is refused by name. Four things are ours:
+llguidance compiles the schema; what it cannot keep is refused by name. Five things are ours:
 
 - An object with `properties` and no `additionalProperties` has no others, as in llama.cpp's own
   converter: small models otherwise go on inventing keys. (Not inside allOf, whose parts name
@@ -9,7 +9,8 @@ llguidance compiles the schema; what it cannot keep is refused by name. Four thi
 - `propertyNames` becomes `properties` or `patternProperties`. `uniqueItems` cannot be kept
   by a grammar and is dropped: `schema_notes` says so.
 - Formats that pydantic names and that no text breaks (password, path, binary, ...) are dropped;
-  base64 becomes a pattern.
+  others that llguidance lacks (base64, uuid4, ...) become patterns.
+- llguidance has no numbers near the ends of a 64-bit integer: there the range is narrowed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,25 @@ _FREE_FORMATS = (
     *("password", "binary", "regex", "json-string", "path"),
     *("file-path", "directory-path", "new-path", "socket-path"),
 )
+_HEX = "[0-9a-fA-F]"
 _PATTERNS = {
     "base64": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
     "base64url": "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$",
+    "color": "^#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$",
+    "fraction": "^-?[0-9]+(/[1-9][0-9]*)?$",
+    **{
+        f"uuid{n}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}$"
+        for n in range(1, 9)
+    },
 }
+_NAME_PATTERNS = {  # of formats that names of properties may have
+    **_PATTERNS,
+    "uuid": f"^{_HEX}{{8}}-({_HEX}{{4}}-){{3}}{_HEX}{{12}}$",
+    "date": "^[0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|"
+    "(0[13578]|1[02])-31)$",
+}
+_LARGEST = 4 * 10**18
+_BOUNDS = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
 
 
 def closed_schema(schema: str) -> str:
@@ -88,6 +104,12 @@ class _Closer:
                 del made["format"]
             elif made["format"] in _PATTERNS:
                 made.setdefault("pattern", _PATTERNS[made.pop("format")])
+            elif made["format"] == "ipvanyaddress" and "anyOf" not in made:
+                del made["format"]
+                made["anyOf"] = [{"type": "string", "format": f} for f in ("ipv4", "ipv6")]
+        for key, sign in _BOUNDS.items():
+            if isinstance(made.get(key), (int, float)) and made[key] * sign > _LARGEST:
+                made[key] = _LARGEST * sign
         for key in _MAPS:
             if isinstance(made.get(key), Mapping):
                 made[key] = {name: self.closed(part) for name, part in made[key].items()}
@@ -121,6 +143,8 @@ class _Closer:
             schema["properties"] = {str(name): value for name in allowed}
         elif set(kept) == {"pattern"}:
             schema["patternProperties"] = {str(kept["pattern"]): value}
+        elif set(kept) == {"format"} and kept["format"] in _NAME_PATTERNS:
+            schema["patternProperties"] = {_NAME_PATTERNS[kept["format"]]: value}
         elif set(kept) <= {"minLength", "maxLength"}:
             least, most = kept.get("minLength", 0), kept.get("maxLength", "")
             schema["patternProperties"] = {f"^.{{{least},{most}}}$": value}

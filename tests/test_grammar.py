@@ -596,6 +596,9 @@ POINT = {"properties": {k: {"type": "integer"} for k in "abc"}, "required": ["b"
             '{"c": null}',
         ),
         ({"propertyNames": {"maxLength": 2}}, '{"ab": 1}', '{"abc": 1}'),
+        ({"propertyNames": {"format": "date"}}, '{"2024-12-31": 1}', '{"2024-11-31": 1}'),
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, "-4" + "0" * 18, "1.5"),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 1e300}, "1.5", "-1"),
         ({"type": "array", "items": {"type": "null"}, "uniqueItems": True}, "[null]", "[1]"),
         ({"allOf": [POINT, {"required": ["a"]}]}, '{"a":1,"b":2}', '{"b":2}'),
         ({"anyOf": [{"type": "null"}, {"items": {"$ref": "#/anyOf/0"}}]}, "[null]", "[1]"),
@@ -637,7 +640,7 @@ def test_a_schema_accepts_what_it_describes(
         ({"$ref": "#/$defs/x"}, "'/$defs/x' does not exist"),
         ({"type": "string", "enum": [1, True, None]}, "Unsatisfiable"),
         ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance is not supported"),
-        ({"propertyNames": {"format": "date"}}, "propertyNames with format"),
+        ({"propertyNames": {"format": "time"}}, "propertyNames with format"),
         ({"const": float("nan")}, "not a JSON value"),
     ],
 )

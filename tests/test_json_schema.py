@@ -12,22 +12,25 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 from pydantic import (
+    UUID4,
     AnyUrl,
     Base64Str,
     BaseModel,
     ByteSize,
     ConfigDict,
     Field,
+    IPvAnyAddress,
     Json,
     NaiveDatetime,
     NegativeFloat,
     NonNegativeInt,
     PastDate,
     PositiveInt,
+    RootModel,
     SecretStr,
     StringConstraints,
     TypeAdapter,
@@ -92,6 +95,32 @@ class Aliased(BaseModel):
     value: int = Field(alias="the value", description='with "quotes" and \\ signs')
 
 
+class Odd(BaseModel):
+    a: int = Field(alias='a "b" \\ c/~1%25 é\n')
+    b: int = Field(3, alias="$ref")
+    c: int = Field(4, alias="properties")
+    d: Literal[None, True, False, 0, 1, "null", "true", -5] = None
+    e: Literal[tuple(f'value {n} é"\\' for n in range(1000))]  # type: ignore[valid-type]
+
+
+class AnyTree(RootModel[dict[str, "AnyTree"] | list["AnyTree"] | int | None]):
+    pass
+
+
+class Expression(BaseModel):
+    op: Literal["+", "-"]
+    left: Expression | float
+    right: Expression | float
+
+
+Kind = TypeVar("Kind")
+
+
+class Chain(BaseModel, Generic[Kind]):
+    value: Kind
+    rest: Chain[Kind] | None = None
+
+
 class Wire(TypedDict):
     id: int
     note: NotRequired[str]
@@ -144,6 +173,16 @@ CASES: list[tuple[Any, Any]] = [
     (Tree, Tree(name="r", children=[Tree(name="c")])),
     (Pets, Pets(pets=[Cat(kind="cat", lives=9), Dog(kind="dog")])),
     (Aliased, Aliased(**{"the value": 3})),
+    (Odd, Odd(**{'a "b" \\ c/~1%25 é\n': 1, "d": "null", "e": 'value 999 é"\\'})),
+    (AnyTree, AnyTree.model_validate({"a": [1, None, {"b": []}]})),
+    (Expression, Expression(op="+", left=1, right=Expression(op="-", left=2, right=3))),
+    (Chain[int], Chain[int](value=1, rest=Chain[int](value=2))),
+    (tuple[int, Literal["x"], list[tuple[()]]], (1, "x", [()])),
+    (Annotated[int, Field(ge=-(2**63), lt=2**63)], -5),
+    (UUID4, uuid.UUID("00000000-0000-4000-8000-00000000000f")),
+    (dict[uuid.UUID, datetime.date], {uuid.UUID(int=7): DAY}),
+    (dict[datetime.date, list[None]], {datetime.date(2024, 2, 28): [None]}),
+    (IPvAnyAddress, ipaddress.IPv4Address("10.0.0.1")),
     (Wire, {"id": 1, "note": "n"}),
     (list[dict[str, Any]], [{"a": [1, None, {"b": "c"}]}]),
     (Any, {"anything": [True]}),
