@@ -122,6 +122,10 @@ _NAMES = {
 }
 
 
+_LARK_OPTION = re.compile(r'^\s*%llguidance\s*\{\s*"(\w+)"', re.M)
+_LARK_OPTIONS = {"allow_initial_skip", "allow_invalid_utf8", "no_forcing"}
+
+
 def constraint_grammar(
     constraint: Constraint,
     token_id: Callable[[str], int] = lambda _text: 0,
@@ -134,7 +138,7 @@ def constraint_grammar(
     allowed, which changes the model's distribution.
 
     Args:
-        token_id: the id of the token that has a text such as `<think>`, for GBNF.
+        token_id: the id of a token that GBNF gives as `<think>`, `!<think>` or `<[123]>`.
         regular: whether GBNF that is a regular expression becomes one.
 
     Raises:
@@ -155,6 +159,10 @@ def constraint_grammar(
         text = _regex(text)
     elif re.search(r"\[[^\]\"/]*\btemperature\s*=", text):
         raise UsageError("Lark grammar: temperature is not supported; set it for the whole answer")
+    elif unknown := set(_LARK_OPTION.findall(text)) - _LARK_OPTIONS:
+        raise UsageError(
+            f"Lark grammar: %llguidance: {min(unknown)} is not supported; leave it out"
+        )
     return f'{text}\n%llguidance {{"no_forcing": true}}'
 
 
@@ -179,7 +187,9 @@ def refusal(kind: Kind, fault: str) -> str:
     if kind != "json_schema" and reason.startswith("invalid regex "):
         reason = reason.partition("(in regex): ")[2].rpartition("\nerror: ")[2]
         reason = reason if kind == "regex" else f"invalid regex: {reason}"
-    if "NoExtension" in reason:
+    if "NoExtension" in reason and kind == "regex":
+        reason = "no text matches it"
+    elif "NoExtension" in reason:
         reason = "no text can follow; look for a part that contains itself without an end"
     elif "symbols.len()" in reason:
         reason = "it has more parts than llguidance can hold; make it smaller"

@@ -31,7 +31,7 @@ _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")  # with line breaks
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
 _TIMES = re.compile(r"[*+?]|\{\s*([0-9]+)\s*(,\s*([0-9]+)?\s*)?\}")
-_TOKEN = re.compile(r"(!?)<(?:\[([0-9]{1,9})\]|[^<>\s]+)>")
+_TOKEN = re.compile(r"(!?)<(?:\[[0-9]{1,9}\]|[^<>\s]+)>")
 _GROUP = re.compile(r"[rg]\d+")
 _MAX_UNROLLED = 20_000  # items in the rules that take the place of a recursion
 _HEX = {"x": 2, "u": 4, "U": 8}
@@ -42,7 +42,7 @@ def lark(text: str, token_id: Callable[[str], int], *, regular: bool = True) -> 
     """The Lark text of a GBNF grammar's rule `root`.
 
     Args:
-        token_id: the id of the token that has a text such as `<think>`.
+        token_id: the id of a token that is given as `<think>`, `!<think>` or `<[123]>`.
         regular: make one terminal of it, if it is a regular expression.
 
     Raises:
@@ -141,8 +141,7 @@ class _Reader:
                 self._at += 1
                 item = self._terminal(r"(?s:.)")
             elif token := self._take(_TOKEN):
-                number = int(token[2]) if token[2] else self._token_id(token[0].lstrip("!"))
-                item = f"<[{'^' if token[1] else ''}{number}]>"
+                item = f"<[{'^' if token[1] else ''}{self._token_id(token[0])}]>"
             elif name := self._take(_NAME):
                 self._uses.setdefault(name[0], start)
                 item = self._rule(name[0])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llama_grammar import LlamaGrammar
 
 from eftlocal import Emulator, Sampling
-from eftlocal.constraint import Constraint, schema_text
+from eftlocal.constraint import Constraint, Kind, schema_text
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.llama import Context, Model, Span
 from eftlocal.llama.guide import Guide
@@ -499,6 +499,9 @@ def test_a_closed_grammar_says_so(model: Model) -> None:
         ('root ::= "b"\nw ::= "a"{3,2}', "line 2: not a repetition of 0 to 2000 times at '{3,2}'"),
         ("root ::= root", "no text can follow"),
         ("root ::= <nothing>", "<nothing> is not a token of the model"),
+        ("root ::= <[99999999]>", "<[99999999]> is not a token of the model"),
+        ('root ::= "a" <|im_end|>', "<|im_end|> ends an answer; leave it out"),
+        ('root ::= "a" \\- b', "line 1: unexpected at"),
         ('root ::= "" | root "' + "ab" * 40_000 + '"', "more parts than llguidance can hold"),
         ('root ::= "a"{0,5000}', "0 to 2000"),
         ('root ::= "a"{' + "9" * 5000 + "}", "0 to 2000"),
@@ -515,6 +518,41 @@ def test_a_wrong_grammar_is_refused_with_its_line(
     assert says in str(raised.value)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 150
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("regex", r"a\bc", "lookarounds not supported"),
+        ("regex", "(?=a)b", "look-ahead"),
+        ("regex", r"(a)\1", "backreferences are not supported"),
+        ("regex", "[a&&b]", "regex: no text matches it"),
+        ("regex", "(" * 50_000 + ")" * 50_000, "nested"),
+        ("lark", "start: <[2]>", "no text can follow"),
+        ("lark", "start: <[999999]>", "line 1, column 8: Token range end too large"),
+        ("lark", 'start: <|nope|> "a"', 'unknown special token: "<|nope|>"'),
+        ("lark", "start: X\n%import common.X", "Unknown common regex: common.X"),
+        ("lark", '%llguidance {"lazy": true}\nstart: "a"', "%llguidance: lazy is not supported"),
+        ("lark", "start: " + "(" * 50_000, "nested"),
+    ],
+)
+def test_a_wrong_regex_or_lark_grammar_is_refused_by_name(
+    model: Model, kind: Kind, text: str, says: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        Guide(model, Constraint(kind, text))
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_any_token_but_one(model: Model, ends: frozenset[int]) -> None:
+    control = next(t for t in model.special_tokens() if t not in ends)
+    name = model.piece(control, special=True).decode()
+    for text in (f"root ::= !<[{control}]>", f"root ::= !{name}"):
+        with guide(model, text) as grammar:
+            assert set(np.flatnonzero(~grammar.allowed([]))) == {control, *ends}
+    with guide(model, f"root ::= !<[{min(ends)}]>") as grammar:
+        assert set(np.flatnonzero(~grammar.allowed([]))) == ends
 
 
 def test_recursion_that_ends_is_no_error(model: Model) -> None:

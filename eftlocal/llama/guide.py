@@ -7,6 +7,7 @@ more token are the same case.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -165,8 +166,7 @@ class Guide(Closing):
     def _compute(self, path: list[int]) -> tuple[Bits, bool]:
         assert self._matcher is not None
         complete = self._matcher.is_accepting()
-        bits = np.zeros(len(self._end_bits), dtype=np.uint32)
-        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        bits = self._vocabulary.mask(self._matcher)
         self._check()
         bits &= ~self._end_bits
         if self._constraint.kind == "json_schema" and self._long_number(path):
@@ -222,6 +222,7 @@ class _Vocabulary:
         self.digits = self.bits(t for t, piece in enumerate(self.tokens) if piece[:1].isdigit())
         self.tokenizer = LLTokenizer(TokenizerWrapper(self), n_vocab=self.size, slices=_SLICES)
         self._ids = {piece.lstrip(b"\xff"): t for t, piece in enumerate(self.tokens) if piece}
+        self._ids |= {model.piece(t, special=True): t for t in self.ends}
         self.matcher = lru_cache(maxsize=8)(self._matcher)
 
     def _matcher(self, constraint: Constraint, regular: bool = True) -> LLMatcher:
@@ -231,7 +232,10 @@ class _Vocabulary:
         def compile_() -> LLMatcher:
             matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
             if not matcher.is_error():
-                matcher.compute_bitmask()  # what can go wrong at the first token is found here
+                # What can go wrong at the first token is found here.
+                some = matcher.is_accepting() or (self.mask(matcher) & ~self.bits(self.ends)).any()
+                if not (some or matcher.is_error()):
+                    raise UsageError(refusal(constraint.kind, "NoExtension"))
             return matcher
 
         matcher = compiled(grammar, compile_)
@@ -241,6 +245,12 @@ class _Vocabulary:
             raise UsageError(refusal(constraint.kind, fault))
         return matcher
 
+    def mask(self, matcher: LLMatcher) -> Bits:
+        """What may follow, (words,) uint32."""
+        bits = np.zeros(-(-self.size // 32), dtype=np.uint32)
+        matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        return bits
+
     def bits(self, tokens: Iterable[int]) -> Bits:
         """These tokens as a mask of llguidance's, (words,) uint32; those beyond the vocabulary
         are left out."""
@@ -249,9 +259,17 @@ class _Vocabulary:
         return np.packbits(mask, bitorder="little").view(np.uint32)
 
     def _token_id(self, text: str) -> int:
-        if (found := self._ids.get(text.encode())) is None:
-            raise UsageError(f"grammar: {text} is not a token of the model")
-        return found
+        name = text.removeprefix("!")
+        number = re.fullmatch(r"<\[([0-9]+)\]>", name)
+        token = int(number[1]) if number else self._ids.get(name.encode(), -1)
+        if not 0 <= token < self.size:
+            raise UsageError(f"grammar: {name} is not a token of the model")
+        if token in self.ends and name == text:
+            raise UsageError(
+                f"grammar: {text} ends an answer; leave it out: an answer may end where all of "
+                "'root' is matched"
+            )
+        return token
 
     def __call__(self, data: bytes) -> list[int]:
         """Asked for by llguidance where it forces tokens, which `no_forcing` forbids."""
