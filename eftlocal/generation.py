@@ -196,7 +196,6 @@ class Generation:
         sequence.max_tokens = max_tokens
         self._ensemble = ensemble
         self._piece = piece
-        self._max_tokens = max_tokens
         self._loop_guard = 0 if sequence.mask is not None else loop_guard
         text = TextStream(stop)
         self._taken = _Taken(text, text, None, None)
@@ -217,7 +216,7 @@ class Generation:
         shown = "" if ended else text.push(self._piece(choice.token))
         if ended or text.stopped is not None:
             reason = "stop"
-        elif self._max_tokens is not None and index + 1 >= self._max_tokens:
+        elif index + 1 == self.sequence.max_tokens:
             reason = "length"
         elif self._ensemble.room(self.sequence) + len(self.sequence.choices) <= index + 1:
             reason = "context"
@@ -246,7 +245,7 @@ class Generation:
         guard = self._loop_guard
         if not guard or count < guard:
             return False
-        tokens = self._tokens(count - guard, count)
+        tokens = self.sequence.tokens(count - guard)[:guard]
         length = repeated_phrase(tokens)
         if not length:
             return False
@@ -254,7 +253,4 @@ class Generation:
         if not is_of_numbers(phrase):
             return True
         guard *= OF_NUMBERS
-        return count >= guard and repeated_phrase(self._tokens(count - guard, count)) > 0
-
-    def _tokens(self, start: int, end: int) -> list[int]:
-        return [choice.token for choice in self.sequence.choices[start:end]]
+        return count >= guard and repeated_phrase(self.sequence.tokens(count - guard)[:guard]) > 0

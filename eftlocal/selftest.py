@@ -74,7 +74,6 @@ def run_in_child(
     *,
     python: Path | str = sys.executable,
     build_file: Path | None = None,
-    model: Path | None = None,
     timeout: float = 300.0,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -89,7 +88,6 @@ def run_in_child(
     build = read_build_facts(build_file)
     if command is None:
         command = [str(python), "-m", "eftlocal.selftest", "--json"]
-        command += [str(model)] if model else []
     try:
         child = subprocess.run(
             command,
@@ -383,43 +381,24 @@ def _add_matrix(
     import numpy as np
 
     kind = gguf.GGMLQuantizationType[quantization]
-    if quantization == "Q4_K":
-        blocks = _random_q4_k(shape, rng)
-    elif quantization == "Q6_K":
-        blocks = _random_q6_k(shape, rng)
+    root = np.sqrt(shape[1])
+    if quantization in ("Q4_K", "Q6_K"):
+        # The gguf package reads K-quants but does not write them. Random bits under fixed scales
+        # are as good as random weights; the layouts are ggml's block_q4_K and block_q6_K.
+        _, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (shape[0], shape[1] // 256, size), dtype=np.uint8)
+        if quantization == "Q4_K":  # weight = d * scale * q - dmin * min; d, dmin, 12 scales, q
+            d = 1.0 / (270.0 * root)  # scale and min in 0..63, q in 0..15
+            blocks[..., 0:4] = np.array([d, 7.5 * d], np.float16).view(np.uint8)
+        else:  # weight = d * scale * (q - 32), q in 0..63: 192 bytes of q, 16 int8 scales, d
+            scales = rng.integers(-32, 32, (*blocks.shape[:2], 16), dtype=np.int8)
+            blocks[..., 192:208] = scales.view(np.uint8)
+            blocks[..., 208:210] = np.array([1.0 / (340.0 * root)], np.float16).view(np.uint8)
+        blocks = blocks.reshape(shape[0], -1)
     else:
-        weights = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
+        weights = rng.standard_normal(shape, np.float32) / np.float32(root)
         blocks = gguf.quants.quantize(weights, kind)
     writer.add_tensor(name, blocks, raw_dtype=kind)
-
-
-# The gguf package reads K-quants but does not write them. Random bits under fixed scales are as
-# good as random weights, and the blocks' layouts are ggml's block_q4_K and block_q6_K.
-
-
-def _random_q4_k(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(rows, bytes a row) uint8: float16 d and dmin, 12 bytes of scales, 128 bytes of weights."""
-    import numpy as np
-
-    blocks = rng.integers(0, 256, (shape[0], shape[1] // 256, 144), dtype=np.uint8)
-    # weight = d * scale * q - dmin * min, scale and min in 0..63, q in 0..15.
-    d = 1.0 / (270.0 * np.sqrt(shape[1]))
-    blocks[..., 0:4] = np.array([d, 7.5 * d], np.float16).view(np.uint8)
-    return blocks.reshape(shape[0], -1)
-
-
-def _random_q6_k(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(rows, bytes a row) uint8: 192 bytes of weights, 16 int8 scales, float16 d."""
-    import numpy as np
-
-    blocks = rng.integers(0, 256, (shape[0], shape[1] // 256, 210), dtype=np.uint8)
-    # weight = d * scale * (q - 32), q in 0..63; scales of 16 values around 0.
-    blocks[..., 192:208] = rng.integers(-32, 32, (*blocks.shape[:2], 16), dtype=np.int8).view(
-        np.uint8
-    )
-    d = 1.0 / (340.0 * np.sqrt(shape[1]))
-    blocks[..., 208:210] = np.array([d], np.float16).view(np.uint8)
-    return blocks.reshape(shape[0], -1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

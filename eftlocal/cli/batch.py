@@ -143,16 +143,10 @@ def batch(
         raise UsageError(f"{source}: cannot be read: No such file or directory")
     with loading_bars() as bars:
         sources = chosen.sources(bars)
-    defaults, max_tokens = chosen.defaults, given["max_tokens"]
-    defaults = replace(
-        defaults,
-        max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
-        stop=(*defaults.stop, *(given["stop"] or ())),
-    )
     job = Job(
         source=source,
         output=output,
-        sources=replace(sources, defaults=defaults),
+        sources=replace(sources, defaults=chosen.defaults),
         format=format,
         seed=seed,
         raw=raw,

@@ -78,8 +78,7 @@ def bench(
         else built_in("" if isinstance(models, dict) else models.name)
     )
     check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])
-    if picture:
-        check_plot(picture)
+    check_plot(picture)
     with loading_bars() as bars:
         sources = sources_of(models, bars, offline=given["offline"], **engine)
         opt.check_roles(sources.defaults.recipe, None, sources.roles)

@@ -59,8 +59,7 @@ def evaluate(
         hint = f"; did you mean {near[0]}? Known" if near else "; known"
         raise UsageError(f"unknown evaluation {name!r}{hint}: {', '.join(KNOWN)}")
     check_outputs({"--plot": picture})
-    if picture:
-        check_plot(picture)
+    check_plot(picture)
     with counting_bars() as started:
         figures = evaluate_demo(
             FOLDER, split=split, each=questions, threads=threads, started=started

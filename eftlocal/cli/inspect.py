@@ -104,8 +104,7 @@ def inspect(
     check_outputs(
         {"--html": html, "--plot": picture}, {"--prompts": prompts, "--answer-file": answer_file}
     )
-    if picture:
-        check_plot(picture)
+    check_plot(picture)
     selection = select(given)
     defaults, chosen = selection.defaults, selection.defaults.recipe
     opt.check_guidance(chosen, system, selection.roles)
@@ -115,7 +114,6 @@ def inspect(
         emulator = selection.load(bars)
         if defaults.speculation.length is None and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
-    limits: dict[str, Any] = {name: given[name] for name in _LIMITS}
     special = given["special"]
 
     def see(one: SurveyPrompt) -> Inspection:
@@ -126,8 +124,7 @@ def inspect(
                 {"role": "user", "content": one.prompt},
             ]
         options: dict[str, Any] = {"candidates": candidates, "raw": raw, "special": special}
-        more = limits if one.answer is None else {}
-        return inspect_answer(emulator, conversation, one.answer, **options, **more)
+        return inspect_answer(emulator, conversation, one.answer, **options)
 
     with emulator:
         spelled = "\n".join(one.prompt for one in asked) if raw and not special else ""

@@ -269,13 +269,14 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
     """
     from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
 
-    guard = given.get("loop_guard")
+    limits: dict[str, Any] = {n: given.get(n) for n in ("max_tokens", "loop_guard")}
     return replace(
         default,
         recipe=chosen_recipe(default.recipe, given, _written),
         sampling=chosen_sampling(default.sampling, given),
         speculation=chosen_speculation(default.speculation, given, _written),
-        loop_guard=default.loop_guard if guard is None else guard,
+        stop=(*default.stop, *(given.get("stop") or ())),
+        **{name: value for name, value in limits.items() if value is not None},
     )
 
 

@@ -21,7 +21,7 @@ from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
-    from eftlocal import Answer, Emulator, Recipe, Sampling
+    from eftlocal import Answer, Emulator
     from eftlocal.speculation.settings import Totals
 
 
@@ -60,36 +60,31 @@ def run(
     opt.check_raw(given)
     text = read_prompt(prompt)
     selection = select(given)
-    defaults = selection.defaults
-    chosen, sampling, speculation = defaults.recipe, defaults.sampling, defaults.speculation
+    recipe = selection.defaults.recipe
     constraint = opt.constraint(given)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
-    roles = opt.check_roles(chosen, show, selection.roles)
-    opt.check_guidance(chosen, system, selection.roles)
+    roles = opt.check_roles(recipe, show, selection.roles)
+    opt.check_guidance(recipe, system, selection.roles)
     if given["verbose"]:
         _show_engine_log()
     with loading_bars() as bars:
         emulator = selection.load(bars)
-        if speculation.length is None:
+        if selection.defaults.speculation.length is None:
             emulator.measure(bars.measuring)
     with emulator:
-        for note in emulator.notes(chosen, raw_text=text if raw and not given["special"] else ""):
+        for note in emulator.notes(raw_text=text if raw and not given["special"] else ""):
             tell(f"note: {note}")
         asked: Any = text if raw else [{"role": "user", "content": text}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
-        call = {
-            "raw": raw,
-            **{name: given[name] for name in ("special", "max_tokens", "stop", "loop_guard")},
-            "speculation": speculation,
-        }
+        call = {"raw": raw, "special": given["special"]}
         if constraint is not None:
             call[constraint.kind] = constraint.text
         if roles or json_:
-            answers = _answers(emulator, asked, chosen, sampling, roles, call)
+            answers = _answers(emulator, asked, roles, call)
             if json_:
-                _print_json(emulator, chosen, sampling, answers)
+                _print_json(emulator, answers)
             else:
                 _print_beside(answers)
             finished = answers["emulation"]
@@ -115,18 +110,13 @@ def _stream(emulator: Emulator, asked: Any, call: dict[str, Any]) -> Answer:
 
 
 def _answers(
-    emulator: Emulator,
-    asked: Any,
-    recipe: Recipe,
-    sampling: Sampling,
-    roles: list[str],
-    call: dict[str, Any],
+    emulator: Emulator, asked: Any, roles: list[str], call: dict[str, Any]
 ) -> dict[str, Answer]:
     """The emulation's answer and each role's own, all with the emulation's seed."""
     from eftlocal.logits.recipe import Recipe
 
-    answers = {"emulation": emulator.generate(asked, recipe=recipe, sampling=sampling, **call)}
-    same = replace(sampling, seed=answers["emulation"].seed)
+    answers = {"emulation": emulator.generate(asked, **call)}
+    same = replace(emulator.defaults.sampling, seed=answers["emulation"].seed)
     for role in roles:
         answers[role] = emulator.generate(asked, recipe=Recipe.single(role), sampling=same, **call)
     return answers
@@ -145,9 +135,7 @@ def _print_beside(answers: dict[str, Answer]) -> None:
     Screen().print(table)
 
 
-def _print_json(
-    emulator: Emulator, recipe: Recipe, sampling: Sampling, answers: dict[str, Answer]
-) -> None:
+def _print_json(emulator: Emulator, answers: dict[str, Answer]) -> None:
     def record(answer: Answer) -> dict[str, Any]:
         timing, drafts = asdict(answer.timing), answer.speculation
         return {
@@ -160,11 +148,11 @@ def _print_json(
         }
 
     first, *others = answers
-    settings = vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
+    recipe, seed = emulator.defaults.recipe, answers[first].seed
     limits = {name: getattr(recipe, name) for name in LIMITS}
     result = {
         **record(answers[first]),
-        "seed": answers[first].seed,
+        "seed": seed,
         "preset": emulator.name or None,
         "recipe": {
             "name": recipe.name,
@@ -172,7 +160,7 @@ def _print_json(
             **{name: None if value == math.inf else value for name, value in limits.items()},
             "text": str(recipe),
         },
-        "sampling": {**settings, "seed": answers[first].seed},
+        "sampling": asdict(emulator.defaults.sampling) | {"seed": seed},
         "alone": {role: record(answers[role]) for role in others},
     }
     print_json(result)

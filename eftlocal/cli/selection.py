@@ -71,7 +71,6 @@ def select(given: Given) -> Selection:
     if not given.get("raw"):
         start_worker()  # while everything else is imported and loaded
 
-    from eftlocal.arguments import checked
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import TextStream
 
@@ -79,7 +78,6 @@ def select(given: Given) -> Selection:
     roles = tuple(models if isinstance(models, dict) else models.roles)
     default = Defaults() if isinstance(models, dict) else preset_defaults(models)
     given = opt.fitting(given, default, roles)
-    checked("max_tokens", given["max_tokens"])
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
     defaults = opt.chosen_defaults(default, given)
     opt.check_roles(defaults.recipe, None, roles)

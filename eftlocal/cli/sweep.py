@@ -152,9 +152,8 @@ def sweep(
     defaults = selected.defaults
     if questions:
         greedy = replace(defaults.sampling, temperature=0.0)
-        defaults = replace(defaults, sampling=greedy, max_tokens=LONGEST)
-    max_tokens, stop = given["max_tokens"] or defaults.max_tokens, given["stop"] or ()
-    defaults = replace(defaults, max_tokens=max_tokens, stop=(*defaults.stop, *stop))
+        longest = given["max_tokens"] or LONGEST
+        defaults = replace(defaults, sampling=greedy, max_tokens=longest)
     dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
     points = cross(dials, _builder(defaults, selected.roles, given["any_sum"]))
     items = _items(given)
@@ -164,8 +163,7 @@ def sweep(
     drafts = not defaults.speculation.off
     shown = _metrics(metrics, possible(items, selected.roles, drafts=drafts))
     check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
-    if picture:
-        check_plot(picture)
+    check_plot(picture)
     if dry_run:
         for point in points:
             say(f"{point.label()}  ({point.recipe})")

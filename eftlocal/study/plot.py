@@ -15,12 +15,14 @@ from eftlocal.output_file import write_whole
 from eftlocal.study.statistics import Interval
 
 
-def check_plot(path: Path) -> None:
-    """Refuses a picture that could not be drawn, before anything is measured.
+def check_plot(path: Path | None) -> None:
+    """Refuses a picture that could not be drawn, before anything is measured; None is none.
 
     Raises:
         UsageError: matplotlib is missing, or the file's ending names no picture format.
     """
+    if path is None:
+        return
     try:
         from matplotlib.figure import Figure
     except ImportError:
