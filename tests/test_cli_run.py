@@ -154,7 +154,7 @@ def test_bytes_that_are_no_text() -> None:
     assert result.exit_code == 7
     assert "the prompt: not valid UTF-8: byte 0xff at offset 2" in result.stderr
     result = run("ab\ud83d")
-    assert result.exit_code == 7 and "the prompt is not valid text: half of" in result.stderr
+    assert result.exit_code == 7 and "the prompt is not valid text: an unpaired" in result.stderr
 
 
 def test_a_prompt_that_the_locale_did_not_know_is_utf_8() -> None:

@@ -112,7 +112,7 @@ def test_rows_are_read_back(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == data
 
 
-def test_half_a_surrogate_pair_is_still_json() -> None:
+def test_an_unpaired_surrogate_is_still_json() -> None:
     line = journal_module.as_line({"x": "\ud800"})
     assert json.loads(line.decode("utf-8")) == {"x": "\ud800"}
 

@@ -234,7 +234,7 @@ def test_special_tokens_in_raw_text_are_asked_for(spm: Emulator) -> None:
 
 
 @pytest.mark.parametrize("call", ["text", "prompt"])
-def test_half_a_surrogate_pair_is_one_line(spm: Emulator, call: str) -> None:
+def test_an_unpaired_surrogate_is_one_line(spm: Emulator, call: str) -> None:
     with pytest.raises(EftlocalError, match="an unpaired surrogate"):
         spm.logprobs("a\ud800") if call == "text" else spm.logprobs("a", prompt="b\ud800")
 

@@ -355,7 +355,7 @@ async def test_a_command_ends_at_a_line_too(d: Driver) -> None:
 
 
 @driving("One.")
-async def test_half_a_surrogate_pair_that_was_imported(d: Driver) -> None:
+async def test_an_unpaired_surrogate_that_was_imported(d: Driver) -> None:
     conversation = d.history.conversations.create(title="t\ud800")
     question = d.history.turns.ask(conversation.id, "q\ud800q")
     with d.history.answer(question.id) as answer:
