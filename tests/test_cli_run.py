@@ -164,7 +164,7 @@ def test_a_prompt_that_the_locale_did_not_know_is_utf_8() -> None:
 def test_ctrl_c_stops_cleanly_and_keeps_what_was_said(files: list[str], tmp_path: Path) -> None:
     """The real program on a real terminal, interrupted while it speaks."""
     endless = tmp_path / "endless.gbnf"
-    endless.write_text("root ::= [a-z ] root\n", "utf-8")  # no end token until the context is full
+    endless.write_text('root ::= ([a-z ]{2000} "."){40}\n', "utf-8")  # no end token before that
     options = ["--threads", "1", "--n-ctx", "100000", "--temperature", "50"]
     leader, follower = pty.openpty()
     child = subprocess.Popen(
