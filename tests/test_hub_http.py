@@ -20,7 +20,7 @@ from hub_server import isolate
 from eftlocal import hub
 from eftlocal.errors import DownloadError
 from eftlocal.hub import http
-from eftlocal.hub.http import Broken, Hopeless
+from eftlocal.hub.http import Fatal, Retryable
 
 
 def origin(url: str) -> tuple[str, bytes, int]:
@@ -57,7 +57,7 @@ def redirect(origin: str, location: str) -> str | None:
 
 
 def test_a_secure_address_is_not_left_for_one_that_is_not() -> None:
-    with pytest.raises(Hopeless, match="not secure"):
+    with pytest.raises(Fatal, match="not secure"):
         redirect("https://hub.example/a", "http://cdn.example/b")
     assert redirect("https://hub.example/a", "https://cdn.example/b") == "https://cdn.example/b"
     assert redirect("http://127.0.0.1/a", "https://cdn.example/b") == "https://cdn.example/b"
@@ -83,7 +83,7 @@ def test_a_password_of_the_hub_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> 
 
     address = "https://me:secret@hub.example"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    with pytest.raises(Hopeless) as refused:
+    with pytest.raises(Fatal) as refused:
         refuse(403, {}, REF)
     assert "https://hub.example/owner/models" in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -99,12 +99,12 @@ def failing(error: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("cause", "meaning", "words"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "unknown"), Hopeless, "no such host"),
-        (socket.gaierror(socket.EAI_AGAIN, "later"), Broken, "the client's words"),
-        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), Hopeless, "no secure connection"),
-        (ssl.SSLEOFError(8, "EOF"), Broken, "the client's words"),
-        (ConnectionResetError("reset"), Broken, "the client's words"),
-        (ssl.SSLCertVerificationError(1, "self-signed"), Hopeless, "certificate is not valid"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), Fatal, "no such host"),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), Retryable, "the client's words"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), Fatal, "no secure connection"),
+        (ssl.SSLEOFError(8, "EOF"), Retryable, "the client's words"),
+        (ConnectionResetError("reset"), Retryable, "the client's words"),
+        (ssl.SSLCertVerificationError(1, "self-signed"), Fatal, "certificate is not valid"),
     ],
 )
 def test_what_cannot_pass_is_hopeless(

@@ -236,7 +236,7 @@ def test_a_shard_whose_process_is_ended_is_tried_again(
 
 
 def test_a_refused_shard_is_told_with_its_last_words(shard: Shard) -> None:
-    shard.log.write_text("╭─ Error ──╮\n│ No such option: --nosuch │\n╰──────╯\n")
+    shard.log.write_text("-- shard 1/2 on here\neftlocal: No such option: --nosuch\n\n")
     outcome = Outcome(2, "here", 0.1, last_line(shard.log))
     assert not outcome.finished
     expected = f"shard 1/2 failed (exit code 2): No such option: --nosuch; see {shard.log}"

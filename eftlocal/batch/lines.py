@@ -116,28 +116,26 @@ def read_line(number: int, data: bytes | TooLong, defaults: RequestDefaults) -> 
             custom_id = _legible_id(text)
             raise
         if not isinstance(record, dict):
-            raise _LineError(
+            raise PromptError(
                 f'it is {shown(record)}; it must be an object, such as {{"prompt": "..."}}'
             )
         custom_id = _custom_id(record)
         if _SURROGATE.search(text) and (broken := broken_text(record)):
-            raise _LineError(broken)
+            raise PromptError(broken)
         return _line(number, record, custom_id or id_of(number), defaults)
-    except (TextError, _LineError, PromptError, UsageError) as error:
+    except (TextError, PromptError, UsageError) as error:
         raise BadLine(number, str(error), custom_id) from None
-
-
-class _LineError(ValueError):
-    """Says what is wrong with a line."""
 
 
 def _text(data: bytes | TooLong) -> bytes:
     if isinstance(data, TooLong):
-        raise _LineError(f"{data.size} bytes, and a line may have {MAX_LINE}; shorten it")
+        raise PromptError(f"{data.size} bytes, and a line may have {MAX_LINE}; shorten it")
     if not data.strip():
-        raise _LineError("it is empty; remove it")
+        raise PromptError("it is empty; remove it")
     if not data.strip(b"\0"):
-        raise _LineError(f"{len(data)} zero bytes and no text, as a crash leaves them; remove them")
+        raise PromptError(
+            f"{len(data)} zero bytes and no text, as a crash leaves them; remove them"
+        )
     return data
 
 
@@ -158,9 +156,9 @@ def _custom_id(record: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_ID:
         told = f"{len(custom_id)} characters" if isinstance(custom_id, str) else shown(custom_id)
-        raise _LineError(f"{key} is {told}; it must be a string of 1 to {MAX_ID} characters")
+        raise PromptError(f"{key} is {told}; it must be a string of 1 to {MAX_ID} characters")
     if broken := broken_text({key: custom_id}):
-        raise _LineError(broken)
+        raise PromptError(broken)
     return custom_id
 
 
@@ -180,7 +178,7 @@ def _line(number: int, record: dict[str, Any], custom_id: str, defaults: Request
         _known(record, _HUMANEVAL | BESIDE_A_PROMPT | {"custom_id"})
         given = {"task_id": record["task_id"]}
         if not isinstance(given["task_id"], str):
-            raise _LineError(f"task_id is {shown(given['task_id'])}; it must be a string")
+            raise PromptError(f"task_id is {shown(given['task_id'])}; it must be a string")
         body = {**_without(record, _HUMANEVAL), "prompt": record.get("prompt")}
         if body.get("stop") is None:
             body["stop"] = list(HUMANEVAL_STOP)
@@ -199,20 +197,20 @@ def _known(record: Mapping[str, Any], known: frozenset[str]) -> None:
     """Refuses unknown fields."""
     for key in record:
         if key not in known:
-            raise _LineError(unknown(key, known))
+            raise PromptError(unknown(key, known))
 
 
 def _raw_of(record: Mapping[str, Any]) -> bool | None:
     """Whether an OpenAI line's url is for raw text; None where it has no url."""
     if "body" not in record:
-        raise _LineError("body is missing")
+        raise PromptError("body is missing")
     if record.get("method", "POST") != "POST":
-        raise _LineError(f'method is {shown(record["method"])}; it must be "POST"')
+        raise PromptError(f'method is {shown(record["method"])}; it must be "POST"')
     if "url" not in record:
         return None
     url = record["url"]
     if not isinstance(url, str) or url not in _RAW_OF_URL:
-        raise _LineError(f"url is {shown(url)}; it must be {' or '.join(_RAW_OF_URL)}")
+        raise PromptError(f"url is {shown(url)}; it must be {' or '.join(_RAW_OF_URL)}")
     return _RAW_OF_URL[url]
 
 
@@ -221,7 +219,7 @@ def _alpaca_prompt(record: Mapping[str, Any]) -> str:
     parts = [record["instruction"], record.get("input") or ""]
     for key, part in zip(("instruction", "input"), parts, strict=True):
         if not isinstance(part, str):
-            raise _LineError(f"{key} is {shown(part)}; it must be a string")
+            raise PromptError(f"{key} is {shown(part)}; it must be a string")
     return "\n\n".join(part for part in parts if part)
 
 

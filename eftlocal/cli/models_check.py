@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from eftlocal import hub
 from eftlocal.cli.models import add_row, new_table
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.selection import loading_bars
 from eftlocal.cli.streams import print_json, say
-from eftlocal.errors import DoesNotFitError
+from eftlocal.errors import DoesNotFitError, VocabularyError
 from eftlocal.loading.loader import Prepared, checked_files, prepare
+from eftlocal.loading.placement import gib
 from eftlocal.loading.roles import RoleSource
-from eftlocal.loading.vocabulary import VocabularyReport, compare, require
+from eftlocal.loading.vocabulary import VocabularyReport, compare
 from eftlocal.terminal_text import one_line
 
 
@@ -27,17 +27,6 @@ def check_files(
     trust: bool,
 ) -> None:
     """Report on files that are here; what is wrong is raised when the report is out."""
-    headers, _ = checked_files(sources)
-    report = compare(headers, exceptions)
-    if not report.ok:
-        _print(report, None, json_)
-        require(headers, exceptions)
-    bare = (
-        f"{role} has no chat template; give one with --chat-template {role}=..."
-        for role, source in sources.items()
-        if source.prompt == "chat" and not headers[role].chat_template
-    )
-    report = replace(report, notes=(*report.notes, *bare))
     if n_ctx is not None:
         sources = {role: replace(source, n_ctx=n_ctx) for role, source in sources.items()}
     too_large: DoesNotFitError | None = None
@@ -46,9 +35,19 @@ def check_files(
             prepared = prepare(
                 sources, vocabulary_exceptions=exceptions, trust=trust, checking=bars.checking
             )
+    except VocabularyError:
+        headers, _ = checked_files(sources)
+        _print(compare(headers, exceptions), None, json_)
+        raise
     except DoesNotFitError as error:  # then nothing is loaded, in another process neither
         too_large = error
         prepared = prepare(sources, vocabulary_exceptions=exceptions, force=True, trust=True)
+    bare = (
+        f"{role} has no chat template; give one with --chat-template {role}=..."
+        for role, source in sources.items()
+        if source.prompt == "chat" and not prepared.headers[role].chat_template
+    )
+    report = VocabularyReport((), (*prepared.vocabulary.notes, *bare), prepared.vocabulary)
     _print(report, _memory(prepared, fits=too_large is None), json_)
     if too_large is not None:
         raise too_large
@@ -106,10 +105,10 @@ def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool)
         return
     table = new_table("role", "context", "host memory", *memory["devices_free"], "GPU layers")
     for role, need in memory["roles"].items():
-        used = [hub.readable(size) for size in (need["host"], *need["devices"].values())]
+        used = [gib(size) for size in (need["host"], *need["devices"].values())]
         add_row(table, role, str(need["n_ctx"]), *used, str(need["gpu_layers"]))
     say("")
     screen.print(table)
-    free = "unknown" if memory["host_free"] is None else hub.readable(memory["host_free"])
+    free = "unknown" if memory["host_free"] is None else gib(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
-    say(f"{hub.readable(memory['host_needed'])} needed, {free} free: {verdict}")
+    say(f"{gib(memory['host_needed'])} needed, {free} free: {verdict}")

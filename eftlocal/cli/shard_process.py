@@ -37,7 +37,6 @@ def failed_lines(code: int) -> int | None:
     return code - _FAILED if _FAILED < code <= _FAILED + _MOST_TOLD else None
 
 
-_FRAME = " │╭╮╰╯─"  # around what is wrong with an option
 _LOCK_SECONDS = 120.0  # a file server keeps the locks of a machine that died for about 90
 # The empty path is the worker's folder, whose files are no modules of ours.
 _PROGRAM = (
@@ -137,11 +136,11 @@ def unfit(shard: Shard) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last words of a log, out of their frame."""
+    """The last words of a log."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").splitlines()
-    said = [words for line in lines if (words := line.strip(_FRAME))]
+    said = [words for line in lines if (words := line.strip())]
     return said[-1].removeprefix("eftlocal: ") if said else ""
 
 

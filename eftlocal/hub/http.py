@@ -2,8 +2,8 @@
 
 Requests run in a thread of their own, so that neither a name that does not resolve nor a byte a
 second can hold up a deadline or a Ctrl-C. The client is the one that huggingface_hub uses (httpx,
-later httpx2), with whatever proxy or certificates were set up for it. What may pass (`Broken`) is
-tried again, with growing waits, while it gets anywhere; what cannot (`Hopeless`) is not.
+later httpx2), with whatever proxy or certificates were set up for it. What may pass (`Retryable`)
+is tried again, with growing waits, while it gets anywhere; what cannot (`Fatal`) is not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Answer:
         url: what was asked, after redirects.
         ours: it is the hub's own answer, not that of a storage it redirects to.
         target: where a redirect leads, an absolute address; None if it is no redirect.
-        chunks: the body's bytes as they come, not decoded. Raises Broken.
+        chunks: the body's bytes as they come, not decoded. Raises Retryable.
     """
 
     status: int
@@ -73,8 +73,8 @@ def ask_for(
     """Send a request and follow its redirects, as far as `stop` lets.
 
     Raises:
-        Broken: no answer, or none in time; it may come when asked again.
-        Hopeless: an address that is none, a certificate that does not fit, too many redirects.
+        Retryable: no answer, or none in time; it may come when asked again.
+        Fatal: an address that is none, a certificate that does not fit, too many redirects.
     """
     for _ in range(MOST_REDIRECTS + 1):
         with _exchange(method, url, headers or {}) as answer:
@@ -82,7 +82,7 @@ def ask_for(
                 yield answer
                 return
             url = answer.target
-    raise Hopeless(f"the server redirects more than {MOST_REDIRECTS} times")
+    raise Fatal(f"the server redirects more than {MOST_REDIRECTS} times")
 
 
 def hub_address() -> str:
@@ -99,7 +99,7 @@ def patience() -> float:
 def _exchange(method: str, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
     library = huggingface_hub()
     if library.constants.HF_HUB_OFFLINE:
-        raise Hopeless("HF_HUB_OFFLINE is set; unset it to download")
+        raise Fatal("HF_HUB_OFFLINE is set; unset it to download")
     timeout = float(library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
     session = library.get_session()
     hub = _address(session, hub_address(), "the hub's address (HF_ENDPOINT)").url
@@ -145,7 +145,7 @@ class _Pump:
         until = time.monotonic() + seconds
         while (found := self._next()) is None:
             if time.monotonic() > until:
-                raise Broken(f"no answer within {seconds:g} s")
+                raise Retryable(f"no answer within {seconds:g} s")
         return found
 
     def chunks(self, timeout: float) -> Iterator[bytes]:
@@ -158,7 +158,9 @@ class _Pump:
                 return
             if waited > window:
                 if came < LEAST_RATE * window:
-                    raise Broken(f"only {came} bytes came in {window:g} s of waiting", in_vain=True)
+                    raise Retryable(
+                        f"only {came} bytes came in {window:g} s of waiting", in_vain=True
+                    )
                 waited, came = 0.0, 0
             if chunk is not None:
                 came += len(chunk)
@@ -210,29 +212,29 @@ class _Left(Exception):  # noqa: N818 - not an error
 
 
 def _meaning(error: BaseException) -> BaseException:
-    """What a failure of the client means: Broken if it may pass, Hopeless if not."""
+    """What a failure of the client means: Retryable if it may pass, Fatal if not."""
     http = _client_library()
     reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = getattr(cause, "verify_message", reason)
-            return Hopeless(f"the server's certificate is not valid: {why}")
+            return Fatal(f"the server's certificate is not valid: {why}")
         if isinstance(cause, ssl.SSLError) and not isinstance(
             cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
         ):
-            return Hopeless(f"no secure connection: {getattr(cause, 'reason', reason)}")
+            return Fatal(f"no secure connection: {getattr(cause, 'reason', reason)}")
         if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
-            return Hopeless(f"no such host: {cause.strerror}")
+            return Fatal(f"no such host: {cause.strerror}")
     # Some versions of the client read a redirect's address even if they do not follow it.
     if isinstance(error, http.InvalidURL) or "location header" in reason:
-        return Hopeless(f"the server redirects to an address that cannot be read: {reason}")
+        return Fatal(f"the server redirects to an address that cannot be read: {reason}")
     if isinstance(error, (http.UnsupportedProtocol, http.LocalProtocolError)):
-        return Hopeless(reason)
+        return Fatal(reason)
     if isinstance(error, (http.HTTPError, OSError)):
-        return Broken(reason)
+        return Retryable(reason)
     if isinstance(error, (ValueError, OverflowError)):  # of a name or a port that none can have
-        return Hopeless(f"the server's address cannot be used: {reason}")
+        return Fatal(f"the server's address cannot be used: {reason}")
     return error
 
 
@@ -253,9 +255,9 @@ def _address(session: Any, url: str, what: str, method: str = "HEAD", **options:
     try:
         request = session.build_request(method, url, **options)
     except (_client_library().InvalidURL, ValueError) as error:
-        raise Hopeless(f"{what} {quoted(public(url))} cannot be read: {error}") from error
+        raise Fatal(f"{what} {quoted(public(url))} cannot be read: {error}") from error
     if not _is_web(request.url):
-        raise Hopeless(f"{what} {quoted(public(url))} is neither http nor https")
+        raise Fatal(f"{what} {quoted(public(url))} is neither http nor https")
     return request
 
 
@@ -265,7 +267,7 @@ def _target(url: Any, response: Any) -> str | None:
         return None
     locations = response.headers.get_list("Location")
     if len(locations) != 1:
-        raise Hopeless(
+        raise Fatal(
             f"the server redirects ({response.status_code}) and gives {len(locations)} addresses"
         )
     library = _client_library()
@@ -273,13 +275,13 @@ def _target(url: Any, response: Any) -> str | None:
     try:
         target = url.join(locations[0])
     except (library.InvalidURL, ValueError) as error:
-        raise Hopeless(f"{what} cannot be read: {quoted(locations[0])}: {error}") from error
+        raise Fatal(f"{what} cannot be read: {quoted(locations[0])}: {error}") from error
     if not _is_web(target):
-        raise Hopeless(f"{what} is neither http nor https: {quoted(locations[0])}")
+        raise Fatal(f"{what} is neither http nor https: {quoted(locations[0])}")
     if target.userinfo and _origin(target) != _origin(url):
-        raise Hopeless(f"{what} holds a user's name: {quoted(locations[0])}")
+        raise Fatal(f"{what} holds a user's name: {quoted(locations[0])}")
     if url.scheme == "https" and target.scheme == "http":
-        raise Hopeless(f"{what} is not secure, from one that is: {quoted(locations[0])}")
+        raise Fatal(f"{what} is not secure, from one that is: {quoted(locations[0])}")
     return str(target)
 
 
@@ -297,9 +299,9 @@ def _token(library: Any) -> str | None:
     try:
         token = library.get_token()
     except (OSError, ValueError, _client_library().HTTPError) as error:
-        raise Hopeless("cannot read the hub's token; run `hf auth login`") from error
+        raise Fatal("cannot read the hub's token; run `hf auth login`") from error
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        raise Hopeless(
+        raise Fatal(
             "the hub's token contains an invalid character; correct HF_TOKEN, "
             "or run `hf auth login`"
         )
@@ -329,7 +331,7 @@ def phrase(status: int) -> str:
         return str(status)
 
 
-class Broken(Exception):  # noqa: N818 - an interruption to recover from, not an error
+class Retryable(Exception):  # noqa: N818 - an interruption to recover from, not an error
     """A try that may succeed when repeated.
 
     Attributes:
@@ -343,7 +345,7 @@ class Broken(Exception):  # noqa: N818 - an interruption to recover from, not an
         self.in_vain = in_vain
 
 
-class Hopeless(Exception):  # noqa: N818 - the caller knows the file, and makes the error
+class Fatal(Exception):  # noqa: N818 - the caller knows the file, and makes the error
     """A try that would fail in the same way when repeated."""
 
 
@@ -366,9 +368,9 @@ def patiently(
     while True:
         try:
             return attempt()
-        except Broken as broken:
+        except Retryable as broken:
             reason = broken
-        except Hopeless as error:
+        except Fatal as error:
             raise DownloadError(f"{ref}: {error}{_kept(gained())}") from error
         progress = gained() - most >= PROGRESS and not reason.in_vain
         failures = 0 if progress else failures + 1

@@ -15,8 +15,8 @@ from urllib.parse import quote, urljoin
 from eftlocal.errors import DownloadError
 from eftlocal.hub.http import (
     Answer,
-    Broken,
-    Hopeless,
+    Fatal,
+    Retryable,
     ask_for,
     hub_address,
     may_pass,
@@ -69,7 +69,7 @@ def _promised(answer: Answer, ref: FileRef) -> RemoteFile:
         said = answer.headers.get("Content-Length")
     size = None if said is None else whole_number(said)
     if said is not None and not size:
-        raise Hopeless(f"the hub says that the file has a size of {quoted(said)} bytes")
+        raise Fatal(f"the hub says that the file has a size of {quoted(said)} bytes")
     for what, pinned, found in (("size", ref.size, size), ("SHA-256", ref.sha256, sha256)):
         if None not in (pinned, found) and pinned != found:
             raise DownloadError(
@@ -78,7 +78,7 @@ def _promised(answer: Answer, ref: FileRef) -> RemoteFile:
             )
     size = size or ref.size
     if size is None:
-        raise Hopeless("the hub does not say how long the file is; pin its size")
+        raise Fatal("the hub does not say how long the file is; pin its size")
     commit = answer.headers.get("X-Repo-Commit", "")
     known_commit = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
     return RemoteFile(size, sha256, etag, known_commit, answer.target or answer.url)
@@ -95,23 +95,25 @@ def entity_tag(text: str | None) -> str | None:
 
 
 def refuse(status: int, headers: Mapping[str, str], ref: FileRef) -> NoReturn:
-    """Raise what an error status means: Broken if it may pass, else a Hopeless or DownloadError."""
+    """Raise what an error status means: Retryable if it may pass, else a Fatal or DownloadError."""
     code = headers.get("X-Error-Code", "")
     page, revision = f"{public(hub_address())}/{ref.repo}", ref.revision or "main"
     if may_pass(status):
-        raise Broken(f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", "")))
+        raise Retryable(
+            f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", ""))
+        )
     if status in (401, 403):
-        raise Hopeless(
+        raise Fatal(
             f"the hub refuses access ({status}): gated, private, or not there; "
             f"accept the licence on {page}, then run `hf auth login`"
         )
     if code == "RepoNotFound":
-        raise Hopeless(f"there is no repository {page}, or it is private")
+        raise Fatal(f"there is no repository {page}, or it is private")
     if code == "RevisionNotFound":
-        raise Hopeless(f'{page} has no revision "{revision}"')
+        raise Fatal(f'{page} has no revision "{revision}"')
     if status == 404:
-        raise Hopeless(f"no such file; {_nearest_files(ref)}")
-    raise Hopeless(f"the server answered {phrase(status)}")
+        raise Fatal(f"no such file; {_nearest_files(ref)}")
+    raise Fatal(f"the server answered {phrase(status)}")
 
 
 def _wait(asked: str) -> float | None:
@@ -143,7 +145,7 @@ def _nearest_files(ref: FileRef) -> str:
     """The repository's .gguf files most like the one asked for, as a piece of a message."""
     try:
         listing = files_of(ref)
-    except (Broken, Hopeless):
+    except (Retryable, Fatal):
         listing = None
     if listing is None:
         return f"see {public(hub_address())}/{ref.repo}/tree/{ref.revision or 'main'}"
@@ -173,7 +175,7 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
     Names that cannot be those of a file in the repository are left out.
 
     Raises:
-        Broken, Hopeless: as `ask_for`; or what came is not a listing.
+        Retryable, Fatal: as `ask_for`; or what came is not a listing.
     """
     hub, revision = hub_address(), quote(ref.revision or "main", safe="")
     url = f"{hub}/api/models/{ref.repo}/tree/{revision}"
@@ -186,7 +188,7 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
     for _ in range(MOST_PAGES):
         with ask_for("GET", url) as answer:
             if may_pass(answer.status):
-                raise Broken(f"the list of files: the server answered {phrase(answer.status)}")
+                raise Retryable(f"the list of files: the server answered {phrase(answer.status)}")
             if answer.status != 200:
                 return None
             names.update(_names(_page(answer, until)))
@@ -196,7 +198,7 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
             try:
                 url = urljoin(answer.url, following[1])
             except ValueError as error:
-                raise Hopeless("the list of files continues at an invalid address") from error
+                raise Fatal("the list of files continues at an invalid address") from error
     return Listing(frozenset(names), whole=False)
 
 
@@ -205,19 +207,19 @@ def _page(answer: Answer, until: float) -> Any:
     for chunk in answer.chunks:
         text += chunk
         if len(text) > MOST_BYTES:
-            raise Hopeless("the list of files is longer than any that the hub sends")
+            raise Fatal("the list of files is longer than any that the hub sends")
         if time.monotonic() > until:
-            raise Broken("the list of files came too slowly", in_vain=True)
+            raise Retryable("the list of files came too slowly", in_vain=True)
     try:
         return parse_json(bytes(text))
     except TextError as error:
-        raise Hopeless(f"the list of files: {error}") from error
+        raise Fatal(f"the list of files: {error}") from error
 
 
 def _names(page: Any) -> list[str]:
     if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
-        raise Hopeless("the list of files is not a list of files")
+        raise Fatal("the list of files is not a list of files")
     found = [entry.get("path") for entry in page if entry.get("type") == "file"]
     if not all(isinstance(name, str) for name in found):
-        raise Hopeless("the list of files has an entry without a name")
+        raise Fatal("the list of files has an entry without a name")
     return [name for name in found if is_inside(name)]

@@ -21,8 +21,8 @@ from eftlocal.errors import DownloadError
 from eftlocal.hub.http import (
     TRIES,
     Answer,
-    Broken,
-    Hopeless,
+    Fatal,
+    Retryable,
     ask_for,
     patiently,
     phrase,
@@ -140,17 +140,17 @@ class Download:
             for chunk in answer.chunks:
                 if part.size + len(chunk) > self.remote.size:
                     part.restart()
-                    raise Hopeless(
+                    raise Fatal(
                         f"the server sent more than the {self.remote.size} bytes that it promised; "
                         "nothing was kept, try again"
                     )
                 part.write(chunk)
                 self._report(part)
         if part.size < self.remote.size:
-            raise Broken("the connection ended early")
+            raise Retryable("the connection ended early")
         if part.begins_with(_LFS_POINTER):
             part.restart()
-            raise Hopeless("the server sent a Git LFS pointer instead of the file")
+            raise Fatal("the server sent a Git LFS pointer instead of the file")
 
     def _check_answer(self, answer: Answer, part: Part, fresh: bool) -> None:
         """Let pass only the bytes asked for, or the whole file from its beginning."""
@@ -168,31 +168,31 @@ class Download:
             changed = part.validator not in (None, validator)
             if part.size and changed and self._expected is None:
                 part.restart()
-                raise Broken("the file has changed on the server")
+                raise Retryable("the file has changed on the server")
             part.comes_as(validator)
         elif answer.status == 416 and part.size:
             part.restart()
-            raise Broken("the server does not have the range asked for")
+            raise Retryable("the server does not have the range asked for")
         elif not answer.ours and answer.status in (401, 403, 404, 410):
             reason = f"the storage that the hub names answered {phrase(answer.status)}"
-            raise Hopeless(reason) if fresh else Broken(reason)  # an address expires
+            raise Fatal(reason) if fresh else Retryable(reason)  # an address expires
         else:
             refuse(answer.status, answer.headers, self.ref)
 
     def _check_body(self, headers: Mapping[str, str]) -> None:
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind == "text/html":
-            raise Hopeless(
+            raise Fatal(
                 "the server sent a web page instead of the file; "
                 "is there a proxy or a login page on the way?"
             )
         coding = headers.get("Content-Encoding", "identity")
         if coding.strip().lower() not in ("", "identity"):
-            raise Hopeless(f"the server sent the file compressed ({quoted(coding)}), unasked")
+            raise Fatal(f"the server sent the file compressed ({quoted(coding)}), unasked")
 
     def _check_length(self, text: str | None) -> None:
         if text is not None and whole_number(text) != self.remote.size:
-            raise Hopeless(
+            raise Fatal(
                 f"the server has {quoted(text)} bytes to send, and the hub promised "
                 f"{self.remote.size}"
             )
@@ -204,9 +204,9 @@ class Download:
             return
         reason = f"the server sent another range ({quoted(text)}) than the one asked for"
         if not part.size:
-            raise Hopeless(reason)
+            raise Fatal(reason)
         part.restart()  # all of it can be asked for without a range
-        raise Broken(reason)
+        raise Retryable(reason)
 
     def _report(self, part: Part) -> None:
         if self.progress is not None:
