@@ -104,7 +104,7 @@ def test_draws_follow_the_distribution(size: int, ids: str | None) -> None:
     where = None if ids is None else np.sort(rng.choice(10 * size, size, replace=False))
     candidates = Candidates(where, rng.normal(0, 1.5, size).astype(np.float32))
     tokens, p = candidates.probabilities()
-    draws = 20_000
+    draws = 8_000
     counts = np.bincount([draw(candidates, 11, i) for i in range(draws)], minlength=10 * size)
     assert counts.sum() == counts[tokens].sum()
     expected = p * draws
