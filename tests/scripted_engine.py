@@ -11,15 +11,7 @@ from eftlocal import Message, Recipe, Sampling, Speculation, Step
 from eftlocal.errors import EftlocalError
 from eftlocal.study.inspection import Candidate, InspectedToken
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import (
-    Came,
-    Check,
-    Live,
-    Loaded,
-    Moved,
-    Progress,
-    Report,
-)
+from eftlocal_tui.engine import Came, Check, Live, Loaded, Moved, Progress, Report
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.history import Figures
 

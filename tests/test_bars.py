@@ -42,9 +42,7 @@ def test_no_terminal_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (bars.download, bars.weights, bars.measuring) == (None, None, None)
 
 
-def test_a_moment_of_loading_draws_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_moment_of_loading_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = look(monkeypatch)
     times = clock(0.0, A_MOMENT / 2)
     with loading_bars(lambda: next(times)) as bars:
@@ -73,9 +71,7 @@ def test_more_than_a_moment_draws_every_role_and_wipes_it_off(
     assert SHOW_CURSOR in after
 
 
-def test_an_error_leaves_the_terminal_as_it_was(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_error_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = look(monkeypatch)
     with pytest.raises(KeyboardInterrupt), loading_bars() as bars:
         assert bars.download is not None

@@ -146,10 +146,7 @@ def test_step_and_bare_decodes_do_the_same_work(demo_files: dict[str, Path]) -> 
 def plan(*, draft: float = 1.0, one: float = 10.0, more: float = 1.0) -> Plan:
     """A verifying decode of n rows costs one + more * (n - 1)."""
     costs = Costs(
-        {
-            "tuned": Curve({1: draft, 17: 17 * draft}),
-            "base": Curve({1: one, 17: one + 16 * more}),
-        }
+        {"tuned": Curve({1: draft, 17: 17 * draft}), "base": Curve({1: one, 17: one + 16 * more})}
     )
     return Plan.of(costs, ("tuned",), ("base",), 1)
 

@@ -121,11 +121,7 @@ def test_advice(kind: str, build: dict[str, Any], words: str) -> None:
     ],
 )
 def test_an_installation_without_a_checkout_is_told_how_to_build_llama_cpp(
-    amx: bool,
-    nvidia: bool,
-    pip: bool,
-    command: str,
-    monkeypatch: pytest.MonkeyPatch,
+    amx: bool, nvidia: bool, pip: bool, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(selftest, "cpu_has_amx", lambda: amx)

@@ -245,11 +245,7 @@ USER: list[Any] = [{"role": "user", "content": "x"}]
         (lambda em: em.generate(""), PromptError, "the prompt is empty"),
         (lambda em: em.generate("  \n"), PromptError, "the prompt is empty"),
         (lambda em: em.generate([]), PromptError, "the list is empty"),
-        (
-            lambda em: em.generate("a\ud800b"),
-            PromptError,
-            "an unpaired surrogate at character 1",
-        ),
+        (lambda em: em.generate("a\ud800b"), PromptError, "an unpaired surrogate at character 1"),
         (lambda em: em.generate("word " * 900), PromptError, "its context holds 512"),
         (lambda em: em.logprobs("a", prompt=None), PromptError, "no token to score"),
         (lambda em: em.logprobs("word " * 600, prompt="x"), PromptError, "fit after its prompt"),

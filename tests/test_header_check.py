@@ -29,13 +29,7 @@ from fuzzing.gguf_edit import (
     strings,
     text,
 )
-from fuzzing.tiny_models import (
-    ARCHITECTURES,
-    EMBD,
-    TOKENIZERS,
-    write_adapter,
-    write_tiny_model,
-)
+from fuzzing.tiny_models import ARCHITECTURES, EMBD, TOKENIZERS, write_adapter, write_tiny_model
 from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES, GGMLQuantizationType
 from typer.testing import CliRunner
 

@@ -176,10 +176,7 @@ hub.resolve(
 def test_a_killed_process_loses_nothing(server: HubServer, fetch: Fetch) -> None:
     server.get = [("stop", 150_000)]
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=child_environment(),
+        [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True, env=child_environment()
     )
     assert child.stdout is not None
     for line in child.stdout:

@@ -59,11 +59,7 @@ def test_tojson_takes_what_it_takes_in_transformers(call: str, expected: str) ->
 def test_a_calls_variables_go_over_those_of_the_role(tiny_files: dict[str, Path]) -> None:
     given = {"enable_thinking": False, "more": "!"}
     with Emulator.from_files(
-        **tiny_files,
-        prompts={"tuned": THINKS},
-        chat_template_kwargs=given,
-        n_ctx=64,
-        threads=1,
+        **tiny_files, prompts={"tuned": THINKS}, chat_template_kwargs=given, n_ctx=64, threads=1
     ) as em:
         texts = {}
         for name, call in {"loaded": {}, "called": {"enable_thinking": True}}.items():
@@ -332,10 +328,7 @@ def test_files_without_a_template_are_given_one(verb: str, invoke: Any) -> None:
         (["--chat-template", "plain", "--chat-template", "tuned=chat"], "tuned is given twice"),
         (["--chat-template", "no.jinja"], "the file holds no jinja2 template"),
         (["--chat-template-kwargs", "a=1"], "--chat-template-kwargs is not JSON"),
-        (
-            ["--chat-template-kwargs", "[1]"],
-            "--chat-template-kwargs is of type list; it must be",
-        ),
+        (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs is of type list; it must be"),
         (["--chat-template-kwargs", '{"eos_token": ""}'], "'eos_token' is set by eftlocal"),
         (["--special"], "--special is for raw text; add --raw"),
         (["--raw", "--system", "x"], "--system needs the chat template"),

@@ -20,14 +20,7 @@ import ray_batch
 from ray_batch import parse, plan, share_of_cpus, told
 
 from eftlocal.batch.shards import shard_path, shard_paths
-from eftlocal.cli.shard_process import (
-    KilledError,
-    Outcome,
-    Shard,
-    last_line,
-    run_shard,
-    unfit,
-)
+from eftlocal.cli.shard_process import KilledError, Outcome, Shard, last_line, run_shard, unfit
 from eftlocal.errors import UsageError
 from eftlocal.study.questions import FOLDER, read
 
@@ -144,10 +137,7 @@ def test_stopped_killed_and_gone_on_with(asked: Path, tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_there_is_gone_on_with(
-    asked: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A whole one is told as such, one of another batch is refused and left; here without Ray."""
     monkeypatch.setattr(ray_batch, "run_all", lambda shards, _: [run_shard(s) for s in shards])

@@ -430,10 +430,7 @@ def test_the_best_lookup_against_all_lengths(
     assert promised == pytest.approx(rates[length]) == pytest.approx(max(rates))
 
 
-@given(
-    st.dictionaries(st.integers(1, 40), st.floats(1e-6, 10.0), min_size=2),
-    st.integers(1, 300),
-)
+@given(st.dictionaries(st.integers(1, 40), st.floats(1e-6, 10.0), min_size=2), st.integers(1, 300))
 def test_costs_between_and_beyond_measured_points(points: dict[int, float], rows: int) -> None:
     curve, known = Curve(points), sorted(points)
     cost = curve(rows)

@@ -35,10 +35,7 @@ PLAIN_CPU = Cpu("a CPU", frozenset({"avx2"}))
 
 
 def gpu(
-    nvidia: tuple[str, ...] = (),
-    compute: tuple[str, ...] = (),
-    nvcc: str = "",
-    metal: bool = False,
+    nvidia: tuple[str, ...] = (), compute: tuple[str, ...] = (), nvcc: str = "", metal: bool = False
 ) -> Gpu:
     return Gpu(nvidia, compute, nvcc, "release 13.0" if nvcc else "", metal)
 

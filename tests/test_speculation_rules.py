@@ -103,10 +103,7 @@ def _pairs(kind: str) -> Iterator[tuple[int, int]]:
         else:
             target = candidates([1, 2, 3, 4, 5])
             after = Draft(draw(FIVE, seed, 5), FIVE)
-            yield (
-                rule.choose(target, draft, seed, 4)[0],
-                rule.choose(target, after, seed, 5)[0],
-            )
+            yield (rule.choose(target, draft, seed, 4)[0], rule.choose(target, after, seed, 5)[0])
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,7 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 from eftlocal.study.answers import answer, judge, score
-from eftlocal.study.grid import (
-    AXES,
-    MOST,
-    Point,
-    cross,
-    parse_dial,
-    parse_dials,
-    shown,
-    varied,
-)
+from eftlocal.study.grid import AXES, MOST, Point, cross, parse_dial, parse_dials, shown, varied
 from eftlocal.study.questions import FOLDER, read
 from eftlocal.study.sweep import (
     Item,

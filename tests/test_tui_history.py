@@ -194,10 +194,7 @@ def test_the_tables_themselves_refuse_a_parent_in_another_conversation(history: 
     first = history.turns.ask(chat, "one").id
     below = history.turns.ask(chat, "two").id
     move = "UPDATE turn SET conversation = ?, visited = 9 WHERE id = ?"
-    with (
-        pytest.raises(HistoryError, match="FOREIGN KEY"),
-        history.db.transaction() as connection,
-    ):
+    with pytest.raises(HistoryError, match="FOREIGN KEY"), history.db.transaction() as connection:
         connection.execute(move, (other, below))
     assert [turn.id for turn in history.turns.path(chat)] == [first, below]
 

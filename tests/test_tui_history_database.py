@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal_tui.history import (
-    History,
-    HistoryError,
-    answers,
-    database,
-    store,
-    turns,
-)
+from eftlocal_tui.history import History, HistoryError, answers, database, store, turns
 from eftlocal_tui.history.database import Database
 
 MORE = (*database.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))

@@ -14,15 +14,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 import pytest
-from gguf_files import (
-    CONTROL,
-    NORMAL,
-    TYPES,
-    UNUSED,
-    USER_DEFINED,
-    WORDS,
-    write_model,
-)
+from gguf_files import CONTROL, NORMAL, TYPES, UNUSED, USER_DEFINED, WORDS, write_model
 
 from eftlocal.errors import UsageError, VocabularyError
 from eftlocal.gguf_file.header import Header, read_header
