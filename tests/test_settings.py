@@ -597,6 +597,30 @@ def test_the_doctor_shows_who_won_and_what_is_wrong(monkeypatch: pytest.MonkeyPa
     assert 'unknown key "tempratur"' in found["fault"] and found["values"] == {}
 
 
+@pytest.mark.parametrize(
+    ("file", "top", "said"),
+    [
+        ("stop = ['w']", 'stop = ["q"]', {"stop": ("q", "w")}),
+        ("lambda = {warm = 0.5, plain = 0.5}", "recipe = {beta = 2}", {"lambda": None, "beta": 2}),
+        ('recipe = "guidance"\nstrength = 1', "", {"recipe": "guidance", "strength": 1}),
+        ('draft_rule = "rejection"\nspeculative = "off"', "", {"draft_rule": None}),
+        ("any_sum = true\nbeta = 3", "", {"any_sum": None, "beta": 3}),
+    ],
+)
+def test_the_doctor_says_what_a_run_does(file: str, top: str, said: dict[str, Any]) -> None:
+    from eftlocal.cli.doctor import settings_in_use
+
+    own_preset(top)
+    write_settings(f'preset = "mine"\n{file}')
+    values = settings_in_use()["values"]
+    assert {name: values[name]["value"] for name in said} == said
+    defaults = selected()[0].defaults
+    if "beta" in said:
+        assert defaults.recipe.weights["base"] == said["beta"]
+    if "draft_rule" in said:
+        assert defaults.speculation.rule == "coupled"
+
+
 def test_a_request_is_read_under_the_users_defaults() -> None:
     write_settings("temperature = 0.3\ntop_k = 9")
     defaults = selected()[0].defaults

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from eftlocal.cli.options import fitting
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import print_json, say, tell
+from eftlocal.defaults import preset_defaults
 from eftlocal.errors import EftlocalError, EngineError, UsageError
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.presets.reading import find
+from eftlocal.presets.schema import Preset
 from eftlocal.selftest import (
     SelfTestResult,
     cpu_has_amx,
@@ -29,8 +33,8 @@ from eftlocal.selftest import (
     run_in_child,
 )
 from eftlocal.settings import SETTINGS, named
-from eftlocal.terminal_text import shown_json
-from eftlocal.user_settings import levels, settings_path, user_settings
+from eftlocal.terminal_text import shown, shown_json
+from eftlocal.user_settings import Default, Given, levels, settings_path, user_settings
 
 PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
 ENGINE_FACTS = {
@@ -124,7 +128,8 @@ def settings_in_use() -> dict[str, Any]:
     """Every setting that is not the program's own default: its value, and which source won.
 
     `values` has by name a value and a source, None where nothing of it is used, and `over`, what
-    did not win. Nothing here raises: what is wrong with the settings, `fault` says.
+    did not win. Stop strings add to those of the preset. Nothing here raises: what is wrong with
+    the settings, `fault` says.
     """
     path = settings_path()
     found: dict[str, Any] = {"file": str(path), "there": path.is_file(), "fault": None}
@@ -133,10 +138,15 @@ def settings_in_use() -> dict[str, Any]:
         won = user_settings()
         given = [(name, one.value, one.source) for level in levels() for name, one in level.items()]
         preset = find(won["preset"].value if "preset" in won else SETTINGS["preset"].default)
+        won = _fitting(won, preset)
     except EftlocalError as error:
         return {**found, "fault": str(error), "values": values}
-    given += [(name, value, f"preset {preset.name}") for name, value in preset.settings().items()]
-    recipe = named("recipe")
+    of_preset, own, recipe = f"preset {preset.name}", preset.settings(), named("recipe")
+    if "stop" in won and "stop" in own:
+        one = won["stop"]
+        won["stop"] = Default((*own.pop("stop"), *one.value), f"{of_preset} and {one.source}")
+        given = [("stop", *vars(won["stop"]).values()) if g[2] == one.source else g for g in given]
+    given += [(name, value, of_preset) for name, value in own.items()]
     for name, value, source in given:
         of_all = name.partition(" of ")[0]  # n_ctx of base gives way to the n_ctx of all roles
         name = of_all if of_all in won else name
@@ -144,12 +154,23 @@ def settings_in_use() -> dict[str, Any]:
         if isinstance(value, float) and math.isinf(value):
             said["value"] = "off"
         one = values.setdefault(name, {"value": None, "source": None, "over": []})
-        wins = name in won and won[name].source == source
-        if wins or (name not in won and not (name in recipe and recipe.keys() & won.keys())):
+        replaced = name in recipe and recipe.keys() & won.keys()
+        last = won[name].source if name in won else None if replaced else of_preset
+        if source == last:
             values[name] = {**one, **said}
         else:
             one["over"].append(said)
     return {**found, "values": values}
+
+
+def _fitting(won: Mapping[str, Default], preset: Preset) -> dict[str, Default]:
+    """Those that `eftlocal run` uses with this preset and a system prompt."""
+    values: dict[str, Any] = {setting.parameter: None for setting in SETTINGS.values()}
+    sources = {SETTINGS[name].parameter: one.source for name, one in won.items()}
+    values |= {SETTINGS[name].parameter: one.value for name, one in won.items()}
+    given = Given({**values, "system": ""}, sources)
+    given, _ = fitting(given, preset_defaults(preset), preset.roles)
+    return {name: one for name, one in won.items() if SETTINGS[name].parameter in given.sources}
 
 
 def as_table(report: dict[str, Any]) -> Table:
@@ -199,13 +220,15 @@ def _add_settings(row: Any, settings: dict[str, Any]) -> None:
     for name, one in settings["values"].items():
         over = ", ".join(dict.fromkeys(map(_said, one["over"])))
         if one["source"] is None:
-            row("", f"{name}: not used with this recipe: {over}")
+            row("", f"{name}: not used: {over}")
         else:
             row("", f"{name}: {_said(one)}{f' (not {over})' if over else ''}")
 
 
 def _said(one: dict[str, Any]) -> str:
-    return f"{one['value']}, from {one['source']}"
+    value = one["value"]
+    text = ", ".join(map(shown, value)) if isinstance(value, tuple) else str(value)
+    return f"{text}, from {one['source']}"
 
 
 def _add_build(row: Any, build: dict[str, Any] | None) -> None:

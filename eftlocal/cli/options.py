@@ -191,7 +191,7 @@ def takes(
         def run(*, _context: typer.Context, **options: Any) -> None:
             typed = [name for name in options if _is_typed(_context, name)]
             given, left_out = with_user_settings(options, typed, may_be_set)
-            _tell_left_out(left_out, "this recipe")
+            tell_left_out(left_out, "this recipe")
             for name in shared:  # a number that the verb needs cannot be off
                 if isinstance(options[name], int) and given[name] == OFF:
                     given = given.changed(**{name: options[name]})
@@ -208,19 +208,23 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _tell_left_out(sources: Iterable[str], what: str) -> None:
+def tell_left_out(sources: Iterable[str], what: str) -> None:
     for source in sources:
         tell(f"note: {source} does not go with {what}; left out")
 
 
-def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
+def fitting(given: Given, default: Defaults, roles: Collection[str]) -> tuple[Given, list[str]]:
     """The options without what the user's settings say that cannot be with these models.
 
     Args:
         default: of these models.
+
+    Returns:
+        The options; and where recipe settings stand that are not for these models.
     """
     from eftlocal.defaults import chosen_recipe, chosen_speculation
 
+    lost: list[str] = []
     recipe = [name for name in RECIPE if given.get(name) is not None and given[name] is not False]
     if recipe and given.sources.keys() >= set(recipe):
         guided = {UNGUIDED} if TUNED in roles and given.get("system") is not None else set()
@@ -229,7 +233,7 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
         except UsageError:
             needed = {""}
         if not needed <= {*roles, *guided}:
-            _tell_left_out((given.sources[name] for name in recipe), "these models")
+            lost = [given.sources[name] for name in recipe]
             given = given.changed(**dict.fromkeys(recipe))
     try:
         chosen_speculation(default.speculation, given)
@@ -238,7 +242,7 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> Given:
         typed = any(name not in given.sources for name in described)
         changed = ["speculative"] if typed else described
         given = given.changed(**{name: None for name in changed if name in given.sources})
-    return given
+    return given, lost
 
 
 def without_axes(given: Given, axes: Collection[str]) -> Given:
@@ -248,7 +252,7 @@ def without_axes(given: Given, axes: Collection[str]) -> Given:
     along = [name for name in RECIPE if name in axes and given[name] is not None]
     if along:  # the points say what the recipe is
         others = [name for name in RECIPE if name in dials.sources and name not in along]
-        _tell_left_out((dials.sources[name] for name in others), "the recipes of this sweep")
+        tell_left_out((dials.sources[name] for name in others), "the recipes of this sweep")
         dials = dials.changed(**dict.fromkeys(RECIPE))
     return Given({**given, **dials}, {**given.sources, **dials.sources})
 

@@ -77,7 +77,8 @@ def select(given: Given) -> Selection:
     models = opt.chosen_models(given)
     roles = tuple(models if isinstance(models, dict) else models.roles)
     default = Defaults() if isinstance(models, dict) else preset_defaults(models)
-    given = opt.fitting(given, default, roles)
+    given, lost = opt.fitting(given, default, roles)
+    opt.tell_left_out(lost, "these models")
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
     defaults = opt.chosen_defaults(default, given)
     opt.check_roles(defaults.recipe, None, roles)
