@@ -153,7 +153,7 @@ async def test_loading_is_stopped_by_escape(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     engine.load_waits.clear()
     async with driven(engine, tmp_path, wait=False) as d:
-        await d.until(lambda: d.chat.query_one(LoadingBars).children)
+        await d.until(lambda: d.chat.query_one(LoadingBars).display)
         await d.press("escape")
         engine.load_waits.set()
         await d.until(lambda: d.notes)
@@ -236,6 +236,26 @@ async def test_dials_are_stepped_with_the_arrow_keys(d: Driver) -> None:
     assert d.app.focused is d.chat.prompt
     await d.ask("Go")
     assert d.engine.heard[0][1].recipe.weights["base"] == 0.9
+
+
+@driving(size=(120, 40))
+async def test_steps_stop_at_the_ends_of_a_dial(d: Driver) -> None:
+    await d.press("ctrl+t")
+    await d.until(lambda: isinstance(d.app.focused, DialInput))
+    for dial, near, up, ends in (
+        ("beta", "99.95", "up", {"100"}),
+        ("beta", "-100", "down", {"-100"}),
+        ("temperature", "0.05", "down", {"0"}),
+        ("top_p", "0.98", "up", {"1"}),
+        ("top_p", "0.05", "down", {"0.05"}),  # 0 is no value of it
+        ("speculative", "off", "down", {"off"}),
+    ):
+        await d.chat.models.turn(dial, near)
+        row = next(row for row in d.chat.query(DialInput) if row.dial == dial)
+        row.focus()
+        await d.press(up, up)
+        assert {row.value, d.chat.models.dials.shown()[dial]} == ends
+    assert not d.toasts
 
 
 @driving(size=(120, 40))

@@ -10,7 +10,9 @@ from textual.widgets import OptionList
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.presets.reading import user_path
-from eftlocal_tui.history import History, Settings
+from eftlocal_tui.engine import Live
+from eftlocal_tui.history import Figures, History, Settings
+from eftlocal_tui.widgets.side_panel import SidePanel
 
 
 @asynchronous
@@ -40,6 +42,26 @@ async def test_plots_are_there_when_the_panel_is_unfolded_later(d: Driver) -> No
     await d.ask("Go")
     await d.press("ctrl+b")
     await d.until(lambda: "▇" in d.screen_text() or "█\n" in d.static("#plots"))
+
+
+@driving(size=(120, 40))
+async def test_a_draft_that_comes_at_once_is_no_speed(d: Driver) -> None:
+    side = d.chat.query_one(SidePanel)
+    side.begin()
+    for tokens, seconds, speed in (
+        (4, 0.2, 0.0),
+        (14, 1.2, 10.0),
+        (24, 2.2, 10.0),
+        (28, 2.201, 10.0),
+    ):
+        figures = Figures(
+            tokens=tokens, seconds=seconds, first_token=0.2, tokens_per_second=speed, acceptance=1.0
+        )
+        side.show_live(Live(figures, 4.0, tokens, 512))
+        await d.pause()
+        if not speed:
+            assert "tok/s        –" in d.static("#figures")
+    assert d.static("#plots").split("\n")[:2] == ["tok/s, 0 to 10", "██"]
 
 
 @asynchronous

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 from scripted_engine import Script, ScriptedEngine
 from textual.widgets import Input, OptionList
 from tui_driver import Driver, asynchronous, driven, driving
@@ -66,6 +68,10 @@ async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> Non
     await d.press("a")
     assert len(listed(d)) == 2
     await d.press("v")
+    assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
+    await d.press("slash", *"renamed", "enter")
+    assert [line.split("\n")[0] for line in listed(d)] == ["renamed  archived"]
+    await d.press("v")  # a search is in both, so it ends
     assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
     await d.press("a", "v")
     assert len(listed(d)) == 3
@@ -392,10 +398,18 @@ async def test_help_is_of_the_screen(d: Driver, keys: tuple[str, ...], title: st
     assert d.app.screen is before
 
 
+def help_text(d: Driver) -> str:
+    assert isinstance(d.app.screen, HelpScreen)
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(d.app.screen._page())
+    return said.get()
+
+
 @driving(size=(120, 40))
 async def test_help_names_every_key_and_command_of_the_chat(d: Driver) -> None:
     await d.press("f1")
-    text = str(d.app.screen.query_one("VerticalScroll > Static").render())
+    text = help_text(d)
     for key in of_place("chat") + of_place("prompt") + of_place("turn") + of_place("app"):
         assert key.name in text
     for command in ("/preset", "/continue", "/exit"):
@@ -426,9 +440,43 @@ async def test_keys_are_remapped_by_the_settings(d: Driver) -> None:
     await d.idle()
     assert d.turns == ["one\ntwo", "Second."]
     await d.press("f1")
-    assert "Ctrl+S" in d.screen_text() or "Ctrl+S" in str(
-        d.app.screen.query_one("VerticalScroll > Static").render()
-    )
+    assert "Ctrl+S" in help_text(d)
+
+
+@asynchronous
+async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
+    keys = {
+        "chat.stop": "ctrl+y",
+        "chat.continue": "ctrl+x",
+        "chat.panel": "f2",
+        "chat.edit": "ctrl+l",
+        "history.archived": "z",
+        "influence.next": "m",
+    }
+    script = Script(["One", " two", " three"], wait_at=1)
+    engine = ScriptedEngine(script, "Three.")
+    options: dict[str, Any] = {"settings": Settings(keys=keys), "notifications": True}
+    async with driven(engine, tmp_path, size=(100, 40), **options) as d:
+        assert "F2 shows the dials" in d.screen_text()
+        await d.send("Count")
+        await d.until(lambda: "Ctrl+Y stops" in d.static("#status"))
+        await d.press("f7")
+        assert "Ctrl+L and Ctrl+R make more" in d.toasts
+        await d.press("ctrl+n")
+        assert "Ctrl+Y stops it" in d.toasts
+        await d.press("ctrl+y")
+        script.go.set()
+        await d.idle()
+        assert "Ctrl+X continues" in d.screen_text()
+        await d.press("ctrl+x")
+        await d.idle()
+        assert d.turns == ["Count", "One twoThree."]
+        await d.press("f6")
+        await d.until(lambda: "m p" in d.screen_text())
+        await d.press("escape", "ctrl+o", "a")
+        assert "z shows the archive" in d.toasts
+        await d.press("escape", "f1")
+        assert "F2 opens the side panel" in help_text(d)
 
 
 @driving()

@@ -8,7 +8,7 @@ import pytest
 
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import user_path
-from eftlocal_tui.keys import KEYS, check_keys, display
+from eftlocal_tui.keys import KEYS, check_keys, display, spelled
 from eftlocal_tui.settings import FIRST, Settings, read_settings, settings_path
 
 
@@ -108,5 +108,10 @@ def test_keys_that_swap_places_are_fine() -> None:
     check_keys({"chat.edit": "f5", "chat.compare": "f4"})
 
 
-def test_display() -> None:
-    assert display(["ctrl+j", "shift+enter"]) == "Ctrl+J or Shift+Enter"
+def test_keys_as_people_read_them() -> None:
+    keymap = {"chat.edit": "plus,ctrl+pageup", "chat.stop": "ctrl+x"}
+    assert display("prompt.newline", {}) == ["Ctrl+J", "Shift+Enter", "Alt+Enter"]
+    assert display("history.search", {}) == ["/", "Ctrl+F"]
+    assert display("turn.up", {}) == ["↑", "k"]
+    assert display("chat.edit", keymap) == ["+", "Ctrl+PgUp"]
+    assert spelled("{chat.stop} stops {chat.nothing}", keymap) == "Ctrl+X stops {chat.nothing}"

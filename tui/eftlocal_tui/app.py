@@ -20,7 +20,7 @@ from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.commands import COMMANDS, parse
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import Conversation, History
-from eftlocal_tui.keys import bindings, of_place
+from eftlocal_tui.keys import bindings, of_place, spelled
 from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
@@ -93,7 +93,8 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def notify(self, message: str, **options: Any) -> None:
         """A toast; what it says may come from a file or the hub, and is no markup."""
-        super().notify(printable(message), **{**options, "markup": False})
+        said = spelled(printable(message), self._keys)
+        super().notify(said, **{**options, "markup": False})
 
     @contextmanager
     def suspend(self) -> Iterator[None]:
@@ -125,7 +126,8 @@ class ChatApp(App[None], inherit_bindings=False):
         place = getattr(screen, "PLACE", "")
         for key in of_place(place):
             if not key.action.startswith(_NOT_COMMANDS):
-                yield SystemCommand(key.what, key.about, partial(self._act, screen, key.action))
+                about = spelled(key.about, self._keys)
+                yield SystemCommand(key.what, about, partial(self._act, screen, key.action))
         for key in of_place("app"):
             if key.action != "command_palette":
                 yield SystemCommand(key.what, key.about, partial(self._act, self, key.action))

@@ -75,7 +75,7 @@ class Dials:
 
     def difference(self, other: Dials) -> str:
         """What changed from these dials to the others: `beta 1 → 0.5`."""
-        before, after = self._all(), other._all()
+        before, after = self.all(), other.all()
         parts = [
             f"{name} {before[name]} → {value}" if name in before else f"{name} {value}"
             for name, value in after.items()
@@ -83,7 +83,8 @@ class Dials:
         ]
         return ", ".join(parts)
 
-    def _all(self) -> dict[str, str]:
+    def all(self) -> dict[str, str]:
+        """Every dial as text, also those that only /set turns."""
         found = self.shown()
         found.update({n: _shown(n, getattr(self.sampling, n)) for n in SAMPLING})
         found.update({n: _shown(n, getattr(self.recipe, n)) for n in LIMITS})

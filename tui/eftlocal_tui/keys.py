@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
-from textual.keys import KEY_NAME_REPLACEMENTS, KEY_TO_UNICODE_NAME, REPLACED_KEYS, Keys
+from textual.keys import (
+    KEY_NAME_REPLACEMENTS,
+    KEY_TO_UNICODE_NAME,
+    REPLACED_KEYS,
+    Keys,
+    format_key,
+)
 
 
 class Key(NamedTuple):
@@ -50,7 +57,7 @@ _LAST = ("prompt", "turn", "dial", "history")  # places whose keys leave the oth
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
-    Key("app.palette", "ctrl+p", "command_palette", "All", "Every command, by name"),
+    Key("app.palette", "ctrl+p", "command_palette", "Commands", "Every command, by name"),
     Key("app.quit", "ctrl+q", "quit", "Quit", "Quit; everything is saved", FOOTER),
     Key("app.theme", "f10", "light_or_dark", "Light/dark", "Switch between light and dark"),
     Key("prompt.send", "enter", "send", "Send", "Send the message"),
@@ -71,7 +78,7 @@ KEYS = (
     Key("chat.code", "shift+f9,f12", "copy_code", "Copy code", "Copy the last code block"),
     Key("chat.editor", "ctrl+g", "editor", "Editor", "Write the message in your editor"),
     Key("chat.continue", "f3", "continue", "Continue", "Continue a stopped answer"),
-    Key("chat.turns", "ctrl+up", "turns", "Turns", "Walk the turns (then ↑ ↓)"),
+    Key("chat.turns", "ctrl+up", "turns", "Turns", "Walk the turns (then {turn.up} {turn.down})"),
     Key("chat.page_up", "pageup", "page(-1)", "Up", "Scroll up"),
     Key("chat.page_down", "pagedown", "page(1)", "Down", "Scroll down"),
     Key("chat.end", "ctrl+end", "end", "End", "Scroll to the end and follow it"),
@@ -118,6 +125,14 @@ _OUTER = {"app": 0, "chat": 1}
 _IN_CHAT = ("prompt", "turn", "dial")
 _MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 _CONTROLS = {key.value for key in Keys if key.value.isalnum()} - {"space"}  # enter, f1, pageup, ...
+_BRACED = re.compile(r"\{(\w+\.\w+)\}")
+_SHOWN = {
+    "escape": "Esc",
+    "enter": "Enter",
+    "delete": "Delete",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+}
 
 
 def bindings(place: str) -> list[BindingType]:
@@ -138,8 +153,7 @@ def check_keys(keys: dict[str, str]) -> dict[str, str]:
     """
     for name in keys:
         if name not in _NAMES:
-            near = get_close_matches(name, _NAMES, 1, 0.5)
-            hint = f'did you mean "{near[0]}"?' if near else "F1 in the chat shows the names"
+            hint = _hint(name, _NAMES, "F1 in the chat shows the names")
             raise ValueError(f'unknown binding "{name}"; {hint}')
     keys = {name: ",".join(_key(name, key) for key in keys[name].split(",")) for name in keys}
     for name in keys:
@@ -148,6 +162,11 @@ def check_keys(keys: dict[str, str]) -> dict[str, str]:
             if both and other.name != name and _meet(_NAMES[name], other):
                 raise ValueError(f'"{name}" and "{other.name}" both want {min(both)}')
     return keys
+
+
+def _hint(word: str, known: Iterable[str], otherwise: str) -> str:
+    near = get_close_matches(word, known, 1, 0.5)
+    return f'did you mean "{near[0]}"?' if near else otherwise
 
 
 def _key(name: str, text: str) -> str:
@@ -160,8 +179,7 @@ def _key(name: str, text: str) -> str:
         last = KEY_NAME_REPLACEMENTS.get(last, last)
     written = last not in _CONTROLS and _is_character(last)
     if set(modifiers) - _MODIFIERS or not (written or last in _CONTROLS):
-        near = get_close_matches(last, _CONTROLS, 1, 0.5)
-        hint = f'did you mean "{near[0]}"?' if near else 'keys are written as in "ctrl+r,f3"'
+        hint = _hint(last, _CONTROLS, 'keys are written as in "ctrl+r,f3"')
         raise ValueError(f'"{name}": there is no key "{text.strip()}"; {hint}')
     if written and not modifiers and _NAMES[name].place in _OUTER:
         raise ValueError(f'"{name}": "{last}" is needed to write; add ctrl+ or take an F key')
@@ -192,6 +210,23 @@ def split(keys: str) -> set[str]:
     return {key.strip() for key in keys.split(",")}
 
 
-def display(keys: Iterable[str]) -> str:
-    """Keys as people read them: `Ctrl+J or Shift+Enter`."""
-    return " or ".join("+".join(part.capitalize() for part in key.split("+")) for key in keys)
+def display(name: str, keymap: Mapping[str, str]) -> list[str]:
+    """The keys of a binding as people read them, in order: `Ctrl+J`, `Shift+Enter`."""
+    keys = keymap.get(name, _NAMES[name].keys).split(",")
+    return [
+        key if len(key) == 1 else "+".join(map(_shown, key.split("+")))
+        for key in map(str.strip, keys)
+    ]
+
+
+def _shown(part: str) -> str:
+    return _SHOWN.get(part) or format_key(part).capitalize()
+
+
+def spelled(text: str, keymap: Mapping[str, str]) -> str:
+    """A text of the program, in which `{chat.stop}` becomes the key that does this: `Esc`."""
+
+    def key(found: re.Match[str]) -> str:
+        return display(found[1], keymap)[0] if found[1] in _NAMES else found[0]
+
+    return _BRACED.sub(key, text)

@@ -29,12 +29,16 @@ def reason_text(state: str, finish_reason: str | None, error: str | None) -> str
     return ENDINGS.get(finish_reason or "stop", finish_reason or "")
 
 
+def speed_line(figures: Figures, took: str = "") -> str:
+    """`123 tokens · 58.2 tok/s`; without a speed where there was only one round to measure."""
+    line = f"{figures.tokens} token{'s' * (figures.tokens != 1)}{took}"
+    speed = figures.tokens_per_second
+    return f"{line} · {speed:.1f} tok/s" if speed else line
+
+
 def totals_line(figures: Figures, seed: int | None = None) -> str:
     """`123 tokens in 2.1 s · 58.2 tok/s · first 0.08 s · accepted 71%`."""
-    parts = [
-        f"{figures.tokens} token{'s' * (figures.tokens != 1)} in {figures.seconds:.1f} s",
-        f"{figures.tokens_per_second:.1f} tok/s",
-    ]
+    parts = [speed_line(figures, f" in {figures.seconds:.1f} s")]
     if figures.first_token is not None:
         parts.append(f"first {figures.first_token:.2f} s")
     if figures.acceptance is not None:

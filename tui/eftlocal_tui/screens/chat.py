@@ -16,7 +16,7 @@ from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Conversation, HistoryError, Turn
-from eftlocal_tui.keys import bindings
+from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
@@ -27,7 +27,7 @@ from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import encodable, fitted
 from eftlocal_tui.widgets.markdown import code_blocks
-from eftlocal_tui.widgets.prompt import PromptArea
+from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
 from eftlocal_tui.widgets.transcript import Transcript, TurnView
 
@@ -55,10 +55,10 @@ class ChatScreen(BaseScreen[None]):
         yield Static("", id="head", markup=False)
         with Horizontal():
             with Vertical():
-                yield Transcript(id="transcript")
+                yield Transcript(self.spelled, id="transcript")
                 yield LoadingBars(id="loading")
                 yield Static("", id="status", markup=False)
-                yield PromptArea(id="prompt")
+                yield PromptArea(self.spelled(PLACEHOLDER), id="prompt")
             yield SidePanel(id="side")
         yield Footer(compact=True)
 
@@ -121,8 +121,16 @@ class ChatScreen(BaseScreen[None]):
             if len(found) == 1:
                 text = f"/{found[0].name} {found[0].takes}  {found[0].about}"
         elif not text and self.answers.editing is not None:
-            text = "Editing: Enter sends it as a branch, Esc cancels"
-        self.query_one("#status", Static).update(text)
+            text = "Editing: {prompt.send} sends it as a branch, {chat.stop} cancels"
+        self.query_one("#status", Static).update(self.spelled(text))
+
+    def spelled(self, text: str) -> str:
+        """A text of the program with the keys in it as they are set."""
+        return spelled(text, self.services.settings.keys)
+
+    async def say(self, text: str, *, error: bool = False) -> None:
+        """A line of the program itself, in the transcript."""
+        await self.transcript.say(self.spelled(text), error=error)
 
     # Keys: the layout --------------------------------------------------------------------------
 
@@ -188,7 +196,7 @@ class ChatScreen(BaseScreen[None]):
     async def action_sibling(self, by: int) -> None:
         turn = next((turn for turn in reversed(self.answers.path()) if turn.branches > 1), None)
         if turn is None:
-            self.notify("There is only one branch; F4 and Ctrl+R make more")
+            self.notify("There is only one branch; {chat.edit} and {chat.regenerate} make more")
         else:
             await self.answers.sibling(turn, by)
 
@@ -280,7 +288,7 @@ class ChatScreen(BaseScreen[None]):
         if self.answers.busy:
             self.action_stop()
         else:
-            self.notify("Ctrl+Q quits; Ctrl+C copies what is selected")
+            self.notify("{app.quit} quits; Ctrl+C copies what is selected")
 
     async def on_dial_turned(self, event: DialTurned) -> None:
         await self.doing(self.models.turn(event.dial, event.text))

@@ -17,6 +17,7 @@ from eftlocal_tui.engine import Live, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import AnswerWriter, Conversation, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
+from eftlocal_tui.text import speed_line
 from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ MOST_TURNS = 1_000  # of a conversation, read back when it is opened
 _AGAIN = 0.05  # seconds between tries at a history that is locked
 NO_CONVERSATION = "there is no conversation yet"
 _NO_ANSWER = "there is no answer to continue"
-_BUSY = "an answer is being generated; Esc stops it and keeps the text so far"
-_SENDING = "a message is being sent; Esc takes it back"
-_LOCKED = "The history is locked by another program; waiting · Esc gives up"
+_BUSY = "an answer is being generated; {chat.stop} stops it and keeps the text so far"
+_LOADING = "a message waits for the models; {chat.stop} stops loading them"
+_SENDING = "a message is being sent; {chat.stop} takes it back"
+_LOCKED = "The history is locked by another program; waiting · {chat.stop} gives up"
 
 Doing = Callable[..., Coroutine[Any, Any, None]]
 T = TypeVar("T")
@@ -84,7 +86,7 @@ class ChatAnswers:
     def check_free(self) -> None:
         """Raises UsageError where something is on its way that must end first."""
         if self.busy:
-            raise UsageError(_SENDING if self.sending else _BUSY)
+            raise UsageError(_SENDING if self.sending else _LOADING if self._waiting else _BUSY)
 
     def path(self) -> list[Turn]:
         """What is shown, as it is kept; another process may have gone on from there."""
@@ -178,7 +180,7 @@ class ChatAnswers:
                     question = await self._when_free(lambda: self._keep(text))
                 except EftlocalError as error:
                     screen.prompt.give_back(text)
-                    await screen.transcript.say(str(error), error=True)
+                    await screen.say(str(error), error=True)
                     return
                 await self._show(question)
             self._waiting = True
@@ -195,7 +197,7 @@ class ChatAnswers:
             screen.status("Saved; answered as soon as the models are loaded")
         elif screen.models.loaded is None:
             said = "No models are loaded: /preset NAME loads some."
-            await screen.transcript.say(said, error=True)
+            await screen.say(said, error=True)
         if await screen.models.settled() is not None:
             await self._when_free(lambda: self._reply(question))
 
@@ -242,7 +244,7 @@ class ChatAnswers:
         """Puts a question into the message box; sending makes a branch."""
         self.check_free()
         if turn.role != "user":
-            raise UsageError("an answer cannot be edited; r or Ctrl+R regenerates it")
+            raise UsageError("an answer cannot be edited; {chat.regenerate} regenerates it")
         self._edit(turn)
         self.screen.prompt.replace_all(turn.text)
         self.screen.prompt.focus()
@@ -273,7 +275,7 @@ class ChatAnswers:
             writer,
             continue_last=bool(prefix),
         )
-        screen.status("Generating · Esc stops")
+        screen.status("Generating · {chat.stop} stops")
         screen.side.begin()
         screen.start(self._follow(self._task, began, writer))
 
@@ -296,7 +298,7 @@ class ChatAnswers:
                 self._show_live(ended.live)
         except EftlocalError as error:
             if screen.alive and not isinstance(error, StoppedError):
-                await screen.transcript.say(str(error), error=True)
+                await screen.say(str(error), error=True)
         finally:
             try:
                 if screen.alive:
@@ -340,10 +342,7 @@ class ChatAnswers:
         self.screen.side.show_live(live)
         if self._task is not None and not self._task.stopping:
             figures = live.figures
-            self.screen.status(
-                f"Generating · {figures.tokens} tokens · "
-                f"{figures.tokens_per_second:.1f} tok/s · Esc stops"
-            )
+            self.screen.status(f"Generating · {speed_line(figures)} · {{chat.stop}} stops")
 
     def stop(self) -> bool:
         """Ends what is on its way, or an edit; whether there was any."""

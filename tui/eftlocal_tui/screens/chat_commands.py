@@ -45,9 +45,7 @@ class ChatCommands:
         presets = load_presets()
         if not rest:
             lines = [f"{name}: {preset.title}" for name, preset in presets.items()]
-            await self.screen.transcript.say(
-                "Presets (/preset NAME loads one):\n" + "\n".join(lines)
-            )
+            await self.screen.say("Presets (/preset NAME loads one):\n" + "\n".join(lines))
         else:
             self.screen.answers.check_free()
             self.screen.models.load(rest)
@@ -79,8 +77,8 @@ class ChatCommands:
         if rest:
             await models.turn(name.replace("-", "_"), value.strip())
         else:
-            lines = [f"{name} = {value}" for name, value in models.dials.shown().items()]
-            await self.screen.transcript.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
+            lines = [f"{name} = {value}" for name, value in models.dials.all().items()]
+            await self.screen.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
 
     async def _stats(self, rest: str) -> None:
         lines: list[str] = []
@@ -95,7 +93,7 @@ class ChatCommands:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
             lines.append(f"Recipe: {models.dials.recipe}")
         lines.append(f"Memory: {readable(psutil.Process().memory_info().rss)}")
-        await self.screen.transcript.say("\n".join(lines))
+        await self.screen.say("\n".join(lines))
 
     async def _save(self, rest: str) -> None:
         self.screen.answers.rename(rest)

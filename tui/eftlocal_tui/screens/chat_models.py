@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
-from textual.widgets import Label, ProgressBar
+from textual.widgets import Static
 
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
@@ -16,6 +15,7 @@ from eftlocal_tui.dials import Dials, restored
 from eftlocal_tui.engine import Loaded, Progress, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import Turn
+from eftlocal_tui.text import bar
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
@@ -29,42 +29,27 @@ _VERBS = {
 }
 
 
-class _Bar(Horizontal):
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._what = f"{_VERBS[progress.stage]} {one_line(progress.name, 40)}"
-        self._bytes = progress.stage == "download"
+class LoadingBars(Static):
+    """A line for each file and stage of a load; nothing where none is on its way."""
 
-    def compose(self) -> ComposeResult:
-        yield Label(self._what, classes="what", markup=False)
-        yield ProgressBar(total=1.0, show_eta=False)
-        yield Label("", classes="bytes", markup=False)
-
-    def show(self, progress: Progress) -> None:
-        bar = self.query_one(ProgressBar)
-        bar.update(total=max(progress.total, 1e-9), progress=progress.done)
-        if self._bytes:
-            text = f" {readable(progress.done)} of {readable(progress.total)}"
-            self.query_one(".bytes", Label).update(text)
-
-
-class LoadingBars(Vertical):
     def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._bars: dict[tuple[str, str], _Bar] = {}
+        super().__init__(id=id, markup=False)
+        self._bars: dict[tuple[str, str], str] = {}
 
-    async def show(self, progress: Progress) -> None:
-        self.add_class("-busy")
-        key = (progress.stage, progress.name)
-        if key not in self._bars:
-            self._bars[key] = bar = _Bar(progress)
-            await self.mount(bar)
-        self._bars[key].show(progress)
+    def show(self, batch: Sequence[Progress]) -> None:
+        for progress in batch:
+            share = progress.done / max(progress.total, 1e-9)
+            what = f"{_VERBS[progress.stage]} {one_line(progress.name, 40)}"
+            line = f"{bar(share)} {share:4.0%}  {what}"
+            if progress.stage == "download":
+                line += f"  {readable(progress.done)} of {readable(progress.total)}"
+            self._bars[progress.stage, progress.name] = line
+        self.display = True
+        self.update("\n".join(self._bars.values()))
 
-    async def clear(self) -> None:
-        self.remove_class("-busy")
+    def clear(self) -> None:
         self._bars.clear()
-        await self.remove_children()
+        self.display = False
 
 
 class ChatModels:
@@ -127,22 +112,20 @@ class ChatModels:
         async for batch in task.batches():
             if not screen.alive:
                 return
-            latest = {(progress.stage, progress.name): progress for progress in batch}
-            for progress in latest.values():
-                await bars.show(progress)
+            bars.show(batch)
         if not screen.alive:
             return
-        await bars.clear()
+        bars.clear()
         try:
             loaded = await task.result()
         except EftlocalError as error:
             self._task = None
             screen.status("No models are loaded")
             if isinstance(error, StoppedError):
-                await screen.transcript.say("Loading stopped. /preset NAME loads models.")
+                await screen.say("Loading stopped. /preset NAME loads models.")
             else:
-                await screen.transcript.say(str(error), error=True)
-                await screen.transcript.say("/preset lists what can be loaded instead.")
+                await screen.say(str(error), error=True)
+                await screen.say("/preset lists what can be loaded instead.")
         else:
             self._task, self.loaded, self._dials = None, loaded, loaded.dials
             await screen.doing(self._show(loaded))
@@ -152,7 +135,7 @@ class ChatModels:
         await self.restore()
         self.screen.status("")
         for note in loaded.notes:
-            await self.screen.transcript.say(f"Note: {note}")
+            await self.screen.say(f"Note: {note}")
 
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""

@@ -19,7 +19,7 @@ from eftlocal_tui.engine import Came, Live, Loaded
 from eftlocal_tui.engine.tasks import Column, Compared, Figured, StoppedError, Task, compare
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
-from eftlocal_tui.text import reason_text, totals_line
+from eftlocal_tui.text import reason_text, speed_line, totals_line
 from eftlocal_tui.widgets.markdown import Streamed
 
 _ALONE = ("tuned", "base")
@@ -52,8 +52,7 @@ class CompareColumn(VerticalScroll, can_focus=True):
         await self.body.append("".join(step.text for step in steps))
         for event in events:
             if isinstance(event, Figured):
-                figures = event.live.figures
-                self._foot(f"{figures.tokens} tokens · {figures.tokens_per_second:.1f} tok/s")
+                self._foot(speed_line(event.live.figures))
             elif event.step is None:
                 self._error = event.error
                 self._foot(f"✗ {one_line(event.error)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -12,7 +14,7 @@ from textual.widgets import Button, Footer, Input, Label, Static, TextArea
 
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import COMMANDS
-from eftlocal_tui.keys import bindings, display, of_place
+from eftlocal_tui.keys import bindings, display, of_place, spelled
 from eftlocal_tui.screens.base import BaseScreen
 from eftlocal_tui.settings import settings_path
 from eftlocal_tui.text import pasted
@@ -77,15 +79,15 @@ _NAMES_FIT = 90  # columns
 _ABOUT = {  # by place: a title, what the screen is, and the places whose keys work there
     "chat": (
         "Chat",
-        "Three models answer together. Ctrl+B opens the side panel, Ctrl+T goes to its dials: ↑ "
-        "and ↓ step a dial. A change applies from the next token, in an answer too, and "
-        "the transcript marks where. Everything is saved as it comes. The theme and the panel "
-        "return as you left them, unless the settings file sets them.",
+        "Three models answer together. {chat.panel} opens the side panel, {chat.dials} goes to its "
+        "dials: {dial.more} and {dial.less} step a dial. A change applies from the next token, in "
+        "the middle of an answer too, and the transcript shows where. Everything is saved as it "
+        "comes. The theme and the panel stay as you left them, unless the settings file sets them.",
         ("chat", "prompt", "turn", "dial", "app"),
     ),
     "history": (
         "Conversations",
-        "Newest first. / searches titles and messages; Enter opens a conversation.",
+        "Newest first. {history.search} searches titles and messages; {history.resume} opens one.",
         ("history", "app"),
     ),
     "compare": (
@@ -102,12 +104,12 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "token under the cursor, and the most probable tokens, under each model.",
         ("influence", "app"),
     ),
-    "dialog": ("Dialog", "Esc cancels.", ("dialog", "app")),
+    "dialog": ("Dialog", "{dialog.cancel} cancels.", ("dialog", "app")),
 }
 _PLACES = {
     "prompt": "In the message box",
-    "turn": "On a turn (Ctrl+Up goes there)",
-    "dial": "On a dial (Ctrl+T goes there)",
+    "turn": "On a turn ({chat.turns} goes there)",
+    "dial": "On a dial ({chat.dials} goes there)",
     "app": "Everywhere",
 }
 
@@ -123,30 +125,41 @@ class HelpScreen(ModalScreen[None], BaseScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(self._text())
+            yield Static(self._page())
         yield Footer(compact=True)
 
-    def _text(self) -> Text:
+    def _page(self) -> Group:
         title, about, places = _ABOUT[self._place]
-        text = Text.assemble((title, "bold"), "\n\n", about, "\n")
         wide = self.app.size.width >= _NAMES_FIT
+        parts: list[RenderableType] = [Text(title, "bold"), "", Text(self._spelled(about))]
         for place in places:
-            text.append(f"\n{_PLACES.get(place, 'Keys')}\n", "bold")
-            for key in of_place(place):
-                keys = self._keymap.get(key.name, key.keys)
-                shown = display(part.strip() for part in keys.split(","))
-                text.append(f"  {shown:<20} {key.about}")
-                text.append(f"  {key.name}\n" if wide else "\n", "dim")
+            rows = [
+                (
+                    " or ".join(display(key.name, self._keymap)),
+                    self._spelled(key.about),
+                    key.name * wide,
+                )
+                for key in of_place(place)
+            ]
+            parts += self._section(_PLACES.get(place, "Keys"), rows)
         if self._place == "chat":
-            text.append("\nCommands\n", "bold")
-            for command in COMMANDS:
-                text.append(f"  /{command.name + ' ' + command.takes:<31} {command.about}\n")
-            text.append("  To send a message that begins with a slash, type two.\n")
+            parts += self._section(
+                "Commands", [(f"/{c.name} {c.takes}", self._spelled(c.about)) for c in COMMANDS]
+            )
+            parts.append("  To send a message that begins with a slash, type two.")
         if not wide:
-            text.append("\nA wider terminal also shows the names of the keys.")
-        text.append("\nTo change keys, set their names under [keys] in ")
-        text.append(f"{one_line(str(settings_path()))}\n")
-        return text
+            parts += ["", "A wider terminal also shows the names of the keys."]
+        file = one_line(str(settings_path()))
+        return Group(*parts, "", Text(f"To change keys, set their names under [keys] in {file}"))
+
+    def _section(self, title: str, rows: Sequence[tuple[str, ...]]) -> list[RenderableType]:
+        table = Table.grid(padding=(0, 0, 0, 2))
+        for row in rows:
+            table.add_row(*map(Text, row[:2]), *(Text(name, "dim") for name in row[2:]))
+        return ["", Text(self._spelled(title), "bold"), table]
+
+    def _spelled(self, text: str) -> str:
+        return spelled(text, self._keymap)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

@@ -128,12 +128,17 @@ class HistoryScreen(BaseScreen[int | None]):
             conversations = self._history.conversations
             archived = not conversations.get(self._chosen).archived
             conversations.archive(self._chosen, archived)
-            self.notify("Archived; v shows the archive" if archived else "Taken out of the archive")
+            put_away = "Archived; {history.archived} shows the archive"
+            self.notify(put_away if archived else "Taken out of the archive")
             await self._show()
 
     async def action_archived(self) -> None:
         self._archived = not self._archived
-        await self._show()
+        box = self.query_one(Input)
+        if box.value:  # a search is in both
+            self._archived, box.value = True, ""  # shows it
+        else:
+            await self._show()
 
     async def action_duplicate(self) -> None:
         if self._chosen is not None:
@@ -178,8 +183,9 @@ def _hit(hit: Hit) -> Option:
     excerpt = Text(one_line(hit.excerpt, 300))
     for start, end in hit.spans:
         excerpt.stylize("reverse", start, end)
-    title = one_line(hit.conversation.title, 60)
-    return Option(Text.assemble((title, "bold"), "\n", excerpt), id=str(hit.conversation.id))
+    title = Text(one_line(hit.conversation.title, 60), "bold")
+    title.append("  archived" * hit.conversation.archived, "not bold dim")
+    return Option(Text.assemble(title, "\n", excerpt), id=str(hit.conversation.id))
 
 
 def _when(then: float, now: float) -> str:

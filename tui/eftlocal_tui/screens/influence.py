@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.segment import Segment
 from rich.style import Style
@@ -24,7 +24,7 @@ from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Moved, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
-from eftlocal_tui.keys import bindings
+from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 
 # Ink is given with the paper, so that both are readable on dark and light themes.
@@ -35,21 +35,22 @@ _STYLES = (
     Style.parse("bold underline black on #ff9447"),
 )
 _MARKS = (("", ""), ("", ""), ("‹", "›"), ("«", "»"))
+_KEYS = (
+    "{influence.left} {influence.right} token, {influence.up} {influence.down} line, "
+    "{influence.next} {influence.last} far moved"
+)
 _FAR = 2  # the level from which `most` stops at a token
 
 
-def _legend() -> Text:
+def _legend(keymap: Mapping[str, str]) -> Text:
     text = Text("below ")
     text.append(f"{LEVELS[0]:g}")
     for reached, step in enumerate(LEVELS, 1):
         before, after = _MARKS[reached]
         text.append("  ")
         text.append(f"{before}from {step:g}{after}", _STYLES[reached])
-    text.append("   ←→ token, ↑↓ line, n p those moved far")
+    text.append(f"   {spelled(_KEYS, keymap)}")
     return text
-
-
-LEGEND = _legend()
 
 
 class TokenText(ScrollView, can_focus=True):
@@ -227,7 +228,7 @@ class InfluenceScreen(BaseScreen[None]):
         except EftlocalError as error:
             self.query_one("#legend", Static).update(Text(f"Error: {one_line(str(error), 400)}"))
             return
-        legend = Text.assemble(one_line(moved.measure), "\n", LEGEND)
+        legend = Text.assemble(one_line(moved.measure), "\n", _legend(services.settings.keys))
         if self._marked:
             legend.append("\nThe dials changed during this answer; these are the first ones.")
         self.query_one("#legend", Static).update(legend)

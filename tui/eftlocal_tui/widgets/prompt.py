@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
 from eftlocal_tui import commands
-from eftlocal_tui.keys import bindings
+from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.text import pasted
+
+PLACEHOLDER = "Message ({prompt.send} sends, {prompt.newline}: new line, /: commands)"
 
 
 class PromptArea(TextArea):
     """Grows with its text, up to a third of the screen."""
 
-    BINDINGS = bindings("prompt")
+    # Stopping is here too, so that a person's key for it comes before those of a text area.
+    BINDINGS: ClassVar = [
+        *bindings("prompt"),
+        *(replace(key.binding, action="screen.stop") for key in of_place("chat.stop")),
+    ]
 
     class Sent(Message):
         """The person wants this sent. The box is empty already; `give_back` refuses it."""
@@ -26,14 +35,14 @@ class PromptArea(TextArea):
     class Interrupted(Message):
         """Ctrl+C with nothing to copy."""
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, placeholder: str = "", *, id: str | None = None) -> None:
         super().__init__(
             id=id,
             soft_wrap=True,
             tab_behavior="focus",
             show_line_numbers=False,
             highlight_cursor_line=False,
-            placeholder="Message (Enter sends, Ctrl+J begins a line, / for commands)",
+            placeholder=placeholder,
         )
 
     async def _on_key(self, event: events.Key) -> None:

@@ -12,16 +12,18 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal.kinds import number
-from eftlocal.settings import MAX_DRAFT
+from eftlocal.kinds import RefusedError, number
+from eftlocal.settings import MAX_DRAFT, RANGES
 from eftlocal_tui.dials import DRAFT, Dials, recipe_names
 from eftlocal_tui.engine import Live
+from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import bar, plot
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
 _STEPS = {"top_p": 0.05}  # others step by 0.1
 _HELD = 120  # samples of the plots
+_SAMPLE = 0.1  # seconds that one takes at least
 
 
 class DialTurned(Message):
@@ -56,10 +58,16 @@ class DialInput(Input):
             places = ["off", "auto", *map(str, range(1, MAX_DRAFT + 1))]
             at = places.index(self.value) if self.value in places else 1
             return places[min(max(at + by, 0), len(places) - 1)]
-        value = number(self.value)
+        value, range_ = number(self.value), RANGES[self.dial]
         if isinstance(value, str):
             return self._applied
-        return f"{round(value + by * _STEPS.get(self.dial, 0.1), 6):g}"
+        stepped = round(value + by * _STEPS.get(self.dial, 0.1), 6)
+        text = f"{min(max(stepped, range_.least), range_.most):g}"
+        try:
+            range_.parse(text)
+        except RefusedError:  # an end that is not in the range itself
+            return self._applied
+        return text
 
     def show(self, text: str) -> None:
         """The value that holds, whoever set it."""
@@ -82,6 +90,7 @@ class DialInput(Input):
 class SidePanel(VerticalScroll, can_focus=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._sampled: Figures | None = None  # what the plots show last
         self._speeds: list[float] = []
         self._accepted: list[float] = []
         self.live: Live | None = None
@@ -127,20 +136,23 @@ class SidePanel(VerticalScroll, can_focus=False):
 
     def begin(self) -> None:
         """A new answer begins: its plots are empty."""
-        self._speeds, self._accepted = [], []
+        self._sampled, self._speeds, self._accepted = None, [], []
 
     def show_live(self, live: Live) -> None:
-        """Figures of an answer so far; the plots get what came since the last ones."""
-        before = self.live.figures if self.live is not None and self._speeds else None
-        self.live = live
-        tokens, seconds = live.figures.tokens, live.figures.seconds
-        if before is not None and seconds > before.seconds:
-            speed = (tokens - before.tokens) / (seconds - before.seconds)
-        else:
-            speed = live.figures.tokens_per_second
-        self._speeds = [*self._speeds, speed][-_HELD:]
-        self._accepted = [*self._accepted, live.figures.acceptance or 0.0][-_HELD:]
-        self._show_plots()
+        """Figures of an answer so far; the plots get what came since the last ones.
+
+        The tokens of a draft come at once, so what came in a moment says nothing of the speed.
+        """
+        self.live, now, before = live, live.figures, self._sampled
+        speed = now.tokens_per_second
+        if before is not None:
+            seconds = now.seconds - before.seconds
+            speed = (now.tokens - before.tokens) / seconds if seconds >= _SAMPLE else 0.0
+        if speed:
+            self._sampled = now
+            self._speeds = [*self._speeds, speed][-_HELD:]
+            self._accepted = [*self._accepted, now.acceptance or 0.0][-_HELD:]
+            self._show_plots()
         self._show_figures()
 
     def on_resize(self) -> None:
@@ -151,8 +163,8 @@ class SidePanel(VerticalScroll, can_focus=False):
             return
         top, width = max(self._speeds), self.scrollable_content_region.width
         self.query_one("#plots", Static).update(
-            f"tok/s over the turn, to {top:.0f}\n{plot(self._speeds, top, width)}\n"
-            f"acceptance, to 100%\n{plot(self._accepted, 1.0, width)}"
+            f"tok/s, 0 to {top:.0f}\n{plot(self._speeds, top, width)}\n"
+            f"acceptance, 0 to 100%\n{plot(self._accepted, 1.0, width)}"
         )
 
     def _show_figures(self) -> None:
@@ -167,8 +179,9 @@ class SidePanel(VerticalScroll, can_focus=False):
                     f"accepted     {figures.acceptance:.0%}",
                 ]
             share = live.context_used / max(live.context_size, 1)
+            speed = figures.tokens_per_second
             lines = [
-                f"tok/s        {figures.tokens_per_second:.1f}",
+                f"tok/s        {speed:.1f}" if speed else "tok/s        –",
                 f"first token  {figures.first_token or 0.0:.2f} s",
                 *drafts,
                 f"context      {live.context_used} / {live.context_size}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -80,8 +80,9 @@ class TurnView(Vertical, can_focus=True):
 class QuestionView(TurnView):
     """What a person asked: plain text, folded when it is long."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, unfolds: str = "") -> None:
         super().__init__(turn)
+        self._unfolds = unfolds
         self._shown = printable(turn.text)
         lines = self._shown.split("\n")
         self._short = "\n".join(lines[:_FOLDED_LINES])[:_FOLDED_CHARACTERS]
@@ -95,7 +96,7 @@ class QuestionView(TurnView):
         if not self._folded:
             return self._shown
         more = len(self._shown) - len(self._short)
-        return f"{self._short}\n… {more:,} more characters (Enter on this message unfolds it)"
+        return f"{self._short}\n… {more:,} more characters{self._unfolds}"
 
     def action_unfold(self) -> None:
         if len(self._short) < len(self._shown):
@@ -104,11 +105,11 @@ class QuestionView(TurnView):
 
 
 class AnswerView(TurnView):
-    """An answer as it comes (live), or as it was kept."""
+    """An answer as it comes (live), or as it was kept. `if_stopped` is said of one that was."""
 
-    def __init__(self, turn: Turn, *, live: bool = False) -> None:
+    def __init__(self, turn: Turn, if_stopped: str = "", *, live: bool = False) -> None:
         super().__init__(turn)
-        self._live = live
+        self._live, self._hint = live, if_stopped
         self._text = turn.text
         self._part = Streamed()
 
@@ -140,7 +141,7 @@ class AnswerView(TurnView):
         return self.head(name)
 
     def _foot(self) -> str:
-        return "…" if self._live else printable(outcome(self.turn, "F3 continues"))
+        return "…" if self._live else printable(outcome(self.turn, self._hint))
 
     async def append(self, text: str) -> None:
         self._text += text
@@ -166,13 +167,28 @@ _AT_ONCE = 30  # turns that are laid out; more on demand
 WELCOME = """\
 Three models answer together: a large base, a small tuned one, and what it was tuned from.
 
-Type a message and press Enter.   Ctrl+B shows the dials; they can be turned at any time.
-F1 help.  Ctrl+P all commands.  F5 compares the models.  F6 shows what moved each token."""
+Type a message and press {prompt.send}. {chat.panel} shows the dials, to be turned at any time.
+{chat.compare} compares the models; {chat.influence} shows which one moved each token.
+{app.help} is the help; {app.palette} lists all commands."""
 
 
 class Transcript(VerticalScroll, can_focus=False):
+    """The turns. `spelled` puts the keys into a text of the program."""
+
+    def __init__(self, spelled: Callable[[str], str], *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._spelled = spelled
+
     def compose(self) -> ComposeResult:
-        yield Static(WELCOME, id="welcome", markup=False)
+        yield self._welcome()
+
+    def _welcome(self) -> Static:
+        return Static(self._spelled(WELCOME), id="welcome", markup=False)
+
+    def _view(self, turn: Turn, *, live: bool = False) -> TurnView:
+        if turn.role == "user":
+            return QuestionView(turn, self._spelled(" ({turn.unfold} on this message unfolds it)"))
+        return AnswerView(turn, self._spelled("{chat.continue} continues"), live=live)
 
     def on_mount(self) -> None:
         self.anchor()
@@ -193,11 +209,11 @@ class Transcript(VerticalScroll, can_focus=False):
         with self.app.batch_update():
             await self.remove_children()
             if not turns:
-                await self.mount(Static(WELCOME, id="welcome", markup=False))
+                await self.mount(self._welcome())
             if hidden:
                 await self.mount(Button(f"Show {hidden} earlier", id="earlier", compact=True))
             self._hidden = list(turns[:hidden])
-            await self.mount_all(_view(turn) for turn in turns[hidden:])
+            await self.mount_all(self._view(turn) for turn in turns[hidden:])
         self.follow()
 
     async def show_earlier(self) -> None:
@@ -205,7 +221,7 @@ class Transcript(VerticalScroll, can_focus=False):
         shown, self._hidden = self._hidden[-_AT_ONCE:], self._hidden[:-_AT_ONCE]
         button = self.query_one("#earlier", Button)
         self.anchor(False)
-        await self.mount_all([_view(turn) for turn in shown], after=button)
+        await self.mount_all([self._view(turn) for turn in shown], after=button)
         if self._hidden:
             button.label = f"Show {len(self._hidden)} earlier"
         else:
@@ -214,7 +230,7 @@ class Transcript(VerticalScroll, can_focus=False):
     async def add(self, turn: Turn) -> TurnView:
         """A turn at the end; an answer comes from now on."""
         await self.query("#welcome").remove()
-        view = _view(turn, live=True)
+        view = self._view(turn, live=True)
         await self.mount(view)
         return view
 
@@ -234,7 +250,3 @@ class Transcript(VerticalScroll, can_focus=False):
     async def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
         await self.show_earlier()
-
-
-def _view(turn: Turn, *, live: bool = False) -> TurnView:
-    return QuestionView(turn) if turn.role == "user" else AnswerView(turn, live=live)
