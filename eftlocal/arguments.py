@@ -221,11 +221,18 @@ def split_load_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     return {name: given.pop(name) for name in _OF_ROLES if name in given}, given
 
 
-class AnswerOptions(TypedDict, total=False):
-    """What one answer may be asked for; see `Emulator.stream`."""
+class PromptOptions(TypedDict, total=False):
+    """How a prompt is read; see `Emulator.stream`."""
 
     raw: bool
     special: bool
+    continue_last: bool
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
+class AnswerOptions(PromptOptions, total=False):
+    """What one answer may be asked for; see `Emulator.stream`."""
+
     recipe: Recipe | str | None
     sampling: Sampling | None
     max_tokens: int | Off | None
@@ -233,8 +240,6 @@ class AnswerOptions(TypedDict, total=False):
     logprobs: bool
     top_logprobs: int
     prompt_logprobs: bool
-    continue_last: bool
-    chat_template_kwargs: Mapping[str, Any] | None
     speculation: Speculation | DraftLength | None
     grammar: str | None
     json_schema: str | Mapping[str, Any] | None

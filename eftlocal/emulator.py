@@ -19,6 +19,7 @@ from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import (
     AnswerOptions,
     LoadOptions,
+    PromptOptions,
     checked_all,
     needed,
     refuse,
@@ -226,8 +227,8 @@ class Emulator(Closing):
         drafts = planner.allowed(drafts)
         raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
         ignore_end = asked.get("ignore_end", False)
-        reading = ("raw", "special", "continue_last", "chat_template_kwargs")
-        ids = self._reader.ids(prompt, **{name: asked[name] for name in reading if name in asked})
+        reading = asked.keys() & PromptOptions.__annotations__.keys()
+        ids = self._reader.ids(prompt, **{name: asked[name] for name in reading})
         scored = None
         if asked.get("prompt_logprobs"):
             if not raw and not is_ids(prompt):
@@ -358,27 +359,15 @@ class Emulator(Closing):
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
 
-    def tokenize(
-        self,
-        prompt: Prompt,
-        *,
-        raw: bool = False,
-        special: bool = False,
-        continue_last: bool = False,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> dict[str, list[int]]:
+    def tokenize(self, prompt: Prompt, **options: Unpack[PromptOptions]) -> dict[str, list[int]]:
         """The token ids that each role is given of a prompt; the arguments are those of `stream`.
 
         Raises:
             PromptError: it is empty or far too long, or its template fails.
-            UsageError: options that do not go together.
+            UsageError: an option is not known, of a wrong type, or does not go with another.
         """
-        asked = checked_all(
-            raw=raw,
-            special=special,
-            continue_last=continue_last,
-            chat_template_kwargs=chat_template_kwargs,
-        )
+        refuse_unknown(options, tuple(PromptOptions.__annotations__))
+        asked = checked_all(**options)
         return self.ensemble.alone(lambda: self._reader.ids(prompt, **asked))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

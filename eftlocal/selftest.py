@@ -226,21 +226,6 @@ def read_build_facts(path: Path | None = None) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def engine_facts() -> dict[str, Any]:
-    """What the installed llama.cpp says of itself: version, devices (memory in bytes), features."""
-    import llama_cpp
-
-    from eftlocal import llama
-
-    return {
-        "llama_cpp": llama_cpp.llama_version().decode(),
-        "devices": [asdict(device) for device in llama.devices()],
-        "supports_rpc": llama.supports_rpc(),
-        "supports_gpu_offload": llama.supports_gpu_offload(),
-        "system_info": llama.system_info(),
-    }
-
-
 def run(model: Path | None = None) -> SelfTestResult:
     """The test, in this process: a bad build may end it. `model` replaces the miniature one."""
     from eftlocal import llama
@@ -408,8 +393,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
     args = parser.parse_args(arguments)
     if args.json:
+        from eftlocal import llama
+
         # Said before the risky part, so that the parent knows the devices even after a crash.
-        sys.stdout.write(json.dumps(engine_facts()) + "\n")
+        sys.stdout.write(json.dumps(llama.facts()) + "\n")
         sys.stdout.flush()
     result = run(args.model)
     sys.stdout.write((json.dumps(asdict(result)) if args.json else result.message) + "\n")

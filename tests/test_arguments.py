@@ -151,9 +151,11 @@ def test_any_value_at_loading(tiny_files: dict[str, Path], name: str) -> None:
         (lambda em: em.stream("x", max_token=1), "did you mean max_tokens?"),
         (lambda em: em.notes(5), "recipe is 5; it must be a Recipe, or text"),
         (lambda em: em.notes(raw_text=5), "raw_text is 5; it must be a string"),
-        (lambda em: em.stream("x", zzz=1), "there are raw, special, recipe"),
+        (lambda em: em.stream("x", zzz=1), "there are raw, special, continue_last"),
         (lambda em: em.stream("x", temp=1), "no option 'temp'; temperature is given as sampling="),
         (lambda em: em.stream("x", stream=1), "no option 'stream'; there are raw, special"),
+        (lambda em: em.tokenize("x", rawt=True), "no option 'rawt'; did you mean raw?"),
+        (lambda em: inspect_answer(em, "x", temp=1), "no option 'temp'; temperature is given as"),
         (
             lambda em: em.models["base"].piece(1.0),
             "token 1.0 is not a token id; give a whole number",

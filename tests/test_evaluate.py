@@ -198,8 +198,7 @@ def test_tables_and_plot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["dem"], "eftlocal: unknown evaluation 'dem'; did you mean demo? Known: demo\n"),
-        (["gsm8k"], "eftlocal: unknown evaluation 'gsm8k'; known: demo\n"),
+        (["gsm8k"], "'gsm8k' is not one of 'demo'; see `eftlocal eval --help`"),
         (["demo", "--questions", "0"], "--questions"),
         (["demo", "--split", "train"], "--split"),
     ],

@@ -48,10 +48,6 @@ def recipes(ctx: typer.Context, incomplete: str) -> Found:
     return _of(NAMED, incomplete)
 
 
-def evaluations(incomplete: str) -> Found:
-    return _of(("demo",), incomplete)
-
-
 def _roles(ctx: typer.Context) -> Iterable[str]:
     """Of the preset or the files that are given so far."""
     from eftlocal.presets.reading import find

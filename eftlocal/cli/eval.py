@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from eftlocal.cli.completion import evaluations
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
-from eftlocal.errors import UsageError
 from eftlocal.output_file import check_outputs
 from eftlocal.user_settings import Given
-
-KNOWN = ("demo",)
-
 
 Split = Literal["validation", "test"]
 
 
 @takes(also=["trust"], shared=["threads"])
 def evaluate(
-    name: Annotated[
-        str, typer.Argument(help="What to evaluate: demo.", autocompletion=evaluations)
-    ],
+    name: Annotated[Literal["demo"], typer.Argument(help="What to evaluate.")],
     split: Annotated[
         Split, typer.Option(help="validation for tuning, test for final numbers.")
     ] = "test",
@@ -47,17 +39,13 @@ def evaluate(
 
     PGR is the performance gap recovered: (emulation - small tuned) / (large tuned - small tuned).
     """
-    del given  # the demo's files are the program's own, and never tried
+    del name, given  # there is one evaluation; its files are the program's own, and never tried
     from eftlocal.cli.screen import counting_bars
     from eftlocal.study.evaluation import evaluate_demo, plot, summary, tables
     from eftlocal.study.plot import check_plot
     from eftlocal.study.questions import FOLDER
     from eftlocal.study.report import as_json
 
-    if name not in KNOWN:
-        near = get_close_matches(name, KNOWN, 1)
-        hint = f"; did you mean {near[0]}? Known" if near else "; known"
-        raise UsageError(f"unknown evaluation {name!r}{hint}: {', '.join(KNOWN)}")
     check_outputs({"--plot": picture})
     check_plot(picture)
     with counting_bars() as started:

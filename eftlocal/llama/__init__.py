@@ -12,10 +12,9 @@ from eftlocal.llama.engine import (
     chat_formats,
     default_threads,
     devices,
+    facts,
     format_chat,
     repacked_types,
-    supports_gpu_offload,
-    supports_rpc,
     system_info,
 )
 from eftlocal.llama.model import Model
@@ -30,9 +29,8 @@ __all__ = [
     "chat_formats",
     "default_threads",
     "devices",
+    "facts",
     "format_chat",
     "repacked_types",
-    "supports_gpu_offload",
-    "supports_rpc",
     "system_info",
 ]

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
@@ -143,12 +143,15 @@ def repacked_types() -> frozenset[str]:
     return frozenset(types)
 
 
-def supports_gpu_offload() -> bool:
-    return bool(llama_cpp.llama_supports_gpu_offload())
-
-
-def supports_rpc() -> bool:
-    return bool(llama_cpp.llama_supports_rpc())
+def facts() -> dict[str, Any]:
+    """What this llama.cpp says of itself: version, devices (memory in bytes), features."""
+    return {
+        "llama_cpp": llama_cpp.llama_version().decode(),
+        "devices": [asdict(device) for device in devices()],
+        "supports_rpc": bool(llama_cpp.llama_supports_rpc()),
+        "supports_gpu_offload": bool(llama_cpp.llama_supports_gpu_offload()),
+        "system_info": system_info(),
+    }
 
 
 def default_threads() -> int:

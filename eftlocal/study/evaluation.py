@@ -16,7 +16,6 @@ from rich.console import Group
 from eftlocal.defaults import Defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import ModelFileError
-from eftlocal.loading.roles import RoleSource, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.study.answers import (
     Advance,
@@ -98,10 +97,13 @@ def evaluate_demo(
     n = len(asked.questions)
     answers: dict[str, list[GreedyAnswer]] = {}
     alone = Recipe.single("tuned")
-    with _load({"tuned": folder / "large_tuned.gguf"}, Defaults(alone), threads) as em:
+    settings: dict[str, Any] = {"n_ctx": N_CTX, "threads": threads, "gpu_layers": 0}
+    roles: dict[str, Any] = {name: folder / f"{name}.gguf" for name in ROLES}
+    large = folder / "large_tuned.gguf"
+    with Emulator.from_files(tuned=large, defaults=Defaults(alone), **settings) as em:
         top = score(em, asked, {LARGE: alone}, WARM, started("large tuned, gold answers", n))
         answers[LARGE] = answer(em, asked, alone, started("large tuned, its answers", n))
-    with _load({name: folder / f"{name}.gguf" for name in ROLES}, Defaults(), threads) as em:
+    with Emulator.from_files(**roles, **settings) as em:
         scored = score(em, asked, RECIPES, WARM, started(f"{len(RECIPES)} recipes, gold", n)) | top
         for name in (SMALL, "large base", EMULATION):
             answers[name] = answer(em, asked, RECIPES[name], started(f"{name}, its answers", n))
@@ -129,17 +131,6 @@ def evaluate_demo(
             for i in range(0, n, max(1, n // EXAMPLES))
         ],
     }
-
-
-def _load(files: dict[str, Path], defaults: Defaults, threads: int) -> Emulator:
-    """The tuned role sees its chat template, the others the same text."""
-    sources = {
-        role: RoleSource(path, prompt="chat" if role == "tuned" else "same")
-        for role, path in files.items()
-    }
-    return Emulator.from_sources(
-        with_settings(sources, n_ctx=N_CTX, threads=threads, gpu_layers=0), defaults=defaults
-    )
 
 
 def _parts(asked: QuestionSet) -> dict[str, NDArray[np.bool_]]:

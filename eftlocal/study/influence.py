@@ -7,20 +7,23 @@ is taken from that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eftlocal import arguments
+from eftlocal.arguments import AnswerOptions, PromptOptions, refuse_unknown
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
 from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
-from eftlocal.logits.recipe import TUNED, Recipe
-from eftlocal.logits.sampling import Sampling
+from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Prompt
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MAX_CANDIDATES = 100
 
@@ -30,15 +33,8 @@ def inspect(
     prompt: Prompt,
     answer: str | Sequence[int] | None = None,
     *,
-    recipe: Recipe | str | None = None,
-    sampling: Sampling | None = None,
-    max_tokens: int | None = None,
-    stop: Sequence[str] | None = None,
-    loop_guard: int | Literal["off"] | None = None,
     candidates: int = 5,
-    raw: bool = False,
-    special: bool = False,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
+    **options: Unpack[AnswerOptions],
 ) -> Inspection:
     """Answers a prompt, or takes a given answer, and tells which model moved each token.
 
@@ -48,43 +44,37 @@ def inspect(
     Args:
         prompt: a conversation, or a string: one message of the user.
         answer: text or token ids; None generates one.
-        recipe: of the combination; None takes the emulator's default.
-        sampling, max_tokens, stop, loop_guard: of a generated answer, as in `Emulator.stream`.
-            They change which tokens are chosen; the numbers are those before sampling, at
-            temperature 1.
         candidates: how many of the most probable tokens are kept of every distribution.
-        raw, special, chat_template_kwargs: of the prompt, as in `Emulator.stream`. With special,
-            special tokens' texts are those tokens in a given answer too.
+        options: as in `Emulator.stream`. A given answer goes with a recipe and how the prompt is
+            read; `special` then holds for the answer, too. The others change which tokens are
+            generated: the numbers are those before sampling, at temperature 1.
 
     Raises:
         PromptError: empty, nothing to inspect, or it does not fit a context.
         UsageError: an option is out of its range, or meant for generated answers only.
     """
-    chosen = emulator.checked(emulator.defaults.recipe if recipe is None else recipe)
+    refuse_unknown(options, tuple(AnswerOptions.__annotations__))
+    given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
+    chosen = emulator.checked(given.pop("recipe", emulator.defaults.recipe))
     if not 1 <= candidates <= MAX_CANDIDATES:
         raise UsageError(f"candidates is {candidates}; it must be from 1 to {MAX_CANDIDATES}")
     if COMBINATION in emulator.roles:
         raise UsageError(f"a role is named {COMBINATION!r}, which is reserved; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
-    read: dict[str, Any] = {"raw": raw, "special": special and raw}
-    read["chat_template_kwargs"] = chat_template_kwargs
-    generation: dict[str, Any] = {
-        "sampling": sampling,
-        "max_tokens": max_tokens,
-        "stop": stop or None,
-        "loop_guard": loop_guard,
-    }
+    read = {name: given.pop(name) for name in PromptOptions.__annotations__ if name in given}
+    special = read.pop("special", False)
+    read["special"] = special and read.get("raw", False)
     seed: int | None = None
     finish_reason: FinishReason | None = None
     if answer is None:
-        made = emulator.generate(prompt, **read, recipe=chosen, **generation)
+        made = emulator.generate(prompt, **read, recipe=chosen, **given)
         tokens, seed, finish_reason = list(made.tokens), made.seed, made.finish_reason
     else:
-        for option, value in generation.items():
-            if value is not None:
-                raise UsageError(
-                    f"{option} is for generated answers, and an answer was given; leave it out"
-                )
+        if given:
+            raise UsageError(
+                f"{next(iter(given))} is for generated answers, and an answer was given; "
+                "leave it out"
+            )
         tokens = _tokens(answer, model, special)
     distributions = (*emulator.roles, COMBINATION)
     compared = pairs(emulator.roles, chosen)
