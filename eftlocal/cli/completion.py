@@ -16,36 +16,33 @@ from eftlocal.logits.recipe import NAMED, TRIO
 _FORMATS = ("plain", "chat", "same")
 
 Found = list[str | tuple[str, str]]
-"""Words, some with what they are."""
+"""Words, some with what they are; typer leaves those that go on from what is typed."""
 
 
 def presets(ctx: typer.Context, incomplete: str) -> Found:
     from eftlocal.presets.reading import load_presets
 
     try:
-        return [(p.name, p.title) for p in load_presets().values() if _fits(p.name, incomplete)]
+        return [(preset.name, preset.title) for preset in load_presets().values()]
     except EftlocalError:
         return []
 
 
 def roles(ctx: typer.Context, incomplete: str) -> Found:
     """The last of a list of roles: base,tu."""
-    before, comma, last = incomplete.rpartition(",")
+    before, comma, _ = incomplete.rpartition(",")
     given = before.split(",")
-    return [
-        f"{before}{comma}{role}" for role in _roles(ctx) if _fits(role, last) and role not in given
-    ]
+    return [f"{before}{comma}{role}" for role in _roles(ctx) if role not in given]
 
 
 def chat_templates(ctx: typer.Context, incomplete: str) -> Found:
     """ROLE=FORM; of other forms and files the shell completes the files."""
     role, sign, _ = incomplete.partition("=")
-    words = [f"{role}={form}" for form in _FORMATS] if sign else [f"{r}=" for r in _roles(ctx)]
-    return _of(words, incomplete)
+    return [f"{role}={form}" for form in _FORMATS] if sign else [f"{r}=" for r in _roles(ctx)]
 
 
 def recipes(ctx: typer.Context, incomplete: str) -> Found:
-    return _of(NAMED, incomplete)
+    return [*NAMED]
 
 
 def _roles(ctx: typer.Context) -> Iterable[str]:
@@ -54,18 +51,8 @@ def _roles(ctx: typer.Context) -> Iterable[str]:
 
     given = ctx.params
     files = [role for role in TRIO if given.get(role)]
-    more = [str(text).partition("=")[0] for text in given.get("role") or ()]
-    if files or more:
-        return (*files, *more)
+    files += [str(text).partition("=")[0] for text in given.get("role") or ()]
     try:
-        return tuple(find(given.get("preset") or "demo").roles)
+        return files or tuple(find(given.get("preset") or "demo").roles)
     except EftlocalError:
         return TRIO
-
-
-def _of(words: Iterable[str], incomplete: str) -> Found:
-    return [word for word in words if _fits(word, incomplete)]
-
-
-def _fits(word: str, incomplete: str) -> bool:
-    return word.startswith(incomplete)

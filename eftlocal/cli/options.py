@@ -93,7 +93,7 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
 def _completion(name: str, words: Iterable[str]) -> Callable[..., Any]:
     def complete(ctx: typer.Context, incomplete: str) -> Any:
         if not name:
-            return [word for word in words if word.startswith(incomplete)]
+            return [*words]
         from eftlocal.cli import completion
 
         return getattr(completion, name)(ctx, incomplete)
