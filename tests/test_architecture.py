@@ -61,3 +61,18 @@ def test_dependencies_point_downwards() -> None:
         if other in floor and floor[other] < floor[own]
     ]
     assert not upwards
+
+
+def test_what_the_map_names_is_there() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folders = ("eftlocal", "tui", "scripts", "tests", "docs")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    code = "".join(p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py")
+    named = set(re.findall(r"`([A-Za-z_][\w./]*)`", page))
+    assert len(named) > 100
+    for name in named:
+        if "/" in name or name.endswith((".py", ".md", ".tcss")):
+            end = f"/{name.rstrip('/')}"
+            assert any(path.as_posix().endswith(end) for path in paths), name
+        else:
+            assert re.search(rf"\b{name.rpartition('.')[2]}\b", code), name

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,13 @@ def test_a_program(program: str) -> None:
     result = run([sys.executable, "-c", program], ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_can_be_pasted_at_a_python_prompt(program: str) -> None:
+    """An empty line inside a block ends it there."""
+    lines = program.splitlines()
+    assert [b for a, b in pairwise(lines) if not a and b.startswith(" ")] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
