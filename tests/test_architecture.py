@@ -70,7 +70,7 @@ def test_what_the_map_names_is_there() -> None:
     code = "".join(p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py")
     named = set(re.findall(r"`([A-Za-z_][\w./]*)`", page))
     assert len(named) > 100
-    for name in named:
+    for name in named - {"kv_unified"}:  # of llama.cpp
         if "/" in name or name.endswith((".py", ".md", ".tcss")):
             end = f"/{name.rstrip('/')}"
             assert any(path.as_posix().endswith(end) for path in paths), name
