@@ -59,7 +59,7 @@ class Verb(TyperCommand):
             if record is not None:
                 name, text = record
                 plain = _PYTHON_TYPE.sub(lambda found: f"<{_KINDS[found[1]]}>", name)
-                plain = plain.partition(" <")[0] if is_argument else plain
+                plain = re.sub(" <(text|file)>$", "", plain) if is_argument else plain
                 sections.setdefault(group or "Options", []).append((plain, _with_facts(text)))
         for heading, records in sections.items():
             with formatter.section(heading):
