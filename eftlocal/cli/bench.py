@@ -55,8 +55,8 @@ def bench(
     widens their 95% intervals but does not favor one mode.
     """
     from eftlocal.cli.screen import counting_bars
-    from eftlocal.cli.selection import loading_bars, sources_of
-    from eftlocal.defaults import chosen_sampling, chosen_speculation
+    from eftlocal.cli.selection import Selection, loading_bars
+    from eftlocal.defaults import Defaults, chosen_sampling, chosen_speculation
     from eftlocal.study.benchmark import (
         Settings,
         before_loading,
@@ -70,8 +70,9 @@ def bench(
 
     force = given["force"]
     models = opt.chosen_models(given)
-    roles = models if isinstance(models, dict) else models.roles
+    roles = tuple(models if isinstance(models, dict) else models.roles)
     engine = opt.engine(given, roles)
+    selected = Selection(models, roles, given, Defaults(), engine, given["offline"])
     asked = (
         read_prompts(prompts)
         if prompts
@@ -80,7 +81,7 @@ def bench(
     check_outputs({"--json": json_, "--plot": picture}, {"--prompts": prompts}, stdout=["--json"])
     check_plot(picture)
     with loading_bars() as bars:
-        sources = sources_of(models, bars, offline=given["offline"], **engine)
+        sources = selected.sources(bars)
         opt.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,

@@ -72,7 +72,7 @@ def counting_bars() -> Iterator[Callable[[str, int], Callable[[], object]]]:
         yield begin
 
 
-class LoadingBars:
+class LoadingBars(Live):
     """Bars on stderr for files that arrive, and below them for roles; wiped off at the end."""
 
     def __init__(self) -> None:
@@ -81,16 +81,8 @@ class LoadingBars:
         roles = Progress(_NAME, BarColumn(), TaskProgressColumn(), console=console)
         self.download, self.role = _updater(downloads), _updater(roles)
         # stdout carries the answer, and may go to a file: nothing of it is drawn above the bars.
-        self._live = Live(
-            Group(downloads, roles), console=console, transient=True, redirect_stdout=False
-        )
-
-    def __enter__(self) -> LoadingBars:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        bars = Group(downloads, roles)
+        super().__init__(bars, console=console, transient=True, redirect_stdout=False)
 
 
 _NAME = TextColumn("{task.description}", markup=False)

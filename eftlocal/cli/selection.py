@@ -46,7 +46,14 @@ class Selection:
 
     def sources(self, progress: LoadingProgress) -> Sources:
         """The files, with their own defaults; a preset's are downloaded."""
-        return sources_of(self.models, progress, offline=self.offline, **self.engine)
+        from eftlocal.sources import Sources
+
+        engine = {name: value for name, value in self.engine.items() if name != "force"}
+        if isinstance(self.models, Mapping):
+            return Sources.of_files(self.models, **engine)
+        return Sources.of_preset(
+            self.models, offline=self.offline, progress=progress.download, **engine
+        )
 
     def load(self, progress: LoadingProgress) -> Emulator:
         """The models, loaded with the defaults selected here."""
@@ -83,27 +90,6 @@ def select(given: Given) -> Selection:
     defaults = opt.chosen_defaults(default, given)
     opt.check_roles(defaults.recipe, None, roles)
     return Selection(models, roles, given, defaults, opt.engine(given, roles), given["offline"])
-
-
-def sources_of(
-    models: Preset | Mapping[str, Path],
-    progress: LoadingProgress,
-    *,
-    offline: bool,
-    force: bool = False,
-    **engine: Any,
-) -> Sources:
-    """What `options.chosen_models` gave, with its own defaults; a preset's files are downloaded.
-
-    Args:
-        engine: as `options.engine` gives it; `force` of it is for loading.
-    """
-    from eftlocal.sources import Sources
-
-    del force
-    if isinstance(models, Mapping):
-        return Sources.of_files(models, **engine)
-    return Sources.of_preset(models, offline=offline, progress=progress.download, **engine)
 
 
 @dataclass(frozen=True)
