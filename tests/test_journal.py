@@ -22,7 +22,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.disk import replacing
 from eftlocal.errors import EftlocalError, ModelFileError, UsageError
 from eftlocal.journal import file as file_module
 from eftlocal.journal import journal as journal_module
@@ -788,12 +787,3 @@ def test_a_full_disk_while_rows_are_taken_out(tmp_path: Path) -> None:
     found = child(code, path, len(whole) - 1)
     assert json.loads(found.stdout) == [0, f"cannot write {path}: File too large"]
     assert path.read_bytes() == whole and not list(tmp_path.glob("*.part"))
-
-
-def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"new")
-        raise KeyError
-    assert [p.name for p in tmp_path.iterdir()] == ["x"] and path.read_bytes() == b"old"
