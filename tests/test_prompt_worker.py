@@ -97,10 +97,10 @@ def test_an_interrupt_before_the_child_is_ready_leaves_nothing_behind(
     def interrupted(request: bytes, seconds: float) -> Any:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.child, "_exchange", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            worker.render(SAY, {"word": "one"})
+    monkeypatch.setattr(worker.child, "_exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.render(SAY, {"word": "one"})
+    monkeypatch.undo()
     assert worker.render(SAY, {"word": "two"}) == "two"
 
 
