@@ -8,7 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fuzz_files
+import numpy as np
 import pytest
+from fuzz_files import Case, Sources, Worker, cases_of, fuzz, make_case
+from fuzzing.edits import EDITS
+from gguf import LlamaFileType
+from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, write_random_model
+
+from eftlocal.gguf_file.header import read_header
+from eftlocal.llama import Context, Model, Span
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
@@ -41,3 +50,105 @@ def test_no_tracked_file_is_named_like_an_option() -> None:
     )
     names = listed.stdout.split("\0") if listed.returncode == 0 else map(str, ROOT.rglob("*"))
     assert not [name for name in names if Path(name).name.startswith("-")]
+
+
+# Random models, which benchmarks time -----------------------------------------------------------
+
+TEXT = "Any text at all, Größe 42 🙂\n"
+TINY = SHAPES["tiny"]
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_decodes_as_a_trained_model_would(tmp_path: Path, quantization: str) -> None:
+    path = write_random_model(tmp_path / "tiny.gguf", "tiny", quantization)
+    with Model(path) as model, Context(model, n_ctx=64, n_threads=1) as context:
+        assert model.vocab_size == TINY.n_vocab and model.n_layers == TINY.n_layers
+        tokens = model.tokenize(TEXT, add_bos=True)
+        assert tokens[0] == model.bos and b"".join(map(model.piece, tokens)) == TEXT.encode()
+        logits = context.decode([Span(0, tokens, len(tokens))])
+        assert logits.shape == (len(tokens), TINY.n_vocab) and np.isfinite(logits).all()
+        # Neither flat nor one-hot, and no ties that greedy decoding would break at random.
+        assert 0.5 * LOGITS_STD < logits.std() < 2 * LOGITS_STD
+        best = np.sort(logits, axis=1)[:, -2:]
+        assert (best[:, 0] < best[:, 1]).all()
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_header_tells_the_quantization(tmp_path: Path, quantization: str) -> None:
+    header = read_header(write_random_model(tmp_path / "tiny.gguf", "tiny", quantization))
+    declared = LlamaFileType(header.metadata["general.file_type"]).name
+    assert declared in (f"MOSTLY_{quantization}", f"MOSTLY_{quantization}_M")
+    assert {t.type.name for t in header.tensors if len(t.shape) > 1} == {quantization}
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    first, again, other = (
+        write_random_model(tmp_path / f"{i}.gguf", "tiny", "Q8_0", seed).read_bytes()
+        for i, seed in enumerate((1, 1, 2))
+    )
+    assert first == again and len(first) == len(other) and first != other
+
+
+def test_what_it_cannot_write_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown shape 'huge'"):
+        write_random_model(tmp_path / "a.gguf", "huge")
+    with pytest.raises(ValueError, match="unknown quantization 'Q2_K'"):
+        write_random_model(tmp_path / "a.gguf", "tiny", "Q2_K")
+    assert not list(tmp_path.iterdir())
+
+
+# The fuzzer of model files ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return Sources.written(tmp_path_factory.mktemp("sources"))
+
+
+def test_no_case_takes_the_process_down(sources: Sources, tmp_path: Path) -> None:
+    counts, faults = fuzz(cases_of(sources, list(EDITS), 50, seed=12), tmp_path)
+    assert not faults, [(case.kind, case.number, case.what, found) for case, found in faults]
+    ended = {outcome for _, outcome in counts}
+    assert {"header", "loaded"} <= ended and sum(counts.values()) == 50
+
+
+def test_sane_files_load(sources: Sources, tmp_path: Path) -> None:
+    cases = [
+        Case("header", i, name, "nothing", {"model.gguf": file.to_bytes()})
+        for i, (name, file) in enumerate(sources.models.items())
+    ]
+    counts, _ = fuzz(iter(cases), tmp_path)
+    assert counts == {("header", "loaded"): len(cases)}
+
+
+def test_a_case_is_made_by_its_number_alone(sources: Sources) -> None:
+    for kind in EDITS:
+        one, again, other = (make_case(sources, kind, n, seed=3) for n in (5, 5, 6))
+        assert one == again and one.files != other.files
+
+
+SCRIPTED = """
+import os, sys, time
+for line in sys.stdin:
+    {act}
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "found"),
+    [
+        ("os.abort()", "death"),
+        ("time.sleep(60)", "hang"),
+        ("keep = bytearray(1 << 28); time.sleep(60)", "memory"),
+    ],
+)
+def test_what_happens_to_a_worker_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, found: str
+) -> None:
+    monkeypatch.setattr(fuzz_files, "MEMORY", 200 << 20)
+    monkeypatch.setattr(fuzz_files, "WORKER", ["-c", SCRIPTED.format(act=act)])
+    worker = Worker(tmp_path)
+    try:
+        assert worker.run(tmp_path / "model.gguf", None, 2.0)["outcome"] == found
+    finally:
+        worker.close()
