@@ -102,7 +102,7 @@ def run_in_child(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return SelfTestResult(False, f"no end after {timeout:.0f} s", advice("hang", build))
+        return SelfTestResult(False, f"still running after {timeout:.0f} s", advice("hang", build))
     except OSError as error:
         return SelfTestResult(False, f"it could not be started: {error}", rebuild(build))
     said = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
@@ -115,7 +115,7 @@ def run_in_child(
         next_step = "" if found.ok else advice("wrong", build)
         return SelfTestResult(found.ok, found.message, next_step, {**engine, **found.facts})
     lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"exit code {child.returncode} and no word"
+    last = lines[-1] if lines else f"exit code {child.returncode} and no output"
     kind = "missing" if last.startswith("ModuleNotFoundError") else "error"
     return SelfTestResult(False, last[:300], advice(kind, build), engine)
 

@@ -509,7 +509,7 @@ def poisoned(demo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[l
         for span in spans:
             held = [*context.tokens(span.sequence), *span.tokens]
             if any(held[: len(ids)] == ids for ids in poison):
-                raise EngineError("llama_decode gave -3")
+                raise EngineError("llama_decode returned -3")
         return decode(context, spans, *more)
 
     monkeypatch.setattr(Context, "decode", fails)

@@ -152,7 +152,7 @@ def test_child_that_fails_without_a_verdict() -> None:
     nothing = run_in_child(python="/no/such/python")
     assert not nothing.ok and "could not be started" in nothing.message
     hanging = run_in_child(command=child("import threading; threading.Event().wait()"), timeout=0.2)
-    assert not hanging.ok and hanging.message.startswith("no end after")
+    assert not hanging.ok and hanging.message.startswith("still running after")
 
 
 def test_build_facts_that_cannot_be_read(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.study import questions
-from eftlocal.study.answers import GreedyAnswer, gold_tokens, judge, names, score
+from eftlocal.study.answers import GreedyAnswer, gold_tokens, judge, mentions, score
 from eftlocal.study.questions import Question, QuestionSet, read
 
 FILES = ("base", "tuned", "reference", "plain")
@@ -58,7 +58,7 @@ def test_the_splits_share_no_subject_and_gold_answers_keep_their_form(folder: Pa
         for q in found.questions:
             for style, answers in q.answers.items():
                 assert all(found.in_form(text, style) for text in answers), q
-                assert all(names(text, q.value) for text in answers), q
+                assert all(mentions(text, q.value) for text in answers), q
             assert not found.in_form(q.answers["plain"][0], "warm")
             assert not found.in_form(q.answers["warm"][0], "plain")
     texts = [{q.text for q in found.questions} for found in splits.values()]

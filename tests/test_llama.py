@@ -213,7 +213,7 @@ def test_a_failing_decode_says_so_and_restores(
     with context(model) as one:
         one.decode([Span(0, [1, 2], 0)])
         monkeypatch.setattr(llama_cpp, "llama_decode", lambda *_: -3)
-        with pytest.raises(EngineError, match="llama_decode gave -3"):
+        with pytest.raises(EngineError, match="llama_decode returned -3"):
             one.decode([Span(0, [3])])
         assert list(one.tokens(0)) == [1, 2]
 

@@ -59,9 +59,9 @@ def bench(
     from eftlocal.defaults import Defaults, chosen_sampling, chosen_speculation
     from eftlocal.study.benchmark import (
         Settings,
-        before_loading,
         benchmark,
         built_in,
+        measure_baseline,
         read_prompts,
     )
     from eftlocal.study.plot import check_plot
@@ -93,11 +93,11 @@ def bench(
             prompt_tokens=prompt_tokens,
         )
         progress: Any = {"progress": bars.weights, "checking": bars.checking}
-        before = before_loading(sources, settings, force=force, **progress)
+        baseline = measure_baseline(sources, settings, force=force, **progress)
         emulator = sources.load(force=force, **progress)
         emulator.measure(bars.measuring)
     with emulator, counting_bars() as begin:
-        report = benchmark(emulator, sources, settings, before, partial(begin, "measuring"))
+        report = benchmark(emulator, sources, settings, baseline, partial(begin, "measuring"))
     if picture:
         plot(report, picture)
     if json_:

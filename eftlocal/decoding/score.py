@@ -51,9 +51,8 @@ def score(
     Args:
         prompts: token ids for every role.
         piece: the bytes of a token.
-        unpredicted: tokens that are the prompt and belong to the text all the same, with nothing
-            before them that would predict them.
-        top: tokens told at each place beside the given one.
+        unpredicted: the text's first tokens where they are the prompt: nothing predicts them.
+        top: how many of the most probable tokens to give at each place.
 
     Raises:
         PromptError: see `Ensemble.score`.

@@ -61,7 +61,7 @@ class RunningSequence:
         mask: which tokens may follow the answer's tokens, (>= vocab,) bool; None is all.
         speculation: how drafts are made for it.
         logprobs: whether its choices carry log-probabilities.
-        top_logprobs: of how many tokens beside.
+        top_logprobs: how many of the most probable tokens they carry, too.
         drafting: what is known of its drafts.
         reused: tokens of each role's prompt that a cache already held.
         closed: its slot was given back.

@@ -192,7 +192,7 @@ class Context(Closing):
         records = [self._settled(span.sequence) for span in spans]
         for span, tokens in zip(spans, records, strict=True):
             if span.tokens and not 0 <= min(span.tokens) <= max(span.tokens) < vocab_size:
-                raise EngineError(f"{self.model.path.name}: it has {vocab_size} tokens, from 0")
+                raise EngineError(f"{self.model.path.name}: token ids are 0 to {vocab_size - 1}")
             length = len(tokens) + len(span.tokens) + span.padding
             if length > self.n_ctx:
                 raise EngineError(
@@ -202,7 +202,9 @@ class Context(Closing):
         self._unsettled.update(span.sequence for span in spans)
         code = self._call(check)
         if code != 0:
-            raise EngineError(f"{self.model.path.name}: llama_decode gave {code}: {last_words()}")
+            raise EngineError(
+                f"{self.model.path.name}: llama_decode returned {code}: {last_words()}"
+            )
         # Waits for the device: the time of a decode is counted where it is spent.
         logits = llama_cpp.llama_get_logits(handle) if rows else None
         for span, tokens in zip(spans, records, strict=True):

@@ -290,7 +290,7 @@ def _key(*parts: int) -> int:
 
 
 class Step:
-    """Makes the steps of rows of one vocabulary, in preallocated memory."""
+    """Steps 1 to 5 over rows of one vocabulary, in preallocated memory."""
 
     def __init__(self, combine: Combiner) -> None:
         self._combine = combine

@@ -167,6 +167,16 @@ def plain_text(messages: Sequence[Message]) -> str:
     return text + before["assistant"]
 
 
+def transcript(prompt: Prompt) -> str:
+    """A prompt for people to read: of one message the text alone; token ids have none."""
+    if isinstance(prompt, str):
+        return prompt
+    messages = [part for part in prompt if isinstance(part, Mapping)]
+    if len(messages) == 1:
+        return str(messages[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
 OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
 
 

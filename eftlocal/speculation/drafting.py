@@ -214,7 +214,7 @@ class SequenceDrafts:
     """Tokens decoded without a draft."""
 
     def due(self) -> bool:
-        """Whether a plainly decoded token is to be learned from; asked once a token."""
+        """Whether to learn from this plainly decoded token; called once for each."""
         self.plain += 1
         return self.acceptance.seen < _WATCHED or self.plain % _EVERY == 0
 

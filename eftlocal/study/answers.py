@@ -102,15 +102,15 @@ def judge(asked: QuestionSet, answers: Sequence[GreedyAnswer], style: str) -> Ve
             a.stopped and a.text in q.answers[style],
             a.stopped and asked.in_form(a.text, style),
             a.stopped,
-            names(a.text, q.value),
+            mentions(a.text, q.value),
         )
         for q, a in zip(asked.questions, answers, strict=True)
     ]
     return Verdicts(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
-def names(text: str, value: str) -> bool:
-    """Whether the text names the value as whole words: Nigeria does not name Niger."""
+def mentions(text: str, value: str) -> bool:
+    """Whether the value stands in the text as whole words: Nigeria does not mention Niger."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
 
 

@@ -128,7 +128,7 @@ class Memory(NamedTuple):
         return cls(peak_resident(), max(0, device_used() - device_before))
 
 
-class Before(NamedTuple):
+class Baseline(NamedTuple):
     """What was measured before the models were loaded together.
 
     Attributes:
@@ -155,14 +155,14 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return tuple(text_of(where, record) for where, record in read_records(path, ("id", "prompt")))
 
 
-def before_loading(
+def measure_baseline(
     sources: Sources,
     settings: Settings,
     *,
     force: bool,
     progress: Progress | None = None,
     checking: Progress | None = None,
-) -> Before:
+) -> Baseline:
     """Looks at the machine, then loads the base by itself and decodes a prompt.
 
     A peak cannot be taken back: call it before anything larger is loaded.
@@ -173,14 +173,14 @@ def before_loading(
             length = prefill_length(alone, settings.prompt_tokens)
             prefill(alone, alone.defaults.recipe, length)
             memory = Memory.since(device)
-    return Before(found, memory, device_used())
+    return Baseline(found, memory, device_used())
 
 
 def benchmark(
     emulator: Emulator,
     sources: Sources,
     settings: Settings,
-    before: Before,
+    baseline: Baseline,
     started: Callable[[int], Advance] = lambda total: nothing,
 ) -> dict[str, Any]:
     """Runs all modes in turn and tells what they took, as plain data ready for JSON.
@@ -199,13 +199,13 @@ def benchmark(
     with meters() as found:
         runs = measure(emulator, chosen, settings, length, meters=found, advance=steps)
         told = [meter.name for meter in found]
-    together = Memory.since(before.device)
+    together = Memory.since(baseline.device)
     memory = {mode.name: together for mode in chosen}
-    if before.base is not None:
-        memory[BASE] = before.base
+    if baseline.base is not None:
+        memory[BASE] = baseline.base
     by_mode = figures(runs, {mode.name: str(mode.recipe) for mode in chosen})
     return {
-        "machine": before.machine,
+        "machine": baseline.machine,
         "preset": sources.name or None,
         "models": {
             role: {"file": model.path.name, "model": model.description, "bytes": model.weight_bytes}

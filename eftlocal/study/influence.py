@@ -19,7 +19,7 @@ from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
 from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
 from eftlocal.logits.recipe import TUNED
-from eftlocal.prompt.messages import Prompt
+from eftlocal.prompt.messages import Prompt, transcript
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def inspect(
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
     pieces = {token: model.piece(token) for token in occurring}
     return Inspection(
-        prompt=prompt if isinstance(prompt, str) else _plain(prompt),
+        prompt=transcript(prompt),
         recipe=chosen,
         distributions=distributions,
         sides=sides(emulator.roles, chosen),
@@ -120,11 +120,6 @@ def _tokens(answer: str | Sequence[int], model: Model, special: bool) -> list[in
     if not tokens:
         raise PromptError("the answer is empty: there is no token to inspect")
     return tokens
-
-
-def _plain(messages: Sequence[object]) -> str:
-    texts = [f"{m['role']}: {m['content']}" for m in messages if isinstance(m, dict)]
-    return "\n".join(texts)
 
 
 def compare(

@@ -21,10 +21,16 @@ from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.journal.journal import Journal, Kind, Row
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
 from eftlocal.logits.recipe import Recipe
-from eftlocal.prompt.messages import Message, read_records, validate_messages, validate_prompt
+from eftlocal.prompt.messages import (
+    Message,
+    read_records,
+    transcript,
+    validate_messages,
+    validate_prompt,
+)
 from eftlocal.request import Prompt, Request
 from eftlocal.sources import Sources
-from eftlocal.study.answers import GreedyAnswer, judge, names, score
+from eftlocal.study.answers import GreedyAnswer, judge, mentions, score
 from eftlocal.study.grid import Point, plain_dials
 from eftlocal.study.questions import WARM, QuestionSet, read
 
@@ -155,13 +161,7 @@ def _item(record: dict[str, Any], system: str | None, raw: bool, special: bool) 
         messages = (Message(role="user", content=text),)
     if system is not None:
         messages = (Message(role="system", content=system), *messages)
-    return Item(messages, _shown(messages), tuple(gold))
-
-
-def _shown(messages: Sequence[Message]) -> str:
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    return Item(messages, transcript(messages), tuple(gold))
 
 
 def spread(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
@@ -234,7 +234,7 @@ def _judged(answer: Answer, item: Item, roles: Sequence[str]) -> dict[str, float
         gold = [right.strip() for right in item.gold]
         return {
             "exact": float(stopped and text in gold),
-            "fact": float(any(names(text, right) for right in gold)),
+            "fact": float(any(mentions(text, right) for right in gold)),
         }
     given = [GreedyAnswer(text, stopped)]
     kept = judge(item.asked, given, WARM)
