@@ -1,4 +1,5 @@
-"""What a JSON schema costs: the mask of a step, at several sizes of vocabulary, and in an answer.
+"""What a JSON schema and a GBNF grammar of JSON cost: the mask of a step, at several sizes of
+vocabulary; and what the schema costs in an answer.
 
     .venv/bin/python scripts/bench_mask.py [--model FILE.gguf]
 
@@ -43,7 +44,16 @@ TEXT = (
     '{"name": "Ada Lovelace", "age": 36, "tags": ["mathematics", "poetry"], "score": 9.75, '
     '"born": "1815-12-10"}'
 )
-CONSTRAINT = Constraint("json_schema", schema_text(SCHEMA))
+GBNF = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
+array  ::= "[" ws (value ("," ws value)*)? "]" ws
+string ::= "\"" ([^"\\\x7f\x00-\x1f] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
+number ::= "-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]+)? ws
+ws     ::= | " " | "\n" [ \t]{0,20}
+"""
+CONSTRAINTS = Constraint("json_schema", schema_text(SCHEMA)), Constraint("grammar", GBNF)
 SIZES = (128_256, 262_144)
 ANSWERS, PAIRS, TOKENS = 20, 12, 64
 
@@ -70,13 +80,13 @@ class Larger:
         return self._ends
 
 
-def masks(model: Any, tokens: list[int]) -> str:
+def masks(model: Any, tokens: list[int], constraint: Constraint) -> str:
     """Figures of the masks along a text."""
     began = time.perf_counter()
-    Guide(model, CONSTRAINT)
+    Guide(model, constraint)
     ready = time.perf_counter() - began
     before = psutil.Process().memory_info().rss
-    guides = [Guide(model, CONSTRAINT) for _ in range(ANSWERS)]
+    guides = [Guide(model, constraint) for _ in range(ANSWERS)]
     times = []
     for guide in guides:
         for length in range(len(tokens) + 1):
@@ -85,7 +95,7 @@ def masks(model: Any, tokens: list[int]) -> str:
             times.append((time.thread_time() - began) * 1e3)
     memory = max(0, psutil.Process().memory_info().rss - before) / ANSWERS / 1024
     return (
-        f"{model.vocab_size:>7} tokens: mean {np.mean(times):.3f} ms, median "
+        f"{constraint.kind}, {model.vocab_size:>7} tokens: mean {np.mean(times):.3f} ms, median "
         f"{statistics.median(times):.3f}, longest {max(times):.2f}; ready in {ready:.2f} s; "
         f"{memory:.0f} KiB an answer"
     )
@@ -141,9 +151,9 @@ def main() -> None:
         file = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
     with Model(file, vocab_only=True) as model:
         tokens = model.tokenize(TEXT)
-        print(masks(model, tokens))
-        for size in SIZES:
-            print(masks(Larger(model, size), tokens))
+        for vocabulary in (model, *(Larger(model, size) for size in SIZES)):
+            for constraint in CONSTRAINTS:
+                print(masks(vocabulary, tokens, constraint))
     roles = dict.fromkeys(("base", "tuned", "reference"), file)
     with Emulator.from_files(**roles, n_ctx=1024, trust=True) as emulator:
         for length in (0, 4):
