@@ -23,6 +23,7 @@ from eftlocal.errors import (
     UsageError,
     VocabularyError,
 )
+from eftlocal.gguf_file import check
 from eftlocal.loading import loader, placement
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import FileRef
@@ -332,12 +333,18 @@ def test_check_finds_every_wrong_name_at_once(server: HubServer) -> None:
     assert "no such file" in report["base"]["hub"]
 
 
-def test_check_of_files(server: HubServer, models: dict[str, bytes], tmp_path: Path) -> None:
+def test_check_of_files(
+    server: HubServer, models: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for role, content in models.items():
         (tmp_path / f"{role}.gguf").write_bytes(content)
     paths = {role: str(tmp_path / f"{role}.gguf") for role in models}
     good = ["--base", paths["base"], "--tuned", paths["tuned"], "--reference", paths["reference"]]
+    read: list[Path] = []
+    once = check.read_header
+    monkeypatch.setattr(check, "read_header", lambda path: (read.append(path), once(path))[1])
     found = run_json("check", *good)["vocabulary"]
+    assert sorted(map(str, read)) == sorted(paths[role] for role in ("base", "reference", "tuned"))
     assert found["widths"] == {"base": 512, "tuned": 512, "reference": 512}
     (note,) = (note for note in found["notes"] if "template" in note)
     assert note.startswith("tuned has no chat template") and "--chat-template tuned=" in note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from gguf_files import ARCH, I32, U16, U32, WORDS, entry, raw, tensor, u32, write, write_model
 
 from eftlocal.errors import ModelFileError, UsageError
+from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import kv_cache_bytes, read_header
 from eftlocal.gguf_file.parser import StringArray
 
@@ -55,21 +57,36 @@ def test_properties(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "name", "says"),
+    ("entries", "says"),
     [
-        ([ARCH], "n_layers", r"has no llama\.block_count"),
-        ([], "n_layers", r"has no general\.architecture"),
-        *(
-            ([ARCH, entry("llama.block_count", U32, u32(n))], "n_layers", r"llama\.block_count is")
-            for n in (0, 513, 2**32 - 1)
-        ),
-        ([entry("general.architecture", U32, u32(1))], "architecture", "is not of type str"),
+        ([ARCH], r"has no llama\.context_length"),
+        ([], r"has no general\.architecture"),
+        ([entry("general.architecture", U32, u32(1))], "is of type uint32, and llama.cpp reads"),
+        ([entry("general.type", U32, u32(1))], "general.type is of type uint32"),
     ],
 )
-def test_a_wrong_key_is_named(model: Path, entries: list[bytes], name: str, says: str) -> None:
-    header = read_header(write(model, raw(entries)))
+def test_a_wrong_key_is_named(model: Path, entries: list[bytes], says: str) -> None:
     with pytest.raises(ModelFileError, match=says):
-        getattr(header, name)
+        checked_model(write(model, raw(entries)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"block_count": 0},
+        {"block_count": 513},
+        {"block_count": 2**32 - 1},
+        {"full_attention_interval": 2**25},
+        {"wkv.head_size": 2**25},
+        {"ssm.state_size": 2**25},
+        {"shortconv.l_cache": 2**31},
+        {"attention.key_length": 2**25},
+    ],
+)
+def test_impossible_numbers_are_refused_at_the_door(model: Path, more: dict[str, int]) -> None:
+    more = {f"llama.{key}": value for key, value in more.items()}
+    with pytest.raises(ModelFileError, match=re.escape(next(iter(more)))):
+        checked_model(write_model(model, more=more))
 
 
 def test_counts_per_layer_may_differ(model: Path) -> None:
@@ -78,9 +95,8 @@ def test_counts_per_layer_may_differ(model: Path) -> None:
     assert kv_cache_bytes(header, 256) == (256 * 2 * 8 * 2 * 2, 0, 256 * 4 * 8 * 2 * 2)
     with pytest.raises(UsageError, match="'q3_k' is unknown: use one of f32, f16"):
         kv_cache_bytes(header, 256, type_k="q3_k")
-    header = read_header(write_model(model, n_layers=3, n_heads_kv=[2, 2]))
-    with pytest.raises(ModelFileError, match="head_count_kv must be 3 counts"):
-        _ = header.n_heads_kv
+    with pytest.raises(ModelFileError, match="head_count_kv has 2 values for 3 layers"):
+        checked_model(write_model(model, n_layers=3, n_heads_kv=[2, 2]))
 
 
 def test_texts_of_an_array_are_bytes(model: Path) -> None:

@@ -12,6 +12,7 @@ from hub_server import COMMIT, HubServer
 from huggingface_hub import constants
 
 from eftlocal import hub
+from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, ModelFileError, UsageError
 from eftlocal.hub.local import recall
 from eftlocal.presets.schema import FileRef, RoleFile
@@ -203,7 +204,7 @@ def test_removal_takes_an_unfinished_download_too(server: HubServer, fetch: Fetc
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_320_000_000, "1.32 GB"), (2e12, "2 TB")],
 )
 def test_sizes_are_readable(size: float, text: str) -> None:
-    assert hub.readable(size) == text
+    assert readable(size) == text
 
 
 # The token ----------------------------------------------------------------------------------

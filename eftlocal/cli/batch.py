@@ -220,13 +220,15 @@ def _failures(ready: Batch, rows: Output) -> str:
 
 
 def _plan(ready: Batch) -> str:
+    from eftlocal.cli.progress import counted
+
     job, checked = ready.job, ready.checked
     done = ""
     out = Path(job.output)
     if job.output != STDOUT and out.exists() and out.stat().st_size:
         with ready.open_output(look=True) as rows:
             again = rows.failed if job.retry_errors else 0
-            errors = f" ({rows.failed} errors)" if rows.failed else ""
+            errors = f" ({counted(rows.failed, 'error')})" if rows.failed else ""
             done = f"; {len(rows.finished)} have a row{errors}, {ready.left(rows) + again} left"
     part = "" if job.shard == (1, 1) else f" in shard {job.shard[0]}/{job.shard[1]}"
     at_once = f"{ready.n_seq_max}" if job.parallel else f"up to {ready.n_seq_max}"

@@ -18,6 +18,7 @@ from eftlocal.cli.completion import presets
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.streams import print_json, say
+from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources
 from eftlocal.presets.reading import find, load_presets, user_path
@@ -113,7 +114,7 @@ def add_row(table: Table, *cells: str | Sequence[str]) -> None:
 
 
 def size_text(size: int | None) -> str:
-    return "?" if size is None else hub.readable(size)
+    return "?" if size is None else readable(size)
 
 
 def _plain(value: Any) -> str:
@@ -263,14 +264,14 @@ def remove_preset(
     total = sum(hub.stored_bytes(ref) for ref in doomed)
     if doomed and not yes:
         listed = "\n".join(f"  {ref}" for ref in doomed)
-        question = f"{listed}\nRemove these files, {hub.readable(total)}?"
+        question = f"{listed}\nRemove these files, {readable(total)}?"
         typer.confirm(printable(question), abort=True, err=True)
     freed = sum(hub.remove(ref) for ref in doomed)
     if json_:
         removed = [str(ref) for ref in doomed]
         print_json({"removed": removed, "freed": freed, "kept": kept}, indent=2)
     else:
-        say(f"removed {len(doomed)} files, {hub.readable(freed)} freed")
+        say(f"removed {len(doomed)} file{'s' * (len(doomed) != 1)}, {readable(freed)} freed")
 
 
 def _why_keep(preset: Preset, ref: FileRef) -> str | None:

@@ -35,17 +35,18 @@ _GENERAL = rules(
     "general.",
     {_TEXT: "architecture type name", Rule("uint32"): "file_type"},
 )
-_ADAPTER = _GENERAL | rules("adapter.", {_TEXT: "type", _NUMBER: "lora.alpha"})
+_ADAPTER = rules("adapter.", {_TEXT: "type", _NUMBER: "lora.alpha"})
 _REQUIRED = ("context_length", "embedding_length", "block_count")
 _OF_ARCHITECTURE = {
     Rule("uint32", 0, _INT32): """
         context_length vocab_size pooling_type expert_group_count expert_group_used_count
-        attention.key_length attention.value_length
-        attention.key_length_swa attention.value_length_swa
-        rope.dimension_count rope.dimension_count_swa rope.scaling.original_context_length
-        ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count""",
+        rope.dimension_count rope.dimension_count_swa rope.scaling.original_context_length""",
     Rule("uint32", 1, 1 << 24): "embedding_length",
-    Rule("uint32", 0, 1 << 24): "embedding_length_out",
+    Rule("uint32", 0, 1 << 24): """
+        embedding_length_out attention.key_length attention.value_length
+        attention.key_length_swa attention.value_length_swa full_attention_interval
+        ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count
+        shortconv.l_cache wkv.head_size token_shift_count""",
     Rule("uint32", 1, MAX_LAYERS): "block_count",
     Rule("uint32", 0, MAX_LAYERS): "nextn_predict_layers",
     Rule("uint32", 0, MAX_EXPERTS): "expert_count",
@@ -104,6 +105,9 @@ def checked_model(path: str | Path) -> Header:
         ModelFileError: a line that names the tensor or the key.
     """
     header = read_header(path)
+    header.check(_GENERAL)
+    if "general.architecture" not in header.types:
+        header.refuse("has no general.architecture")
     if not header.is_adapter:
         check_metadata(header)
         check_tokenizer(header)
@@ -113,7 +117,6 @@ def checked_model(path: str | Path) -> Header:
 
 def check_metadata(header: Header) -> None:
     """Raises ModelFileError for a key that is missing, of another type, or out of its range."""
-    header.check(_GENERAL)
     arch = header.architecture
     if arch in _ENCODERS | _DIFFUSION | {"wavtokenizer-dec"}:
         raise ModelFileError(
@@ -141,7 +144,7 @@ def check_metadata(header: Header) -> None:
 
 def _check_experts(header: Header) -> None:
     arch = header.architecture
-    experts = header.count("expert_count", 0, MAX_EXPERTS, 0)
+    experts = header.number("expert_count")
     groups = header.metadata.get(f"{arch}.expert_group_count", 0)
     used_groups = header.metadata.get(f"{arch}.expert_group_used_count", 0)
     used = max(np.atleast_1d(header.metadata.get(f"{arch}.expert_used_count", 0)))

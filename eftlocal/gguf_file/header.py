@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, constants, 
 from eftlocal.settings import CACHE_TYPES
 
 MAX_LAYERS = 512  # llama.cpp's own limit
-_T = TypeVar("_T")
 _SPLIT_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 # llama_model_is_recurrent of llama.cpp (November 2026)
@@ -51,7 +50,7 @@ class Header:
 
     `metadata` maps keys to int, float, bool, str, numpy arrays (n,) or StringArray, `types` to the
     type in the file, such as "uint32" or "array of string".
-    Properties raise ModelFileError when the file lacks what they need.
+    Properties trust what they read: `check.checked_model` has looked at it.
     """
 
     path: Path
@@ -71,24 +70,24 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        return self._get("general.architecture", str)
+        return str(self.metadata["general.architecture"])
 
     @property
     def is_adapter(self) -> bool:
         """A LoRA adapter, to be put on a model, not a model."""
-        return self._get("general.type", str, "model") == "adapter"
+        return bool(self.metadata.get("general.type") == "adapter")
 
     @property
     def chat_template(self) -> str | None:
-        return self._get("tokenizer.chat_template", str, "") or None
+        return self.metadata.get("tokenizer.chat_template") or None
 
     @property
     def n_layers(self) -> int:
-        return self.count("block_count", 1, MAX_LAYERS)
+        return self.number("block_count")
 
     @property
     def n_embd(self) -> int:
-        return self.count("embedding_length", 1, 1 << 24)
+        return self.number("embedding_length")
 
     @property
     def n_heads(self) -> tuple[int, ...]:
@@ -111,18 +110,18 @@ class Header:
     def key_length(self) -> int:
         """Width of one head's key."""
         default = self.n_embd // max(1, max(self.n_heads))
-        return self.count("attention.key_length", 0, 1 << 24, default)
+        return self.number("attention.key_length", default)
 
     @property
     def value_length(self) -> int:
         """Width of one head's value."""
         default = self.n_embd // max(1, max(self.n_heads))
-        return self.count("attention.value_length", 0, 1 << 24, default)
+        return self.number("attention.value_length", default)
 
     @property
     def n_ctx_train(self) -> int | None:
         """Context length the model was trained for, in tokens."""
-        return self.count("context_length", 0, 1 << 32, 0) or None
+        return self.number("context_length") or None
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -161,13 +160,9 @@ class Header:
         name = "token_embd.weight" if self.has_tied_output else "output.weight"
         return sum(tensor.nbytes for tensor in self.tensors if tensor.name == name)
 
-    def count(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """The whole number under the architecture's key; ModelFileError outside low..high."""
-        full = f"{self.architecture}.{key}"
-        value = self._get(full, int, default)
-        if not low <= value <= high:
-            self._fail(f"{full} is {value}, outside {low}..{high}: the file is damaged, {AGAIN}")
-        return value
+    def number(self, key: str, default: int = 0) -> int:
+        """The whole number under the architecture's key."""
+        return int(self.metadata.get(f"{self.architecture}.{key}", default))
 
     def check(self, rules: Mapping[str, Rule]) -> None:
         """ModelFileError unless each key that is there has its rule's type and range."""
@@ -190,28 +185,13 @@ class Header:
 
     def refuse(self, what: str) -> NoReturn:
         """ModelFileError: llama.cpp cannot use this file."""
-        self._fail(f"{what}: the file is damaged or badly converted, try another copy")
-
-    def _fail(self, what: str) -> NoReturn:
-        raise ModelFileError(f"{self.path}: {what}")
-
-    def _get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        value = self.metadata.get(key, default)
-        if value is None:
-            self._fail(f"has no {key}, so it is not a usable model: choose another file")
-        # bool is an int to Python, never to a model file
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self._fail(f"{key} is not of type {kind.__name__}: the file is damaged, {AGAIN}")
-        return value
+        raise ModelFileError(
+            f"{self.path}: {what}: the file is damaged or badly converted, try another copy"
+        )
 
     def _per_layer(self, key: str, default: int) -> tuple[int, ...]:
-        full, n = f"{self.architecture}.{key}", self.n_layers
-        value = self.metadata.get(full, default)
-        if not isinstance(value, np.ndarray):
-            return (self.count(key, 0, 1 << 26, default),) * n
-        if value.dtype.kind not in "iu" or len(value) < n or value.min() < 0:
-            self._fail(f"{full} must be {n} counts, one a layer: the file is damaged, {AGAIN}")
-        return tuple(int(count) for count in value[:n])
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        return tuple(np.broadcast_to(value, self.n_layers).tolist())
 
 
 def read_header(path: str | Path) -> Header:
@@ -295,7 +275,7 @@ def kv_cache_bytes(
         pieces = tensor.name.split(".")
         if pieces[0] == "blk" and len(pieces) > 2 and pieces[1].isdecimal():
             parts.get(int(pieces[1]), set()).add(pieces[2])
-    interval = header.count("full_attention_interval", 0, MAX_LAYERS, 0)
+    interval = header.number("full_attention_interval")
     sizes = []
     for layer, names in parts.items():
         recurrent = arch in RECURRENT or any(
@@ -312,10 +292,7 @@ def kv_cache_bytes(
 
 def _recurrent_elements(header: Header) -> int:
     """State elements a sequence and recurrent layer: Mamba's, or RWKV's; others are near."""
-
-    def get(key: str) -> int:
-        return header.count(key, 0, 1 << 24, 0)
-
+    get = header.number
     if head := get("wkv.head_size"):
         return header.n_embd * (head + (get("token_shift_count") or 2))
     inner, state = get("ssm.inner_size"), get("ssm.state_size")

@@ -6,7 +6,6 @@ and SHA-256 checked, flushed to the disk, then renamed. huggingface_hub knows th
 and its own cache; the transfer is ours, because it must resume in any later process.
 """
 
-from eftlocal.disk import readable
 from eftlocal.hub.local import (
     Progress,
     download,
@@ -28,7 +27,6 @@ __all__ = [
     "locate",
     "look_up",
     "pinned",
-    "readable",
     "recall",
     "remove",
     "resolve",

@@ -46,11 +46,6 @@ class Progress(Protocol):
     def __call__(self, file: str, done_bytes: int, total_bytes: int, /) -> None: ...
 
 
-def offline_by_environment() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
-
-
 def huggingface_hub() -> Any:
     """The library; it reads its settings from the environment when it is first imported."""
     try:
@@ -81,7 +76,7 @@ def resolve(
         return found
     if ref.repo is None:
         raise ModelFileError(f"{ref.file}: no such file; correct the path")
-    if offline or offline_by_environment():
+    if offline or huggingface_hub().constants.HF_HUB_OFFLINE:
         raise DownloadError(
             f"{ref} is not on this machine and the program is offline: run "
             f"`eftlocal models pull` when online, or put the file at {stored_path(shards(ref)[0])}"
@@ -248,7 +243,7 @@ def _is_right(path: Path, ref: FileRef) -> bool:
     if record.changed or ref.sha256 not in (None, record.sha256):
         return False
     if ref.sha256 is not None and not record.pinned:
-        confirm(record)
+        _write(record.model_copy(update={"checked": True, "pinned": True}))
     return True
 
 
@@ -356,11 +351,6 @@ def examine(path: Path) -> Record:
         )
     _write(record)
     return record
-
-
-def confirm(record: Record) -> None:
-    """A preset's pin is the same as what was recorded."""
-    _write(record.model_copy(update={"checked": True, "pinned": True}))
 
 
 def _identity(found: os.stat_result) -> dict[str, Any]:
