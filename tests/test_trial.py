@@ -400,7 +400,7 @@ def test_every_verb_goes_through_the_door(
 
 def test_the_evaluation_takes_the_option_too() -> None:
     result = CliRunner().invoke(app, ["eval", "dem", "--trust"])
-    assert result.exit_code == 2 and "did you mean demo?" in result.stderr
+    assert result.exit_code == 2 and "'dem' is not one of 'demo'" in result.stderr
 
 
 def test_python_and_the_chat_go_through_the_door(
