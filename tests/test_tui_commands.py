@@ -11,8 +11,11 @@ from scripted_engine import Script, ScriptedEngine
 from textual.widgets import TextArea
 from tui_driver import Driver, asynchronous, driven, driving
 
+from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.errors import UsageError
 from eftlocal_tui import commands
+from eftlocal_tui.dials import Dials, kept, restored
+from eftlocal_tui.history import Settings as SavedSettings
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.chat_commands import ChatCommands
 from eftlocal_tui.screens.dialogs import HelpScreen
@@ -153,6 +156,30 @@ async def test_set_without_a_value_shows_the_dials(d: Driver) -> None:
     assert "min_p = off\n" in d.notes[0]
     await d.send("/set beta")
     assert "/set beta needs a value" in d.toasts
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dial"),
+    [
+        (Recipe.upscale(), "beta"),
+        (Recipe.proxy(), "alpha"),
+        (Recipe.realign(1.0), "lambda"),
+        (Recipe.interpolate({"a": 0.5, "b": 0.5}), "lambda"),
+        (Recipe.contrast(1.0), "strength"),
+        (Recipe.guidance(1.0), "strength"),
+    ],
+)
+def test_a_dial_of_a_recipe_shows_what_it_was_set_to(recipe: Recipe, dial: str) -> None:
+    roles = ("base", "tuned", "reference", "unguided", "a", "b")
+    begun = Dials(recipe, Sampling(), Speculation())
+    share = recipe.name == "interpolate"
+    for value in ("0", "0.1", "0.7", "1") if share else ("-3", "-1", "-0.1", "0", "0.1", "2.3"):
+        turned = begun.turned(dial, value, roles)
+        assert turned.shown()[dial] == value
+        saved = SavedSettings.model_validate_json(kept("demo", turned).model_dump_json())
+        assert restored(saved, begun) == turned
+    with pytest.raises(UsageError, match="lambda is 1.1; it must be a number from 0 to 1" * share):
+        begun.turned(dial, "1.1" if share else "101", roles)
 
 
 @driving("One.")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
-from eftlocal.kinds import OFF, RefusedError
-from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, Recipe, parse_recipe
+from eftlocal.kinds import OFF, Range, RefusedError
+from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, UNGUIDED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, RANGES, SAMPLING, nearest
 from eftlocal.speculation.settings import Speculation
@@ -27,11 +27,16 @@ def _lambda(recipe: Recipe) -> float:
     return recipe.weights[tuned]
 
 
+def _strength(recipe: Recipe) -> float:
+    plain = REFERENCE if recipe.name == "contrast" else UNGUIDED
+    return 0.0 - recipe.weights.get(plain, 0.0)
+
+
 _READ: dict[str, Callable[[Recipe], float]] = {  # how a recipe holds each of its dials
     "alpha": lambda recipe: recipe.weights[TUNED],
     "beta": lambda recipe: recipe.weights[BASE],
     "lambda": _lambda,
-    "strength": lambda recipe: max(recipe.weights.values()) - 1.0,
+    "strength": _strength,
 }
 _START = {"strength": 0.5}  # others begin at 1
 
@@ -56,7 +61,7 @@ class Dials:
         known = dict.fromkeys(["recipe", *of_recipe, *SAMPLING, DRAFT, *LIMITS])
         if name not in known:
             raise UsageError(f"unknown dial {name!r}; {nearest(name, known)}")
-        value = _parsed(name, text)
+        value = _parsed(name, text, range_of(self.recipe, name))
         if name == DRAFT:
             return replace(self, speculation=replace(self.speculation, length=value))
         if name in of_recipe:
@@ -89,6 +94,13 @@ class Dials:
         found.update({n: _shown(n, getattr(self.sampling, n)) for n in SAMPLING})
         found.update({n: _shown(n, getattr(self.recipe, n)) for n in LIMITS})
         return found
+
+
+def range_of(recipe: Recipe, dial: str) -> Range:
+    """The values of a dial; the lambda of an interpolation is a share."""
+    if dial == "lambda" and recipe.name == "interpolate":
+        return Range(0.0, 1.0)
+    return RANGES[dial]
 
 
 def recipe_values(recipe: Recipe) -> dict[str, float]:
@@ -189,12 +201,12 @@ def _made(name: str, values: Mapping[str, float]) -> Recipe:
     return parse_recipe(name, **cast(dict[str, Any], rounded))
 
 
-def _parsed(name: str, text: str) -> Any:
+def _parsed(name: str, text: str, range_: Range) -> Any:
     """What a person wrote, as the table of settings reads it; off may stay a word."""
     if name == "seed" and text in ("", "none", "random"):
         return OFF
     try:
-        return RANGES[name].parse(text)
+        return range_.parse(text)
     except RefusedError as error:
         raise UsageError(error.told(name)) from None
 

@@ -17,6 +17,7 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_toml
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import StrictTable
+from eftlocal.settings import nearest
 from eftlocal_tui.keys import check_keys
 
 FIRST = """\
@@ -60,14 +61,10 @@ class Settings(StrictTable):
     @field_validator("theme")
     @classmethod
     def _known_theme(cls, theme: str | None) -> str | None:
-        from difflib import get_close_matches
-
         from textual.theme import BUILTIN_THEMES
 
         if theme is not None and theme not in BUILTIN_THEMES:
-            near = get_close_matches(theme, BUILTIN_THEMES, 1, 0.5)
-            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(BUILTIN_THEMES)}"
-            raise ValueError(f'unknown theme "{theme}"; {hint}')
+            raise ValueError(f'unknown theme "{theme}"; {nearest(theme, BUILTIN_THEMES)}')
         return theme
 
 

@@ -12,6 +12,7 @@ from textual.app import SuspendNotSupported
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import load_presets
+from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import Command
 from eftlocal_tui.editor import edit_file
@@ -129,7 +130,7 @@ class ChatCommands:
     async def _theme(self, rest: str) -> None:
         app = self.screen.app
         if rest not in app.available_themes:
-            raise UsageError(f"unknown theme {rest!r}; known: {', '.join(app.available_themes)}")
+            raise UsageError(f"unknown theme {rest!r}; {nearest(rest, app.available_themes)}")
         app.theme = rest
 
     async def _settings(self, rest: str) -> None:

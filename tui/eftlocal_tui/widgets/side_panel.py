@@ -12,9 +12,9 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal.kinds import RefusedError, number
-from eftlocal.settings import MAX_DRAFT, RANGES
-from eftlocal_tui.dials import DRAFT, Dials, recipe_names
+from eftlocal.kinds import Range, RefusedError, number
+from eftlocal.settings import MAX_DRAFT
+from eftlocal_tui.dials import DRAFT, Dials, range_of, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
@@ -40,9 +40,10 @@ class DialInput(Input):
 
     BINDINGS = bindings("dial")
 
-    def __init__(self, dial: str, text: str) -> None:
+    def __init__(self, dial: str, text: str, range_: Range) -> None:
         super().__init__(text, compact=True, select_on_focus=True)
         self.dial = dial
+        self._range = range_
         self._applied = text
 
     def action_step(self, by: int) -> None:
@@ -58,13 +59,13 @@ class DialInput(Input):
             places = ["off", "auto", *map(str, range(1, MAX_DRAFT + 1))]
             at = places.index(self.value) if self.value in places else 1
             return places[min(max(at + by, 0), len(places) - 1)]
-        value, range_ = number(self.value), RANGES[self.dial]
+        value, ends = number(self.value), self._range
         if isinstance(value, str):
             return self._applied
         stepped = round(value + by * _STEPS.get(self.dial, 0.1), 6)
-        text = f"{min(max(stepped, range_.least), range_.most):g}"
+        text = f"{min(max(stepped, ends.least), ends.most):g}"
         try:
-            range_.parse(text)
+            ends.parse(text)
         except RefusedError:  # an end that is not in the range itself
             return self._applied
         return text
@@ -95,6 +96,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._accepted: list[float] = []
         self.live: Live | None = None
         self._recipe = ""
+        self._named = ""  # the recipe that the rows are of
 
     def compose(self) -> ComposeResult:
         yield Label("Dials", classes="title")
@@ -118,17 +120,18 @@ class SidePanel(VerticalScroll, can_focus=False):
             select.set_options((name, name) for name in names)
             select.value = self._recipe
         rows = {row.dial: row for row in self.query(DialInput)}
-        if list(rows) == list(values):
+        if list(rows) == list(values) and dials.recipe.name == self._named:
             for name, text in values.items():
                 rows[name].show(text)
             return
+        self._named = dials.recipe.name
         place = self.query_one("#rows")
         with self.app.batch_update():
             await place.remove_children()
             await place.mount_all(
                 Horizontal(
                     Label(_SYMBOLS.get(name, name), markup=False),
-                    DialInput(name, text),
+                    DialInput(name, text, range_of(dials.recipe, name)),
                     classes="dial",
                 )
                 for name, text in values.items()
