@@ -103,7 +103,7 @@ def test_killed_in_the_middle_of_an_answer_fifty_times(tmp_path: Path, context: 
                 assert last.text in [text_of(n) for n in range(TOKENS + 1)]
     assert streaming >= KILLS // 4  # the kills did hit answers in the making
     with History(path) as history:
-        history.db.check()
+        assert history.db.rows("PRAGMA integrity_check")[0][0] == "ok"
         assert len(history.conversations.list(limit=1000)) == KILLS
         for turn in finished:
             kept = history.turns.get(turn)
@@ -178,4 +178,4 @@ def test_processes_that_open_a_new_file_at_once_all_write_to_it(
             path_of_it = history.turns.path(chat.id)
             assert [turn.state for turn in path_of_it] == ["done"] * 40
             assert {turn.text.split()[0] for turn in path_of_it} == {chat.title}
-        history.db.check()
+        assert history.db.rows("PRAGMA integrity_check")[0][0] == "ok"

@@ -65,7 +65,7 @@ def test_damage_anywhere_is_one_line_or_harmless(tmp_path: Path, page: int) -> N
         history.conversations.list()
         history.turns.path(1)
         history.search("question 7")
-        history.db.check()
+        assert history.db.rows("PRAGMA integrity_check")[0][0] == "ok"
 
 
 def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ class ChatApp(App[None], inherit_bindings=False):
             if not command.action and command.takes[:1] in ("", "["):
                 yield SystemCommand(run, command.about, partial(self.run_later, chat, run))
             if command.asks:
-                question = partial(self._ask, chat, command.asks, command.name)
-                yield SystemCommand(command.asks, run, question)
+                question = partial(self._obey_with, chat, command.asks, run)
+                yield SystemCommand(command.asks, run, lambda q=question: chat.start(q()))
         try:
             presets = load_presets()
         except EftlocalError:
@@ -154,13 +154,10 @@ class ChatApp(App[None], inherit_bindings=False):
                 partial(self.run_later, chat, f"/preset {name}"),
             )
 
-    def _ask(self, chat: ChatScreen, question: str, command: str) -> None:
-        chat.start(self._obey_with(chat, question, command))
-
     async def _obey_with(self, chat: ChatScreen, question: str, command: str) -> None:
         text = await self.push_screen_wait(AskText(question))
         if text and text.strip():
-            self.run_later(chat, f"/{command} {text.strip()}")
+            self.run_later(chat, f"{command} {text.strip()}")
 
     def run_later(self, chat: ChatScreen, text: str) -> None:
         """A slash command that was chosen, not typed."""

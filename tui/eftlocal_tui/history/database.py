@@ -382,12 +382,6 @@ class Database(Closing):
         connection.execute(begin)
         self._begin = begin
 
-    def check(self) -> None:
-        """Reads the whole file. Raises HistoryError where it is damaged."""
-        (found, *_) = self.rows("PRAGMA integrity_check(1)")
-        if found[0] != "ok":
-            raise damaged(self.path, str(found[0]))
-
     def close(self) -> None:
         with self.lock:
             connection, self._connection = self._connection, None

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -51,6 +51,9 @@ def excerpt(text: str, limit: int) -> str:
 
 if TYPE_CHECKING:
     from eftlocal.answer import Answer
+    from eftlocal.logits.recipe import Recipe
+    from eftlocal.logits.sampling import Sampling
+    from eftlocal.speculation.settings import Speculation
 
 Role = Literal["user", "assistant"]
 State = Literal["streaming", "done", "stopped", "error"]
@@ -221,18 +224,12 @@ def column(value: Any) -> Any:
     return value
 
 
-def values_of(settings: object) -> dict[str, Any]:
-    """A dataclass (Sampling, Speculation, Recipe) or a mapping as `Settings` takes it.
+def values_of(settings: Sampling | Speculation | Recipe) -> dict[str, Any]:
+    """A dataclass (Sampling, Speculation, Recipe) as `Settings` takes it.
 
     An infinite number becomes "inf" or "-inf", a key that is not a string becomes one.
     """
-    if is_dataclass(settings) and not isinstance(settings, type):
-        items = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    elif isinstance(settings, Mapping):
-        items = dict(settings)
-    else:
-        raise TypeError(f"a dataclass or a mapping is needed, not {type(settings).__name__}")
-    return {str(key): _plain(value) for key, value in items.items()}
+    return {field.name: _plain(getattr(settings, field.name)) for field in fields(settings)}
 
 
 def _plain(value: Any) -> Any:
