@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from eftlocal.bases import FrozenMapping
 from eftlocal.constraint import Constraint, Kind, one_of, schema_text
-from eftlocal.defaults import chosen_recipe, chosen_sampling, chosen_speculation
+from eftlocal.defaults import Defaults, chosen_recipe, chosen_sampling, chosen_speculation
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.kinds import OFF
 from eftlocal.loading.roles import require_roles
@@ -105,7 +105,7 @@ class RequestDefaults:
     """What a request is read against.
 
     Attributes:
-        recipe, sampling, speculation: where it says nothing.
+        answer: what holds where it says nothing of an answer.
         model: the only name that its `model` may give.
         roles: that are loaded.
         raw: prompts that are strings are text to go on with, unless a request says otherwise.
@@ -118,9 +118,7 @@ class RequestDefaults:
         constraint: of requests that give none; a response_format of type "text" lifts it.
     """
 
-    recipe: Recipe = field(default_factory=Recipe.upscale)
-    sampling: Sampling = field(default_factory=Sampling)
-    speculation: Speculation = field(default_factory=Speculation)
+    answer: Defaults = field(default_factory=Defaults)
     model: str = ""
     roles: Collection[str] = TRIO
     raw: bool = False
@@ -154,13 +152,15 @@ def read_request(
         if defaults.system is not None and not is_raw:
             prompts = tuple(_instructed(prompt, defaults.system) for prompt in prompts)
         recipe = _recipe(given, defaults)
+        default = defaults.answer
+        used = recipe or default.recipe
         if (
             defaults.unguided_by_system
-            and UNGUIDED in (recipe or defaults.recipe).roles
+            and UNGUIDED in used.roles
             and not all(map(_has_system, prompts))
         ):
             raise UsageError(
-                f"recipe {(recipe or defaults.recipe).name} is one model with and without its "
+                f"recipe {used.name} is one model with and without its "
                 "instructions; give them as a system message"
             )
         logprobs, top_logprobs = _logprobs(given)
@@ -171,13 +171,13 @@ def read_request(
             prompts,
             is_raw,
             recipe,
-            _known_sampling(defaults.sampling, _given(given, _SAMPLING)),
+            _known_sampling(default.sampling, _given(given, _SAMPLING)),
             seed=given["seed"],
             max_tokens=_max_tokens(given),
             stop=(given["stop"],) if isinstance(given["stop"], str) else given["stop"] or (),
             loop_guard=None if guard is None else RANGES["loop_guard"].read(guard),
             logprobs=logprobs,
-            speculation=chosen_speculation(defaults.speculation, dict(drafts)) if drafts else None,
+            speculation=chosen_speculation(default.speculation, dict(drafts)) if drafts else None,
             constraint=_constraint(given, defaults),
             special=_special(given, defaults, is_raw),
             chat_template_kwargs=_template_variables(given, is_raw),
@@ -311,7 +311,7 @@ def _recipe(given: Body, defaults: RequestDefaults) -> Recipe | None:
     chosen = _given(given, _RECIPE)
     if not chosen:
         return None
-    return require_roles(_known_recipe(defaults.recipe, chosen), defaults.roles)
+    return require_roles(_known_recipe(defaults.answer.recipe, chosen), defaults.roles)
 
 
 def _given(given: Body, names: Sequence[str]) -> tuple[tuple[str, Any], ...]:

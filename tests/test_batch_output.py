@@ -387,11 +387,12 @@ def manifest(path: Path, **changes: Any) -> dict[str, str]:
         names = {of.name for of in fields(kind)}
         return more | {name: value for name, value in changes.items() if name in names}
 
-    sources = Sources(**given(Sources, roles={"base": RoleSource(path)},
-                              defaults=Defaults(**given(Defaults))))  # fmt: skip
+    defaults = Defaults(**given(Defaults))
+    sources = Sources(**given(Sources, roles={"base": RoleSource(path)}, defaults=defaults))
     job = Job(**given(Job, source="-", output="-", sources=sources, format="plain", seed=1))
     checked = Checked(**given(Checked, lines=4, total=4, to_run=4, sha256="0" * 64, bad={}))
-    return batch_manifest(job, RequestDefaults(**given(RequestDefaults, model="demo")), checked)
+    of_lines = RequestDefaults(**given(RequestDefaults, answer=defaults, model="demo"))
+    return batch_manifest(job, of_lines, checked)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal import Emulator, Recipe, Sampling
+from eftlocal import Defaults, Emulator, Recipe, Sampling
 from eftlocal.constraint import Constraint
 from eftlocal.errors import EftlocalError, PromptError, UsageError
 from eftlocal.prompt import messages
@@ -22,7 +22,7 @@ from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
 
 DEFAULTS = RequestDefaults(
-    sampling=Sampling(temperature=0.3, top_p=0.8), model="demo", vocab_size=1000
+    Defaults(sampling=Sampling(temperature=0.3, top_p=0.8)), model="demo", vocab_size=1000
 )
 
 
@@ -36,7 +36,7 @@ def asked(**fields: Any) -> Request:
 
 def test_a_prompt_alone_takes_every_default() -> None:
     request = read({"prompt": "Hello"})
-    assert request == Request(("Hello",), sampling=DEFAULTS.sampling)
+    assert request == Request(("Hello",), sampling=DEFAULTS.answer.sampling)
     ((prompt, options),) = request.calls(7)
     sampling = Sampling(temperature=0.3, top_p=0.8, seed=7)
     assert (prompt, options.pop("sampling"), options.pop("stop")) == ("Hello", sampling, ())
@@ -119,7 +119,7 @@ def test_recipes(fields: dict[str, Any], recipe: Recipe) -> None:
 
 
 def test_a_recipe_keeps_the_limits_of_the_default() -> None:
-    defaults = RequestDefaults(recipe=Recipe.upscale().stabilise(delta_top_p=0.5))
+    defaults = RequestDefaults(Defaults(Recipe.upscale().stabilise(delta_top_p=0.5)))
     chosen = read({"prompt": "x", "recipe": "proxy"}, defaults=defaults).recipe
     assert chosen == Recipe.proxy().stabilise(delta_top_p=0.5)
 
@@ -466,7 +466,7 @@ def test_what_its_url_rules_out_is_refused(body: Any, raw: bool, message: str) -
 
 def test_guidance_by_nothing_is_refused() -> None:
     defaults = RequestDefaults(
-        recipe=Recipe.guidance(1.0), roles=("tuned", "unguided"), unguided_by_system=True
+        Defaults(Recipe.guidance(1.0)), roles=("tuned", "unguided"), unguided_by_system=True
     )
     system = [{"role": "system", "content": "Rhyme."}, {"role": "user", "content": "x"}]
     assert read({"messages": system}, defaults=defaults).recipe is None

@@ -194,8 +194,7 @@ def off_on_the_line(name: str, on: Defaults) -> Defaults:
 
 
 def off_in_a_request(name: str, on: Defaults) -> Defaults:
-    asked = RequestDefaults(recipe=on.recipe, sampling=on.sampling)
-    request = read_request({"prompt": "Hello", name: OFF}, defaults=asked)
+    request = read_request({"prompt": "Hello", name: OFF}, defaults=RequestDefaults(on))
     return Defaults(request.recipe or on.recipe, request.sampling or on.sampling)
 
 

@@ -461,8 +461,7 @@ def test_the_doctor_says_what_a_run_does(file: str, top: str, said: dict[str, An
 
 def test_a_request_is_read_under_the_users_defaults() -> None:
     write_settings("temperature = 0.3\ntop_k = 9")
-    defaults = selected()[0].defaults
-    asked = RequestDefaults(recipe=defaults.recipe, sampling=defaults.sampling)
+    asked = RequestDefaults(selected()[0].defaults)
     request = read_request({"prompt": "x", "top_k": 2}, defaults=asked)
     assert request.sampling is not None
     assert (request.sampling.temperature, request.sampling.top_k) == (0.3, 2)

@@ -73,24 +73,25 @@ def batch_manifest(job: Job, of_lines: RequestDefaults, checked: Checked) -> Man
     Raises:
         ModelFileError: a model file cannot be read.
     """
-    limits, sampling, speculation = job.sources.defaults, of_lines.sampling, of_lines.speculation
+    default = of_lines.answer
+    recipe, sampling, speculation = default.recipe, default.sampling, default.speculation
     drawn = {**vars(sampling), "logit_bias": dict(sorted(sampling.logit_bias.items()))}
     length = "auto" if speculation.length is None else speculation.length
     drafts = f"{length}, rule {speculation.rule}, source {speculation.source}"
     constraint = of_lines.constraint
     given: dict[str, str] = {constraint.kind: constraint.text} if constraint else {}
-    exactly = hashlib.sha256(repr(of_lines.recipe).encode()).hexdigest()  # its text rounds
+    exactly = hashlib.sha256(repr(recipe).encode()).hexdigest()  # its text rounds
     return {
         **of_versions(),
         "input": f"sha256 {checked.sha256}",
         "lines": str(checked.total),
         "preset": of_lines.model or "none",
-        "recipe": f"{of_lines.recipe} (sha256 {exactly})",
+        "recipe": f"{recipe} (sha256 {exactly})",
         **{name.replace("_", "-"): brief(str(value)) for name, value in drawn.items()},
         "seed": str(job.seed),  # that of the sampling does not count
-        "max-tokens": "none" if limits.max_tokens is None else str(limits.max_tokens),
-        "stop": brief(repr(list(limits.stop))),
-        "loop-guard": str(limits.loop_guard or "off"),
+        "max-tokens": "none" if default.max_tokens is None else str(default.max_tokens),
+        "stop": brief(repr(list(default.stop))),
+        "loop-guard": str(default.loop_guard or "off"),
         "raw": str(of_lines.raw).lower(),
         **({"special": "true"} if of_lines.special else {}),
         "system": _text(of_lines.system),
@@ -126,8 +127,7 @@ class Batch(Closing):
     def __init__(self, job: Job, *, checking: Progress | None = None) -> None:
         self.job = job
         check_output(job.output, job.source)
-        recipe = job.sources.defaults.recipe
-        roles = with_unguided(job.sources.roles, recipe)
+        roles = with_unguided(job.sources.roles, job.sources.defaults.recipe)
         with ExitStack() as undone:
             self._source = undone.enter_context(open_source(job.source))
             prepared = prepare(
@@ -139,9 +139,7 @@ class Batch(Closing):
                 checking=checking,
             )
             self._defaults = RequestDefaults(
-                recipe=recipe,
-                sampling=job.sources.defaults.sampling,
-                speculation=job.sources.defaults.speculation,
+                job.sources.defaults,
                 model=job.sources.name,
                 roles=tuple(roles),
                 raw=job.raw,
