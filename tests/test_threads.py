@@ -177,8 +177,8 @@ def test_ctrl_c_in_a_thread_that_waits(tiny_files: dict[str, Path]) -> None:
         thread = threading.Thread(target=hold)
         thread.start()
         opened.wait()
-        print("waiting", flush=True)
         try:
+            print("waiting", flush=True)
             em.generate(PROMPTS[1], **CALL)
         except KeyboardInterrupt:
             ended.set()
