@@ -16,7 +16,7 @@ from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.history import Figures
 
 ROLES = ("base", "tuned", "reference")
-PATIENCE = 20.0  # seconds after which a test that forgot to say `go` fails
+PATIENCE = 240.0  # seconds after which a test that forgot to say `go` fails
 DIALS = Dials(Recipe.upscale(1.0), Sampling(temperature=0.7), Speculation(length=0))
 
 

@@ -27,7 +27,7 @@ from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.transcript import Note, TurnView
 
-PATIENCE = 60.0  # seconds after which what does not come is an error
+PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
 HOPS = 4  # the program hands a key to a screen, that to a widget, which posts a message, ...
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
 
