@@ -163,3 +163,11 @@ def test_help_says_a_default_and_a_range() -> None:
     assert "derived from it (default: 0; 0 or more)." in told
     told = CliRunner().invoke(app, ["eval", "--help"]).stdout
     assert "  NAME <demo>  What to evaluate.\n" in told
+
+
+@pytest.mark.parametrize("words", [[], ["models"]], ids=["eftlocal", "models"])
+def test_without_a_verb_the_help_is_shown(words: list[str]) -> None:
+    command = [sys.executable, "-m", "eftlocal", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not done.stderr
+    assert done.stdout.startswith("Usage: eftlocal ") and "\nCommands:\n" in done.stdout

@@ -16,7 +16,7 @@ from typer.models import CommandInfo, TyperInfo
 
 from eftlocal import __version__
 from eftlocal.cli.interrupts import finish
-from eftlocal.cli.streams import prepare_streams, tell
+from eftlocal.cli.streams import prepare_streams, say, tell
 from eftlocal.errors import EftlocalError, InterruptedRunError
 
 # Where a verb is, and what the list of verbs says of it; its module is imported when it is used.
@@ -96,7 +96,9 @@ class _Verbs(TyperGroup):
             code = super().main(*args, **more)
         except typer.TyperException as error:
             code = error.exit_code
-            if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
+            if type(error).__name__ == "NoArgsIsHelpError":
+                say(error.format_message())
+            else:
                 tell(f"eftlocal: {_of_usage(error)}")
         except EftlocalError as error:
             code = error.exit_code
