@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from eftlocal.batch.job import SHARD
 from eftlocal.batch.lines import digest_of, parse_shard
@@ -94,7 +95,7 @@ def merge(out: Path, shards: Sequence[Path]) -> Merged:
 
 
 def _write(out: Path, shards: Sequence[Path], manifest: Manifest) -> Merged:
-    encode, format = encoder(out), _format(manifest)
+    encode, format = encoder(out), cast(Format, manifest["format"])
     owners: dict[bytes, int] = {}  # digest of an id to the index of its shard
     failed = 0
     with replacing(out) as file:
@@ -189,7 +190,3 @@ def _place(shard: Path, manifest: Manifest) -> tuple[int, int]:
     if place := parse_shard(manifest[SHARD]):
         return place
     raise UsageError(f"{shard}: its manifest says shard {manifest[SHARD]!r}, which is not a shard")
-
-
-def _format(manifest: Manifest) -> Format:
-    return next(format for format in FORMATS if format == manifest["format"])

@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING
 
 from eftlocal.bases import Closing
 from eftlocal.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 MAX_LINE = 8 << 20  # bytes of a line
 # An input beyond these is not what it was taken for, and would take minutes or days to read.
@@ -37,18 +40,6 @@ class TooLong:
     """A line that was not held: its size in bytes."""
 
     size: int
-
-
-class Digest(Protocol):
-    """As of hashlib."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-
-class Reads(Protocol):
-    """As of a binary file."""
-
-    def readline(self, size: int, /) -> bytes: ...
 
 
 class Source(Closing):
@@ -72,7 +63,7 @@ class Source(Closing):
         self._gzip = self._file.read(2) == _GZIP
 
     def lines(
-        self, limit: int | None = None, *, digest: Digest | None = None
+        self, limit: int | None = None, *, digest: Hash | None = None
     ) -> Iterator[tuple[int, bytes | TooLong]]:
         """The lines with their numbers, from 1, without what ends them.
 
@@ -92,7 +83,7 @@ class Source(Closing):
         try:
             self._unchanged()
             self._file.seek(0)
-            reader: Reads = gzip.GzipFile(fileobj=self._file) if self._gzip else self._file
+            reader = gzip.GzipFile(fileobj=self._file) if self._gzip else self._file
             while (data := _line(reader, digest, MAX_SKIPPED - skipped)) is not None:
                 number += 1
                 if number > MAX_LINES:
@@ -191,7 +182,9 @@ def _keep(given: IO[bytes], kept: IO[bytes], name: str) -> None:
     kept.seek(0)
 
 
-def _line(reader: Reads, digest: Digest | None, most: int) -> bytes | TooLong | None:
+def _line(
+    reader: IO[bytes] | gzip.GzipFile, digest: Hash | None, most: int
+) -> bytes | TooLong | None:
     """The next line without its end; None after the last. No more than `most` bytes beyond
     MAX_LINE are read of it."""
     data = piece = reader.readline(MAX_LINE + 2)

@@ -12,11 +12,11 @@ import hashlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,10 +40,8 @@ _MOST_BYTES = 1 << 16  # of a record
 _log = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """Called as bytes arrive: the file's name, bytes on the disk, bytes in all."""
-
-    def __call__(self, file: str, done_bytes: int, total_bytes: int, /) -> None: ...
+Progress = Callable[[str, int, int], None]
+"""Called as bytes arrive: the file's name, bytes on the disk, bytes in all."""
 
 
 def huggingface_hub() -> Any:
