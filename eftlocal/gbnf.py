@@ -3,11 +3,16 @@
 GBNF has no lexer: every character is a token of its own. So each becomes a terminal of one
 character here. Longer terminals would change the meaning, because a lexer takes the longest match.
 Only a grammar that is a regular expression as a whole becomes one terminal: its masks are faster,
-and the number of ways to read a text does not matter. (Some are too large for that; `regular`.)
+and the number of ways to read a text does not matter. (Some are too large for that: `Guide` then
+takes the other form.)
+
 llama.cpp's own engine is not used: it keeps a stack for every way to read the text so far, and for
 some grammars (`root ::= "a" root "b" | "a" root "c" | "d"`) their number doubles with each
-character. llguidance parses by Earley's algorithm and counts its steps. What it allows is what
-llama.cpp allows, and left recursion besides.
+character. llguidance parses by Earley's algorithm and counts its steps.
+
+It allows the tokens that llama.cpp allows, but for these: left recursion is taken; what could never
+end is not begun; control tokens have no text; bytes that are in no character are refused; and
+`[^é]` takes the first byte of è, which it shares with é.
 
 Earley's algorithm has a weak point: at the end of `list ::= item | item "," list`, every list
 that was begun ends anew with every token, so that the n-th mask takes n steps. So a rule that ends
