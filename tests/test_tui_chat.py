@@ -160,7 +160,15 @@ async def test_loading_is_stopped_by_escape(tmp_path: Path) -> None:
         assert "Loading stopped" in d.notes[0]
         await d.send("Hello")
         await d.until(lambda: len(d.notes) == 2)
-        assert "No models are loaded" in d.notes[1]
+        assert "Ctrl+R then answers" in d.notes[1]
+        await d.press("f5")
+        assert "no models are loaded; /preset NAME loads some" in d.toasts
+        engine.scripts.append(Script(["Here."]))
+        await d.send("/preset demo")
+        await d.ready()
+        await d.press("ctrl+r")
+        await d.idle()
+        assert d.turns == ["Hello", "Here."]
 
 
 @asynchronous

@@ -196,7 +196,7 @@ class ChatAnswers:
         if screen.models.loading:
             screen.status("Saved; answered as soon as the models are loaded")
         elif screen.models.loaded is None:
-            said = "No models are loaded: /preset NAME loads some."
+            said = "no models are loaded; /preset NAME loads some, {chat.regenerate} then answers"
             await screen.say(said, error=True)
         if await screen.models.settled() is not None:
             await self._when_free(lambda: self._reply(question))

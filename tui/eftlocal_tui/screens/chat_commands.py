@@ -11,7 +11,7 @@ from textual.app import SuspendNotSupported
 
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
-from eftlocal.presets.reading import load_presets
+from eftlocal.presets.reading import find, load_presets
 from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import Command
@@ -49,6 +49,7 @@ class ChatCommands:
             await self.screen.say("Presets (/preset NAME loads one):\n" + "\n".join(lines))
         else:
             self.screen.answers.check_free()
+            find(rest)  # what is loaded stays where there is no such preset
             self.screen.models.load(rest)
 
     async def _system(self, rest: str) -> None:

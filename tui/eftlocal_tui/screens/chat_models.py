@@ -20,7 +20,8 @@ from eftlocal_tui.text import bar
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
-_NOT_LOADED = "the models are not loaded yet"
+_LOADING = "the models are not loaded yet"
+_NONE = "no models are loaded; /preset NAME loads some"
 _VERBS = {
     "download": "Downloading",
     "checking": "Checking for the first time:",
@@ -73,7 +74,7 @@ class ChatModels:
     def ready(self) -> Loaded:
         """What is loaded. Raises UsageError where nothing is."""
         if self.loaded is None:
-            raise UsageError(_NOT_LOADED)
+            raise UsageError(_LOADING if self.loading else _NONE)
         return self.loaded
 
     @property
