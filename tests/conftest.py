@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,7 +28,8 @@ DEMO = Path(eftlocal.__file__).parent / "demo"
 THREADS = 1  # one thread each: tests share their machine
 
 
-MOST_MEMORY = 8 << 30  # bytes: what runs away ends by itself, and not with the machine
+# Bytes a process may take: what runs away ends by itself, and not with the machine.
+MOST_MEMORY = max(8 << 30, psutil.virtual_memory().total // 2)
 
 
 def pytest_configure() -> None:
