@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -305,7 +306,16 @@ def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
         ("bench_combine.py", ["--model", "a.gguf", "b.gguf"], "takes one file or three, not 2"),
     ],
 )
-def test_wrong_options_are_named_in_one_line(script: str, arguments: list[str], line: str) -> None:
-    done = run(script, *arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert line in done.stderr and done.stderr.count("\n") == 1
+def test_wrong_options_are_named_in_one_line(
+    script: str,
+    arguments: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and told.out == ""
+    assert line in told.err and told.err.count("\n") == 1
