@@ -32,9 +32,11 @@ The command line wins over environment variables, these over the settings file, 
 preset, and the preset over the program. `eftlocal doctor` shows every setting that is not the
 program's default, and where it comes from. `recipe` and its dials go together: `beta` in the file
 is left out, with a note, where the command line says `--recipe proxy`. A default never makes a verb
-fail: it is left out where there is no place for it, as `preset` is beside `--base FILE`. A wrong
-value or an unknown key is an error that names it. The Python API reads neither the file nor these
-variables (but `EFTLOCAL_MODELS`, `EFTLOCAL_CACHE` and `EFTLOCAL_CONFIG`, which name folders).
+fail: it is left out where there is no place for it, as `preset` is beside `--base FILE`, and
+`any_sum` waits for weights. `stop` strings add to those of the preset. A wrong value, an unknown
+key and a setting that has no default of yours (`trust`) are errors that name it; a blank variable
+is as good as none. The Python API reads neither the file nor these variables (but
+`EFTLOCAL_MODELS`, `EFTLOCAL_CACHE` and `EFTLOCAL_CONFIG`, which name folders).
 
 ```toml
 # settings.toml
