@@ -156,6 +156,7 @@ def test_any_value_at_loading(tiny_files: dict[str, Path], name: str) -> None:
         (lambda em: em.stream("x", stream=1), "no option 'stream'; there are raw, special"),
         (lambda em: em.tokenize("x", rawt=True), "no option 'rawt'; did you mean raw?"),
         (lambda em: inspect_answer(em, "x", temp=1), "no option 'temp'; temperature is given as"),
+        (lambda em: inspect_answer(em, "x", "y", special=3), "special is 3; it must be"),
         (
             lambda em: em.models["base"].piece(1.0),
             "token 1.0 is not a token id; give a whole number",

@@ -67,8 +67,8 @@ def select(given: Given) -> Selection:
     """The meaning of a verb's options, before anything is loaded.
 
     Args:
-        given: the verb's parameters by their names; those of models, recipe, max_tokens, stop
-            and engine are needed, those of sampling and speculation may be.
+        given: the verb's parameters by their names; those of models, recipe, stop and engine are
+            needed, those of sampling, speculation and length may be.
 
     Raises:
         UsageError: an option is wrong, or does not go with another; the line names it.

@@ -62,7 +62,7 @@ def inspect(
         raise UsageError(f"a role is named {COMBINATION!r}, which is reserved; rename it")
     model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
     read = {name: given.pop(name) for name in PromptOptions.__annotations__ if name in given}
-    special = read.pop("special", False)
+    special = arguments.needed("special", read.pop("special", False))
     read["special"] = special and read.get("raw", False)
     seed: int | None = None
     finish_reason: FinishReason | None = None
