@@ -183,7 +183,7 @@ def refusal(kind: Kind, fault: str) -> str:
     reason = first[place.end() :] if place else first
     reason = reason.removeprefix("failed to compile JSON schema: ")
     reason = re.sub(r'^Unimplemented keys: \["(.*)"\]$', r"\1 is not supported", reason)
-    reason = re.sub(r"\s*<non-verbose/>.*", "", reason.replace('", "', ", "), flags=re.S)
+    reason = re.sub(r"\s*<(?:non-verbose/|state)>.*", "", reason.replace('", "', ", "), flags=re.S)
     if kind != "json_schema" and reason.startswith("invalid regex "):
         reason = reason.partition("(in regex): ")[2].rpartition("\nerror: ")[2]
         reason = reason if kind == "regex" else f"invalid regex: {reason}"
