@@ -178,8 +178,9 @@ def test_a_dial_of_a_recipe_shows_what_it_was_set_to(recipe: Recipe, dial: str) 
         assert turned.shown()[dial] == value
         saved = SavedSettings.model_validate_json(kept("demo", turned).model_dump_json())
         assert restored(saved, begun) == turned
-    with pytest.raises(UsageError, match="lambda is 1.1; it must be a number from 0 to 1" * share):
-        begun.turned(dial, "1.1" if share else "101", roles)
+    wrong, most = ("1.1", "0 to 1") if share else ("101", "-100 to 100")
+    with pytest.raises(UsageError, match=f"{dial} is {wrong}; it must be a number from {most}"):
+        begun.turned(dial, wrong, roles)
 
 
 @driving("One.")
