@@ -55,17 +55,17 @@ def layers(result: Plan) -> dict[str, int]:
     return {role: where.n_gpu_layers for role, where in result.roles.items()}
 
 
-def test_all_on_the_host_without_devices() -> None:
+def test_all_on_the_host_or_on_a_large_device() -> None:
     result = plan([needs("base")], [], None)
     assert layers(result) == {"base": 0} and result.roles["base"].split == ()
     assert result.host_bytes == (1000 + 100 + 50 + 50 + 20) * MIB
-
-
-def test_all_on_a_large_device() -> None:
     where = plan([needs("base")], [device(5000)], None).roles["base"]
     assert where.n_gpu_layers == 11 and where.split == (11,)
     assert where.device_bytes == ((1000 + 100 + 50 + 20) * MIB,)
     assert where.host_bytes == (50 + 5) * MIB
+    tied = needs("base", tied=True)  # a copy of the embeddings, on the device only
+    assert plan([tied], [], None).host_bytes == (1000 + 100 + 50 + 20) * MIB
+    assert plan([tied], [device(5000)], None).device_bytes(0) == (1000 + 100 + 50 + 20) * MIB
 
 
 def test_roles_on_devices_of_their_own_are_apart() -> None:
@@ -75,12 +75,6 @@ def test_roles_on_devices_of_their_own_are_apart() -> None:
     assert not plan([needs("base"), needs("tuned")], [gpu], None).apart
     assert not plan(trio, [], None).apart
     assert plan([needs("base"), needs("tuned")], [gpu, gpu], None).apart
-
-
-def test_tied_output_is_a_copy_on_the_device_only() -> None:
-    tied = needs("base", tied=True)
-    assert plan([tied], [], None).host_bytes == (1000 + 100 + 50 + 20) * MIB
-    assert plan([tied], [device(5000)], None).device_bytes(0) == (1000 + 100 + 50 + 20) * MIB
 
 
 def test_small_models_first_then_as_much_of_the_base_as_fits() -> None:
@@ -123,12 +117,9 @@ def test_shared_file_counts_its_weights_once() -> None:
 
 @pytest.mark.parametrize(("given", "placed"), [(3, 3), (0, 0), (-1, 11), (99, 11)])
 def test_given_layers_are_honoured(given: int, placed: int) -> None:
-    assert layers(plan([needs("base", n_gpu_layers=given)], [device(5000)], None)) == {
-        "base": placed
-    }
-
-
-def test_given_layers_take_their_place_before_the_others() -> None:
+    alone = plan([needs("base", n_gpu_layers=given)], [device(5000)], None)
+    assert layers(alone) == {"base": placed}
+    # They take their place before the others.
     pair = [needs("tuned", layer=10), needs("base", n_gpu_layers=-1)]
     assert layers(plan(pair, [device(1170)], None)) == {"tuned": 0, "base": 11}
 
@@ -234,12 +225,9 @@ def groups(root: Path, found: dict[str, tuple[int | str, int]]) -> Path:
     return root
 
 
-def test_this_machine() -> None:
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     free = host_memory_free()
     assert free is not None and 0 < free < 1 << 50
-
-
-def test_the_limit_is_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "cgroup_free", lambda _root, _membership: 5)
     assert host_memory_free() == 5
 
