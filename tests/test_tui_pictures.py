@@ -32,7 +32,7 @@ async def compare(d: Driver, name: str) -> None:
     await d.pause()
     text = d.screen_text()
     text = re.sub(r"(memory|free) +[\d.]+ [kMG]?B", r"\1 SIZE", text)
-    text = re.sub(r"\d+ (s|min) ago", "N s ago", text)
+    text = re.sub(r"(\d+ (?:s|min) ago)(.*?)( *)▎", of_any_age, text)
     text = re.sub(r"seed \d+", "seed N", text)
     text = re.sub(r"\S*chat\.toml", "chat.toml", text)
     path = PICTURES / f"{name}.txt"
@@ -40,6 +40,12 @@ async def compare(d: Driver, name: str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
     assert text + "\n" == path.read_text(encoding="utf-8"), f"{path.name}: the screen has changed"
+
+
+def of_any_age(line: re.Match[str]) -> str:
+    """What it would be of a conversation of a few seconds, which is as wide."""
+    age, more, blank = line.groups()
+    return f"N s ago{more}{' ' * (len(age) - len('N s ago'))}{blank}▎"
 
 
 async def begin(d: Driver) -> None:
