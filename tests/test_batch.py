@@ -541,7 +541,7 @@ def test_an_engine_that_fails_on_and_on_ends_the_run(
 ) -> None:
     poisoned.extend(demo.tokenize(f"Where is {place}?")["base"] for place in PLACES)
     came = []
-    with pytest.raises(EngineError, match="gave -3"):
+    with pytest.raises(EngineError, match="returned -3"):
         for line, _ in answer_lines(demo, _lines(10), seed=0, parallel=2):
             came.append(line)
     assert came == []  # rows of lines that may be good: they are answered when the run goes on
