@@ -226,6 +226,11 @@ def test_what_is_no_export_is_refused(history: History, text: str, message: str)
         from_json(history, text, "x.json")
 
 
+def _count(history: History) -> int:
+    """Conversations, the archived ones too."""
+    return sum(len(history.conversations.list(archived, 10_000)) for archived in (False, True))
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_is_taken_or_refused_in_one_line(
@@ -242,13 +247,14 @@ def test_any_value_anywhere_is_taken_or_refused_in_one_line(
         )
     )
     text = changed(document, data.draw(st.sampled_from(places)), value)
-    before = len(history.conversations.list(limit=10_000))
+    before = _count(history)
     try:
         added = from_json(history, text, "x.json")
     except HistoryError as error:
         assert "\n" not in str(error) and str(error).startswith("x.json: ")
         added = []
-    assert len(history.conversations.list(limit=10_000)) == before + len(added)
+    assert _count(history) == before + len(added)
+
     for conversation in added:
         to_markdown(history, conversation.id)
         history.conversations.delete(conversation.id)
