@@ -175,7 +175,7 @@ def with_user_settings(
     _use_models_folder(found[1])
     apart = set(typed)
     if apart & {"base", "tuned", "reference", "role"}:
-        apart |= {"preset", "offline"}
+        apart.add("preset")
     if "raw" in typed:
         apart |= {"chat_template_kwargs", "system_in_user"}
     for name, one in {**found[1], **found[0]}.items():

@@ -331,8 +331,6 @@ def chosen_models(given: Given) -> Preset | dict[str, Path]:
             raise
     if preset is not None:
         raise UsageError(f"--preset and --{next(iter(files))} exclude each other; leave one out")
-    if given["offline"]:
-        raise UsageError("--offline is for presets: files given by path are never downloaded")
     return files
 
 
