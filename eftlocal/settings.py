@@ -43,6 +43,11 @@ LINE, BODY, PRESET, FILE, CHAT, AXIS = (
 _DIAL: Final = (LINE, BODY, PRESET, FILE, CHAT, AXIS)
 
 
+def flag_of(name: str) -> str:
+    """The option of the command line for a name, or for a parameter: `lambda_` is --lambda."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting.
@@ -81,7 +86,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return flag_of(self.name)
 
     @property
     def variable(self) -> str:

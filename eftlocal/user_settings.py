@@ -17,7 +17,17 @@ from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
 from eftlocal.kinds import RefusedError
-from eftlocal.settings import BODY, FILE, LINE, PRESET, SETTINGS, Setting, named, read_table
+from eftlocal.settings import (
+    BODY,
+    FILE,
+    LINE,
+    PRESET,
+    SETTINGS,
+    Setting,
+    flag_of,
+    named,
+    read_table,
+)
 from eftlocal.terminal_text import shown
 
 KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.where}
@@ -112,15 +122,14 @@ def levels() -> tuple[dict[str, Default], dict[str, Default]]:
         UsageError: one is wrong.
     """
     found = from_environment(), from_file()
-    recipe = merged_recipe(map(_of_recipe, found))
-    _parsed(recipe)
+    _parsed(_users_recipe(found))
     return found
 
 
 def user_settings() -> dict[str, Default]:
     """What holds where the command line says nothing, by name."""
     environment, file = levels()
-    recipe = merged_recipe(map(_of_recipe, (environment, file)))
+    recipe = _users_recipe((environment, file))
     return {
         name: one
         for name, one in {**file, **environment}.items()
@@ -154,7 +163,7 @@ class Given(dict[str, Any]):
 
     def named(self, name: str) -> str:
         """What a message calls an option: by where it was given."""
-        return self.sources.get(name) or f"--{name.rstrip('_').replace('_', '-')}"
+        return self.sources.get(name) or flag_of(name)
 
 
 def with_user_settings(
@@ -189,7 +198,7 @@ def with_user_settings(
     for name, one in recipe.items():
         if name not in typed:
             given[name], given.sources[name] = one.value, one.source
-    user = merged_recipe(map(_of_recipe, found))
+    user = _users_recipe(found)
     lost = [name for name in user if name not in recipe and name != "any_sum"]
     return given, [user[name].source for name in lost]
 
@@ -231,6 +240,11 @@ def merged_recipe(found: Iterable[dict[str, Default]]) -> dict[str, Default]:
     if any_sum is not None and "recipe" in merged and "=" in merged["recipe"].value:
         merged["any_sum"] = any_sum
     return merged
+
+
+def _users_recipe(found: Iterable[Mapping[str, Default]]) -> dict[str, Default]:
+    """The options that the user's settings name a recipe with, as `levels` gives them."""
+    return merged_recipe(map(_of_recipe, found))
 
 
 def _of_recipe(level: Mapping[str, Default]) -> dict[str, Default]:

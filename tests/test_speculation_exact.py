@@ -18,6 +18,7 @@ import numpy as np
 import oracle
 import pytest
 from exactness.chi_square import goodness_of_fit
+from exactness.rules import RecoversFromTheTarget
 from exactness.texts import GREEDY, SETTINGS, FixedCosts, Job, answers, other_bits
 from fake_models import EOS, TRIO, FakeModel, fake_emulator, fake_ensemble, native
 
@@ -25,8 +26,7 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.logits.sampling import Candidates, draw
-from eftlocal.speculation.rules import RULES, Draft, Rejection, Rule
+from eftlocal.speculation.rules import RULES, Rule
 from eftlocal.speculation.settings import OFF
 from eftlocal.study.questions import FOLDER, read
 
@@ -107,16 +107,6 @@ def test_answers_have_the_distribution_of_the_formulas(setting: str, drafts: str
     assert len(exact(setting)) > 200
     assert sum(exact(setting).values()) == pytest.approx(1.0)
     assert p_value(setting, DRAFTS[drafts]) > LEAST
-
-
-class RecoversFromTheTarget(Rejection):
-    """The classic mistake: after a refusal, a token of p instead of max(p - q, 0)."""
-
-    def choose(
-        self, target: Candidates, draft: Draft, seed: int, position: int
-    ) -> tuple[int, bool]:
-        token, accepted = super().choose(target, draft, seed, position)
-        return (token, True) if accepted else (draw(target, seed, position, stream=2), False)
 
 
 def test_a_wrong_rule_is_seen() -> None:

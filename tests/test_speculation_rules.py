@@ -10,9 +10,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from exactness.chi_square import goodness_of_fit, independent, joint, same_distribution, survival
-from exactness.rules import Case, candidates, cases, coupled_acceptance, outcome
+from exactness.rules import (
+    Case,
+    RecoversFromTheTarget,
+    candidates,
+    cases,
+    coupled_acceptance,
+    outcome,
+)
 
-from eftlocal.logits.sampling import Candidates, draw, uniform
+from eftlocal.logits.sampling import draw, uniform
 from eftlocal.speculation.rules import RULES, Coupled, Draft, Rejection
 
 NUMBER = 2_000
@@ -52,16 +59,6 @@ def test_likelihood_is_the_acceptance(case: Case) -> None:
     for seed in range(100):
         accepted = Coupled().choose(case.target, case.draft(seed, 3), seed, 3)[1]
         assert Coupled().likelihood(case.target, case.source, seed, 3) == float(accepted)
-
-
-class RecoversFromTheTarget(Rejection):
-    """The classic mistake: after a refusal, a token of p instead of max(p - q, 0)."""
-
-    def choose(
-        self, target: Candidates, draft: Draft, seed: int, position: int
-    ) -> tuple[int, bool]:
-        token, accepted = super().choose(target, draft, seed, position)
-        return (token, True) if accepted else (draw(target, seed, position, stream=2), False)
 
 
 def test_a_wrong_rule_is_found_out() -> None:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eftlocal.cli.streams import tell
-from eftlocal.constraint import KINDS, Constraint, Kind, one_of
+from eftlocal.constraint import KINDS, Constraint, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_schema import schema_notes
 from eftlocal.kinds import OFF, File, Flag, Range, RefusedError, Texts, number
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import AXIS, FILE, LINE, SETTINGS, Setting, named
+from eftlocal.settings import AXIS, FILE, LINE, SETTINGS, Setting, flag_of, named
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
 if TYPE_CHECKING:
@@ -261,10 +261,6 @@ def _role_flag(role: str) -> str:
     return f"--{role}" if role in TRIO else f"--role {role}=FILE"
 
 
-def _written(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
     """The defaults with a verb's options of recipe, sampling, speculation and length.
 
@@ -276,9 +272,9 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
     limits: dict[str, Any] = {n: given.get(n) for n in ("max_tokens", "loop_guard")}
     return replace(
         default,
-        recipe=chosen_recipe(default.recipe, given, _written),
+        recipe=chosen_recipe(default.recipe, given, flag_of),
         sampling=chosen_sampling(default.sampling, given),
-        speculation=chosen_speculation(default.speculation, given, _written),
+        speculation=chosen_speculation(default.speculation, given, flag_of),
         stop=(*default.stop, *(given.get("stop") or ())),
         **{name: value for name, value in limits.items() if value is not None},
     )
@@ -290,11 +286,12 @@ def constraint(given: Mapping[str, Any]) -> Constraint | None:
     Args:
         given: a verb's options by their names.
     """
-    found = one_of({f"--{kind.replace('_', '-')}": given[kind] for kind in KINDS})
+    kinds = {flag_of(kind): kind for kind in KINDS}
+    found = one_of({option: given[kind] for option, kind in kinds.items()})
     if found is None:
         return None
     option, value = found
-    kind = cast(Kind, option.removeprefix("--").replace("-", "_"))
+    kind = kinds[option]
     text = value if kind == "regex" else read_text(value, f"{option} {value}")
     constraint = Constraint(kind, text)
     constraint.check()
@@ -407,7 +404,7 @@ def check_raw(given: Mapping[str, Any]) -> None:
     for name in ("system", "chat_template", "system_in_user", "chat_template_kwargs"):
         if given["raw"] and given[name]:  # no variables at all change nothing
             raise UsageError(
-                f"{_written(name)} needs the chat template, which --raw leaves out; drop one"
+                f"{flag_of(name)} needs the chat template, which --raw leaves out; drop one"
             )
 
 

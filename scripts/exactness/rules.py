@@ -9,8 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw
-from eftlocal.speculation.rules import Draft, Rule
+from eftlocal.speculation.rules import Draft, Rejection, Rule
 from exactness.chi_square import Floats, goodness_of_fit
+
+
+class RecoversFromTheTarget(Rejection):
+    """The classic mistake: after a refusal, a token of p instead of max(p - q, 0).
+
+    A check that cannot tell this from the rule proves nothing.
+    """
+
+    def choose(
+        self, target: Candidates, draft: Draft, seed: int, position: int
+    ) -> tuple[int, bool]:
+        token, accepted = super().choose(target, draft, seed, position)
+        return (token, True) if accepted else (draw(target, seed, position, stream=2), False)
 
 
 @dataclass(frozen=True)
