@@ -460,6 +460,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         assert "F2 shows the dials" in d.screen_text()
         await d.send("Count")
         await d.until(lambda: "Ctrl+Y stops" in d.static("#status"))
+        await d.until(lambda: d.turns[-1:] == ["One"])
         await d.press("f7")
         assert "Ctrl+L and Ctrl+R make more" in d.toasts
         await d.press("ctrl+n")
@@ -468,9 +469,11 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         script.go.set()
         await d.idle()
         assert "Ctrl+X continues" in d.screen_text()
+        kept = d.turns[-1]  # the engine may have been asked for one more piece already
+        assert kept in ("One", "One two")
         await d.press("ctrl+x")
         await d.idle()
-        assert d.turns == ["Count", "One twoThree."]
+        assert d.turns == ["Count", kept + "Three."]
         await d.press("f6")
         await d.until(lambda: "m p" in d.screen_text())
         await d.press("escape", "ctrl+o", "a")
