@@ -172,7 +172,7 @@ def rebuild(build: Mapping[str, Any], variables: Mapping[str, str] | None = None
     wanted = dict(variables or {})
     if build:  # the set-up finds out the rest
         return f"{_setting(wanted)}{SETUP} --rebuild"
-    cmake = ["-DLLAVA_BUILD=OFF", *_gpu_options()]
+    cmake = ["-DLLAVA_BUILD=OFF", *_gpu_options(), "-DGGML_RPC=on"]
     wanted = {"CMAKE_ARGS": " ".join(cmake), **(AMX_CURE if cpu_has_amx() else {}), **wanted}
     package = "llama-cpp-python"
     pip = f'"{sys.executable}" -m pip install --force-reinstall --no-cache-dir'

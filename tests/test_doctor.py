@@ -109,8 +109,8 @@ def test_advice(kind: str, build: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("amx", "nvidia", "pip", "command"),
     [
-        (False, False, True, 'CMAKE_ARGS=-DLLAVA_BUILD=OFF "PY" -m pip install'),
-        (False, True, True, 'CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_CUDA=on" "PY" -m pip'),
+        (False, False, True, 'CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_RPC=on" "PY" -m pip install'),
+        (False, True, True, '"-DLLAVA_BUILD=OFF -DGGML_CUDA=on -DGGML_RPC=on" "PY" -m pip'),
         (
             True,
             False,

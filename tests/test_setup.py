@@ -251,13 +251,14 @@ def test_make_plan_puts_the_cure_and_the_users_flags_together(
     monkeypatch.setattr(plan, "read_gpu", lambda env: gpu())
     monkeypatch.setattr(plan, "decide", lambda cpu, compilers: amx.Cure(amx.CURE, "for a test"))
     user = {"CXXFLAGS": "-O2 '-DX=a b'", "CMAKE_ARGS": "-DGGML_NATIVE=off"}
-    made = plan.make_plan(Choices("cpu", True, user))
+    made = plan.make_plan(Choices("cpu", environment=user))
     assert made.cxxflags == ("-fno-tree-dse", "-fno-dse", "-O2", "-DX=a b")
     assert made.cmake_args == ("-DLLAVA_BUILD=OFF", "-DGGML_RPC=on", "-DGGML_NATIVE=off")
     env = made.build_environment(3)
     assert env["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
     assert env["CXXFLAGS"].endswith("-O2 '-DX=a b'")
     assert made.facts()["amx_cure"] == {"applied": True, "why": "for a test"}
+    assert "-DGGML_RPC=on" not in plan.make_plan(Choices("cpu", rpc=False)).cmake_args
 
 
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,10 +533,14 @@ def test_what_a_stamp_covers(asked: tuple[str, str, tuple[str, ...], bool], cove
 def test_stamp_is_read_back_and_a_torn_one_is_none(checkout: Path) -> None:
     environment = Environment(checkout)
     environment.folder.mkdir()
-    stamp = Stamp("p", "k", ("test",), True, Choices("cuda", True, {"CC": "gcc"}))
+    stamp = Stamp("p", "k", ("test",), True, Choices("cuda", False, {"CC": "gcc"}))
     environment.write_stamp(stamp)
     assert environment.read_stamp() == stamp
     text = environment.stamp_file.read_text()
+    environment.stamp_file.write_text(text.replace('"no_rpc": true', '"rpc": false'))
+    assert environment.read_stamp() == dataclasses.replace(
+        stamp, choices=dataclasses.replace(stamp.choices, rpc=True)
+    )
     for torn in (text[: len(text) // 2], "[]", '{"key": 1}', ""):
         environment.stamp_file.write_text(torn)
         assert environment.read_stamp() is None
@@ -544,11 +549,11 @@ def test_stamp_is_read_back_and_a_torn_one_is_none(checkout: Path) -> None:
 def test_choices_are_kept_until_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in plan.BUILD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    earlier = Choices("cpu", True, {"CXXFLAGS": "-O1"})
+    earlier = Choices("cpu", False, {"CXXFLAGS": "-O1"})
     kept = setup_main.merge_choices(setup_main.parse([]), earlier)
     assert kept == earlier
-    assert kept.in_words() == "--cpu --rpc CXXFLAGS=-O1"
-    assert setup_main.merge_choices(setup_main.parse(["--no-rpc"]), earlier).rpc is False
+    assert kept.in_words() == "--cpu --no-rpc CXXFLAGS=-O1"
+    assert setup_main.merge_choices(setup_main.parse(["--rpc"]), earlier).rpc is True
     assert setup_main.merge_choices(setup_main.parse(["--cuda"]), earlier).accelerator == "cuda"
     assert setup_main.merge_choices(setup_main.parse(["--forget"]), earlier) == Choices()
     monkeypatch.setenv("CXXFLAGS", "-O2")
@@ -648,7 +653,7 @@ def test_interrupt_never_looks_finished(
     fake: FakeSetUp, step: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.fail_at = {step: KeyboardInterrupt()}
-    assert fake.run("--rpc", "--extra", "train")[0] == 130
+    assert fake.run("--no-rpc", "--extra", "train")[0] == 130
     assert "run it again" in capsys.readouterr().err
     fake.fail_at = {}
     code, done = fake.run()
@@ -656,7 +661,7 @@ def test_interrupt_never_looks_finished(
     stamp = Environment(fake.root).read_stamp()
     assert stamp is not None and stamp.key == fake.plan.key
     if step != "make":  # before that there is no folder to keep them in
-        assert stamp.choices.rpc and stamp.extras == ("train",)
+        assert not stamp.choices.rpc and stamp.extras == ("train",)
 
 
 def test_failure_is_told_in_lines_of_its_own(

@@ -65,7 +65,8 @@ class Environment:
         try:
             raw = json.loads(self.stamp_file.read_text(encoding="utf-8"))
             chosen = raw["choices"]
-            choices = Choices(chosen["accelerator"], chosen["rpc"], chosen["environment"])
+            accelerator, rpc = chosen["accelerator"], not chosen.get("no_rpc", False)
+            choices = Choices(accelerator, rpc, chosen["environment"])
             made = (raw["pyproject"], raw["key"], tuple(raw["extras"]), raw["proven"])
             return Stamp(*made, choices, raw.get("folder", str(self.folder.resolve())))
         except (OSError, ValueError, KeyError, TypeError):

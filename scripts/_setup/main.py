@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="setup.py",
         description="Make .venv in this checkout with llama.cpp built for this machine.",
-        epilog="Later set-ups of this checkout keep what you choose here (--cuda, --rpc, "
+        epilog="Later set-ups of this checkout keep what you choose here (--cuda, --no-rpc, "
         "CXXFLAGS=...) until --forget. EFTLOCAL_WHEELS is the folder of built wheels.",
         allow_abbrev=False,
     )
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rpc",
         action=argparse.BooleanOptionalAction,
-        help="also build RPC, for devices of other machines",
+        help="build RPC in, for devices of other machines (default: yes)",
     )
     parser.add_argument(
         "--extra", action="append", default=[], metavar="NAME", help="also install this extra"

@@ -81,19 +81,19 @@ class Choices:
     """What the user asked for; later set-ups of the same checkout keep to it."""
 
     accelerator: str | None = None
-    rpc: bool = False
+    rpc: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return {
             "accelerator": self.accelerator,
-            "rpc": self.rpc,
+            "no_rpc": not self.rpc,  # older set-ups wrote "rpc": false where nobody had asked
             "environment": dict(self.environment),
         }
 
     def in_words(self) -> str:
         words = [f"--{self.accelerator}"] if self.accelerator else []
-        words += ["--rpc"] if self.rpc else []
+        words += [] if self.rpc else ["--no-rpc"]
         words += [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join(words)
 
