@@ -232,7 +232,8 @@ def run(model: Path | None = None) -> SelfTestResult:
 
     started = time.perf_counter()
     facts: dict[str, Any] = {"tokens": TOKENS}
-    gpus = [device.name for device in llama.devices() if device.kind in ("gpu", "igpu")]
+    found = [device for device in llama.devices() if device.kind in ("gpu", "igpu")]
+    gpus = [device.name for device in sorted(found, key=lambda device: device.kind)]
     wanted = read_build_facts().get("accelerator", "cpu")
     if wanted != "cpu" and not gpus:
         return SelfTestResult(False, f"built for {wanted}, but llama.cpp finds no such device")
@@ -240,8 +241,8 @@ def run(model: Path | None = None) -> SelfTestResult:
         path = model or Path(folder) / "selftest.gguf"
         if model is None:
             write_random_model(path)
-        for place, layers in (("cpu", 0), *((name, -1) for name in gpus[:1])):
-            with llama.Model(path, gpu_layers=layers) as loaded:
+        for place, devices in (("cpu", []), *((name, [name]) for name in gpus[:1])):
+            with llama.Model(path, gpu_layers=-1, devices=devices) as loaded:
                 problem, facts[place] = _compare(loaded)
             if problem:
                 return SelfTestResult(False, f"on {place}: {problem}", facts=facts)

@@ -272,9 +272,15 @@ def test_recurrent_models_are_not_rewound(
 
 def test_devices_and_build() -> None:
     cpu = [device for device in llama.devices() if device.kind == "cpu"]
-    assert len(cpu) == 1 and cpu[0].memory_total > 0
+    assert len(cpu) == 1 and cpu[0].memory_total > 0 and cpu[0].backend == "CPU"
+    assert "CPU" in llama.backends()
     assert "CPU" in llama.system_info()
     assert llama.default_threads() >= 1
+
+
+def test_a_device_that_is_not_there_is_named(tiny_files: dict[str, Path]) -> None:
+    with pytest.raises(EngineError, match="has no device Vulkan7; `eftlocal doctor`"):
+        Model(tiny_files["base"], gpu_layers=-1, devices=["Vulkan7"])
 
 
 class _Interrupting(logging.Handler):

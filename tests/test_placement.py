@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import kv_cache_bytes, read_header
+from eftlocal.llama import Device
 from eftlocal.loading import placement
 from eftlocal.loading.placement import (
     DEVICE_MARGIN,
     DeviceMemory,
     Plan,
     RoleNeeds,
+    accelerators,
     cgroup_free,
     host_memory_free,
     plan,
@@ -49,6 +51,61 @@ def needs(
 def device(free: int, name: str = "CUDA0", unified: bool = False) -> DeviceMemory:
     """A device with `free` MiB besides the margin."""
     return DeviceMemory(name, free * MIB + DEVICE_MARGIN, unified)
+
+
+def found(
+    name: str, kind: str = "gpu", id: str = "", memory: int = 8000, text: str = "a device"
+) -> Device:
+    """A device as llama.cpp tells it: CUDA1 is the backend CUDA's second."""
+    size = memory * MIB
+    return Device(name, text, kind, size, size, name.rstrip("0123456789"), id)  # type: ignore[arg-type]
+
+
+DISCRETE, INTEGRATED = found("Vulkan1", id="0000:01:00.0"), found("Vulkan0", "igpu", "0000:c1:00.0")
+
+
+@pytest.mark.parametrize(
+    ("devices", "taken"),
+    [
+        ([found("CPU", "cpu"), found("BLAS", "accel")], []),
+        ([INTEGRATED], ["Vulkan0"]),
+        ([INTEGRATED, DISCRETE], ["Vulkan1"]),
+        ([INTEGRATED, found("RPC0")], ["RPC0", "Vulkan0"]),
+        ([found("CUDA0", id="0000:01:00.0"), DISCRETE], ["CUDA0"]),
+        ([found("Vulkan0"), found("Vulkan1")], ["Vulkan0", "Vulkan1"]),
+        ([found("SYCL0", "igpu"), INTEGRATED, found("SYCL1", "igpu")], ["SYCL0", "SYCL1"]),
+    ],
+)
+def test_models_go_to_the_devices_that_llama_cpp_would_take(
+    devices: list[Device], taken: list[str]
+) -> None:
+    assert [device.name for device in accelerators(devices, None)] == taken
+
+
+@pytest.mark.parametrize(
+    ("device", "system", "unified"),
+    [
+        (found("CUDA0"), "linux", False),
+        (found("MTL0"), "darwin", True),
+        (found("RPC0"), "darwin", False),
+        (INTEGRATED, "linux", True),
+        (found("Vulkan0", text="llvmpipe (LLVM 19.1.7, 256 bits)"), "linux", True),
+        (found("OpenCL0", memory=0), "linux", True),
+    ],
+)
+def test_whose_memory_a_device_has(device: Device, system: str, unified: bool) -> None:
+    (memory,) = accelerators([device], 100 * MIB, system)
+    assert memory == DeviceMemory(device.name, device.memory_free or 100 * MIB, unified)
+
+
+def test_a_model_is_given_the_devices_that_it_is_placed_on() -> None:
+    devices = [device(1500), device(2000, "CUDA1")]
+    result = plan([needs("base"), needs("reference", layer=50)], devices, None)
+    assert result.used_by("base") == [("CUDA0", 11)]
+    assert result.used_by("reference") == [("CUDA1", 11)]
+    host = plan([needs("base", n_gpu_layers=0)], devices, None)
+    assert host.used_by("base") == [("CUDA0", 0), ("CUDA1", 0)]
+    assert plan([needs("base")], [], None).used_by("base") == []
 
 
 def layers(result: Plan) -> dict[str, int]:

@@ -8,6 +8,7 @@ the rows asked for.
 from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
+    backends,
     build,
     chat_formats,
     default_threads,
@@ -25,6 +26,7 @@ __all__ = [
     "Device",
     "Model",
     "Span",
+    "backends",
     "build",
     "chat_formats",
     "default_threads",

@@ -61,13 +61,33 @@ def last_words() -> str:
 
 @dataclass(frozen=True)
 class Device:
-    """A device that llama.cpp can compute on; memory in bytes, as the driver tells it now."""
+    """A device that llama.cpp can compute on; memory in bytes, as the driver tells it now.
+
+    backend: the part of llama.cpp that drives it (CUDA, Vulkan, RPC, ...). id: the address of the
+    hardware, which two backends may both drive; "" where it is not known.
+    """
 
     name: str
     description: str
     kind: Literal["cpu", "gpu", "igpu", "accel", "meta"]
     memory_free: int
     memory_total: int
+    backend: str = ""
+    id: str = ""
+
+
+class _Properties(ctypes.Structure):
+    """ggml_backend_dev_props of ggml-backend.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("capabilities", ctypes.c_bool * 16),  # five, and room for more
+    )
 
 
 @cache
@@ -82,26 +102,53 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
 def devices() -> list[Device]:
     """Every device of this build, the CPU among them."""
     start()
-    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    of_device = _ggml("ggml_backend_dev_get_props", None, pointer, ctypes.POINTER(_Properties))
+    backend_of = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)
     found = []
     for i in range(_ggml("ggml_backend_dev_count", size)()):
-        device = _ggml("ggml_backend_dev_get", pointer, size)(i)
-        free, total = size(0), size(0)
-        memory = _ggml(
-            "ggml_backend_dev_memory", None, pointer, ctypes.POINTER(size), ctypes.POINTER(size)
-        )
-        memory(device, ctypes.byref(free), ctypes.byref(total))
-        kind = _ggml("ggml_backend_dev_type", ctypes.c_int, pointer)(device)
+        device, told = _ggml("ggml_backend_dev_get", pointer, size)(i), _Properties()
+        of_device(device, ctypes.byref(told))
         found.append(
             Device(
-                name=_ggml("ggml_backend_dev_name", text, pointer)(device).decode(),
-                description=_ggml("ggml_backend_dev_description", text, pointer)(device).decode(),
-                kind=("cpu", "gpu", "igpu", "accel", "meta")[kind],
-                memory_free=free.value,
-                memory_total=total.value,
+                name=told.name.decode(),
+                description=told.description.decode("utf-8", "replace"),
+                kind=("cpu", "gpu", "igpu", "accel", "meta")[told.type],
+                memory_free=told.memory_free,
+                memory_total=told.memory_total,
+                backend=_name(backend_of(device)),
+                id=(told.device_id or b"").decode(),
             )
         )
     return found
+
+
+def _name(backend: int) -> str:
+    name = _ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(backend)
+    return str(name.decode())
+
+
+def backends() -> list[str]:
+    """The parts of llama.cpp that this build has and that started: CPU, CUDA, Vulkan, RPC, ..."""
+    start()
+    count = _ggml("ggml_backend_reg_count", ctypes.c_size_t)()
+    get = _ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    return [_name(get(i)) for i in range(count)]
+
+
+def device_list(names: Sequence[str]) -> Any:
+    """The devices of these names, as llama.cpp takes a list of them: it ends with a null.
+
+    Raises:
+        EngineError: there is no such device, or no longer.
+    """
+    listed = (ctypes.c_void_p * (len(names) + 1))()
+    by_name = _ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)
+    for i, name in enumerate(names):
+        listed[i] = by_name(name.encode())
+        if not listed[i]:
+            raise EngineError(f"llama.cpp has no device {name}; `eftlocal doctor` lists them")
+    return listed
 
 
 @cache
@@ -147,6 +194,7 @@ def facts() -> dict[str, Any]:
     """What this llama.cpp says of itself: version, devices (memory in bytes), features."""
     return {
         "llama_cpp": llama_cpp.llama_version().decode(),
+        "backends": backends(),
         "devices": [asdict(device) for device in devices()],
         "supports_rpc": bool(llama_cpp.llama_supports_rpc()),
         "supports_gpu_offload": bool(llama_cpp.llama_supports_gpu_offload()),

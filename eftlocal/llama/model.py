@@ -13,7 +13,7 @@ from typing import Any
 
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
-from eftlocal.llama.engine import last_words, llama_cpp, raise_pending, recent, start
+from eftlocal.llama.engine import device_list, last_words, llama_cpp, raise_pending, recent, start
 from eftlocal.native import SignalsLater, on_deep_stack
 
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
@@ -44,16 +44,19 @@ class Model(Closing):
     Args:
         path: the file, or the first of its shards.
         gpu_layers: layers kept on the GPU, counted from the last; -1 is all of them.
-        tensor_split: share of those layers that each GPU takes; empty leaves it to llama.cpp.
+        devices: names of the devices it may use, with none the CPU alone, not even others for
+            large batches; None leaves it to llama.cpp.
+        tensor_split: share of those layers that each of the devices takes; empty leaves it to
+            llama.cpp.
         mapped: map the file into memory; False reads it, which keeps a model whose weights are
             repacked from standing in memory twice.
-        host_only: use no other device than the CPU, not even for large batches.
         repacked: let the CPU copy weights into a layout that it computes faster with.
         vocab_only: load the tokenizer without the weights; n_ctx_train and n_layers are then 0.
         progress: called with the share loaded, 0.0 to 1.0; what it raises ends the load.
 
     Raises:
         ModelFileError: llama.cpp cannot load the file; the line says why.
+        EngineError: there is no device of such a name.
     """
 
     def __init__(
@@ -61,9 +64,9 @@ class Model(Closing):
         path: str | os.PathLike[str],
         *,
         gpu_layers: int = 0,
+        devices: Sequence[str] | None = None,
         tensor_split: Sequence[float] = (),
         mapped: bool = True,
-        host_only: bool = False,
         repacked: bool = True,
         vocab_only: bool = False,
         progress: Callable[[float], None] | None = None,
@@ -78,9 +81,9 @@ class Model(Closing):
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
         params.use_extra_bufts = repacked
-        none = (ctypes.c_void_p * 1)()  # a list of devices that ends at once
-        if host_only:
-            params.devices = ctypes.addressof(none)
+        if devices is not None:
+            listed = device_list(devices)
+            params.devices = ctypes.addressof(listed)
         if not mapped:
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         if any(tensor_split):

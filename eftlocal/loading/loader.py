@@ -7,7 +7,6 @@ is first loaded in a child process.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,9 +21,9 @@ from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.placement import (
-    DeviceMemory,
     Plan,
     RoleNeeds,
+    accelerators,
     check_threads,
     host_memory_free,
     plan,
@@ -207,12 +206,8 @@ def _planned(
         RoleNeeds.of(role, source, headers[role], n_seq_max, adapters.get(role))
         for role, source in sources.items()
     ]
-    accelerators = [
-        DeviceMemory(d.name, d.memory_free, unified=d.kind == "igpu" or sys.platform == "darwin")
-        for d in llama.devices()
-        if d.kind in ("gpu", "igpu")
-    ]
-    return plan(needs, accelerators, host_memory_free(), force=force)
+    host_free = host_memory_free()
+    return plan(needs, accelerators(llama.devices(), host_free), host_free, force=force)
 
 
 def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loaded:
@@ -229,11 +224,13 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             file = source.path.resolve()
             if file not in loaded:
                 placement = prepared.plan.roles[role]
+                used = prepared.plan.used_by(role)
                 loaded[file] = resources.enter_context(
                     llama.Model(
                         file,
                         gpu_layers=placement.n_gpu_layers,
-                        tensor_split=placement.split,
+                        devices=[name for name, _ in used],
+                        tensor_split=[layers for _, layers in used],
                         mapped=placement.n_gpu_layers != 0 or not _repacked(prepared.headers[role]),
                         progress=progress and partial(progress, role),
                     )

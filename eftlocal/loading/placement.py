@@ -9,6 +9,7 @@ within a container's limits.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ import psutil
 from eftlocal.constraint import BYTES_A_TOKEN, BYTES_AN_ANSWER
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
+from eftlocal.llama import Device
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
 
@@ -28,6 +30,7 @@ _TRY = (
     "try a smaller context (n_ctx), KV-cache type q8_0, a smaller quantization of the base or a "
     "smaller model"
 )
+_SOFTWARE = ("llvmpipe", "SwiftShader")  # Vulkan on the CPU: slow, for tests
 _UNLIMITED = 1 << 62  # bytes; cgroup v1 says "no limit" with a number next to 2^63
 
 
@@ -98,11 +101,41 @@ class RoleNeeds:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """An accelerator and its free bytes; unified: it is the host's own memory (Apple)."""
+    """An accelerator and its free bytes; unified: they are the host's own memory."""
 
     name: str
     free: int
     unified: bool = False
+
+
+def accelerators(
+    found: Sequence[Device], host_free: int | None, system: str = sys.platform
+) -> list[DeviceMemory]:
+    """The devices that models go to, of all that llama.cpp finds; those it would take by itself.
+
+    Each GPU once, though several backends may drive it, and integrated GPUs only where this
+    machine has no other. A device that reports no memory is taken to share the host's.
+    """
+    gpus: list[Device] = []
+    integrated: list[Device] = []
+    for device in found:
+        if device.kind == "gpu" and not (device.id and device.id in [gpu.id for gpu in gpus]):
+            gpus.append(device)
+        if device.kind == "igpu" and device.backend in [i.backend for i in integrated or [device]]:
+            integrated.append(device)
+    if all(gpu.backend == "RPC" for gpu in gpus):
+        gpus += integrated
+    return [
+        DeviceMemory(
+            gpu.name,
+            gpu.memory_free if gpu.memory_total else host_free or 0,
+            unified=(system == "darwin" and gpu.backend != "RPC")
+            or gpu.kind == "igpu"
+            or not gpu.memory_total
+            or gpu.description.startswith(_SOFTWARE),
+        )
+        for gpu in gpus
+    ]
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,13 @@ class Plan:
             for placement in self.roles.values()
         ]
         return any(a.isdisjoint(b) for a, b in combinations(places, 2))
+
+    def used_by(self, role: str) -> list[tuple[str, int]]:
+        """The devices of a role and its layers on each. One that is all on the host has every
+        device, with no layer: llama.cpp computes its large batches there."""
+        split = self.roles[role].split
+        each = [(device.name, n) for device, n in zip(self.devices, split, strict=True)]
+        return [(name, n) for name, n in each if n or not any(split)]
 
     @property
     def host_bytes(self) -> int:

@@ -77,7 +77,7 @@ def _load(request: dict[str, Any], step: Callable[..., None]) -> None:
 
     step(LOADING)
     with Model(
-        request["model"], host_only=True, repacked=request["repacked"], progress=progress
+        request["model"], devices=(), repacked=request["repacked"], progress=progress
     ) as model:
         step(READING)
         tokens = _read_text(model)
