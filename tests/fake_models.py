@@ -87,6 +87,7 @@ class Cells:
     def __init__(self, model: FakeModel, params: Any) -> None:
         self.model = model
         self.n_seq_max, self.n_batch = params.n_seq_max, params.n_batch
+        self.n_outputs_max = params.n_outputs_max
         self.n_ctx_seq = params.n_ctx // params.n_seq_max
         self.cells: list[list[int]] = [[] for _ in range(params.n_seq_max)]
         self.rows = np.empty((params.n_batch, model.vocab_size), dtype=np.float32)
@@ -104,6 +105,7 @@ class Cells:
             assert len(cells) == positions[i] < self.n_ctx_seq, "a gap, or an overflow"
             cells.append(tokens[i])
             if wanted[i]:
+                assert at < self.n_outputs_max, "where llama.cpp ends the process"
                 self.rows[at] = self.model.row(tuple(cells))
                 at += 1
         return 0

@@ -16,7 +16,7 @@ from eftlocal.decoding.passes import LONGEST, passes
 from eftlocal.errors import EngineError
 from eftlocal.llama import Context, Model, Span
 
-N_BATCH = 40
+N_BATCH, N_ROWS = 40, 32
 
 
 def cost(tokens: int) -> float:
@@ -33,7 +33,7 @@ def price(spans: Sequence[Span], reach: Sequence[int]) -> float:
     first, last = min(counts), max(counts)
     tokens = (last - first + 1) * longest
     padded = [s for s in range(first, last + 1) if counts.get(s, 0) < longest]
-    if longest > LONGEST or tokens > N_BATCH or any(reach[s] < longest for s in padded):
+    if longest > LONGEST or tokens > N_ROWS or any(reach[s] < longest for s in padded):
         return math.inf
     return cost(tokens)
 
@@ -47,7 +47,11 @@ def test_the_cheapest_of_all_cuts(data: st.DataObject) -> None:
     ]
     reach = [data.draw(st.sampled_from([0, 3, 25])) for _ in range(10)]
     calls = passes(
-        data.draw(st.permutations(spans)), n_batch=N_BATCH, reach=reach.__getitem__, seconds=cost
+        data.draw(st.permutations(spans)),
+        n_batch=N_BATCH,
+        n_rows=N_ROWS,
+        reach=reach.__getitem__,
+        seconds=cost,
     )
     total = 0.0
     for call in calls:
@@ -72,7 +76,13 @@ def test_rows_that_cost_more_together_are_decoded_one_by_one() -> None:
     measured = {1: 19.0, 2: 40.0, 3: 41.0, 4: 31.0}
     for count, calls in ((1, 1), (2, 2), (3, 1), (4, 1)):
         spans = [Span(slot, [7]) for slot in range(count)]
-        found = passes(spans, n_batch=N_BATCH, reach=lambda _: 25, seconds=measured.__getitem__)
+        found = passes(
+            spans,
+            n_batch=N_BATCH,
+            n_rows=N_BATCH,
+            reach=lambda _: 25,
+            seconds=measured.__getitem__,
+        )
         assert len(found) == calls
         assert [span._replace(padding=0) for call in found for span in call] == spans
 

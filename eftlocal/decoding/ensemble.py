@@ -94,6 +94,7 @@ class Ensemble:
         self._abandoned = False
         self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
         self.n_batch = min(context.n_batch for context in contexts.values())
+        self.n_rows = min(context.n_rows for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
 
@@ -365,7 +366,7 @@ class Ensemble:
                     f"the {what} has {len(tokens)} tokens and {room} fit after its prompt; "
                     "shorten it or raise n_ctx"
                 )
-            count = min(_SCORED, self.n_batch)
+            count = min(_SCORED, self.n_rows)
             for start in range(0, len(tokens), count):
                 chunk = tokens[start : start + count]
                 sequence.choices.extend(Choice(token) for token in chunk[:-1])
@@ -386,6 +387,7 @@ class Ensemble:
         calls = passes(
             spans,
             n_batch=context.n_batch,
+            n_rows=context.n_rows,
             reach=lambda slot: 0 if fixed else context.n_ctx - len(context.tokens(slot)),
             seconds=lambda rows: self.seconds(role, rows),
         )

@@ -16,18 +16,29 @@ from eftlocal.llama import Span
 LONGEST = 17  # tokens of a span that may share a pass; longer ones fill a pass by themselves
 
 
+def most_rows(n_seq_max: int) -> int:
+    """Rows of logits that one call should be able to give where so many sequences may run.
+
+    llama.cpp holds memory for each from the start. 64 fit where the hidden rows of a prompt's
+    tokens are; beyond that, more than eight a sequence are no cheaper together than apart.
+    """
+    return max(64, 8 * n_seq_max)
+
+
 def passes(
     spans: Sequence[Span],
     *,
     n_batch: int,
+    n_rows: int,
     reach: Callable[[int], int],
     seconds: Callable[[int], float],
 ) -> list[list[Span]]:
     """Divides spans into calls, padded so that each is one pass, at the least total cost.
 
     Args:
-        spans: one a slot, none longer than n_batch.
+        spans: one a slot, none longer than n_batch, none with more than n_rows rows.
         n_batch: most tokens of a call.
+        n_rows: most tokens of a call that several slots share: each may want a row.
         reach: tokens that a slot can take, padding included; 0 where it can take no padding.
         seconds: of a pass by its tokens.
 
@@ -40,11 +51,12 @@ def passes(
     neighbours = slots[-1] - slots[0] + 1 == len(slots)
     alike = min(counts) == max(counts) <= (LONGEST if len(slots) > 1 else n_batch)
     total = len(slots) * counts[0]
+    most = n_rows if len(slots) > 1 else n_batch
     # Two rows can cost more than one does twice: kernels have tiles of several rows.
-    if neighbours and alike and total <= n_batch and seconds(total) <= sum(map(seconds, counts)):
+    if neighbours and alike and total <= most and seconds(total) <= sum(map(seconds, counts)):
         return [ordered]
     calls = []
-    for start, end in _cheapest(slots, counts, n_batch, reach, seconds):
+    for start, end in _cheapest(slots, counts, n_rows, reach, seconds):
         longest = max(counts[start:end])
         call, slot = [], slots[start]
         for span in ordered[start:end]:
@@ -58,7 +70,7 @@ def passes(
 def _cheapest(
     slots: Sequence[int],
     counts: Sequence[int],
-    n_batch: int,
+    n_rows: int,
     reach: Callable[[int], int],
     seconds: Callable[[int], float],
 ) -> list[tuple[int, int]]:
@@ -74,7 +86,7 @@ def _cheapest(
             for idle in range(slots[start] + 1, slots[start + 1]):
                 most = min(most, reach(idle))
             most = min(most, max(counts[start], reach(slots[start])))
-            if longest > LONGEST or tokens > n_batch or most < longest:
+            if longest > LONGEST or tokens > n_rows or most < longest:
                 break  # wider ranges are longer, and reach no further
             cost = least[start] + seconds(tokens)
             if cost < best:

@@ -157,8 +157,17 @@ class Header:
 
         Where it is tied to the embeddings llama.cpp makes a copy on the device.
         """
+        return sum(tensor.nbytes for tensor in self._output)
+
+    @property
+    def output_type(self) -> str:
+        """The element type of the output matrix, such as Q6_K; empty where there is none."""
+        return next((tensor.type.name for tensor in self._output), "")
+
+    @property
+    def _output(self) -> list[TensorInfo]:
         name = "token_embd.weight" if self.has_tied_output else "output.weight"
-        return sum(tensor.nbytes for tensor in self.tensors if tensor.name == name)
+        return [tensor for tensor in self.tensors if tensor.name == name]
 
     def number(self, key: str, default: int = 0) -> int:
         """The whole number under the architecture's key."""

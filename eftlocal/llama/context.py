@@ -59,6 +59,8 @@ class Context(Closing):
         n_ctx: longest sequence, in tokens. llama.cpp rounds it up; the rest is never used.
         n_batch: most tokens in one `decode`.
         n_seq_max: sequences that may live side by side.
+        n_rows: most rows of logits that one `decode` gives; None is n_batch. llama.cpp holds
+            memory for so many from the start: 0.5 MiB each for a vocabulary of 128,256.
         n_threads: CPU threads; None is every physical core.
         cache_type_k, cache_type_v: element types of the cache, a name of settings.CACHE_TYPES.
         flash_attention: "auto", "on" or "off".
@@ -78,6 +80,7 @@ class Context(Closing):
         n_ctx: int,
         n_batch: int = 512,
         n_seq_max: int = 1,
+        n_rows: int | None = None,
         n_threads: int | None = None,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
@@ -99,6 +102,7 @@ class Context(Closing):
         params.n_batch = max(n_batch, n_seq_max)
         params.n_ubatch = params.n_batch
         params.n_seq_max = n_seq_max
+        params.n_outputs_max = max(n_rows or params.n_batch, n_seq_max)
         params.n_threads = params.n_threads_batch = n_threads or default_threads()
         params.type_k = _choice("KV cache type", cache_type_k, _CACHE_TYPES)
         params.type_v = _choice("KV cache type", cache_type_v, _CACHE_TYPES)
@@ -129,6 +133,7 @@ class Context(Closing):
                 )
             self.n_ctx = min(n_ctx, int(llama_cpp.llama_n_ctx_seq(self._handle)))
             self.n_batch: int = llama_cpp.llama_n_batch(self._handle)
+            self.n_rows: int = min(self.n_batch, params.n_outputs_max)
             self._batch = _Batch(self.n_batch)
             if adapters:
                 self._apply(adapters)
@@ -198,6 +203,8 @@ class Context(Closing):
                 raise EngineError(
                     f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
                 )
+        if sum(span.rows for span in spans) > self.n_rows:  # llama.cpp ends the process
+            raise EngineError(f"{self.model.path.name}: a decode gives {self.n_rows} rows at most")
         rows = self._batch.fill(spans, [len(tokens) for tokens in records])
         self._unsettled.update(span.sequence for span in spans)
         code = self._call(check)

@@ -180,11 +180,14 @@ def build() -> str:
 def repacked_types() -> frozenset[str]:
     """Names of the tensor types that this build, on the CPU, copies into a layout of its own.
 
-    Measured with llama.cpp 0.5.0-dev on x86-64 with AVX-512; AMX's are those of its source.
+    As llama.cpp 0.5.0-dev chooses (`ggml_repack_get_optimal_repack_type` and AMX's buffers);
+    seen on x86-64 with AVX-512 alone.
     """
     info, types = system_info(), set[str]()
     if "REPACK = 1" in info:
-        types |= {"Q4_0", "Q4_K"}
+        types |= {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}
+        types |= {"Q2_K"} if "AVX512 = 1" in info else set()
+        types |= {"Q5_K", "Q6_K", "Q8_0"} if "DOTPROD = 1" in info else set()
     if "AMX_INT8 = 1" in info:
         types |= {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
     return frozenset(types)

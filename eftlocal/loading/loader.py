@@ -17,6 +17,7 @@ from pathlib import Path
 import eftlocal
 from eftlocal import hub, llama
 from eftlocal.decoding.ensemble import Ensemble
+from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
@@ -203,7 +204,14 @@ def _planned(
     force: bool,
 ) -> Plan:
     needs = [
-        RoleNeeds.of(role, source, headers[role], n_seq_max, adapters.get(role))
+        RoleNeeds.of(
+            role,
+            source,
+            headers[role],
+            n_seq_max,
+            adapters.get(role),
+            llama.repacked_types(),
+        )
         for role, source in sources.items()
     ]
     host_free = host_memory_free()
@@ -306,6 +314,7 @@ def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Co
         n_ctx=source.n_ctx or DEFAULT_N_CTX,
         n_batch=source.n_batch,
         n_seq_max=n_seq_max,
+        n_rows=most_rows(n_seq_max),
         n_threads=source.threads,
         cache_type_k=source.cache_type_k,
         cache_type_v=source.cache_type_v,

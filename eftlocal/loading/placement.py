@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import NamedTuple
 import psutil
 
 from eftlocal.constraint import BYTES_A_TOKEN, BYTES_AN_ANSWER
+from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
 from eftlocal.llama import Device
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
+from eftlocal.settings import MAX_DRAFT
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
 _TRY = (
@@ -39,9 +41,10 @@ class RoleNeeds:
     """What one role needs, in bytes. Roles with the same `file` share its weights.
 
     layers and cache: (n_layers,) weights and cache of each layer. output: the output matrix,
-    which goes with the last layer; tied: it is a copy of the embeddings. rest: weights that stay
-    in the host's memory (embeddings). compute: buffers of one decode; staging: the part of them
-    that the host keeps when the model is whole on devices. adapter: a LoRA adapter's weights.
+    which goes with the last layer; tied: on the host it is the embeddings themselves. rest:
+    weights that stay in the host's memory (embeddings). compute: buffers of one decode; staging:
+    the part of them that the host keeps when the model is whole on devices. adapter: a LoRA
+    adapter's weights.
     constraints: what constrained answers take of the host's memory, of the role that they are in.
     n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
     last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there.
@@ -68,19 +71,29 @@ class RoleNeeds:
         header: Header,
         n_seq: int = 1,
         adapter: Header | None = None,
+        repacked: Collection[str] = (),
     ) -> RoleNeeds:
         """The needs of a role with a context of n_seq sequences of `source.n_ctx` tokens each.
 
-        Weights and cache are exact for ordinary transformers. The compute buffer is approximate:
-        llama.cpp reserves a float32 logits row and two hidden rows for each of the n_batch tokens
-        of one decode (its n_ubatch), or the widest layer's rows where those are larger, and flash
-        attention is taken to be on (without it: n_batch * n_ctx * heads * 4 bytes at least).
+        Weights and cache are exact for ordinary transformers, the compute buffer is within some
+        hundredths of what llama.cpp reserves: for n_batch tokens the widest layer's rows (float32:
+        three of the feed-forward part and four of the model), or the scores of attention where
+        flash attention is off ("auto" is taken to be on), or the logits of `most_rows`, whichever
+        is largest.
+
+        Args:
+            repacked: tensor types that the host copies; embeddings that are the output as well are
+                then there twice.
         """
         tied, output = header.has_tied_output, header.output_bytes
         n_ctx, n_batch = source.n_ctx or DEFAULT_N_CTX, source.n_batch
         hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
-        row = max(logits + 2 * hidden, 12 * max(header.n_ff) + 4 * hidden)
         mask = 2 * n_ctx  # one float16 row of the attention mask a token
+        row = 12 * max(header.n_ff) + 4 * hidden + mask
+        if source.flash_attention == "off":  # scores, and a float32 row of the mask
+            row = max(row, 4 * n_ctx * (max(header.n_heads) + 1) + 6 * hidden)
+        rows = min(n_batch, most_rows(n_seq)) * (logits + 2 * hidden) + 2 * n_batch * hidden
+        asked = max(n_seq, min(n_batch, MAX_DRAFT + 1)) * logits  # llama.cpp's copy of the logits
         return cls(
             role=role,
             file=str(header.path.resolve()),
@@ -88,9 +101,9 @@ class RoleNeeds:
             cache=kv_cache_bytes(header, n_ctx, n_seq, source.cache_type_k, source.cache_type_v),
             output=output,
             rest=header.other_bytes - (0 if tied else output),
-            compute=n_batch * (row + mask) + n_seq * logits,
-            staging=n_batch * (hidden + mask) + n_seq * logits,
-            tied=tied,
+            compute=max(n_batch * row, rows) + asked,
+            staging=n_batch * (hidden + mask) + asked,
+            tied=tied and header.output_type not in repacked,
             adapter=adapter.weight_bytes if adapter else 0,
             constraints=(
                 header.n_vocab * BYTES_A_TOKEN + n_seq * BYTES_AN_ANSWER if role == TUNED else 0

@@ -150,7 +150,7 @@ def measurable(contexts: Mapping[str, Context]) -> bool:
 
 
 def _most(context: Context) -> int:
-    return min(context.n_batch, context.n_ctx - _PAST)
+    return min(context.n_rows, context.n_ctx - _PAST)
 
 
 def _prepare(context: Context, slot: int) -> int:

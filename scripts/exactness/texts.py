@@ -151,7 +151,7 @@ def other_bits(
     alone = [context.decode([Span(0, [token], 1)])[0].copy() for token in tokens]
     found: dict[tuple[int, int], float] = {}
     for width in widths:
-        for rows in range(1, min(MAX_DRAFT + 1, len(tokens), context.n_batch // width) + 1):
+        for rows in range(1, min(MAX_DRAFT + 1, len(tokens), context.n_rows // width) + 1):
             for slot in range(width):
                 context.clear(slot)
                 context.decode([Span(slot, prompt, 1)])
