@@ -23,14 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from bench_combine import machine
-from bench_rows import random_file
 from numpy.typing import NDArray
-from random_gguf import SHAPES
+from random_models import folder, random_trio
 
 from eftlocal import Emulator, Sampling, Speculation
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import EftlocalError
 from eftlocal.llama import Span, default_threads
 from eftlocal.scheduler import Scheduler
 from eftlocal.speculation.settings import OFF
@@ -269,14 +267,7 @@ def main() -> int:
         if options.demo:
             files = {role: FOLDER / f"{role}.gguf" for role in ROLES}
         else:
-            shapes = options.shapes.split(",")
-            if len(shapes) != 3 or not set(shapes) <= set(SHAPES):
-                raise UsageError(f"--shapes {options.shapes}: give three of {', '.join(SHAPES)}")
-            folder = options.folder or platformdirs.user_cache_path("eftlocal") / "benchmarks"
-            files = {
-                role: random_file(folder, shape, options.quantization, seed)
-                for seed, (role, shape) in enumerate(zip(ROLES, shapes, strict=True))
-            }
+            files = random_trio(options.shapes, options.quantization, folder(options.folder))
         report = benchmark(files, options)
     except EftlocalError as error:
         print(f"bench_batch: {error}", file=sys.stderr)

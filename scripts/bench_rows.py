@@ -1,8 +1,9 @@
-"""Times decodes of n = 1 to 17 rows by quantization type and threads, and roles side by side.
+"""Times decodes of n = 1 to 17 rows, and prompts, by quantization and threads; side by side too.
 
-Usage: python scripts/bench_rows.py [--shape 8b] [--small 1b] [--quantizations Q4_0,Q4_K,Q8_0]
+Usage: python scripts/bench_rows.py [--shape 8b] [--small 1b] [--quantizations Q4_0,Q4_K_M,Q8_0]
 
-Where k + 1 rows cost little more than one, drafts pay. "Side by side" is two contexts decoding at
+Where k + 1 rows cost little more than one, drafts pay. A quantization may be any of
+scripts/random_gguf.py, or all. "Side by side" is two contexts decoding at
 once, each with half of the threads, against one after the other with all of them: base beside
 reference (both verify), and base beside as many single-row decodes of the tuned model (drafting
 ahead while the base verifies). Above 1 it pays. Both ways are timed in turn.
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from bench_combine import machine
-from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
+from random_gguf import QUANTIZATIONS, SHAPES
+from random_models import folder, random_file, require
 
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span, default_threads, repacked_types
 
 ROWS = tuple(range(1, 18))
@@ -33,21 +35,14 @@ BESIDE = (1, 2, 3, 4, 5, 8, 9)  # rows of the side by side table
 PAST = 64  # tokens that stand before the timed ones
 
 
-def random_file(folder: Path, shape: str, quantization: str, seed: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"random-{shape}-{quantization}-{seed}.gguf"
-    if not path.is_file():
-        print(f"writing {path}", file=sys.stderr)
-        write_random_model(path, shape, quantization, seed)
-    return path
+def load(path: Path) -> Model:
+    """As the program loads it: not mapped where the CPU copies most of the weights."""
+    copied = [tensor.type.name in repacked_types() for tensor in read_header(path).tensors]
+    return Model(path, mapped=sum(copied) < len(copied) / 2)
 
 
-def load(path: Path, quantization: str) -> Model:
-    return Model(path, mapped=quantization not in repacked_types())
-
-
-def context(model: Model, threads: int) -> Context:
-    made = Context(model, n_ctx=256, n_batch=PAST, n_threads=threads)
+def context(model: Model, threads: int, n_ctx: int = 256) -> Context:
+    made = Context(model, n_ctx=n_ctx, n_batch=max(PAST, n_ctx // 2), n_threads=threads)
     made.decode([Span(0, [0] * PAST, 0)])
     return made
 
@@ -73,17 +68,27 @@ def in_turn(work: Sequence[Callable[[], object]], budget: float, most: int) -> n
     return np.array(found[1:])
 
 
-def rows_table(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def prefill(made: Context, tokens: int) -> None:
+    """A prompt in one call, after an empty cache."""
+    made.clear(0)
+    made.decode([Span(0, [0] * tokens, 1)])
+
+
+def rows_table(options: argparse.Namespace, where: Path) -> list[dict[str, Any]]:
     """Median and least milliseconds by number of rows, one line per type and threads."""
     lines = []
     for quantization in options.quantizations:
-        path = random_file(folder, options.shape, quantization, 0)
-        with load(path, quantization) as model:
+        path = random_file(where, options.shape, quantization, 0)
+        with load(path) as model:
             for threads in options.threads:
                 print(f"{quantization}, {threads} threads", file=sys.stderr, flush=True)
-                with context(model, threads) as made:
+                n_ctx = max(256, 2 * options.prompt)
+                with context(model, threads, n_ctx) as made:
                     work = [lambda n=n, made=made: decode(made, n) for n in ROWS]
                     times = in_turn(work, options.seconds, options.times) * 1000.0
+                    prompt = in_turn(
+                        [lambda made=made: prefill(made, options.prompt)], options.seconds / 4, 4
+                    )
                 lines.append(
                     {
                         "shape": options.shape,
@@ -93,20 +98,20 @@ def rows_table(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]
                         "times": len(times),
                         "median_ms": dict(zip(ROWS, np.median(times, axis=0), strict=True)),
                         "least_ms": dict(zip(ROWS, times.min(axis=0), strict=True)),
+                        "prompt_tokens_per_second": options.prompt / float(np.median(prompt)),
                     }
                 )
     return lines
 
 
-def beside_table(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def beside_table(options: argparse.Namespace, where: Path) -> dict[str, Any]:
     """One after the other over side by side, ratio by ratio; above 1, side by side is faster."""
     quantization, threads = options.quantizations[0], max(options.threads)
     half = max(1, threads // 2)
     with ExitStack() as stack:
 
         def role(shape: str, seed: int) -> tuple[Context, Context]:
-            path = random_file(folder, shape, quantization, seed)
-            model = stack.enter_context(load(path, quantization))
+            model = stack.enter_context(load(random_file(where, shape, quantization, seed)))
             whole = stack.enter_context(context(model, threads))
             return whole, stack.enter_context(context(model, half))
 
@@ -160,15 +165,14 @@ def show(report: dict[str, Any]) -> None:
     for warning in facts["warnings"]:
         print(f"warning: {warning}")
     print(f"{facts['system']}, {facts['cores']} cores\nllama.cpp: {facts['llama_system_info']}")
-    heads = [f"{line['quantization']} x{line['threads']}" for line in lines]
-    print(f"\n{lines[0]['shape']}: median ms of a decode of n rows, and over one row (threads: x)")
-    print(f"{'n':>3}" + "".join(f"{head:>17}" for head in heads))
-    for n in ROWS:
-        cells = [
-            f"{line['median_ms'][n]:>10.4g}{line['median_ms'][n] / line['median_ms'][1]:>7.2f}"
-            for line in lines
-        ]
-        print(f"{n:>3}" + "".join(cells))
+    print(f"\n{lines[0]['shape']}: median ms of a decode of one row, then n rows over one;")
+    print("x: threads; prompt: tokens a second of a prompt")
+    print(f"{'':<16}{'MiB':>7}{1:>8}" + "".join(f"{n:>6}" for n in ROWS[1:]) + f"{'prompt':>8}")
+    for line in lines:
+        one, *more = (line["median_ms"][n] for n in ROWS)
+        name, mib = f"{line['quantization']} x{line['threads']}", line["bytes"] / 2**20
+        times = f"{one:>8.4g}" + "".join(f"{ms / one:>6.2f}" for ms in more)
+        print(f"{name:<16}{mib:>7,.0f}{times}{line['prompt_tokens_per_second']:>8.4g}")
     if beside := report["side_by_side"]:
         print(
             f"\nside by side ({' and '.join(beside['shapes'])}, {beside['quantization']}): "
@@ -193,20 +197,21 @@ def main() -> int:
     )
     parser.add_argument("--shape", choices=SHAPES, default="8b", help="of the base")
     parser.add_argument("--small", default="1b", help="of the other role; '' leaves it out")
-    parser.add_argument("--quantizations", default="Q4_0,Q4_K,Q8_0")
+    parser.add_argument("--quantizations", default="Q4_0,Q4_K_M,Q8_0", help="or all")
     parser.add_argument("--threads", help="as in 1,2 (default: half and all physical cores)")
     parser.add_argument("--cache", type=Path, help="folder of random models (default: the user's)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each line of a table")
     parser.add_argument("--times", type=int, default=15, help="most times each is timed")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of the timed prompt")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     try:
         _check(options)
-        folder = options.cache or platformdirs.user_cache_path("eftlocal") / "benchmarks"
+        where = folder(options.cache)
         report = {
             "machine": machine(),
-            "rows": rows_table(options, folder),
-            "side_by_side": beside_table(options, folder) if options.small else None,
+            "rows": rows_table(options, where),
+            "side_by_side": beside_table(options, where) if options.small else None,
         }
     except (EftlocalError, OSError) as error:
         print(f"bench_rows: {error}", file=sys.stderr)
@@ -216,11 +221,11 @@ def main() -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    options.quantizations = options.quantizations.split(",")
-    if not set(options.quantizations) <= set(QUANTIZATIONS):
-        raise UsageError(
-            f"--quantizations {','.join(options.quantizations)}: use {', '.join(QUANTIZATIONS)}"
-        )
+    given = options.quantizations
+    options.quantizations = list(QUANTIZATIONS) if given == "all" else given.split(",")
+    require(*options.quantizations, option=f"--quantizations {given}")
+    if options.prompt < 1:
+        raise UsageError(f"--prompt {options.prompt}: give 1 or more tokens")
     if options.small and options.small not in SHAPES:
         raise UsageError(f"--small {options.small}: use one of {', '.join(SHAPES)}")
     every = default_threads()

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from bench_combine import machine
-from bench_step import ROLES, random_models
 from draft_ceiling import ceiling, expected, simulated_ceiling
 from draft_lanes import DecodeTimes, Lane, figures
+from random_models import ROLES, folder, random_trio
 from synthetic_rule import SyntheticRule
 
 import eftlocal
@@ -150,8 +149,7 @@ def demo(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def shapes(options: argparse.Namespace) -> dict[str, Any]:
-    folder = options.cache or platformdirs.user_cache_path("eftlocal") / "benchmarks"
-    files = random_models(options.shapes, options.quantization, folder)
+    files = random_trio(options.shapes, options.quantization, folder(options.cache))
     fixed = sum(rate > 0 for rate in options.rates)
     sources = {
         role: RoleSource(path, prompt="plain", n_ctx=N_CTX, threads=options.threads)

@@ -24,11 +24,10 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-import platformdirs
 import psutil
 from bench_combine import machine, summary
 from numpy.typing import NDArray
-from random_gguf import QUANTIZATIONS, SHAPES, write_random_model
+from random_models import ROLES, folder, random_trio
 
 from eftlocal import Emulator
 from eftlocal.decoding.rounds import Rounds
@@ -39,7 +38,6 @@ from eftlocal.llama import Check, Context, Span, default_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 
-ROLES = ("base", "tuned", "reference")
 GOAL = 1.03  # with models of 1B size or more
 MIB = 1 << 20
 
@@ -282,29 +280,6 @@ def show(report: Mapping[str, Any]) -> None:
             print(f"{label:<34}{size / MIB:>9,.0f}")
 
 
-def random_models(shapes: str, quantization: str, folder: Path) -> dict[str, Path]:
-    """Files of the shapes given for base, tuned and reference; written where missing."""
-    kinds = dict.fromkeys(ROLES, quantization)
-    if "=" in quantization:
-        given = dict(part.partition("=")[::2] for part in quantization.split(","))
-        kinds = {role: given.pop(role, "Q4_0") for role in ROLES}
-        if given:
-            raise UsageError(f"--quantization: there is no role {', '.join(given)}")
-    names = shapes.split(",")
-    if len(names) != len(ROLES) or not set(names) <= set(SHAPES):
-        raise UsageError(f"--shapes {shapes}: give three of {', '.join(SHAPES)}, as in 3b,1b,1b")
-    if not set(kinds.values()) <= set(QUANTIZATIONS):
-        raise UsageError(f"--quantization {quantization}: use {', '.join(QUANTIZATIONS)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for seed, (role, shape) in enumerate(zip(ROLES, names, strict=True)):
-        files[role] = folder / f"random-{shape}-{kinds[role]}-{seed}.gguf"
-        if not files[role].is_file():
-            print(f"writing {files[role]}", file=sys.stderr)
-            write_random_model(files[role], shape, kinds[role], seed)
-    return files
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -328,8 +303,7 @@ def main() -> int:
     try:
         files = {role: path for role in ROLES if (path := getattr(options, role)) is not None}
         if not files:
-            folder = options.cache or platformdirs.user_cache_path("eftlocal") / "benchmarks"
-            files = random_models(options.shapes, options.quantization, folder)
+            files = random_trio(options.shapes, options.quantization, folder(options.cache))
         elif len(files) < len(ROLES):
             raise UsageError("give --base, --tuned and --reference, or none of them")
         report = benchmark(files, options)

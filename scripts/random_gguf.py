@@ -3,8 +3,12 @@
 Usage: python scripts/random_gguf.py --shape 1b --quantization Q4_0 out.gguf
 
 Blocks of the quantization are written directly, with scales that keep activations and logits near
-one, so an 8B takes seconds and no more memory than one buffer. All shapes of one vocabulary size
+one, so an 8B takes seconds and no more memory than a few buffers. All shapes of one vocabulary size
 share their vocabulary: byte-level BPE that can tokenize any text.
+
+A quantization is a type, for every matrix (Q4_0); two, the second for the output matrix, which may
+be the embeddings too (Q4_0+Q6_K: what llama.cpp itself makes of Q4_0); or one of llama.cpp's
+mixtures, which people download most (Q4_K_M: a third of it is Q6_K).
 """
 
 from __future__ import annotations
@@ -15,21 +19,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from random_blocks import TYPES, random_blocks
 
 SPECIAL = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "<|begin|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-QUANTIZATIONS = ("Q4_0", "Q8_0", "Q4_K", "F16")
+_MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}  # and what most of them is
+QUANTIZATIONS = (*TYPES, *_MIXTURES)
 LOGITS_STD = 3.0  # about what a trained model shows: neither flat nor one-hot
 _BUFFER = 32 << 20  # bytes of random blocks, written again and again
+_F32 = GGMLQuantizationType.F32
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,31 @@ SHAPES = {
     "3b": Shape(28, 3072, 24, 8, 8192, 128256, tied=True),  # Llama 3.2 3B
     "7b": Shape(32, 4096, 32, 32, 11008, 32000, n_ctx=4096),  # Llama 2 7B
     "8b": Shape(32, 4096, 32, 8, 14336, 128256),  # Llama 3.1 8B
+    "70b-32k": Shape(80, 8192, 64, 8, 28672, 32000, n_ctx=4096),  # Llama 2 70B, beside 7b
     "70b": Shape(80, 8192, 64, 8, 28672, 128256),  # Llama 3.1 70B
 }
+
+
+def is_quantization(name: str) -> bool:
+    """Whether files of it can be written."""
+    weights, plus, output = name.partition("+")
+    return name in QUANTIZATIONS or (bool(plus) and {weights, output} <= set(TYPES))
+
+
+def tensor_type(name: str, quantization: str, sizes: Shape) -> GGMLQuantizationType:
+    """What llama.cpp's quantizer makes of a matrix of the llama architecture."""
+    weights, _, output = quantization.partition("+")
+    whole = _MIXTURES.get(weights, weights)
+    if name == ("token_embd.weight" if sizes.tied else "output.weight"):
+        return GGMLQuantizationType[output or ("Q6_K" if weights in _MIXTURES else weights)]
+    if weights in _MIXTURES and ("attn_v" in name or "ffn_down" in name):
+        layer, eighth = int(name.split(".")[1]), sizes.n_layers // 8
+        more = layer < eighth or layer >= 7 * sizes.n_layers // 8 or (layer - eighth) % 3 == 2
+        if more:
+            return GGMLQuantizationType.Q6_K
+        if "attn_v" in name and sizes.n_layers == 80 and whole == "Q4_K":
+            return GGMLQuantizationType.Q5_K
+    return GGMLQuantizationType[whole]
 
 
 def write_random_model(
@@ -63,39 +91,43 @@ def write_random_model(
 ) -> Path:
     """Write a random model; the same arguments give the same bytes.
 
-    shape: a key of SHAPES or a Shape; quantization: one of QUANTIZATIONS, for every matrix.
+    shape: a key of SHAPES or a Shape; quantization: see above.
     The file appears under its name only when it is whole. Raises ValueError for other names.
     """
     sizes = SHAPES.get(shape) if isinstance(shape, str) else shape
     if sizes is None:
         raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}")
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(f"unknown quantization {quantization!r}: use {', '.join(QUANTIZATIONS)}")
-    path, kind = Path(path), GGMLQuantizationType[quantization]
+    if not is_quantization(quantization):
+        raise ValueError(
+            f"unknown quantization {quantization!r}: use {', '.join(QUANTIZATIONS)}, or two types "
+            "as in Q4_0+Q6_K"
+        )
+    path = Path(path)
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
     _add_metadata(writer, sizes, quantization)
-    tensors = list(_tensors(sizes))
-    for name, dims, _ in tensors:
-        matrix = kind if len(dims) > 1 else GGMLQuantizationType.F32
-        writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, matrix), matrix)
+    tensors = [
+        (name, dims, std, tensor_type(name, quantization, sizes) if len(dims) > 1 else _F32)
+        for name, dims, std in _tensors(sizes)
+    ]
+    for name, dims, _, kind in tensors:
+        writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, kind), kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     rng, out = np.random.default_rng(seed), writer.fout[0]
     writer.write_padding(out, out.tell())
-    buffers: dict[float, memoryview] = {}
-    largest = max(_nbytes(dims, kind) for _, dims, _ in tensors if len(dims) > 1)
-    for _, dims, std in tensors:
-        if len(dims) == 1:
+    buffers: dict[tuple[GGMLQuantizationType, float], memoryview] = {}
+    largest = max(_nbytes(dims, kind) for _, dims, _, kind in tensors)
+    for _, dims, std, kind in tensors:
+        nbytes = _nbytes(dims, kind)
+        if kind == _F32:
             out.write(np.full(dims, std, np.float32).tobytes())
-            nbytes = 4 * dims[0]
         else:
-            nbytes = _nbytes(dims, kind)
-            if std not in buffers:
-                blocks = _blocks(kind, std, min(largest, _BUFFER), rng)
-                buffers[std] = memoryview(blocks.tobytes())
-            for piece in _pieces(buffers[std], nbytes, dims[-1], kind):
+            if (kind, std) not in buffers:
+                blocks = random_blocks(kind, std, min(largest, _BUFFER), rng)
+                buffers[kind, std] = memoryview(blocks.tobytes())
+            for piece in _pieces(buffers[kind, std], nbytes, dims[-1], kind):
                 out.write(piece)
         writer.write_padding(out, nbytes)
     writer.close()
@@ -115,8 +147,9 @@ def _add_metadata(writer: gguf.GGUFWriter, sizes: Shape, quantization: str) -> N
     writer.add_rope_freq_base(500000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(sizes.n_vocab)
-    file_type = {"Q4_K": "MOSTLY_Q4_K_M"}.get(quantization, f"MOSTLY_{quantization}")
-    writer.add_file_type(gguf.LlamaFileType[file_type])
+    weights = quantization.partition("+")[0]
+    others = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{others.get(weights, weights)}"])
     tokens, merges = vocabulary(sizes.n_vocab)
     n_words = sizes.n_vocab - len(SPECIAL)
     writer.add_tokenizer_model("gpt2")
@@ -178,33 +211,6 @@ def _nbytes(dims: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return int(np.prod(dims, dtype=np.int64)) // block * block_bytes
 
 
-def _blocks(
-    kind: GGMLQuantizationType, std: float, nbytes: int, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Valid random blocks (n, bytes of a block) whose values have mean 0 and the given std."""
-    n = nbytes // GGML_QUANT_SIZES[kind][1]
-    if kind == GGMLQuantizationType.F16:
-        values = rng.standard_normal(n, np.float32) * std
-        return values.astype("<f2").view(np.uint8).reshape(n, 2)
-    blocks = rng.integers(0, 256, (n, GGML_QUANT_SIZES[kind][1]), np.uint8)
-    if kind == GGMLQuantizationType.Q4_K:
-        # d * scale * q - dmin * m, with 6-bit scale and m and 4-bit q all uniform
-        blocks[:, 0:2] = _half(std / 258.3)
-        blocks[:, 2:4] = _half(7.5 * std / 258.3)
-    elif kind == GGMLQuantizationType.Q4_0:
-        # d * (q - 8) with q from 1 to 15: a mean other than 0 would add up over layers
-        low, high = rng.integers(1, 16, (2, n, 16), np.uint8)
-        blocks[:, 0:2] = _half(std / 4.32)
-        blocks[:, 2:] = low | high << 4
-    else:  # Q8_0: d * q
-        blocks[:, 0:2] = _half(std / 73.9)
-    return blocks
-
-
-def _half(value: float) -> npt.NDArray[Any]:
-    return np.array([value], "<f2").view(np.uint8)
-
-
 def _pieces(
     buffer: memoryview, nbytes: int, columns: int, kind: GGMLQuantizationType
 ) -> Iterator[memoryview]:
@@ -227,9 +233,13 @@ def main() -> None:
     )
     parser.add_argument("path", type=Path, help="the file to write")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="Q4_0")
+    parser.add_argument(
+        "--quantization", default="Q4_0", help=f"{', '.join(QUANTIZATIONS)}, or two"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not is_quantization(options.quantization):
+        parser.error(f"--quantization {options.quantization}: use {', '.join(QUANTIZATIONS)}")
     began = time.perf_counter()
     path = write_random_model(options.path, options.shape, options.quantization, options.seed)
     seconds = time.perf_counter() - began

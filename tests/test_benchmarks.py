@@ -277,13 +277,14 @@ def test_speculation_on_the_demo_and_on_random_models(tmp_path: Path) -> None:
 
 
 def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
-    options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q8_0,F16")
-    short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--cache", tmp_path)
-    found = report("bench_rows.py", *options, *short)
-    assert [line["quantization"] for line in found["rows"]] == ["Q8_0", "F16"]
+    options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q4_K_M,Q4_0+Q6_K")
+    short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--prompt", "8")
+    found = report("bench_rows.py", *options, *short, "--cache", tmp_path)
+    assert [line["quantization"] for line in found["rows"]] == ["Q4_K_M", "Q4_0+Q6_K"]
     for line in found["rows"]:
         assert list(line["median_ms"]) == [str(n) for n in range(1, 18)]
         assert all(0 < line["least_ms"][n] <= line["median_ms"][n] for n in line["median_ms"])
+        assert line["prompt_tokens_per_second"] > 0
     beside = found["side_by_side"]
     assert (beside["threads"], beside["threads_each"]) == (1, 1)
     assert [line["rows"] for line in beside["rows"]] == [1, 2, 3, 4, 5, 8, 9]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import runpy
 import signal
 import subprocess
@@ -9,15 +11,19 @@ import sys
 from pathlib import Path
 
 import fuzz_files
+import llama_cpp
 import numpy as np
 import pytest
 from fuzz_files import Case, Sources, Worker, cases_of, fuzz, make_case
 from fuzzing.edits import EDITS
 from gguf import LlamaFileType
-from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, write_random_model
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+from random_blocks import TYPES, random_blocks
+from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, Shape, tensor_type, write_random_model
 
 from eftlocal.gguf_file.header import read_header
-from eftlocal.llama import Context, Model, Span
+from eftlocal.llama import Context, Model, Span, repacked_types
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
@@ -73,12 +79,72 @@ def test_decodes_as_a_trained_model_would(tmp_path: Path, quantization: str) -> 
         assert (best[:, 0] < best[:, 1]).all()
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_header_tells_the_quantization(tmp_path: Path, quantization: str) -> None:
-    header = read_header(write_random_model(tmp_path / "tiny.gguf", "tiny", quantization))
+@pytest.mark.parametrize("kind", TYPES)
+def test_header_tells_the_quantization(tmp_path: Path, kind: str) -> None:
+    header = read_header(write_random_model(tmp_path / "tiny.gguf", "tiny", kind))
     declared = LlamaFileType(header.metadata["general.file_type"]).name
-    assert declared in (f"MOSTLY_{quantization}", f"MOSTLY_{quantization}_M")
-    assert {t.type.name for t in header.tensors if len(t.shape) > 1} == {quantization}
+    assert declared in (f"MOSTLY_{kind}", f"MOSTLY_{kind}_M", f"MOSTLY_{kind}_MOE")
+    assert {t.type.name for t in header.tensors if len(t.shape) > 1} == {kind}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("std", [0.02, 0.0005])
+def test_blocks_have_mean_0_and_the_deviation_asked_for(kind: str, std: float) -> None:
+    of = GGMLQuantizationType[kind]
+    blocks = random_blocks(of, std, 1 << 20, np.random.default_rng(0))
+    halves = blocks.view(np.float16) if kind == "F16" else dequantize(blocks, of)
+    values = halves.astype(np.float32)
+    assert np.std(values) == pytest.approx(std, rel=0.03)
+    assert abs(np.mean(values)) < 0.02 * std
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "tied"),
+    [
+        ("Q4_K_M", "Q4_K_M", True),
+        ("Q5_K_M", "Q5_K_M", False),
+        ("Q4_0+Q6_K", "Q4_0", True),
+        ("Q4_0+Q6_K", "Q4_0", False),
+        ("Q8_0", "Q8_0", True),
+    ],
+)
+def test_mixtures_are_those_of_llama_cpps_quantizer(
+    tmp_path: Path, ours: str, theirs: str, tied: bool
+) -> None:
+    sizes = Shape(16, 256, 4, 2, 256, 512, tied=tied)
+    whole = write_random_model(tmp_path / "f16.gguf", sizes, "F16")
+    made = tmp_path / "quantized.gguf"
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{theirs}"), 1
+    assert llama_cpp.llama_model_quantize(bytes(whole), bytes(made), params) == 0
+    found = {t.name: t.type for t in read_header(made).tensors if len(t.shape) > 1}
+    assert found == {name: tensor_type(name, ours, sizes) for name in found}
+    written = read_header(write_random_model(tmp_path / "ours.gguf", sizes, ours))
+    assert found == {t.name: t.type for t in written.tensors if len(t.shape) > 1}
+
+
+def test_the_types_that_the_cpu_repacks(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    log, handler = logging.getLogger("eftlocal.llama"), Lines()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        repacked = set()
+        for kind in TYPES:
+            told.clear()
+            with Model(write_random_model(tmp_path / f"{kind}.gguf", "tiny", kind)):
+                pass
+            if any("REPACK" in line for line in told):
+                repacked.add(kind)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    assert repacked == repacked_types() & set(TYPES)
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
@@ -92,8 +158,9 @@ def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
 def test_what_it_cannot_write_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown shape 'huge'"):
         write_random_model(tmp_path / "a.gguf", "huge")
-    with pytest.raises(ValueError, match="unknown quantization 'Q2_K'"):
-        write_random_model(tmp_path / "a.gguf", "tiny", "Q2_K")
+    for name in ("Q2_K", "Q4_0+Q2_K", "Q4_0+"):
+        with pytest.raises(ValueError, match=f"unknown quantization '{re.escape(name)}'"):
+            write_random_model(tmp_path / "a.gguf", "tiny", name)
     assert not list(tmp_path.iterdir())
 
 
