@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import signal
@@ -43,6 +44,11 @@ SETUP = "python3 scripts/setup.py"
 AMX_FLAGS = "-fno-tree-dse -fno-dse"
 AMX_CURE = {"CFLAGS": AMX_FLAGS, "CXXFLAGS": AMX_FLAGS}
 
+_DRIVERS = {
+    "cuda": "update the NVIDIA driver",
+    "vulkan": "install or update your GPU's Vulkan driver (GGML_VK_VISIBLE_DEVICES=0 takes one in "
+    "software, for tests)",
+}
 _SIGNALS = {
     "SIGSEGV": "it read memory that is not its own, as miscompiled code does",
     "SIGBUS": "it read memory that is not its own, as miscompiled code does",
@@ -150,8 +156,10 @@ def advice(kind: str, build: Mapping[str, Any]) -> str:
         return "install eftlocal again, with all that it depends on"
     if kind == "SIGILL":
         return rebuild(build)
-    if build.get("accelerator") == "cuda":
-        return f"update the NVIDIA driver, or build without CUDA: {SETUP} --rebuild --cpu"
+    accelerators = str(build.get("asked_for") or build.get("accelerator")).split("+")
+    for name, remedy in _DRIVERS.items():
+        if name in accelerators:
+            return f"{remedy}, or build without it: {SETUP} --rebuild --cpu"
     cured = (build.get("amx_cure") or {}).get("applied")
     has_amx = build.get("cpu_has_amx") if build else cpu_has_amx()
     if kind in ("SIGSEGV", "SIGBUS") and has_amx and not cured:
@@ -195,7 +203,8 @@ def _gpu_options() -> list[str]:
         return ["-DGGML_CUDA=on"]
     if sys.platform == "darwin":
         return ["-DGGML_METAL=on"] if platform.machine() == "arm64" else []
-    return ["-DGGML_VULKAN=on"] if any(Path("/dev/dri").glob("renderD*")) else []
+    vulkan = "VULKAN_SDK" in os.environ or any(Path("/dev/dri").glob("renderD*"))
+    return ["-DGGML_VULKAN=on"] if vulkan else []
 
 
 def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -234,7 +243,8 @@ def run(model: Path | None = None) -> SelfTestResult:
     facts: dict[str, Any] = {"tokens": TOKENS}
     found = [device for device in llama.devices() if device.kind in ("gpu", "igpu")]
     gpus = [device.name for device in sorted(found, key=lambda device: device.kind)]
-    wanted = read_build_facts().get("accelerator", "cpu")
+    build = read_build_facts()
+    wanted = build.get("asked_for") or build.get("accelerator", "cpu")
     if wanted != "cpu" and not gpus:
         return SelfTestResult(False, f"built for {wanted}, but llama.cpp finds no such device")
     with tempfile.TemporaryDirectory() as folder:

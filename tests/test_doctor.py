@@ -30,6 +30,7 @@ from eftlocal.selftest import (
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 ENGINE = {
     "llama_cpp": "9.9",
+    "backends": ["CUDA", "CPU"],
     "devices": [
         {
             "name": "[red]CUDA0",
@@ -91,6 +92,7 @@ def test_windows_exception_codes() -> None:
         ("SIGSEGV", {"cpu_has_amx": True, "amx_cure": {"applied": False}}, "-fno-tree-dse"),
         ("SIGSEGV", {"cpu_has_amx": True, "amx_cure": {"applied": True}}, "CC=clang"),
         ("SIGSEGV", {"accelerator": "cuda"}, "--cpu"),
+        ("wrong", {"asked_for": "vulkan", "accelerator": "vulkan"}, "GPU's Vulkan driver"),
         ("SIGSEGV", BUILT, "CC=clang"),
         ("SIGILL", {"accelerator": "cuda"}, "scripts/setup.py --rebuild"),
         ("SIGKILL", {}, "memory"),

@@ -20,13 +20,14 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from _setup import amx, child, machine, plan, report, wheels  # noqa: E402
+from _setup import accelerator, amx, child, machine, plan, report, vulkan, wheels  # noqa: E402
 from _setup import main as setup_main  # noqa: E402
 from _setup.child import Answer  # noqa: E402
 from _setup.environment import Environment, Stamp, check_extras, declared_extras, prove  # noqa: E402
 from _setup.machine import Compilers, Cpu, Gpu  # noqa: E402
 from _setup.plan import Choices, Plan  # noqa: E402
-from _setup.report import SetupError, without_hosts  # noqa: E402
+from _setup.report import SetupError, how_to_install, without_hosts  # noqa: E402
+from _setup.vulkan import Vulkan  # noqa: E402
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX processes")
 GCC12 = Compilers(("cc",), ("c++",), "c++ (Debian 12.2.0-14+deb12u1) 12.2.0")
@@ -91,29 +92,48 @@ def test_selftest_top_level_is_standard_library_only() -> None:
 # Accelerator
 
 
+NVCC = "/usr/bin/nvcc"
+RADEON = Vulkan(("AMD Radeon 780M",), (), (), "shaderc 1, headers 304")
+NO_GLSLC = dataclasses.replace(RADEON, missing=("the shader compiler glslc",))
+NO_DRIVER = Vulkan((), ("AMD", "Intel"), ("the shader compiler glslc",))
+NOTHING = Vulkan()
+
+
 @pytest.mark.parametrize(
-    ("asked", "found", "name"),
+    ("asked", "found", "by_vulkan", "name"),
     [
-        (None, gpu(), "cpu"),
-        (None, gpu(nvcc="/usr/bin/nvcc"), "cpu"),
-        (None, gpu(nvidia=CARD, compute=("9.0",)), "cpu"),
-        (None, gpu(nvidia=CARD, compute=("9.0",), nvcc="/usr/bin/nvcc"), "cuda"),
-        (None, gpu(metal=True), "metal"),
-        ("cpu", gpu(nvidia=CARD, compute=("9.0",), nvcc="/usr/bin/nvcc"), "cpu"),
-        ("cuda", gpu(nvcc="/usr/bin/nvcc"), "cuda"),
-        ("metal", gpu(metal=True), "metal"),
+        (None, gpu(), NOTHING, "cpu"),
+        (None, gpu(nvcc=NVCC), NOTHING, "cpu"),
+        (None, gpu(nvidia=CARD, compute=("9.0",)), NOTHING, "cpu"),
+        (None, gpu(nvidia=CARD, compute=("9.0",)), RADEON, "vulkan"),
+        (None, gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC), RADEON, "cuda"),
+        (None, gpu(metal=True), NOTHING, "metal"),
+        (None, gpu(), RADEON, "vulkan"),
+        (None, gpu(), NO_GLSLC, "cpu"),
+        ("cpu", gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC), RADEON, "cpu"),
+        ("cuda", gpu(nvcc=NVCC), NOTHING, "cuda"),
+        ("metal", gpu(metal=True), NOTHING, "metal"),
+        ("vulkan", gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC), Vulkan(), "vulkan"),
     ],
 )
-def test_accelerator_choice(asked: str | None, found: Gpu, name: str) -> None:
-    assert plan.choose(asked, found, macos=found.metal).name == name
+def test_accelerator_choice(asked: str | None, found: Gpu, by_vulkan: Vulkan, name: str) -> None:
+    chosen = accelerator.choose(asked, found, by_vulkan, macos=found.metal)
+    assert chosen.name == name == accelerator.accelerators_of(chosen.cmake_args)
 
 
-def test_what_a_machine_with_cards_is_built_for() -> None:
-    why = plan.choose(None, gpu(nvidia=CARD, compute=("9.0",)), macos=False).why
+def test_what_a_machine_with_gpus_is_built_for() -> None:
+    why = accelerator.choose(None, gpu(nvidia=CARD), NOTHING, macos=False).why
     assert "no nvcc" in why and "CUDA toolkit" in why and "--cuda" in why
-    found = gpu(nvidia=CARD * 2, compute=("8.9", "12.0"), nvcc="/usr/bin/nvcc")
-    args = plan.choose(None, found, macos=False).cmake_args
+    found = gpu(nvidia=CARD * 2, compute=("8.9", "12.0"), nvcc=NVCC)
+    args = accelerator.choose(None, found, NOTHING, macos=False).cmake_args
     assert "-DCMAKE_CUDA_ARCHITECTURES=89;120" in args
+    refused = accelerator.choose(None, found, RADEON, refused=["cuda"], macos=False)
+    assert refused.name == "vulkan"
+    why = accelerator.choose(None, gpu(), NO_GLSLC, macos=False).why
+    assert why.startswith("Vulkan lists AMD Radeon 780M, but a build for it needs the shader")
+    assert how_to_install("vulkan") in why and "\n" not in why
+    why = accelerator.choose(None, gpu(), NO_DRIVER, macos=False).why
+    assert why.startswith("no Vulkan driver lists the GPU of AMD and Intel: to use it, ")
 
 
 @pytest.mark.parametrize(
@@ -122,12 +142,117 @@ def test_what_a_machine_with_cards_is_built_for() -> None:
         ("cuda", gpu(nvidia=CARD), "--cuda needs the CUDA compiler nvcc: install"),
         ("metal", gpu(), "--metal needs a Mac"),
         ("cpu", gpu(metal=True), "--cpu cannot be built on macOS"),
+        ("vulkan", gpu(metal=True), "--vulkan is not for macOS"),
+        ("vulkan", gpu(), "--vulkan needs the shader compiler glslc: "),
     ],
 )
 def test_impossible_accelerator_is_refused_by_name(asked: str, found: Gpu, words: str) -> None:
     with pytest.raises(SetupError) as caught:
-        plan.choose(asked, found, macos=found.metal)
+        accelerator.choose(asked, found, NO_GLSLC, macos=found.metal)
     assert words in caught.value.what and "\n" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("", "cpu"),
+        ("-DGGML_VULKAN=on", "vulkan"),
+        ("-D GGML_VULKAN:BOOL=ON -DGGML_NATIVE=off", "vulkan"),
+        ("-DGGML_CUDA=1 -DGGML_VULKAN=yes", "cuda+vulkan"),
+        ("-DGGML_CUDA=on -DGGML_CUDA=OFF", "cpu"),
+        ("-DGGML_CUDA_FORCE_MMQ=on -DGGML_RPC=on", "cpu"),
+    ],
+)
+def test_what_options_of_cmake_build_for(given: str, name: str) -> None:
+    assert accelerator.accelerators_of(given.split()) == name
+
+
+# Vulkan
+
+TOLD = [
+    {"name": "AMD Radeon 780M", "kind": "integrated", "usable": True},
+    {"name": "an old one", "kind": "discrete", "usable": False},
+    {"name": "llvmpipe (LLVM 19)", "kind": "cpu", "usable": True},
+    {"name": "of a virtual machine", "kind": "virtual", "usable": True},
+]
+
+
+def test_only_hardware_counts_as_a_gpu_of_vulkan() -> None:
+    assert vulkan.list_gpus(f"a driver's warning\n{json.dumps(TOLD)}\n") == ("AMD Radeon 780M",)
+    assert vulkan.list_gpus("") == vulkan.list_gpus("Segmentation fault") == ()
+
+
+def test_the_program_that_lists_them_answers_on_this_machine() -> None:
+    command = [sys.executable, str(SCRIPTS / "_setup" / "vulkan_devices.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert all(device.keys() == TOLD[0].keys() for device in json.loads(done.stdout))
+
+
+def test_makers_of_gpus_that_the_kernel_knows(tmp_path: Path) -> None:
+    for number, vendor in enumerate(("0x1002", "0x8086", "0x8086", "0x1af4")):
+        folder = tmp_path / f"renderD{128 + number}" / "device"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+    assert vulkan.undriven(tmp_path) == ("AMD", "Intel")
+    assert vulkan.undriven(tmp_path / "none") == ()
+
+
+HEADERS = {
+    "vulkan/vulkan.hpp": "#define VK_HEADER_VERSION 304\n"
+    '#define VK_EXT_LAYER_SETTINGS_EXTENSION_NAME "x"\n',
+    "spirv/unified1/spirv.hpp": "",
+}
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (HEADERS, ("304", [])),
+        ({**HEADERS, "vulkan/vulkan.hpp": "#define VK_HEADER_VERSION 239\n"}, ("239", "newer")),
+        ({"vulkan/vulkan.hpp": HEADERS["vulkan/vulkan.hpp"]}, ("304", "SPIR-V")),
+        ({"spirv/unified1/spirv.hpp": ""}, ("", "the Vulkan headers")),
+    ],
+    ids=["all", "old", "no SPIR-V", "none"],
+)
+def test_the_compiler_is_asked_for_the_headers(
+    files: dict[str, str], found: tuple[str, str | list[str]], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / "include" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "include" / name).write_text(text)
+    compilers = machine.find_compilers({})
+    assert compilers is not None
+    no_system = dataclasses.replace(compilers, cxx=(*compilers.cxx, "-nostdinc"))
+    version, missing = vulkan.read_headers({"VULKAN_SDK": str(tmp_path)}, no_system)
+    assert version == found[0]
+    assert missing == found[1] or (len(missing) == 1 and found[1] in missing[0])
+
+
+def test_the_shader_compiler_of_the_sdk_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = tmp_path / "sdk" / "bin" / ("glslc.exe" if sys.platform == "win32" else "glslc")
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    assert vulkan.find_glslc({}) == ""
+    assert vulkan.find_glslc({"VULKAN_SDK": str(tmp_path / "sdk")}) == str(program)
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ("ID=debian\n", "sudo apt install glslc libvulkan-dev spirv-headers"),
+        ('ID=ubuntu\nID_LIKE="debian"\n', "sudo apt install glslc libvulkan-dev spirv-headers"),
+        ("ID=fedora\n", "sudo dnf install glslc vulkan-headers "),
+        ("ID=manjaro\nID_LIKE=arch\n", "sudo pacman -S shaderc vulkan-headers "),
+        ('ID_LIKE="suse opensuse"\n', "sudo zypper install shaderc "),
+        ("", "install glslc, Vulkan's headers"),
+    ],
+)
+def test_what_a_vulkan_build_needs_is_named(release: str, command: str) -> None:
+    assert how_to_install("vulkan", release).startswith(command)
 
 
 # The machine
@@ -210,7 +335,7 @@ def test_the_probe_on_the_real_compiler() -> None:
 def a_plan(**changes: object) -> Plan:
     given: dict[str, object] = {
         "version": "0.3.36",
-        "accelerator": plan.Choice("cpu", (), "for a test"),
+        "accelerator": accelerator.Choice("cpu", (), "for a test"),
         "rpc": False,
         "cure": amx.Cure((), "for a test"),
         "compilers": GCC12,
@@ -234,6 +359,7 @@ def a_plan(**changes: object) -> Plan:
         {"cpu": Cpu("another CPU", PLAIN_CPU.flags)},
         {"cpu": Cpu("a CPU", frozenset({"avx2", "avx512f"}))},
         {"cuda_compiler_version": "release 13.0"},
+        {"vulkan_tools": "shaderc 2025.2, headers 309"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -261,6 +387,39 @@ def test_make_plan_puts_the_cure_and_the_users_flags_together(
     assert "-DGGML_RPC=on" not in plan.make_plan(Choices("cpu", rpc=False)).cmake_args
 
 
+@pytest.mark.parametrize(
+    ("choices", "found", "name", "why"),
+    [
+        (Choices(environment={"CMAKE_ARGS": "-DGGML_VULKAN=on"}), gpu(), "vulkan", "by CMAKE_ARGS"),
+        (
+            Choices("cuda", environment={"CMAKE_ARGS": "-DGGML_CUDA=off -DGGML_HIP=on"}),
+            gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC),
+            "hip",
+            "by CMAKE_ARGS",
+        ),
+        (
+            Choices(environment={"CMAKE_ARGS": "-DGGML_CUDA=off"}),
+            gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC),
+            "vulkan",
+            "Vulkan lists AMD Radeon 780M",
+        ),
+        (Choices(), gpu(), "vulkan", "Vulkan lists AMD Radeon 780M"),
+        (Choices("cpu"), gpu(), "cpu", "asked for"),
+    ],
+)
+def test_the_users_options_win_and_are_told(
+    choices: Choices, found: Gpu, name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "find_compilers", lambda env: GCC12)
+    monkeypatch.setattr(plan, "read_gpu", lambda env: found)
+    monkeypatch.setattr(plan, "read_vulkan", lambda env, compilers: RADEON)
+    monkeypatch.setattr(sys, "platform", "linux")
+    made = plan.make_plan(choices)
+    assert (made.accelerator.name, made.accelerator.why) == (name, why)
+    assert f"-{name}-" in made.key and made.facts()["asked_for"] == name
+    assert made.vulkan_tools == (RADEON.tools if "vulkan" in name else "")
+
+
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "find_compilers", lambda env: None)
     with pytest.raises(SetupError) as caught:
@@ -272,9 +431,11 @@ def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 # The wheel cache
 
 
-def make_wheel(folder: Path) -> None:
+def make_wheel(folder: Path, *libraries: str) -> None:
     with zipfile.ZipFile(folder / "llama_cpp_python-0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("content", "x" * 10_000)
+        for name in libraries:
+            wheel.writestr(f"llama_cpp/lib/{name}", "")
 
 
 @pytest.fixture
@@ -289,6 +450,23 @@ def test_built_wheel_is_found_again(cache: Path) -> None:
     assert wheels.find(cache, "key") == built
     assert built.built != "unknown"
     assert not list(cache.glob("building-*"))
+
+
+@pytest.mark.parametrize(
+    ("libraries", "name"),
+    [
+        (["libggml.so", "libggml-cpu.so.0.25.3", "libggml-rpc.so"], "cpu"),
+        (["libggml-cpu.so", "libggml-vulkan.so", "libggml-vulkan.so.0"], "vulkan"),
+        (["ggml-vulkan.dll", "ggml-cuda.dll"], "cuda+vulkan"),
+        (["libggml-metal.dylib"], "metal"),
+        (["../include/ggml-vulkan.h"], "cpu"),
+    ],
+)
+def test_a_wheel_is_for_what_it_has_libraries_for(
+    libraries: list[str], name: str, cache: Path
+) -> None:
+    made = wheels.build(cache, "key", lambda folder: make_wheel(folder, *libraries))
+    assert made.accelerator == name
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SetupError("no")], ids=str)
@@ -461,6 +639,8 @@ def test_failed_build_shows_cause_log_and_next_step(
         ("OSError: [Errno 28] No space left on device", "disk is full", "free some space"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "memory", "--jobs 1"),
         ("No CMAKE_CXX_COMPILER could be found.", "no working C and C++ compiler", ""),
+        ("Could NOT find Vulkan (missing: glslc)", "a Vulkan build needs is missing", ""),
+        ("a.cpp:1:2: error: 'LayerSettingEXT' is not", "missing or too old", ""),
         ("nvcc fatal : Unsupported gpu architecture 'compute_50'", "CUDA toolkit", "--cpu"),
         ("Temporary failure in name resolution", "index cannot be reached", "network"),
         ("Max retries exceeded\nmmq.cpp:1:2: error: bad", "mmq.cpp:1:2: error: bad", "compiler"),
@@ -554,7 +734,9 @@ def test_choices_are_kept_until_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     assert kept == earlier
     assert kept.in_words() == "--cpu --no-rpc CXXFLAGS=-O1"
     assert setup_main.merge_choices(setup_main.parse(["--rpc"]), earlier).rpc is True
-    assert setup_main.merge_choices(setup_main.parse(["--cuda"]), earlier).accelerator == "cuda"
+    for name in ("cuda", "vulkan", "metal", "cpu"):
+        asked = setup_main.parse([f"--{name}"])
+        assert setup_main.merge_choices(asked, earlier).accelerator == name
     assert setup_main.merge_choices(setup_main.parse(["--forget"]), earlier) == Choices()
     monkeypatch.setenv("CXXFLAGS", "-O2")
     now = setup_main.merge_choices(setup_main.parse([]), earlier)
@@ -574,6 +756,7 @@ class FakeSetUp:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
         self.plan = a_plan()
+        self.libraries: tuple[str, ...] = ()
         self.root = root
         self.fail_at: dict[str, BaseException] = {}
         monkeypatch.setenv("EFTLOCAL_WHEELS", str(root.parent / "wheels"))
@@ -591,7 +774,7 @@ class FakeSetUp:
             raise self.fail_at[what]
 
     def build(self, folder: Path) -> None:
-        make_wheel(folder)
+        make_wheel(folder, *self.libraries)
         self.note("build")
 
     def make(self, environment: Environment) -> None:
@@ -626,7 +809,21 @@ NOT_THE_WHEEL = ["make", "installing eftlocal", "prove"]
 def test_second_set_up_does_nothing(fake: FakeSetUp, capsys: pytest.CaptureFixture[str]) -> None:
     assert fake.run() == (0, ALL)
     assert fake.run() == (0, [])
-    assert "Next: " in capsys.readouterr().out.splitlines()[-1]
+    assert "eftlocal is set up for cpu. Next: " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_what_was_built_is_told_whatever_was_asked(
+    fake: FakeSetUp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.plan = a_plan(accelerator=accelerator.Choice("opencl", (), "by CMAKE_ARGS"))
+    fake.libraries = ("libggml-vulkan.so",)
+    assert fake.run()[0] == 0
+    said = capsys.readouterr().out
+    assert "accelerator: opencl (by CMAKE_ARGS)" in said
+    assert "note: this build of llama.cpp has no opencl in it" in said
+    assert "eftlocal is set up for vulkan." in said
+    facts = json.loads((fake.root / ".venv" / "eftlocal-build.json").read_text())
+    assert (facts["asked_for"], facts["accelerator"]) == ("opencl", "vulkan")
 
 
 def test_each_cause_redoes_just_what_it_must(fake: FakeSetUp) -> None:

@@ -39,11 +39,16 @@ from eftlocal.user_settings import Default, Given, levels, settings_path, user_s
 PACKAGES = ("eftlocal", "llama-cpp-python", "numpy", "gguf", "huggingface-hub", "textual")
 ENGINE_FACTS = {
     "llama_cpp",
+    "backends",
     "devices",
     "supports_rpc",
     "supports_gpu_offload",
     "system_info",
 }
+NEEDED_BY_VULKAN = (
+    "Vulkan needs the shader compiler glslc, Vulkan's headers and loader, and the SPIR-V headers "
+    "(on Debian and Ubuntu: glslc libvulkan-dev spirv-headers)"
+)
 REPORT = "eftlocal-report.json"
 UNKNOWN = "unknown: llama.cpp could not be asked"
 
@@ -84,6 +89,8 @@ def doctor(
         Screen().print(as_table(report))
         if report["rebuild"]:  # in one piece, to be copied
             say(f"\nTo build llama.cpp for this machine:\n{report['rebuild']}")
+            if "GGML_VULKAN" in report["rebuild"]:
+                say(NEEDED_BY_VULKAN)
     if write_report and not is_stdout(file):
         tell(f"{file}: written; look through it, then attach it to your report")
     if not result.ok:
@@ -105,6 +112,7 @@ def collect(result: SelfTestResult) -> dict[str, Any]:
         "environment": sys.prefix,
         "build": build or None,
         "rebuild": None if build else rebuild(build),
+        "backends": engine.get("backends"),
         "devices": engine.get("devices"),
         "rpc": engine.get("supports_rpc"),
         "gpu_offload": engine.get("supports_gpu_offload"),
@@ -187,6 +195,7 @@ def as_table(report: dict[str, Any]) -> Table:
     row("system", report["system"])
     row("environment", report["environment"])
     _add_build(row, report["build"])
+    row("backends", UNKNOWN if report["backends"] is None else ", ".join(report["backends"]))
     for device in report["devices"] or ():
         memory = f"{_gib(device['memory_free'])} of {_gib(device['memory_total'])} GiB free"
         row("device", f"{device['name']} ({device['kind']}): {device['description']}, {memory}")

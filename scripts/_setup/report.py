@@ -52,31 +52,77 @@ def without_hosts(text: str) -> str:
     return _HOST.sub("host=(index)", _ADDRESS.sub("(index)", text))
 
 
-def how_to_install(what: str) -> str:
-    """The command that installs `compiler` or `venv` on this system."""
+# By a word of os-release's ID and ID_LIKE: how to install, and the packages of each thing.
+_PACKAGES = {
+    "debian": {
+        "": "apt install",
+        "compiler": "build-essential",
+        "venv": "python3-venv",
+        "vulkan": "glslc libvulkan-dev spirv-headers",
+        "vulkan driver": "mesa-vulkan-drivers",
+    },
+    "fedora": {
+        "": "dnf install",
+        "compiler": "gcc-c++ make",
+        "venv": "python3-pip",
+        "vulkan": "glslc vulkan-headers vulkan-loader-devel spirv-headers-devel",
+        "vulkan driver": "mesa-vulkan-drivers",
+    },
+    "suse": {
+        "": "zypper install",
+        "compiler": "gcc-c++ make",
+        "venv": "python3-pip",
+        "vulkan": "shaderc vulkan-devel spirv-headers",
+        "vulkan driver": "Mesa-vulkan-device-select libvulkan_radeon libvulkan_intel",
+    },
+    "arch": {
+        "": "pacman -S",
+        "compiler": "base-devel",
+        "venv": "python-pip",
+        "vulkan": "shaderc vulkan-headers vulkan-icd-loader spirv-headers",
+        "vulkan driver": "vulkan-radeon vulkan-intel",
+    },
+    "alpine": {
+        "": "apk add",
+        "compiler": "build-base linux-headers",
+        "venv": "python3 py3-pip",
+        "vulkan": "shaderc vulkan-headers vulkan-loader-dev spirv-headers",
+        "vulkan driver": "mesa-vulkan-ati mesa-vulkan-intel",
+    },
+}
+_ELSEWHERE = {
+    "compiler": "install a C++ compiler",
+    "venv": "install Python's venv and pip",
+    "vulkan": "install glslc, Vulkan's headers and loader, and the SPIR-V headers",
+    "vulkan driver": "install your GPU's Vulkan driver",
+}
+_DARWIN = {"compiler": "xcode-select --install", "venv": "brew install python"}
+_WINDOWS = {
+    "compiler": "install Visual Studio Build Tools with 'Desktop development with C++'",
+    "venv": "install Python again, with pip",
+    "vulkan": "install LunarG's Vulkan SDK (winget install KhronosGroup.VulkanSDK)",
+}
+
+
+def how_to_install(what: str, release: str | None = None) -> str:
+    """The command that installs `compiler`, `venv`, `vulkan`, `vulkan driver` or `cuda` here.
+
+    release: the text of os-release; None reads this system's.
+    """
     if what == "cuda":
         return "install NVIDIA's CUDA toolkit (on Debian and Ubuntu: nvidia-cuda-toolkit)"
-    if sys.platform == "darwin":
-        return "xcode-select --install" if what == "compiler" else "brew install python"
-    if sys.platform == "win32":
-        tools = "install Visual Studio Build Tools with 'Desktop development with C++'"
-        return tools if what == "compiler" else "install Python again, with pip"
-    try:
-        release = Path("/etc/os-release").read_text(errors="replace").lower()
-    except OSError:
-        release = ""
-    family = " ".join(re.findall(r"^id(?:_like)?=(.*)$", release, re.M))
-    commands = {
-        "debian": ("apt install build-essential", "apt install python3-venv"),
-        "fedora": ("dnf install gcc-c++ make", "dnf install python3-pip"),
-        "suse": ("zypper install gcc-c++ make", "zypper install python3-pip"),
-        "arch": ("pacman -S base-devel", "pacman -S python-pip"),
-        "alpine": ("apk add build-base linux-headers", "apk add python3 py3-pip"),
-    }
-    for name, (compiler, venv) in commands.items():
+    if release is None and sys.platform in ("darwin", "win32"):
+        return (_DARWIN if sys.platform == "darwin" else _WINDOWS).get(what, _ELSEWHERE[what])
+    if release is None:
+        try:
+            release = Path("/etc/os-release").read_text(errors="replace")
+        except OSError:
+            release = ""
+    family = " ".join(re.findall(r"^id(?:_like)?=(.*)$", release.lower(), re.M))
+    for name, packages in _PACKAGES.items():
         if name in family:
-            return f"sudo {compiler if what == 'compiler' else venv}"
-    return "install a C++ compiler" if what == "compiler" else "install Python's venv and pip"
+            return f"sudo {packages['']} {packages[what]}"
+    return _ELSEWHERE[what]
 
 
 # Why pip or the compiler failed, from the end of the log
@@ -91,6 +137,10 @@ _COMPILER = (
     r"No CMAKE_C(XX)?_COMPILER could be found|CMAKE_C(XX)?_COMPILER not set|"
     r"is not a full path to an existing compiler|is not able to compile a simple test program"
 )
+_VULKAN = (
+    r"Could NOT find Vulkan|SPIRV-HeadersConfig\.cmake|SPIRV-Headers_DIR|"
+    r"vulkan/vulkan(?:_core)?\.h(?:pp)?: No such file|LayerSettingEXT|spirv\.hpp: No such file"
+)
 # Patterns in order of trust: the first that fits names the cause.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (r"No space left on device|Errno 28", "the disk is full", "free some space"),
@@ -100,7 +150,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "the compiler ran out of memory",
         "try again with --jobs 1",
     ),
-    (_COMPILER, "there is no working C and C++ compiler", ""),
+    (_COMPILER, "there is no working C and C++ compiler", "compiler"),
+    (_VULKAN, "what a Vulkan build needs is missing or too old", "vulkan"),
     (
         r"unsupported GNU version|#error -- unsupported|nvcc fatal|Unsupported gpu architecture|"
         r"CUDA_ARCHITECTURES|CUDA compiler|CUDAToolkit",
@@ -132,8 +183,8 @@ def diagnose(log: str) -> tuple[str, str]:
     """(what is wrong, what to do next); ("", "") when the log has no cause known here."""
     for pattern, what, advice in _CAUSES:
         if found := re.search(pattern, log):
-            if pattern is _COMPILER:
-                return what, f"{how_to_install('compiler')}, {AGAIN}"
+            if advice in _ELSEWHERE:
+                return what, f"{how_to_install(advice)}, {AGAIN}"
             whole = without_hosts(found.group(0)).strip()[:160]
             return what.format(*found.groups(), whole=whole), f"{advice}, {AGAIN}"
     return "", ""

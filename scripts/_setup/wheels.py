@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .accelerator import ACCELERATORS
 from .child import WINDOWS, clean_environment, work
 from .machine import default_jobs
 from .plan import Plan
@@ -42,6 +44,17 @@ def cache_folder(env: Mapping[str, str], system: str = sys.platform) -> Path:
 class Cached:
     wheel: Path
     built: str  # ISO date and time, UTC
+
+    @property
+    def accelerator(self) -> str:
+        """What the wheel has llama.cpp's libraries for, as `Choice.name`: whatever was asked."""
+        with zipfile.ZipFile(self.wheel) as content:
+            found = set(_LIBRARY.findall("\n".join(content.namelist())))
+        return "+".join(name for name in ACCELERATORS if name in found) or "cpu"
+
+
+# libggml-vulkan.so, ggml-vulkan.dll
+_LIBRARY = re.compile(r"(?m)[/\\](?:lib)?ggml-(\w+)\.(?:so|dll|dylib)\S*$")
 
 
 def find(cache: Path, key: str) -> Cached | None:
@@ -153,8 +166,9 @@ else:
 USUAL_TIME = {
     "cpu": "usually 3 to 8 minutes",
     "metal": "usually 2 to 5 minutes",
-    "cuda": "usually 5 to 40 minutes, by the number of cores and GPU architectures",
+    "vulkan": "usually 4 to 10 minutes",
 }
+LONG = "usually 5 to 40 minutes, by the number of cores and GPU architectures"
 
 
 def builder(plan: Plan, python: Path, jobs: int | None, log: Path) -> Callable[[Path], None]:
@@ -164,7 +178,7 @@ def builder(plan: Plan, python: Path, jobs: int | None, log: Path) -> Callable[[
         count = jobs or default_jobs()
         say(
             f"building llama-cpp-python {plan.version} for {plan.accelerator.name} with {count} "
-            f"job(s): {USUAL_TIME[plan.accelerator.name]}, once for this machine"
+            f"job(s): {USUAL_TIME.get(plan.accelerator.name, LONG)}, once for this machine"
         )
         # pip's own cache knows neither CMAKE_ARGS nor CXXFLAGS: keep it out.
         command = [
