@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.loading.roles import RoleSource
-from eftlocal.speculation.costs import ROWS, Costs, Curve, measure, plausible, recall, remember
+from eftlocal.speculation.costs import (
+    ROWS,
+    Costs,
+    Curve,
+    Room,
+    measure,
+    plausible,
+    recall,
+    remember,
+)
+from eftlocal.speculation.drafting import Plan
 
 
 def test_every_role_is_measured_and_its_cache_left_empty(tiny: Emulator) -> None:
@@ -56,10 +67,11 @@ def test_costs_are_kept_for_the_next_start(
         "",
         "[]",
         '{"format": 3, "roles": {}}',
-        '{"format": 2, "roles": {"base": {"1": 0.5}}}',
-        '{"format": 2, "roles": {"base": {"1": -0.5, "2": 1}}}',
-        '{"format": 2, "roles": {"tuned": {"1": 0.5, "2": 1}}}',
-        '{"format": 2, "roles": {"base": {"1": 0.5, "2": 1}}, "more": 1}',
+        '{"format": 3, "roles": {"base": {"1": 0.5}}}',
+        '{"format": 3, "roles": {"base": {"1": -0.5, "2": 1}}}',
+        '{"format": 3, "roles": {"tuned": {"1": 0.5, "2": 1}}}',
+        '{"format": 3, "roles": {"base": {"1": 0.5, "2": 1}}, "more": 1}',
+        '{"format": 2, "roles": {"base": {"1": 0.5, "2": 1}}}',  # had fewer numbers of rows
     ],
 )
 def test_a_file_that_does_not_fit_is_not_used(
@@ -112,6 +124,46 @@ def test_no_room_for_drafts_is_no_reason_to_fail(tiny_files: dict[str, Path]) ->
         found = emulator.generate("Hello", **options)
         fixed = emulator.generate("Hello", speculation=Speculation(length=4), **options)
     assert found.tokens == fixed.tokens and fixed.speculation.drafts == 0
+
+
+BLOCKS = Curve({n: 1.0 + (n // 4) + 0.7 * (n % 4) for n in range(1, 18)})
+
+
+def test_a_call_is_planned_with_the_least_cost_of_any_width_that_fits() -> None:
+    costs = Costs({"base": BLOCKS})
+    widths = [BLOCKS.padded(1, n, Room(tokens=16))[1] for n in range(1, 18)]
+    assert widths == [1, 4, 4, 4, 5, 8, 8, 8, 9, 12, 12, 12, 13, 16, 16, 16, 17]
+    plan = Plan.of(costs, (), ("base",), 1, Room(tokens=16))
+    assert plan.verify == [BLOCKS(n) for n in widths]
+    assert list(plan.verify[:16]) == sorted(plan.verify[:16])  # more rows never cost less
+    # three sequences, with an idle slot beside them and without
+    assert [costs.padded("base", 3, 1, Room(n)) for n in (3, 4)] == [BLOCKS(3), BLOCKS(4)]
+    # no room in the context, or in the call
+    assert costs.padded("base", 1, 3, Room(tokens=3)) == BLOCKS(3)
+    assert costs.padded("base", 1, 3, Room(rows=3)) == BLOCKS(3)
+
+
+def test_what_rounds_take_decides_the_padding_in_the_end() -> None:
+    curve = Curve({n: BLOCKS(n) for n in range(1, 18)})
+    assert curve.padded(1, 3, Room()) == (1, 4)
+    for _ in range(200):
+        curve.observe(4, 4.0)  # on long contexts, say
+        curve.observe(3, 3.1)
+    assert curve.padded(1, 3, Room()) == (1, 3)
+
+
+def test_rows_that_are_not_usable_cost_no_less_than_inf() -> None:
+    seconds = {n: BLOCKS(n) for n in range(1, 18)}
+    curve = Curve(seconds, usable=frozenset({1, 2, 7}))
+    assert [curve.padded(1, n, Room())[1] for n in (1, 2, 3, 4, 7, 8)] == [1, 2, 7, 7, 7, 8]
+    plan = Plan.of(Costs({"base": curve}), (), ("base",), 1)
+    assert plan.verify[3] == BLOCKS(7) and plan.verify[7] == math.inf
+    assert plan.longest(16, 0.999, 0.999)[0] == 6
+
+
+def test_no_division_costs_less_than_the_least() -> None:
+    assert BLOCKS.least(4) == BLOCKS(4)
+    assert BLOCKS.least(5) == 5 * BLOCKS(4) / 4 < BLOCKS(4) + BLOCKS(1)
 
 
 def test_times_that_more_rows_refute_are_brought_down() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.llama import Span
 from eftlocal.speculation.rules import RULES, Rule
 from eftlocal.speculation.settings import OFF
 from eftlocal.study.questions import FOLDER, read
@@ -164,6 +165,13 @@ def test_a_text_is_its_seeds_whatever_comes_goes_moves_or_breaks_beside_it(
         if chance.random() < 0.02:
             raise KeyboardInterrupt
 
+    def watched(spans: Sequence[Span], *rest: Any) -> Any:
+        padded.extend(span for span in spans if span.padding)
+        return decode(spans, *rest)
+
+    context = emulator.ensemble.contexts["base"]
+    padded, decode = list[Span](), context.decode
+    monkeypatch.setattr(context, "decode", watched)
     monkeypatch.setattr(native, "disturb", disturb)
     while waiting or running:
         while waiting and len(running) < 6 and chance.random() < 0.5:
@@ -188,6 +196,7 @@ def test_a_text_is_its_seeds_whatever_comes_goes_moves_or_breaks_beside_it(
             assert sequence.tokens() == wanted[sequence.seed][:count], sequence.seed
             done += 1
     assert done == len(seeds) and interrupts > 5 and (accepted > 200) == rewinds
+    assert padded if rewinds else not padded
 
 
 # The demo, on llama.cpp ---------------------------------------------------------------------------

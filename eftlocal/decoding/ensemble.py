@@ -31,6 +31,7 @@ from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
+from eftlocal.speculation.costs import Costs, Curve
 
 Rows = NDArray[np.float32]
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Ensemble:
 
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
-        seconds: what a decode costs a role by its rows, in any unit, to divide work into calls.
+        costs: of a decode by its rows, in any unit, to divide work into calls and to pad them.
         check: called every few milliseconds while a prompt is decoded, by the decoding thread;
             what it raises ends the decode (on the CPU and Metal at once, else after the call) and
             loses nothing.
@@ -89,7 +90,7 @@ class Ensemble:
         )
         self.observer: Callable[[str, int, float], None] | None = None
         # A typical shape: the weights are read once, and each row costs about a third of that.
-        self.seconds: Callable[[str, int], float] = lambda role, rows: 3.0 + rows
+        self.costs = Costs({role: Curve({1: 4.0, 2: 5.0}) for role in self.contexts})
         self.check: Check | None = None
         self._abandoned = False
         self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
@@ -386,10 +387,10 @@ class Ensemble:
         spans = [self._without_last_rows(context, _lacking(context, role, w)) for w in wanted]
         calls = passes(
             spans,
-            n_batch=context.n_batch,
             n_rows=context.n_rows,
+            n_slots=context.n_seq_max,
             reach=lambda slot: 0 if fixed else context.n_ctx - len(context.tokens(slot)),
-            seconds=lambda rows: self.seconds(role, rows),
+            cost=self.costs.curves[role],
         )
         gathered = self._memory(role, sum(span.rows for span in spans)) if len(calls) > 1 else None
         found: dict[int, Rows] = {}

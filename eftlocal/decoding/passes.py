@@ -1,19 +1,35 @@
-"""Which sequences one call of llama.cpp decodes together.
+"""Which sequences one call of llama.cpp decodes together, and with how much padding.
 
 Each sequence has a cache of its own, and llama.cpp decodes sequences in one pass over the weights
 only where their slots are neighbours and each brings as many tokens; others it takes one after
 another, whatever call they stand in (`split_equal` in its llama-batch.cpp). So a gap is filled,
 and a shorter span made longer, with padding that is dropped afterwards, where that is cheaper by
-the costs of decodes.
+the costs of decodes. A whole pass is padded, too, where more rows cost less than so many: with
+longer spans, or with idle slots beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from eftlocal.llama import Span
+from eftlocal.speculation.costs import LONGEST, Curve, Room
 
-LONGEST = 17  # tokens of a span that may share a pass; longer ones fill a pass by themselves
+_NEARLY = 1.02  # times the least possible cost: no better division is looked for
+
+
+class _Pass(NamedTuple):
+    """Spans `start` to `end`, in neighbouring slots with as many tokens each."""
+
+    start: int
+    end: int
+    slots: range
+    tokens: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.slots) * self.tokens
 
 
 def most_rows(n_seq_max: int) -> int:
@@ -28,73 +44,114 @@ def most_rows(n_seq_max: int) -> int:
 def passes(
     spans: Sequence[Span],
     *,
-    n_batch: int,
     n_rows: int,
+    n_slots: int,
     reach: Callable[[int], int],
-    seconds: Callable[[int], float],
+    cost: Curve,
 ) -> list[list[Span]]:
     """Divides spans into calls, padded so that each is one pass, at the least total cost.
 
     Args:
-        spans: one a slot, none longer than n_batch, none with more than n_rows rows.
-        n_batch: most tokens of a call.
-        n_rows: most tokens of a call that several slots share: each may want a row.
+        spans: one a slot, none with more than n_rows rows.
+        n_rows: most rows of a call, which is also the most tokens of one that has padding or that
+            several slots share.
+        n_slots: slots of the context.
         reach: tokens that a slot can take, padding included; 0 where it can take no padding.
-        seconds: of a pass by its tokens.
+        cost: of a pass by its tokens.
 
     Returns:
         calls, each in the order of slots, with a span of padding alone where a slot is idle.
     """
-    ordered = sorted(spans, key=lambda span: span.sequence)
-    counts = [len(span.tokens) for span in ordered]
-    slots = [span.sequence for span in ordered]
-    neighbours = slots[-1] - slots[0] + 1 == len(slots)
-    alike = min(counts) == max(counts) <= (LONGEST if len(slots) > 1 else n_batch)
-    total = len(slots) * counts[0]
-    most = n_rows if len(slots) > 1 else n_batch
-    # Two rows can cost more than one does twice: kernels have tiles of several rows.
-    if neighbours and alike and total <= most and seconds(total) <= sum(map(seconds, counts)):
-        return [ordered]
-    calls = []
-    for start, end in _cheapest(slots, counts, n_rows, reach, seconds):
-        longest = max(counts[start:end])
-        call, slot = [], slots[start]
-        for span in ordered[start:end]:
-            call += [Span(idle, (), 0, longest) for idle in range(slot, span.sequence)]
-            call.append(span._replace(padding=longest - len(span.tokens)))
-            slot = span.sequence + 1
-        calls.append(call)
-    return calls
+    division = _Division(spans, n_rows, n_slots, reach, cost)
+    return [division.call(each) for each in division.cheapest()]
 
 
-def _cheapest(
-    slots: Sequence[int],
-    counts: Sequence[int],
-    n_rows: int,
-    reach: Callable[[int], int],
-    seconds: Callable[[int], float],
-) -> list[tuple[int, int]]:
-    """The ranges of spans that share a pass: the best way to cut, by dynamic programming."""
-    least, cut = [0.0], [0]
-    for end in range(1, len(slots) + 1):
-        best, at = least[end - 1] + seconds(counts[end - 1]), end - 1
-        longest = counts[end - 1]
-        most = max(longest, reach(slots[end - 1]))
-        for start in range(end - 2, -1, -1):
-            longest = max(longest, counts[start])
-            tokens = (slots[end - 1] - slots[start] + 1) * longest
-            for idle in range(slots[start] + 1, slots[start + 1]):
-                most = min(most, reach(idle))
-            most = min(most, max(counts[start], reach(slots[start])))
-            if longest > LONGEST or tokens > n_rows or most < longest:
-                break  # wider ranges are longer, and reach no further
-            cost = least[start] + seconds(tokens)
-            if cost < best:
-                best, at = cost, start
-        least.append(best)
-        cut.append(at)
-    ranges, end = [], len(slots)
-    while end:
-        ranges.append((cut[end], end))
-        end = cut[end]
-    return ranges[::-1]
+class _Division:
+    """Spans in the order of their slots, and what they may be padded to; see `passes`."""
+
+    def __init__(
+        self,
+        spans: Sequence[Span],
+        n_rows: int,
+        n_slots: int,
+        reach: Callable[[int], int],
+        cost: Curve,
+    ) -> None:
+        self.spans = sorted(spans, key=lambda span: span.sequence)
+        self.slots = [span.sequence for span in self.spans]
+        self.counts = [len(span.tokens) for span in self.spans]
+        self.n_rows, self.n_slots, self.reach, self.cost = n_rows, n_slots, reach, cost
+
+    def cheapest(self) -> list[_Pass]:
+        """All spans in one pass where nothing can be much cheaper, else the best way to cut."""
+        count, longest = len(self.slots), max(self.counts)
+        if count == 1:
+            return [self.padded(0, 1, longest, self.reach(self.slots[0]))]
+        neighbours = self.slots[-1] - self.slots[0] + 1 == count
+        alike = longest == min(self.counts) <= LONGEST
+        if neighbours and alike and count * longest <= self.n_rows:
+            together = self.padded(0, count, longest, min(map(self.reach, self.slots)))
+            # Two rows can cost more than one does twice: kernels have tiles of several rows.
+            if self.cost(together.rows) <= _NEARLY * self.cost.least(count * longest):
+                return [together]
+        return self._cut()
+
+    def _cut(self) -> list[_Pass]:
+        """By dynamic programming over the last pass of the first spans."""
+        least, last = [0.0], list[_Pass]()
+        for end in range(1, len(self.slots) + 1):
+            best, found, longest, most = float("inf"), None, 0, self.n_rows
+            for start in range(end - 1, -1, -1):
+                longest = max(longest, self.counts[start])
+                if start < end - 1:
+                    between = range(self.slots[start] + 1, self.slots[start + 1])
+                    most = min([most, *map(self.reach, between)])
+                most = min(most, max(self.counts[start], self.reach(self.slots[start])))
+                tokens = (self.slots[end - 1] - self.slots[start] + 1) * longest
+                wide = longest > LONGEST or tokens > self.n_rows or most < longest
+                if found and wide:
+                    break  # wider ranges are longer, and reach no further
+                one = self.padded(start, end, longest, most)
+                cost = least[start] + self.cost(one.rows)
+                if found is None or cost < best:
+                    best, found = cost, one
+            assert found is not None
+            least.append(best)
+            last.append(found)
+        cut, end = list[_Pass](), len(self.slots)
+        while end:
+            cut.append(last[end - 1])
+            end = cut[-1].start
+        return cut[::-1]
+
+    def padded(self, start: int, end: int, tokens: int, most: int) -> _Pass:
+        """A pass over some spans with so many tokens each, or `most`, where more rows cost less.
+
+        A prompt is read as it is: not where a span has more tokens than rows.
+        """
+        first, last = self.slots[start], self.slots[end - 1]
+        of = _Pass(start, end, range(first, last + 1), tokens)
+        room = Room(self.n_slots, LONGEST, self.n_rows)
+        shape = (len(of.slots), tokens)
+        if tokens > LONGEST or self.cost.padded(*shape, room) == shape:
+            return of
+        if any(len(span.tokens) > span.rows for span in self.spans[start:end]):
+            return of
+        after, before = self._idle(range(last + 1, self.n_slots)), self._idle(range(first)[::-1])
+        room = Room(len(of.slots) + after + before, min(most, LONGEST), self.n_rows)
+        width, tokens = self.cost.padded(*shape, room)
+        first -= max(0, width - len(of.slots) - after)
+        return of._replace(slots=range(first, first + width), tokens=tokens)
+
+    def _idle(self, slots: range) -> int:
+        """How many slots from the first on can take padding, whatever it will be."""
+        for count, slot in enumerate(slots):
+            if slot in self.slots or self.reach(slot) < LONGEST:
+                return count
+        return len(slots)
+
+    def call(self, of: _Pass) -> list[Span]:
+        """The spans of a pass, with its padding."""
+        given = {span.sequence: span for span in self.spans[of.start : of.end]}
+        spans = (given.get(slot) or Span(slot, (), 0) for slot in of.slots)
+        return [span._replace(padding=of.tokens - len(span.tokens)) for span in spans]

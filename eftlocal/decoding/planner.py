@@ -12,7 +12,16 @@ from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import Costs, measurable, measure, recall, remember, rows_for
+from eftlocal.speculation.costs import (
+    LONGEST,
+    Costs,
+    Room,
+    measurable,
+    measure,
+    recall,
+    remember,
+    rows_for,
+)
 from eftlocal.speculation.drafting import Acceptance, Plan, worth
 from eftlocal.speculation.settings import OFF, Speculation
 
@@ -47,7 +56,7 @@ class Planner:
         self.costs = costs
         self._plans.clear()
         self.ensemble.observer = costs.observe
-        self.ensemble.seconds = costs
+        self.ensemble.costs = costs
         if costs.side_by_side is not None:
             self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
 
@@ -118,7 +127,7 @@ class Planner:
         drafter = None if settings.source == "lookup" else recipe.drafter
         if settings.length is None:
             if self.costs is not None:
-                turn.plan = self._plan(self.costs, recipe, width)
+                turn.plan = self._plan(self.costs, recipe, width, self.ensemble.room(sequence))
                 self._choose_source(turn, turn.plan, drafter)
         elif drafter is not None:
             turn.drafter = drafter
@@ -163,16 +172,17 @@ class Planner:
                 turn.drafter = None
                 turn.use_found(length)
 
-    def _plan(self, costs: Costs, recipe: Recipe, width: int) -> Plan:
+    def _plan(self, costs: Costs, recipe: Recipe, width: int, tokens: int) -> Plan:
         drafting = recipe.drafter.roles if recipe.drafter else ()
-        key = (drafting, recipe.roles, width)
+        room = Room(self.ensemble.n_seq_max, min(tokens, LONGEST), self.ensemble.n_rows)
+        key = (drafting, recipe.roles, width, room)
         self._planned += 1
         if self._planned % _PLANNED_FOR == 0:
             self._plans.clear()
         if key not in self._plans:
             verifying = [role for role in recipe.roles if role not in drafting]
             self._plans[key] = Plan.of(
-                costs, drafting, verifying, width, side_by_side=self.ensemble.side_by_side
+                costs, drafting, verifying, width, room, side_by_side=self.ensemble.side_by_side
             )
         return self._plans[key]
 

@@ -42,7 +42,8 @@ _NO_CALLBACK = llama_cpp.ggml_abort_callback(0)
 class Span(NamedTuple):
     """Tokens to append to a sequence in one call, and for how many of the last to give logits.
 
-    padding: so many tokens more are decoded and dropped (see `eftlocal.decoding.passes`).
+    padding: so many tokens more are decoded and dropped (see `eftlocal.decoding.passes`). After
+    a span with a row for each token they get rows too, so that all kernels see as many.
     """
 
     sequence: int
@@ -188,7 +189,8 @@ class Context(Closing):
 
         Returns:
             (sum of rows, vocab) float32: raw logits, in the order of the spans. A view of
-            llama.cpp's memory, valid until the next decode on this context.
+            llama.cpp's memory, valid until the next decode on this context (a copy where rows of
+            padding stand between them).
 
         Raises:
             EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
@@ -203,9 +205,9 @@ class Context(Closing):
                 raise EngineError(
                     f"{self.model.path.name}: {length} tokens do not fit n_ctx = {self.n_ctx}"
                 )
-        if sum(span.rows for span in spans) > self.n_rows:  # llama.cpp ends the process
+        rows, kept = self._batch.fill(spans, [len(tokens) for tokens in records])
+        if rows > self.n_rows:  # llama.cpp ends the process
             raise EngineError(f"{self.model.path.name}: a decode gives {self.n_rows} rows at most")
-        rows = self._batch.fill(spans, [len(tokens) for tokens in records])
         self._unsettled.update(span.sequence for span in spans)
         code = self._call(check)
         if code != 0:
@@ -225,7 +227,10 @@ class Context(Closing):
         floats: Any = ctypes.c_float * (rows * self.model.vocab_size)
         memory = floats.from_address(ctypes.addressof(logits.contents))
         view: NDArray[np.float32] = np.frombuffer(memory, dtype=np.float32)
-        return view.reshape(rows, self.model.vocab_size)
+        view = view.reshape(rows, self.model.vocab_size)
+        if len(kept) == 1:
+            return view[kept[0]]
+        return np.concatenate([view[part] for part in kept])
 
     def _call(self, check: Check | None) -> int:
         """llama_decode's return value; raises what ended a long call."""
@@ -348,13 +353,19 @@ class _Batch:
         ):
             setattr(self.struct, name, ctypes.cast(array.ctypes.data, fields[name]))
 
-    def fill(self, spans: Sequence[Span], starts: Sequence[int]) -> int:
-        """Lays the spans out, each from its start position; returns the rows wanted."""
+    def fill(self, spans: Sequence[Span], starts: Sequence[int]) -> tuple[int, list[slice]]:
+        """Lays the spans out, each from its start position.
+
+        Returns:
+            how many rows llama.cpp will give, and which of them are the spans' own, neighbours
+            together; none where there is no row.
+        """
         total = sum(len(span.tokens) + span.padding for span in spans)
         if not 0 < total <= self.capacity:
             raise EngineError(f"a batch holds 1 to {self.capacity} tokens, not {total}")
         self._wanted[:total] = 0
         at = rows = 0
+        kept: list[slice] = []
         for span, start in zip(spans, starts, strict=True):
             real = at + len(span.tokens)
             end = real + span.padding
@@ -362,12 +373,15 @@ class _Batch:
             self._token[real:end] = 0  # any vocabulary has it
             self._position[at:end] = np.arange(start, start + end - at, dtype=np.int32)
             self._sequence[at:end] = span.sequence
+            given = end if span.rows == len(span.tokens) else real
+            self._wanted[real - span.rows : given] = 1
             if span.rows:
-                self._wanted[real - span.rows : real] = 1
-            rows += span.rows
+                first = kept.pop().start if kept and kept[-1].stop == rows else rows
+                kept.append(slice(first, rows + span.rows))
+            rows += given - real + span.rows
             at = end
         self.struct.n_tokens = total
-        return rows
+        return (rows, kept) if kept else (0, kept)
 
 
 def _choice(what: str, value: str, among: Mapping[str, int]) -> int:

@@ -1,24 +1,29 @@
 """What a decode of n rows costs for each role on this machine: measured, kept, corrected.
 
 The curve has steps, because kernels work on blocks of rows: four rows may cost less than three.
-So draft lengths are chosen from measured costs, not from a rule.
+So draft lengths are chosen from measured costs, not from a rule, and a call is padded to where
+more rows cost less. What a plan counts on is the cost of the padded call.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.disk import cache_folder, replace_text
 from eftlocal.llama import Context, Span
+from eftlocal.settings import MAX_DRAFT
 
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17)
+LONGEST = MAX_DRAFT + 1  # tokens of a sequence that may be padded or share a call with others
+ROWS = tuple(range(1, LONGEST + 1))  # all of them: the steps are what is looked for
 _WIDE = (24, 32, 48, 64)  # where so many sequences are decoded together
 _SECONDS_EACH, _SECONDS_MOST = 1.5, 6.0  # of measuring a role, beyond the first times round
 _LEAST_TIMES, _MOST_TIMES = 2, 7
@@ -28,18 +33,40 @@ _CORRECTION = 0.1  # share of a new time in a curve's point
 _PAST = 32  # tokens that stand before the timed ones
 _PARALLEL_ROWS = 5
 _PARALLEL_GAIN = 0.95  # of the time in turn: parallel decodes must take less
-_FORMAT = 2
+_BLOCK = 16  # rows of the largest block of a kernel: more padding would be a block of its own
+_WORTH = 0.98  # of a call's time: with padding it must take less
+_READ_ANEW = 64  # corrections after which what was read off a curve is read again
+_FORMAT = 3
+
+
+class Room(NamedTuple):
+    """The most that a call may grow to: sequences, tokens of each, rows in all."""
+
+    sequences: int = 1
+    tokens: int = LONGEST
+    rows: int = 1 << 30
 
 
 class Curve:
-    """Seconds of one decode call by its number of rows."""
+    """Seconds of one decode call by its number of rows.
 
-    def __init__(self, seconds: Mapping[int, float]) -> None:
+    Attributes:
+        usable: the numbers of rows that a call without a prompt may have; None is any. The others
+            cost inf.
+    """
+
+    def __init__(self, seconds: Mapping[int, float], usable: frozenset[int] | None = None) -> None:
         self.rows = sorted(seconds)
         self.seconds = [seconds[n] for n in self.rows]
+        self.usable = usable
+        self._cheaper: dict[int, list[int]] = {}
+        self._least: dict[int, float] = {}
+        self._corrections = 0
 
     def __call__(self, rows: int) -> float:
         """Between measured points along a line; beyond them by the slope from first to last."""
+        if self.usable is not None and rows not in self.usable:
+            return math.inf
         at = bisect_left(self.rows, rows)
         if at < len(self.rows) and self.rows[at] == rows:
             return self.seconds[at]
@@ -51,6 +78,31 @@ class Curve:
             return self.seconds[-1] + max(0.0, slope) * (rows - self.rows[-1])
         (n, m), (a, b) = self.rows[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
         return a + (b - a) * (rows - n) / (m - n)
+
+    def padded(self, sequences: int, tokens: int, room: Room) -> tuple[int, int]:
+        """The sequences and the tokens of each by which a call of so many is best padded."""
+        rows = sequences * tokens
+        if rows not in self._cheaper:
+            bound = _WORTH * self(rows)
+            more = [n for n in self.rows if rows < n < rows + _BLOCK and self(n) < bound]
+            self._cheaper[rows] = sorted(more, key=self)
+        for n in self._cheaper[rows]:
+            for width in range(sequences, room.sequences + 1):
+                if n <= room.rows and n % width == 0 and tokens <= n // width <= room.tokens:
+                    return width, n // width
+        return sequences, tokens
+
+    def least(self, rows: int) -> float:
+        """Seconds that so many rows take at least, however they are divided into calls."""
+        if rows not in self._least:
+            # A call of n rows costs the least of n and more; none gives a row for less than that.
+            of_call = min(map(self, (n for n in (*self.rows, rows) if n >= rows)))
+            each = of_call / rows
+            for n in range(rows - 1, 0, -1):
+                of_call = min(of_call, self(n))
+                each = min(each, of_call / n)
+            self._least[rows] = rows * each
+        return self._least[rows]
 
     def observe(self, rows: int, seconds: float) -> None:
         """Draws the curve towards what a decode took just now: its own point, and the others half
@@ -64,6 +116,10 @@ class Curve:
         own = (1.0 + _CORRECTION * off) / others
         self.seconds = [each * others for each in self.seconds]
         self.seconds[at] *= own
+        self._corrections += 1
+        if self._corrections % _READ_ANEW == 0:
+            self._cheaper.clear()
+            self._least.clear()
 
 
 class Costs:
@@ -76,6 +132,12 @@ class Costs:
     def __call__(self, role: str, rows: int) -> float:
         """Seconds of a decode of that many rows."""
         return self.curves[role](rows)
+
+    def padded(self, role: str, sequences: int, tokens: int, room: Room) -> float:
+        """Seconds of a decode of sequences with so many tokens each, padded where that is less."""
+        curve = self.curves[role]
+        width, length = curve.padded(sequences, tokens, room)
+        return curve(width * length)
 
     def observe(self, role: str, rows: int, seconds: float) -> None:
         """Takes in what a decode without a prompt took."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import Costs
+from eftlocal.speculation.costs import Costs, Room
 from eftlocal.speculation.settings import Totals
 
 _GRAM = 3  # tokens that must agree before a continuation is worth a look
@@ -138,13 +138,18 @@ class Plan:
         drafting: Sequence[str],
         verifying: Sequence[str],
         width: int,
+        room: Room | None = None,
         *,
         side_by_side: bool = False,
     ) -> Plan:
-        """Side by side, the slowest role counts, and the last draft is decoded beside it."""
+        """Side by side, the slowest role counts, and the last draft is decoded beside it.
+
+        room: to which calls can be padded; None is what one sequence alone can have.
+        """
+        room = room or Room()
 
         def seconds(roles: Sequence[str], rows: int) -> float:
-            each = [costs(role, rows * width) / width for role in roles]
+            each = [costs.padded(role, width, rows, room) / width for role in roles]
             return max(each, default=0.0) if side_by_side else sum(each)
 
         lengths = range(1, MAX_DRAFT + 2)
