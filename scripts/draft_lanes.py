@@ -23,6 +23,8 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import OFF, Speculation, Totals
 from eftlocal.study.statistics import Interval, ratios_of_sums
 
+_PARTS = ("draft", "verify", "combine")  # of a round
+
 
 class Turn(NamedTuple):
     """Tokens, seconds, and those of them inside llama_decode."""
@@ -117,30 +119,36 @@ def figures(lane: Lane, plain: Lane, base: Lane) -> dict[str, Any]:
     "speed_up" is that of all turns together, each measured in the plain lane's time a token in
     the same turn, with a bootstrap 95% interval over turns; "median_turn" the median turn's.
     """
-    own, other, alone = (np.array(which.turns) for which in (lane, plain, base))
+    own, other = np.array(lane.turns), np.array(plain.turns)
     rounds = sum(t.rounds for t in lane.totals)
     drafts = sum(t.drafts for t in lane.totals)
     outside = own[:, 1] - own[:, 2]
-    value, low, high = _whole(own, other)
+    value, low, high = ratio(lane, plain)
+    over_base, *interval = ratio(lane, base)
+    spent = [sum(getattr(t, f"{part}_seconds") for t in lane.totals) for part in _PARTS]
     return {
         "tokens": int(own[:, 0].sum()),
         "tokens_per_second": float(own[:, 0].sum() / own[:, 1].sum()),
         "speed_up": value,
         "speed_up_interval_95": [low, high],
         "median_turn": float(np.median(_rates(own) / _rates(other))),
-        "over_base": _whole(own, alone)[0],
+        "over_base": over_base,
+        "over_base_interval_95": interval,
         "acceptance": lane.acceptance,
         "drafted_length": sum(t.drafted for t in lane.totals) / drafts if drafts else 0.0,
         "rounds": rounds,
         "outside_decode_ms_a_round": float(outside.sum() / rounds * 1000.0),
         "outside_decode_share": float(np.median(outside / own[:, 1])),
+        "combine_share": spent[-1] / sum(spent),
     }
+
+
+def ratio(lane: Lane, other: Lane) -> Interval:
+    """Speed over another lane's, turn by turn, with a bootstrap 95% interval over turns."""
+    own, others = np.array(lane.turns), np.array(other.turns)
+    spent = own[:, 1] * _rates(others)  # in tokens of the other lane
+    return ratios_of_sums(spent, own[:, 0])[0]
 
 
 def _rates(turns: NDArray[np.float64]) -> NDArray[np.float64]:
     return turns[:, 0] / turns[:, 1]
-
-
-def _whole(own: NDArray[np.float64], other: NDArray[np.float64]) -> Interval:
-    spent = own[:, 1] * _rates(other)  # in tokens of the other lane
-    return ratios_of_sums(spent, own[:, 0])[0]

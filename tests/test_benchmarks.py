@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bench_step import Pair
 from draft_ceiling import ceiling, expected, simulated, simulated_ceiling
-from draft_lanes import Lane, Turn, figures
+from draft_lanes import Lane, Turn, figures, ratio
 from synthetic_rule import SyntheticRule
 
 import eftlocal
@@ -246,24 +246,36 @@ def test_figures_of_lanes_by_hand(tiny: Emulator) -> None:
     found = figures(twice, plain, plain)
     assert found["speed_up"] == found["over_base"] == pytest.approx(2.0)
     assert found["speed_up_interval_95"] == [pytest.approx(2.0), pytest.approx(2.0)]
+    assert list(ratio(plain, twice)) == [pytest.approx(0.5)] * 3
     assert found["tokens_per_second"] == pytest.approx(18 / 14)
     assert found["outside_decode_share"] == pytest.approx((0.25 + 0.05) / 2)
     assert found["outside_decode_ms_a_round"] == pytest.approx(1500.0)
 
 
 def test_speculation_on_the_demo_and_on_random_models(tmp_path: Path) -> None:
-    options = ("--shapes", "tiny,tiny,tiny", "--rates", "0,0.8", "--cache", tmp_path)
-    short = ("--tokens", "8", "--repeats", "1", "--cold-tokens", "8", "--n-past", "8")
+    preset = "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"
+    kinds = ("--quantization", preset, "--quantization", "IQ4_NL")
+    options = ("--shapes", "tiny,tiny,tiny", "--rates", "0,0.8", "--cache", tmp_path, *kinds)
+    short = ("--tokens", "16", "--repeats", "1", "--cold-tokens", "8", "--n-past", "8")
     found = report("bench_speculation.py", *options, *short, "--questions", "1", "--threads", "1")
-    demo, shapes = found["demo"], found["shapes"]
+    demo, trios = found["demo"], found["shapes"]["trios"]
     assert list(demo["modes"]) == ["base alone", "plain", "auto"] + [
         f"fixed {k}" for k in (1, 2, 4, 8)
     ]
     assert demo["modes"]["plain"]["speed_up"] == demo["modes"]["base alone"]["over_base"] == 1.0
     assert demo["modes"]["fixed 4"]["acceptance"] > 0 and demo["ceiling"]["speed_up"] >= 1.0
+    assert list(trios) == [preset, "IQ4_NL"]
+    assert trios[preset]["quantization"]["base"] == "Q4_K_M" and not trios[preset]["over_first"]
+    compared = trios["IQ4_NL"]["over_first"]
+    assert {"base alone", "plain", "auto at 0", "auto at 0.8"} <= set(compared)
+    assert all(value > 0 and 0 < low <= high for value, low, high in compared.values())
+    for shapes in trios.values():
+        check_trio(shapes, demo)
+
+
+def check_trio(shapes: dict[str, Any], demo: dict[str, Any]) -> None:
     for curves in (demo["costs_ms"], shapes["costs_ms"]):
         assert list(curves) == ["base", "tuned", "reference"] and curves["base"]["17"] > 0
-
     assert list(shapes["rates"]) == ["0", "0.8"] and shapes["cold_start_at_0"]["tokens"] >= 8
     assert shapes["rates"]["0"]["ceiling"] == 1.0 and "fixed" not in shapes["rates"]["0"]
     of = shapes["rates"]["0.8"]
@@ -273,6 +285,7 @@ def test_speculation_on_the_demo_and_on_random_models(tmp_path: Path) -> None:
         )
         assert of[mode]["ceiling_in_runs"] >= 1.0 and of[mode]["share_in_runs"] > 0
         assert of[mode]["tokens"] >= 8 and 0 < of[mode]["outside_decode_share"] < 1
+        assert 0 < of[mode]["combine_share"] < 1
     assert of["fixed"]["length"] >= 1
 
 
@@ -296,7 +309,7 @@ def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     [
         ("bench_speculation.py", ["--rates", "0,1"], "--rates 0,1: give numbers from 0"),
         ("bench_speculation.py", ["--tokens", "7"], "--tokens must be 8 or more"),
-        ("bench_speculation.py", ["--cold-tokens", "999"], "at most 512"),
+        ("bench_speculation.py", ["--quantization", "tuned=Q9"], "--quantization tuned=Q9: use"),
         ("bench_rows.py", ["--quantizations", "Q3_K"], "--quantizations Q3_K: use Q4_0"),
         ("bench_rows.py", ["--small", "9b"], "--small 9b: use one of tiny"),
         ("bench_rows.py", ["--threads", "0"], "--threads 0: give numbers"),
