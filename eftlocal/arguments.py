@@ -19,7 +19,7 @@ from eftlocal.kinds import INT32, Flag, Off, Range, Text, Texts
 from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import SETTINGS
+from eftlocal.settings import CONTEXT, SETTINGS
 from eftlocal.speculation.settings import DraftLength, Speculation
 from eftlocal.terminal_text import shown
 
@@ -191,13 +191,31 @@ def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
         raise UsageError(f"there is no option {shown(name)}{hint}")
 
 
-class LoadOptions(TypedDict, total=False):
+class ContextOptions(TypedDict, total=False):
+    """How contexts are made: the settings of docs/dials.md, Context. All but n_ctx, n_batch,
+    flash_attention and swa_full may be mappings of roles to values."""
+
+    n_ctx: int | None
+    n_batch: int | None
+    cache_type_k: str | Mapping[str, str] | None
+    cache_type_v: str | Mapping[str, str] | None
+    flash_attention: str | bool | None
+    swa_full: bool | None
+    rope_scaling: str | Mapping[str, str] | None
+    rope_freq_base: float | Mapping[str, float] | None
+    rope_freq_scale: float | Mapping[str, float] | None
+    yarn_orig_ctx: int | Mapping[str, int] | None
+    yarn_ext_factor: float | Mapping[str, float] | None
+    yarn_beta_fast: float | Mapping[str, float] | None
+    yarn_beta_slow: float | Mapping[str, float] | None
+
+
+class LoadOptions(ContextOptions, total=False):
     """How models are loaded; see `Emulator.from_files`."""
 
     prompts: Mapping[str, str] | None
     system_in_user: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
-    n_ctx: int | None
     threads: int | None
     gpu_layers: int | None
     n_seq_max: int | UpTo
@@ -207,7 +225,10 @@ class LoadOptions(TypedDict, total=False):
     checking: Progress | None
 
 
-_OF_ROLES = ("prompts", "system_in_user", "chat_template_kwargs", "n_ctx", "threads", "gpu_layers")
+_OF_ROLES = (
+    *("prompts", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers"),
+    *CONTEXT,
+)
 
 
 def split_load_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,6 @@ tokens of their streams alternate, and who finds no free sequence waits for one.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -45,6 +44,7 @@ from eftlocal.loading.roles import (
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
+from eftlocal.settings import CONTEXT
 from eftlocal.slots import Slots
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.drafting import SequenceDrafts
@@ -87,7 +87,6 @@ class Emulator(Closing):
         defaults: Defaults | None = None,
         system_in_user: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        n_ctx: int | None = None,
         n_seq_max: int | UpTo = 1,
         threads: int | None = None,
         gpu_layers: int | None = None,
@@ -95,12 +94,16 @@ class Emulator(Closing):
         trust: bool = False,
         progress: Progress | None = None,
         checking: Progress | None = None,
-        **files: str | os.PathLike[str],
+        **files: Any,
     ) -> Emulator:
         """Loads one GGUF file per role: base=..., tuned=..., reference=..., and further roles.
 
         Args:
-            files: role to path; a path may play several roles and is loaded once.
+            files: role to path; a path may play several roles and is loaded once. Beside them,
+                how contexts are made (`arguments.ContextOptions`): n_ctx, n_batch, cache_type_k,
+                cache_type_v, flash_attention, swa_full, rope_scaling, rope_freq_base,
+                rope_freq_scale, yarn_orig_ctx, yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, as
+                in cache_type_k="q8_0" or rope_scaling={"base": "yarn"}.
             prompts: role to "chat", "same", "plain", a chat format that llama.cpp knows by name
                 ("chatml"), or a template's source. By default the tuned role sees its own chat
                 template, and the others the same text.
@@ -108,7 +111,7 @@ class Emulator(Closing):
                 that take none.
             chat_template_kwargs: variables for templates, such as {"enable_thinking": False}.
             defaults: recipe, sampling and limits; None is up-scaling.
-            n_ctx, threads, gpu_layers: for every role; None leaves them to the program.
+            threads, gpu_layers: for every role; None leaves them to the program.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
             trust: the files are known to be good. Otherwise a file that is new, and whose
@@ -119,6 +122,7 @@ class Emulator(Closing):
         Raises:
             EftlocalError: see eftlocal.errors; nothing stays loaded.
         """
+        context = {name: files.pop(name) for name in CONTEXT if name in files}
         paths = {role: arguments.path(role, file) for role, file in files.items()}
         if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
@@ -128,7 +132,6 @@ class Emulator(Closing):
             prompts=prompts,
             system_in_user=system_in_user,
             chat_template_kwargs=chat_template_kwargs,
-            n_ctx=n_ctx,
             n_seq_max=n_seq_max,
             threads=threads,
             gpu_layers=gpu_layers,
@@ -136,6 +139,7 @@ class Emulator(Closing):
             trust=trust,
             progress=progress,
             checking=checking,
+            **context,
         )
 
     @classmethod
@@ -398,14 +402,13 @@ class Emulator(Closing):
                 "a base gains little (arXiv 2401.17256)"
             )
         beyond: dict[tuple[int, int], list[str]] = {}
-        for role, model in self.models.items():
-            n_ctx = self.ensemble.contexts[role].n_ctx
-            if 0 < model.n_ctx_train < n_ctx:
-                beyond.setdefault((n_ctx, model.n_ctx_train), []).append(role)
+        for role, context in self.ensemble.contexts.items():
+            if 0 < context.n_ctx_train < context.n_ctx:
+                beyond.setdefault((context.n_ctx, context.n_ctx_train), []).append(role)
         for (n_ctx, trained), roles in beyond.items():
             found.append(
                 f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
-                "beyond that, answers may make no sense"
+                "beyond that, answers may make no sense; lower n_ctx, or see rope_scaling"
             )
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
             found.append(special_note(spelled))

@@ -176,6 +176,16 @@ class Choice(Kind):
 
 
 @dataclass(frozen=True)
+class Switch(Choice):
+    """On, off, or left to the program; true and false are on and off."""
+
+    choices: tuple[str, ...] = ("auto", "on", OFF)
+
+    def read(self, value: Any) -> str:
+        return super().read(("on" if value else OFF) if isinstance(value, bool) else value)
+
+
+@dataclass(frozen=True)
 class Flag(Kind):
     rule: str = "true or false"
     metavar: str = ""
@@ -294,6 +304,39 @@ class Lambda(Kind):
         if "=" in text:
             return text  # the recipe reads it
         return self.each.parse(text)
+
+
+@dataclass(frozen=True)
+class ByRole(Kind):
+    """A value of all roles, or of some: a mapping, or text such as base=yarn,tuned=none."""
+
+    each: Kind
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        return f"{self.each.rule}; for some roles only, as in base=..."
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        return f"{self.each.metavar[:-1]}|role=...>"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the shell may complete."""
+        return self.each.choices if isinstance(self.each, Choice) else ()
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, str) and "=" in value:
+            parts = [part.partition("=") for part in value.split(",")]
+            value = {role.strip(): number(text) for role, _, text in parts}
+            if len(value) < len(parts):
+                raise RefusedError(value, self.rule, "names a role twice")
+        if isinstance(value, Mapping):
+            return {role: _inside(role, one, self.each) for role, one in value.items()}
+        return self.each.read(value)
+
+    def parse(self, text: str) -> Any:
+        return self.read(text if "=" in text else number(text))
 
 
 def number(text: str) -> float | str:

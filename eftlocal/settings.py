@@ -19,6 +19,7 @@ from eftlocal.kinds import (
     INT32,
     NEVER,
     OFF,
+    ByRole,
     Choice,
     File,
     Flag,
@@ -26,6 +27,7 @@ from eftlocal.kinds import (
     Lambda,
     Range,
     RefusedError,
+    Switch,
     Text,
     Texts,
     Variables,
@@ -113,7 +115,7 @@ _form = partial(Setting, group="form", where=(LINE,))
 _draft = partial(Setting, group="drafts", where=(LINE, BODY, PRESET, FILE))
 _prompt = partial(Setting, group="prompt", where=(LINE, PRESET, FILE))
 _engine = partial(Setting, group="engine", where=(LINE, PRESET, FILE))
-_role = partial(Setting, group="role", where=(PRESET,))
+_context = partial(Setting, group="context", where=(LINE, PRESET, FILE))
 _models = partial(Setting, group="models", where=(LINE,))
 
 _ALL: Final = (
@@ -242,7 +244,6 @@ _ALL: Final = (
         group="raw",
         where=(LINE, BODY),
     ),
-    _engine("n_ctx", _COUNT, "Context length in tokens, of every role."),
     _engine(
         *("threads", Range(1, 512, whole=True)),  # GGML_MAX_N_THREADS; many more end the process
         "CPU threads (default: one for each physical core).",
@@ -253,12 +254,39 @@ _ALL: Final = (
         default="auto",
     ),
     _engine("force", _FLAG, "Load even if memory seems too small.", where=(LINE, FILE)),
+    _context("n_ctx", _COUNT, "Context length in tokens, of every role."),
+    _context("n_batch", _COUNT, "Maximum number of tokens decoded in one call.", 512),
+    _context("cache_type_k", ByRole(Choice(CACHE_TYPES)), "Element type of the K cache.", "f16"),
+    _context(
+        *("cache_type_v", ByRole(Choice(CACHE_TYPES))),
+        "Element type of the V cache; a quantized one needs flash attention.",
+        default="f16",
+    ),
+    _context("flash_attention", Switch(), "Flash attention.", "auto"),
+    _context("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
+    _context(
+        *("rope_scaling", ByRole(Choice(("none", "linear", "yarn")))),
+        "How positions are scaled beyond the trained context (default: as the model says).",
+    ),
+    _context(
+        *("rope_freq_base", ByRole(Range(0.0, 1e9, above=True))),
+        "RoPE base frequency (default: the model's).",
+    ),
+    _context(
+        *("rope_freq_scale", ByRole(Range(0.0, 1.0, above=True))),
+        "RoPE frequency scale: 0.25 stretches the trained context to four times its length.",
+    ),
+    _context(
+        *("yarn_orig_ctx", ByRole(_COUNT)),
+        "YaRN: context length the model was trained for (default: the model's).",
+    ),
+    _context(
+        *("yarn_ext_factor", ByRole(Range(0.0, 1.0))),
+        "YaRN: share of extrapolation; 0 is interpolation alone.",
+    ),
+    _context("yarn_beta_fast", ByRole(Range(0.0, 1000.0)), "YaRN: low correction dimension."),
+    _context("yarn_beta_slow", ByRole(Range(0.0, 1000.0)), "YaRN: high correction dimension."),
     Setting("verbose", _FLAG, "Show llama.cpp's own log.", group="log", where=(LINE,)),
-    _role("n_batch", _COUNT, "Maximum number of tokens decoded in one call.", 512),
-    _role("cache_type_k", Choice(CACHE_TYPES), "Element type of the K cache.", "f16"),
-    _role("cache_type_v", Choice(CACHE_TYPES), "Element type of the V cache.", "f16"),
-    _role("flash_attention", _FLAG, "Flash attention.", "auto"),
-    _role("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
     _models(
         *("preset", Text("the name of a preset", least=1)),
         "A preset of `eftlocal models list`.",
@@ -296,6 +324,12 @@ def named(*groups: str, where: str | None = None) -> dict[str, Setting]:
 
 LIMITS: Final = tuple(named("limits"))
 """The dials that limit a recipe's delta: the arguments of `Recipe.stabilise`."""
+
+CONTEXT: Final = tuple(named("context"))
+"""How a role's context is made: attributes of `loading.roles.RoleSource`."""
+
+ROPE: Final = tuple(name for name in CONTEXT if name.startswith(("rope_", "yarn_")))
+"""Those of them that say how positions are encoded."""
 
 SAMPLING: Final = tuple(named("sampling"))
 """The dials of `Sampling`, all but the biases of single tokens."""

@@ -59,7 +59,7 @@ _GROUPS = {
     "prompt": "Prompt",
     "raw": "Raw prompts",
     "engine": "Engine",
-    "role": "Engine, of a role of a preset",
+    "context": "Context (a preset's role: of that role)",
     "log": "Log",
     "models": "Models",
     "folders": "Folders",

@@ -23,6 +23,7 @@ from eftlocal.arguments import AnswerOptions, LoadOptions
 from eftlocal.errors import EftlocalError, EngineError, UsageError
 from eftlocal.llama import Context, Span
 from eftlocal.scheduler import Scheduler
+from eftlocal.settings import CONTEXT
 from eftlocal.study.influence import inspect as inspect_answer
 
 GREEDY = Sampling(temperature=0.0)
@@ -58,7 +59,7 @@ def test_every_option_is_typed_checked_and_told_of(options: Any, method: Any) ->
         assert re.search(rf"\b{name}\b", method.__doc__)
     named = inspect.signature(Emulator.from_files).parameters.values()
     named = [p.name for p in named if p.kind is p.KEYWORD_ONLY and p.name != "defaults"]
-    assert sorted(named) == sorted(LoadOptions.__annotations__)
+    assert sorted([*named, *CONTEXT]) == sorted(LoadOptions.__annotations__)
 
 
 @pytest.mark.parametrize("name", AnswerOptions.__annotations__)

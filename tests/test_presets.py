@@ -21,6 +21,7 @@ from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.presets.schema import FileRef, Preset, PromptTemplate
+from eftlocal.settings import ROPE
 
 TRIO = """
 [[preset]]
@@ -448,7 +449,10 @@ def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
         "stop": defaults.stop,
         "loop_guard": defaults.loop_guard,
         "speculation": vars(defaults.speculation),
-        "roles": {role: vars(source) for role, source in roles.items()},
+        "roles": {
+            role: {k: v for k, v in vars(source).items() if k not in ROPE or v is not None}
+            for role, source in roles.items()
+        },
         "files": {label: str(file) for label, file in preset.files().items()},
         "vocabulary_exceptions": preset.vocabulary_exceptions,
         "gated": preset.gated,

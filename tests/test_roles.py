@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eftlocal.errors import DownloadError, UsageError
-from eftlocal.loading.roles import RoleSource, require_roles, role_source
+from eftlocal.loading.roles import RoleSource, require_roles, role_source, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.presets.schema import FileRef, Preset
 
@@ -90,3 +90,15 @@ def test_a_recipe_whose_roles_are_there() -> None:
 def test_the_message_says_how_roles_are_given() -> None:
     with pytest.raises(UsageError, match=r"; give --tuned and --reference, or another recipe$"):
         require_roles(Recipe.upscale(), ["base"], written=lambda role: f"--{role}")
+
+
+def test_a_setting_may_be_given_by_role() -> None:
+    sources = {"base": RoleSource(BASE, cache_type_k="q5_0"), "tuned": RoleSource(BASE)}
+    by_role = {"cache_type_k": {"tuned": "q8_0"}, "rope_scaling": {"base": "yarn"}}
+    found = with_settings(sources, rope_freq_scale=0.5, flash_attention=True, **by_role)
+    assert (found["base"].cache_type_k, found["tuned"].cache_type_k) == ("q5_0", "q8_0")
+    assert found["base"].rope == {"rope_scaling": "yarn", "rope_freq_scale": 0.5}
+    assert found["tuned"].rope == {"rope_freq_scale": 0.5}
+    assert found["base"].flash_attention == "on"
+    with pytest.raises(UsageError, match="rope_scaling: there is no role rice; there are base"):
+        with_settings(sources, rope_scaling={"rice": "yarn"})

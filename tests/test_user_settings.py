@@ -157,6 +157,8 @@ def test_a_settings_file_with_every_key() -> None:
     assert (speculation.length, speculation.rule, speculation.source) == (4, "rejection", "model")
     assert selection.engine["chat_template_kwargs"] == {"enable_thinking": False}
     assert selection.engine["system_in_user"] is True
+    assert selection.engine["cache_type_v"] == {"base": "q8_0"}
+    assert selection.engine["rope_scaling"] == {"base": "yarn"}  # the demo has no role "other"
 
 
 # A default never makes a verb fail that did not ask for it ----------------------------------------
@@ -300,7 +302,7 @@ def test_the_python_api_reads_neither(
     [
         ("temprature = 1", 'unknown key "temprature"; did you mean "temperature"?'),
         ('base = "x.gguf"', "base can be given on the command line only"),
-        ("n_batch = 3", "n_batch can be given in a preset only"),
+        ("n_batch = 0", "n_batch is 0; it must be a whole number, 1 or more"),
         (f"{'k' * 9999} = 1", f'unknown key "{"k" * 59}…"; known: '),
         ("speculative = true", "speculative is True; it must be a whole number from 1 to 16"),
         ("loop_guard = false", "loop_guard is False; it must be a whole number, 16 or more, or"),

@@ -15,14 +15,15 @@ from rich.text import Text
 
 from eftlocal import hub
 from eftlocal.cli.completion import presets
-from eftlocal.cli.options import takes
+from eftlocal.cli.options import context, takes
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
-from eftlocal.loading.roles import file_sources, preset_sources
+from eftlocal.loading.roles import file_sources, preset_sources, with_settings
 from eftlocal.presets.reading import find, load_presets, user_path
 from eftlocal.presets.schema import FileRef, Preset, RoleFile
+from eftlocal.settings import CONTEXT
 from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
@@ -298,7 +299,7 @@ def _models() -> None:
 
 
 @models_app.command("check")
-@takes(also=["n_ctx", "trust"])
+@takes(also=[*CONTEXT, "trust"])
 def check_models(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A preset.", autocompletion=presets)
@@ -334,7 +335,8 @@ def check_models(
         if any(state.path is None for state in states_of(preset)):
             _check_on_the_hub(preset, json_)
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
-    check_files(sources, exceptions, given["n_ctx"], json_, trust=given["trust"])
+    sources = with_settings(sources, **context(given, sources))
+    check_files(sources, exceptions, json_, trust=given["trust"])
 
 
 def _check_on_the_hub(preset: Preset, json_: bool) -> None:

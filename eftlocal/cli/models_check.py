@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from eftlocal.cli.models import add_row, new_table
@@ -21,14 +20,11 @@ from eftlocal.terminal_text import one_line
 def check_files(
     sources: Mapping[str, RoleSource],
     exceptions: tuple[int, ...],
-    n_ctx: int | None,
     json_: bool,
     *,
     trust: bool,
 ) -> None:
     """Report on files that are here; what is wrong is raised when the report is out."""
-    if n_ctx is not None:
-        sources = {role: replace(source, n_ctx=n_ctx) for role, source in sources.items()}
     too_large: DoesNotFitError | None = None
     try:
         with loading_bars() as bars:

@@ -23,7 +23,7 @@ from eftlocal.json_schema import schema_notes
 from eftlocal.kinds import OFF, File, Flag, Range, RefusedError, Texts, number
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import AXIS, FILE, LINE, SETTINGS, Setting, flag_of, named
+from eftlocal.settings import AXIS, CONTEXT, FILE, LINE, SETTINGS, Setting, flag_of, named
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ HEADINGS = {
     **{"length": "Length", "form": "Form of the answer"},
     "drafts": "Speculation (changes the speed, never the distribution)",
     **{"prompt": "Prompt", "raw": "Prompt", "engine": "Engine", "log": "Engine"},
+    "context": "Context",
 }
 
 
@@ -120,6 +121,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     for group in HEADINGS
 }
 GROUPS["recipe"] |= GROUPS.pop("limits")
+GROUPS["engine"] |= GROUPS["context"]
 
 
 def axes(heading: str, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -346,10 +348,25 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
     return {
         "prompts": _prompts(given["chat_template"] or (), roles),
         "system_in_user": given["system_in_user"] or None,
-        **{name: given[name] for name in ("chat_template_kwargs", "n_ctx", "threads", "trust")},
+        **{name: given[name] for name in ("chat_template_kwargs", "threads", "trust")},
+        **context(given, roles),
         "gpu_layers": SETTINGS["gpu_layers"].kind.read(given["gpu_layers"]),
         "force": given["force"],
     }
+
+
+def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
+    """How contexts are to be made, by the names of settings.CONTEXT; None where it is left open.
+
+    What the user's settings say of roles that are not there is left out.
+    """
+    found: dict[str, Any] = {}
+    for name in CONTEXT:
+        value = given[name]
+        if isinstance(value, Mapping) and name in given.sources:
+            value = {role: one for role, one in value.items() if role in roles}
+        found[name] = None if value is False else value
+    return found
 
 
 def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:

@@ -265,6 +265,11 @@ def _shards(path: Path, count: Any) -> tuple[Path, ...]:
     return tuple(shards)
 
 
+def is_latent(header: Header) -> bool:
+    """Whether its attention is multi-head latent: one compressed row is key and value."""
+    return f"{header.architecture}.attention.key_length_mla" in header.metadata
+
+
 def kv_cache_bytes(
     header: Header, n_ctx: int, n_seq: int = 1, type_k: str = "f16", type_v: str = "f16"
 ) -> tuple[int, ...]:
@@ -277,7 +282,7 @@ def kv_cache_bytes(
     """
     cells = -(-n_ctx // 256) * 256 * n_seq
     arch, heads = header.architecture, header.n_heads_kv
-    latent = f"{arch}.attention.key_length_mla" in header.metadata
+    latent = is_latent(header)
     state = 4 * n_seq * _recurrent_elements(header)
     parts = {layer: set[str]() for layer in range(header.n_layers)}
     for tensor in header.tensors:

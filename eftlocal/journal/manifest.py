@@ -128,6 +128,7 @@ def _model(source: RoleSource) -> Manifest:
         "n_ctx": "auto" if source.n_ctx is None else str(source.n_ctx),
         "cache": f"{source.cache_type_k} {source.cache_type_v}",
         "flash attention": source.flash_attention,
+        **({"rope": json.dumps(source.rope)} if source.rope else {}),
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,10 @@ from eftlocal.settings import CACHE_TYPES
 
 _CACHE_TYPES = {name: int(constants.GGMLQuantizationType[name.upper()]) for name in CACHE_TYPES}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
+_ROPE_SCALING = {
+    name: int(getattr(llama_cpp, f"LLAMA_ROPE_SCALING_TYPE_{name.upper()}"))
+    for name in ("none", "linear", "yarn")
+}
 _MOST_CELLS = 2**31 - 1  # tokens of all sequences: positions are 32-bit numbers
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 _LONG = 32  # tokens of a call that is worth watching: it is a prompt, and may take seconds
@@ -66,12 +71,13 @@ class Context(Closing):
         cache_type_k, cache_type_v: element types of the cache, a name of settings.CACHE_TYPES.
         flash_attention: "auto", "on" or "off".
         swa_full: keep the whole cache of sliding-window layers, so that rewinding works.
+        rope: how positions are encoded, by the names of settings.ROPE; the rest is the model's.
         adapters: LoRA files and their scales, applied in this context only.
 
     Raises:
         EngineError: llama.cpp cannot make it, most often for want of memory.
-        UsageError: an unknown cache type or flash attention setting, or a cache of more tokens
-            than llama.cpp can count.
+        UsageError: an unknown cache type or flash attention setting, a cache of more tokens than
+            llama.cpp can count, or `rope` for a model without rotary positions.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Context(Closing):
         cache_type_v: str = "f16",
         flash_attention: str = "auto",
         swa_full: bool = False,
+        rope: Mapping[str, Any] = MappingProxyType({}),
         adapters: Sequence[tuple[str | os.PathLike[str], float]] = (),
     ) -> None:
         self.model = model
@@ -109,6 +116,7 @@ class Context(Closing):
         params.type_v = _choice("KV cache type", cache_type_v, _CACHE_TYPES)
         params.flash_attn_type = _choice("flash attention", flash_attention, _FLASH)
         params.swa_full = swa_full
+        self.n_ctx_train = _encode_positions(params, model, rope)
         params.no_perf = True
         self.n_seq_max = n_seq_max
         self._window = 0 if swa_full else model.n_swa
@@ -382,6 +390,30 @@ class _Batch:
             at = end
         self.struct.n_tokens = total
         return (rows, kept) if kept else (0, kept)
+
+
+def _encode_positions(params: Any, model: Model, rope: Mapping[str, Any]) -> int:
+    """Sets what says how positions are encoded.
+
+    Returns:
+        tokens that the model was trained for, times what they are stretched; 0 where unknown.
+
+    Raises:
+        UsageError: the model has no rotary positions.
+    """
+    if rope and not model.is_rotary:
+        raise UsageError(
+            f"{model.path.name}: has no rotary positions to scale; leave out {next(iter(rope))}"
+        )
+    for name, value in rope.items():
+        if name == "rope_scaling":
+            params.rope_scaling_type = _choice("RoPE scaling", value, _ROPE_SCALING)
+        else:
+            setattr(params, name, value)
+    if "rope_freq_base" in rope:
+        return 0
+    trained = rope.get("yarn_orig_ctx", model.n_ctx_train)
+    return int(trained / rope.get("rope_freq_scale", 1.0))
 
 
 def _choice(what: str, value: str, among: Mapping[str, int]) -> int:

@@ -119,6 +119,7 @@ class Model(Closing):
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._handle)
         self.n_layers: int = llama_cpp.llama_model_n_layer(self._handle)
+        self.is_rotary = llama_cpp.llama_model_rope_type(self._handle) != -1
         self.n_swa: int = llama_cpp.llama_model_n_swa(self._handle)
         self.weight_bytes: int = llama_cpp.llama_model_size(self._handle)
         # False for recurrent and hybrid models: their state cannot drop its last tokens.

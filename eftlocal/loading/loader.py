@@ -21,6 +21,7 @@ from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
+from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.placement import (
     Plan,
     RoleNeeds,
@@ -108,6 +109,8 @@ def prepare(
         check_format(source.prompt)
         check_variables(source.chat_template_kwargs)
     headers, adapters = checked_files(sources)
+    for role, source in sources.items():
+        check_context(role, source, headers[role])
     sources = {
         role: replace(
             source,
@@ -320,6 +323,7 @@ def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Co
         cache_type_v=source.cache_type_v,
         flash_attention=source.flash_attention,
         swa_full=source.swa_full,
+        rope=source.rope,
         adapters=[(source.lora, 1.0)] if source.lora else [],
     )
 

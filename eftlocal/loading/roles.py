@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eftlocal import settings
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
-from eftlocal.settings import SETTINGS
+from eftlocal.settings import CONTEXT, ROPE, SETTINGS
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
-_NUMBERS = ("n_ctx", "n_batch", "threads", "gpu_layers")
+_CHECKED = (*CONTEXT, "threads", "gpu_layers")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class RoleSource:
         cache_type_k, cache_type_v: element types of the KV cache.
         flash_attention: "auto", "on" or "off".
         swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
+        rope_scaling, ..., yarn_beta_slow: how positions are encoded; None is as the model says.
     """
 
     path: Path
@@ -52,11 +52,25 @@ class RoleSource:
     cache_type_v: str = SETTINGS["cache_type_v"].default
     flash_attention: str = SETTINGS["flash_attention"].default
     swa_full: bool = False
+    rope_scaling: str | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_orig_ctx: int | None = None
+    yarn_ext_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
 
     def __post_init__(self) -> None:
-        for name in _NUMBERS:
+        for name in _CHECKED:
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, settings.checked(name, value))
+                kind = SETTINGS[name].kind
+                one = getattr(kind, "each", kind).checked(name, value)
+                object.__setattr__(self, name, one)
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """How positions are encoded, where the model is not to say it."""
+        return {name: value for name in ROPE if (value := getattr(self, name)) is not None}
 
 
 def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> RoleSource:
@@ -66,15 +80,12 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     """
     file = preset.roles[role]
     prompt = file.prompt or ("chat" if preset.kind(role) == "tuned" else "same")
-    given = file.given
-    if "flash_attention" in given:
-        given["flash_attention"] = "on" if given["flash_attention"] else "off"
     return RoleSource(
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
-        **given,
+        **file.given,
     )
 
 
@@ -105,22 +116,26 @@ def with_settings(
     Args:
         prompts: role to its prompt.
         chat_template_kwargs: on top of those that a role has.
-        changes: further attributes of `RoleSource`.
+        changes: further attributes of `RoleSource`, or mappings of roles to them.
 
     Raises:
-        UsageError: there is no role that `prompts` names, or a value is out of its range.
+        UsageError: there is no role that is named, or a value is out of its range.
     """
-    for role in prompts or {}:
-        if role not in sources:
-            raise UsageError(f"prompts: there is no role {role}; there are {', '.join(sources)}")
     given = {key: value for key, value in changes.items() if value is not None}
+    for key, value in {"prompts": prompts, **given}.items():
+        for role in value if isinstance(value, Mapping) else ():
+            if role not in sources:
+                raise UsageError(f"{key}: there is no role {role}; there are {', '.join(sources)}")
     changed = {}
     for role, source in sources.items():
         changed[role] = replace(
             source,
             prompt=(prompts or {}).get(role, source.prompt),
             chat_template_kwargs={**source.chat_template_kwargs, **(chat_template_kwargs or {})},
-            **given,
+            **{
+                key: value.get(role, getattr(source, key)) if isinstance(value, Mapping) else value
+                for key, value in given.items()
+            },
         )
     return changed
 

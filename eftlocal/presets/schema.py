@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -220,7 +221,10 @@ class RoleFile(FileRef):
         approx_size: bytes, to tell what a download costs; never checked, unlike size.
     """
 
-    TABLE = named("prompt", "engine", "role", where=PRESET)
+    TABLE = {
+        name: replace(setting, kind=getattr(setting.kind, "each", setting.kind))
+        for name, setting in named("prompt", "engine", "context", where=PRESET).items()
+    }
 
     file: str = ""
     of: str | None = None

@@ -1,0 +1,63 @@
+"""Which settings of a context go together, and with a model: what llama.cpp would ignore, or refuse
+only after the weights were loaded, is refused before."""
+
+from __future__ import annotations
+
+from eftlocal.errors import UsageError
+from eftlocal.gguf_file.header import Header, is_latent
+from eftlocal.gguf_file.parser import constants
+from eftlocal.kinds import OFF
+from eftlocal.loading.roles import RoleSource
+
+
+def check_context(role: str, source: RoleSource, header: Header) -> None:
+    """Refuses a role's settings of its context that cannot be.
+
+    Raises:
+        UsageError: one line, which names the role and the settings.
+    """
+    _check_cache(role, source, header)
+    _check_positions(role, source, header)
+
+
+def _check_cache(role: str, source: RoleSource, header: Header) -> None:
+    off = source.flash_attention == OFF
+    if off and _block(source.cache_type_v) > 1:
+        raise UsageError(
+            f"role {role}: cache_type_v {source.cache_type_v} needs flash attention; leave "
+            "flash_attention to auto, or take f16"
+        )
+    for name, width in (("k", header.key_length), ("v", header.value_length)):
+        kind = getattr(source, f"cache_type_{name}")
+        if not off and width % _block(kind):
+            raise UsageError(
+                f"role {role}: cache_type_{name} {kind} keeps {_block(kind)} numbers together, and "
+                f"{header.path.name} has {width} a head; take f16"
+            )
+    if is_latent(header) and source.cache_type_k != source.cache_type_v:
+        raise UsageError(
+            f"role {role}: {header.path.name} keeps keys and values together; give cache_type_k "
+            "and cache_type_v the same type"
+        )
+
+
+def _block(cache_type: str) -> int:
+    """Numbers that the type keeps together."""
+    return int(constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[cache_type.upper()]][0])
+
+
+def _check_positions(role: str, source: RoleSource, header: Header) -> None:
+    own = str(header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear"))
+    scaling = source.rope_scaling or own
+    if scaling == "none" and source.rope_freq_scale is not None:
+        raise UsageError(
+            f"role {role}: rope_freq_scale does nothing where rope_scaling is none; leave one out"
+        )
+    for name in source.rope:
+        # llama.cpp knows one original length, whatever the scaling of the model's own.
+        fits = name == "yarn_orig_ctx" and scaling == "longrope"
+        if name.startswith("yarn_") and scaling != "yarn" and not fits:
+            raise UsageError(
+                f"role {role}: {name} is for rope_scaling yarn, and it is {scaling}; give "
+                f"rope_scaling yarn, or leave out {name}"
+            )

@@ -1,0 +1,140 @@
+"""How contexts are made: caches and positions by role, what cannot be, what llama.cpp is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf_files import write_model
+from typer.testing import CliRunner, Result
+
+from eftlocal import Emulator
+from eftlocal.cli.app import app
+from eftlocal.errors import UsageError
+from eftlocal.gguf_file.header import read_header
+from eftlocal.kinds import ByRole, Choice, Range, RefusedError, Switch
+from eftlocal.llama import Context, Model
+from eftlocal.loading.context_rules import check_context
+from eftlocal.loading.roles import RoleSource
+
+
+def test_a_value_by_role() -> None:
+    kind = ByRole(Range(0.0, 1.0, above=True))
+    assert kind.parse("0.5") == 0.5
+    assert kind.parse("base=0.5,tuned=1") == kind.read({"base": 0.5, "tuned": 1}) == {
+        "base": 0.5,
+        "tuned": 1.0,
+    }  # fmt: skip
+    for text, told in (
+        ("2", "x is 2; it must be a number above 0 and at most 1"),
+        ("base=0", r"x[base] is 0; it must be a number above 0"),
+        ("base=0.5,base=1", "names a role twice"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            kind.parse(text)
+        assert told in caught.value.told("x")
+    assert ByRole(Choice(("none", "yarn"))).words == ("none", "yarn")
+    assert [Switch().read(v) for v in (True, False, "auto")] == ["on", "off", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"cache_type_v": "q8_0", "flash_attention": "off"}, "cache_type_v q8_0 needs flash atten"),
+        ({"cache_type_k": "q8_0"}, "keeps 32 numbers together, and m.gguf has 8 a head; take f16"),
+        ({"rope_scaling": "none", "rope_freq_scale": 0.5}, "rope_freq_scale does nothing where"),
+        ({"yarn_beta_fast": 3}, "yarn_beta_fast is for rope_scaling yarn, and it is linear; give"),
+        ({"yarn_orig_ctx": 9, "rope_scaling": "linear"}, "yarn_orig_ctx is for rope_scaling yarn"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(
+    given: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    header = read_header(write_model(tmp_path / "m.gguf"))
+    with pytest.raises(UsageError) as caught:
+        check_context("tuned", RoleSource(header.path, **given), header)
+    assert str(caught.value).startswith("role tuned: ") and told in str(caught.value)
+
+
+def test_a_model_that_scales_by_yarn_itself_takes_its_settings(tmp_path: Path) -> None:
+    more = {"llama.rope.scaling.type": "yarn"}
+    header = read_header(write_model(tmp_path / "m.gguf", more=more))
+    check_context("base", RoleSource(header.path, yarn_beta_fast=16.0), header)
+    check_context(
+        "base", RoleSource(header.path, cache_type_k="q8_0", flash_attention="off"), header
+    )
+
+
+def test_positions_are_scaled_by_role_and_llama_cpp_is_told(
+    demo_files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {role: demo_files[role] for role in ("base", "tuned", "reference")}
+    log = logging.getLogger("eftlocal.llama")
+    log.addHandler(caplog.handler)
+    log.setLevel(logging.INFO)
+    try:
+        with Emulator.from_files(
+            **files,
+            n_ctx=1024,
+            rope_scaling={"base": "yarn"},
+            rope_freq_scale={"base": 0.25, "tuned": 0.5},
+            cache_type_k="q8_0",
+            cache_type_v={"reference": "q8_0"},
+        ) as em:
+            trained = em.models["base"].n_ctx_train
+            reach = {role: c.n_ctx_train for role, c in em.ensemble.contexts.items()}
+            (note,) = em.notes()
+            assert em.generate("Where is Toulouse?", max_tokens=4).text
+    finally:
+        log.removeHandler(caplog.handler)
+        log.setLevel(logging.NOTSET)
+    assert reach == {"base": 4 * trained, "tuned": 2 * trained, "reference": trained}
+    assert note.startswith(f"n_ctx is 1024, and reference trained on {trained} tokens at most")
+    said = [record.getMessage() for record in caplog.records]
+    scales = [line.rpartition("= ")[2] for line in said if " freq_scale " in line]
+    assert [scale for scale in scales if scale] == ["0.25", "0.5", "1"]
+    caches = [line.partition("K (")[2] for line in said if "K (" in line]
+    kinds = [(line[:4], "V (q8_0)" in line) for line in caches]
+    assert kinds == [("q8_0", False), ("q8_0", False), ("q8_0", True)]
+
+
+def test_a_model_without_rotary_positions_is_told(demo_files: dict[str, Path]) -> None:
+    with Model(demo_files["base"]) as model:
+        model.is_rotary = False
+        with pytest.raises(UsageError, match=r"has no rotary positions to scale; leave out rope_"):
+            Context(model, n_ctx=64, rope={"rope_scaling": "yarn"})
+
+
+def run(*arguments: str) -> Result:
+    quick = ["--max-tokens", "2", "--seed", "3", "--temperature", "0", "--threads", "1"]
+    return CliRunner().invoke(app, ["run", "Where is Toulouse?", *arguments, *quick])
+
+
+def test_the_command_line_and_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("--cache-type-k", "base=q8_0", "--rope-freq-scale", "0.5").exit_code == 0
+    result = run("--rope-scaling", "bose=yarn")
+    assert (result.exit_code, result.exception.code) == (2, 2)
+    assert "rope_scaling: there is no role bose; there are base, tuned, reference" in result.stderr
+    result = run("--yarn-beta-fast", "tuned=3")
+    assert "role tuned: yarn_beta_fast is for rope_scaling yarn" in result.stderr
+    assert "--rope-scaling is 'rope'; it must be none, linear or yarn" in run(
+        "--rope-scaling", "rope"
+    ).stderr  # fmt: skip
+    # A default for roles that are not there changes nothing.
+    monkeypatch.setenv("EFTLOCAL_CACHE_TYPE_V", "other=q8_0,base=q9_9")
+    assert "EFTLOCAL_CACHE_TYPE_V[base] is 'q9_9'" in run().stderr
+    monkeypatch.setenv("EFTLOCAL_CACHE_TYPE_V", "other=q8_0,base=q8_0")
+    assert run().exit_code == 0
+    monkeypatch.delenv("EFTLOCAL_CACHE_TYPE_V")
+
+
+def test_models_check_counts_the_cache_that_is_asked_for() -> None:
+    def needed(*more: str) -> int:
+        result = CliRunner().invoke(app, ["models", "check", "demo", "--json", *more])
+        return int(json.loads(result.stdout)["memory"]["host_needed"])
+
+    both = ["--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
+    assert needed("--n-ctx", "8192") - needed("--n-ctx", "8192", *both) > 8 << 20
