@@ -23,6 +23,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
 from random_blocks import TYPES, random_blocks
 
 SPECIAL = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>")
@@ -33,6 +34,7 @@ CHAT_TEMPLATE = (
 _MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}  # and what most of them is
 QUANTIZATIONS = (*TYPES, *_MIXTURES)
 LOGITS_STD = 3.0  # about what a trained model shows: neither flat nor one-hot
+RANK, ALPHA = 4, 8.0  # of adapters
 _BUFFER = 32 << 20  # bytes of random blocks, written again and again
 _F32 = GGMLQuantizationType.F32
 
@@ -132,6 +134,38 @@ def write_random_model(
         writer.write_padding(out, nbytes)
     writer.close()
     part.replace(path)
+    return path
+
+
+def random_deltas(
+    shape: str, seed: int = 0, size: float = 0.3, width: int | None = None
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """A (rank, width) and B (width, rank) of an adapter for each layer's query matrix, float32."""
+    rng, width = np.random.default_rng(seed), width or SHAPES[shape].n_embd
+    return [
+        (
+            rng.standard_normal((RANK, width), np.float32) * width**-0.5,
+            rng.standard_normal((width, RANK), np.float32) * size,
+        )
+        for _ in range(SHAPES[shape].n_layers)
+    ]
+
+
+def write_adapter(
+    path: Path, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+) -> Path:
+    """Write a LoRA adapter of these matrices, as `random_deltas` gives them."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for i, (a, b) in enumerate(layers):
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_a", a)
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from conftest import THREADS
 from numpy.typing import NDArray
-from random_gguf import SHAPES
+from random_gguf import ALPHA, RANK, SHAPES, random_deltas, write_adapter
 
 import eftlocal
 from eftlocal import Recipe, Sampling
@@ -19,38 +18,8 @@ from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span
 from eftlocal.presets.reading import user_path
 
-RANK, ALPHA = 4, 8.0
 WIDTH, LAYERS = SHAPES["tiny"].n_embd, SHAPES["tiny"].n_layers
 TOKENS = list(range(40, 60))
-
-Matrices = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-
-
-def matrices(seed: int = 0, size: float = 0.3, width: int = WIDTH) -> Matrices:
-    """A (rank, width) and B (width, rank) of each layer's query matrix, float32."""
-    rng = np.random.default_rng(seed)
-    return [
-        (
-            rng.standard_normal((RANK, width), np.float32) * width**-0.5,
-            rng.standard_normal((width, RANK), np.float32) * size,
-        )
-        for _ in range(LAYERS)
-    ]
-
-
-def write_adapter(path: Path, layers: Matrices) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", ALPHA)
-    for i, (a, b) in enumerate(layers):
-        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_a", a)
-        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_b", b)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def logits(context: Context) -> NDArray[np.float32]:
@@ -76,12 +45,12 @@ def model(reference: Path) -> Iterator[Model]:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "adapter.gguf", matrices())
+    return write_adapter(tmp_path / "adapter.gguf", random_deltas("tiny"))
 
 
 @pytest.fixture
 def zero(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "zero.gguf", matrices(size=0.0))
+    return write_adapter(tmp_path / "zero.gguf", random_deltas("tiny", size=0.0))
 
 
 def test_the_file_is_known_as_an_adapter(adapter: Path) -> None:
@@ -109,7 +78,7 @@ def test_equals_the_merged_weights(model: Model, adapter: Path, tmp_path: Path) 
     scale = 0.5
     data = bytearray(model.path.read_bytes())
     tensors = {tensor.name: tensor for tensor in read_header(model.path).tensors}
-    for i, (a, b) in enumerate(matrices()):
+    for i, (a, b) in enumerate(random_deltas("tiny")):
         at = tensors[f"blk.{i}.attn_q.weight"]
         weights = np.frombuffer(data, np.float16, WIDTH * WIDTH, at.offset).reshape(WIDTH, WIDTH)
         merged = weights + scale * ALPHA / RANK * (b @ a)
@@ -182,7 +151,7 @@ def test_no_adapter_is_refused(
     elif case == "text":
         file.write_text("not a model")
     elif case == "other width":
-        write_adapter(file, matrices(width=2 * WIDTH))
+        write_adapter(file, random_deltas("tiny", width=2 * WIDTH))
     with context(model) as plain:
         before = logits(plain)
         with pytest.raises(ModelFileError) as caught:

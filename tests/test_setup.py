@@ -267,6 +267,15 @@ def test_cpuinfo_of_x86_and_arm() -> None:
     assert arm.instruction_sets == ("asimd", "fp", "sve")
 
 
+@POSIX
+def test_as_many_jobs_as_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8_000_000_000 // 4096}
+    monkeypatch.setattr(machine.os, "sysconf", sizes.get)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert machine.default_jobs() == 5
+    assert machine.default_jobs("vulkan") == machine.default_jobs("cuda+vulkan") == 2
+
+
 @pytest.mark.parametrize(
     ("version", "major"),
     [

@@ -140,11 +140,14 @@ def find_nvcc(env: Mapping[str, str]) -> str:
     return ""
 
 
-def default_jobs() -> int:
-    """One compile job a core, but no more than memory bears: llama.cpp takes up to 1.5 GB each."""
+def default_jobs(accelerator: str = "cpu") -> int:
+    """One compile job a core, but no more than memory bears.
+
+    A file of llama.cpp takes up to 1.5 GB, of Vulkan's shaders up to 3.2 (GCC 14).
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
     if sys.platform == "win32":
         return cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores, int(memory / 1.5e9)))
+    return max(1, min(cores, int(memory / (3.2e9 if "vulkan" in accelerator else 1.5e9))))

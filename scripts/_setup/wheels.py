@@ -175,7 +175,7 @@ def builder(plan: Plan, python: Path, jobs: int | None, log: Path) -> Callable[[
     """A function that builds the plan's wheel into the folder it is given."""
 
     def make(folder: Path) -> None:
-        count = jobs or default_jobs()
+        count = jobs or default_jobs(plan.accelerator.name)
         say(
             f"building llama-cpp-python {plan.version} for {plan.accelerator.name} with {count} "
             f"job(s): {USUAL_TIME.get(plan.accelerator.name, LONG)}, once for this machine"

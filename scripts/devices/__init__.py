@@ -1,0 +1,1 @@
+"""What scripts/check_devices.py runs on the devices that llama.cpp finds."""

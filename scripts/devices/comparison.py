@@ -1,0 +1,107 @@
+"""Answers of one placement beside those of the CPU alone: the same, parted at a near tie, or not.
+
+A device rounds otherwise than the CPU, so two tokens that are nearly as probable may change places,
+and the texts go their own ways from there. How near they were is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import numpy as np
+
+from eftlocal import Emulator, Sampling, llama
+from eftlocal.scheduler import Scheduler
+
+GREEDY = Sampling(temperature=0.0)
+"""Nats between the two most probable tokens: closer than that, either may be chosen."""
+NEAR_TIE = 0.1
+"""Nats by which a token's log-probability may differ, of tokens that greedy answers choose."""
+FAR = 0.25
+
+
+@dataclass(frozen=True)
+class Text:
+    """A greedy answer: its tokens, the log-probability of each, and how far the next one was."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    margins: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """same: texts that are; apart: margin where each of the others parts; largest: difference of a
+    log-probability before that."""
+
+    same: int
+    apart: tuple[float, ...]
+    largest: float
+
+    @property
+    def fine(self) -> bool:
+        return max(self.apart, default=0.0) <= NEAR_TIE and self.largest <= FAR
+
+    def __str__(self) -> str:
+        told = f"{self.same} of {self.same + len(self.apart)} texts the same"
+        if self.apart:
+            told += f", parted at margins of {', '.join(f'{m:.3f}' for m in self.apart)}"
+        return f"{told}; log-probabilities within {self.largest:.4f}"
+
+
+def texts(
+    emulator: Emulator, prompts: Sequence[str], tokens: int, *, draft: int | None = 0, wide: int = 1
+) -> list[Text]:
+    """Greedy answers, so many side by side; draft as `Speculation.length`."""
+    options = {
+        "sampling": GREEDY,
+        "max_tokens": tokens,
+        "speculation": "auto" if draft is None else draft,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    with Scheduler(emulator, parallel=wide) as scheduler:
+        calls = [scheduler.add(prompt, **options) for prompt in prompts]
+        while scheduler:
+            scheduler.step()
+    found = []
+    for call in calls:
+        answer = call.answer()
+        assert answer.logprobs is not None and answer.top_logprobs is not None
+        margins = tuple(top[0][1] - top[1][1] for top in answer.top_logprobs)
+        found.append(Text(answer.tokens, answer.logprobs, margins))
+    return found
+
+
+def compare(expected: Sequence[Text], found: Sequence[Text]) -> Verdict:
+    apart, largest = [], 0.0
+    for one, other in zip(expected, found, strict=True):
+        pairs = zip(one.tokens, other.tokens, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if at is None and len(one.tokens) != len(other.tokens):
+            at = min(len(one.tokens), len(other.tokens))
+        if at is not None:
+            apart.append(one.margins[at])
+        before = slice(0, at)
+        differences = np.subtract(one.logprobs[before], other.logprobs[before])
+        largest = max(largest, float(np.abs(differences).max(initial=0.0)))
+    return Verdict(len(expected) - len(apart), tuple(apart), largest)
+
+
+@contextmanager
+def devices_as(change: dict[str, int] | None) -> Iterator[None]:
+    """llama.cpp's devices as the program sees them: None leaves the CPU alone; else free bytes
+    by name, where they are to be others."""
+    real = llama.devices
+
+    def seen() -> list[llama.Device]:
+        found = real()
+        if change is None:
+            return [device for device in found if device.kind == "cpu"]
+        return [replace(d, memory_free=change.get(d.name, d.memory_free)) for d in found]
+
+    with patch.object(llama, "devices", seen):
+        yield
