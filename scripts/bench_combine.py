@@ -29,9 +29,12 @@ from numpy.typing import NDArray
 
 from eftlocal import llama
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.combine import Combiner
+from eftlocal.logits.race import draw
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Sampling, Step, draw
+from eftlocal.logits.sampling import Sampling
+from eftlocal.logits.step import Step
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""

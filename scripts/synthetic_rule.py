@@ -6,7 +6,8 @@ Random weights draft badly. With this rule they cost what good drafts would: all
 
 from __future__ import annotations
 
-from eftlocal.logits.sampling import Candidates, draw, uniform
+from eftlocal.logits.candidates import Candidates
+from eftlocal.logits.race import draw, uniform
 from eftlocal.speculation.rules import Draft
 
 _DECIDING = 7  # a stream of noise that no real rule uses
@@ -15,7 +16,7 @@ _DECIDING = 7  # a stream of noise that no real rule uses
 class SyntheticRule:
     """Accepts independently with a fixed probability; the text means nothing."""
 
-    name = "synthetic"
+    name, compares = "synthetic", False
 
     def __init__(self, rate: float) -> None:
         self.rate = rate

@@ -21,7 +21,7 @@ from synthetic_rule import SyntheticRule
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.logits.sampling import Candidates
+from eftlocal.logits.candidates import Candidates
 from eftlocal.speculation.costs import Costs, Curve
 from eftlocal.speculation.drafting import Plan
 from eftlocal.speculation.rules import Draft

@@ -13,9 +13,12 @@ import oracle
 import pytest
 from numpy.typing import NDArray
 
+from eftlocal.logits.candidates import Candidates, Filters
 from eftlocal.logits.combine import Combiner
+from eftlocal.logits.race import draw
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Filters, Sampling, Step, draw, penalise
+from eftlocal.logits.sampling import Sampling, penalise
+from eftlocal.logits.step import Step
 
 # A numpy warning on a user's screen would be a defect of its own.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -236,6 +239,35 @@ def test_temperature_and_filters() -> None:
         relative = 1e-5 + 1e-6 * largest / (sampling.temperature or 1.0)
         certain += check_candidates(candidates, wanted, relative)
     assert certain > 2000
+
+
+def test_loose_candidates_draw_what_the_very_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are folded, their totals bounded, and the draw settles what is open, if it matters."""
+    monkeypatch.setattr("eftlocal.logits.candidates._LARGE", 1)
+    rng, loose, settled = np.random.default_rng(8), 0, 0
+    for number in range(2000):
+        n = some_size(rng, number)
+        row = np.nan_to_num(some_row(rng, n), nan=-np.inf, posinf=200.0, neginf=-np.inf)
+        top_p = float(rng.choice([0.5, 0.9, 0.95]))
+        sampling = dataclasses.replace(some_sampling(rng, n), top_k=0, top_p=top_p)
+        filters, before = Filters(n), row.copy()
+        wanted = filters(row, sampling).kept()
+        found = filters(row, sampling, to_draw=True)
+        if found.sure is not None and found.settle is not None:
+            assert set(found.ids[found.sure]) <= set(wanted.ids) <= set(found.ids)
+            settle, calls = found.settle, []
+            watched = lambda settle=settle, calls=calls: calls.append(1) or settle()  # noqa: E731
+            found, loose = dataclasses.replace(found, settle=watched), loose + 1
+            for position in range(20):
+                assert draw(found, number, position) == draw(wanted, number, position)
+            settled += len(calls)
+        for position in range(3):
+            assert draw(found, number, position) == draw(wanted, number, position)
+        kept = found.kept()
+        assert np.array_equal(kept.ids, wanted.ids) if wanted.ids is not None else kept.ids is None
+        assert np.array_equal(kept.logits, wanted.logits)
+        assert np.array_equal(row, before)
+    assert loose > 40 and 0 < settled < 20 * loose
 
 
 def test_the_whole_chain() -> None:

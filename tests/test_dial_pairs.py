@@ -25,7 +25,9 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import EngineError
-from eftlocal.logits.sampling import Candidates, Step, draw
+from eftlocal.logits.candidates import Candidates
+from eftlocal.logits.race import draw
+from eftlocal.logits.step import Step
 from eftlocal.speculation.settings import OFF
 
 pytestmark = pytest.mark.filterwarnings("error")

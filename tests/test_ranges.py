@@ -14,8 +14,9 @@ from eftlocal import Recipe, Sampling
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.kinds import OFF
 from eftlocal.logits.combine import Combiner
+from eftlocal.logits.race import draw
 from eftlocal.logits.recipe import NAMED, parse_recipe
-from eftlocal.logits.sampling import Step, draw
+from eftlocal.logits.step import Step
 from eftlocal.settings import LIMITS, RANGES
 
 pytestmark = pytest.mark.filterwarnings("error")  # numpy's would reach a user's screen

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from eftlocal import Sampling
 from eftlocal.errors import EngineError, UsageError
+from eftlocal.logits.candidates import Candidates, Filters
 from eftlocal.logits.distribution import log_sum_exp, nucleus, top_k
-from eftlocal.logits.sampling import Candidates, Filters, draw, penalise
+from eftlocal.logits.race import draw
+from eftlocal.logits.sampling import penalise
 
 
 def row(*values: float) -> np.ndarray:

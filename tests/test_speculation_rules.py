@@ -19,7 +19,7 @@ from exactness.rules import (
     outcome,
 )
 
-from eftlocal.logits.sampling import draw, uniform
+from eftlocal.logits.race import draw, uniform
 from eftlocal.speculation.rules import RULES, Coupled, Draft, Rejection
 
 NUMBER = 2_000

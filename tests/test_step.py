@@ -10,7 +10,7 @@ import pytest
 from eftlocal import Recipe, Sampling
 from eftlocal.errors import EngineError
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.sampling import Step
+from eftlocal.logits.step import Step
 
 pytestmark = pytest.mark.filterwarnings("error")
 

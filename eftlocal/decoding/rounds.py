@@ -26,9 +26,11 @@ from eftlocal.decoding.ensemble import Ensemble, Rows
 from eftlocal.decoding.planner import Planner
 from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Turn, Wanted
 from eftlocal.errors import EngineError
+from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
+from eftlocal.logits.race import draw
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Step, draw
+from eftlocal.logits.step import Step
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.rules import RULES, Rule
@@ -144,7 +146,8 @@ class Rounds:
         if length == made:
             return False
         token = draw(source, sequence.seed, len(sequence.choices) + made)
-        turn.draft(token, source.kept())
+        rule = self._rules[sequence.speculation.rule]
+        turn.draft(token, source.kept() if rule.compares else None)
         turn.confidences.append(confidence)
         return made + 1 < length and token not in sequence.ends
 
@@ -239,7 +242,10 @@ class Rounds:
         sequence, before = turn.sequence, turn.tokens[:position]
         counts = turn.counts + Counter(before) if sequence.sampling.counting else {}
         mask = None if sequence.mask is None else sequence.mask([*sequence.tokens(), *before])
-        return step(turn.rows[position], recipe, sequence.sampling, counts, mask)
+        # A rule that compares distributions needs the very candidates, the others what they draw.
+        to_draw = not self._rules[sequence.speculation.rule].compares
+        row = turn.rows[position]
+        return step(row, recipe, sequence.sampling, counts, mask, to_draw=to_draw)
 
     def _hold(self, turn: Turn, role: str, row: Row) -> None:
         """Keeps the row after a turn's draft beyond the role's next decode."""

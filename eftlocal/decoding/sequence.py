@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Sampling
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Plan, SequenceDrafts
 from eftlocal.speculation.rules import Draft
 from eftlocal.speculation.settings import OFF, Speculation

@@ -19,7 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.logits.sampling import Candidates, draw, uniform
+from eftlocal.logits.candidates import Candidates
+from eftlocal.logits.race import draw, uniform
 
 # Streams of noise at one position; drafts and plain tokens are drawn from stream 0.
 _ACCEPTING, _RECOVERING = 1, 2
@@ -27,7 +28,8 @@ _ACCEPTING, _RECOVERING = 1, 2
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafted token and the distribution it was drawn from; None when it was looked up."""
+    """A drafted token and the distribution it was drawn from; None when it was looked up, or when
+    the rule compares no distributions."""
 
     token: int
     candidates: Candidates | None
@@ -38,6 +40,11 @@ class Rule(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def compares(self) -> bool:
+        """Whether it looks at distributions, not only at what is drawn from them."""
+        ...
 
     def choose(
         self, target: Candidates, draft: Draft, seed: int, position: int
@@ -59,7 +66,7 @@ class Coupled:
     against 0.857, where 1 - TV was 0.866).
     """
 
-    name = "coupled"
+    name, compares = "coupled", False
 
     def choose(
         self, target: Candidates, draft: Draft, seed: int, position: int
@@ -77,7 +84,7 @@ class Rejection:
     Accepts with 1 - TV, the most that is possible; the text depends on where drafts stood.
     """
 
-    name = "rejection"
+    name, compares = "rejection", True
 
     def choose(
         self, target: Candidates, draft: Draft, seed: int, position: int

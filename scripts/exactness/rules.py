@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eftlocal.logits.sampling import Candidates, Filters, Sampling, draw
+from eftlocal.logits.candidates import Candidates, Filters
+from eftlocal.logits.race import draw
+from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.rules import Draft, Rejection, Rule
 from exactness.chi_square import Floats, goodness_of_fit
 

@@ -12,8 +12,9 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence, Source
 from eftlocal.llama import Context, Span
+from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Candidates, Sampling
+from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import ROWS, Costs, Curve
 from eftlocal.speculation.settings import OFF, Speculation, Totals
