@@ -19,7 +19,7 @@ from draft_lanes import Lane, Turn, figures, ratio
 from synthetic_rule import SyntheticRule
 
 import eftlocal
-from eftlocal import Emulator, Recipe, Sampling
+from eftlocal import Emulator, Recipe, Sampling, llama
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.logits.candidates import Candidates
 from eftlocal.speculation.costs import Costs, Curve
@@ -289,6 +289,46 @@ def check_trio(shapes: dict[str, Any], demo: dict[str, Any]) -> None:
     assert of["fixed"]["length"] >= 1
 
 
+def test_the_run_for_a_gpu_on_the_cpu(tmp_path: Path) -> None:
+    told = tmp_path / "gpu.json"
+    shapes = ("--shapes", "tiny,tiny,tiny", "--shapes", "70b,8b,8b")
+    short = (
+        "--tokens",
+        "16",
+        "--repeats",
+        "1",
+        "--rates",
+        "0.8",
+        "--minutes",
+        "2",
+        "--threads",
+        "1",
+    )
+    done = run("bench_gpu.py", "--device", "cpu", *shapes, *short, "--json", told)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(told.read_text("utf-8"))
+    assert len(found["checks"]) == 6 and all(fine for fine, _ in found["checks"].values())
+    assert "the others decoded nothing" in found["checks"]["alpha 0 is the base alone"][1]
+    tiny, huge = found["shapes"].values()
+    assert tiny["rates"]["0.8"]["auto"]["tokens"] >= 16 and tiny["device_bytes"] == 0
+    # What there is no time or no room for is not begun.
+    assert list(huge) == ["left_out"] and "left out: " + huge["left_out"] in done.stdout
+    assert "auto at 0.8" in done.stdout
+
+
+def test_the_run_for_a_gpu_wants_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llama, "devices", lambda: [])
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / "bench_gpu.py"), run_name="__main__")
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and told.out == ""
+    assert told.err.startswith("bench_gpu: llama.cpp finds no GPU here")
+    assert told.err.count("\n") == 1
+
+
 def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q4_K_M,Q4_0+Q6_K")
     short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--prompt", "8")
@@ -310,6 +350,9 @@ def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
         ("bench_speculation.py", ["--rates", "0,1"], "--rates 0,1: give numbers from 0"),
         ("bench_speculation.py", ["--tokens", "7"], "--tokens must be 8 or more"),
         ("bench_speculation.py", ["--quantization", "tuned=Q9"], "--quantization tuned=Q9: use"),
+        ("bench_gpu.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
+        ("bench_gpu.py", ["--shapes", "70b,7b,7b"], "these have different vocabularies"),
+        ("bench_gpu.py", ["--quantization", "Q9"], "--quantization Q9: use Q4_0"),
         ("bench_rows.py", ["--quantizations", "Q3_K"], "--quantizations Q3_K: use Q4_0"),
         ("bench_rows.py", ["--small", "9b"], "--small 9b: use one of tiny"),
         ("bench_rows.py", ["--threads", "0"], "--threads 0: give numbers"),
