@@ -188,6 +188,17 @@ def test_the_program_that_lists_them_answers_on_this_machine() -> None:
     assert all(device.keys() == TOLD[0].keys() for device in json.loads(done.stdout))
 
 
+def test_vulkan_is_looked_for_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilers = machine.find_compilers({})
+    assert compilers is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = vulkan.read_vulkan({}, compilers)
+    assert found.missing[0] == "the shader compiler glslc"
+    assert accelerator.choose(None, gpu(), found, macos=False).name == "cpu"
+
+
 def test_makers_of_gpus_that_the_kernel_knows(tmp_path: Path) -> None:
     for number, vendor in enumerate(("0x1002", "0x8086", "0x8086", "0x1af4")):
         folder = tmp_path / f"renderD{128 + number}" / "device"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -25,7 +24,10 @@ eftlocal_layer_settings
 eftlocal_spirv
 #endif
 """
-TOO_OLD = "newer Vulkan headers (these lack VK_EXT_layer_settings)"
+TOO_OLD = (
+    "newer Vulkan headers than this system's (Debian 12's are too old, Debian 13's are not), or "
+    "LunarG's Vulkan SDK named by VULKAN_SDK"
+)
 _MAKERS = {"0x1002": "AMD", "0x8086": "Intel"}
 
 
@@ -77,16 +79,22 @@ def undriven(nodes: Path = Path("/sys/class/drm")) -> tuple[str, ...]:
 
 def find_glslc(env: Mapping[str, str]) -> str:
     """Path of glslc on PATH or in the Vulkan SDK; "" if none."""
-    sdk = env.get("VULKAN_SDK", "")
-    folders = os.pathsep.join(str(Path(sdk) / name) for name in ("bin", "Bin")) if sdk else ""
-    return shutil.which("glslc") or (shutil.which("glslc", path=folders) if sdk else "") or ""
+    folders = [str(Path(path, name)) for path in _sdk(env) for name in ("bin", "Bin")]
+    return next(filter(None, map(_glslc_in, [None, *folders])), "")
+
+
+def _glslc_in(folder: str | None) -> str | None:
+    return shutil.which("glslc", path=folder)
+
+
+def _sdk(env: Mapping[str, str]) -> list[str]:
+    """The folder of LunarG's Vulkan SDK, if one is named."""
+    return [path for path in [env.get("VULKAN_SDK", "")] if path]
 
 
 def read_headers(env: Mapping[str, str], compilers: Compilers) -> tuple[str, list[str]]:
     """(version of the Vulkan headers or "", what is missing of the headers)."""
-    sdk = [Path(env["VULKAN_SDK"]) / name for name in ("include", "Include")] * (
-        "VULKAN_SDK" in env
-    )
+    sdk = [Path(path, name) for path in _sdk(env) for name in ("include", "Include")]
     if not compilers.cxx:  # Visual Studio's is not on PATH: the SDK's folder has to do
         known = any((folder / "vulkan" / "vulkan.hpp").is_file() for folder in sdk)
         return ("of the SDK", []) if known else ("", ["the Vulkan headers"])
