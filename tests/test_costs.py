@@ -152,6 +152,25 @@ def test_what_rounds_take_decides_the_padding_in_the_end() -> None:
     assert curve.padded(1, 3, Room()) == (1, 3)
 
 
+def test_padding_that_a_busy_machine_suggested_is_given_up() -> None:
+    """One row was measured while something else ran; it is never decoded alone but for a look."""
+    real = {n: BLOCKS(n) for n in range(1, 18)}
+    curve, taken = Curve({**real, 1: 9.0}), []
+    for _ in range(40):
+        rows = curve.padded(1, 1, Room())[1]
+        if rows > 1 and curve.look(1):
+            rows = 1
+        curve.observe(rows, real[rows])
+        taken.append(rows)
+    assert taken[:7] == [4] * 7 and taken[7:] == [1] * 33
+    kept = Curve(real)  # here padding is right, and stays
+    looks = sum(kept.look(3) for _ in range(640))
+    for _ in range(looks):
+        kept.observe(3, real[3])
+    assert looks == 10 and kept.padded(1, 3, Room()) == (1, 4)
+    assert not any(Curve(real, usable=frozenset({1, 4})).look(3) for _ in range(640))
+
+
 def test_rows_that_are_not_usable_cost_no_less_than_inf() -> None:
     seconds = {n: BLOCKS(n) for n in range(1, 18)}
     curve = Curve(seconds, usable=frozenset({1, 2, 7}))

@@ -25,7 +25,8 @@ def cost(tokens: int) -> float:
     return 5.0 + 4.0 * (tokens // 4) + 3.5 * (tokens % 4)
 
 
-CURVE = Curve({n: cost(n) for n in range(1, N_ROWS + 1)})
+COSTS = {n: cost(n) for n in range(1, N_ROWS + 1)}
+CURVE = Curve(COSTS)
 
 
 def price(spans: Sequence[Span], reach: Sequence[int]) -> float:
@@ -67,7 +68,7 @@ def test_the_cheapest_of_all_cuts(data: st.DataObject) -> None:
         n_rows=N_ROWS,
         n_slots=N_SLOTS,
         reach=reach.__getitem__,
-        cost=CURVE,
+        cost=Curve(COSTS),
     )
     total = 0.0
     for call in calls:

@@ -62,6 +62,8 @@ def passes(
     Returns:
         calls, each in the order of slots, with a span of padding alone where a slot is idle.
     """
+    if len(spans) == 1 and not cost.cheaper(len(spans[0].tokens)):
+        return [[*spans]]
     division = _Division(spans, n_rows, n_slots, reach, cost)
     return [division.call(each) for each in division.cheapest()]
 
@@ -83,14 +85,23 @@ class _Division:
         self.n_rows, self.n_slots, self.reach, self.cost = n_rows, n_slots, reach, cost
 
     def cheapest(self) -> list[_Pass]:
+        """The passes at the least total cost; now and then without padding, to see that time."""
+        found = []
+        for padded in self._cheapest():
+            plain = self.plain(padded.start, padded.end)
+            look = padded.rows > plain.rows and self.cost.look(plain.rows)
+            found.append(plain if look else padded)
+        return found
+
+    def _cheapest(self) -> list[_Pass]:
         """All spans in one pass where nothing can be much cheaper, else the best way to cut."""
         count, longest = len(self.slots), max(self.counts)
         if count == 1:
-            return [self.padded(0, 1, longest, self.reach(self.slots[0]))]
+            return [self.padded(0, 1, self.reach(self.slots[0]))]
         neighbours = self.slots[-1] - self.slots[0] + 1 == count
         alike = longest == min(self.counts) <= LONGEST
         if neighbours and alike and count * longest <= self.n_rows:
-            together = self.padded(0, count, longest, min(map(self.reach, self.slots)))
+            together = self.padded(0, count, min(map(self.reach, self.slots)))
             # Two rows can cost more than one does twice: kernels have tiles of several rows.
             if self.cost(together.rows) <= _NEARLY * self.cost.least(count * longest):
                 return [together]
@@ -100,46 +111,49 @@ class _Division:
         """By dynamic programming over the last pass of the first spans."""
         least, last = [0.0], list[_Pass]()
         for end in range(1, len(self.slots) + 1):
-            best, found, longest, most = float("inf"), None, 0, self.n_rows
+            best, at, found = float("inf"), -1, None
+            longest, most = 0, self.n_rows
             for start in range(end - 1, -1, -1):
                 longest = max(longest, self.counts[start])
                 if start < end - 1:
-                    between = range(self.slots[start] + 1, self.slots[start + 1])
-                    most = min([most, *map(self.reach, between)])
+                    for idle in range(self.slots[start] + 1, self.slots[start + 1]):
+                        most = min(most, self.reach(idle))
                 most = min(most, max(self.counts[start], self.reach(self.slots[start])))
                 tokens = (self.slots[end - 1] - self.slots[start] + 1) * longest
                 wide = longest > LONGEST or tokens > self.n_rows or most < longest
-                if found and wide:
+                if at >= 0 and wide:
                     break  # wider ranges are longer, and reach no further
-                one = self.padded(start, end, longest, most)
-                cost = least[start] + self.cost(one.rows)
-                if found is None or cost < best:
-                    best, found = cost, one
-            assert found is not None
+                one = self.padded(start, end, most) if self.cost.cheaper(tokens) else None
+                cost = least[start] + self.cost(one.rows if one else tokens)
+                if at < 0 or cost < best:
+                    best, at, found = cost, start, one
             least.append(best)
-            last.append(found)
+            last.append(found or self.plain(at, end))
         cut, end = list[_Pass](), len(self.slots)
         while end:
             cut.append(last[end - 1])
             end = cut[-1].start
         return cut[::-1]
 
-    def padded(self, start: int, end: int, tokens: int, most: int) -> _Pass:
-        """A pass over some spans with so many tokens each, or `most`, where more rows cost less.
+    def plain(self, start: int, end: int) -> _Pass:
+        """A pass over some spans, none longer than the longest of them."""
+        slots = range(self.slots[start], self.slots[end - 1] + 1)
+        return _Pass(start, end, slots, max(self.counts[start:end]))
+
+    def padded(self, start: int, end: int, most: int) -> _Pass:
+        """The same with up to `most` tokens each, and idle slots, where more rows cost less.
 
         A prompt is read as it is: not where a span has more tokens than rows.
         """
-        first, last = self.slots[start], self.slots[end - 1]
-        of = _Pass(start, end, range(first, last + 1), tokens)
-        room = Room(self.n_slots, LONGEST, self.n_rows)
-        shape = (len(of.slots), tokens)
-        if tokens > LONGEST or self.cost.padded(*shape, room) == shape:
+        of = self.plain(start, end)
+        if of.tokens > LONGEST or not self.cost.cheaper(of.rows):
             return of
         if any(len(span.tokens) > span.rows for span in self.spans[start:end]):
             return of
+        first, last = of.slots[0], of.slots[-1]
         after, before = self._idle(range(last + 1, self.n_slots)), self._idle(range(first)[::-1])
         room = Room(len(of.slots) + after + before, min(most, LONGEST), self.n_rows)
-        width, tokens = self.cost.padded(*shape, room)
+        width, tokens = self.cost.padded(len(of.slots), of.tokens, room)
         first -= max(0, width - len(of.slots) - after)
         return of._replace(slots=range(first, first + width), tokens=tokens)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import suppress
@@ -35,6 +36,7 @@ _PARALLEL_ROWS = 5
 _PARALLEL_GAIN = 0.95  # of the time in turn: parallel decodes must take less
 _BLOCK = 16  # rows of the largest block of a kernel: more padding would be a block of its own
 _WORTH = 0.98  # of a call's time: with padding it must take less
+_FIRST_LOOK, _EVERY_LOOK = 8, 64  # of so many padded calls, one is made without
 _READ_ANEW = 64  # corrections after which what was read off a curve is read again
 _FORMAT = 3
 
@@ -61,6 +63,7 @@ class Curve:
         self.usable = usable
         self._cheaper: dict[int, list[int]] = {}
         self._least: dict[int, float] = {}
+        self._looks: Counter[int] = Counter()
         self._corrections = 0
 
     def __call__(self, rows: int) -> float:
@@ -79,18 +82,29 @@ class Curve:
         (n, m), (a, b) = self.rows[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
         return a + (b - a) * (rows - n) / (m - n)
 
-    def padded(self, sequences: int, tokens: int, room: Room) -> tuple[int, int]:
-        """The sequences and the tokens of each by which a call of so many is best padded."""
-        rows = sequences * tokens
+    def cheaper(self, rows: int) -> Sequence[int]:
+        """Larger numbers of rows that cost less, the least first."""
         if rows not in self._cheaper:
             bound = _WORTH * self(rows)
             more = [n for n in self.rows if rows < n < rows + _BLOCK and self(n) < bound]
             self._cheaper[rows] = sorted(more, key=self)
-        for n in self._cheaper[rows]:
+        return self._cheaper[rows]
+
+    def padded(self, sequences: int, tokens: int, room: Room) -> tuple[int, int]:
+        """The sequences and the tokens of each by which a call of so many is best padded."""
+        for n in self.cheaper(sequences * tokens):
             for width in range(sequences, room.sequences + 1):
                 if n <= room.rows and n % width == 0 and tokens <= n // width <= room.tokens:
                     return width, n // width
         return sequences, tokens
+
+    def look(self, rows: int) -> bool:
+        """Whether a call that would be padded is to be made without: what they cost is seen then.
+
+        Another program can have slowed down the one time when they were measured.
+        """
+        self._looks[rows] += 1
+        return self.usable is None and self._looks[rows] % _EVERY_LOOK == _FIRST_LOOK
 
     def least(self, rows: int) -> float:
         """Seconds that so many rows take at least, however they are divided into calls."""
@@ -110,6 +124,10 @@ class Curve:
         at = bisect_left(self.rows, rows)
         if at == len(self.rows) or self.rows[at] != rows:
             return
+        if seconds < self.seconds[at] and self._cheaper.get(rows):  # so less padding, or none
+            self.seconds[at] = seconds
+            self._read_anew()
+            return
         # One slow call (another program, a page fault) must not bend the curve.
         off = min(seconds / self.seconds[at], 3.0) - 1.0
         others = 1.0 + 0.5 * _CORRECTION * off
@@ -118,8 +136,11 @@ class Curve:
         self.seconds[at] *= own
         self._corrections += 1
         if self._corrections % _READ_ANEW == 0:
-            self._cheaper.clear()
-            self._least.clear()
+            self._read_anew()
+
+    def _read_anew(self) -> None:
+        self._cheaper.clear()
+        self._least.clear()
 
 
 class Costs:
