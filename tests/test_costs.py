@@ -104,6 +104,16 @@ def test_nothing_is_measured_while_a_sequence_runs(tiny_files: dict[str, Path]) 
         assert emulator.measure() is not None
 
 
+def test_drafts_of_a_given_length_are_padded_too(tiny_files: dict[str, Path]) -> None:
+    sources = {role: RoleSource(path, n_ctx=128, threads=1) for role, path in tiny_files.items()}
+    with Emulator.from_sources(sources) as emulator:
+        options = {"max_tokens": 12, "sampling": Sampling(seed=1)}
+        emulator.generate("Hello", speculation=Speculation(length=0), **options)
+        assert emulator.rounds.planner.costs is None
+        emulator.generate("Hello", speculation=Speculation(length=2), **options)
+        assert emulator.ensemble.costs is emulator.rounds.planner.costs is not None
+
+
 def test_rounds_correct_the_costs(tiny_files: dict[str, Path]) -> None:
     sources = {role: RoleSource(path, n_ctx=128, threads=1) for role, path in tiny_files.items()}
     with Emulator.from_sources(sources) as emulator:

@@ -112,7 +112,7 @@ def inspect(
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
     with loading_bars() as bars:
         emulator = selection.load(bars)
-        if defaults.speculation.length is None and any(one.answer is None for one in asked):
+        if not defaults.speculation.off and any(one.answer is None for one in asked):
             emulator.measure(bars.measuring)
     special = given["special"]
 

@@ -70,7 +70,7 @@ def run(
         _show_engine_log()
     with loading_bars() as bars:
         emulator = selection.load(bars)
-        if selection.defaults.speculation.length is None:
+        if not selection.defaults.speculation.off:
             emulator.measure(bars.measuring)
     with emulator:
         for note in emulator.notes(raw_text=text if raw and not given["special"] else ""):

@@ -188,7 +188,7 @@ def sweep(
                         progress=bars.weights,
                         checking=bars.checking,
                     )
-                    if defaults.speculation.length is None or not parallel:
+                    if not defaults.speculation.off or not parallel:
                         emulator.measure(bars.measuring)
                 spelled = "\n".join(str(i.prompt) for i in items if i.raw and not i.special)
                 notes = (n for p in points for n in emulator.notes(p.recipe, raw_text=spelled))

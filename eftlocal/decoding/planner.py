@@ -34,8 +34,8 @@ class Planner:
 
     Args:
         ensemble: that the sequences were opened on.
-        costs: seconds of decodes on this machine, for drafts whose length is chosen; without
-            them only drafts of a given length are made. They are corrected by what rounds take.
+        costs: seconds of decodes on this machine; without them only drafts of a given length are
+            made, and no call is padded. They are corrected by what rounds take.
         fingerprint: of the files, settings and machine that measured costs are remembered under.
     """
 
@@ -89,7 +89,7 @@ class Planner:
         return ""
 
     def allowed(self, speculation: Speculation) -> Speculation:
-        """The speculation that these models can do, with costs measured where it needs them.
+        """The speculation that these models can do, with costs measured: they say what to pad, too.
 
         Raises:
             UsageError: a length is given, and refused drafts could not be dropped.
@@ -100,8 +100,7 @@ class Planner:
             if speculation.length is None:
                 return OFF
             raise UsageError(f"speculation is impossible: {stuck}; turn it off")
-        if speculation.length is None:
-            self.ensemble.alone(self.measure)
+        self.ensemble.alone(self.measure)
         return speculation
 
     def acceptance(self, recipe: Recipe, rule: str) -> Acceptance:

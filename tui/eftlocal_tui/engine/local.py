@@ -97,7 +97,7 @@ class LocalEngine:
             defaults = self._start.adjust(Defaults())
             emulator = Emulator.from_files(defaults=defaults, **options, **models)
         try:
-            if defaults.speculation.length is None:
+            if not defaults.speculation.off:
                 emulator.measure(_shares("measuring", report))
         except BaseException:
             emulator.close()
