@@ -101,6 +101,17 @@ def _prompts(name: str, value: Any) -> dict[str, str]:
     return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
 
 
+def _workers(name: str, value: Any) -> dict[str, tuple[str, ...]] | tuple[str, ...]:
+    kind = SETTINGS["rpc"].kind
+    if not isinstance(value, Mapping):
+        found: tuple[str, ...] = kind.checked(name, value)
+        return found
+    return {
+        text(f"a role of {name}", role): kind.checked(f"{name}[{role!r}]", one)
+        for role, one in value.items()
+    }
+
+
 def path(name: str, value: Any) -> Path:
     """Takes names of files that there could be."""
     if not isinstance(value, (str, os.PathLike)):
@@ -132,6 +143,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("grammar", "regex", "lark"), text),
     # of loading
     "prompts": _prompts,
+    "rpc": _workers,
     "n_seq_max": _sequences,
     "threads": _threads,
     **dict.fromkeys(("progress", "checking", "download_progress"), _CALL),
@@ -218,6 +230,7 @@ class LoadOptions(ContextOptions, total=False):
     chat_template_kwargs: Mapping[str, Any] | None
     threads: int | None
     gpu_layers: int | None
+    rpc: Mapping[str, Sequence[str]] | Sequence[str] | None
     n_seq_max: int | UpTo
     force: bool
     trust: bool
@@ -226,7 +239,7 @@ class LoadOptions(ContextOptions, total=False):
 
 
 _OF_ROLES = (
-    *("prompts", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers"),
+    *("prompts", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers", "rpc"),
     *CONTEXT,
 )
 

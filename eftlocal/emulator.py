@@ -90,6 +90,7 @@ class Emulator(Closing):
         n_seq_max: int | UpTo = 1,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        rpc: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
         force: bool = False,
         trust: bool = False,
         progress: Progress | None = None,
@@ -112,6 +113,7 @@ class Emulator(Closing):
             chat_template_kwargs: variables for templates, such as {"enable_thinking": False}.
             defaults: recipe, sampling and limits; None is up-scaling.
             threads, gpu_layers: for every role; None leaves them to the program.
+            rpc: role to workers ("host:port") whose devices take its layers, or those of all roles.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
             trust: the files are known to be good. Otherwise a file that is new, and whose
@@ -135,6 +137,7 @@ class Emulator(Closing):
             n_seq_max=n_seq_max,
             threads=threads,
             gpu_layers=gpu_layers,
+            rpc=rpc,
             force=force,
             trust=trust,
             progress=progress,

@@ -61,6 +61,10 @@ class EngineError(EftlocalError):
     exit_code = 8
 
 
+class WorkerError(EngineError):
+    """A worker, whose devices take part over RPC, cannot be used, or was lost."""
+
+
 class InterruptedRunError(EftlocalError):
     """Ctrl-C ended a run that keeps what is done; the message says how to go on."""
 

@@ -7,6 +7,7 @@ and NaN.
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -224,6 +225,26 @@ class Text(Kind):
         return value
 
 
+_ENDPOINT = re.compile(r"(?P<host>[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Endpoint(Text):
+    """Where a worker listens."""
+
+    rule: str = "host:port, as in 192.168.1.5:50052"
+
+    def read(self, value: Any) -> str:
+        text = super().read(value)
+        found = _ENDPOINT.fullmatch(text)
+        if found and 0 < int(found["port"]) < 1 << 16:
+            return text
+        if text.count(":") > 1 and "/" not in text:
+            why = f"is {shown(value)}; llama.cpp's RPC speaks IPv4 only: give a name or its address"
+            raise RefusedError(value, self.rule, why)
+        raise self.refuse(value)
+
+
 def _inside(place: object, part: Any, kind: Kind) -> Any:
     """The value of a part of a list or mapping; a refusal names its place."""
     try:
@@ -337,6 +358,11 @@ class ByRole(Kind):
 
     def parse(self, text: str) -> Any:
         return self.read(text if "=" in text else number(text))
+
+
+def of_one_role(kind: Kind) -> Kind:
+    """The kind of one role's value."""
+    return kind.each if isinstance(kind, ByRole) else kind
 
 
 def number(text: str) -> float | str:

@@ -45,6 +45,11 @@ class SignalsLater:
             signal.signal(number, handler)
         self.deliver()
 
+    @property
+    def came(self) -> bool:
+        """Whether one has come whose handler has not run."""
+        return bool(self._came)
+
     def deliver(self) -> None:
         """Runs the handlers of what came; raises what they raise."""
         while self._came:

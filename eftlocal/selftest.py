@@ -189,6 +189,11 @@ def rebuild(build: Mapping[str, Any], variables: Mapping[str, str] | None = None
     return f"{_setting(wanted)}{pip} --no-deps --no-binary {package} {package}=={_version()}"
 
 
+def with_rpc(build: Mapping[str, Any]) -> str:
+    """The command that builds llama.cpp again, with RPC; `build` as in `rebuild`."""
+    return f"{SETUP} --rpc" if build else rebuild(build)
+
+
 def _setting(variables: Mapping[str, str]) -> str:
     """What sets these variables in front of a command, in the system's shell."""
     if sys.platform == "win32":  # PowerShell

@@ -21,6 +21,7 @@ from eftlocal.kinds import (
     OFF,
     ByRole,
     Choice,
+    Endpoint,
     File,
     Flag,
     Kind,
@@ -252,6 +253,12 @@ _ALL: Final = (
         *("gpu_layers", Range(-1, INT32, auto=None, whole=True)),
         "Layers on the GPU, of every role; -1 is all.",
         default="auto",
+    ),
+    _engine(
+        *("rpc", Texts("a list of host:port", Endpoint())),
+        "Workers (`eftlocal worker`) whose devices take layers: HOST:PORT for every role, or "
+        "ROLE=HOST:PORT,... for some; off: none, whatever the preset says. Repeatable.",
+        where=(LINE, PRESET),
     ),
     _engine("force", _FLAG, "Load even if memory seems too small.", where=(LINE, FILE)),
     _context("n_ctx", _COUNT, "Context length in tokens, of every role."),

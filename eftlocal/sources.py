@@ -106,7 +106,7 @@ def load(
         recipe, sampling: defaults instead of the preset's.
         download_progress: called while a missing file arrives.
         options: as in `Emulator.from_files`; prompts, system_in_user, chat_template_kwargs, n_ctx,
-            threads and gpu_layers instead of the preset's, or on top of them.
+            threads, gpu_layers and rpc instead of the preset's, or on top of them.
 
     Raises:
         EftlocalError: see eftlocal.errors; nothing stays loaded.

@@ -50,10 +50,16 @@ class FakeModel:
     ) -> None:
         self.handle = self
         self.path = Path(f"{name}.gguf")
-        self.vocab_size, self.rewinds, self.n_swa = vocab_size, rewinds, 0
+        self.vocab_size, self.rewinds, self.n_swa, self.workers = vocab_size, rewinds, 0, ()
         self.chat_template, self.n_ctx_train, self.bos = None, 0, BOS
         self._seed, self._sharp = zlib.crc32(name.encode()), sharp
         self.row = lru_cache(maxsize=100_000)(self._row)
+
+    def call(self, work: Callable[[], Any], _later: object) -> Any:
+        return work()
+
+    def free(self, work: Callable[[], object]) -> None:
+        work()
 
     def _row(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
         shared = _gumbel(f"all {tokens[-3:]}", self.vocab_size)

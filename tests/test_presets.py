@@ -404,7 +404,7 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 
 KEYS = st.sampled_from(
     """name title roles recipe sampling stop gated vocabulary_exceptions base tuned reference file
-    repo of lora kind prompt template weights lambda n_ctx gpu_layers size sha256""".split()  # noqa: SIM905
+    repo of lora kind prompt template weights lambda n_ctx gpu_layers rpc size sha256""".split()  # noqa: SIM905
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable, max_size=8),
@@ -437,11 +437,11 @@ def test_whatever_a_table_holds_is_a_preset_or_one_line(
 
 
 def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
-    """What a preset means, as plain data; paths in its folder are relative."""
+    """What a preset means, as plain data; paths in its folder are relative. It has no workers."""
     defaults = preset_defaults(preset)
     sampling = {**vars(defaults.sampling), "logit_bias": dict(defaults.sampling.logit_bias)}
     roles = preset_sources(preset, lambda file: Path(file.file))
-    found = {
+    found: dict[str, Any] = {
         "recipe": str(defaults.recipe),
         "anchor": dict(defaults.recipe.anchor),
         "sampling": sampling,
@@ -457,6 +457,7 @@ def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
         "vocabulary_exceptions": preset.vocabulary_exceptions,
         "gated": preset.gated,
     }
+    assert {role.pop("rpc") for role in found["roles"].values()} == {()}
     text = json.dumps(found, default=lambda v: v.as_posix() if isinstance(v, Path) else dict(v))
     data: dict[str, Any] = json.loads(text.replace(f"{folder.as_posix()}/", ""))
     return data

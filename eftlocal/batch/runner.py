@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eftlocal.answer import Answer
 from eftlocal.batch.lines import Line, seed_of
 from eftlocal.emulator import Emulator
-from eftlocal.errors import EftlocalError, EngineError
+from eftlocal.errors import EftlocalError, EngineError, WorkerError
 from eftlocal.scheduler import Call, Scheduler
 
 _IN_A_ROW = 5  # failures of llama.cpp after which the machine is to blame, not the lines
@@ -46,7 +46,8 @@ def answer_lines(
         on_tokens: told how many tokens came.
 
     Raises:
-        EngineError: llama.cpp failed for five lines in a row; they have no outcome.
+        EngineError: llama.cpp failed for five lines in a row, or a worker was lost: they have no
+            outcome.
     """
     waiting, pending = iter(lines), dict[Call, _Pending]()
     failed: list[Outcome] = []  # in a row: is it these lines, or the machine?
@@ -61,6 +62,8 @@ def answer_lines(
                 return
             try:
                 came = scheduler.step()
+            except WorkerError:
+                raise
             except EftlocalError:
                 for call in pending:
                     scheduler.cancel(call)
@@ -96,6 +99,8 @@ def _one_by_one(emulator: Emulator, lines: Sequence[Line], seed: int) -> Iterato
         calls = line.request.calls(seed_of(seed, line.custom_id))
         try:
             yield line, tuple(emulator.generate(prompt, **options) for prompt, options in calls)
+        except WorkerError:
+            raise
         except EftlocalError as error:
             yield line, error
 

@@ -29,6 +29,7 @@ VERBS = {
     "sweep": ("sweep:sweep", "Answer the same prompts at every point of a grid of settings."),
     "eval": ("eval:evaluate", "Measure how much of the gap to a large tuned model is recovered."),
     "bench": ("bench:bench", "Measure speed, memory and energy on this machine."),
+    "worker": ("worker:worker", "Offer this machine's devices to eftlocal on another one."),
     "doctor": ("doctor:doctor", "Check this installation; write a report for a bug report."),
 }
 

@@ -31,6 +31,7 @@ from eftlocal.selftest import (
     read_build_facts,
     rebuild,
     run_in_child,
+    with_rpc,
 )
 from eftlocal.settings import SETTINGS, named
 from eftlocal.terminal_text import shown, shown_json
@@ -201,7 +202,8 @@ def as_table(report: dict[str, Any]) -> Table:
         row("device", f"{device['name']} ({device['kind']}): {device['description']}, {memory}")
     if report["devices"] is None:
         row("device", UNKNOWN)
-    row("RPC", _yes_no(report["rpc"]))
+    how = f"no; to build it in: {with_rpc(report['build'] or {})}"
+    row("RPC", how if report["rpc"] is False else _yes_no(report["rpc"]))
     row("GPU offload", _yes_no(report["gpu_offload"]))
     amx = report["amx"]
     cured = (amx["cure"] or {}).get("applied")

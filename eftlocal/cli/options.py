@@ -351,6 +351,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         **{name: given[name] for name in ("chat_template_kwargs", "threads", "trust")},
         **context(given, roles),
         "gpu_layers": SETTINGS["gpu_layers"].kind.read(given["gpu_layers"]),
+        "rpc": _workers(given["rpc"] or (), roles),
         "force": given["force"],
     }
 
@@ -367,6 +368,26 @@ def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
             value = {role: one for role, one in value.items() if role in roles}
         found[name] = None if value is False else value
     return found
+
+
+def _workers(given: Sequence[str], roles: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Role to its workers, from --rpc; where nothing is said of a role, the preset's stand."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        of: Collection[str] = roles
+        for part in text.split(","):  # one without a role is of the role before it
+            role, sign, worker = part.rpartition("=")
+            of = [role] if sign else of
+            for one in of:
+                if one not in roles:
+                    there = ", ".join(roles)
+                    raise UsageError(f"--rpc {text}: there is no role {one}; there are {there}")
+                found.setdefault(one, []).append(worker)
+    for role, workers in found.items():
+        if OFF in workers and len(set(workers)) > 1:
+            raise UsageError(f"--rpc: {role} has both off and a worker; leave one out")
+    of_role = {role: [w for w in workers if w != OFF] for role, workers in found.items()}
+    return {role: SETTINGS["rpc"].checked("--rpc", one) for role, one in of_role.items()}
 
 
 def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from rich.progress import (
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import tell
-from eftlocal.errors import EftlocalError, InterruptedRunError
+from eftlocal.errors import EftlocalError, InterruptedRunError, WorkerError
 from eftlocal.output_file import STDOUT
 
 _TOLD = 20  # faults that are written out
@@ -44,7 +44,7 @@ class Rows(Protocol):
 
 @contextmanager
 def keeping(rows: Rows, left: int) -> Iterator[None]:
-    """An interrupt in this block is an error that says what the file keeps.
+    """An interrupt in this block, or a lost worker, is an error that says what the file keeps.
 
     Args:
         left: rows to come.
@@ -52,6 +52,8 @@ def keeping(rows: Rows, left: int) -> Iterator[None]:
     before = rows.rows
     try:
         yield
+    except WorkerError as error:
+        raise WorkerError(f"{error}; what is done is kept") from None
     except KeyboardInterrupt:
         rows.close()  # which says if they are there no more
         done = rows.rows - before

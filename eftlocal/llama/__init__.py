@@ -19,6 +19,7 @@ from eftlocal.llama.engine import (
     system_info,
 )
 from eftlocal.llama.model import Model
+from eftlocal.llama.rpc import Worker, connect, has_rpc, serve
 
 __all__ = [
     "Check",
@@ -26,13 +27,17 @@ __all__ = [
     "Device",
     "Model",
     "Span",
+    "Worker",
     "backends",
     "build",
     "chat_formats",
+    "connect",
     "default_threads",
     "devices",
     "facts",
     "format_chat",
+    "has_rpc",
     "repacked_types",
+    "serve",
     "system_info",
 ]

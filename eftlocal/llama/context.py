@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -132,8 +133,9 @@ class Context(Closing):
         self._watch: Any = None  # llama.cpp's callback during a long call
         recent.clear()
         try:
-            with SignalsLater():
-                self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+            with SignalsLater() as later:
+                make = partial(llama_cpp.llama_init_from_model, model.handle, params)
+                self._handle = model.call(make, later)
             raise_pending()
             if not self._handle:
                 raise EngineError(
@@ -203,7 +205,7 @@ class Context(Closing):
         Raises:
             EngineError: a sequence would outgrow n_ctx, or llama.cpp failed.
         """
-        handle, vocab_size = self.handle, self.model.vocab_size
+        vocab_size = self.model.vocab_size
         records = [self._settled(span.sequence) for span in spans]
         for span, tokens in zip(spans, records, strict=True):
             if span.tokens and not 0 <= min(span.tokens) <= max(span.tokens) < vocab_size:
@@ -217,19 +219,17 @@ class Context(Closing):
         if rows > self.n_rows:  # llama.cpp ends the process
             raise EngineError(f"{self.model.path.name}: a decode gives {self.n_rows} rows at most")
         self._unsettled.update(span.sequence for span in spans)
-        code = self._call(check)
+        code, logits = self._call(check, rows)
         if code != 0:
             raise EngineError(
                 f"{self.model.path.name}: llama_decode returned {code}: {last_words()}"
             )
-        # Waits for the device: the time of a decode is counted where it is spent.
-        logits = llama_cpp.llama_get_logits(handle) if rows else None
         for span, tokens in zip(spans, records, strict=True):
             tokens.extend(span.tokens)
             if not span.padding:
                 self._unsettled.discard(span.sequence)
         self.decoded += self._batch.struct.n_tokens
-        if logits is None:
+        if not rows:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
         # What ctypeslib.as_array does, without its 50 microseconds.
         floats: Any = ctypes.c_float * (rows * self.model.vocab_size)
@@ -240,11 +240,22 @@ class Context(Closing):
             return view[kept[0]]
         return np.concatenate([view[part] for part in kept])
 
-    def _call(self, check: Check | None) -> int:
-        """llama_decode's return value; raises what ended a long call."""
-        long = self._batch.struct.n_tokens >= _LONG or self._copied
+    def _decode(self, rows: int) -> tuple[int, Any]:
+        """llama_decode's return value, and llama.cpp's rows where there are any."""
+        handle = self.handle
+        code = int(llama_cpp.llama_decode(handle, self._batch.struct))
+        # Waits for the device: the time of a decode is counted where it is spent.
+        if rows and not code:
+            return code, llama_cpp.llama_get_logits(handle)
+        if self.model.workers:  # no call may leave them at work: see `rpc.with_workers`
+            llama_cpp.llama_synchronize(handle)
+        return code, None
+
+    def _call(self, check: Check | None, rows: int) -> tuple[int, Any]:
+        """As `_decode`; raises what ended a long call."""
+        long = self._batch.struct.n_tokens >= _LONG or self._copied or self.model.workers
         if not long and self._watch is None:
-            return int(llama_cpp.llama_decode(self.handle, self._batch.struct))
+            return self._decode(rows)
         self._copied = False
         raised: list[BaseException] = []
 
@@ -263,12 +274,12 @@ class Context(Closing):
         with SignalsLater() as later:
             self._watch = ended  # kept until it is taken back, whatever happens
             llama_cpp.llama_set_abort_callback(self.handle, ended, None)
-            code = int(llama_cpp.llama_decode(self.handle, self._batch.struct))
+            found = self.model.call(lambda: self._decode(rows), later)
             llama_cpp.llama_set_abort_callback(self.handle, _NO_CALLBACK, None)
             self._watch = None
         if raised:
             raise raised[0]
-        return code
+        return found
 
     def can_rewind(self, sequence: int, length: int) -> bool:
         """Whether the sequence can be cut back to its first `length` tokens."""
@@ -334,7 +345,7 @@ class Context(Closing):
         """Frees the cache. A second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            llama_cpp.llama_free(handle)
+            self.model.free(lambda: llama_cpp.llama_free(handle))
 
 
 class _Batch:

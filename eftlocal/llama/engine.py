@@ -91,7 +91,7 @@ class _Properties(ctypes.Structure):
 
 
 @cache
-def _ggml(name: str, result: Any, *arguments: Any) -> Any:
+def ggml(name: str, result: Any, *arguments: Any) -> Any:
     """A function of ggml's backend interface, which llama_cpp does not wrap."""
     function = getattr(_libggml, name)
     function.restype = result
@@ -100,40 +100,43 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
 
 
 def devices() -> list[Device]:
-    """Every device of this build, the CPU among them."""
+    """Every device of this build, the CPU among them; none of a worker's."""
     start()
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    of_device = _ggml("ggml_backend_dev_get_props", None, pointer, ctypes.POINTER(_Properties))
-    backend_of = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)
-    found = []
-    for i in range(_ggml("ggml_backend_dev_count", size)()):
-        device, told = _ggml("ggml_backend_dev_get", pointer, size)(i), _Properties()
-        of_device(device, ctypes.byref(told))
-        found.append(
-            Device(
-                name=told.name.decode(),
-                description=told.description.decode("utf-8", "replace"),
-                kind=("cpu", "gpu", "igpu", "accel", "meta")[told.type],
-                memory_free=told.memory_free,
-                memory_total=told.memory_total,
-                backend=_name(backend_of(device)),
-                id=(told.device_id or b"").decode(),
-            )
-        )
-    return found
+    count = ggml("ggml_backend_dev_count", ctypes.c_size_t)()
+    get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    return [described(get(i)) for i in range(count)]
+
+
+def described(device: int) -> Device:
+    """What a device says of itself now."""
+    pointer, told = ctypes.c_void_p, _Properties()
+    of_device = ggml("ggml_backend_dev_get_props", None, pointer, ctypes.POINTER(_Properties))
+    of_device(device, ctypes.byref(told))
+    return Device(
+        name=told.name.decode(),
+        description=told.description.decode("utf-8", "replace"),
+        kind=("cpu", "gpu", "igpu", "accel", "meta")[told.type],
+        memory_free=told.memory_free,
+        memory_total=told.memory_total,
+        backend=_name(ggml("ggml_backend_dev_backend_reg", pointer, pointer)(device)),
+        id=(told.device_id or b"").decode(),
+    )
 
 
 def _name(backend: int) -> str:
-    name = _ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(backend)
+    name = ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(backend)
     return str(name.decode())
 
 
 def backends() -> list[str]:
     """The parts of llama.cpp that this build has and that started: CPU, CUDA, Vulkan, RPC, ..."""
     start()
-    count = _ggml("ggml_backend_reg_count", ctypes.c_size_t)()
-    get = _ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    count = ggml("ggml_backend_reg_count", ctypes.c_size_t)()
+    get = ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
     return [_name(get(i)) for i in range(count)]
+
+
+of_workers: dict[str, int] = {}  # the devices of workers, which llama.cpp does not list
 
 
 def device_list(names: Sequence[str]) -> Any:
@@ -143,9 +146,9 @@ def device_list(names: Sequence[str]) -> Any:
         EngineError: there is no such device, or no longer.
     """
     listed = (ctypes.c_void_p * (len(names) + 1))()
-    by_name = _ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)
+    by_name = ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)
     for i, name in enumerate(names):
-        listed[i] = by_name(name.encode())
+        listed[i] = of_workers.get(name) or by_name(name.encode())
         if not listed[i]:
             raise EngineError(f"llama.cpp has no device {name}; `eftlocal doctor` lists them")
     return listed

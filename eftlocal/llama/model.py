@@ -5,21 +5,26 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eftlocal.bases import Closing
-from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError
+from eftlocal.errors import EngineError, ModelFileError, PromptError, UsageError, WorkerError
 from eftlocal.llama.engine import device_list, last_words, llama_cpp, raise_pending, recent, start
+from eftlocal.llama.rpc import Worker, with_workers
 from eftlocal.native import SignalsLater, on_deep_stack
 
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
 # tokenized as it is in the middle of a text.
 _BREAK = "\U0010ffff".encode()
 
+
+T = TypeVar("T")
 
 _PIECE = re.compile(rb"\s+|\S+")  # no pre-tokenizer's match is longer than two of these
 _SHORT = 256  # bytes of such a piece that any stack has room for
@@ -48,6 +53,7 @@ class Model(Closing):
             large batches; None leaves it to llama.cpp.
         tensor_split: share of those layers that each of the devices takes; empty leaves it to
             llama.cpp.
+        workers: that have some of these devices.
         mapped: map the file into memory; False reads it, which keeps a model whose weights are
             repacked from standing in memory twice.
         repacked: let the CPU copy weights into a layout that it computes faster with.
@@ -57,6 +63,7 @@ class Model(Closing):
     Raises:
         ModelFileError: llama.cpp cannot load the file; the line says why.
         EngineError: there is no device of such a name.
+        WorkerError: a worker was lost meanwhile.
     """
 
     def __init__(
@@ -66,14 +73,17 @@ class Model(Closing):
         gpu_layers: int = 0,
         devices: Sequence[str] | None = None,
         tensor_split: Sequence[float] = (),
+        workers: Sequence[Worker] = (),
         mapped: bool = True,
         repacked: bool = True,
         vocab_only: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.path = Path(path)
+        self.workers = tuple(dict.fromkeys(workers))
         self._handle: Any = None
         self._adapters: dict[Path, Any] = {}
+        self._heard = 0.0
         if not self.path.is_file():
             raise ModelFileError(f"{path}: no such file; check the path, or pull the preset")
         start()
@@ -95,6 +105,7 @@ class Model(Closing):
         @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
         def on_progress(share: float, _user_data: ctypes.c_void_p) -> bool:
             try:
+                self._heard = time.monotonic()
                 later.deliver()
                 raise_pending()
                 if progress is not None:
@@ -107,7 +118,8 @@ class Model(Closing):
         recent.clear()
         try:
             with SignalsLater() as later:
-                self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+                load = partial(llama_cpp.llama_model_load_from_file, os.fsencode(path), params)
+                self._handle = self.call(load, later)
             if raised:
                 raise raised[0]
             raise_pending()
@@ -116,6 +128,8 @@ class Model(Closing):
             raise
         if not self._handle:
             raise ModelFileError(f"{path}: llama.cpp cannot load it: {last_words()}")
+        for worker in self.workers:
+            worker.models += 1
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._handle)
         self.n_layers: int = llama_cpp.llama_model_n_layer(self._handle)
@@ -137,6 +151,15 @@ class Model(Closing):
         if self._handle is None:
             raise EngineError(f"{self.path.name} is closed; load it again")
         return self._handle
+
+    def call(self, work: Callable[[], T], later: SignalsLater) -> T:
+        """A native call in which the model's devices may take part; see `rpc.with_workers`."""
+        return with_workers(self.workers, work, later, lambda: self._heard)
+
+    def free(self, work: Callable[[], object]) -> None:
+        """A native call that gives back what lies on its devices; with a lost worker it stays."""
+        with SignalsLater() as later, suppress(WorkerError):
+            self.call(work, later)
 
     @property
     def _vocab(self) -> Any:
@@ -308,7 +331,9 @@ class Model(Closing):
             if not file.is_file():
                 raise ModelFileError(f"{path}: no such file; check the adapter's path")
             recent.clear()
-            handle = llama_cpp.llama_adapter_lora_init(self.handle, os.fsencode(file))
+            load = partial(llama_cpp.llama_adapter_lora_init, self.handle, os.fsencode(file))
+            with SignalsLater() as later:
+                handle = self.call(load, later)
             if not handle:
                 raise ModelFileError(f"{path}: not an adapter for {self.path.name}: {last_words()}")
             self._adapters[file] = handle
@@ -318,7 +343,9 @@ class Model(Closing):
         """Frees the weights. Close the contexts first. A second call does nothing."""
         handle, self._handle, self._adapters = self._handle, None, {}
         if handle:
-            llama_cpp.llama_model_free(handle)  # frees its adapters too
+            self.free(lambda: llama_cpp.llama_model_free(handle))  # frees its adapters too
+            for worker in self.workers:
+                worker.models -= 1
 
 
 def _token_or_none(token: int) -> int | None:

@@ -7,10 +7,10 @@ is first loaded in a child process.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import eftlocal
 from eftlocal import hub, llama
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.passes import most_rows
-from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
+from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError, WorkerError
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.context_rules import check_context
@@ -28,12 +28,14 @@ from eftlocal.loading.placement import (
     accelerators,
     check_threads,
     host_memory_free,
+    of_workers,
     plan,
 )
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
+from eftlocal.selftest import read_build_facts, with_rpc
 
 _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
@@ -54,7 +56,10 @@ class UpTo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Files checked and placed, nothing loaded yet. foreign: ids of differing meaning."""
+    """Files checked and placed, nothing loaded yet.
+
+    foreign: ids of differing meaning. workers: by the names of their devices.
+    """
 
     sources: Mapping[str, RoleSource]
     headers: Mapping[str, Header]
@@ -62,6 +67,7 @@ class Prepared:
     foreign: tuple[int, ...]
     plan: Plan
     n_seq_max: int
+    workers: Mapping[str, llama.Worker] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ def prepare(
         ModelFileError: a file is missing, torn, hostile, or not a language model.
         VocabularyError: the roles do not share a vocabulary.
         DoesNotFitError: with the numbers.
+        WorkerError: a role's worker cannot be used.
     """
     most = n_seq_max.most if isinstance(n_seq_max, UpTo) else n_seq_max
     if most < 1:
@@ -119,7 +126,13 @@ def prepare(
         for role, source in sources.items()
     }
     vocabulary = require(headers, vocabulary_exceptions)
-    planned_for = partial(_planned, sources, headers, adapters)
+    reached = _reached(sources)
+    sources = {  # two spellings may be one worker
+        role: replace(source, rpc=tuple(dict.fromkeys(reached[e].endpoint for e in source.rpc)))
+        for role, source in sources.items()
+    }
+    workers = tuple(dict.fromkeys(reached.values()))
+    planned_for = partial(_planned, sources, headers, adapters, workers)
     if isinstance(n_seq_max, UpTo):
         most, planned = _most_sequences(planned_for, most, force=force)
     else:
@@ -141,7 +154,8 @@ def prepare(
             for roles in roles_of.values()
         ]
         shared.require(candidates, vouched=is_vouched, checking=checking)
-    return Prepared(sources, headers, vocabulary, foreign, planned, most)
+    of_device = {device.name: worker for worker in workers for device in worker.devices}
+    return Prepared(sources, headers, vocabulary, foreign, planned, most, of_device)
 
 
 def checked_files(
@@ -202,6 +216,7 @@ def _planned(
     sources: Mapping[str, RoleSource],
     headers: Mapping[str, Header],
     adapters: Mapping[str, Header],
+    workers: Sequence[llama.Worker],
     n_seq_max: int,
     *,
     force: bool,
@@ -218,7 +233,32 @@ def _planned(
         for role, source in sources.items()
     ]
     host_free = host_memory_free()
-    return plan(needs, accelerators(llama.devices(), host_free), host_free, force=force)
+    devices = [*of_workers(workers), *accelerators(llama.devices(), host_free)]
+    return plan(needs, devices, host_free, force=force)
+
+
+def _reached(sources: Mapping[str, RoleSource]) -> dict[str, llama.Worker]:
+    """The workers that roles ask for, by what they call them.
+
+    Raises:
+        WorkerError: one cannot be used; the line names a role that asks for it.
+    """
+    asked: dict[str, str] = {}
+    for role, source in sources.items():
+        asked = {**dict.fromkeys(source.rpc, role), **asked}
+    if asked and not llama.has_rpc():
+        raise WorkerError(
+            f"role {next(iter(asked.values()))} asks for a worker, and this llama.cpp was built "
+            f"without RPC; to build it in: {with_rpc(read_build_facts())}"
+        )
+    return {endpoint: _connected(endpoint, role) for endpoint, role in asked.items()}
+
+
+def _connected(endpoint: str, role: str) -> llama.Worker:
+    try:
+        return llama.connect(endpoint)
+    except WorkerError as error:
+        raise WorkerError(f"role {role}: {error}") from None
 
 
 def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loaded:
@@ -242,6 +282,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
                         gpu_layers=placement.n_gpu_layers,
                         devices=[name for name, _ in used],
                         tensor_split=[layers for _, layers in used],
+                        workers=[prepared.workers[n] for n, _ in used if n in prepared.workers],
                         mapped=placement.n_gpu_layers != 0 or not _repacked(prepared.headers[role]),
                         progress=progress and partial(progress, role),
                     )

@@ -1,6 +1,7 @@
 """Where each model goes, and whether all fit in this machine, before anything is loaded.
 
-The small models go to a device first, whole; then as many layers of the large one as fit. What
+The small models go to a device first, whole; then as many layers of the large one as fit. A role
+that has workers goes to their devices, and what has no place there to those of this machine. What
 does not fit in the host's memory is refused with the numbers. A file that plays several roles is
 loaded once, so its weights count once, its caches once a role. The host's memory is what is left
 within a container's limits.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +23,7 @@ from eftlocal.constraint import BYTES_A_TOKEN, BYTES_AN_ANSWER
 from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
-from eftlocal.llama import Device
+from eftlocal.llama import Device, Worker
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.settings import MAX_DRAFT
@@ -47,7 +48,8 @@ class RoleNeeds:
     adapter's weights.
     constraints: what constrained answers take of the host's memory, of the role that they are in.
     n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
-    last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there.
+    last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there. workers: on whose
+    devices some layer at least must be.
     """
 
     role: str
@@ -62,6 +64,7 @@ class RoleNeeds:
     adapter: int = 0
     constraints: int = 0
     n_gpu_layers: int | None = None
+    workers: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -109,16 +112,35 @@ class RoleNeeds:
                 header.n_vocab * BYTES_A_TOKEN + n_seq * BYTES_AN_ANSWER if role == TUNED else 0
             ),
             n_gpu_layers=source.gpu_layers,
+            workers=source.rpc,
         )
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """An accelerator and its free bytes; unified: they are the host's own memory."""
+    """An accelerator and its free bytes; unified: they are the host's own memory. worker: whose it
+    is, if not this process's; only roles that have this worker go there."""
 
     name: str
     free: int
     unified: bool = False
+    worker: str = ""
+
+
+def of_workers(workers: Iterable[Worker]) -> list[DeviceMemory]:
+    """The devices of workers. That of one on this machine may be its CPU, with the host's memory:
+    llama.cpp does not say so, but it has as much of it."""
+    total = psutil.virtual_memory().total
+    return [
+        DeviceMemory(
+            device.name,
+            device.memory_free,
+            unified=worker.is_here and device.memory_total == total,
+            worker=worker.endpoint,
+        )
+        for worker in workers
+        for device in worker.devices
+    ]
 
 
 def accelerators(
@@ -190,7 +212,9 @@ class Plan:
         device, with no layer: llama.cpp computes its large batches there."""
         split = self.roles[role].split
         each = [(device.name, n) for device, n in zip(self.devices, split, strict=True)]
-        return [(name, n) for name, n in each if n or not any(split)]
+        if any(split):
+            return [(name, n) for name, n in each if n]
+        return [(device.name, 0) for device in self.devices if not device.worker]
 
     @property
     def host_bytes(self) -> int:
@@ -209,9 +233,9 @@ def plan(
 ) -> Plan:
     """Place all roles, small models first, each on one device if it fits there.
 
-    force leaves out the refusal. Raises DoesNotFitError with the numbers when the host's memory,
-    or a device under a given n_gpu_layers, is too small; UsageError when roles that share a file
-    ask for different n_gpu_layers.
+    force leaves out the refusal. Raises DoesNotFitError with the numbers when the host's memory, a
+    device under a given n_gpu_layers, or a role's workers are too small; UsageError when roles that
+    share a file ask for different n_gpu_layers or workers.
     """
     groups: dict[str, list[RoleNeeds]] = {}
     for need in needs:
@@ -245,6 +269,15 @@ def _asked(group: list[RoleNeeds]) -> int | None:
     return counts.pop() if counts else None
 
 
+def _workers(group: list[RoleNeeds]) -> tuple[str, ...]:
+    """The workers that the roles sharing a file ask for."""
+    asked = {need.workers for need in group}
+    if len(asked) > 1:
+        roles = " and ".join(need.role for need in group)
+        raise UsageError(f"{roles} share one file, loaded once: give them the same rpc")
+    return asked.pop()
+
+
 def _weights(need: RoleNeeds) -> int:
     return sum(need.layers) + need.rest + (0 if need.tied else need.output)
 
@@ -255,36 +288,54 @@ def _place(
     """How many layers of a group go to each device."""
     nowhere = (0,) * len(free)
     everything = len(group[0].layers) + 1
-    asked = _asked(group)
+    roles = " and ".join(need.role for need in group)
+    asked, workers = _asked(group), _workers(group)
+    if asked == 0 and workers:
+        raise UsageError(
+            f"{roles}: gpu_layers 0 keeps all layers here, and rpc puts them on a worker: leave "
+            "one of the two out"
+        )
     if asked == 0 or not devices:
         return nowhere
+    each = list(zip(devices, free, strict=True))
+    ours = [0 if device.worker else left for device, left in each]
+    theirs = [left if device.worker in workers else 0 for device, left in each]
+    both = [left + more for left, more in zip(ours, theirs, strict=True)]
+    first = theirs if workers else ours
     for count in [asked] if asked is not None else range(everything, 0, -1):
-        split = _split(group, count, free)
-        if split is not None:
+        split = _split(group, count, first)
+        if split is None and workers:
+            split = _in_order(group, count, both)
+        if split is not None and (not workers or any(map(min, split, theirs))):
             return split
-    if asked is None:
+    if force and (asked is not None or workers):
+        largest = first.index(max(first))
+        return tuple((asked or everything) * (d == largest) for d in range(len(free)))
+    if asked is None and not workers:
         return nowhere
-    if force:
-        largest = free.index(max(free))
-        return tuple(asked if d == largest else 0 for d in range(len(free)))
-    roles = " and ".join(need.role for need in group)
-    needed = sum(_device_bytes(group, everything - asked, everything))
+    needed = sum(_device_bytes(group, everything - (asked or 1), everything))
+    names = [device.name for device in devices if not device.worker or device.worker in workers]
+    remedy = "leave rpc out" if asked is None else "lower n_gpu_layers or leave it to be chosen"
     raise DoesNotFitError(
-        f"{roles}: n_gpu_layers {asked} needs {gib(needed)} on "
-        f"{', '.join(device.name for device in devices)} and {gib(sum(free))} is free there: "
-        f"lower n_gpu_layers or leave it to be chosen, or {_TRY}"
+        f"{roles}: n_gpu_layers {asked or 1} needs {gib(needed)} on {', '.join(names)} and "
+        f"{gib(sum(both))} is free there: {remedy}, or {_TRY}"
     )
 
 
 def _split(group: list[RoleNeeds], count: int, free: list[int]) -> tuple[int, ...] | None:
     """Devices for the last `count` layers (the output is one): one if it fits, else in order."""
     everything = len(group[0].layers) + 1
-    start = everything - count
-    whole = sum(_device_bytes(group, start, everything))
+    whole = sum(_device_bytes(group, everything - count, everything))
     best = max(range(len(free)), key=free.__getitem__)
     if whole <= free[best]:
         return tuple(count if d == best else 0 for d in range(len(free)))
-    split = []
+    return _in_order(group, count, free)
+
+
+def _in_order(group: list[RoleNeeds], count: int, free: list[int]) -> tuple[int, ...] | None:
+    """As many of the last `count` layers as fit on the first device, then the second, and on."""
+    everything = len(group[0].layers) + 1
+    start, split = everything - count, []
     for left in free:
         end = start
         while end < everything and sum(_device_bytes(group, start, end + 1)) <= left:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import UsageError
+from eftlocal.kinds import of_one_role
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.settings import CONTEXT, ROPE, SETTINGS
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
-_CHECKED = (*CONTEXT, "threads", "gpu_layers")
+_CHECKED = (*CONTEXT, "threads", "gpu_layers", "rpc")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RoleSource:
         n_batch: most tokens decoded in one call.
         threads: CPU threads; None is every physical core.
         gpu_layers: None places automatically; -1 is all.
+        rpc: workers (host:port) whose devices take its layers, before those of this machine.
         cache_type_k, cache_type_v: element types of the KV cache.
         flash_attention: "auto", "on" or "off".
         swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
@@ -48,6 +50,7 @@ class RoleSource:
     n_batch: int = SETTINGS["n_batch"].default
     threads: int | None = None
     gpu_layers: int | None = None
+    rpc: tuple[str, ...] = ()
     cache_type_k: str = SETTINGS["cache_type_k"].default
     cache_type_v: str = SETTINGS["cache_type_v"].default
     flash_attention: str = SETTINGS["flash_attention"].default
@@ -63,8 +66,7 @@ class RoleSource:
     def __post_init__(self) -> None:
         for name in _CHECKED:
             if (value := getattr(self, name)) is not None:
-                kind = SETTINGS[name].kind
-                one = getattr(kind, "each", kind).checked(name, value)
+                one = of_one_role(SETTINGS[name].kind).checked(name, value)
                 object.__setattr__(self, name, one)
 
     @property

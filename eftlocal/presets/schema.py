@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from eftlocal.kinds import of_one_role
 from eftlocal.logits.recipe import TRIO
 from eftlocal.prompt.messages import check_variables
 from eftlocal.settings import PRESET, RANGES, SETTINGS, Setting, named, read_table, unknown_key
@@ -222,7 +223,7 @@ class RoleFile(FileRef):
     """
 
     TABLE = {
-        name: replace(setting, kind=getattr(setting.kind, "each", setting.kind))
+        name: replace(setting, kind=of_one_role(setting.kind))
         for name, setting in named("prompt", "engine", "context", where=PRESET).items()
     }
 

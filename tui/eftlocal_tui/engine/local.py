@@ -50,7 +50,7 @@ class Start:
         offline: never download.
         adjust: the defaults with the options that were given; they are checked here.
         engine: n_ctx, n_seq_max, threads and others, as in `eftlocal.load`; prompts are for these
-            models only.
+            models only, and rpc is by role.
         call: what every answer is given beside its dials: max_tokens, stop, loop_guard.
     """
 
@@ -82,6 +82,8 @@ class LocalEngine:
             options.pop("prompts", None)
         if isinstance(models, str):
             found = find(models)
+            workers = options.get("rpc") or {}
+            options["rpc"] = {role: workers[role] for role in workers if role in found.roles}
             defaults = preset_defaults(found)
             if preset is None:
                 defaults = self._start.adjust(defaults)
