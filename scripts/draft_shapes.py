@@ -20,7 +20,7 @@ from draft_ceiling import ceiling as best_length
 from draft_ceiling import expected, simulated_ceiling
 from draft_lanes import DecodeTimes, Lane, figures, ratio
 from random_models import ROLES, quantizations, random_trio
-from synthetic_rule import SyntheticRule
+from synthetic_rule import SyntheticRule, even_seeds
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
@@ -47,7 +47,7 @@ class Run:
 
     Attributes:
         rates: of acceptance, imposed.
-        tokens, repeats: of each lane and repeat; each repeat has a seed.
+        tokens, repeats: of each lane and repeat; each repeat has a seed of its own.
         n_past: tokens of the prompt.
         cold_tokens: of a first run at acceptance 0, when nothing is known; 0 is none.
         fixed: run beside the chosen draft lengths also the best fixed ones.
@@ -88,7 +88,7 @@ def loaded(
     """Trios of these shapes, one for each entry of `kinds` (see `random_models.quantizations`)."""
     files = {kind: random_trio(shapes, kind, where) for kind in kinds}
     with ExitStack() as stack:
-        trios = []
+        emulators = {}
         for kind, paths in files.items():
             say(f"loading {shapes}, {kind}")
             sources = {
@@ -98,8 +98,8 @@ def loaded(
                 for role, path in paths.items()
             }
             emulator = Emulator.from_sources(sources, n_seq_max=run.lanes, force=force, trust=True)
-            trios.append(Trio(stack.enter_context(emulator), kind, run))
-        yield trios
+            emulators[kind] = stack.enter_context(emulator)
+        yield [Trio(emulator, kind, run) for kind, emulator in emulators.items()]
 
 
 class Trio:
@@ -242,10 +242,10 @@ def run_in_turn(trios: Sequence[Trio], between: Callable[[], object] = lambda: N
     """
     run = trios[0].run
     ends = time.monotonic() + run.seconds
-    for repeat in range(run.repeats):
+    for repeat, seed in enumerate(even_seeds(run.rates, run.tokens, run.repeats)):
         say(f"repeat {repeat + 1} of {run.repeats}")
         lanes = [(trio, lane) for trio in trios for lane in trio.lanes]
-        running = [trio.open(lane, repeat) for trio, lane in lanes]
+        running = [trio.open(lane, seed) for trio, lane in lanes]
         for turn in range(run.tokens // TURN):
             for i in range(len(lanes)):
                 at = (i + turn) % len(lanes)

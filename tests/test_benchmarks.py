@@ -16,7 +16,7 @@ import pytest
 from bench_step import Pair
 from draft_ceiling import ceiling, expected, simulated, simulated_ceiling
 from draft_lanes import Lane, Turn, figures, ratio
-from synthetic_rule import SyntheticRule
+from synthetic_rule import SyntheticRule, even_seeds
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling, llama
@@ -200,6 +200,22 @@ def test_the_synthetic_rule_accepts_at_its_rate_and_never_repeats_a_refused_draf
             accepted += kept
         assert accepted / 2000 == pytest.approx(rate, abs=0.05)
         assert rule.likelihood(row, row, 3, 0) == rate
+
+
+def test_seeds_that_come_near_the_rates() -> None:
+    rates, tokens = (0.6, 0.9), 16
+    seeds = even_seeds(rates, tokens, 4)
+    assert len(set(seeds)) == 4 and seeds == sorted(seeds) and seeds[-1] < 400
+
+    def off(seed: int) -> float:
+        shares = [
+            (rate, np.mean([SyntheticRule(rate).accepts(seed, at) for at in range(tokens)]))
+            for rate in rates
+        ]
+        return float(max(abs(share - rate) for rate, share in shares))
+
+    others = [off(seed) for seed in range(400) if seed not in seeds]
+    assert max(map(off, seeds)) <= min(others)
 
 
 def test_a_lane_counts_what_its_rounds_did(tiny: Emulator) -> None:
