@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -360,12 +361,37 @@ def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     assert all(line["verify_gain"] > 0 and line["drafts_gain"] > 0 for line in beside["rows"])
 
 
+def test_prompts_read_in_several_ways(tmp_path: Path) -> None:
+    options = ("--shapes", "tiny,tiny,tiny", "--tokens", "64", "--turns", "1", "--threads", "1")
+    variants = ("--variants", "64,16,64+beside")
+    done = run("bench_prompt.py", *options, *variants, "--cache", tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, *lines = done.stdout.splitlines()
+    names = [f"{v}, {what}" for v in ("64", "16", "64+beside") for what in ("trio", "base alone")]
+    assert [line[: len(name)] for line, name in zip(lines, names, strict=True)] == names
+    assert "of the base alone" in lines[0] and "of 64's" in lines[2] and "of 64's" in lines[5]
+
+
+def test_caches_of_every_kind_against_f16() -> None:
+    done = run("check_caches.py", "--windows", "1", "--size", "40", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for line in done.stdout.splitlines()[1:]:
+        kl, variation, same = re.findall(r"([-\d.]+) \[", line[18:])
+        found[line[:18].strip()] = (float(kl), float(variation), float(same))
+    assert len(found) == 6 and all(-1e-6 <= kl < 0.5 for kl, *_ in found.values())
+    assert found["f32"][0] <= found["q8_0"][0] < found["q4_0"][0]
+    assert found["f32"][2] == 1.0
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "line"),
     [
         ("bench_speculation.py", ["--rates", "0,1"], "--rates 0,1: give numbers from 0"),
         ("bench_speculation.py", ["--tokens", "7"], "--tokens must be 8 or more"),
         ("bench_speculation.py", ["--quantization", "tuned=Q9"], "--quantization tuned=Q9: use"),
+        ("bench_prompt.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
+        ("bench_prompt.py", ["--tokens", "9"], "--tokens must be 64 or more"),
         ("bench_gpu.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
         ("bench_gpu.py", ["--shapes", "70b,7b,7b"], "these have different vocabularies"),
         ("bench_gpu.py", ["--quantization", "Q9"], "--quantization Q9: use Q4_0"),

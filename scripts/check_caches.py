@@ -1,0 +1,118 @@
+"""What quantized KV caches do to the combination: divergence from f16 caches, on a text.
+
+Usage: python scripts/check_caches.py [--base F --tuned F --reference F | --model F] [--windows 6]
+
+Windows of the text follow a prompt of each role's own, so the roles' errors do not cancel even
+where one model plays all of them (--model). Each window is scored with caches of every kind in
+turn, by the same calls; f32 shows what another rounding does by itself. Means over windows, with
+95% bootstrap intervals over windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal import Emulator
+from eftlocal.errors import EftlocalError
+from eftlocal.logits.distribution import Row, log_sum_exp
+from eftlocal.study.statistics import mean
+
+LEAST = np.float32(np.log(1e-12))  # a probability of 0 would make the divergence infinite
+HERE = Path(__file__).resolve().parents[1]
+DEMO = HERE / "eftlocal" / "demo"
+TEXTS = ("README.md", "ARCHITECTURE.md", "docs/prompts.md", "docs/recipes.md", "docs/batch.md")
+PROMPTS = {
+    "base": "From the manual of a program:\n\n",
+    "tuned": "Question: how does it work? Answer in full.\n\nAnswer: ",
+    "reference": "Dear reader,\n\n",
+}
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "f32": {"cache_type_k": "f32", "cache_type_v": "f32"},
+    "q8_0": {"cache_type_k": "q8_0", "cache_type_v": "q8_0"},
+    "q8_0, base only": {"cache_type_k": {"base": "q8_0"}, "cache_type_v": {"base": "q8_0"}},
+    "q4_0": {"cache_type_k": "q4_0", "cache_type_v": "q4_0"},
+    "q4_0, base only": {"cache_type_k": {"base": "q4_0"}, "cache_type_v": {"base": "q4_0"}},
+    "K q8_0, V q4_0": {"cache_type_k": "q8_0", "cache_type_v": "q4_0"},
+}
+
+
+def log_probabilities(
+    emulator: Emulator, prompts: Mapping[str, list[int]], tokens: list[int]
+) -> Iterator[Row]:
+    """(vocab,) float32 of the combination before each token."""
+    scratch = np.empty(emulator.ensemble.vocab_size, np.float32)
+    recipe = emulator.defaults.recipe
+    for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=recipe):
+        yield row - np.float32(log_sum_exp(row, scratch))
+
+
+def differences(first: Row, second: Row) -> tuple[float, float, bool]:
+    """KL divergence (nats) and total variation of two rows of log-probabilities, and whether they
+    have the same best token."""
+    p, q = np.exp(first, dtype=np.float64), np.exp(second, dtype=np.float64)
+    there = p > 0.0
+    kl = float((p[there] * (first[there] - np.maximum(second[there], LEAST))).sum())
+    return kl, 0.5 * float(np.abs(p - q).sum()), bool(first.argmax() == second.argmax())
+
+
+def measure(files: Mapping[str, Path], windows: int, size: int, threads: int | None) -> None:
+    """Prints a line for each kind of cache."""
+    options: dict[str, Any] = {"n_ctx": size + 64, "threads": threads, "trust": True}
+    with ExitStack() as stack:
+        emulators = {
+            name: stack.enter_context(Emulator.from_files(**files, **options, **caches))
+            for name, caches in {"f16": {}, **SETTINGS}.items()
+        }
+        of_f16 = emulators.pop("f16")
+        model = of_f16.models["base"]
+        prompts = {role: model.tokenize(text, add_bos=True) for role, text in PROMPTS.items()}
+        text = "\n\n".join((HERE / name).read_text(encoding="utf-8") for name in TEXTS)
+        tokens = model.tokenize(text, continues=True)
+        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in emulators}
+        for window in range(min(windows, len(tokens) // size)):
+            part = tokens[window * size : (window + 1) * size]
+            first = list(log_probabilities(of_f16, prompts, part))
+            for name, emulator in emulators.items():
+                second = log_probabilities(emulator, prompts, part)
+                each = [differences(a, b) for a, b in zip(first, second, strict=True)]
+                found[name].append(np.mean(each, axis=0))
+    counted = size * len(found["f32"])
+    print(f"{', '.join(path.name for path in files.values())}: {counted} tokens")
+    for name, means in found.items():
+        line = f"{name:<18}"
+        for at, figure in enumerate(("KL", "total variation", "same best token")):
+            value, low, high = mean([one[at] for one in means])
+            line += f"  {figure} {value:.4f} [{low:.4f}, {high:.4f}]"
+        print(line, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    for role in PROMPTS:
+        parser.add_argument(f"--{role}", type=Path, default=DEMO / f"{role}.gguf")
+    parser.add_argument("--model", type=Path, help="one file in all roles")
+    parser.add_argument("--windows", type=int, default=6)
+    parser.add_argument("--size", type=int, default=448, help="tokens of a window")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    files = {role: options.model or getattr(options, role) for role in PROMPTS}
+    try:
+        measure(files, options.windows, options.size, options.threads)
+    except (EftlocalError, OSError) as error:
+        print(f"check_caches: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
