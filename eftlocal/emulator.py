@@ -53,6 +53,8 @@ from eftlocal.speculation.settings import read_speculation
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_CHEAP = 2.2  # times one row: where four cost no more, another type brings little
+
 
 class Emulator(Closing):
     """Emulated fine-tuning over loaded models. Close it, or use it in a `with` block.
@@ -75,6 +77,7 @@ class Emulator(Closing):
         self._reader = PromptReader(self.models, self.prompts, n_ctx, self.ensemble.vocab_size)
         self.defaults = defaults
         self.name = name
+        self._slow = loaded.slow
         self._resources = loaded.resources
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
         self._text_model = self.models[self._text_role]
@@ -413,9 +416,24 @@ class Emulator(Closing):
                 f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
                 "beyond that, answers may make no sense; lower n_ctx, or see rope_scaling"
             )
+        if self.name and (kinds := self._slow_types()):
+            slow = ", ".join(f"{' and '.join(roles)} in {kind}" for kind, roles in kinds.items())
+            found.append(
+                f"{slow}: slow on this CPU for several tokens at once, as drafts need; "
+                f"`eftlocal models optimize {self.name}` writes faster files"
+            )
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
             found.append(special_note(spelled))
         return tuple(found)
+
+    def _slow_types(self) -> dict[str, list[str]]:
+        """Types that hinder drafts here, and the roles that are in them; what was measured of
+        these files counts more than what is known of types."""
+        costs, kinds = self.rounds.planner.costs, dict[str, list[str]]()
+        for role, kind in self._slow.items():
+            if costs is None or costs(role, 4) > _CHEAP * costs(role, 1):
+                kinds.setdefault(kind, []).append(role)
+        return kinds
 
     def measure(self, progress: Progress | None = None) -> Costs | None:
         """Seconds of decodes on this machine, from which draft lengths are chosen.

@@ -328,7 +328,7 @@ def write_random_model(path: Path, seed: int = 1) -> None:
     writer.add_head_count_kv(_KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(_EMBEDDING // _HEADS)
-    _add_vocabulary(writer)
+    add_vocabulary(writer)
     head = _EMBEDDING // _HEADS
     shapes = {
         "attn_q": (_EMBEDDING, _EMBEDDING),
@@ -353,8 +353,12 @@ def write_random_model(path: Path, seed: int = 1) -> None:
     writer.close()
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """A SentencePiece vocabulary: three special tokens, all bytes, and words to fill it up."""
+def add_vocabulary(writer: gguf.GGUFWriter) -> int:
+    """A SentencePiece vocabulary: three special tokens, all bytes, and words to fill it up.
+
+    Returns:
+        how many tokens it has.
+    """
     import gguf
 
     kind = gguf.TokenType
@@ -368,6 +372,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_types([int(value) for value in types])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    return len(tokens)
 
 
 def _add_matrix(

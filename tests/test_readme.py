@@ -117,7 +117,7 @@ def test_links_and_pictures_lead_somewhere(page: str) -> None:
 
 def test_options_that_are_named_are_options() -> None:
     """Also those in running text."""
-    verbs = (*([verb] for verb in VERBS), [], ["models", "check"])
+    verbs = (*([verb] for verb in VERBS), [], ["models", "check"], ["models", "optimize"])
     shown = "".join(CliRunner().invoke(app, [*verb, "--help"]).stdout for verb in verbs)
     known = set(re.findall(r"--[a-z][\w-]+", shown))
     for name, page in PAGES.items():

@@ -18,7 +18,7 @@ from eftlocal.cli.completion import presets
 from eftlocal.cli.options import context, takes
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.streams import print_json, say
-from eftlocal.disk import readable
+from eftlocal.disk import read_text, readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources, with_settings
 from eftlocal.presets.reading import find, load_presets, user_path
@@ -337,6 +337,70 @@ def check_models(
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
     sources = with_settings(sources, **context(given, sources))
     check_files(sources, exceptions, json_, trust=given["trust"])
+
+
+@models_app.command("optimize")
+@takes(also=["threads", "trust"])
+def optimize_preset(
+    name: Name,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="The type of every role, instead of the fastest here."),
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=TYPE", help="The type of one role, as in base=Q4_0. Repeatable."
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=FILE", help="A more precise GGUF of a role to start from. Repeatable."
+        ),
+    ] = None,
+    new_name: Annotated[
+        str | None,
+        typer.Option("--name", help="Of the new preset (default: NAME-optimized)."),
+    ] = None,
+    acceptance: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.99, help="Share of accepted drafts that the choice is for."),
+    ] = 0.8,
+    text: Annotated[
+        Path | None, typer.Option(help="File to compare the two trios on (default: built in).")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="How many tokens of it; 0 leaves the comparison out.")
+    ] = 256,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a preset that this command wrote.")
+    ] = False,
+    json_: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Quantize a preset's files to what decodes fastest on this machine, as a new preset.
+
+    Each type is timed on a few random layers of the models' shapes. The files are copies: nothing
+    of the preset is changed. At the end the new trio's answers are compared with the old one's.
+    """
+    from eftlocal.cli.models_optimize import Wishes, optimize
+
+    wishes = Wishes(to, tuple(role or ()), tuple(source or ()), acceptance, given["threads"])
+    text_of = None if text is None else read_text(text, f"--text {text}")
+    optimize(
+        find(name),
+        new_name or f"{name}-optimized",
+        wishes,
+        text=text_of,
+        tokens=tokens,
+        yes=yes,
+        force=force,
+        json_=json_,
+        trust=given["trust"],
+    )
 
 
 def _check_on_the_hub(preset: Preset, json_: bool) -> None:

@@ -99,12 +99,7 @@ def score_prompt(
         piece, top: see `score`.
     """
     whole = prompts[role]
-    shortest = min(map(len, prompts.values()))
-    same = next(
-        (n for n in range(shortest) if len({tokens[-1 - n] for tokens in prompts.values()}) > 1),
-        shortest,
-    )
-    same -= same == shortest  # each role needs a token before the first that is predicted
+    same = common_end(prompts)
     return score(
         ensemble,
         {name: tokens[: len(tokens) - same] for name, tokens in prompts.items()},
@@ -114,3 +109,13 @@ def score_prompt(
         unpredicted=whole[: len(whole) - same],
         top=top,
     )
+
+
+def common_end(prompts: Mapping[str, Sequence[int]]) -> int:
+    """How many tokens all roles' prompts end with, and have another one before."""
+    shortest = min(map(len, prompts.values()))
+    same = next(
+        (n for n in range(shortest) if len({tokens[-1 - n] for tokens in prompts.values()}) > 1),
+        shortest,
+    )
+    return same - (same == shortest)  # each role needs a token before the first that is predicted

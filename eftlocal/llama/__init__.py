@@ -9,6 +9,7 @@ from eftlocal.llama.context import Check, Context, Span
 from eftlocal.llama.engine import (
     Device,
     backends,
+    blocked_types,
     build,
     chat_formats,
     default_threads,
@@ -29,6 +30,7 @@ __all__ = [
     "Span",
     "Worker",
     "backends",
+    "blocked_types",
     "build",
     "chat_formats",
     "connect",

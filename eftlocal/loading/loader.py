@@ -33,12 +33,14 @@ from eftlocal.loading.placement import (
 )
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
+from eftlocal.loading.weight_types import main_type
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
 from eftlocal.selftest import read_build_facts, with_rpc
 
 _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
+_SMALL = 64 << 20  # bytes of weights that any type decodes fast enough
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
 
 _PACKAGE = Path(eftlocal.__file__).resolve().parent
@@ -76,6 +78,8 @@ class Loaded:
 
     Attributes:
         fingerprint: of files, settings and machine: what decides the cost of a decode.
+        slow: roles on the CPU whose weights are in a type that it decodes one row after another,
+            and that type.
         resources: closes contexts and models, in that order.
     """
 
@@ -84,6 +88,7 @@ class Loaded:
     prompts: Mapping[str, RolePrompt]
     fingerprint: str
     resources: ExitStack
+    slow: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -312,7 +317,8 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             side_by_side=apart,
         )
         prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
-        return Loaded(ensemble, models, prompts, _fingerprint(prepared), resources)
+        fingerprint, slow = _fingerprint(prepared), _slow(prepared)
+        return Loaded(ensemble, models, prompts, fingerprint, resources, slow)
     except BaseException:
         resources.close()
         raise
@@ -350,6 +356,16 @@ def _repacked(header: Header) -> bool:
     types = llama.repacked_types()
     copied = sum(tensor.nbytes for tensor in header.tensors if tensor.type.name in types)
     return copied > header.weight_bytes / 2
+
+
+def _slow(prepared: Prepared) -> dict[str, str]:
+    fast, found = llama.blocked_types(), {}
+    for role, header in prepared.headers.items():
+        on_cpu = prepared.plan.roles[role].n_gpu_layers <= header.n_layers
+        kind = main_type(header)
+        if fast and on_cpu and kind not in fast and header.weight_bytes > _SMALL:
+            found[role] = kind
+    return found
 
 
 def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Context:

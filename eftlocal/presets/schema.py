@@ -28,6 +28,7 @@ from eftlocal.settings import PRESET, RANGES, SETTINGS, Setting, named, read_tab
 
 # llama.cpp's name of one shard of a model.
 SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
+NAME = r"^[\w][\w.+-]*$"  # of a preset
 MOST_SHARDS = 512  # the largest models have about a hundred
 # Names that Windows keeps for devices, whatever follows the first dot.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
@@ -299,7 +300,7 @@ class Preset(StrictTable):
         gated: the hub asks for an accepted licence and a login before it serves a file.
     """
 
-    name: str = Field(pattern=r"^[\w][\w.+-]*$")
+    name: str = Field(pattern=NAME)
     title: str = ""
     license: str = ""
     gated: bool = False
