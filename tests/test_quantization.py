@@ -198,13 +198,15 @@ def test_too_little_disk_is_refused_before_anything_is_written(
 def test_a_disk_that_fills_up_leaves_nothing(tiny_base: Path) -> None:
     import resource
 
+    requantize._child.close()  # the next one inherits the limit
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # the child inherits it
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
         with pytest.raises(ModelFileError, match="cannot write it as Q8_0"):
             made(tiny_base, "Q8_0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        requantize._child.close()
     assert not [*requantize.folder().glob("*.gguf*[!k]")]
     assert made(tiny_base, "Q8_0").is_file()
 
@@ -258,6 +260,7 @@ def test_a_child_that_dies_is_one_line_and_the_next_goes_on(slow: Path, tiny_bas
         assert requantize._child.pid is not None
         os.kill(requantize._child.pid, signal.SIGTERM)
 
+    requantize._child.close()  # one that was there would be replaced, once
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(ModelFileError, match=r"slow.gguf: llama.cpp's quantizer died"):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.parser import constants
-from eftlocal.llama.engine import _ggml, last_words, llama_cpp, raise_pending, recent, start
+from eftlocal.llama.engine import ggml, last_words, llama_cpp, raise_pending, recent, start
 from eftlocal.native import SignalsLater
 
 _FILES = constants.LlamaFileType
@@ -87,7 +87,7 @@ def quantized(values: NDArray[np.float32], type_: str) -> bytes:
     block, size = constants.GGML_QUANT_SIZES[kind]
     found = np.empty(values.size // block * size, np.uint8)
     whole: Any = ctypes.c_int64
-    quantize = _ggml(
+    quantize = ggml(
         "ggml_quantize_chunk",
         ctypes.c_size_t,
         *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, whole, whole, whole, ctypes.c_void_p),

@@ -163,8 +163,6 @@ def _quantize(copy: Copy, part: Path, threads: int, progress: Callable[[int], ob
         fault = f"{copy.source.path}: llama.cpp's quantizer died ({died})"
         if died.words:
             fault += f": {died.words.splitlines()[-1]}"
-    finally:
-        _child.close()
     if fault:
         free = shutil.disk_usage(part.parent).free
         raise _full(copy, free) if free < _SPARE else ModelFileError(fault)
