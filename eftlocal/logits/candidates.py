@@ -77,7 +77,7 @@ class Filters:
         self._fold = Fold(size)
         self._scaled = np.empty(size, dtype=np.float32)
         self._scratch = np.empty(size, dtype=np.float32)
-        self._flat = self._skipped = 0  # flat rows in succession; rows not folded after them
+        self._flat = self._skipped = 0  # how flat rows were; rows not folded since one was
 
     def __call__(self, row: Row, sampling: Sampling, *, to_draw: bool = False) -> Candidates:
         """The candidates of a combined and penalised row.
@@ -130,7 +130,7 @@ class Filters:
         weights = np.exp(_scaled(tops, best, sampling, tops), out=tops)
         of_tops = float(weights.sum())
         cut = min(1.0, _LIFT * (1.0 - p) * of_tops / len(row))  # the best one weighs 1
-        columns = np.flatnonzero(weights >= cut)
+        columns = (weights >= cut).nonzero()[0]
         outside = max(0.0, of_tops - float(weights[columns].sum()))
         doubt = (Fold.DEPTH - 1) * outside
         self._flat, self._skipped = min(self._flat + 1, 6), 0
@@ -139,19 +139,18 @@ class Filters:
         ids = self._fold.tokens(columns)
         scaled = _scaled(row[ids], best, sampling)
         heavy = np.exp(scaled)
-        descending = np.sort(heavy)[::-1]
+        descending = np.sort(heavy[heavy > cut * (1.0 + _SLACK)])[::-1]  # and not one is missing
         reached = descending.cumsum(dtype=np.float64)
-        least = float(reached[-1]) + outside
+        least = float(heavy.sum(dtype=np.float64)) + outside
         first = int(reached.searchsorted(p * least * (1.0 - _SLACK)))
         last = int(reached.searchsorted(p * (least + doubt) * (1.0 + _SLACK)))
-        # Tokens lighter than the cut may be missing here.
-        if last == len(reached) or descending[last] <= cut * (1.0 + _SLACK):
+        if last == len(reached):
             return self._exactly(row, None, best, sampling)
-        self._flat = 0
+        self._flat = max(self._flat - 2, 0)
         if first == last:
             at = heaviest(heavy, descending[last], last + 1)
             return Candidates(ids[at], scaled[at])
-        at = np.flatnonzero(heavy >= descending[last])
+        at = (heavy >= descending[last]).nonzero()[0]
         sure = heavy[at] > descending[first + 1]
         return Candidates(
             ids[at], scaled[at], sure, partial(self._exactly, row, None, best, sampling)

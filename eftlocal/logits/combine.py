@@ -16,6 +16,7 @@ from eftlocal.logits.distribution import (
     Ids,
     Row,
     exp_shifted,
+    keep_only,
     log_sum_exp,
     mean_of_possible,
     nucleus,
@@ -53,6 +54,8 @@ class Combiner:
         self._out = np.empty(size, dtype=np.float32)
         self._delta = np.empty(size, dtype=np.float32)
         self._scratch = np.empty(size, dtype=np.float32)
+        self._repaired: dict[str, Row] = {}
+        self._bests: dict[str, np.float32] = {}  # the largest logit of each usable row
         self.mean = 0.0
 
     def __call__(self, rows: Mapping[str, Row], recipe: Recipe, *, find_mean: bool = False) -> Row:
@@ -72,15 +75,19 @@ class Combiner:
             find_mean: leave in `mean` the mean of the logits that are possible before the cut.
 
         Returns:
-            (size,) float32, overwritten by the next call. All -inf when nothing is possible.
+            (size,) float32, not to be modified: overwritten by the next call, or the very row of a
+            role alone. All -inf when nothing is possible.
         """
         rows = {role: rows[role][: self.size] for role in recipe.roles}
         with np.errstate(invalid="ignore", over="ignore"):
+            if len(rows) == 1 and (alone := self._alone(rows, recipe)) is not None:
+                self.mean = mean_of_possible(alone) if find_mean else 0.0
+                return alone
             delta_applies = True
             careful = recipe.stabilised or not self._plain(rows, recipe)
             foreign = self._foreign.size > 0 and len(rows) > 1
             if careful or foreign:
-                rows = {role: self._usable(row) for role, row in rows.items()}
+                rows = {role: self._usable(role, row) for role, row in rows.items()}
             if careful:
                 delta_applies = self._careful(rows, recipe)
             self._out[self._unusable] = -np.inf
@@ -95,6 +102,13 @@ class Combiner:
                     return self(rows, recipe.uncut, find_mean=find_mean)
         return self._out
 
+    def _alone(self, rows: Mapping[str, Row], recipe: Recipe) -> Row | None:
+        """The row of a role alone at weight 1, where it is usable as it stands."""
+        ((role, row),) = rows.items()
+        if recipe.stabilised or self._unusable.size:
+            return None
+        return row if recipe.weights[role] == 1.0 and math.isfinite(row.max()) else None
+
     def _plain(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
         """z = sum w * logits. False when the result is not usable as it stands."""
         _weighted_sum(rows, recipe.weights, self._out, self._scratch)
@@ -106,7 +120,7 @@ class Combiner:
 
         Returns whether the delta applies here; where not, the anchor stands alone.
         """
-        if not all(math.isfinite(row.max()) for row in rows.values()):
+        if not all(math.isfinite(self._bests[role]) for role in rows):
             self._out.fill(-np.inf)
             return True
         if recipe.unsure_below < 1.0 and self._anchor_is_sure(rows, recipe):
@@ -122,18 +136,28 @@ class Combiner:
         best = self._out.max()
         if not math.isfinite(best):
             return False
-        sureness = float(best) - log_sum_exp(self._out, self._scratch)
+        sureness = float(best) - log_sum_exp(self._out, self._scratch, best)
         return sureness >= math.log(recipe.unsure_below)
 
-    def _usable(self, row: Row) -> Row:
+    def _usable(self, role: str, row: Row) -> Row:
         """The row without NaN, +inf and unusable tokens; itself when it has none of them."""
+        self._bests[role] = best = row.max()
+        if not (self._unusable.size or math.isnan(best) or best == np.inf):
+            return row
+        if role not in self._repaired:
+            self._repaired[role] = np.empty(self.size, dtype=np.float32)
+        self._repaired[role][:] = row
+        row = self._repaired[role]
+        row[self._unusable] = -np.inf
         best = row.max()
-        if self._unusable.size or math.isnan(best) or best == math.inf:
-            row = row.copy()
-            row[self._unusable] = -np.inf
+        if math.isnan(best):
             row[np.isnan(row)] = -np.inf
-            if row.max() == math.inf:
-                row = np.where(np.isposinf(row), np.float32(0.0), np.float32(-np.inf))
+            best = row.max()
+        if best == np.inf:
+            certain = np.isposinf(row)
+            row.fill(-np.inf)
+            row[certain] = best = np.float32(0.0)
+        self._bests[role] = best
         return row
 
     def _anchor_and_delta(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
@@ -142,8 +166,10 @@ class Combiner:
         The anchor's own normaliser is a constant of the whole row and is left out.
         """
         weights = recipe.delta
-        normaliser = sum(w * log_sum_exp(rows[role], self._scratch) for role, w in weights.items())
-
+        normaliser = sum(
+            w * log_sum_exp(rows[role], self._scratch, self._bests[role])
+            for role, w in weights.items()
+        )
         anchor = self._out
         _weighted_sum(rows, recipe.anchor, anchor, self._scratch)
         if not math.isfinite(anchor.max()):
@@ -159,17 +185,20 @@ class Combiner:
         delta = self._delta[inside]
         _weighted_sum(rows, weights, delta, self._scratch[: len(delta)])
         delta -= np.float32(normaliser)
-        if not math.isfinite(delta.sum()):
+        least, most = delta.min(initial=0.0), delta.max(initial=0.0)  # a NaN shows in both
+        if not (math.isfinite(least) and math.isfinite(most)):
             # Two impossibles met: the ratio is undefined and the delta 0, but a token that a
             # role of positive weight holds impossible stays impossible.
             delta[~np.isfinite(delta)] = 0.0
             for role, row in rows.items():
                 if recipe.weights.get(role, 0.0) > 0.0:
                     delta[np.isneginf(row)] = -np.inf
+            least = delta.min(initial=0.0)
         if recipe.delta_clip < math.inf:
-            impossible = np.isneginf(delta)
+            impossible = np.isneginf(delta) if least == -np.inf else None
             np.clip(delta, -recipe.delta_clip, recipe.delta_clip, out=delta)
-            delta[impossible] = -np.inf
+            if impossible is not None:
+                delta[impossible] = -np.inf
         anchor[inside] += delta
         if anchor.max() == np.inf:
             np.minimum(anchor, np.finfo(np.float32).max, out=anchor)
@@ -177,7 +206,8 @@ class Combiner:
     def _cut_implausible(self, rows: Mapping[str, Row], recipe: Recipe) -> None:
         judge = self._judge(rows, recipe)
         kept = self._out[self._stop]
-        self._out[judge < judge.max() + np.float32(math.log(recipe.plausibility))] = -np.inf
+        implausible = judge < judge.max() + np.float32(math.log(recipe.plausibility))
+        keep_only(self._out, np.logical_not(implausible, out=implausible))
         self._out[self._stop] = kept
 
     def _leave_to_judge(self, rows: Mapping[str, Row], recipe: Recipe) -> None:

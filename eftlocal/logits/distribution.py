@@ -11,18 +11,18 @@ Row = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 
-def exp_shifted(logits: Row, out: Row) -> tuple[float, float]:
+def exp_shifted(logits: Row, out: Row, best: np.float32 | None = None) -> tuple[float, float]:
     """exp(logits - max) into `out` (vocab,); returns the maximum and the sum, so that
-    log-sum-exp = maximum + log(sum). The maximum must be finite."""
-    maximum = float(logits.max())
+    log-sum-exp = maximum + log(sum). The maximum must be finite; `best` is it, where known."""
+    maximum = float(logits.max() if best is None else best)
     np.subtract(logits, np.float32(maximum), out=out)
     np.exp(out, out=out)
     return maximum, float(out.sum())
 
 
-def log_sum_exp(logits: Row, scratch: Row) -> float:
-    """log(sum(exp(logits))) in nats; `scratch` (vocab,) is overwritten."""
-    maximum, total = exp_shifted(logits, scratch)
+def log_sum_exp(logits: Row, scratch: Row, best: np.float32 | None = None) -> float:
+    """log(sum(exp(logits))) in nats; `scratch` (vocab,) is overwritten. `best`: see above."""
+    maximum, total = exp_shifted(logits, scratch, best)
     return maximum + math.log(total)
 
 
@@ -94,7 +94,7 @@ def nucleus(weights: Row, total: float, p: float) -> Ids:
     # Tokens lighter than the floor weigh less than (1 - p) * total all together, so none of
     # them is needed to reach p, and the sort sees few tokens. Most rows do with fewer still.
     floor = (1.0 - p) * total / len(weights)
-    for lift in (64.0, 8.0, 1.0):
+    for lift in (8.0, 1.0):
         ids = np.flatnonzero(weights >= np.float32(floor * lift))
         heavy = weights[ids]
         if heavy.sum(dtype=np.float64) >= p * total:
@@ -120,6 +120,17 @@ def top_k(logits: Row, k: int) -> Ids:
         return ids
     high = logits[ids]
     return ids[heaviest(high, np.partition(high, len(high) - k)[len(high) - k], k)]
+
+
+def keep_only(row: Row, kept: NDArray[np.bool_]) -> None:
+    """Makes every other token of the row impossible, in place; both are (vocab,)."""
+    if len(row) < 16_384 or np.count_nonzero(kept) * 16 > len(row):
+        row[~kept] = -np.inf
+    else:  # a store that is rarely skipped is slow
+        ids = np.flatnonzero(kept)
+        values = row[ids]
+        row.fill(-np.inf)
+        row[ids] = values
 
 
 def heaviest(values: Row, threshold: np.float32, count: int) -> Ids:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eftlocal.errors import EngineError
 from eftlocal.logits.candidates import Candidates, Filters
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.distribution import Row
+from eftlocal.logits.distribution import Row, keep_only
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling, penalise
 
@@ -69,7 +69,7 @@ class Step:
             changed[:] = row
             penalise(changed, sampling, counts, mean=self._combine.mean if scaled else None)
             if mask is not None:
-                changed[~mask[: len(changed)]] = -np.inf
+                keep_only(changed, mask[: len(changed)])
             if recipe.plausibility and np.isneginf(changed.max()):
                 return self(rows, recipe.uncut, sampling, counts, mask, to_draw=to_draw)
         try:
