@@ -1,26 +1,28 @@
-"""Times combining and drawing one token on one thread, beside a naive version with full sorts.
+"""Times combining, filtering and drawing, of this checkout and of OTHER, another one, in turn.
 
-Usage: python scripts/bench_combine.py [--vocab 128256] [--model FILE [FILE FILE]] [--json]
+Usage: python scripts/bench_combine.py [OTHER] [--vocab N ...] [--model FILE [FILE FILE]] [--json]
 
-Ours is what a round runs for one sequence: Step (Combiner, penalise, Filters) and draw. The naive
-version is what one writes first: log-softmax of every role, argsort and cumsum of the whole row,
-numpy's choice. Both get the same rows in turn, so that noise and cold caches hit them alike;
-"alone" is ours by itself before that. Between real decodes caches are colder still: see
-bench_step.py.
+For every setting: one row as a round runs it (Step, then draw); a round of nine rows, all of which
+are accepted; and a token that comes out where a round drafts eight and each is accepted with the
+probability given, the drafter's distributions included. For the default setting also each stage by
+itself. Microseconds on one thread: medians, and of the ratio to OTHER, pair by pair, with
+95% bootstrap intervals. Rows are taken in turn, as many as do not fit into a core's own caches.
+Between real decodes caches are colder still: see bench_step.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
-import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,34 +31,136 @@ from numpy.typing import NDArray
 
 from eftlocal import llama
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.logits.candidates import Candidates
-from eftlocal.logits.combine import Combiner
-from eftlocal.logits.race import draw
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.sampling import Sampling
-from eftlocal.logits.step import Step
+from eftlocal.study.statistics import median
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""
 
+HERE = Path(__file__).resolve().parents[1]
 ROLES = ("base", "tuned", "reference")
-RECIPES = {
-    "upscale": Recipe.upscale(),
-    "delta_top_p 0.95": Recipe.upscale().stabilise(delta_top_p=0.95),
-    "plausibility 0.1": Recipe.upscale().stabilise(plausibility=0.1),
-    "delta_clip 5": Recipe.upscale().stabilise(delta_clip=5.0),
-}
-SAMPLINGS = {
-    "default": Sampling(),
-    "greedy": Sampling(temperature=0.0),
-    "top_k 40": Sampling(top_k=40, top_p=1.0),
-    "min_p 0.05": Sampling(min_p=0.05, top_p=1.0),
-    "temperature 1": Sampling(temperature=1.0, top_p=1.0),
-    "repeat_penalty 1.1": Sampling(repeat_penalty=1.1),
-}
-GOAL_US = 500.0  # at the default settings and a vocabulary of 128,256, on one core
+VOCABS = (49_152, 128_256, 262_144)
+ACCEPTANCES = (0.6, 0.8, 0.9)
+DRAFTS = 8
+N_ROWS = 2 * (DRAFTS + 1)  # sets of rows taken in turn
 ANSWER_TOKENS = 200  # different tokens already in the answer, for the penalties
-N_ROWS = 16  # sets of rows taken in turn
+# name: limits of the delta, dials of sampling, and what else: a share of tokens that a mask allows,
+# the number of most probable tokens told
+SETTINGS: dict[str, tuple[dict[str, float], dict[str, Any], dict[str, float]]] = {
+    "default": ({}, {}, {}),
+    "delta_top_p 0.95": ({"delta_top_p": 0.95}, {}, {}),
+    "plausibility 0.1": ({"plausibility": 0.1}, {}, {}),
+    "delta_clip 5": ({"delta_clip": 5.0}, {}, {}),
+    "unsure_below 0.9": ({"unsure_below": 0.9}, {}, {}),
+    "greedy": ({}, {"temperature": 0.0}, {}),
+    "temperature 1": ({}, {"temperature": 1.0}, {}),
+    "temperature 1.5": ({}, {"temperature": 1.5}, {}),
+    "no filter": ({}, {"temperature": 1.0, "top_p": 1.0}, {}),
+    "top_k 40": ({}, {"top_k": 40, "top_p": 1.0}, {}),
+    "min_p 0.05": ({}, {"min_p": 0.05, "top_p": 1.0}, {}),
+    "repeat_penalty 1.1": ({}, {"repeat_penalty": 1.1}, {}),
+    "mask of 1%": ({}, {}, {"mask": 0.01}),
+    "mask of 99%": ({}, {}, {"mask": 0.99}),
+    "logprobs, top 5": ({}, {}, {"top": 5}),
+}
+
+
+class Version:
+    """The numbers of a checkout: its modules in `eftlocal.logits`, imported beside any others."""
+
+    def __init__(self, checkout: Path) -> None:
+        ours = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+        sys.path.insert(0, str(checkout))
+        try:
+            self._modules = list(self._imported(checkout))
+        finally:
+            sys.path.remove(str(checkout))
+            for name in [name for name in sys.modules if _is_ours(name)]:
+                del sys.modules[name]
+            sys.modules.update(ours)
+        # Newer ones can leave candidates open that a draw does not depend on.
+        self.loose = {"to_draw": True} if hasattr(self.Candidates, "settled") else {}
+
+    def _imported(self, checkout: Path) -> Iterator[ModuleType]:
+        for file in sorted((checkout / "eftlocal" / "logits").glob("*.py")):
+            module = importlib.import_module(f"eftlocal.logits.{file.stem}")
+            if not Path(module.__file__ or "").is_relative_to(checkout):
+                raise UsageError(f"{checkout} is no checkout: {module.__file__} was imported")
+            yield module
+
+    def __getattr__(self, name: str) -> Any:
+        for module in self._modules:
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(name)
+
+
+def _is_ours(name: str) -> bool:
+    return name == "eftlocal" or name.startswith("eftlocal.")
+
+
+class Round:
+    """What a round does with its rows, by one version, at one setting."""
+
+    def __init__(self, version: Version, rows: Sequence[Rows], setting: str) -> None:
+        limits, dials, self.more = SETTINGS[setting]
+        self.version, self.rows, vocab = version, rows, len(rows[0]["base"])
+        self.recipe = version.Recipe.upscale().stabilise(**limits)
+        self.sampling = version.Sampling(**dials)
+        self.combine, self.filter = version.Combiner(vocab), version.Filters(vocab)
+        self.step, self.draft_step = version.Step(self.combine), version.Step(self.combine)
+        rng = np.random.default_rng(1)
+        used = rng.choice(vocab, min(ANSWER_TOKENS, vocab), replace=False)
+        self.counts = {int(t): 2 for t in used} if self.sampling.counting else {}
+        self.mask = rng.random(vocab) < self.more["mask"] if "mask" in self.more else None
+        self.scratch = np.empty(vocab, dtype=np.float32)
+
+    def row(self, at: int) -> int:
+        """One token of the combination."""
+        rows = self.rows[at % len(self.rows)]
+        row, found = self.step(
+            rows, self.recipe, self.sampling, self.counts, self.mask, **self.version.loose
+        )
+        token: int = self.version.draw(found, 1, at)
+        if "top" in self.more:
+            self.version.top_logprobs(row, int(self.more["top"]), self.scratch)
+            self.version.token_logprob(row, token, self.scratch)
+        return token
+
+    def whole(self, at: int) -> None:
+        """A round whose drafts are all accepted, without the drafting."""
+        for position in range(DRAFTS + 1):
+            self.row(at + position)
+
+    def draft(self, at: int) -> None:
+        """One draft token."""
+        _, found = self.draft_step(
+            self.rows[at % len(self.rows)],
+            self.recipe.drafter,
+            self.sampling,
+            self.counts,
+            self.mask,
+            **self.version.loose,
+        )
+        assert found.confidence > 0.0
+        self.version.draw(found, 1, at)
+
+    def drafted(self, at: int, accepted: int) -> None:
+        """A round that drafts and judges until a draft is refused."""
+        for position in range(DRAFTS):
+            self.draft(at + position)
+        for position in range(accepted + 1):
+            self.row(at + position)
+
+    def stages(self, at: int) -> dict[str, float]:
+        """Microseconds of each stage of one row."""
+        rows, marks = self.rows[at % len(self.rows)], [time.perf_counter_ns()]
+        row = self.combine(rows, self.recipe)
+        marks.append(time.perf_counter_ns())
+        found = self.filter(row, self.sampling, **self.version.loose)
+        marks.append(time.perf_counter_ns())
+        self.version.draw(found, 1, at)
+        marks.append(time.perf_counter_ns())
+        return dict(zip(("combine", "filter", "draw"), np.diff(marks) / 1000.0, strict=True))
 
 
 def synthetic_rows(vocab: int, count: int, seed: int = 0) -> list[Rows]:
@@ -106,103 +210,6 @@ def model_rows(files: Sequence[Path], text: str, count: int) -> list[Rows]:
     return [{role: per_role[role][i][:vocab] for role in ROLES} for i in range(count)]
 
 
-def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted: NDArray[np.float32] = row - row.max()
-    shifted -= np.log(np.exp(shifted).sum())
-    return shifted
-
-
-def weighted(rows: Rows, weights: Mapping[str, float]) -> NDArray[np.float32]:
-    total = np.zeros_like(next(iter(rows.values())))
-    for role, weight in weights.items():
-        if weight:
-            total += np.float32(weight) * rows[role]
-    return total
-
-
-def naive_step(
-    rows: Rows,
-    recipe: Recipe,
-    sampling: Sampling,
-    counts: Mapping[int, int],
-    rng: np.random.Generator,
-) -> tuple[int, int]:
-    """One token by softmaxes and sorts of whole rows; also how many tokens it was drawn from."""
-    logprobs = {role: log_softmax(rows[role]) for role in recipe.roles}
-    z = weighted(logprobs, recipe.weights)
-    if recipe.stabilised:
-        anchor, judge = (weighted(logprobs, part) for part in (recipe.anchor, recipe.judge))
-    if recipe.delta_top_p < 1.0 or recipe.delta_clip < math.inf:
-        delta = np.clip(z - anchor, -recipe.delta_clip, recipe.delta_clip)
-        order = np.argsort(-judge)
-        reached = np.cumsum(np.exp(judge[order]))
-        delta[order[np.searchsorted(reached, recipe.delta_top_p) + 1 :]] = 0.0
-        z = anchor + delta
-    mean = z[np.isfinite(z)].mean() if sampling.repeat_penalty != 1.0 else 0.0
-    if recipe.plausibility > 0.0:
-        z[judge < judge.max() + math.log(recipe.plausibility)] = -np.inf
-    if sampling.repeat_penalty != 1.0:
-        for token in counts:
-            about = z[token] - mean
-            factor = 1.0 / sampling.repeat_penalty if about > 0 else sampling.repeat_penalty
-            z[token] = mean + about * factor
-    if sampling.greedy:
-        return int(np.argmax(z)), 1
-    p = np.exp(log_softmax(z / np.float32(sampling.temperature)))
-    order = np.argsort(-p)
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    if sampling.top_p < 1.0:
-        reached = np.cumsum(p[order])
-        order = order[: np.searchsorted(reached, sampling.top_p * reached[-1]) + 1]
-    if sampling.min_p > 0.0:
-        order = order[p[order] >= sampling.min_p * p[order[0]]]
-    kept = p[order].astype(np.float64)
-    return int(rng.choice(order, p=kept / kept.sum())), int(np.count_nonzero(kept))
-
-
-def measure(
-    rows: Sequence[Rows], recipe: Recipe, sampling: Sampling, repeats: int
-) -> dict[str, Any]:
-    """Microseconds of ours alone, then of both versions in turn on the same rows."""
-    vocab = len(rows[0]["base"])
-    step = Step(Combiner(vocab))
-    rng = np.random.default_rng(1)
-    counts = {int(t): 2 for t in rng.choice(vocab, min(ANSWER_TOKENS, vocab), replace=False)}
-
-    def candidates(at: int) -> Candidates:
-        return step(rows[at % len(rows)], recipe, sampling, counts)[1]
-
-    def naive(at: int) -> tuple[int, int]:
-        return naive_step(rows[at % len(rows)], recipe, sampling, counts, rng)
-
-    def ours(at: int) -> int:
-        return draw(candidates(at), 1, at)
-
-    def microseconds(version: Callable[[int], Any], at: int) -> float:
-        began = time.perf_counter_ns()
-        version(at)
-        return (time.perf_counter_ns() - began) / 1000.0
-
-    taken: dict[str, list[float]] = {
-        "alone": [microseconds(ours, at) for at in range(repeats + 2)][2:],  # two warm up
-        "ours": [],
-        "naive": [],
-    }
-    for at in range(repeats):
-        for name, version in (("ours", ours), ("naive", naive))[:: 1 if at % 2 else -1]:
-            taken[name].append(microseconds(version, at))
-    ratios = np.array(taken["naive"]) / np.array(taken["ours"])
-    return {
-        **{f"{name}_us": summary(values) for name, values in taken.items()},
-        "naive_over_ours": float(np.median(ratios)),
-        "candidates": {
-            "ours": [int(np.isfinite(candidates(i).logits).sum()) for i in range(len(rows))],
-            "naive": [naive(i)[1] for i in range(len(rows))],
-        },
-    }
-
-
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and 90th percentile."""
     return {"median": float(np.median(values)), "p90": float(np.percentile(values, 90))}
@@ -231,22 +238,86 @@ def machine() -> dict[str, Any]:
     }
 
 
-def benchmark(rows: Sequence[Rows], source: str, repeats: int) -> dict[str, Any]:
-    """Every recipe with every sampling; microseconds."""
-    facts = machine()
-    results = [
-        {"recipe": recipe_name, "sampling": name, **measure(rows, recipe, sampling, repeats)}
-        for recipe_name, recipe in RECIPES.items()
-        for name, sampling in SAMPLINGS.items()
-    ]
+def timed(call: Callable[..., object], *arguments: int) -> float:
+    """Microseconds."""
+    began = time.perf_counter_ns()
+    call(*arguments)
+    return (time.perf_counter_ns() - began) / 1000.0
+
+
+def compared(turns: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """From (turns, versions) microseconds: medians, and the ratio of the first to the last."""
+    found: dict[str, Any] = {"us": [float(np.median(one)) for one in zip(*turns, strict=True)]}
+    if len(turns[0]) > 1:
+        ratio = median([turn[0] / turn[-1] for turn in turns])
+        found["ratio"] = [ratio.value, ratio.low, ratio.high]
+    return found
+
+
+def measure(
+    versions: Sequence[Version], rows: Sequence[Rows], setting: str, repeats: int
+) -> dict[str, Any]:
+    """One setting, all versions in turn on the same rows."""
+    rounds = [Round(version, rows, setting) for version in versions]
+    rng = np.random.default_rng(2)
+
+    def turns(*calls: Callable[..., object]) -> dict[str, Any]:
+        """Each version's call at the same places, the first of them changing."""
+        found = []
+        for at in range(-2, repeats):  # two warm up
+            arguments = (at * (DRAFTS + 1), *([int(accepted[at])] if drafting else []))
+            order = list(enumerate(calls))[:: 1 if at % 2 else -1]
+            us = {i: timed(call, *arguments) for i, call in order}
+            share = (accepted[at] + 1) if drafting else per
+            found.append([us[i] / share for i in range(len(calls))])
+        return compared(found[2:])
+
+    drafting, per, accepted = False, 1, np.zeros(repeats, dtype=int)
+    result = {"setting": setting, "1 row": turns(*(r.row for r in rounds))}
+    per = DRAFTS + 1
+    result[f"{per} rows"] = turns(*(r.whole for r in rounds))
+    drafting = True
+    for acceptance in ACCEPTANCES:
+        accepted = np.minimum(rng.geometric(1.0 - acceptance, repeats) - 1, DRAFTS)
+        result[f"a token at {acceptance:g}"] = turns(*(r.drafted for r in rounds))
+    if setting == "default":
+        each = []
+        for at in range(repeats):  # each version is the first at a row as often as the others
+            turn = {i: rounds[i].stages(at) for i in range(len(rounds))[:: 1 if at % 2 else -1]}
+            each.append([turn[i] for i in range(len(rounds))])
+        result["stages"] = {
+            stage: compared([[one[stage] for one in turn] for turn in each]) for stage in each[0][0]
+        }
+    return result
+
+
+def benchmark(
+    checkouts: Sequence[Path],
+    by_vocab: Mapping[int, Sequence[Rows]],
+    source: str,
+    settings: Sequence[str],
+    repeats: int,
+) -> dict[str, Any]:
+    """Every setting at every vocabulary."""
+    versions = [Version(checkout) for checkout in checkouts]
     return {
-        "vocab": len(rows[0]["base"]),
         "rows": source,
         "repeats": repeats,
-        "goal_us": GOAL_US,
-        "machine": facts,
-        "results": results,
+        "compared": len(versions) > 1,
+        "machine": machine(),
+        "results": [
+            {"vocab": vocab, **measure(versions, rows, setting, repeats)}
+            for vocab, rows in by_vocab.items()
+            for setting in settings
+        ],
     }
+
+
+def cell(found: Mapping[str, Any]) -> str:
+    if "ratio" not in found:
+        return f"{found['us'][0]:.0f}"
+    value, low, high = found["ratio"]
+    return f"{found['us'][0]:.0f} / {found['us'][-1]:.0f}: {value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -254,50 +325,44 @@ def show(report: Mapping[str, Any]) -> None:
     for warning in facts["warnings"]:
         print(f"warning: {warning}")
     print(f"{facts['system']}, {facts['cores']} cores, numpy {facts['numpy']}")
+    what = "this / other: ratio [95%]" if report["compared"] else "this checkout"
     print(
-        f"vocabulary {report['vocab']:,}, {report['rows']} rows, {report['repeats']} pairs a line; "
-        "microseconds for one token on one thread"
-    )
-    print(
-        f"{'recipe':<18}{'sampling':<20}{'drawn from':>11}{'alone':>8}{'p90':>7}"
-        f"{'in turn':>9}{'p90':>7}{'naive':>8}{'p90':>7}{'naive/ours':>12}"
+        f"{report['rows']} rows, {report['repeats']} turns; microseconds per row or token, {what}"
     )
     for line in report["results"]:
-        alone, ours, naive = line["alone_us"], line["ours_us"], line["naive_us"]
-        drawn_from = np.median(line["candidates"]["ours"])
-        print(
-            f"{line['recipe']:<18}{line['sampling']:<20}{drawn_from:>11,.0f}"
-            f"{alone['median']:>8.0f}{alone['p90']:>7.0f}{ours['median']:>9.0f}{ours['p90']:>7.0f}"
-            f"{naive['median']:>8.0f}{naive['p90']:>7.0f}{line['naive_over_ours']:>12.1f}"
-        )
-    first = report["results"][0]
-    median = first["alone_us"]["median"]
-    met = "met" if median <= GOAL_US else "missed"
-    print(
-        f"default settings: {median:.0f} us alone, goal {GOAL_US:.0f} us: {met}; "
-        f"{first['ours_us']['median']:.0f} us in turn with the naive version, caches cold"
-    )
+        print(f"vocabulary {line['vocab']:,}, {line['setting']}")
+        for name, found in line.items():
+            if isinstance(found, dict):
+                for part, of_part in (found if name == "stages" else {name: found}).items():
+                    print(f"    {part:<16}{cell(of_part)}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--vocab", type=int, default=128256, help="size of the synthetic rows")
-    parser.add_argument("--repeats", type=int, default=100, help="pairs of timings a line")
+    parser.add_argument("other", nargs="?", type=Path, help="another checkout to compare with")
+    parser.add_argument("--vocab", type=int, nargs="+", default=VOCABS, help="of synthetic rows")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--repeats", type=int, default=30, help="turns of each figure")
     parser.add_argument("--model", type=Path, nargs="+", help="rows of this GGUF, or of three")
     parser.add_argument("--text", type=Path, help="what those models read (default: this script)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
-    if options.vocab < 1024 or options.repeats < 1:
-        parser.error("--vocab must be 1024 or more, and --repeats 1 or more")
+    if min(options.vocab) < 1024 or options.repeats < 2:
+        parser.error("--vocab must be 1024 or more, and --repeats 2 or more")
     try:
+        if options.other and not (options.other / "eftlocal" / "logits").is_dir():
+            raise UsageError(f"{options.other} is no checkout: it has no eftlocal/logits")
         if options.model:
             text = (options.text or Path(__file__)).read_text(encoding="utf-8")
             rows, source = model_rows(options.model, text, N_ROWS), "real"
+            by_vocab = {len(rows[0]["base"]): rows}
         else:
-            rows, source = synthetic_rows(options.vocab, N_ROWS), "synthetic"
-        report = benchmark(rows, source, options.repeats)
+            by_vocab = {vocab: synthetic_rows(vocab, N_ROWS) for vocab in options.vocab}
+            source = "synthetic"
+        checkouts = [HERE, *([options.other.resolve()] if options.other else [])]
+        report = benchmark(checkouts, by_vocab, source, options.settings, options.repeats)
     except (EftlocalError, OSError) as error:
         print(f"bench_combine: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)

@@ -123,6 +123,17 @@ def test_a_foreign_id_that_is_implausible_is_cut_too() -> None:
     assert np.flatnonzero(row > -np.inf).tolist() == [0, 1]
 
 
+def test_a_judge_that_holds_no_token_possible_leaves_the_anchor_alone() -> None:
+    """Two tuned models that agree on no token: no nucleus, so no delta anywhere."""
+    rows = some_rows()
+    rows["other"] = rows["tuned"].copy()
+    rows["tuned"][::2], rows["other"][1::2] = -np.inf, -np.inf
+    weights = {"base": 1.0, "tuned": 0.5, "other": 0.5, "reference": -1.0}
+    judge = {"tuned": 0.5, "other": 0.5}
+    recipe = Recipe(weights, anchor={"base": 1.0}, judge=judge, delta_top_p=0.9)
+    np.testing.assert_array_equal(Combiner(SIZE)(rows, recipe), rows["base"])
+
+
 def test_of_what_top_p_left_min_p_keeps_at_least_one() -> None:
     """Equal but for rounding: top-p takes the lower id, and min-p must not ask for the other."""
     row = np.array([0.0, 1e-6], np.float32)

@@ -90,7 +90,8 @@ class Combiner:
                 rows = {role: self._usable(role, row) for role, row in rows.items()}
             if careful:
                 delta_applies = self._careful(rows, recipe)
-            self._out[self._unusable] = -np.inf
+            if self._unusable.size:
+                self._out[self._unusable] = -np.inf
             if foreign:
                 self._leave_to_judge(rows, recipe)
                 self._out[self._unusable] = -np.inf
@@ -177,9 +178,10 @@ class Combiner:
             return
         inside: Ids | slice = slice(None)
         if recipe.delta_top_p < 1.0:
-            judge = self._judge(rows, recipe)
-            _, total = exp_shifted(judge, self._scratch)
-            inside = nucleus(self._scratch, total, recipe.delta_top_p)
+            judge, inside = self._judge(rows, recipe), np.empty(0, dtype=np.intp)
+            if math.isfinite(best := judge.max()):  # else it holds no token possible
+                _, total = exp_shifted(judge, self._scratch, best)
+                inside = nucleus(self._scratch, total, recipe.delta_top_p)
 
         rows = {role: rows[role][inside] for role in weights}
         delta = self._delta[inside]

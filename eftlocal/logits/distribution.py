@@ -50,13 +50,13 @@ def top_logprobs(logits: Row, k: int, scratch: Row) -> list[tuple[int, float]]:
 
 
 class Fold:
-    """A row folded to a quarter, so that its highest tokens are found without looking at all.
+    """A row folded to an eighth, so that its highest tokens are found without looking at all.
 
-    Column j holds the tokens j, j + width, j + 2 width and j + 3 width; the few that are left over
-    are columns of their own.
+    Column j holds the tokens j, j + width, ..., j + 7 width; the few that are left over are columns
+    of their own.
     """
 
-    DEPTH = 4  # of a column: bounds get looser with it, and folding saves more
+    DEPTH = 8  # of a column: bounds get looser with it, and folding saves more
 
     def __init__(self, size: int) -> None:
         self._width = size // self.DEPTH
