@@ -132,6 +132,9 @@ def test_what_a_machine_with_gpus_is_built_for() -> None:
     why = accelerator.choose(None, gpu(), NO_GLSLC, macos=False).why
     assert why.startswith("Vulkan lists AMD Radeon 780M, but a build for it needs the shader")
     assert how_to_install("vulkan") in why and "\n" not in why
+    old = dataclasses.replace(NO_GLSLC, missing=(*NO_GLSLC.missing, vulkan.TOO_OLD))
+    why = accelerator.choose(None, gpu(), old, macos=False).why
+    assert "LunarG's Vulkan SDK" in why and how_to_install("vulkan") not in why
     why = accelerator.choose(None, gpu(), NO_DRIVER, macos=False).why
     assert why.startswith("no Vulkan driver lists the GPU of AMD and Intel: to use it, ")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .machine import Gpu
 from .report import SetupError, how_to_install
-from .vulkan import Vulkan
+from .vulkan import TOO_OLD, Vulkan
 
 # llama.cpp's options for accelerators, GGML_... in CMake, ggml-... in the names of libraries.
 ACCELERATORS = ("cuda", "hip", "musa", "metal", "vulkan", "sycl", "opencl", "cann")
@@ -88,7 +88,7 @@ def _why_none(gpu: Gpu, vulkan: Vulkan, refused: Collection[str]) -> str:
     if vulkan.gpus and vulkan.missing and "vulkan" not in refused:
         return (
             f"Vulkan lists {', '.join(vulkan.gpus)}, but a build for it needs "
-            f"{' and '.join(vulkan.missing)}: {how_to_install('vulkan')}, then run this again"
+            f"{_needed(vulkan)}, then run this again"
         )
     if vulkan.undriven and "vulkan" not in refused:
         return (
@@ -98,6 +98,13 @@ def _why_none(gpu: Gpu, vulkan: Vulkan, refused: Collection[str]) -> str:
     if gpu.nvcc and not gpu.nvidia and "cuda" not in refused:
         return "nvcc is installed, but nvidia-smi -L lists no usable GPU"
     return "no GPU that llama.cpp is built for here was found"
+
+
+def _needed(vulkan: Vulkan) -> str:
+    """What is missing, and where it comes from."""
+    if TOO_OLD in vulkan.missing:
+        return TOO_OLD
+    return f"{' and '.join(vulkan.missing)}: {how_to_install('vulkan')}"
 
 
 def _cuda(gpu: Gpu, why: str) -> Choice:
@@ -116,8 +123,5 @@ def _vulkan(vulkan: Vulkan, macos: bool) -> Choice:
     if macos:
         raise SetupError("--vulkan is not for macOS, where llama.cpp uses Metal: leave it out")
     if vulkan.missing:
-        raise SetupError(
-            f"--vulkan needs {' and '.join(vulkan.missing)}: {how_to_install('vulkan')}, "
-            "then run this again"
-        )
+        raise SetupError(f"--vulkan needs {_needed(vulkan)}, then run this again")
     return Choice("vulkan", ("-DGGML_VULKAN=on",), "asked for")

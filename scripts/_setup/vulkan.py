@@ -25,8 +25,8 @@ eftlocal_spirv
 #endif
 """
 TOO_OLD = (
-    "newer Vulkan headers than this system's (Debian 12's are too old, Debian 13's are not), or "
-    "LunarG's Vulkan SDK named by VULKAN_SDK"
+    "newer Vulkan headers than this system's (Debian 12's are too old, Debian 13's are not): set "
+    "VULKAN_SDK to the folder of LunarG's Vulkan SDK"
 )
 _MAKERS = {"0x1002": "AMD", "0x8086": "Intel"}
 
