@@ -157,9 +157,10 @@ def advice(kind: str, build: Mapping[str, Any]) -> str:
     if kind == "SIGILL":
         return rebuild(build)
     accelerators = str(build.get("asked_for") or build.get("accelerator")).split("+")
+    forget = " --forget" if build.get("accelerator_why") == "by CMAKE_ARGS" else ""
     for name, remedy in _DRIVERS.items():
         if name in accelerators:
-            return f"{remedy}, or build without it: {SETUP} --rebuild --cpu"
+            return f"{remedy}, or build without it: {SETUP} --rebuild{forget} --cpu"
     cured = (build.get("amx_cure") or {}).get("applied")
     has_amx = build.get("cpu_has_amx") if build else cpu_has_amx()
     if kind in ("SIGSEGV", "SIGBUS") and has_amx and not cured:

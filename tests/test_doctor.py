@@ -93,6 +93,7 @@ def test_windows_exception_codes() -> None:
         ("SIGSEGV", {"cpu_has_amx": True, "amx_cure": {"applied": True}}, "CC=clang"),
         ("SIGSEGV", {"accelerator": "cuda"}, "--cpu"),
         ("wrong", {"asked_for": "vulkan", "accelerator": "vulkan"}, "GPU's Vulkan driver"),
+        ("wrong", {"asked_for": "vulkan", "accelerator_why": "by CMAKE_ARGS"}, "--forget --cpu"),
         ("SIGSEGV", BUILT, "CC=clang"),
         ("SIGILL", {"accelerator": "cuda"}, "scripts/setup.py --rebuild"),
         ("SIGKILL", {}, "memory"),
