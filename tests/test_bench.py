@@ -106,6 +106,19 @@ def test_files_and_modes_in_turn(tiny_files: dict[str, Path], two_prompts: Path)
     ]
 
 
+def test_what_the_files_hold_and_what_is_said_of_them(
+    tiny_files: dict[str, Path], two_prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Emulator, "notes", lambda emulator: ("faster files can be had",))
+    files = [part for role, path in tiny_files.items() for part in (f"--{role}", str(path))]
+    result = bench(*files, *SHORT, "--n-ctx", "64", "--prompts", two_prompts)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    for role in tiny_files:
+        assert [line for line in lines if line.startswith(f"{role}: llama") and "F16" in line]
+    assert "faster files can be had" in lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -211,6 +211,7 @@ def benchmark(
             role: {"file": model.path.name, "model": model.description, "bytes": model.weight_bytes}
             for role, model in emulator.models.items()
         },
+        "notes": list(emulator.notes()),
         "settings": {
             "prompts": len(settings.prompts),
             "repeat": settings.repeat,

@@ -157,6 +157,9 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
     """What a reader must know of these figures."""
     where = report["machine"]
     yield ", ".join([where["processor"], f"{where['cores']} cores", *where["devices"]])
+    for role, of in report["models"].items():
+        yield f"{role}: {of['model']}, {of['bytes'] / _GIB:.2f} GiB"
+    yield from report["notes"]
     if where["busy_percent"] > BUSY:
         yield (
             f"the CPU was {where['busy_percent']:.0f}% busy before the benchmark: expect slower "
