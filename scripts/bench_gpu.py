@@ -42,7 +42,6 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
 
 SHAPES_DEFAULT = ("8b,1b,1b", "70b-32k,7b,7b")
-PRESET = "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"  # what presets hold
 TOKENS = 32  # of an answer that is compared
 ENOUGH = 75.0  # seconds of decoding a trio: thousands of tokens on a GPU
 SHOWN = (1, 2, 3, 4, 5, 8, 9, 16, 17)  # numbers of rows
@@ -226,7 +225,7 @@ def main() -> int:
         action="append",
         help=f"of a trio, repeatable (default: {' and '.join(SHAPES_DEFAULT)})",
     )
-    parser.add_argument("--quantization", default=PRESET, help="one, or one for each role")
+    parser.add_argument("--quantization", default="preset", help="one, or one for each role")
     parser.add_argument("--rates", default="0.6,0.8,0.9", help="synthetic acceptance rates")
     parser.add_argument("--tokens", type=int, default=256, help="per mode and repeat")
     parser.add_argument("--repeats", type=int, default=64, help="at most")

@@ -34,7 +34,6 @@ from eftlocal.speculation.settings import Speculation
 from eftlocal.study.questions import read
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
-PRESET = "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"  # what presets hold
 GOAL_SHARE, GOAL_AT_ZERO, GOAL_OUTSIDE = 0.95, 0.98, 0.03
 
 
@@ -202,7 +201,7 @@ def main() -> int:
     parser.add_argument(
         "--quantization",
         action="append",
-        help=f"one, or one for each role (default: {PRESET}); again: compared with the first",
+        help="one, or one for each role (default: preset); again: compared with the first",
     )
     parser.add_argument("--rates", default="0,0.6,0.8,0.9", help="synthetic acceptance rates")
     parser.add_argument("--cache", type=Path, help="folder of random models (default: the user's)")
@@ -221,7 +220,7 @@ def main() -> int:
         options.rates = _rates(options.rates)
         if min(options.tokens // TURN, options.repeats, options.n_past) < 1:
             raise UsageError(f"--tokens must be {TURN} or more, --repeats and --n-past 1 or more")
-        options.quantization = list(dict.fromkeys(options.quantization or [PRESET]))
+        options.quantization = list(dict.fromkeys(options.quantization or ["preset"]))
         for kinds in options.quantization:
             quantizations(kinds)
         report = {

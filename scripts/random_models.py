@@ -12,6 +12,7 @@ from random_gguf import QUANTIZATIONS, SHAPES, is_quantization, write_random_mod
 from eftlocal.errors import UsageError
 
 ROLES = ("base", "tuned", "reference")
+NAMED = {"preset": "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"}  # what presets hold
 
 
 def folder(chosen: Path | None = None) -> Path:
@@ -50,14 +51,15 @@ def random_trio(shapes: str, quantization: str, where: Path) -> dict[str, Path]:
 
 
 def quantizations(text: str) -> Mapping[str, str]:
-    """Role to quantization, of one for all or of base=Q4_K_M,tuned=Q8_0,reference=Q8_0.
+    """Role to quantization, of one for all, of base=Q4_K_M,tuned=Q8_0,reference=Q8_0, or a name.
 
     Raises:
         UsageError: a role or a quantization does not exist.
     """
-    kinds = dict.fromkeys(ROLES, text)
-    if "=" in text:
-        given = dict(part.partition("=")[::2] for part in text.split(","))
+    whole = NAMED.get(text, text)
+    kinds = dict.fromkeys(ROLES, whole)
+    if "=" in whole:
+        given = dict(part.partition("=")[::2] for part in whole.split(","))
         kinds = {role: given.pop(role, "Q4_0") for role in ROLES}
         if given:
             raise UsageError(f"--quantization: there is no role {', '.join(given)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -260,7 +262,7 @@ def test_figures_of_lanes_by_hand(tiny: Emulator) -> None:
 
 
 def test_speculation_on_the_demo_and_on_random_models(tmp_path: Path) -> None:
-    preset = "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"
+    preset = "preset"
     kinds = ("--quantization", preset, "--quantization", "IQ4_NL")
     options = ("--shapes", "tiny,tiny,tiny", "--rates", "0,0.8", "--cache", tmp_path, *kinds)
     short = ("--tokens", "16", "--repeats", "1", "--cold-tokens", "8", "--n-past", "8")
@@ -372,6 +374,28 @@ def test_caches_of_every_kind_against_f16() -> None:
     assert len(found) == 6 and all(-1e-6 <= kl < 0.5 for kl, *_ in found.values())
     assert found["f32"][0] <= found["q8_0"][0] < found["q4_0"][0]
     assert found["f32"][2] == 1.0
+
+
+PAGES = "".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+COMMANDS = sorted(set(re.findall(r"`scripts/((?:bench|draft)_\w+\.py [^`]*)`", PAGES)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_pages_are_understood(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, *arguments = shlex.split(command)
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(
