@@ -16,7 +16,7 @@ from typing import NamedTuple
 from eftlocal.llama import Span
 from eftlocal.speculation.costs import LONGEST, Curve, Room
 
-_NEARLY = 1.02  # times the least possible cost: no better division is looked for
+_NEARLY = 1.05  # times the least possible cost: no better division is looked for
 
 
 class _Pass(NamedTuple):
