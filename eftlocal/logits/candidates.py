@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,14 @@ class Candidates:
     sure: NDArray[np.bool_] | None = None
     settle: Callable[[], Candidates] | None = None
 
+    @cached_property
     def settled(self) -> Candidates:
-        """The very candidates; valid as long as these are."""
+        """The very candidates. Found once, while the row is there; then they stay."""
         return self if self.settle is None else self.settle()
 
     def kept(self) -> Candidates:
         """The very candidates, in memory of their own."""
-        found = self.settled()
+        found = self.settled
         return Candidates(found.ids, found.logits.copy())
 
     def at_least(self, fraction: float) -> Candidates:
@@ -54,7 +55,7 @@ class Candidates:
         sure = None if self.sure is None else self.sure[at]
         if sure is None or sure.all():
             return Candidates(ids, self.logits[at])
-        return Candidates(ids, self.logits[at], sure, lambda: self.settled().at_least(fraction))
+        return Candidates(ids, self.logits[at], sure, lambda: self.settled.at_least(fraction))
 
     @property
     def confidence(self) -> float:
@@ -64,7 +65,7 @@ class Candidates:
 
     def probabilities(self) -> tuple[Ids, NDArray[np.float64]]:
         """Token ids (m,) and their probabilities (m,) float64, summing to 1."""
-        found = self.settled()
+        found = self.settled
         ids = np.arange(len(found.logits)) if found.ids is None else found.ids
         weights = np.exp(found.logits.astype(np.float64) - float(found.logits.max()))
         return ids, weights / weights.sum()

@@ -63,7 +63,7 @@ def draw(candidates: Candidates, seed: int, position: int, *, stream: int = 0) -
             slowest = of_blocks / np.add.reduceat(np.where(sure, weights, np.float32(0.0)), starts)
             won = int(slowest.argmax())
             if np.count_nonzero(of_blocks / speeds > slowest[won] * _SLACK) > 1:
-                return draw(candidates.settled(), seed, position, stream=stream)
+                return draw(candidates.settled, seed, position, stream=stream)
         first = starts[won]
         end = starts[won + 1] if won + 1 < len(starts) else len(weights)
         inside = np.arange(first, end) if ids is None else ids[first:end]
@@ -73,7 +73,7 @@ def draw(candidates: Candidates, seed: int, position: int, *, stream: int = 0) -
             of_tokens = times[len(blocks) + first : len(blocks) + end]
         token = int((of_tokens / weights[first:end]).argmax())
     if sure is not None and not sure[first + token]:
-        return draw(candidates.settled(), seed, position, stream=stream)
+        return draw(candidates.settled, seed, position, stream=stream)
     return int(inside[token])
 
 
