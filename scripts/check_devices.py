@@ -1,6 +1,7 @@
 """Shows that this program works on the devices that llama.cpp finds here, beside the CPU alone.
 
 Usage: .venv/bin/python scripts/check_devices.py [--only CHECK,...] [--models NAME,...] [--tokens N]
+           [--rpc N]
        sudo python3 scripts/check_devices.py --debian FOLDER
 
 Models are loaded in every placement: left to the program; none, half and all of the layers on
@@ -10,7 +11,8 @@ and restored; loads that do not fit. Greedy answers are compared with those of t
 where one parts, the margin between the two most probable tokens is told, and above a near tie the
 check has failed, as it has where log-probabilities differ by much. Exit code 1 if any failed.
 
-Several devices are made of one in software by GGML_VK_VISIBLE_DEVICES=0,0,0.
+Several devices are made of one in software by GGML_VK_VISIBLE_DEVICES=0,0,0. With --rpc N the
+devices are those of N workers on loopback, over llama.cpp's RPC.
 
 --debian makes a Debian 13 in the folder (see debian_root.py), clones this checkout into it, builds
 llama.cpp with Vulkan there, and runs all checks on Mesa's device in software, alone and as three.
@@ -60,15 +62,15 @@ def in_debian(folder: Path, mirror: str | None, arguments: Sequence[str]) -> int
 
 
 def here(only: Sequence[str], models: Sequence[str], tokens: int) -> int:
-    """The checks on this process's devices."""
+    """The checks on this process's devices, or on those of workers."""
     import tempfile
 
     from devices.checks import CHECKS, Setting, usable
-    from devices.trios import demo, random, smollm2
+    from devices.trios import WORKERS, demo, random, smollm2
 
     from eftlocal import llama
 
-    devices = usable()
+    devices = [*WORKERS] or usable()
     for device in llama.devices():
         print(f"{device.name}: {device.description} ({device.backend}, {device.kind})")
     if not devices:
@@ -103,19 +105,22 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of an answer ({TOKENS})")
     parser.add_argument("--debian", type=Path, metavar="FOLDER", help="do it all in a Debian 13")
     parser.add_argument("--mirror", help="of Debian (default: the one of this machine's apt)")
+    parser.add_argument("--rpc", type=int, default=0, metavar="N", help="on N workers instead")
     options = parser.parse_args(given)
     only = [name for name in options.only.split(",") if name]
     if options.debian is not None:
         arguments = [f"--{name}={getattr(options, name)}" for name in ("only", "models", "tokens")]
         return in_debian(options.debian, options.mirror, arguments)
     from devices.checks import CHECKS
+    from devices.workers import workers
 
     if unknown := sorted(set(only) - set(CHECKS)):
         parser.error(f"--only {', '.join(unknown)}: there are {', '.join(CHECKS)}")
     models = [name for name in options.models.split(",") if name]
     if unknown := sorted(set(models) - set(MODELS)):
         parser.error(f"--models {', '.join(unknown)}: there are {', '.join(MODELS)}")
-    return here(only, models, options.tokens)
+    with workers(options.rpc):
+        return here(only, models, options.tokens)
 
 
 if __name__ == "__main__":

@@ -291,9 +291,11 @@ def test_doctor_shows_how_it_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = console.export_text()
     assert "as pip or uv installed it" in shown and "--no-binary" in report["rebuild"]
     report["build"] = {"accelerator": "cpu", "cmake_args": ["-DGGML_RPC=on"], "cxxflags": ["-O1"]}
+    report["rpc"] = False
     console.print(doctor_module.as_table(report))
     text = console.export_text()
     assert "-DGGML_RPC=on" in text and "-O1" in text
+    assert "no; to build it in: python3 scripts/setup.py --rpc" in text
 
 
 def test_amx_is_read_from_cpuinfo(tmp_path: Path) -> None:

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from devices import trios
 from devices.comparison import compare, devices_as, texts
 from devices.trios import Trio, random
 from eftlocal import Emulator, llama, selftest
 from eftlocal.defaults import Defaults
+from eftlocal.errors import DoesNotFitError
 from eftlocal.llama import Context, Span
 from eftlocal.llama.engine import llama_cpp
 from eftlocal.loading.loader import Prepared, load_roles, prepare
@@ -119,13 +122,15 @@ def mixed(setting: Setting) -> Iterator[Row]:
         if len({source.path for source in trio.sources.values()}) < len(trio.sources):
             continue
         with devices_as({}):
-            whole = prepare(trio.sources, trust=True).plan.roles
+            all_on = prepare(trio.placed(None), trust=True)
+        whole = all_on.plan.roles
         small = sum(sum(whole[r].device_bytes) for r in ("tuned", "reference"))
         base = sum(whole["base"].device_bytes)
         for tenths in range(9, 0, -1):
             free = DEVICE_MARGIN + (small + base * tenths // 10) // len(setting.devices)
-            with devices_as(dict.fromkeys(setting.devices, free)):
-                prepared = prepare(trio.sources, trust=True)
+            prepared = all_on
+            with devices_as(dict.fromkeys(setting.devices, free)), suppress(DoesNotFitError):
+                prepared = prepare(trio.placed(None), trust=True)  # a worker must take a layer
             if _is_split(prepared.plan.roles["base"], trio.layers("base")):
                 yield answered("limited memory", trio, prepared)
                 break
@@ -233,6 +238,7 @@ def refusals(setting: Setting) -> Iterator[Row]:
 
 def _refused(name: str, codes: set[int], more: list[str], env: dict[str, str]) -> Row:
     command = [sys.executable, "-m", "eftlocal", "run", "x", "--gpu-layers", "-1", *more]
+    command += [f"--rpc={endpoint}" for endpoint in trios.WORKERS]
     child = subprocess.run(
         command,
         capture_output=True,

@@ -6,7 +6,7 @@ and the texts go their own ways from there. How near they were is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -14,6 +14,8 @@ from unittest.mock import patch
 import numpy as np
 
 from eftlocal import Emulator, Sampling, llama
+from eftlocal.loading import loader
+from eftlocal.loading.placement import DeviceMemory
 from eftlocal.scheduler import Scheduler
 
 GREEDY = Sampling(temperature=0.0)
@@ -95,7 +97,7 @@ def compare(expected: Sequence[Text], found: Sequence[Text]) -> Verdict:
 def devices_as(change: dict[str, int] | None) -> Iterator[None]:
     """llama.cpp's devices as the program sees them: None leaves the CPU alone; else free bytes
     by name, where they are to be others."""
-    real = llama.devices
+    real, of_workers = llama.devices, loader.of_workers
 
     def seen() -> list[llama.Device]:
         found = real()
@@ -103,5 +105,11 @@ def devices_as(change: dict[str, int] | None) -> Iterator[None]:
             return [device for device in found if device.kind == "cpu"]
         return [replace(d, memory_free=change.get(d.name, d.memory_free)) for d in found]
 
-    with patch.object(llama, "devices", seen):
+    def seen_there(workers: Iterable[llama.Worker]) -> list[DeviceMemory]:
+        return [replace(d, free=(change or {}).get(d.name, d.free)) for d in of_workers(workers)]
+
+    with (
+        patch.object(llama, "devices", seen),
+        patch.object(loader, "of_workers", seen_there),
+    ):
         yield

@@ -20,6 +20,7 @@ DEMO = Path(eftlocal.__file__).parent / "demo"
 ROLES = ("base", "tuned", "reference")
 N_CTX, N_BATCH = 512, 64
 THREADS: int | None = None
+WORKERS: list[str] = []
 QUESTIONS = (
     "In which country is Toulouse?",
     "What was the occupation of Soren Kierkegaard?",
@@ -47,9 +48,13 @@ class Trio:
         return read_header(self.sources[role].path).n_layers + 1
 
     def placed(self, layers: int | Mapping[str, int] | None) -> dict[str, RoleSource]:
-        """The sources with so many layers on devices, of all roles or of each."""
+        """The sources with so many layers on devices, of all roles or of each; on those of the
+        workers where there are any."""
         each = layers if isinstance(layers, Mapping) else dict.fromkeys(self.sources, layers)
-        return {r: replace(source, gpu_layers=each[r]) for r, source in self.sources.items()}
+        return {
+            role: replace(source, gpu_layers=each[role], rpc=() if each[role] == 0 else WORKERS)
+            for role, source in self.sources.items()
+        }
 
 
 def _sources(files: Mapping[str, Path]) -> dict[str, RoleSource]:
