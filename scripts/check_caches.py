@@ -63,13 +63,15 @@ def differences(first: Row, second: Row) -> tuple[float, float, bool]:
     return kl, 0.5 * float(np.abs(p - q).sum()), bool(first.argmax() == second.argmax())
 
 
-def measure(files: Mapping[str, Path], windows: int, size: int, threads: int | None) -> None:
+def measure(
+    files: Mapping[str, Path], kinds: list[str], windows: int, size: int, threads: int | None
+) -> None:
     """Prints a line for each kind of cache."""
     options: dict[str, Any] = {"n_ctx": size + 64, "threads": threads, "trust": True}
     with ExitStack() as stack:
         emulators = {
             name: stack.enter_context(Emulator.from_files(**files, **options, **caches))
-            for name, caches in {"f16": {}, **SETTINGS}.items()
+            for name, caches in {"f16": {}, **{kind: SETTINGS[kind] for kind in kinds}}.items()
         }
         of_f16 = emulators.pop("f16")
         model = of_f16.models["base"]
@@ -84,7 +86,7 @@ def measure(files: Mapping[str, Path], windows: int, size: int, threads: int | N
                 second = log_probabilities(emulator, prompts, part)
                 each = [differences(a, b) for a, b in zip(first, second, strict=True)]
                 found[name].append(np.mean(each, axis=0))
-    counted = size * len(found["f32"])
+    counted = size * len(found[kinds[0]])
     print(f"{', '.join(path.name for path in files.values())}: {counted} tokens")
     for name, means in found.items():
         line = f"{name:<18}"
@@ -101,13 +103,14 @@ def main() -> int:
     for role in PROMPTS:
         parser.add_argument(f"--{role}", type=Path, default=DEMO / f"{role}.gguf")
     parser.add_argument("--model", type=Path, help="one file in all roles")
+    parser.add_argument("--kinds", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--windows", type=int, default=6)
     parser.add_argument("--size", type=int, default=448, help="tokens of a window")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     files = {role: options.model or getattr(options, role) for role in PROMPTS}
     try:
-        measure(files, options.windows, options.size, options.threads)
+        measure(files, options.kinds, options.windows, options.size, options.threads)
     except (EftlocalError, OSError) as error:
         print(f"check_caches: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)

@@ -251,7 +251,7 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     assert sum(base.layers) + base.rest + (0 if tied else matrix) == header.weight_bytes
     assert base.cache == kv_cache_bytes(header, 512) and base.compute >= 512 * 4 * header.n_vocab
     host = plan([base], [], None).host_bytes
-    assert host == header.weight_bytes + sum(base.cache) + base.compute
+    assert host == header.weight_bytes + base.vocabulary + sum(base.cache) + base.compute
     # What constrained answers take is of the role whose tokens they are in.
     assert base.constraints == 0 and tuned.constraints > header.n_vocab
     several = RoleNeeds.of("tuned", source, header, 3, adapter=adapter)

@@ -29,6 +29,7 @@ from eftlocal.logits.recipe import TUNED
 from eftlocal.settings import MAX_DRAFT
 
 DEVICE_MARGIN = 512 << 20  # bytes left free on a device, for its driver's own buffers
+_BYTES_A_TOKEN = 300  # of a vocabulary and its merges, measured at 49,152 and 128,256 tokens
 _TRY = (
     "try a smaller context (n_ctx), KV-cache type q8_0, a smaller quantization of the base or a "
     "smaller model"
@@ -46,7 +47,8 @@ class RoleNeeds:
     weights that stay in the host's memory (embeddings). compute: buffers of one decode; staging:
     the part of them that the host keeps when the model is whole on devices. adapter: a LoRA
     adapter's weights.
-    constraints: what constrained answers take of the host's memory, of the role that they are in.
+    vocabulary: what llama.cpp keeps of the tokens' texts, on the host. constraints: what
+    constrained answers take of the host's memory, of the role that they are in.
     n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
     last n - 1 layers on devices, as llama.cpp counts; -1 puts everything there. workers: on whose
     devices some layer at least must be.
@@ -62,6 +64,7 @@ class RoleNeeds:
     staging: int = 0
     tied: bool = False
     adapter: int = 0
+    vocabulary: int = 0
     constraints: int = 0
     n_gpu_layers: int | None = None
     workers: tuple[str, ...] = ()
@@ -108,6 +111,7 @@ class RoleNeeds:
             staging=n_batch * (hidden + mask) + asked,
             tied=tied and header.output_type not in repacked,
             adapter=adapter.weight_bytes if adapter else 0,
+            vocabulary=header.n_vocab * _BYTES_A_TOKEN,
             constraints=(
                 header.n_vocab * BYTES_A_TOKEN + n_seq * BYTES_AN_ANSWER if role == TUNED else 0
             ),
@@ -369,7 +373,7 @@ def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Pl
         start += part
     host = sum(need.cache[:first]) + (need.compute if first else need.staging) + need.constraints
     if with_weights:
-        host += sum(need.layers[:first]) + need.rest
+        host += sum(need.layers[:first]) + need.rest + need.vocabulary
         host += 0 if count or need.tied else need.output
     return Placement(count, split, tuple(on_devices), host + (0 if count else need.adapter))
 
