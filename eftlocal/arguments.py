@@ -231,6 +231,7 @@ class LoadOptions(ContextOptions, total=False):
     threads: int | None
     gpu_layers: int | None
     rpc: Mapping[str, Sequence[str]] | Sequence[str] | None
+    reproducible: bool | None
     n_seq_max: int | UpTo
     force: bool
     trust: bool
@@ -240,7 +241,7 @@ class LoadOptions(ContextOptions, total=False):
 
 _OF_ROLES = (
     *("prompts", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers", "rpc"),
-    *CONTEXT,
+    *("reproducible", *CONTEXT),
 )
 
 

@@ -94,6 +94,7 @@ class Emulator(Closing):
         threads: int | None = None,
         gpu_layers: int | None = None,
         rpc: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+        reproducible: bool | None = None,
         force: bool = False,
         trust: bool = False,
         progress: Progress | None = None,
@@ -117,6 +118,9 @@ class Emulator(Closing):
             defaults: recipe, sampling and limits; None is up-scaling.
             threads, gpu_layers: for every role; None leaves them to the program.
             rpc: role to workers ("host:port") whose devices take its layers, or those of all roles.
+            reproducible: the same seed gives the same text with drafts and without, alone or beside
+                others, asked once or again: calls keep to numbers of rows that measured the bits
+                of one row at a time, for these files on this machine.
             n_seq_max: sequences that may run side by side; UpTo() is as many as fit the memory.
             force: load even where the memory seems too small.
             trust: the files are known to be good. Otherwise a file that is new, and whose
@@ -141,6 +145,7 @@ class Emulator(Closing):
             threads=threads,
             gpu_layers=gpu_layers,
             rpc=rpc,
+            reproducible=reproducible,
             force=force,
             trust=trust,
             progress=progress,

@@ -28,7 +28,6 @@ from eftlocal.generation import Step
 from eftlocal.prompt.messages import Prompt
 from eftlocal.speculation.costs import rows_for
 
-PREFILL = 256  # tokens of prompts decoded between two rounds
 _NEARLY = 0.95  # of the best rate: more sequences would take memory and time for little
 
 
@@ -76,15 +75,16 @@ class Scheduler(Closing):
     Args:
         emulator: with no stream open.
         parallel: most answers at once; None is as many as the emulator was loaded for.
-        prefill: tokens of prompts decoded between two rounds: more is more throughput, less a
-            steadier flow of the running answers.
+        prefill: about how many tokens of prompts are decoded between two rounds: more is more
+            throughput, less a steadier flow of the running answers. None is as many as one call
+            takes (n_batch): prompts are then read in the calls in which an answer alone reads them.
 
     Raises:
         UsageError: parallel or prefill is out of its range.
     """
 
     def __init__(
-        self, emulator: Emulator, *, parallel: int | None = None, prefill: int = PREFILL
+        self, emulator: Emulator, *, parallel: int | None = None, prefill: int | None = None
     ) -> None:
         places = emulator.ensemble.n_seq_max
         parallel = checked("parallel", parallel)
@@ -94,7 +94,7 @@ class Scheduler(Closing):
             )
         self.emulator = emulator
         self.parallel: int = parallel or places
-        self._prefill_tokens: int = checked("prefill", prefill)
+        self._prefill: int | None = checked("prefill", prefill)
         self._waiting: deque[Call] = deque()
         self._reading: list[Call] = []
         self._running: list[Call] = []
@@ -204,13 +204,15 @@ class Scheduler(Closing):
 
     def _read_prompts(self) -> None:
         """Decodes the oldest prompts, up to a number of tokens."""
-        ensemble, left = self.emulator.ensemble, self._prefill_tokens
+        ensemble = self.emulator.ensemble
+        left = self._prefill or ensemble.n_batch
         before: list[RunningSequence] = []
         for call in list(self._reading):
             sequence = _sequence(call)
             if left > 0 and not self._prefix_is_being_read(sequence, before):
                 ensemble.share(sequence)
-                left -= ensemble.prefill(sequence, left)
+                while left > 0 and (read := ensemble.prefill(sequence, self._prefill)):
+                    left -= read
             if ensemble.lacks(sequence) <= 1:
                 if call not in self._running:
                     self._running.append(call)

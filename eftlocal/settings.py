@@ -260,6 +260,12 @@ _ALL: Final = (
         "ROLE=HOST:PORT,... for some; off: none, whatever the preset says. Repeatable.",
         where=(LINE, PRESET),
     ),
+    _engine(
+        *("reproducible", _FLAG),
+        "The same seed gives the same text with drafts and without, alone or in a batch, asked "
+        "once or again, on this machine. Prompts may be read more slowly.",
+        where=(LINE, FILE),
+    ),
     _engine("force", _FLAG, "Load even if memory seems too small.", where=(LINE, FILE)),
     _context("n_ctx", _COUNT, "Context length in tokens, of every role."),
     _context("n_batch", _COUNT, "Maximum number of tokens decoded in one call.", 512),

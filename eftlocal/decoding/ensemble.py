@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,7 +32,8 @@ from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import Costs, Curve
+from eftlocal.speculation.costs import LONGEST, Costs, Curve
+from eftlocal.speculation.widths import Widths
 
 Rows = NDArray[np.float32]
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class Ensemble:
         foreign: ids that mean something else to some roles; see `Combiner`.
         pool: threads in which roles can decode side by side, where devices or cores are idle.
         side_by_side: whether they do; it is worth measuring (`speculation.costs`).
+        widths: by role, the numbers of rows that its calls keep to; none is any number.
 
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
@@ -72,6 +75,7 @@ class Ensemble:
         foreign: Sequence[int] = (),
         pool: ThreadPoolExecutor | None = None,
         side_by_side: bool = False,
+        widths: Mapping[str, Widths] | None = None,
     ) -> None:
         self.contexts = dict(contexts)
         self.vocab_size = vocab_size
@@ -90,7 +94,8 @@ class Ensemble:
         )
         self.observer: Callable[[str, int, float], None] | None = None
         # A typical shape: the weights are read once, and each row costs about a third of that.
-        self.costs = Costs({role: Curve({1: 4.0, 2: 5.0}) for role in self.contexts})
+        self.widths = dict(widths or {})
+        self.use(Costs({role: Curve({1: 4.0, 2: 5.0}) for role in self.contexts}))
         self.check: Check | None = None
         self._abandoned = False
         self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
@@ -98,6 +103,11 @@ class Ensemble:
         self.n_rows = min(context.n_rows for context in contexts.values())
         self.pool = pool
         self.side_by_side = side_by_side and pool is not None
+
+    def use(self, costs: Costs) -> None:
+        """Divides and pads calls by these costs from now on."""
+        costs.restrict({role: widths.rows for role, widths in self.widths.items()})
+        self.costs = costs
 
     def alone(self, work: Callable[[], T]) -> T:
         """Runs `work` while no other thread uses the contexts; reentrant.
@@ -219,29 +229,26 @@ class Ensemble:
                 context.rewind(slot, keep)
                 sequence.reused[role] += keep - held
 
-    def prefill(self, sequence: RunningSequence, most: int) -> int:
-        """Decodes the next tokens of its prompts, for each role that its recipe needs.
+    def prefill(self, sequence: RunningSequence, cut: int | None = None) -> int:
+        """Makes the next call that reads its prompts, for each role that its recipe needs.
 
         The last token of a prompt is left to a round, which wants its row.
 
         Args:
-            most: tokens for each role.
+            cut: the call ends at a multiple of so many tokens; None is n_batch.
 
         Returns:
             tokens decoded by the role that lacked most; 0 when only a round is left to do.
         """
         parts = {}
-        for role in sequence.recipe.roles:
-            held, end = len(self.contexts[role].tokens(sequence.slot)), sequence.length(role) - 1
-            end = min(end, held + min(most, self.n_batch))
-            if held < end:
-                parts[role] = Span(sequence.slot, sequence.given(role, held)[: end - held], 0)
-
-        def decode(role: str) -> None:
-            self.contexts[role].decode([parts[role]], self._check)
-
-        self._each_role(decode, parts)
-        return max((len(span.tokens) for span in parts.values()), default=0)
+        for role, context in self.contexts.items():
+            held = len(context.tokens(sequence.slot))
+            cut_at = min(cut or context.n_batch, context.n_batch)
+            count = min(cut_at - held % cut_at, sequence.length(role) - 1 - held)
+            if role in sequence.recipe.roles and count > 0:
+                parts[role] = sequence.given(role, held)[:count]
+        self._each_role(lambda role: self._read(role, sequence.slot, parts[role]), parts)
+        return max(map(len, parts.values()), default=0)
 
     def lacks(self, sequence: RunningSequence) -> int:
         """The most tokens that any role of its recipe still has to decode."""
@@ -382,32 +389,63 @@ class Ensemble:
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
         """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""
+        spans = [self._last_rows(role, each) for each in wanted]
+        turns = list(self._in_turn(role, spans))
+        calls = self._calls(role, turns[0])
+        if len(turns) == len(calls) == 1:
+            found = dict(self._call(role, calls[0]))
+            return [found[span.sequence] for span in spans]
+        # llama.cpp's rows live until its next call.
+        ends = list(accumulate(span.rows for span in spans))
+        memory = self._memory(role, ends[-1])
+        kept = {s.sequence: memory[end - s.rows : end] for s, end in zip(spans, ends, strict=True)}
+        left = dict(kept)
+        for some in turns:
+            for call in calls if some is turns[0] else self._calls(role, some):
+                for slot, rows in self._call(role, call):
+                    left[slot][: len(rows)] = rows
+                    left[slot] = left[slot][len(rows) :]
+        return [kept[span.sequence] for span in spans]
+
+    def _calls(self, role: str, spans: Sequence[Span]) -> list[list[Span]]:
         context = self.contexts[role]
         fixed = bool(context.cannot_rewind)
-        spans = [self._without_last_rows(context, _lacking(context, role, w)) for w in wanted]
-        calls = passes(
+        return passes(
             spans,
             n_rows=context.n_rows,
             n_slots=context.n_seq_max,
             reach=lambda slot: 0 if fixed else context.n_ctx - len(context.tokens(slot)),
             cost=self.costs.curves[role],
         )
-        gathered = self._memory(role, sum(span.rows for span in spans)) if len(calls) > 1 else None
-        found: dict[int, Rows] = {}
-        for call in calls:
-            began = time.perf_counter()
-            rows, at = context.decode(call, self._check)[:, : self.vocab_size], 0
-            if self.observer is not None and all(len(s.tokens) <= s.rows for s in call):
-                count = sum(len(s.tokens) + s.padding for s in call)
-                self.observer(role, count, time.perf_counter() - began)
-            if gathered is not None:  # llama.cpp's rows live until its next call
-                kept, gathered = gathered[: len(rows)], gathered[len(rows) :]
-                kept[:] = rows
-                rows = kept
-            for span in call:
-                found[span.sequence] = rows[at : at + span.rows]
-                at += span.rows
-        return [found[span.sequence] for span in spans]
+
+    def _call(self, role: str, call: Sequence[Span]) -> Iterator[tuple[int, Rows]]:
+        """The slots of a call that have rows, and these (rows, vocab) float32."""
+        began = time.perf_counter()
+        rows = self.contexts[role].decode(call, self._check)[:, : self.vocab_size]
+        if self.observer is not None:
+            count = sum(len(span.tokens) + span.padding for span in call)
+            self.observer(role, count, time.perf_counter() - began)
+        at = 0
+        for span in call:
+            if span.rows:
+                yield span.sequence, rows[at : at + span.rows]
+            at += span.rows
+
+    def _in_turn(self, role: str, spans: Sequence[Span]) -> Iterator[list[Span]]:
+        """Spans of tokens with a row each, in parts that one call can take."""
+        if role not in self.widths:
+            yield list(spans)
+            return
+        usable = [n for n in self.widths[role].rows if n <= LONGEST]
+        while spans:
+            counts = [max(n for n in usable if n <= span.rows) for span in spans]
+            pairs = list(zip(spans, counts, strict=True))
+            yield [s._replace(tokens=s.tokens[:count], rows=count) for s, count in pairs]
+            spans = [
+                s._replace(tokens=s.tokens[count:], rows=s.rows - count)
+                for s, count in pairs
+                if s.rows > count
+            ]
 
     def _memory(self, role: str, rows: int) -> Rows:
         """(rows, vocab) float32 of a role's own, overwritten by its next use."""
@@ -415,15 +453,39 @@ class Ensemble:
             self._gathered[role] = np.empty((rows, self.vocab_size), dtype=np.float32)
         return self._gathered[role][:rows]
 
-    def _without_last_rows(self, context: Context, span: Span) -> Span:
-        """Decodes a span longer than n_batch up to its last call; returns the rest."""
-        cut = len(span.tokens) - context.n_batch
-        if cut <= 0:
-            return span
-        for start in range(0, cut, context.n_batch):
-            part = span.tokens[start : min(start + context.n_batch, cut)]
-            context.decode([Span(span.sequence, part, 0)], self._check)
-        return span._replace(tokens=span.tokens[cut:])
+    def _last_rows(self, role: str, wanted: Wanted) -> Span:
+        """The tokens whose rows are wanted, once the cache holds all that comes before them.
+
+        What is read has calls of its own, which end at multiples of n_batch, so the rows depend
+        neither on how much of it a cache already held nor on what a batch reads between rounds.
+        """
+        sequence, draft, rows = wanted
+        context, slot = self.contexts[role], sequence.slot
+        held = context.tokens(slot)
+        tail = max(0, len(held) - _AT_RISK)
+        agreed = tail + common(held[tail:], sequence.given(role, tail, draft))
+        # Rows are given for tokens that are decoded now: take back those decoded before.
+        end = sequence.length(role) + len(draft) - rows
+        keep = min(agreed, end)
+        if context.can_rewind(slot, keep):
+            context.rewind(slot, keep)
+        else:
+            context.clear(slot)
+            keep = 0
+        lacking = sequence.given(role, keep, draft)
+        self._read(role, slot, lacking[: end - keep])
+        return Span(slot, lacking[end - keep :], rows)
+
+    def _read(self, role: str, slot: int, tokens: Sequence[int]) -> None:
+        """Decodes tokens of which no row is wanted."""
+        context, widths = self.contexts[role], self.widths.get(role)
+        while tokens:
+            held = len(context.tokens(slot))
+            count = min(len(tokens), context.n_batch - held % context.n_batch)
+            if widths is not None:
+                count = max(n for n in widths.reads if n <= count)
+            context.decode([Span(slot, tokens[:count], 0)], self._check)
+            tokens = tokens[count:]
 
 
 def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
@@ -435,19 +497,3 @@ def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
             f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
             "included; shorten the prompt or raise n_ctx"
         )
-
-
-def _lacking(context: Context, role: str, wanted: Wanted) -> Span:
-    """What a cache lacks, after it was cut back to where it agrees with its sequence."""
-    sequence, draft, rows = wanted
-    held = context.tokens(sequence.slot)
-    tail = max(0, len(held) - _AT_RISK)
-    agreed = tail + common(held[tail:], sequence.given(role, tail, draft))
-    # Rows are given for tokens that are decoded now: take back those decoded before.
-    keep = min(agreed, sequence.length(role) + len(draft) - rows)
-    if context.can_rewind(sequence.slot, keep):
-        context.rewind(sequence.slot, keep)
-    else:
-        context.clear(sequence.slot)
-        keep = 0
-    return Span(sequence.slot, sequence.given(role, keep, draft), rows)

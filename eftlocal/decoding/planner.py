@@ -56,7 +56,7 @@ class Planner:
         self.costs = costs
         self._plans.clear()
         self.ensemble.observer = costs.observe
-        self.ensemble.costs = costs
+        self.ensemble.use(costs)
         if costs.side_by_side is not None:
             self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
 
@@ -100,6 +100,11 @@ class Planner:
             if speculation.length is None:
                 return OFF
             raise UsageError(f"speculation is impossible: {stuck}; turn it off")
+        if self.ensemble.widths and speculation.rule == "rejection":
+            raise UsageError(
+                "draft_rule is rejection, which gives another text with other drafts; with "
+                "reproducible leave it at coupled, or turn speculation off"
+            )
         self.ensemble.alone(self.measure)
         return speculation
 
@@ -120,7 +125,7 @@ class Planner:
     def turn(self, sequence: RunningSequence, width: int) -> Turn:
         """A sequence's turn in a round of `width` sequences, with what may be drafted in it."""
         settings, recipe = sequence.speculation, sequence.recipe.at(len(sequence.choices))
-        turn = Turn(sequence, recipe, self._longest(sequence, recipe, width))
+        turn = Turn(sequence, recipe, self._longest(sequence, width))
         if turn.most < 1:
             return turn
         drafter = None if settings.source == "lookup" else recipe.drafter
@@ -135,16 +140,13 @@ class Planner:
             turn.use_found(len(turn.found))
         return turn
 
-    def _longest(self, sequence: RunningSequence, recipe: Recipe, width: int) -> int:
+    def _longest(self, sequence: RunningSequence, width: int) -> int:
         """Tokens of the longest draft that is allowed here."""
         length = sequence.speculation.length
-        if length == 0:
+        # A prompt's last token is decoded alone, whatever of the prompt was in a cache: more rows
+        # in a call could mean other kernels.
+        if length == 0 or not sequence.choices:
             return 0
-        for role in recipe.roles:
-            held = len(self.ensemble.contexts[role].tokens(sequence.slot))
-            if sequence.length(role) - held > MAX_DRAFT + 1:
-                # A prompt is decoded by itself: more rows in a call could mean other kernels.
-                return 0
         limits = [
             MAX_DRAFT if length is None else length,
             self.ensemble.room(sequence) - 1,

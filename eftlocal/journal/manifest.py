@@ -129,6 +129,7 @@ def _model(source: RoleSource) -> Manifest:
         "cache": f"{source.cache_type_k} {source.cache_type_v}",
         "flash attention": source.flash_attention,
         **({"rope": json.dumps(source.rope)} if source.rope else {}),
+        **({"reproducible": "true"} if source.reproducible else {}),
     }
 
 

@@ -23,6 +23,7 @@ from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.placement import (
+    Placement,
     Plan,
     RoleNeeds,
     accelerators,
@@ -37,11 +38,14 @@ from eftlocal.loading.weight_types import main_type
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
 from eftlocal.selftest import read_build_facts, with_rpc
+from eftlocal.speculation.widths import measured
 
 _COUNTS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _MOST_ON_CPU = 32  # more sequences bring nothing there
 _SMALL = 64 << 20  # bytes of weights that any type decodes fast enough
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
+
+_ROUNDED_BY_ROWS = (("f16", "f16"), ("f32", "f32"))  # types of the K and the V cache
 
 _PACKAGE = Path(eftlocal.__file__).resolve().parent
 
@@ -142,6 +146,7 @@ def prepare(
         most, planned = _most_sequences(planned_for, most, force=force)
     else:
         planned = planned_for(most, force=force)
+    sources = {role: _even(source, planned.roles[role]) for role, source in sources.items()}
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
     files = (file for h in (*headers.values(), *adapters.values()) for file in h.files)
     if not trust and not all(map(is_vouched, files)):
@@ -297,6 +302,13 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             role: resources.enter_context(_context(models[role], source, prepared.n_seq_max))
             for role, source in prepared.sources.items()
         }
+        fingerprint, widths = _fingerprint(prepared), None
+        if any(source.reproducible for source in prepared.sources.values()):
+            for role, context in contexts.items():
+                if why := context.cannot_rewind:
+                    raise UsageError(f"reproducible is impossible: the model of {role} {why}")
+            told = progress and (lambda role, share: progress(f"{role}: comparing rows", share))
+            widths = measured(contexts, f"{fingerprint}-{prepared.n_seq_max}", told)
         vocabulary = prepared.vocabulary
         ends = {t for ids in vocabulary.end_tokens_declared.values() for t in ids}
         for model in loaded.values():
@@ -315,10 +327,10 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             foreign=prepared.foreign,
             pool=pool,
             side_by_side=apart,
+            widths=widths,
         )
         prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
-        fingerprint, slow = _fingerprint(prepared), _slow(prepared)
-        return Loaded(ensemble, models, prompts, fingerprint, resources, slow)
+        return Loaded(ensemble, models, prompts, fingerprint, resources, _slow(prepared))
     except BaseException:
         resources.close()
         raise
@@ -327,6 +339,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
 def _fingerprint(prepared: Prepared) -> str:
     parts = [
         eftlocal.__version__,
+        llama.build(),
         llama.system_info(),
         *(f"{device.name} {device.description}" for device in llama.devices()),
     ]
@@ -349,6 +362,18 @@ def _fingerprint(prepared: Prepared) -> str:
             f"{header.path.name} {header.weight_bytes} {source.lora is not None}",
         ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _even(source: RoleSource, placement: Placement) -> RoleSource:
+    """The source with a cache for which attention is computed alike for any number of rows.
+
+    Over a cache of one 16- or 32-bit float type, llama.cpp's CPU kernels divide the attention of
+    a single row among threads, and compute that of 64 rows and more in tiles.
+    """
+    kinds = (source.cache_type_k, source.cache_type_v)
+    if source.reproducible and placement.n_gpu_layers == 0 and kinds in _ROUNDED_BY_ROWS:
+        return replace(source, cache_type_v="bf16")
+    return source
 
 
 def _repacked(header: Header) -> bool:

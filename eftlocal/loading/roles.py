@@ -38,6 +38,7 @@ class RoleSource:
         flash_attention: "auto", "on" or "off".
         swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
         rope_scaling, ..., yarn_beta_slow: how positions are encoded; None is as the model says.
+        reproducible: keep to calls that give the bits of one row at a time.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class RoleSource:
     yarn_ext_factor: float | None = None
     yarn_beta_fast: float | None = None
     yarn_beta_slow: float | None = None
+    reproducible: bool = False
 
     def __post_init__(self) -> None:
         for name in _CHECKED:

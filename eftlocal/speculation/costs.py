@@ -160,6 +160,11 @@ class Costs:
         width, length = curve.padded(sequences, tokens, room)
         return curve(width * length)
 
+    def restrict(self, usable: Mapping[str, frozenset[int]]) -> None:
+        """Says of each role which numbers of rows its calls may have."""
+        for role, numbers in usable.items():
+            self.curves[role].usable = numbers
+
     def observe(self, role: str, rows: int, seconds: float) -> None:
         """Takes in what a decode without a prompt took."""
         self.curves[role].observe(rows, seconds)

@@ -1,0 +1,248 @@
+"""The same question, the same text: asked again, beside others, with drafts and without.
+
+Fake models whose rows depend on the kernel, as real ones' do, ask it exactly; real ones show that
+their kernels are as they were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exactness.again import requantized
+from fake_models import FakeModel, fake_context, fake_emulator
+
+from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
+from eftlocal.errors import UsageError
+from eftlocal.scheduler import Scheduler
+from eftlocal.speculation.costs import Costs, Curve
+from eftlocal.speculation.widths import Widths, measure, measured
+
+ROLES = ("base", "tuned", "reference")
+SHARED = [f"{'The beginning that all share. ' * 3}{i} {'and more ' * i}?" for i in range(4)]
+APART = [f"{letter * 90} and so on" for letter in "ABC"]
+KEPT = Widths(frozenset({1, 2, 3}), frozenset({1, 2, 3}))
+DRAFTS = (1, 2, 4, 16, Speculation(source="lookup"), "auto")
+MOST = 12  # tokens of an answer
+
+
+def blocks(tokens: int, past: int) -> int:
+    """Kernels that take four rows at once, or sixty-four; and one for a row after many tokens."""
+    return (tokens >= 4) + (tokens >= 64) + 3 * (tokens == 1 and past >= 200)
+
+
+def ask(emulator: Emulator, questions: Sequence[str], **options: Any) -> list[tuple[int, ...]]:
+    options = {"speculation": 0, "max_tokens": MOST} | options
+    return [
+        emulator.generate(question, sampling=Sampling(seed=i), **options).tokens
+        for i, question in enumerate(questions)
+    ]
+
+
+def from_nothing(emulator: Emulator, questions: Sequence[str]) -> list[tuple[int, ...]]:
+    found = []
+    for i, question in enumerate(questions):
+        emulator.ensemble.clear()
+        answer = emulator.generate(
+            question, sampling=Sampling(seed=i), speculation=0, max_tokens=MOST
+        )
+        found.append(answer.tokens)
+    return found
+
+
+def side_by_side(
+    emulator: Emulator, questions: Sequence[str], prefill: int | None, **options: Any
+) -> Any:
+    scheduler = Scheduler(emulator, prefill=prefill)
+    options = {"speculation": 0, "max_tokens": MOST} | options
+    calls = [
+        scheduler.add(question, sampling=Sampling(seed=i), **options)
+        for i, question in enumerate(questions)
+    ]
+    while scheduler:
+        scheduler.step()
+    return [call.answer().tokens for call in calls]
+
+
+@pytest.mark.parametrize("length", [0, 4])
+@pytest.mark.parametrize("question", [SHARED[0], APART[0] * 2])
+def test_a_prompt_asked_again(question: str, length: int) -> None:
+    emulator = fake_emulator(kernel=blocks)
+    first = ask(emulator, [question], speculation=length)
+    assert ask(emulator, [question], speculation=length) == first
+    assert ask(fake_emulator(kernel=blocks), [question], speculation=length) == first
+
+
+def test_a_text_scored_again() -> None:
+    emulator = fake_emulator(kernel=blocks)
+    first = emulator.logprobs("and so on", prompt=APART[0])
+    assert (emulator.logprobs("and so on", prompt=APART[0]).logprobs == first.logprobs).all()
+
+
+@pytest.mark.parametrize("prefill", [None, 1000])
+def test_what_a_batch_reads_between_rounds(prefill: int | None) -> None:
+    emulator = fake_emulator(kernel=blocks, n_seq_max=3)
+    alone = from_nothing(emulator, APART)
+    emulator.ensemble.clear()
+    assert side_by_side(emulator, APART, prefill) == alone
+
+
+def test_a_role_that_comes_late_reads_as_if_it_had_been_there() -> None:
+    """Its prompt's last token and the answer so far are no part of one call."""
+    emulator = fake_emulator(kernel=lambda tokens, past: int(tokens > 1), n_batch=128)
+    texts = []
+    for early in (True, False):
+        emulator.ensemble.clear()
+        with_all = emulator.stream(
+            "Where?", speculation=0, sampling=Sampling(temperature=0), recipe="upscale"
+        )
+        if not early:
+            with_all.recipe = "base"
+            with_all.recipe = "upscale"
+        texts.append([next(with_all).token for _ in range(4)])
+        with_all.close()
+    assert texts[0] == texts[1]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[tuple[int, ...]]:
+    return from_nothing(fake_emulator(kernel=blocks, widths=KEPT), SHARED)
+
+
+@pytest.fixture
+def kept() -> Emulator:
+    """Keeps to one, two and three rows, and knows what they cost."""
+    emulator = fake_emulator(kernel=blocks, widths=KEPT, n_seq_max=4)
+    curve = {n: 1.0 + 0.2 * n - 0.5 * (n % 4 == 0) for n in range(1, 18)}
+    emulator.rounds.planner.use(Costs({role: Curve(curve) for role in ROLES}))
+    return emulator
+
+
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_reproducible_drafts(drafts: Any, kept: Emulator, expected: list[Any]) -> None:
+    for _ in range(2):
+        assert ask(kept, SHARED, speculation=drafts) == expected
+
+
+@pytest.mark.parametrize("drafts", [0, 4, "auto"])
+@pytest.mark.parametrize("prefill", [8, 50, 1000])
+def test_reproducible_batches(
+    drafts: Any, prefill: int, kept: Emulator, expected: list[Any]
+) -> None:
+    found = side_by_side(kept, [*SHARED, *SHARED], prefill, speculation=drafts)
+    assert found[:4] == expected
+
+
+def test_reproducible_after_anything(kept: Emulator, expected: list[Any]) -> None:
+    """Answers broken off, dials turned and turned back, texts scored."""
+    stream = kept.stream(SHARED[2], sampling=Sampling(seed=2), speculation=4, max_tokens=MOST)
+    tokens = [next(stream).token for _ in range(5)]
+    stream.recipe = "base"
+    next(stream)
+    stream.recipe = kept.defaults.recipe
+    stream.close()
+    assert tuple(tokens) == expected[2][:5]
+    kept.logprobs("a text of some length", prompt=SHARED[1][:60])
+    assert ask(kept, SHARED[::-1]) is not None
+    assert [*ask(kept, SHARED)] == expected
+
+
+def test_rejection_is_refused_with_drafts_alone(kept: Emulator) -> None:
+    with pytest.raises(UsageError, match=r"draft_rule is rejection.*reproducible"):
+        ask(kept, SHARED, speculation=Speculation(length=4, rule="rejection"))
+    assert ask(kept, SHARED[:1], speculation=Speculation(length=0, rule="rejection"))
+
+
+@pytest.mark.parametrize("n_seq_max", [1, 4])
+@pytest.mark.parametrize(
+    ("kernel", "rows", "reads"),
+    [
+        (lambda tokens, past: 0, {*range(1, 18)}, {*range(1, 18), 32, 64}),
+        (lambda tokens, past: int(tokens >= 64), {*range(1, 18)}, {*range(1, 18), 32}),
+        (lambda tokens, past: int(tokens >= 4), {1, 2, 3}, {1, 2, 3}),
+        (lambda tokens, past: int(tokens > 1 and past > 256), {1}, {1}),
+    ],
+)
+def test_measured_widths(kernel: Any, rows: set[int], reads: set[int], n_seq_max: int) -> None:
+    model = FakeModel("base", kernel=kernel)
+    context = fake_context(model, n_ctx=512, n_batch=64, n_seq_max=n_seq_max)
+    found = measure(context)
+    assert found == (frozenset(rows), frozenset(reads))
+    assert not any(context.tokens(slot) for slot in range(n_seq_max))
+
+
+def test_widths_are_kept_under_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = fake_context(FakeModel("base", kernel=blocks), n_ctx=256, n_batch=64)
+    told: list[float] = []
+    found = measured({"base": context}, "a-key", lambda role, share: told.append(share))
+    assert told[-1] == 1.0 and found["base"].rows == {1}
+    monkeypatch.setattr("eftlocal.speculation.widths.measure", lambda *_: pytest.fail("again"))
+    assert measured({"base": context}, "a-key") == found
+
+
+# Real models ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["Q4_1", "Q4_K_M"])
+def quantized(
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    path = requantized(smollm2, request.param, tmp_path_factory.mktemp("quantized"))
+    yield path
+    if path != smollm2:
+        path.unlink()
+
+
+def load(path: Path, **options: Any) -> Emulator:
+    """The combination is no role, for each has a prompt of its own."""
+    files: dict[str, Any] = dict.fromkeys(("tuned", "reference"), path)
+    defaults = Defaults(Recipe.realign(1.5))
+    return Emulator.from_files(
+        **files,
+        prompts={"reference": "plain"},
+        defaults=defaults,
+        n_ctx=192,
+        threads=1,
+        trust=True,
+        **options,
+    )
+
+
+REAL = [f"{'Answer in a full sentence, and say why. ' * 6}Where is {x}?" for x in ("Lima", "Oslo")]
+
+
+def test_a_real_prompt_asked_again(quantized: Path) -> None:
+    """Of more than 63 tokens, which llama.cpp's CPU kernels read in tiles."""
+    with load(quantized) as emulator:
+        options: dict[str, Any] = {"logprobs": True, "speculation": 0, "max_tokens": 4}
+        for question in REAL:
+            first = emulator.generate(question, sampling=Sampling(seed=1), **options)
+            again = emulator.generate(question, sampling=Sampling(seed=1), **options)
+            assert again.timing.reused_tokens != first.timing.reused_tokens
+            assert (again.tokens, again.logprobs) == (first.tokens, first.logprobs)
+
+
+def test_reproducible_for_real(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in {"rows_for": lambda _: range(1, 7), "_READS": (32,), "_PASTS": (33,)}.items():
+        monkeypatch.setattr(f"eftlocal.speculation.widths.{name}", few)
+    with load(quantized, reproducible=True, n_seq_max=3) as emulator:
+        expected = from_nothing(emulator, REAL)
+        assert ask(emulator, REAL, speculation=4) == expected
+        assert side_by_side(emulator, [*REAL, REAL[1]], 32, speculation=4)[:2] == expected
+        begun: Any = [
+            {"role": "user", "content": REAL[0]},
+            {"role": "assistant", "content": "It is"},
+        ]
+        continued = [
+            emulator.generate(
+                begun,
+                continue_last=True,
+                sampling=Sampling(seed=1),
+                max_tokens=MOST,
+                speculation=drafts,
+            )
+            for drafts in (0, 4)
+        ]
+        assert continued[0].tokens == continued[1].tokens
