@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import DEMO
-from test_lora import matrices, write_adapter
+from random_gguf import random_deltas, write_adapter
 from typer.testing import CliRunner
 
 import eftlocal
@@ -322,7 +322,7 @@ def test_where_memory_is_watched_a_process_that_grows_ends() -> None:
 def test_an_adapter_is_tried_with_its_model(
     trial: Trial, tiny_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    adapter = write_adapter(tmp_path / "adapter.gguf", matrices())
+    adapter = write_adapter(tmp_path / "adapter.gguf", random_deltas("tiny"))
     base, other = tiny_files["base"], tiny_files["tuned"]
 
     def require(path: Path) -> int:
@@ -338,7 +338,7 @@ def test_an_adapter_is_tried_with_its_model(
     assert require(base) == 0
     assert tried(trial, base) == 0
     assert require(other) == 1  # it passed on another model
-    wrong = write_adapter(tmp_path / "wrong.gguf", matrices(width=128))
+    wrong = write_adapter(tmp_path / "wrong.gguf", random_deltas("tiny", width=128))
     with pytest.raises(ModelFileError, match=r"wrong.gguf: not an adapter for base.gguf"):
         trial.require([Candidate(read_header(base), [read_header(wrong)])])
 
@@ -346,7 +346,7 @@ def test_an_adapter_is_tried_with_its_model(
 def test_the_adapter_is_named_that_crashes(
     trial: Trial, tiny_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    adapter = write_adapter(tmp_path / "adapter.gguf", matrices())
+    adapter = write_adapter(tmp_path / "adapter.gguf", random_deltas("tiny"))
     alpha = text(b"adapter.lora.alpha")
     float32, uint32 = struct.pack("<I", 6), struct.pack("<I", 4)
     bad = forged(adapter, put(alpha + float32, alpha + uint32)).model

@@ -145,6 +145,7 @@ def optimize(
             with _growing() as progress:
                 for copy in new:
                     write(copy, threads, partial(progress, copy))
+                    progress(copy, copy.size)
             paths = there | {role: copy.path for role, copy in copies.items()}
             add_preset(*_table(preset, name, chosen, paths))
             found = _compare(preset, name, text or TEXT, tokens, wishes, trust=trust)
