@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError
 from eftlocal.logits.distribution import Row, log_sum_exp
+from eftlocal.study.divergence import Divergence, divergence
 from eftlocal.study.statistics import mean
 
-LEAST = np.float32(np.log(1e-12))  # a probability of 0 would make the divergence infinite
 HERE = Path(__file__).resolve().parents[1]
 DEMO = HERE / "eftlocal" / "demo"
 TEXTS = ("README.md", "ARCHITECTURE.md", "docs/prompts.md", "docs/recipes.md", "docs/batch.md")
@@ -54,15 +53,6 @@ def log_probabilities(
         yield row - np.float32(log_sum_exp(row, scratch))
 
 
-def differences(first: Row, second: Row) -> tuple[float, float, bool]:
-    """KL divergence (nats) and total variation of two rows of log-probabilities, and whether they
-    have the same best token."""
-    p, q = np.exp(first, dtype=np.float64), np.exp(second, dtype=np.float64)
-    there = p > 0.0
-    kl = float((p[there] * (first[there] - np.maximum(second[there], LEAST))).sum())
-    return kl, 0.5 * float(np.abs(p - q).sum()), bool(first.argmax() == second.argmax())
-
-
 def measure(
     files: Mapping[str, Path], kinds: list[str], windows: int, size: int, threads: int | None
 ) -> None:
@@ -78,20 +68,19 @@ def measure(
         prompts = {role: model.tokenize(text, add_bos=True) for role, text in PROMPTS.items()}
         text = "\n\n".join((HERE / name).read_text(encoding="utf-8") for name in TEXTS)
         tokens = model.tokenize(text, continues=True)
-        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in emulators}
+        found: dict[str, list[Divergence]] = {name: [] for name in emulators}
         for window in range(min(windows, len(tokens) // size)):
             part = tokens[window * size : (window + 1) * size]
             first = list(log_probabilities(of_f16, prompts, part))
             for name, emulator in emulators.items():
                 second = log_probabilities(emulator, prompts, part)
-                each = [differences(a, b) for a, b in zip(first, second, strict=True)]
-                found[name].append(np.mean(each, axis=0))
+                found[name].append(divergence(first, second))
     counted = size * len(found[kinds[0]])
     print(f"{', '.join(path.name for path in files.values())}: {counted} tokens")
     for name, means in found.items():
         line = f"{name:<18}"
-        for at, figure in enumerate(("KL", "total variation", "same best token")):
-            value, low, high = mean([one[at] for one in means])
+        for figure in ("kl", "total_variation", "agreement"):
+            value, low, high = mean([getattr(one, figure) for one in means])
             line += f"  {figure} {value:.4f} [{low:.4f}, {high:.4f}]"
         print(line, flush=True)
 
