@@ -24,6 +24,7 @@ from eftlocal.llama.engine import llama_cpp
 from eftlocal.loading.loader import Prepared, load_roles, prepare
 from eftlocal.loading.placement import DEVICE_MARGIN, Placement, accelerators
 
+FEW_LAYERS = 3
 FAR_ROWS = 0.05
 """Total variation by which rows decoded again may differ, after a rewind."""
 
@@ -136,7 +137,8 @@ def mixed(setting: Setting) -> Iterator[Row]:
                 break
         else:
             told = "no limit splits the base: its layers are small beside its compute buffer"
-            yield Row("limited memory", trio.name, where(prepared), False, told)
+            fine = None if trio.layers("base") <= FEW_LAYERS else False
+            yield Row("limited memory", trio.name, where(prepared), fine, told)
 
 
 def _is_split(placement: Placement, everything: int) -> bool:
