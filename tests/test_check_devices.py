@@ -30,8 +30,8 @@ def changed(at: int, logprob: float = -0.1) -> Text:
         (ONE, True, "1 of 1 texts the same; log-probabilities within 0.0000"),
         (changed(1), True, f"0 of 1 texts the same, parted at margins of {NEAR_TIE / 2:.3f}"),
         (changed(2), False, "parted at margins of 3.000"),
-        (changed(9, -0.1 - 2 * FAR), False, "1 of 1 texts the same; log-probabilities within 0.5"),
-        (changed(1, -0.1 - 2 * FAR), False, "within 0.5"),
+        (changed(9, -0.1 - 2 * FAR), False, "1 of 1 texts the same; log-probabilities within 1.0"),
+        (changed(1, -0.1 - 2 * FAR), False, "within 1.0"),
         (Text(ONE.tokens[:2], ONE.logprobs[:2], ONE.margins[:2]), False, "margins of 3.000"),
     ],
 )
