@@ -15,6 +15,7 @@ from eftlocal.errors import ModelFileError, PromptError, UsageError, VocabularyE
 from eftlocal.generation import Generation
 from eftlocal.llama import Context, Span
 from eftlocal.loading.roles import RoleSource
+from eftlocal.speculation.costs import Costs, Curve
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = "What is the capital of Peru?"
@@ -35,7 +36,11 @@ def test_a_stream_gives_the_answer_bit_by_bit(smol: Emulator) -> None:
     assert cut.tokens == answer.tokens[:3] and cut.finish_reason == "length"
 
 
-def test_a_second_turn_prefills_only_what_is_new(demo: Emulator) -> None:
+def test_a_second_turn_prefills_only_what_is_new(
+    demo: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = Costs({role: Curve({1: 1.0, 17: 17.0}) for role in demo.roles})
+    monkeypatch.setattr(demo.ensemble, "costs", linear)  # so that no call is padded
     messages: list[eftlocal.Message] = [{"role": "user", "content": QUESTION}]
     first = demo.chat(messages, sampling=GREEDY, max_tokens=60)
     before = {role: context.decoded for role, context in demo.ensemble.contexts.items()}
