@@ -16,13 +16,16 @@ from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence, Wanted
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.loading.roles import RoleSource
+from eftlocal.speculation.costs import Costs, Curve
 
 GREEDY = Sampling(temperature=0.0)
 FIRST, SECOND = list(range(20, 60)), list(range(100, 117))
 
 
 @pytest.fixture
-def ensemble(tiny: Emulator) -> Ensemble:
+def ensemble(tiny: Emulator, monkeypatch: pytest.MonkeyPatch) -> Ensemble:
+    linear = Costs({role: Curve({1: 1.0, 17: 17.0}) for role in tiny.roles})
+    monkeypatch.setattr(tiny.ensemble, "costs", linear)  # so that no call is padded
     for context in tiny.ensemble.contexts.values():
         for slot in range(context.n_seq_max):
             context.clear(slot)
