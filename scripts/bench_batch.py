@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_combine import machine
+from benchmark import machine, one_line, say, show_machine
 from numpy.typing import NDArray
 from random_models import folder, random_trio
 
 from eftlocal import Emulator, Sampling, Speculation
-from eftlocal.errors import EftlocalError
 from eftlocal.llama import Span, default_threads
 from eftlocal.scheduler import Scheduler
 from eftlocal.speculation.settings import OFF
@@ -101,7 +100,7 @@ def decoding(emulator: Emulator, widths: Sequence[int], steps: int, turns: int) 
     for turn in range(turns):
         for n in widths:
             pairs[n] += pairs_of(emulator, n, steps)
-        _say(f"decoding, turn {turn + 1} of {turns}")
+        say(f"decoding, turn {turn + 1} of {turns}")
     rng = np.random.default_rng(0)
     first = np.array(pairs[widths[0]])
     found = {}
@@ -179,12 +178,8 @@ def whole(
                 rate = at_once(emulator, asked, tokens, drafts, ends, n)
                 rates[name][n].append(rate)
                 found[name][n].append(rate / alone)
-        _say(f"whole answers, turn {turn + 1} of {turns}")
+        say(f"whole answers, turn {turn + 1} of {turns}")
     return {"ratio": found, "tokens_per_second": rates}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
@@ -222,10 +217,7 @@ def _middle(values: Sequence[float]) -> str:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    facts = report["machine"]
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}")
-    print(f"{facts['system']}, {facts['cores']} cores, load average {facts['load_average']:.1f}")
+    show_machine(report["machine"])
     print(", ".join(Path(path).name for path in report["files"].values()), end="")
     print(f", {report['threads']} threads")
     heads = ("tokens/s", "ours, times one", "llama.cpp, times one", "scaling kept")
@@ -263,15 +255,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    try:
+    with one_line("bench_batch"):
         if options.demo:
             files = {role: FOLDER / f"{role}.gguf" for role in ROLES}
         else:
             files = random_trio(options.shapes, options.quantization, folder(options.folder))
         report = benchmark(files, options)
-    except EftlocalError as error:
-        print(f"bench_batch: {error}", file=sys.stderr)
-        return error.exit_code
     if options.json:
         print(json.dumps(report))
     else:

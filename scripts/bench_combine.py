@@ -16,8 +16,6 @@ import argparse
 import importlib
 import itertools
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +24,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import psutil
+from benchmark import machine, one_line, show_machine
 from numpy.typing import NDArray
 
 from eftlocal import llama
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.study.statistics import median
 
 Rows = dict[str, NDArray[np.float32]]
@@ -215,29 +213,6 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "p90": float(np.percentile(values, 90))}
 
 
-def machine() -> dict[str, Any]:
-    """The machine and how busy it is: figures mean little on one that does other work."""
-    load, busy = psutil.getloadavg()[0], psutil.cpu_percent(interval=1.0)
-    cores = os.cpu_count() or 1
-    warnings = []
-    if busy > 10.0:
-        warnings.append(
-            f"the machine is busy ({busy:.0f}% of {cores} cores in use before the measurement, "
-            f"load average {load:.1f}): expect slower and noisier figures"
-        )
-    return {
-        "system": platform.platform(),
-        "cores": cores,
-        "threads_default": llama.default_threads(),
-        "llama_system_info": llama.system_info(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load_average": load,
-        "cpu_percent": busy,
-        "warnings": warnings,
-    }
-
-
 def timed(call: Callable[..., object], *arguments: int) -> float:
     """Microseconds."""
     began = time.perf_counter_ns()
@@ -322,9 +297,8 @@ def cell(found: Mapping[str, Any]) -> str:
 
 def show(report: Mapping[str, Any]) -> None:
     facts = report["machine"]
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}")
-    print(f"{facts['system']}, {facts['cores']} cores, numpy {facts['numpy']}")
+    show_machine(facts)
+    print(f"numpy {facts['numpy']}")
     what = "this / other: ratio [95%]" if report["compared"] else "this checkout"
     print(
         f"{report['rows']} rows, {report['repeats']} turns; microseconds per row or token, {what}"
@@ -351,7 +325,7 @@ def main() -> int:
     options = parser.parse_args()
     if min(options.vocab) < 1024 or options.repeats < 2:
         parser.error("--vocab must be 1024 or more, and --repeats 2 or more")
-    try:
+    with one_line("bench_combine"):
         if options.other and not (options.other / "eftlocal" / "logits").is_dir():
             raise UsageError(f"{options.other} is no checkout: it has no eftlocal/logits")
         if options.model:
@@ -363,9 +337,6 @@ def main() -> int:
             source = "synthetic"
         checkouts = [HERE, *([options.other.resolve()] if options.other else [])]
         report = benchmark(checkouts, by_vocab, source, options.settings, options.repeats)
-    except (EftlocalError, OSError) as error:
-        print(f"bench_combine: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     print(json.dumps(report, indent=2)) if options.json else show(report)
     return 0
 

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_combine import machine
+from benchmark import machine, one_line, say, show_machine
 from devices.comparison import compare, texts
 from devices.trios import demo
-from draft_shapes import TURN, Run, loaded, run_in_turn, say
+from draft_shapes import TURN, Run, loaded, run_in_turn
 from random_gguf import SHAPES
 from random_models import quantizations, random_trio
 
@@ -180,9 +180,9 @@ def speed(shapes: str, options: argparse.Namespace, left: float) -> dict[str, An
 
 
 def show(report: dict[str, Any]) -> None:
-    where = report["machine"]
-    print(f"{', '.join(report['devices']) or 'no device but the CPU'}; {where['system']}")
-    print(f"llama.cpp: {where['llama_system_info']}\n")
+    print(", ".join(report["devices"]) or "no device but the CPU")
+    show_machine(report["machine"])
+    print()
     for name, (fine, told) in report["checks"].items():
         print(f"{'ok' if fine else 'FAILED':<8}{name:<28}{told}")
     for shapes, found in report["shapes"].items():
@@ -234,11 +234,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
-    try:
+    with one_line("bench_gpu"):
         _check(options)
-    except UsageError as error:
-        print(f"bench_gpu: {error}", file=sys.stderr)
-        return error.exit_code
     ends = time.monotonic() + 60.0 * options.minutes
     report: dict[str, Any] = {
         "machine": machine(),

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench_combine import machine
+from benchmark import machine, one_line
 
 import eftlocal
 from eftlocal import Emulator
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.study.benchmark import BUILT_IN
 from eftlocal.study.influence import inspect
 from eftlocal.study.statistics import median
@@ -85,7 +85,7 @@ def main() -> int:
     options = parser.parse_args()
     files = {role: getattr(options, role) for role in ROLES if getattr(options, role)}
     engine = {"n_ctx": options.tokens + 256, "threads": options.threads}
-    try:
+    with one_line("bench_inspect"):
         if files and set(files) != set(ROLES):
             raise UsageError("give --base, --tuned and --reference, or none of them")
         emulator = (
@@ -95,9 +95,6 @@ def main() -> int:
         )
         with emulator:
             found = measure(emulator, options.tokens, options.pairs)
-    except EftlocalError as error:
-        print(f"bench_inspect: {error}", file=sys.stderr)
-        return error.exit_code
     if options.json:
         print(json.dumps({"machine": machine(), **found}, indent=2))
         return 0

@@ -20,13 +20,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from bench_combine import machine
+from benchmark import machine, one_line, show_machine
 from random_models import folder, random_trio
 
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.passes import most_rows
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.llama import Context, Model, default_threads
 from eftlocal.loading.loader import prepare
 from eftlocal.loading.roles import RoleSource
@@ -87,8 +87,7 @@ def show(name: str, seconds: Interval, *ratios: tuple[str, Interval]) -> None:
 
 def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> None:
     """Prints a line for each variant, with all roles and with the base alone."""
-    facts = machine()
-    print(f"{facts['system']}, {facts['cores']} cores, load average {facts['load_average']:.1f}")
+    show_machine(machine())
     n_ctx, threads = options.tokens + 256, options.threads or default_threads()
     sources = {role: RoleSource(file, n_ctx=n_ctx) for role, file in files.items()}
     prepare(sources, trust=True)  # refuses what does not fit
@@ -127,14 +126,11 @@ def main() -> int:
     parser.add_argument("--variants", default="512,128", help="the first is compared with")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
-    try:
+    with one_line("bench_prompt"):
         if options.tokens < 64 or options.turns < 1:
             raise UsageError("--tokens must be 64 or more, and --turns 1 or more")
         files = random_trio(options.shapes, options.quantization, folder(options.cache))
         benchmark(files, options)
-    except (EftlocalError, OSError) as error:
-        print(f"bench_prompt: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     return 0
 
 

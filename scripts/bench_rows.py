@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_combine import machine
+from benchmark import machine, one_line, say, show_machine
 from random_gguf import QUANTIZATIONS, SHAPES
 from random_models import folder, random_file, require
 
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span, default_threads, repacked_types
 
@@ -81,7 +81,7 @@ def rows_table(options: argparse.Namespace, where: Path) -> list[dict[str, Any]]
         path = random_file(where, options.shape, quantization, 0)
         with load(path) as model:
             for threads in options.threads:
-                print(f"{quantization}, {threads} threads", file=sys.stderr, flush=True)
+                say(f"{quantization}, {threads} threads")
                 n_ctx = max(256, 2 * options.prompt)
                 with context(model, threads, n_ctx) as made:
                     work = [lambda n=n, made=made: decode(made, n) for n in ROWS]
@@ -129,7 +129,7 @@ def beside_table(options: argparse.Namespace, where: Path) -> dict[str, Any]:
 
         lines = []
         for n in BESIDE:
-            print(f"side by side, {n} rows", file=sys.stderr, flush=True)
+            say(f"side by side, {n} rows")
             work: list[Callable[[], object]] = [
                 lambda n=n: (decode(base, n), decode(small, n)),
                 lambda n=n: both(lambda: decode(base_half, n), lambda: decode(small_half, n)),
@@ -162,9 +162,7 @@ def beside_table(options: argparse.Namespace, where: Path) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     facts, lines = report["machine"], report["rows"]
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}")
-    print(f"{facts['system']}, {facts['cores']} cores\nllama.cpp: {facts['llama_system_info']}")
+    show_machine(facts)
     print(f"\n{lines[0]['shape']}: median ms of a decode of one row, then n rows over one;")
     print("x: threads; prompt: tokens a second of a prompt")
     print(f"{'':<16}{'MiB':>7}{1:>8}" + "".join(f"{n:>6}" for n in ROWS[1:]) + f"{'prompt':>8}")
@@ -205,7 +203,7 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the timed prompt")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
-    try:
+    with one_line("bench_rows"):
         _check(options)
         where = folder(options.cache)
         report = {
@@ -213,9 +211,6 @@ def main() -> int:
             "rows": rows_table(options, where),
             "side_by_side": beside_table(options, where) if options.small else None,
         }
-    except (EftlocalError, OSError) as error:
-        print(f"bench_rows: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     print(json.dumps(report, indent=2)) if options.json else show(report)
     return 0
 

@@ -19,16 +19,16 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from bench_combine import machine
+from benchmark import machine, one_line, say, show_machine
 from draft_ceiling import ceiling
 from draft_lanes import DecodeTimes, Lane, figures
-from draft_shapes import TURN, Run, curves, loaded, middle, plan_of, run_in_turn, say
+from draft_shapes import TURN, Run, curves, loaded, middle, plan_of, run_in_turn
 from random_models import ROLES, folder, quantizations
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.speculation.costs import measure
 from eftlocal.speculation.settings import Speculation
 from eftlocal.study.questions import read
@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="load even if memory seems too small")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
-    try:
+    with one_line("bench_speculation"):
         options.rates = _rates(options.rates)
         if min(options.tokens // TURN, options.repeats, options.n_past) < 1:
             raise UsageError(f"--tokens must be {TURN} or more, --repeats and --n-past 1 or more")
@@ -228,15 +228,10 @@ def main() -> int:
             "demo": demo(options) if options.questions else None,
             "shapes": shapes(options) if options.shapes else None,
         }
-    except (EftlocalError, OSError) as error:
-        print(f"bench_speculation: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     if options.json:
         print(json.dumps(report, indent=2))
         return 0
-    for warning in report["machine"]["warnings"]:
-        print(f"warning: {warning}")
-    print(f"{report['machine']['system']}\nllama.cpp: {report['machine']['llama_system_info']}")
+    show_machine(report["machine"])
     if report["demo"]:
         show_demo(report["demo"])
     if report["shapes"]:

@@ -25,7 +25,8 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import psutil
-from bench_combine import machine, summary
+from bench_combine import summary
+from benchmark import machine, one_line, show_machine
 from numpy.typing import NDArray
 from random_models import ROLES, folder, random_trio
 
@@ -33,7 +34,7 @@ from eftlocal import Emulator
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.defaults import Defaults
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
@@ -240,10 +241,7 @@ def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[st
 
 def show(report: Mapping[str, Any]) -> None:
     facts, timing, memory = report["machine"], report["time"], report["memory"]
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}")
-    print(f"{facts['system']}, {facts['cores']} cores, load average {facts['load_average']:.1f}")
-    print(f"llama.cpp: {facts['llama_system_info']}")
+    show_machine(facts)
     for role, model in report["models"].items():
         size = f"{model['parameters'] / 1e9:.2f}B parameters, {model['bytes'] / MIB:,.0f} MiB"
         print(f"{role:<10}{model['description']}, {size}")
@@ -300,16 +298,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.pairs < 1 or not 1 <= options.n_past < options.n_ctx - 1:
         parser.error("--pairs must be 1 or more, and --n-past from 1 to below --n-ctx")
-    try:
+    with one_line("bench_step"):
         files = {role: path for role in ROLES if (path := getattr(options, role)) is not None}
         if not files:
             files = random_trio(options.shapes, options.quantization, folder(options.cache))
         elif len(files) < len(ROLES):
             raise UsageError("give --base, --tuned and --reference, or none of them")
         report = benchmark(files, options)
-    except (EftlocalError, OSError) as error:
-        print(f"bench_step: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     print(json.dumps(report, indent=2)) if options.json else show(report)
     return 0
 

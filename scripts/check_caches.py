@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark import one_line
 
 from eftlocal import Emulator
-from eftlocal.errors import EftlocalError
 from eftlocal.logits.distribution import Row, log_sum_exp
 from eftlocal.study.divergence import Divergence, divergence
 from eftlocal.study.statistics import mean
@@ -98,11 +98,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     files = {role: options.model or getattr(options, role) for role in PROMPTS}
-    try:
+    with one_line("check_caches"):
         measure(files, options.kinds, options.windows, options.size, options.threads)
-    except (EftlocalError, OSError) as error:
-        print(f"check_caches: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     return 0
 
 

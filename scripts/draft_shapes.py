@@ -6,7 +6,6 @@ of the first, turn by turn: what other quantizations of the same shapes bring.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark import say
 from draft_ceiling import ceiling as best_length
 from draft_ceiling import expected, simulated_ceiling
 from draft_lanes import DecodeTimes, Lane, figures, ratio
@@ -35,10 +35,6 @@ DRAFTER, VERIFIERS = ("tuned",), ("base", "reference")
 WARM_UP, TURN = 32, 8  # tokens
 OFTEN = 5  # decodes in runs that make a median
 _ROOM = 64  # tokens of a context beyond those asked for: rounds bring several
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
