@@ -26,14 +26,13 @@ import numpy as np
 from benchmark import machine, one_line, say, show_machine
 from numpy.typing import NDArray
 from random_models import folder, random_trio
+from small_models import demo_files
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.llama import Span, default_threads
 from eftlocal.scheduler import Scheduler
 from eftlocal.speculation.settings import OFF
-from eftlocal.study.questions import FOLDER
 
-ROLES = ("base", "tuned", "reference")
 SHARED = "Answer in one sentence. Say only what you are sure of, and name no source. " * 2
 PLACES = ("Toulouse", "Lima", "Oslo", "Quito", "Lyon", "Dakar", "Bonn", "Rome")
 DRAFTS = {"plain": OFF, "drafts": Speculation()}
@@ -186,9 +185,7 @@ def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[st
     facts = machine()
     threads = options.threads or (1 if options.demo else default_threads())
     with Emulator.from_files(
-        base=files["base"],
-        tuned=files["tuned"],
-        reference=files["reference"],
+        **files,
         n_ctx=options.n_ctx,
         n_seq_max=max(options.widths),
         threads=threads,
@@ -257,7 +254,7 @@ def main() -> int:
     options = parser.parse_args()
     with one_line("bench_batch"):
         if options.demo:
-            files = {role: FOLDER / f"{role}.gguf" for role in ROLES}
+            files = demo_files()
         else:
             files = random_trio(options.shapes, options.quantization, folder(options.folder))
         report = benchmark(files, options)

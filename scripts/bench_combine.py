@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from eftlocal import llama
 from eftlocal.errors import UsageError
+from eftlocal.logits.recipe import TRIO
 from eftlocal.study.statistics import median
 
 Rows = dict[str, NDArray[np.float32]]
 """A row of logits (vocab,) float32 per role."""
 
 HERE = Path(__file__).resolve().parents[1]
-ROLES = ("base", "tuned", "reference")
 VOCABS = (49_152, 128_256, 262_144)
 ACCEPTANCES = (0.6, 0.8, 0.9)
 DRAFTS = 8
@@ -178,7 +178,7 @@ def synthetic_rows(vocab: int, count: int, seed: int = 0) -> list[Rows]:
         peaks = rng.choice(vocab, n_peaks, replace=False)
         heights = rng.uniform(14.0, 18.0) - np.log(np.arange(1, n_peaks + 1))
         rows = {}
-        for role in ROLES:
+        for role in TRIO:
             row = -1.0 + shared + rng.normal(0.0, 0.66, vocab)
             row[peaks] = -1.0 + heights + rng.normal(0.0, 0.6, n_peaks)
             rows[role] = row.astype(np.float32)
@@ -196,7 +196,7 @@ def model_rows(files: Sequence[Path], text: str, count: int) -> list[Rows]:
         raise UsageError(f"--model takes one file or three, not {len(files)}")
     skips = (0, 16, 32) if len(files) == 1 else (0, 0, 0)
     per_role: dict[str, list[NDArray[np.float32]]] = {}
-    for role, file, skip in zip(ROLES, itertools.cycle(files), skips, strict=False):
+    for role, file, skip in zip(TRIO, itertools.cycle(files), skips, strict=False):
         with llama.Model(file) as model:
             tokens = model.tokenize(text)[: 64 + count]
             if len(tokens) < 48 + count:
@@ -205,7 +205,7 @@ def model_rows(files: Sequence[Path], text: str, count: int) -> list[Rows]:
                 rows = context.decode([llama.Span(0, tokens[skip:], count)])
                 per_role[role] = [row.copy() for row in rows]
     vocab = min(len(rows[0]) for rows in per_role.values())
-    return [{role: per_role[role][i][:vocab] for role in ROLES} for i in range(count)]
+    return [{role: per_role[role][i][:vocab] for role in TRIO} for i in range(count)]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

@@ -32,14 +32,15 @@ import psutil
 from benchmark import machine, one_line, say, show_machine
 from devices.comparison import compare, texts
 from devices.trios import demo
-from draft_shapes import TURN, Run, loaded, run_in_turn
+from draft_shapes import TURN, Run, loaded, read_rates, run_in_turn
 from random_gguf import SHAPES
-from random_models import quantizations, random_trio
+from random_models import quantizations, random_trio, shapes_of
 
 from eftlocal import Emulator, Recipe, llama, selftest
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import Speculation
+from eftlocal.study.machine import device_used
 
 SHAPES_DEFAULT = ("8b,1b,1b", "70b-32k,7b,7b")
 TOKENS = 32  # of an answer that is compared
@@ -52,11 +53,6 @@ GIB = 1 << 30
 
 def gpus() -> list[llama.Device]:
     return [device for device in llama.devices() if device.kind in ("gpu", "igpu")]
-
-
-def device_used() -> int:
-    """Bytes in use on all GPUs."""
-    return sum(device.memory_total - device.memory_free for device in gpus())
 
 
 # Does it work ------------------------------------------------------------------------------------
@@ -261,20 +257,11 @@ def main() -> int:
 def _check(options: argparse.Namespace) -> None:
     options.shapes = options.shapes or list(SHAPES_DEFAULT)
     for shapes in options.shapes:
-        names = shapes.split(",")
-        if len(names) != 3 or not set(names) <= set(SHAPES):
-            raise UsageError(f"--shapes {shapes}: give three of {', '.join(SHAPES)}")
-        if len({SHAPES[name].n_vocab for name in names}) > 1:
-            raise UsageError(f"--shapes {shapes}: these have different vocabularies")
+        shapes_of(shapes)
     quantizations(options.quantization)
     if min(options.tokens // TURN, options.repeats) < 1:
         raise UsageError(f"--tokens must be {TURN} or more, --repeats 1 or more")
-    try:
-        options.rates = [float(part) for part in options.rates.split(",")]
-    except ValueError:
-        options.rates = []
-    if not options.rates or not all(0.0 <= rate < 1.0 for rate in options.rates):
-        raise UsageError("--rates: give numbers from 0 to below 1, as in 0.6,0.8,0.9")
+    options.rates = read_rates(options.rates)
     options.gpu_layers = 0 if options.device == "cpu" else -1
     if options.device == "gpu" and not gpus():
         built = "can" if llama.facts()["supports_gpu_offload"] else "cannot"

@@ -21,11 +21,11 @@ from benchmark import machine, one_line
 import eftlocal
 from eftlocal import Emulator
 from eftlocal.errors import UsageError
+from eftlocal.logits.recipe import TRIO
 from eftlocal.study.benchmark import BUILT_IN
 from eftlocal.study.influence import inspect
 from eftlocal.study.statistics import median
 
-ROLES = ("base", "tuned", "reference")
 GOAL = 0.10  # with the vocabulary of a real model
 PROMPT = "Tell me about weather, code, interviews, glaciers and parcels."
 
@@ -76,17 +76,17 @@ def measure(emulator: Emulator, tokens: int, pairs: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--preset", default="demo")
-    for role in ROLES:
+    for role in TRIO:
         parser.add_argument(f"--{role}", metavar="GGUF")
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    files = {role: getattr(options, role) for role in ROLES if getattr(options, role)}
+    files = {role: getattr(options, role) for role in TRIO if getattr(options, role)}
     engine = {"n_ctx": options.tokens + 256, "threads": options.threads}
     with one_line("bench_inspect"):
-        if files and set(files) != set(ROLES):
+        if files and set(files) != set(TRIO):
             raise UsageError("give --base, --tuned and --reference, or none of them")
         emulator = (
             Emulator.from_files(**engine, **files)

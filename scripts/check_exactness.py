@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 from exactness.again import changed, requantized
-from exactness.again import smollm2 as smollm2_file
 from exactness.chi_square import same_distribution
 from exactness.rules import cases, coupled_acceptance, outcome
 from exactness.texts import (
@@ -45,15 +44,16 @@ from exactness.texts import (
     other_bits,
     uncertain_beginning,
 )
+from small_models import demo_files, smollm2_file
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, Wanted
+from eftlocal.logits.recipe import TRIO
 from eftlocal.speculation.costs import Costs, measure
 from eftlocal.speculation.rules import RULES
 from eftlocal.study.questions import FOLDER, read
 
-ROLES = ("base", "tuned", "reference")
 WIDTH = 16  # answers side by side
 LEAST = 1e-4  # p-value below which a part has failed
 TYPES = (("Q4_K_M", "Q8_0"), ("Q4_1", "Q4_1"), ("Q4_0", "Q4_0"))  # of the base, of the pair
@@ -64,7 +64,7 @@ Task = tuple[Callable[..., list[Row]], tuple[Any, ...]]
 
 @cache
 def demo() -> tuple[Emulator, Costs]:
-    files = {role: FOLDER / f"{role}.gguf" for role in ROLES}
+    files = demo_files()
     emulator = Emulator.from_files(**files, n_ctx=256, n_seq_max=WIDTH, threads=1, gpu_layers=0)
     return emulator, measure(emulator.ensemble.contexts, slot=0)
 
@@ -112,7 +112,7 @@ def of_rule(name: str, index: int, number: int) -> list[Row]:
 
 
 def kernels(number: int) -> Iterator[Task]:
-    yield from ((of_kernels, (role,)) for role in ROLES)
+    yield from ((of_kernels, (role,)) for role in TRIO)
 
 
 def of_kernels(role: str) -> list[Row]:
@@ -212,7 +212,7 @@ def everyday(number: int) -> list[Row]:
     path = smollm2_file()
     prompts = {"base": "{{ messages[-1]['content'] }}\nAnswer:", "reference": "plain"}
     rows = []
-    files = dict.fromkeys(ROLES, path)
+    files = dict.fromkeys(TRIO, path)
     with Emulator.from_files(**files, prompts=prompts, n_ctx=256, threads=1) as emulator:
         ensemble, recipe, most = emulator.ensemble, Recipe.upscale(), 24
         asked = [emulator.tokenize(question) for question in questions(number)]

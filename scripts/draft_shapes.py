@@ -19,13 +19,15 @@ from benchmark import say
 from draft_ceiling import ceiling as best_length
 from draft_ceiling import expected, simulated_ceiling
 from draft_lanes import DecodeTimes, Lane, figures, ratio
-from random_models import ROLES, quantizations, random_trio
+from random_models import quantizations, random_trio
 from synthetic_rule import SyntheticRule, even_seeds
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.errors import UsageError
 from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import TRIO
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import Costs, Curve, measure
 from eftlocal.speculation.drafting import Acceptance, Plan
@@ -35,6 +37,21 @@ DRAFTER, VERIFIERS = ("tuned",), ("base", "reference")
 WARM_UP, TURN = 32, 8  # tokens
 OFTEN = 5  # decodes in runs that make a median
 _ROOM = 64  # tokens of a context beyond those asked for: rounds bring several
+
+
+def read_rates(text: str) -> list[float]:
+    """Rates of acceptance, as in 0,0.6,0.9.
+
+    Raises:
+        UsageError: there are none, or one is out of its range.
+    """
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0.0 <= rate < 1.0 for rate in rates):
+        raise UsageError(f"--rates {text}: give numbers from 0 to below 1, as in 0,0.6,0.8,0.9")
+    return list(dict.fromkeys(rates))
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,7 @@ class Trio:
         self.ensemble.stop_tokens = frozenset()
         rng = np.random.default_rng(0)
         ids = [int(t) for t in rng.integers(0, self.ensemble.vocab_size * 3 // 4, run.n_past)]
-        self.prompts = dict.fromkeys(ROLES, ids)
+        self.prompts = dict.fromkeys(TRIO, ids)
         self.sampling = Sampling()
         say(f"measuring rows, {name}")
         self.measured = [measure(self.ensemble.contexts, 0)]
@@ -216,7 +233,7 @@ class Trio:
                     for (of, n), times in sorted(self.watch.by_rows.items())
                     if of == role and len(times) >= OFTEN
                 }
-                for role in ROLES
+                for role in TRIO
             },
             "plain": figures(self.plain, self.plain, self.base),
             "base": figures(self.base, self.plain, self.base),
@@ -271,7 +288,7 @@ def middle(measured: Sequence[Costs]) -> Costs:
                     for n in measured[0].curves[role].rows
                 }
             )
-            for role in ROLES
+            for role in TRIO
         }
     )
 

