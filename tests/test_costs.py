@@ -121,8 +121,11 @@ def test_rounds_correct_the_costs(tiny_files: dict[str, Path]) -> None:
         assert costs is not None
         for curve in costs.curves.values():
             curve.seconds = [100.0] * len(curve.seconds)  # far from the truth
-        once = Speculation(length=0)
-        emulator.generate("Hello", max_tokens=40, sampling=Sampling(seed=1), speculation=once)
+        options = {"max_tokens": 40, "sampling": Sampling(seed=1)}
+        for length in (0, 2):  # the same calls in every process
+            emulator.generate("Hello", speculation=length, **options)
+            assert all(set(curve.seconds) == {100.0} for curve in costs.curves.values())
+        emulator.generate("Hello", speculation="auto", **options)
         assert all(curve(1) < 10.0 for curve in costs.curves.values())
 
 
@@ -174,11 +177,14 @@ def test_padding_that_a_busy_machine_suggested_is_given_up() -> None:
         taken.append(rows)
     assert taken[:7] == [4] * 7 and taken[7:] == [1] * 33
     kept = Curve(real)  # here padding is right, and stays
+    assert not any(kept.look(3) for _ in range(640))  # no times are observed
+    kept.observe(4, real[4])
     looks = sum(kept.look(3) for _ in range(640))
     for _ in range(looks):
         kept.observe(3, real[3])
     assert looks == 10 and kept.padded(1, 3, Room()) == (1, 4)
-    assert not any(Curve(real, usable=frozenset({1, 4})).look(3) for _ in range(640))
+    kept.usable = frozenset({1, 4})
+    assert not any(kept.look(3) for _ in range(640))
 
 
 def test_rows_that_are_not_usable_cost_no_less_than_inf() -> None:

@@ -33,6 +33,12 @@ def blocks(tokens: int, past: int) -> int:
     return (tokens >= 4) + (tokens >= 64) + 3 * (tokens == 1 and past >= 200)
 
 
+def costs() -> Costs:
+    """Of decodes by which three rows are padded to four."""
+    curve = {n: 1.0 + 0.2 * n - 0.5 * (n % 4 == 0) for n in range(1, 18)}
+    return Costs({role: Curve(curve) for role in ROLES})
+
+
 def ask(emulator: Emulator, questions: Sequence[str], **options: Any) -> list[tuple[int, ...]]:
     options = {"speculation": 0, "max_tokens": MOST} | options
     return [
@@ -81,6 +87,23 @@ def test_a_text_scored_again() -> None:
     assert (emulator.logprobs("and so on", prompt=APART[0]).logprobs == first.logprobs).all()
 
 
+@pytest.mark.parametrize("length", [2, 6])
+def test_drafts_of_a_given_length_in_another_process(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time that a call took, and no look at another number of rows, changes the kernels."""
+
+    def made() -> list[Any]:
+        emulator = fake_emulator(kernel=blocks)
+        emulator.rounds.planner.use(costs())
+        return ask(emulator, [*SHARED, *APART], speculation=length)
+
+    first = made()
+    monkeypatch.setattr(Curve, "look", lambda *_: False)
+    monkeypatch.setattr(Curve, "observe", lambda *_: None)
+    assert made() == first
+
+
 @pytest.mark.parametrize("prefill", [None, 1000])
 def test_what_a_batch_reads_between_rounds(prefill: int | None) -> None:
     emulator = fake_emulator(kernel=blocks, n_seq_max=3)
@@ -115,8 +138,7 @@ def expected() -> list[tuple[int, ...]]:
 def kept() -> Emulator:
     """Keeps to one, two and three rows, and knows what they cost."""
     emulator = fake_emulator(kernel=blocks, widths=KEPT, n_seq_max=4)
-    curve = {n: 1.0 + 0.2 * n - 0.5 * (n % 4 == 0) for n in range(1, 18)}
-    emulator.rounds.planner.use(Costs({role: Curve(curve) for role in ROLES}))
+    emulator.rounds.planner.use(costs())
     return emulator
 
 

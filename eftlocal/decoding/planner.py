@@ -35,7 +35,8 @@ class Planner:
     Args:
         ensemble: that the sequences were opened on.
         costs: seconds of decodes on this machine; without them only drafts of a given length are
-            made, and no call is padded. They are corrected by what rounds take.
+            made, and no call is padded. They are corrected by what rounds take once a length is
+            chosen: where all are given, the same calls are made in every process.
         fingerprint: of the files, settings and machine that measured costs are remembered under.
     """
 
@@ -55,7 +56,6 @@ class Planner:
         """Chooses draft lengths by these costs from now on."""
         self.costs = costs
         self._plans.clear()
-        self.ensemble.observer = costs.observe
         self.ensemble.use(costs)
         if costs.side_by_side is not None:
             self.ensemble.side_by_side = costs.side_by_side and self.ensemble.pool is not None
@@ -131,6 +131,7 @@ class Planner:
         drafter = None if settings.source == "lookup" else recipe.drafter
         if settings.length is None:
             if self.costs is not None:
+                self.ensemble.observer = self.costs.observe
                 turn.plan = self._plan(self.costs, recipe, width, self.ensemble.room(sequence))
                 self._choose_source(turn, turn.plan, drafter)
         elif drafter is not None:

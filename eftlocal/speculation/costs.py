@@ -37,7 +37,7 @@ _PARALLEL_GAIN = 0.95  # of the time in turn: parallel decodes must take less
 _BLOCK = 16  # rows of the largest block of a kernel: more padding would be a block of its own
 _WORTH = 0.95  # of a call's time: with padding it must take less, or noise would decide
 _FIRST_LOOK, _EVERY_LOOK = 8, 64  # of so many padded calls, one is made without
-_READ_ANEW = 64  # corrections after which what was read off a curve is read again
+_READ_ANEW = 64  # observed times after which what was read off a curve is read again
 _FORMAT = 3
 
 
@@ -64,7 +64,7 @@ class Curve:
         self._cheaper: dict[int, list[int]] = {}
         self._least: dict[int, float] = {}
         self._looks: Counter[int] = Counter()
-        self._corrections = 0
+        self._observed = 0
 
     def __call__(self, rows: int) -> float:
         """Between measured points along a line; beyond them by the slope from first to last."""
@@ -101,10 +101,12 @@ class Curve:
     def look(self, rows: int) -> bool:
         """Whether a call that would be padded is to be made without: what they cost is seen then.
 
-        Another program can have slowed down the one time when they were measured.
+        Another program can have slowed down the one time when they were measured. Not where no
+        times are observed.
         """
         self._looks[rows] += 1
-        return self.usable is None and self._looks[rows] % _EVERY_LOOK == _FIRST_LOOK
+        look = self._looks[rows] % _EVERY_LOOK == _FIRST_LOOK
+        return look and self._observed > 0 and self.usable is None
 
     def least(self, rows: int) -> float:
         """Seconds that so many rows take at least, however they are divided into calls."""
@@ -124,6 +126,7 @@ class Curve:
         at = bisect_left(self.rows, rows)
         if at == len(self.rows) or self.rows[at] != rows:
             return
+        self._observed += 1
         if seconds < self.seconds[at] and self._cheaper.get(rows):  # so less padding, or none
             self.seconds[at] = seconds
             self._read_anew()
@@ -134,8 +137,7 @@ class Curve:
         own = (1.0 + _CORRECTION * off) / others
         self.seconds = [each * others for each in self.seconds]
         self.seconds[at] *= own
-        self._corrections += 1
-        if self._corrections % _READ_ANEW == 0:
+        if self._observed % _READ_ANEW == 0:
             self._read_anew()
 
     def _read_anew(self) -> None:
