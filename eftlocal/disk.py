@@ -148,13 +148,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Puts a small file in place whole; several processes may do so at once.
+    """Puts a small file in place whole, its folder too; several processes may do so at once.
 
     It is not flushed to the disk itself: for what can be made again.
 
     Raises:
         OSError: what was there is as it was.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     part = Path(name)
     try:

@@ -52,7 +52,6 @@ def remember(error: BaseException, code: int) -> None:
         ],
     }  # fmt: skip
     with suppress(OSError):
-        cache_folder().mkdir(parents=True, exist_ok=True)
         replace_text(_place(), shown_json(record))
 
 

@@ -363,10 +363,8 @@ def _place(real: str) -> Path:
 
 def _write(record: Record) -> None:
     """Atomically. Without a record a file is only not vouched for, so this is no error."""
-    place = _place(record.path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(place, record.model_dump_json())
+        replace_text(_place(record.path), record.model_dump_json())
     except OSError as error:
         _log.warning("%s: its checksum could not be recorded: %s", record.path, error.strerror)
 

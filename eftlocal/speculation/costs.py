@@ -291,10 +291,8 @@ def remember(costs: Costs, key: str) -> None:
         },
         side_by_side=costs.side_by_side,
     )
-    path = _path(key)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, kept.model_dump_json())
+        replace_text(_path(key), kept.model_dump_json())
 
 
 def recall(key: str, roles: Sequence[str]) -> Costs | None:

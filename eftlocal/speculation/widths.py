@@ -60,13 +60,12 @@ def measured(
                 for r in contexts
             }
     found = {role: measure(context, _told(progress, role)) for role, context in contexts.items()}
+    kept = _WidthsFile(
+        format=_FORMAT,
+        rows={role: sorted(widths.rows) for role, widths in found.items()},
+        reads={role: sorted(widths.reads) for role, widths in found.items()},
+    )
     with suppress(OSError):  # a folder that cannot be written is no reason to fail
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _WidthsFile(
-            format=_FORMAT,
-            rows={role: sorted(widths.rows) for role, widths in found.items()},
-            reads={role: sorted(widths.reads) for role, widths in found.items()},
-        )
         replace_text(path, kept.model_dump_json())
     return found
 
