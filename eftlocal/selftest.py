@@ -247,7 +247,7 @@ def run(model: Path | None = None) -> SelfTestResult:
 
     started = time.perf_counter()
     facts: dict[str, Any] = {"tokens": TOKENS}
-    found = [device for device in llama.devices() if device.kind in ("gpu", "igpu")]
+    found = [device for device in llama.devices() if device.is_gpu]
     gpus = [device.name for device in sorted(found, key=lambda device: device.kind)]
     build = read_build_facts()
     wanted = build.get("asked_for") or build.get("accelerator", "cpu")

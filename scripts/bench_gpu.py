@@ -52,7 +52,7 @@ GIB = 1 << 30
 
 
 def gpus() -> list[llama.Device]:
-    return [device for device in llama.devices() if device.kind in ("gpu", "igpu")]
+    return [device for device in llama.devices() if device.is_gpu]
 
 
 # Does it work ------------------------------------------------------------------------------------

@@ -133,5 +133,5 @@ def _chosen(there: Sequence[Device], names: Sequence[str]) -> list[Device]:
             raise UsageError(f"--device {name}: there is none; there are {', '.join(by_name)}")
     if names:
         return [by_name[name] for name in dict.fromkeys(names)]
-    gpus = [device for device in there if device.kind in ("gpu", "igpu")]
+    gpus = [device for device in there if device.is_gpu]
     return gpus or [device for device in there if device.kind == "cpu"]

@@ -93,8 +93,8 @@ class Ensemble:
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
         )
         self.observer: Callable[[str, int, float], None] | None = None
-        # A typical shape: the weights are read once, and each row costs about a third of that.
         self.widths = dict(widths or {})
+        # A typical shape: the weights are read once, and each row costs about a third of that.
         self.use(Costs({role: Curve({1: 4.0, 2: 5.0}) for role in self.contexts}))
         self.check: Check | None = None
         self._abandoned = False
@@ -241,11 +241,12 @@ class Ensemble:
             tokens decoded by the role that lacked most; 0 when only a round is left to do.
         """
         parts = {}
-        for role, context in self.contexts.items():
+        for role in sequence.recipe.roles:
+            context = self.contexts[role]
             held = len(context.tokens(sequence.slot))
             cut_at = min(cut or context.n_batch, context.n_batch)
             count = min(cut_at - held % cut_at, sequence.length(role) - 1 - held)
-            if role in sequence.recipe.roles and count > 0:
+            if count > 0:
                 parts[role] = sequence.given(role, held)[:count]
         self._each_role(lambda role: self._read(role, sequence.slot, parts[role]), parts)
         return max(map(len, parts.values()), default=0)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from eftlocal.errors import ModelFileError, UsageError
-from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, constants, parse_file
+from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, block_of, parse_file
 from eftlocal.settings import CACHE_TYPES
 
 MAX_LAYERS = 512  # llama.cpp's own limit
@@ -320,6 +320,5 @@ def _row_bytes(width: int, type_name: str) -> int:
         raise UsageError(
             f"KV-cache type {type_name!r} is unknown: use one of {', '.join(CACHE_TYPES)}"
         )
-    kind = constants.GGMLQuantizationType[type_name.upper()]
-    block, block_bytes = constants.GGML_QUANT_SIZES[kind]
-    return int(-(-width // block) * block_bytes)
+    block, block_bytes = block_of(type_name)
+    return -(-width // block) * block_bytes

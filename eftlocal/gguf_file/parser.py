@@ -69,6 +69,12 @@ class FileHeader:
     header_bytes: int
 
 
+def block_of(type_: str) -> tuple[int, int]:
+    """How many numbers of a type of ggml's (Q4_0, in either case) are a block, and its bytes."""
+    numbers, size = constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[type_.upper()]]
+    return int(numbers), int(size)
+
+
 def parse_file(path: Path) -> FileHeader:
     """Read and check one file.
 

@@ -75,6 +75,11 @@ class Device:
     backend: str = ""
     id: str = ""
 
+    @property
+    def is_gpu(self) -> bool:
+        """Discrete or integrated."""
+        return self.kind in ("gpu", "igpu")
+
 
 class _Properties(ctypes.Structure):
     """ggml_backend_dev_props of ggml-backend.h."""

@@ -19,13 +19,11 @@ from eftlocal.llama.engine import device_list, last_words, llama_cpp, raise_pend
 from eftlocal.llama.rpc import Worker, with_workers
 from eftlocal.native import SignalsLater, on_deep_stack
 
+T = TypeVar("T")
+
 # A character that no vocabulary has, so that no token reaches across it: what stands after it is
 # tokenized as it is in the middle of a text.
 _BREAK = "\U0010ffff".encode()
-
-
-T = TypeVar("T")
-
 _PIECE = re.compile(rb"\s+|\S+")  # no pre-tokenizer's match is longer than two of these
 _SHORT = 256  # bytes of such a piece that any stack has room for
 _FRAME = 1 << 10  # bytes of stack for a byte of text; 360 were measured (GCC 12, x86-64)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import ModelFileError
-from eftlocal.gguf_file.parser import constants
+from eftlocal.gguf_file.parser import block_of, constants
 from eftlocal.llama.engine import ggml, last_words, llama_cpp, raise_pending, recent, start
 from eftlocal.native import SignalsLater
 
@@ -83,8 +83,7 @@ def quantized(values: NDArray[np.float32], type_: str) -> bytes:
     The columns must be whole blocks of the type.
     """
     values = np.ascontiguousarray(values, np.float32)
-    kind = constants.GGMLQuantizationType[type_]
-    block, size = constants.GGML_QUANT_SIZES[kind]
+    kind, (block, size) = constants.GGMLQuantizationType[type_], block_of(type_)
     found = np.empty(values.size // block * size, np.uint8)
     whole: Any = ctypes.c_int64
     quantize = ggml(

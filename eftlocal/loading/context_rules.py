@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import Header, is_latent
-from eftlocal.gguf_file.parser import constants
+from eftlocal.gguf_file.parser import block_of
 from eftlocal.kinds import OFF
 from eftlocal.loading.roles import RoleSource
 
@@ -22,16 +22,17 @@ def check_context(role: str, source: RoleSource, header: Header) -> None:
 
 def _check_cache(role: str, source: RoleSource, header: Header) -> None:
     off = source.flash_attention == OFF
-    if off and _block(source.cache_type_v) > 1:
+    if off and block_of(source.cache_type_v)[0] > 1:
         raise UsageError(
             f"role {role}: cache_type_v {source.cache_type_v} needs flash attention; leave "
             "flash_attention to auto, or take f16"
         )
     for name, width in (("k", header.key_length), ("v", header.value_length)):
         kind = getattr(source, f"cache_type_{name}")
-        if not off and width % _block(kind):
+        block, _ = block_of(kind)
+        if not off and width % block:
             raise UsageError(
-                f"role {role}: cache_type_{name} {kind} keeps {_block(kind)} numbers together, and "
+                f"role {role}: cache_type_{name} {kind} keeps {block} numbers together, and "
                 f"{header.path.name} has {width} a head; take f16"
             )
     if is_latent(header) and source.cache_type_k != source.cache_type_v:
@@ -39,11 +40,6 @@ def _check_cache(role: str, source: RoleSource, header: Header) -> None:
             f"role {role}: {header.path.name} keeps keys and values together; give cache_type_k "
             "and cache_type_v the same type"
         )
-
-
-def _block(cache_type: str) -> int:
-    """Numbers that the type keeps together."""
-    return int(constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[cache_type.upper()]][0])
 
 
 def _check_positions(role: str, source: RoleSource, header: Header) -> None:

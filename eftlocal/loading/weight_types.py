@@ -11,7 +11,7 @@ from pathlib import Path
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import Header
-from eftlocal.gguf_file.parser import StringArray, TensorInfo, constants
+from eftlocal.gguf_file.parser import StringArray, TensorInfo, block_of
 
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 _PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
@@ -25,8 +25,8 @@ _PART = re.compile(r"-\d{5}-of-\d{5}\Z")
 
 def bits(type_: str) -> float:
     """Bits of one weight."""
-    block, size = constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[type_]]
-    return 8.0 * float(size) / float(block)
+    block, size = block_of(type_)
+    return 8.0 * size / block
 
 
 def weights_by_type(header: Header, type_: str | None = None) -> dict[str, float]:
@@ -165,7 +165,6 @@ def _is_matrix(tensor: TensorInfo) -> bool:
 
 def _fallback(columns: int, type_: str) -> str:
     for kind in (type_, _FALLBACK.get(type_, type_)):
-        block, _ = constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[kind]]
-        if columns % block == 0:
+        if columns % block_of(kind)[0] == 0:
             return kind
     return "F16"

@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
-        "devices": [d.description for d in llama.devices() if d.kind in ("gpu", "igpu")],
+        "devices": [d.description for d in llama.devices() if d.is_gpu],
         "llama_system_info": llama.system_info(),
         "busy_percent": psutil.cpu_percent(interval=0.5),
     }

@@ -20,7 +20,7 @@ import eftlocal
 from eftlocal import llama
 from eftlocal.disk import cache_folder
 from eftlocal.gguf_file.header import Header
-from eftlocal.gguf_file.parser import constants
+from eftlocal.gguf_file.parser import block_of, constants
 from eftlocal.llama.quantize import quantized
 from eftlocal.speculation.costs import Costs, Curve, measure, recall, remember
 
@@ -77,7 +77,7 @@ class Shape:
 
     def allows(self, type_: str) -> bool:
         """Whether every row is a whole number of the type's blocks."""
-        block, _ = constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[type_]]
+        block, _ = block_of(type_)
         return all(columns % block == 0 for _, columns in self.matrices.values())
 
 
