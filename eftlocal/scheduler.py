@@ -26,7 +26,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Prompt
-from eftlocal.speculation.costs import rows_for
+from eftlocal.speculation.measurement import rows_for
 
 _NEARLY = 0.95  # of the best rate: more sequences would take memory and time for little
 

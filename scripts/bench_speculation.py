@@ -29,7 +29,7 @@ from small_models import demo_files
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import UsageError
-from eftlocal.speculation.costs import measure
+from eftlocal.speculation.measurement import measure
 from eftlocal.speculation.settings import Speculation
 from eftlocal.study.questions import FOLDER, read
 

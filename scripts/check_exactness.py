@@ -50,7 +50,8 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, Wanted
 from eftlocal.logits.recipe import TRIO
-from eftlocal.speculation.costs import Costs, measure
+from eftlocal.speculation.costs import Costs
+from eftlocal.speculation.measurement import measure
 from eftlocal.speculation.rules import RULES
 from eftlocal.study.questions import FOLDER, read
 

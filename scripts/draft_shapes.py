@@ -29,8 +29,9 @@ from eftlocal.errors import UsageError
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TRIO
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import Costs, Curve, measure
+from eftlocal.speculation.costs import Costs, Curve
 from eftlocal.speculation.drafting import Acceptance, Plan
+from eftlocal.speculation.measurement import measure
 from eftlocal.speculation.settings import Speculation
 
 DRAFTER, VERIFIERS = ("tuned",), ("base", "reference")

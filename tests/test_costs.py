@@ -9,17 +9,9 @@ import pytest
 
 from eftlocal import Emulator, Sampling, Speculation
 from eftlocal.loading.roles import RoleSource
-from eftlocal.speculation.costs import (
-    ROWS,
-    Costs,
-    Curve,
-    Room,
-    measure,
-    plausible,
-    recall,
-    remember,
-)
+from eftlocal.speculation.costs import Costs, Curve, Room
 from eftlocal.speculation.drafting import Plan
+from eftlocal.speculation.measurement import ROWS, measure, plausible, recall, remember
 
 
 def test_every_role_is_measured_and_its_cache_left_empty(tiny: Emulator) -> None:

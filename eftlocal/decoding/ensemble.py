@@ -54,7 +54,7 @@ class Ensemble:
         stop_tokens: ids that end an answer, of all roles together.
         foreign: ids that mean something else to some roles; see `Combiner`.
         pool: threads in which roles can decode side by side, where devices or cores are idle.
-        side_by_side: whether they do; it is worth measuring (`speculation.costs`).
+        side_by_side: whether they do; it is worth measuring (`speculation.measurement`).
         widths: by role, the numbers of rows that its calls keep to; none is any number.
 
     Attributes:

@@ -12,17 +12,9 @@ from eftlocal.decoding.sequence import RunningSequence, Turn
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import (
-    LONGEST,
-    Costs,
-    Room,
-    measurable,
-    measure,
-    recall,
-    remember,
-    rows_for,
-)
+from eftlocal.speculation.costs import LONGEST, Costs, Room
 from eftlocal.speculation.drafting import Acceptance, Plan, worth
+from eftlocal.speculation.measurement import measurable, measure, recall, remember, rows_for
 from eftlocal.speculation.settings import OFF, Speculation
 
 _PLANNED_FOR = 256  # plans made before the costs, corrected meanwhile, are read again

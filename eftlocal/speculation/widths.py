@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eftlocal.disk import cache_folder, replace_text
 from eftlocal.llama import Context, Span
-from eftlocal.speculation.costs import LONGEST, rows_for
+from eftlocal.speculation.costs import LONGEST
+from eftlocal.speculation.measurement import rows_for
 
 _READS = (32, 64, 128, 256)  # tokens of a call that reads a prompt, beyond LONGEST
 # Tokens that stand before the compared ones. From 257 on, llama.cpp's CPU kernels divide the

@@ -22,7 +22,8 @@ from eftlocal.disk import cache_folder
 from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import block_of, constants
 from eftlocal.llama.quantize import quantized
-from eftlocal.speculation.costs import Costs, Curve, measure, recall, remember
+from eftlocal.speculation.costs import Costs, Curve
+from eftlocal.speculation.measurement import measure, recall, remember
 
 UNIT = 1e9  # weights that a curve's seconds are for
 _MINIATURE = 1 << 28  # weights: in 4 bits more than the caches of most processors hold

@@ -16,7 +16,8 @@ from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
-from eftlocal.speculation.costs import ROWS, Costs, Curve
+from eftlocal.speculation.costs import Costs, Curve
+from eftlocal.speculation.measurement import ROWS
 from eftlocal.speculation.settings import OFF, Speculation, Totals
 
 SETTINGS = {
