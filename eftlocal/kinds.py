@@ -19,6 +19,7 @@ from eftlocal.terminal_text import shown
 OFF: Final = "off"
 Off = Literal["off"]
 
+REST: Final = "*"  # in values by role: that of the roles which are not named
 NEVER: Final = object()  # for what a number cannot be
 INT32: Final = 2**31 - 1  # llama.cpp's numbers: what is larger would wrap around
 
@@ -329,13 +330,16 @@ class Lambda(Kind):
 
 @dataclass(frozen=True)
 class ByRole(Kind):
-    """A value of all roles, or of some: a mapping, or text such as base=yarn,tuned=none."""
+    """A value of all roles, or of some: a mapping, or text such as base=yarn,tuned=none.
+
+    In yarn,base=none the first is that of the other roles; in a mapping its key is REST.
+    """
 
     each: Kind
 
     @property
     def rule(self) -> str:  # type: ignore[override]
-        return f"{self.each.rule}; for some roles only, as in base=..."
+        return f"{self.each.rule}; or by role, as in base=..."
 
     @property
     def metavar(self) -> str:  # type: ignore[override]
@@ -348,16 +352,32 @@ class ByRole(Kind):
 
     def read(self, value: Any) -> Any:
         if isinstance(value, str) and "=" in value:
-            parts = [part.partition("=") for part in value.split(",")]
-            value = {role.strip(): number(text) for role, _, text in parts}
-            if len(value) < len(parts):
-                raise RefusedError(value, self.rule, "names a role twice")
+            parts = [part if "=" in part else f"{REST}={part}" for part in value.split(",")]
+            pairs = [part.partition("=") for part in parts]
+            found = {role.strip(): number(text) for role, _, text in pairs}
+            if "" in found or "" in found.values():
+                raise self.refuse(value)
+            if len(found) < len(parts):
+                raise RefusedError(value, self.rule, f"is {shown(value)}: it names a role twice")
+            value = found
         if isinstance(value, Mapping):
             return {role: _inside(role, one, self.each) for role, one in value.items()}
         return self.each.read(value)
 
     def parse(self, text: str) -> Any:
         return self.read(text if "=" in text else number(text))
+
+
+def for_role(value: Any, role: str) -> Any:
+    """What a value of a `ByRole` kind says of a role; None where it says nothing."""
+    return value.get(role, value.get(REST)) if isinstance(value, Mapping) else value
+
+
+def over(value: Any, lower: Any) -> Any:
+    """A value of a `ByRole` kind over another, which stands for the roles that this leaves open."""
+    if not isinstance(value, Mapping) or REST in value or lower is None:
+        return value
+    return {**(lower if isinstance(lower, Mapping) else {REST: lower}), **value}
 
 
 def of_one_role(kind: Kind) -> Kind:

@@ -282,11 +282,11 @@ _ALL: Final = (
         "How positions are scaled beyond the trained context (default: as the model says).",
     ),
     _context(
-        *("rope_freq_base", ByRole(Range(0.0, 1e9, above=True))),
+        *("rope_freq_base", ByRole(Range(1.0, 1e9))),
         "RoPE base frequency (default: the model's).",
     ),
     _context(
-        *("rope_freq_scale", ByRole(Range(0.0, 1.0, above=True))),
+        *("rope_freq_scale", ByRole(Range(0.0001, 1.0))),
         "RoPE frequency scale: 0.25 stretches the trained context to four times its length.",
     ),
     _context(
@@ -344,8 +344,15 @@ CONTEXT: Final = tuple(named("context"))
 ROPE: Final = tuple(name for name in CONTEXT if name.startswith(("rope_", "yarn_")))
 """Those of them that say how positions are encoded."""
 
+YARN: Final = tuple(name for name in ROPE if name.startswith("yarn_"))
+
 SAMPLING: Final = tuple(named("sampling"))
 """The dials of `Sampling`, all but the biases of single tokens."""
+
+
+def misplaced(scaling: str) -> tuple[str, ...]:
+    """The settings of positions that do nothing under this rope_scaling."""
+    return (*(YARN if scaling != "yarn" else ()), *(("rope_freq_scale",) * (scaling == "none")))
 
 
 def checked(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_text import parse_toml
-from eftlocal.kinds import RefusedError
+from eftlocal.kinds import REST, ByRole, RefusedError, over
 from eftlocal.settings import (
     BODY,
     FILE,
@@ -132,9 +132,18 @@ def user_settings() -> dict[str, Default]:
     recipe = _users_recipe((environment, file))
     return {
         name: one
-        for name, one in {**file, **environment}.items()
+        for name, one in _together(environment, file).items()
         if SETTINGS[name].group != "recipe" or recipe.get(SETTINGS[name].parameter) is one
     }
+
+
+def _together(environment: dict[str, Default], file: dict[str, Default]) -> dict[str, Default]:
+    """The values of both; those by role complete each other."""
+    found = {**file, **environment}
+    for name in environment.keys() & file.keys():
+        if isinstance(SETTINGS[name].kind, ByRole):
+            found[name] = replace(found[name], value=over(found[name].value, file[name].value))
+    return found
 
 
 class Given(dict[str, Any]):
@@ -142,7 +151,8 @@ class Given(dict[str, Any]):
     nothing was said.
 
     Attributes:
-        sources: where values came from that were not on the command line.
+        sources: where values came from that were not on the command line; of a role's alone, as
+            cache_type_k[base], where the command line speaks of other roles.
     """
 
     def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> None:
@@ -152,6 +162,12 @@ class Given(dict[str, Any]):
     def typed(self, name: str) -> Any:
         """The value that the command line gave; None where it gave none."""
         return None if name in self.sources else self[name]
+
+    def of_user(self, name: str, role: str) -> bool:
+        """Whether what is said of a role came from the user's settings."""
+        value = self[name]
+        said = role if isinstance(value, Mapping) and role in value else REST
+        return name in self.sources or f"{name}[{said}]" in self.sources
 
     def changed(self, **values: Any) -> Given:
         sources = {name: source for name, source in self.sources.items() if name not in values}
@@ -187,10 +203,18 @@ def with_user_settings(
         apart.add("preset")
     if "raw" in typed:
         apart |= {"chat_template_kwargs", "system_in_user"}
-    for name, one in {**found[1], **found[0]}.items():
+    for name, one in _together(*found).items():
         parameter = SETTINGS[name].parameter
-        if parameter in shared and parameter not in (*apart, *RECIPE):
+        if parameter not in shared or parameter in RECIPE:
+            continue
+        if parameter not in apart:
             given[parameter], given.sources[parameter] = one.value, one.source
+        elif isinstance(SETTINGS[name].kind, ByRole):
+            line = options[name]
+            given[name] = over(line, one.value)
+            if given[name] is not line:
+                of_user = given[name].keys() - line.keys()
+                given.sources |= dict.fromkeys((f"{name}[{r}]" for r in of_user), one.source)
     if not set(RECIPE) <= set(shared):
         return given, []
     line = {name: Default(options[name], "") for name in RECIPE if name in typed}

@@ -31,12 +31,13 @@ In what order the dials act, [order.md](order.md) says.
 The command line wins over environment variables, these over the settings file, that over the
 preset, and the preset over the program. `eftlocal doctor` shows every setting that is not the
 program's default, and where it comes from. `recipe` and its dials go together: `beta` in the file
-is left out, with a note, where the command line says `--recipe proxy`. A default never makes a verb
-fail: it is left out where there is no place for it, as `preset` is beside `--base FILE`, and
-`any_sum` waits for weights. `stop` strings add to those of the preset. A wrong value, an unknown
-key and a setting that has no default of yours (`trust`) are errors that name it; a blank variable
-is as good as none. The Python API reads neither the file nor these variables (but
-`EFTLOCAL_MODELS`, `EFTLOCAL_CACHE` and `EFTLOCAL_CONFIG`, which name folders).
+is left out, with a note, where the command line says `--recipe proxy`. A default never makes a
+verb fail for being out of place: it is left out, as `preset` is beside `--base FILE`, YaRN's
+settings are under `--rope-scaling none`, and `any_sum` is until there are weights. `stop`
+strings add to those of the preset. A wrong value, an unknown key and a setting that has no
+default of yours (`trust`) are errors that name it; a blank variable is as good as none. The
+Python API reads neither the file nor these variables (but `EFTLOCAL_MODELS`, `EFTLOCAL_CACHE`
+and `EFTLOCAL_CONFIG`, which name folders).
 
 ```toml
 # settings.toml
@@ -46,6 +47,13 @@ temperature = 0.3
 models = "~/models"       # where downloads go
 stop = ["###"]
 ```
+
+**By role.** Settings of caches and of positions may differ: `--cache-type-k base=q8_0` is for the
+base, `--cache-type-k f16,base=q8_0` for the others too, and the option may be repeated. In the
+settings file the value is the same text, in Python also a mapping, and in a preset each role has a
+key of its own. What one level does not say of a role, the level below does: with `q4_0` in the
+file and `base=q8_0` on the command line, all but the base have q4_0. A `rope_scaling` also takes
+the place of the YaRN settings below it.
 
 This page is written by `scripts/write_fields.py` from `eftlocal/settings.py`.
 """
@@ -59,7 +67,7 @@ _GROUPS = {
     "prompt": "Prompt",
     "raw": "Raw prompts",
     "engine": "Engine",
-    "context": "Context (a preset's role: of that role)",
+    "context": "Context (in a preset: of one role)",
     "log": "Log",
     "models": "Models",
     "folders": "Folders",

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 from gguf_files import write_model
+from settings_files import own_preset, write_settings
 from typer.testing import CliRunner, Result
 
 from eftlocal import Emulator
 from eftlocal.cli.app import app
+from eftlocal.cli.doctor import settings_in_use
 from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.kinds import ByRole, Choice, Range, RefusedError, Switch
 from eftlocal.llama import Context, Model
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.roles import RoleSource
+from eftlocal.logits.recipe import TRIO
+from eftlocal.user_settings import config_folder
 
 
 def test_a_value_by_role() -> None:
@@ -32,6 +36,12 @@ def test_a_value_by_role() -> None:
         ("2", "x is 2; it must be a number above 0 and at most 1"),
         ("base=0", r"x[base] is 0; it must be a number above 0"),
         ("base=0.5,base=1", "names a role twice"),
+        ("0.5,1", "x is '0.5,1'; it must be a number above 0"),
+        *(
+            (text, f"x is '{text}'; it must be a number above 0")
+            for text in ("base=", "=1", "1,=1")
+        ),
+        ("0.5,base=2", "x[base] is 2; it must be"),
     ):
         with pytest.raises(RefusedError) as caught:
             kind.parse(text)
@@ -129,6 +139,72 @@ def test_the_command_line_and_the_users_settings(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EFTLOCAL_CACHE_TYPE_V", "other=q8_0,base=q8_0")
     assert run().exit_code == 0
     monkeypatch.delenv("EFTLOCAL_CACHE_TYPE_V")
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "file", "used"),
+    [
+        ("", "", "", "q5_0 f16 f16"),
+        ("q8_0", "tuned=q4_0", "", "q8_0 q8_0 q8_0"),
+        ("tuned=q8_0", "", "", "q5_0 q8_0 f16"),
+        ("tuned=q8_0 base=q4_0", "", "", "q4_0 q8_0 f16"),
+        ("q4_0 base=q8_0", "", "", "q8_0 q4_0 q4_0"),
+        ("tuned=q8_0", "q4_0", "", "q4_0 q8_0 q4_0"),
+        ("base=q8_0", "tuned=q4_0,nobody=q4_0", "", "q8_0 q4_0 f16"),
+        ("", "tuned=q4_0", "q8_0", "q8_0 q4_0 q8_0"),
+        ("", "q8_0,base=q4_0", "tuned=f32", "q4_0 q8_0 q8_0"),
+    ],
+)
+def test_what_a_level_does_not_say_of_a_role_the_next_one_says(
+    line: str,
+    environment: str,
+    file: str,
+    used: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own_preset("", "cache_type_k = 'q5_0'")
+    monkeypatch.setenv("EFTLOCAL_CACHE_TYPE_K", environment)
+    write_settings("preset = 'mine'\n" + (f"cache_type_k = '{file}'" if file else ""))
+    sources = sources_of(*(f"--cache-type-k={one}" for one in line.split()))
+    assert [sources[role].cache_type_k for role in TRIO] == used.split()
+    if not line:
+        values = settings_in_use()["values"]
+        told = {role: values.get(f"cache_type_k of {role}", {"value": "f16"}) for role in TRIO}
+        assert [told[role]["value"] for role in TRIO] == used.split()
+
+
+def test_a_scaling_takes_the_place_of_all_that_went_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own_preset("", "rope_scaling = 'yarn'\nyarn_beta_fast = 3.0")
+    write_settings("preset = 'mine'")
+    assert sources_of()["base"].rope == {"rope_scaling": "yarn", "yarn_beta_fast": 3.0}
+    assert sources_of("--rope-scaling=none")["base"].rope == {"rope_scaling": "none"}
+    monkeypatch.setenv("EFTLOCAL_YARN_BETA_SLOW", "2")
+    monkeypatch.setenv("EFTLOCAL_ROPE_FREQ_SCALE", "0.5")
+    rope = {role: s.rope for role, s in sources_of("--rope-scaling=yarn,tuned=none").items()}
+    assert rope["tuned"] == {"rope_scaling": "none"}
+    assert rope["reference"] == {
+        **{"rope_scaling": "yarn", "rope_freq_scale": 0.5, "yarn_beta_slow": 2.0}
+    }
+    result = run("--rope-scaling=none", "--yarn-beta-fast=bose=2")
+    assert "yarn_beta_fast: there is no role bose" in result.stderr
+
+
+def sources_of(*arguments: str) -> dict[str, RoleSource]:
+    """How `eftlocal run` loads the roles."""
+    found: dict[str, RoleSource] = {}
+    for role in TRIO:
+        (config_folder() / f"{role}.gguf").touch()
+
+    def prepared(sources: dict[str, RoleSource], **_: Any) -> None:
+        found.update(sources)
+        raise UsageError("enough")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("eftlocal.emulator.prepare", prepared)
+        assert "enough" in run(*arguments).stderr
+    return found
 
 
 def test_models_check_counts_the_cache_that_is_asked_for() -> None:

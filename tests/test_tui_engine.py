@@ -211,6 +211,15 @@ def test_answers_that_are_closed_early_give_their_places_back(
     assert list(answers) == []
 
 
+def test_a_preset_without_some_roles_is_loaded_with_the_settings_of_the_others() -> None:
+    engine = {"n_ctx": 512, "cache_type_k": {"base": "q8_0", "warm": "q4_0", "*": "q5_0"}}
+    chat = LocalEngine(Start("demo", offline=True, adjust=quick, engine={**engine, "threads": 1}))
+    chat.load("demo", lambda _: None)
+    assert chat._emulator is not None
+    assert chat._emulator.roles == ("base", "tuned", "reference")
+    chat.close()
+
+
 def test_as_many_places_are_loaded_as_fit() -> None:
     for engine, _ in opened(LocalEngine(Start("demo", offline=True, adjust=quick))):
         assert free(engine) == PLACES

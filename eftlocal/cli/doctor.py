@@ -22,6 +22,7 @@ from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import print_json, say, tell
 from eftlocal.defaults import preset_defaults
 from eftlocal.errors import EftlocalError, EngineError, UsageError
+from eftlocal.kinds import ByRole, for_role
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
@@ -155,11 +156,21 @@ def settings_in_use() -> dict[str, Any]:
         one = won["stop"]
         won["stop"] = Default((*own.pop("stop"), *one.value), f"{of_preset} and {one.source}")
         given = [("stop", *vars(won["stop"]).values()) if g[2] == one.source else g for g in given]
+    by_role = {name for name, value, _ in given if _is_by_role(name, value)}
+    given = [
+        (f"{name} of {role}" if name in by_role else name, said, source)
+        for name, value, source in given
+        for role in (preset.roles if name in by_role else [""])
+        if (said := for_role(value, role) if name in by_role else value) is not None
+    ]
+    won |= {
+        name: Default(value, source) for name, value, source in reversed(given) if " of " in name
+    }
     given += [(name, value, of_preset) for name, value in own.items()]
     for name, value, source in given:
         of_all = name.partition(" of ")[0]  # n_ctx of base gives way to the n_ctx of all roles
-        name = of_all if of_all in won else name
-        said = {"value": value, "source": source.removesuffix(f": {name}")}
+        name = of_all if of_all in won and of_all not in by_role else name
+        said = {"value": value, "source": source.removesuffix(f": {of_all}")}
         if isinstance(value, float) and math.isinf(value):
             said["value"] = "off"
         one = values.setdefault(name, {"value": None, "source": None, "over": []})
@@ -170,6 +181,10 @@ def settings_in_use() -> dict[str, Any]:
         else:
             one["over"].append(said)
     return {**found, "values": values}
+
+
+def _is_by_role(name: str, value: Any) -> bool:
+    return isinstance(SETTINGS[name].kind, ByRole) and isinstance(value, Mapping)
 
 
 def _fitting(won: Mapping[str, Default], preset: Preset) -> dict[str, Default]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,10 +20,33 @@ from eftlocal.constraint import KINDS, Constraint, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.json_schema import schema_notes
-from eftlocal.kinds import OFF, File, Flag, Range, RefusedError, Texts, number
+from eftlocal.kinds import (
+    OFF,
+    REST,
+    ByRole,
+    File,
+    Flag,
+    Range,
+    RefusedError,
+    Texts,
+    for_role,
+    number,
+    over,
+)
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import AXIS, CONTEXT, FILE, LINE, SETTINGS, Setting, flag_of, named
+from eftlocal.settings import (
+    AXIS,
+    CONTEXT,
+    FILE,
+    LINE,
+    ROPE,
+    SETTINGS,
+    Setting,
+    flag_of,
+    misplaced,
+    named,
+)
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
 if TYPE_CHECKING:
@@ -71,7 +94,8 @@ def option(name: str, heading: str = "", **other: Any) -> Any:
 def annotation(name: str) -> Any:
     """The type of a setting's parameter, with its option."""
     kind = SETTINGS[name].kind
-    types: dict[type, Any] = {Flag: bool, File: Path | None, Texts: list[str] | None}
+    several = list[str] | None
+    types: dict[type, Any] = {Flag: bool, File: Path | None, Texts: several, ByRole: several}
     return Annotated[types.get(type(kind), str | None), option(name)]
 
 
@@ -89,6 +113,11 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
             raise OptionError(error.told(setting.flag)) from None
 
     return parse
+
+
+def _one_by_role(values: Sequence[Any] | None) -> Any:
+    """The value of an option that may be given once for each role."""
+    return reduce(lambda all_, one: over(one, all_), values) if values else None
 
 
 def _completion(name: str, words: Iterable[str]) -> Callable[..., Any]:
@@ -174,6 +203,7 @@ def takes(
     def decorate(verb: _Verb) -> Callable[..., None]:
         *own, _given = inspect.signature(verb, eval_str=True).parameters.values()
         names = {parameter.name for parameter in own}
+        by_role = [n for n in types if n in SETTINGS and isinstance(SETTINGS[n].kind, ByRole)]
         may_be_set = (set(types) - own_kind - names) | set(shared)
         common = [
             inspect.Parameter(
@@ -192,6 +222,8 @@ def takes(
         @wraps(verb)
         def run(*, _context: typer.Context, **options: Any) -> None:
             typed = [name for name in options if _is_typed(_context, name)]
+            for name in by_role:
+                options[name] = _one_by_role(options[name])
             given, left_out = with_user_settings(options, typed, may_be_set)
             tell_left_out(left_out, "this recipe")
             for name in shared:  # a number that the verb needs cannot be off
@@ -365,9 +397,25 @@ def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in CONTEXT:
         value = given[name]
-        if isinstance(value, Mapping) and name in given.sources:
-            value = {role: one for role, one in value.items() if role in roles}
+        if isinstance(value, Mapping):
+            value = {
+                role: one
+                for role, one in value.items()
+                if role in (*roles, REST) or not given.of_user(name, role)
+            }
         found[name] = None if value is False else value
+    if given.typed("rope_scaling") is not None:  # defaults that do not go with it are left out
+        scaling = {role: for_role(found["rope_scaling"], role) or "yarn" for role in roles}
+        for name, value in [(name, found[name]) for name in ROPE]:
+            lost = [r for r in roles if given.of_user(name, r) and name in misplaced(scaling[r])]
+            if lost and value is not None:
+                kept = {role: for_role(value, role) for role in roles if role not in lost}
+                typed = value if isinstance(value, Mapping) else {}
+                found[name] = {
+                    role: one
+                    for role, one in {**typed, **kept}.items()
+                    if one is not None and role not in (*lost, REST)
+                }
     return found
 
 

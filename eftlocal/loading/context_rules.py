@@ -8,6 +8,7 @@ from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.gguf_file.parser import block_of
 from eftlocal.kinds import OFF
 from eftlocal.loading.roles import RoleSource
+from eftlocal.settings import misplaced
 
 
 def check_context(role: str, source: RoleSource, header: Header) -> None:
@@ -45,15 +46,15 @@ def _check_cache(role: str, source: RoleSource, header: Header) -> None:
 def _check_positions(role: str, source: RoleSource, header: Header) -> None:
     own = str(header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear"))
     scaling = source.rope_scaling or own
-    if scaling == "none" and source.rope_freq_scale is not None:
-        raise UsageError(
-            f"role {role}: rope_freq_scale does nothing where rope_scaling is none; leave one out"
-        )
-    for name in source.rope:
+    for name in misplaced(scaling):
         # llama.cpp knows one original length, whatever the scaling of the model's own.
-        fits = name == "yarn_orig_ctx" and scaling == "longrope"
-        if name.startswith("yarn_") and scaling != "yarn" and not fits:
+        if name not in source.rope or (name == "yarn_orig_ctx" and scaling == "longrope"):
+            continue
+        if name == "rope_freq_scale":
             raise UsageError(
-                f"role {role}: {name} is for rope_scaling yarn, and it is {scaling}; give "
-                f"rope_scaling yarn, or leave out {name}"
+                f"role {role}: {name} does nothing where rope_scaling is none; leave one out"
             )
+        raise UsageError(
+            f"role {role}: {name} is for rope_scaling yarn, and it is {scaling}; give "
+            f"rope_scaling yarn, or leave out {name}"
+        )

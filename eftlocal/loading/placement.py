@@ -92,7 +92,8 @@ class RoleNeeds:
                 then there twice.
         """
         tied, output = header.has_tied_output, header.output_bytes
-        n_ctx, n_batch = source.n_ctx or DEFAULT_N_CTX, source.n_batch
+        n_ctx = source.n_ctx or DEFAULT_N_CTX
+        n_batch = min(source.n_batch, n_ctx * n_seq)  # no more tokens than there is room for
         hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
         mask = 2 * n_ctx  # one float16 row of the attention mask a token
         row = 12 * max(header.n_ff) + 4 * hidden + mask

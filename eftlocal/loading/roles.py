@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eftlocal.errors import UsageError
-from eftlocal.kinds import of_one_role
+from eftlocal.kinds import REST, for_role, of_one_role
 from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
-from eftlocal.settings import CONTEXT, ROPE, SETTINGS
+from eftlocal.settings import CONTEXT, ROPE, SETTINGS, misplaced
 
 DEFAULT_N_CTX = 4096  # tokens, where neither the model nor the caller has less or more
 _CHECKED = (*CONTEXT, "threads", "gpu_layers", "rpc")
@@ -128,18 +128,19 @@ def with_settings(
     given = {key: value for key, value in changes.items() if value is not None}
     for key, value in {"prompts": prompts, **given}.items():
         for role in value if isinstance(value, Mapping) else ():
-            if role not in sources:
+            if role not in (*sources, REST):
                 raise UsageError(f"{key}: there is no role {role}; there are {', '.join(sources)}")
     changed = {}
     for role, source in sources.items():
+        new = {key: for_role(value, role) for key, value in given.items()}
+        new = {key: value for key, value in new.items() if value is not None}
+        if new.get("rope_scaling", source.rope_scaling) != source.rope_scaling:
+            new = {**dict.fromkeys(misplaced(new["rope_scaling"])), **new}  # they went with the old
         changed[role] = replace(
             source,
             prompt=(prompts or {}).get(role, source.prompt),
             chat_template_kwargs={**source.chat_template_kwargs, **(chat_template_kwargs or {})},
-            **{
-                key: value.get(role, getattr(source, key)) if isinstance(value, Mapping) else value
-                for key, value in given.items()
-            },
+            **new,
         )
     return changed
 

@@ -17,11 +17,13 @@ from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.generation import Step
+from eftlocal.kinds import REST
 from eftlocal.loading.loader import UpTo
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
 from eftlocal.scheduler import Scheduler
+from eftlocal.settings import CONTEXT
 from eftlocal.sources import load
 from eftlocal.study.influence import inspect
 from eftlocal.study.inspection import measures_of
@@ -82,8 +84,10 @@ class LocalEngine:
             options.pop("prompts", None)
         if isinstance(models, str):
             found = find(models)
-            workers = options.get("rpc") or {}
-            options["rpc"] = {role: workers[role] for role in workers if role in found.roles}
+            for name in ("rpc", *CONTEXT):
+                if isinstance(options.get(name), Mapping):
+                    there = (*found.roles, REST)
+                    options[name] = {r: v for r, v in options[name].items() if r in there}
             defaults = preset_defaults(found)
             if preset is None:
                 defaults = self._start.adjust(defaults)
