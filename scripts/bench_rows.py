@@ -28,7 +28,8 @@ from random_models import folder, random_file, require
 
 from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import read_header
-from eftlocal.llama import Context, Model, Span, default_threads, repacked_types
+from eftlocal.llama import Context, Model, Span, default_threads
+from eftlocal.loading.loader import is_repacked
 
 ROWS = tuple(range(1, 18))
 BESIDE = (1, 2, 3, 4, 5, 8, 9)  # rows of the side by side table
@@ -37,8 +38,7 @@ PAST = 64  # tokens that stand before the timed ones
 
 def load(path: Path) -> Model:
     """As the program loads it: not mapped where the CPU copies most of the weights."""
-    copied = [tensor.type.name in repacked_types() for tensor in read_header(path).tensors]
-    return Model(path, mapped=sum(copied) < len(copied) / 2)
+    return Model(path, mapped=not is_repacked(read_header(path)))
 
 
 def context(model: Model, threads: int, n_ctx: int = 256) -> Context:

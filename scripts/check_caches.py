@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from benchmark import one_line
 from small_models import demo_files
 
 from eftlocal import Emulator
-from eftlocal.logits.distribution import Row, log_sum_exp
-from eftlocal.study.divergence import Divergence, divergence
+from eftlocal.study.divergence import Divergence, divergence, log_probabilities
 from eftlocal.study.statistics import mean
 
 HERE = Path(__file__).resolve().parents[1]
@@ -41,16 +39,6 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "q4_0, base only": {"cache_type_k": {"base": "q4_0"}, "cache_type_v": {"base": "q4_0"}},
     "K q8_0, V q4_0": {"cache_type_k": "q8_0", "cache_type_v": "q4_0"},
 }
-
-
-def log_probabilities(
-    emulator: Emulator, prompts: Mapping[str, list[int]], tokens: list[int]
-) -> Iterator[Row]:
-    """(vocab,) float32 of the combination before each token."""
-    scratch = np.empty(emulator.ensemble.vocab_size, np.float32)
-    recipe = emulator.defaults.recipe
-    for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=recipe):
-        yield row - np.float32(log_sum_exp(row, scratch))
 
 
 def measure(

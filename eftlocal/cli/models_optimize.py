@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -142,10 +140,9 @@ def optimize(
         typer.confirm(printable(question), abort=True, err=True)
     try:
         with terminable():
-            with _growing() as progress:
+            with download_bars() as bars:
                 for copy in new:
-                    write(copy, threads, partial(progress, copy))
-                    progress(copy, copy.size)
+                    _write(copy, threads, bars)
             paths = there | {role: copy.path for role, copy in copies.items()}
             add_preset(*_table(preset, name, chosen, paths))
             found = _compare(preset, name, text or TEXT, tokens, wishes, trust=trust)
@@ -342,15 +339,10 @@ def _report(
     }
 
 
-@contextmanager
-def _growing() -> Iterator[Any]:
-    """A bar for each file that is written."""
-    with download_bars() as bars:
-
-        def progress(copy: Copy, done: int) -> None:
-            bars(copy.path.name, min(done, copy.size), copy.size)
-
-        yield progress
+def _write(copy: Copy, threads: int, bars: hub.Progress) -> None:
+    name, size = copy.path.name, copy.size
+    write(copy, threads, lambda done: bars(name, min(done, size), size))
+    bars(name, size, size)
 
 
 def _table(

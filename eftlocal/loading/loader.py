@@ -293,7 +293,8 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
                         devices=[name for name, _ in used],
                         tensor_split=[layers for _, layers in used],
                         workers=[prepared.workers[n] for n, _ in used if n in prepared.workers],
-                        mapped=placement.n_gpu_layers != 0 or not _repacked(prepared.headers[role]),
+                        mapped=placement.n_gpu_layers != 0
+                        or not is_repacked(prepared.headers[role]),
                         progress=progress and partial(progress, role),
                     )
                 )
@@ -376,7 +377,7 @@ def _even(source: RoleSource, placement: Placement) -> RoleSource:
     return source
 
 
-def _repacked(header: Header) -> bool:
+def is_repacked(header: Header) -> bool:
     """Whether most of the weights would be copied when they are decoded on the CPU."""
     types = llama.repacked_types()
     copied = sum(tensor.nbytes for tensor in header.tensors if tensor.type.name in types)

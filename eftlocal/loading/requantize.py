@@ -19,7 +19,7 @@ import numpy as np
 
 from eftlocal.child_process import ChildDiedError, ChildProcess
 from eftlocal.disk import beside, lock_beside, readable, sync_folder
-from eftlocal.errors import EftlocalError, ModelFileError, UsageError
+from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.hub.local import store
@@ -164,12 +164,9 @@ def _quantize(copy: Copy, part: Path, threads: int, progress: Callable[[int], ob
         if died.words:
             fault += f": {died.words.splitlines()[-1]}"
     if fault:
-        free = shutil.disk_usage(part.parent).free
-        raise _full(copy, free) if free < _SPARE else ModelFileError(fault)
-
-
-def _full(copy: Copy, free: int) -> EftlocalError:
-    return UsageError(
-        f"{copy.path.parent}: the disk is full ({readable(free)} left); make room for "
-        f"{readable(copy.size)} and run it again: files that are done are kept"
-    )
+        if (free := shutil.disk_usage(part.parent).free) < _SPARE:
+            raise UsageError(
+                f"{part.parent}: the disk is full ({readable(free)} left); make room for "
+                f"{readable(copy.size)} and run it again: files that are done are kept"
+            )
+        raise ModelFileError(fault)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +79,23 @@ def distributions(emulator: Emulator, text: str, most: int) -> Iterator[Row]:
     if same < 1:
         raise PromptError("the text is too short to compare anything on; give a longer one")
     prompts = {role: tokens[: len(tokens) - same] for role, tokens in ids.items()}
-    contexts, recipe = emulator.ensemble.contexts, emulator.defaults.recipe
+    contexts = emulator.ensemble.contexts
     room = min(context.n_ctx - len(prompts[role]) for role, context in contexts.items())
-    tokens = ids[next(iter(ids))][-same:][: min(most, room - 1)]
+    yield from log_probabilities(
+        emulator, prompts, ids[next(iter(ids))][-same:][: min(most, room - 1)]
+    )
+
+
+def log_probabilities(
+    emulator: Emulator, prompts: Mapping[str, Sequence[int]], tokens: Sequence[int]
+) -> Iterator[Row]:
+    """What the combination holds of each token's place, after each role's own prompt.
+
+    Yields:
+        (vocab,) float32 for each of the tokens: what stood before it.
+    """
     scratch = np.empty(emulator.ensemble.vocab_size, np.float32)
+    recipe = emulator.defaults.recipe
     for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=recipe):
         yield row - np.float32(log_sum_exp(row, scratch))
 

@@ -95,18 +95,13 @@ class Environment:
 
     def built_key(self) -> str:
         """Key of the build that is installed, or "" when none of ours is."""
-        try:
-            key = json.loads(self.build_file.read_text(encoding="utf-8"))["key"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+        key = selftest.read_build_facts(self.build_file).get("key", "")
         return str(key) if self.has("llama_cpp_python") else ""
 
     def built_for(self) -> str:
         """The accelerators that the installed build has libraries for, or cpu."""
-        try:
-            return str(json.loads(self.build_file.read_text(encoding="utf-8"))["accelerator"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return "an unknown accelerator"
+        facts = selftest.read_build_facts(self.build_file)
+        return str(facts.get("accelerator", "an unknown accelerator"))
 
     def has(self, package: str) -> bool:
         libraries = "Lib/site-packages" if WINDOWS else "lib/python3*/site-packages"

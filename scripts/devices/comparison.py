@@ -19,11 +19,11 @@ from eftlocal.loading.placement import DeviceMemory
 from eftlocal.scheduler import Scheduler
 
 GREEDY = Sampling(temperature=0.0)
-"""Nats between the two most probable tokens: closer than that, either may be chosen."""
 NEAR_TIE = 0.1
+"""Nats between the two most probable tokens: closer than that, either may be chosen."""
+FAR = 0.5
 """Nats by which a token's log-probability may differ, of tokens that greedy answers choose. The CPU
 rounds activations to 8 bits and devices do not: 0.31 was measured on SmolLM2 in Q4_1."""
-FAR = 0.5
 
 
 @dataclass(frozen=True)
