@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _CHEAP = 2.2  # times one row: where four cost no more, another type brings little
+_FEW_READ = 4  # tokens of a call: a prompt read so takes far longer
 
 
 class Emulator(Closing):
@@ -420,6 +421,16 @@ class Emulator(Closing):
             found.append(
                 f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
                 "beyond that, answers may make no sense; lower n_ctx, or see rope_scaling"
+            )
+        few: dict[int, list[str]] = {}
+        for role, widths in self.ensemble.widths.items():
+            if max(widths.reads) < _FEW_READ:
+                few.setdefault(max(widths.reads), []).append(role)
+        for count, roles in few.items():
+            found.append(
+                f"reproducible: the prompt of {' and '.join(roles)} is read {count} token"
+                f"{'s' * (count > 1)} a call, which is slow; files in another quantization may be "
+                "read faster"
             )
         if self.name and (kinds := self._slow_types()):
             slow = ", ".join(f"{' and '.join(roles)} in {kind}" for kind, roles in kinds.items())

@@ -16,6 +16,8 @@ from random_gguf import write_random_model
 
 from eftlocal import Answer, Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import UsageError
+from eftlocal.loading.loader import prepare
+from eftlocal.loading.roles import RoleSource
 from eftlocal.scheduler import Scheduler
 from eftlocal.speculation.costs import Costs, Curve
 from eftlocal.speculation.widths import Widths, measure, measured
@@ -247,6 +249,24 @@ def test_a_real_prompt_asked_again(quantized: Path) -> None:
             again = emulator.generate(question, sampling=Sampling(seed=1), **options)
             assert again.timing.reused_tokens != first.timing.reused_tokens
             assert bits(again) == bits(first)
+
+
+@pytest.mark.parametrize(
+    ("cache", "kept"), [({}, "bf16"), ({"k": "f32", "v": "f32"}, "f32"), ({"v": "q8_0"}, "q8_0")]
+)
+def test_a_chosen_cache_is_kept(cache: dict[str, str], kept: str, tmp_path: Path) -> None:
+    path = write_random_model(tmp_path / "a.gguf", "tiny", "Q8_0")
+    types = {f"cache_type_{name}": kind for name, kind in cache.items()}
+    prepared = prepare({"base": RoleSource(path, reproducible=True, **types)}, trust=True)  # type: ignore[arg-type]
+    assert prepared.sources["base"].cache_type_v == kept
+
+
+def test_slow_reading_is_told(quantized: Path) -> None:
+    with load(quantized, reproducible=True) as emulator:
+        told = [note for note in emulator.notes() if note.startswith("reproducible: ")]
+    tokens = {"F16": "1 token", "Q4_K_M": "3 tokens"}.get(quantized.stem)
+    assert bool(told) == (tokens is not None)
+    assert all(f"the prompt of tuned and reference is read {tokens} a call" in x for x in told)
 
 
 def test_reproducible_for_real(quantized: Path) -> None:

@@ -20,7 +20,7 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError, WorkerError
 from eftlocal.gguf_file.check import check_adapter, checked_model
-from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.placement import (
     Placement,
@@ -45,7 +45,6 @@ _MOST_ON_CPU = 32  # more sequences bring nothing there
 _SMALL = 64 << 20  # bytes of weights that any type decodes fast enough
 _SHARE = 0.5  # of the host's free memory that a run of many sequences may fill
 
-_ROUNDED_BY_ROWS = (("f16", "f16"), ("f32", "f32"))  # types of the K and the V cache
 
 _PACKAGE = Path(eftlocal.__file__).resolve().parent
 
@@ -146,7 +145,9 @@ def prepare(
         most, planned = _most_sequences(planned_for, most, force=force)
     else:
         planned = planned_for(most, force=force)
-    sources = {role: _even(source, planned.roles[role]) for role, source in sources.items()}
+    sources = {
+        role: _even(source, headers[role], planned.roles[role]) for role, source in sources.items()
+    }
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
     files = (file for h in (*headers.values(), *adapters.values()) for file in h.files)
     if not trust and not all(map(is_vouched, files)):
@@ -365,14 +366,16 @@ def _fingerprint(prepared: Prepared) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _even(source: RoleSource, placement: Placement) -> RoleSource:
+def _even(source: RoleSource, header: Header, placement: Placement) -> RoleSource:
     """The source with a cache for which attention is computed alike for any number of rows.
 
     Over a cache of one 16- or 32-bit float type, llama.cpp's CPU kernels divide the attention of
-    a single row among threads, and compute that of 64 rows and more in tiles.
+    a single row among threads, and compute that of 64 rows and more in tiles. Only f16, which is
+    the default, gives way; what else was chosen stays, with fewer numbers of rows.
     """
-    kinds = (source.cache_type_k, source.cache_type_v)
-    if source.reproducible and placement.n_gpu_layers == 0 and kinds in _ROUNDED_BY_ROWS:
+    kinds = {source.cache_type_k, source.cache_type_v}
+    on_cpu = placement.n_gpu_layers == 0
+    if source.reproducible and on_cpu and kinds == {"f16"} and not is_latent(header):
         return replace(source, cache_type_v="bf16")
     return source
 
