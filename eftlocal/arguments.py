@@ -101,17 +101,6 @@ def _prompts(name: str, value: Any) -> dict[str, str]:
     return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
 
 
-def _workers(name: str, value: Any) -> dict[str, tuple[str, ...]] | tuple[str, ...]:
-    kind = SETTINGS["rpc"].kind
-    if not isinstance(value, Mapping):
-        found: tuple[str, ...] = kind.checked(name, value)
-        return found
-    return {
-        text(f"a role of {name}", role): kind.checked(f"{name}[{role!r}]", one)
-        for role, one in value.items()
-    }
-
-
 def path(name: str, value: Any) -> Path:
     """Takes names of files that there could be."""
     if not isinstance(value, (str, os.PathLike)):
@@ -143,7 +132,6 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("grammar", "regex", "lark"), text),
     # of loading
     "prompts": _prompts,
-    "rpc": _workers,
     "n_seq_max": _sequences,
     "threads": _threads,
     **dict.fromkeys(("progress", "checking", "download_progress"), _CALL),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -246,31 +246,37 @@ class Endpoint(Text):
         raise self.refuse(value)
 
 
-def _inside(place: object, part: Any, kind: Kind) -> Any:
+def _inside(place: object, part: Any, read: Callable[[Any], Any]) -> Any:
     """The value of a part of a list or mapping; a refusal names its place."""
     try:
-        return kind.read(part)
+        return read(part)
     except RefusedError as refused:
-        refused.where = f"[{place}]"
+        refused.where = f"[{place}]{refused.where}"
         raise
 
 
 @dataclass(frozen=True)
 class Texts(Kind):
-    """A list of strings; on the command line, an option that may be repeated."""
+    """A list of strings; on the command line, an option that may be repeated.
+
+    separator: where there is one, a text stands for the strings between it, and off for none.
+    """
 
     rule: str = "a list of strings"
     each: Text = field(default_factory=Text)
     most: int = INT32
+    separator: str = ""
 
     def read(self, value: Any) -> tuple[str, ...]:
+        if self.separator and isinstance(value, str):
+            value = [] if value == OFF else value.split(self.separator)
         is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
         if not is_list or len(value) > self.most:
             raise self.refuse(value)
-        return tuple(_inside(i, part, self.each) for i, part in enumerate(value))
+        return tuple(_inside(i, part, self.each.read) for i, part in enumerate(value))
 
     def parse(self, text: str) -> tuple[str, ...]:
-        return self.read([text])
+        return self.read(text if self.separator else [text])
 
 
 @dataclass(frozen=True)
@@ -317,7 +323,7 @@ class Lambda(Kind):
         if isinstance(value, str):
             return self.parse(value)
         if isinstance(value, Mapping):
-            return {role: _inside(role, number, self.each) for role, number in value.items()}
+            return {role: _inside(role, number, self.each.read) for role, number in value.items()}
         if not isinstance(value, numbers.Number):
             raise self.refuse(value)
         return self.each.read(value)
@@ -352,20 +358,23 @@ class ByRole(Kind):
 
     def read(self, value: Any) -> Any:
         if isinstance(value, str) and "=" in value:
-            parts = [part if "=" in part else f"{REST}={part}" for part in value.split(",")]
+            parts = [part if "=" in part else f"{REST}={part}" for part in _ROLE.split(value)]
             pairs = [part.partition("=") for part in parts]
-            found = {role.strip(): number(text) for role, _, text in pairs}
-            if "" in found or "" in found.values():
+            if not all(role.strip() and text for role, _, text in pairs):
                 raise self.refuse(value)
+            found = {r.strip(): _inside(r.strip(), text, self.each.parse) for r, _, text in pairs}
             if len(found) < len(parts):
                 raise RefusedError(value, self.rule, f"is {shown(value)}: it names a role twice")
             value = found
         if isinstance(value, Mapping):
-            return {role: _inside(role, one, self.each) for role, one in value.items()}
+            return {role: _inside(role, one, self.each.read) for role, one in value.items()}
         return self.each.read(value)
 
     def parse(self, text: str) -> Any:
-        return self.read(text if "=" in text else number(text))
+        return self.read(text) if "=" in text else self.each.parse(text)
+
+
+_ROLE = re.compile(r",(?=[^,]*=)")  # the comma before a role's name
 
 
 def for_role(value: Any, role: str) -> Any:

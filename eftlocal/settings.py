@@ -255,10 +255,9 @@ _ALL: Final = (
         default="auto",
     ),
     _engine(
-        *("rpc", Texts("a list of host:port", Endpoint())),
+        *("rpc", ByRole(Texts("a list of host:port", Endpoint(), separator=","))),
         "Workers (`eftlocal worker`) whose devices take layers: HOST:PORT for every role, or "
-        "ROLE=HOST:PORT,... for some; off: none, whatever the preset says. Repeatable.",
-        where=(LINE, PRESET),
+        "ROLE=HOST:PORT,... for some; off: none. Repeatable.",
     ),
     _engine(
         *("reproducible", _FLAG),

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
 from eftlocal.cli.selection import Selection, select
-from eftlocal.errors import EftlocalError
-from eftlocal.kinds import OFF
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.kinds import OFF, for_role
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import Preset
 from eftlocal.request import RequestDefaults, read_request
@@ -137,6 +137,36 @@ def test_the_engines_settings_and_the_preset(monkeypatch: pytest.MonkeyPatch) ->
     assert selected("--n-ctx", "500", "--preset", "mine")[0].engine["n_ctx"] == 500
     monkeypatch.setenv("EFTLOCAL_OFFLINE", " yes ")
     assert selected()[0].offline and not selected("--no-offline")[0].offline
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "workers"),
+    [
+        ('["a:1", "b:2"]', "a:1,b:2", [("a:1", "b:2"), ("a:1", "b:2")]),
+        ('{base = ["a:1", "b:2"], tuned = []}', "base=a:1,b:2,tuned=off", [("a:1", "b:2"), ()]),
+        ('{plain = ["a:1"]}', "plain=a:1", [None, None]),
+        ('"base=a:1,b:2"', "base=a:1,b:2", [("a:1", "b:2"), None]),
+        ('"off"', "off", [(), ()]),
+    ],
+)
+def test_workers_of_every_run(
+    value: str, text: str, workers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*line: str) -> list[Any]:
+        found = selected(*line)[0].engine["rpc"]
+        return [for_role(found, role) for role in ("base", "tuned")]
+
+    write_settings(f"rpc = {value}")
+    assert read() == workers
+    assert read("--rpc", "base=c:3") == [("c:3",), workers[1]]
+    assert read("--rpc", "off") == [(), ()]
+    write_settings("")
+    monkeypatch.setenv("EFTLOCAL_RPC", text)
+    assert read() == workers
+    write_settings('rpc = ["box"]')
+    monkeypatch.delenv("EFTLOCAL_RPC")
+    with pytest.raises(UsageError, match=r"settings.toml: rpc\[0\] is 'box'; it must be host:port"):
+        read()
 
 
 def test_a_settings_file_with_every_key() -> None:

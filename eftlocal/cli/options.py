@@ -383,27 +383,15 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         **{name: given[name] for name in ("chat_template_kwargs", "threads", "trust")},
         **context(given, roles),
         "gpu_layers": SETTINGS["gpu_layers"].kind.read(given["gpu_layers"]),
-        "rpc": _workers(given["rpc"] or (), roles),
+        "rpc": _of_roles(given, "rpc", roles),
         "reproducible": given["reproducible"] or None,
         "force": given["force"],
     }
 
 
 def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
-    """How contexts are to be made, by the names of settings.CONTEXT; None where it is left open.
-
-    What the user's settings say of roles that are not there is left out.
-    """
-    found: dict[str, Any] = {}
-    for name in CONTEXT:
-        value = given[name]
-        if isinstance(value, Mapping):
-            value = {
-                role: one
-                for role, one in value.items()
-                if role in (*roles, REST) or not given.of_user(name, role)
-            }
-        found[name] = None if value is False else value
+    """How contexts are to be made, by the names of settings.CONTEXT; None where it is left open."""
+    found = {name: _of_roles(given, name, roles) for name in CONTEXT}
     if given.typed("rope_scaling") is not None:  # defaults that do not go with it are left out
         scaling = {role: for_role(found["rope_scaling"], role) or "yarn" for role in roles}
         for name, value in [(name, found[name]) for name in ROPE]:
@@ -419,24 +407,13 @@ def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def _workers(given: Sequence[str], roles: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Role to its workers, from --rpc; where nothing is said of a role, the preset's stand."""
-    found: dict[str, list[str]] = {}
-    for text in given:
-        of: Collection[str] = roles
-        for part in text.split(","):  # one without a role is of the role before it
-            role, sign, worker = part.rpartition("=")
-            of = [role] if sign else of
-            for one in of:
-                if one not in roles:
-                    there = ", ".join(roles)
-                    raise UsageError(f"--rpc {text}: there is no role {one}; there are {there}")
-                found.setdefault(one, []).append(worker)
-    for role, workers in found.items():
-        if OFF in workers and len(set(workers)) > 1:
-            raise UsageError(f"--rpc: {role} has both off and a worker; leave one out")
-    of_role = {role: [w for w in workers if w != OFF] for role, workers in found.items()}
-    return {role: SETTINGS["rpc"].checked("--rpc", one) for role, one in of_role.items()}
+def _of_roles(given: Given, name: str, roles: Collection[str]) -> Any:
+    """A setting's value, without what the user's settings say of roles that are not there."""
+    value = given[name]
+    if isinstance(value, Mapping):
+        there = (*roles, REST)
+        value = {r: one for r, one in value.items() if r in there or not given.of_user(name, r)}
+    return None if value is False else value
 
 
 def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
