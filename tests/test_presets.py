@@ -437,7 +437,7 @@ def test_whatever_a_table_holds_is_a_preset_or_one_line(
 
 
 def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
-    """What a preset means, as plain data; paths in its folder are relative. It has no workers."""
+    """What a preset means, as plain data without later keys; paths in its folder are relative."""
     defaults = preset_defaults(preset)
     sampling = {**vars(defaults.sampling), "logit_bias": dict(defaults.sampling.logit_bias)}
     roles = preset_sources(preset, lambda file: Path(file.file))
@@ -457,7 +457,8 @@ def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
         "vocabulary_exceptions": preset.vocabulary_exceptions,
         "gated": preset.gated,
     }
-    assert {role.pop("rpc") for role in found["roles"].values()} == {()}
+    new = {(role.pop("rpc"), role.pop("reproducible")) for role in found["roles"].values()}
+    assert new == {((), False)}
     text = json.dumps(found, default=lambda v: v.as_posix() if isinstance(v, Path) else dict(v))
     data: dict[str, Any] = json.loads(text.replace(f"{folder.as_posix()}/", ""))
     return data
