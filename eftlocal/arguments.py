@@ -88,7 +88,7 @@ def _sequences(name: str, value: Any) -> int | UpTo:
 
 
 def _threads(name: str, value: Any) -> int:
-    from eftlocal.loading.placement import check_threads
+    from eftlocal.loading.host import check_threads
 
     count: int = SETTINGS["threads"].checked(name, value)
     check_threads(count, name)

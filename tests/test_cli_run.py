@@ -18,7 +18,7 @@ from eftlocal import Emulator
 from eftlocal.cli.app import app
 from eftlocal.cli.streams import read_prompt
 from eftlocal.errors import UsageError
-from eftlocal.loading.placement import usable_cpus
+from eftlocal.loading.host import usable_cpus
 from eftlocal.loading.roles import RoleSource
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]

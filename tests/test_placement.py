@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import kv_cache_bytes, read_header
 from eftlocal.llama import Device
-from eftlocal.loading import placement
+from eftlocal.loading import host
+from eftlocal.loading.host import cgroup_free, host_memory_free
 from eftlocal.loading.placement import (
     DEVICE_MARGIN,
     DeviceMemory,
     Plan,
     RoleNeeds,
     accelerators,
-    cgroup_free,
-    host_memory_free,
     plan,
 )
 from eftlocal.loading.roles import RoleSource
@@ -285,7 +284,7 @@ def groups(root: Path, found: dict[str, tuple[int | str, int]]) -> Path:
 def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     free = host_memory_free()
     assert free is not None and 0 < free < 1 << 50
-    monkeypatch.setattr(placement, "cgroup_free", lambda _root, _membership: 5)
+    monkeypatch.setattr(host, "cgroup_free", lambda _root, _membership: 5)
     assert host_memory_free() == 5
 
 

@@ -22,8 +22,8 @@ from eftlocal.errors import DownloadError, InterruptedRunError, UsageError
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.llama.quantize import FILE_TYPES
+from eftlocal.loading.host import check_threads
 from eftlocal.loading.loader import checked_files, prepare
-from eftlocal.loading.placement import check_threads
 from eftlocal.loading.requantize import Copy, check_space, seconds_of, write
 from eftlocal.loading.roles import RoleSource, preset_sources
 from eftlocal.loading.weight_types import (

@@ -373,7 +373,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         roles: that are there.
     """
     if given["threads"] is not None:
-        from eftlocal.loading.placement import check_threads
+        from eftlocal.loading.host import check_threads
 
         check_threads(given["threads"], given.named("threads"))
     check_variables(given["chat_template_kwargs"] or {}, given.named("chat_template_kwargs"))

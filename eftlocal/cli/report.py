@@ -72,7 +72,7 @@ def report(found: Mapping[str, Any]) -> dict[str, Any]:
     """
     import psutil
 
-    from eftlocal.loading.placement import usable_cpus
+    from eftlocal.loading.host import usable_cpus
 
     memory = psutil.virtual_memory()
     private = _Private()

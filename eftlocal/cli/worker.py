@@ -73,7 +73,8 @@ def worker(
         cache.mkdir(parents=True, exist_ok=True)
 
     from eftlocal import llama
-    from eftlocal.loading.placement import check_threads, gib
+    from eftlocal.loading.host import check_threads
+    from eftlocal.loading.placement import gib
     from eftlocal.selftest import read_build_facts, with_rpc
 
     check_threads(given["threads"], given.named("threads"))

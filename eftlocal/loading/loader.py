@@ -22,16 +22,8 @@ from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError, WorkerE
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.loading.context_rules import check_context
-from eftlocal.loading.placement import (
-    Placement,
-    Plan,
-    RoleNeeds,
-    accelerators,
-    check_threads,
-    host_memory_free,
-    of_workers,
-    plan,
-)
+from eftlocal.loading.host import check_threads, host_memory_free
+from eftlocal.loading.placement import Placement, Plan, RoleNeeds, accelerators, of_workers, plan
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.loading.weight_types import main_type

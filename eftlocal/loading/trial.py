@@ -28,7 +28,8 @@ from eftlocal.child_service import MEMORY_EXIT
 from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
-from eftlocal.loading.placement import RoleNeeds, gib, host_memory_free
+from eftlocal.loading.host import host_memory_free
+from eftlocal.loading.placement import RoleNeeds, gib
 from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.trial_child import BATCH, DECODING, LOADING, NO_MEMORY, READING, SHORT
 from eftlocal.selftest import crash_name
