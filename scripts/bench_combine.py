@@ -317,7 +317,14 @@ def main() -> int:
     )
     parser.add_argument("other", nargs="?", type=Path, help="another checkout to compare with")
     parser.add_argument("--vocab", type=int, nargs="+", default=VOCABS, help="of synthetic rows")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="SETTING",
+        help="of a step: " + "; ".join(SETTINGS).replace("%", "%%"),
+    )
     parser.add_argument("--repeats", type=int, default=30, help="turns of each figure")
     parser.add_argument("--model", type=Path, nargs="+", help="rows of this GGUF, or of three")
     parser.add_argument("--text", type=Path, help="what those models read (default: this script)")

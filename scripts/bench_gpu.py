@@ -10,7 +10,7 @@ alone, plain and speculative at imposed rates of acceptance, in turn, the combin
 round, and memory. What time or disk does not allow is left out and said.
 
 The 70B trio takes 56 GB of disk, which are freed at once, and 60 GB of GPU memory. llama.cpp can be
-built elsewhere and carried: see docs/measured.md. --device cpu --shapes tiny,tiny,tiny tries the
+built elsewhere and carried: see docs/devices.md. --device cpu --shapes tiny,tiny,tiny tries the
 script without a GPU.
 """
 

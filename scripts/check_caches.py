@@ -80,8 +80,15 @@ def main() -> int:
     for role, file in demo_files().items():
         parser.add_argument(f"--{role}", type=Path, default=file)
     parser.add_argument("--model", type=Path, help="one file in all roles")
-    parser.add_argument("--kinds", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--windows", type=int, default=6)
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="KIND",
+        help="of caches: " + "; ".join(SETTINGS),
+    )
+    parser.add_argument("--windows", type=int, default=6, help="how many")
     parser.add_argument("--size", type=int, default=448, help="tokens of a window")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()

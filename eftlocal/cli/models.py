@@ -27,7 +27,9 @@ from eftlocal.settings import CONTEXT
 from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
-models_app = typer.Typer(no_args_is_help=True, help="Presets: list, download, remove, check.")
+models_app = typer.Typer(
+    no_args_is_help=True, help="Presets: list, download, remove, check, optimize."
+)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)
@@ -381,10 +383,10 @@ def optimize_preset(
     *,
     given: Given,
 ) -> None:
-    """Quantize a preset's files to what decodes fastest on this machine, as a new preset.
+    """Write copies of a preset's files in faster quantizations, as a new preset.
 
-    Each type is timed on a few random layers of the models' shapes. The files are copies: nothing
-    of the preset is changed. At the end the new trio's answers are compared with the old one's.
+    Each type is timed on a few random layers of the models' shapes, and the fastest is taken.
+    Nothing of the preset is changed. At the end the new trio is compared with the old one.
     """
     from eftlocal.cli.models_optimize import Wishes, optimize
 
