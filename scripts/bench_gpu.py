@@ -33,7 +33,7 @@ from benchmark import machine, one_line, say, show_machine
 from devices.comparison import compare, texts
 from devices.trios import demo
 from draft_shapes import TURN, Run, loaded, read_rates, run_in_turn
-from random_gguf import SHAPES
+from random_gguf import SHAPES, weight_bytes
 from random_models import quantizations, random_trio, shapes_of
 
 from eftlocal import Emulator, Recipe, llama, selftest
@@ -125,19 +125,9 @@ def folder(kept: Path | None, free_after: bool) -> Iterator[Path]:
 
 
 def expected_bytes(shapes: str, kinds: str) -> int:
-    """About what the files of a trio take."""
-    bits = {"Q4_K_M": 4.9, "Q5_K_M": 5.7, "Q8_0": 8.5, "Q6_K": 6.6, "F16": 16.0, "BF16": 16.0}
-    total = 0.0
-    for shape, kind in zip(shapes.split(","), quantizations(kinds).values(), strict=True):
-        total += parameters(shape) * bits.get(kind.partition("+")[0], 5.0) / 8.0
-    return int(total)
-
-
-def parameters(shape: str) -> int:
-    sizes = SHAPES[shape]
-    heads = sizes.n_embd * (2 + 2 * sizes.n_heads_kv / sizes.n_heads)
-    layer = sizes.n_embd * (heads + 3 * sizes.n_ff)
-    return int(layer * sizes.n_layers + sizes.n_embd * sizes.n_vocab * (1 if sizes.tied else 2))
+    """What the weights of a trio take."""
+    pairs = zip(shapes_of(shapes), quantizations(kinds).values(), strict=True)
+    return sum(weight_bytes(SHAPES[shape], kind) for shape, kind in pairs)
 
 
 def speed(shapes: str, options: argparse.Namespace, left: float) -> dict[str, Any]:

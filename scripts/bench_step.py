@@ -38,6 +38,7 @@ from eftlocal.errors import UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
 from eftlocal.logits.recipe import TRIO, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.study.statistics import median
 
 GOAL = 1.03  # with models of 1B size or more
 MIB = 1 << 20
@@ -146,13 +147,12 @@ def measure_time(
             decodes.append(decode * 1000.0)
             bares.append(bare * 1000.0)
     ensemble.close(sequence)
-    ratios = np.array(steps) / np.array(bares)
+    ratio = median(np.array(steps) / np.array(bares))
     rest = np.array(steps) - np.array(decodes)
-    resampled = np.median(rng.choice(ratios, (4000, len(ratios))), axis=1)
     return {
         "pairs": pairs,
-        "ratio": float(np.median(ratios)),
-        "ratio_interval_95": [float(q) for q in np.percentile(resampled, [2.5, 97.5])],
+        "ratio": ratio.value,
+        "ratio_interval_95": [ratio.low, ratio.high],
         "step_ms": summary(steps),
         "bare_ms": summary(bares),
         "decode_in_step_ms": summary(decodes),

@@ -108,10 +108,7 @@ def write_random_model(
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
     _add_metadata(writer, sizes, quantization)
-    tensors = [
-        (name, dims, std, tensor_type(name, quantization, sizes) if len(dims) > 1 else _F32)
-        for name, dims, std in _tensors(sizes)
-    ]
+    tensors = list(_typed(sizes, quantization))
     for name, dims, _, kind in tensors:
         writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, kind), kind)
     writer.write_header_to_file()
@@ -135,6 +132,11 @@ def write_random_model(
     writer.close()
     part.replace(path)
     return path
+
+
+def weight_bytes(sizes: Shape, quantization: str) -> int:
+    """Bytes of all tensors of a model."""
+    return sum(_nbytes(dims, kind) for _, dims, _, kind in _typed(sizes, quantization))
 
 
 def random_deltas(
@@ -236,6 +238,14 @@ def _tensors(sizes: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
     yield "output_norm.weight", (embd,), LOGITS_STD
     if not sizes.tied:
         yield "output.weight", (vocab, embd), into
+
+
+def _typed(
+    sizes: Shape, quantization: str
+) -> Iterator[tuple[str, tuple[int, ...], float, GGMLQuantizationType]]:
+    """The same, and the type of each."""
+    for name, dims, std in _tensors(sizes):
+        yield name, dims, std, tensor_type(name, quantization, sizes) if len(dims) > 1 else _F32
 
 
 def _nbytes(dims: tuple[int, ...], kind: GGMLQuantizationType) -> int:

@@ -181,7 +181,8 @@ def test_padding_that_a_busy_machine_suggested_is_given_up() -> None:
 
 def test_rows_that_are_not_usable_cost_no_less_than_inf() -> None:
     seconds = {n: BLOCKS(n) for n in range(1, 18)}
-    curve = Curve(seconds, usable=frozenset({1, 2, 7}))
+    curve = Curve(seconds)
+    curve.usable = frozenset({1, 2, 7})
     assert [curve.padded(1, n, Room())[1] for n in (1, 2, 3, 4, 7, 8)] == [1, 2, 7, 7, 7, 8]
     plan = Plan.of(Costs({"base": curve}), (), ("base",), 1)
     assert plan.verify[3] == BLOCKS(7) and plan.verify[7] == math.inf

@@ -110,7 +110,8 @@ def test_a_sequence_alone_is_padded_where_more_rows_cost_less() -> None:
     assert lengths(3, 0) == 3  # a cache that cannot drop it
     assert lengths(3, 25, given=1) == 3  # a prompt
     assert lengths(3, 25, curve=Curve({1: 1.0, 2: 1.1, 17: 2.0})) == 3  # cheaper as it is
-    narrow = Curve({n: cost(n) for n in range(1, 18)}, usable=frozenset({1, 2, 8}))
+    narrow = Curve({n: cost(n) for n in range(1, 18)})
+    narrow.usable = frozenset({1, 2, 8})
     assert [lengths(n, 25, curve=narrow) for n in (1, 2, 3, 4, 8)] == [1, 2, 8, 8, 8]
 
 

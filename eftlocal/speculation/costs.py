@@ -39,10 +39,10 @@ class Curve:
             cost inf.
     """
 
-    def __init__(self, seconds: Mapping[int, float], usable: frozenset[int] | None = None) -> None:
+    def __init__(self, seconds: Mapping[int, float]) -> None:
         self.rows = sorted(seconds)
         self.seconds = [seconds[n] for n in self.rows]
-        self.usable = usable
+        self.usable: frozenset[int] | None = None
         self._cheaper: dict[int, list[int]] = {}
         self._least: dict[int, float] = {}
         self._looks: Counter[int] = Counter()

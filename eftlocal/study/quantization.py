@@ -32,7 +32,6 @@ class Part:
 
     Attributes:
         headers: of the present files, by role.
-        shapes: by role.
         types: that it could be in; None is as it is.
     """
 
