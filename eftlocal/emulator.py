@@ -420,7 +420,7 @@ class Emulator(Closing):
         for (n_ctx, trained), roles in beyond.items():
             found.append(
                 f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
-                "beyond that, answers may make no sense; lower n_ctx, or see rope_scaling"
+                "beyond that, answers may make no sense; lower n_ctx, or see rope_freq_scale"
             )
         few: dict[int, list[str]] = {}
         for role, widths in self.ensemble.widths.items():

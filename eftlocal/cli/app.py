@@ -24,13 +24,13 @@ VERBS = {
     "run": ("run:run", "Answer one prompt."),
     "chat": ("chat:chat", "Chat in the terminal, and turn the dials meanwhile."),
     "batch": ("batch:batch_app", "Answer a JSONL file of prompts."),
-    "models": ("models:models_app", "List, download, remove and check models."),
+    "models": ("models:models_app", "List, download, check, optimize and remove models."),
     "inspect": ("inspect:inspect", "Show which model moved which token."),
     "sweep": ("sweep:sweep", "Answer the same prompts at every point of a grid of settings."),
     "eval": ("eval:evaluate", "Measure how much of the gap to a large tuned model is recovered."),
     "bench": ("bench:bench", "Measure speed, memory and energy on this machine."),
     "worker": ("worker:worker", "Offer this machine's devices to eftlocal on another one."),
-    "doctor": ("doctor:doctor", "Check this installation; write a report for a bug report."),
+    "doctor": ("doctor:doctor", "Check this installation; write a file for a bug report."),
 }
 
 

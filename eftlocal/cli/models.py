@@ -383,10 +383,10 @@ def optimize_preset(
     *,
     given: Given,
 ) -> None:
-    """Write copies of a preset's files in faster quantizations, as a new preset.
+    """Write copies of a preset's files in faster quantizations.
 
-    Each type is timed on a few random layers of the models' shapes, and the fastest is taken.
-    Nothing of the preset is changed. At the end the new trio is compared with the old one.
+    Each type is timed on a few random layers of the models' shapes; the fastest is taken. The
+    copies get a preset of their own, and the old one stays as it is. At the end both are compared.
     """
     from eftlocal.cli.models_optimize import Wishes, optimize
 
