@@ -89,6 +89,7 @@ def test_positions_are_scaled_by_role_and_llama_cpp_is_told(
         with Emulator.from_files(
             **files,
             n_ctx=1024,
+            threads=1,
             rope_scaling={"base": "yarn"},
             rope_freq_scale={"base": 0.25, "tuned": 0.5},
             cache_type_k="q8_0",

@@ -107,7 +107,7 @@ def test_logits_have_memory_for_the_rows_that_are_wanted_only(smollm2: Path) -> 
             with told() as taken, Context(model, n_ctx=512, n_rows=n_rows) as context:
                 sizes[n_rows] = taken["compute CPU"]
         assert sizes[None] - sizes[8] > 64 << 20
-        with Context(model, n_ctx=512, n_rows=8) as context:
+        with Context(model, n_ctx=512, n_rows=8, n_threads=1) as context:
             assert context.decode([Span(0, [5] * 8, 8)]).shape == (8, model.vocab_size)
             with pytest.raises(EngineError, match="gives 8 rows at most"):
                 context.decode([Span(0, [5] * 9, 9)])

@@ -144,7 +144,7 @@ def model(tiny_files: dict[str, Path]) -> Model:
 
 
 def test_padding_leaves_nothing_behind(model: Model) -> None:
-    with Context(model, n_ctx=64, n_batch=32, n_seq_max=4) as context:
+    with Context(model, n_ctx=64, n_batch=32, n_seq_max=4, n_threads=1) as context:
         context.decode([Span(2, [5, 6, 7], 0)])
         padded = context.decode(
             [Span(0, [9], 1, 2), Span(1, (), 0, 3), Span(2, [8, 9, 10], 2)]
@@ -152,7 +152,7 @@ def test_padding_leaves_nothing_behind(model: Model) -> None:
         assert [list(context.tokens(s)) for s in range(4)] == [[9], [], [5, 6, 7, 8, 9, 10], []]
         assert padded.shape == (3, model.vocab_size)
         after = context.decode([Span(0, [4])]).copy()
-    with Context(model, n_ctx=64, n_batch=32, n_seq_max=4) as context:
+    with Context(model, n_ctx=64, n_batch=32, n_seq_max=4, n_threads=1) as context:
         alone = context.decode([Span(0, [9])]).copy()
         np.testing.assert_allclose(padded[:1], alone, atol=0.03)
         np.testing.assert_allclose(after, context.decode([Span(0, [4])]), atol=0.03)
@@ -162,7 +162,7 @@ def test_padding_leaves_nothing_behind(model: Model) -> None:
 
 def test_rows_beside_padding_are_those_of_as_many_real_rows(model: Model) -> None:
     """In every kernel, the head's too: padding is computed to the end."""
-    with Context(model, n_ctx=64, n_batch=32, n_seq_max=3) as context:
+    with Context(model, n_ctx=64, n_batch=32, n_seq_max=3, n_threads=1) as context:
 
         def rows(*spans: Span) -> np.ndarray:
             for slot in range(3):
@@ -178,7 +178,7 @@ def test_rows_beside_padding_are_those_of_as_many_real_rows(model: Model) -> Non
 
 
 def test_padding_that_does_not_fit_is_refused_and_changes_nothing(model: Model) -> None:
-    with Context(model, n_ctx=256, n_batch=256, n_seq_max=2) as context:
+    with Context(model, n_ctx=256, n_batch=256, n_seq_max=2, n_threads=1) as context:
         context.decode([Span(1, [5] * 255, 0)])
         with pytest.raises(EngineError, match="257 tokens do not fit n_ctx = 256"):
             context.decode([Span(0, [5, 6]), Span(1, (), 0, 2)])
@@ -186,7 +186,7 @@ def test_padding_that_does_not_fit_is_refused_and_changes_nothing(model: Model) 
 
 
 def test_a_copy_is_the_other_sequence_and_its_own(model: Model) -> None:
-    with Context(model, n_ctx=64, n_batch=32, n_seq_max=3) as context:
+    with Context(model, n_ctx=64, n_batch=32, n_seq_max=3, n_threads=1) as context:
         context.decode([Span(0, [5, 6, 7, 8], 0)])
         context.decode([Span(2, [1, 2], 0)])
         context.copy(0, 2)
