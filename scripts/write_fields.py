@@ -48,12 +48,14 @@ models = "~/models"       # where downloads go
 stop = ["###"]
 ```
 
-**By role.** Workers and settings of caches and of positions may differ: `--cache-type-k base=q8_0`
-is for the base, `--cache-type-k f16,base=q8_0` for the others too; the option may be repeated. In
-the settings file the value is the same text, in Python also a mapping, and in a preset each role
-has a key of its own. What one level does not say of a role, the level below does: with `q4_0` in
-the file and `base=q8_0` on the command line, all but the base have q4_0. A `rope_scaling` also
-takes the place of the YaRN settings below it.
+**By role.** Workers and settings of caches and of positions may differ: `--cache-type-k
+base=q8_0` is for the base, `--cache-type-k f16,base=q8_0` for the others too; the option may be
+repeated. In the settings file the value is the same text, in Python also a mapping, and in a
+preset each role has a key of its own. What one level does not say of a role, the level below
+does: with `q4_0` in the file and `base=q8_0` on the command line, all but the base have q4_0. A
+`rope_scaling` also takes the place of the YaRN settings below it. What cannot go with a model is
+an error wherever it stands: YaRN's settings where positions are not scaled by YaRN, or a
+quantized cache for heads of 80 numbers.
 
 This page is written by `scripts/write_fields.py` from `eftlocal/settings.py`.
 """

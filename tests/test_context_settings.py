@@ -128,7 +128,9 @@ def test_the_command_line_and_the_users_settings(monkeypatch: pytest.MonkeyPatch
     assert run("--cache-type-k", "base=q8_0", "--rope-freq-scale", "0.5").exit_code == 0
     result = run("--rope-scaling", "bose=yarn")
     assert (result.exit_code, result.exception.code) == (2, 2)
-    assert "rope_scaling: there is no role bose; there are base, tuned, reference" in result.stderr
+    assert (
+        "--rope-scaling: there is no role bose; there are base, tuned, reference" in result.stderr
+    )
     result = run("--yarn-beta-fast", "tuned=3")
     assert "role tuned: yarn_beta_fast is for rope_scaling yarn" in result.stderr
     assert "--rope-scaling is 'rope'; it must be none, linear or yarn" in run(
@@ -174,6 +176,12 @@ def test_what_a_level_does_not_say_of_a_role_the_next_one_says(
         assert [told[role]["value"] for role in TRIO] == used.split()
 
 
+def test_a_role_that_is_not_there_is_refused_before_files_are_looked_for() -> None:
+    own_preset("")
+    told = run("--preset=mine", "--cache-type-k=base=q8_0", "--cache-type-k=bose=q8_0").stderr
+    assert told.startswith("eftlocal: --cache-type-k: there is no role bose; there are base, tuned")
+
+
 def test_a_scaling_takes_the_place_of_all_that_went_with_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -189,7 +197,7 @@ def test_a_scaling_takes_the_place_of_all_that_went_with_another(
         **{"rope_scaling": "yarn", "rope_freq_scale": 0.5, "yarn_beta_slow": 2.0}
     }
     result = run("--rope-scaling=none", "--yarn-beta-fast=bose=2")
-    assert "yarn_beta_fast: there is no role bose" in result.stderr
+    assert "--yarn-beta-fast: there is no role bose" in result.stderr
 
 
 def sources_of(*arguments: str) -> dict[str, RoleSource]:

@@ -398,21 +398,24 @@ def context(given: Given, roles: Collection[str]) -> dict[str, Any]:
             lost = [r for r in roles if given.of_user(name, r) and name in misplaced(scaling[r])]
             if lost and value is not None:
                 kept = {role: for_role(value, role) for role in roles if role not in lost}
-                typed = value if isinstance(value, Mapping) else {}
-                found[name] = {
-                    role: one
-                    for role, one in {**typed, **kept}.items()
-                    if one is not None and role not in (*lost, REST)
-                }
+                found[name] = {role: one for role, one in kept.items() if one is not None}
     return found
 
 
 def _of_roles(given: Given, name: str, roles: Collection[str]) -> Any:
-    """A setting's value, without what the user's settings say of roles that are not there."""
+    """A setting's value, without what the user's settings say of roles that are not there.
+
+    Raises:
+        UsageError: the command line speaks of such a role.
+    """
     value = given[name]
     if isinstance(value, Mapping):
         there = (*roles, REST)
-        value = {r: one for r, one in value.items() if r in there or not given.of_user(name, r)}
+        for role in value:
+            if role not in there and not given.of_user(name, role):
+                option = f"{flag_of(name)}: there is no role {role}"
+                raise UsageError(f"{option}; there are {', '.join(roles)}")
+        value = {role: one for role, one in value.items() if role in there}
     return None if value is False else value
 
 
