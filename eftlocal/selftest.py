@@ -192,7 +192,8 @@ def rebuild(build: Mapping[str, Any], variables: Mapping[str, str] | None = None
 
 def with_rpc(build: Mapping[str, Any]) -> str:
     """The command that builds llama.cpp again, with RPC; `build` as in `rebuild`."""
-    return f"{SETUP} --rpc" if build else rebuild(build)
+    off = "GGML_RPC" in str(build.get("cmake_args"))  # by CMAKE_ARGS, which set-up remembers
+    return f"{SETUP} --rpc{' --forget' if off else ''}" if build else rebuild(build)
 
 
 def _setting(variables: Mapping[str, str]) -> str:

@@ -254,10 +254,9 @@ def _check(options: argparse.Namespace) -> None:
     options.rates = read_rates(options.rates)
     options.gpu_layers = 0 if options.device == "cpu" else -1
     if options.device == "gpu" and not gpus():
-        built = "can" if llama.facts()["supports_gpu_offload"] else "cannot"
         raise UsageError(
-            f"llama.cpp finds no GPU here, and this build {built} use one; set it up with "
-            "scripts/setup.py --cuda, or try the script with --device cpu"
+            f"llama.cpp finds no GPU here, and this build has {', '.join(llama.backends())}; set "
+            "it up with scripts/setup.py --cuda, or try the script with --device cpu"
         )
 
 

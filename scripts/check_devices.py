@@ -75,8 +75,8 @@ def here(only: Sequence[str], models: Sequence[str], tokens: int) -> int:
         print(f"{device.name}: {device.description} ({device.backend}, {device.kind})")
     if not devices:
         sys.exit(
-            "check_devices: llama.cpp finds no device here but the CPU. For Vulkan's device in "
-            "software set GGML_VK_VISIBLE_DEVICES=0, or see --debian"
+            "check_devices: llama.cpp finds no device here but the CPU. Try --rpc 2; for Vulkan's "
+            "device in software set GGML_VK_VISIBLE_DEVICES=0, or see --debian"
         )
     failed = 0
     with tempfile.TemporaryDirectory() as name:

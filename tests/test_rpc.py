@@ -30,7 +30,7 @@ from eftlocal.cli import options
 from eftlocal.cli.app import app
 from eftlocal.errors import DoesNotFitError, EftlocalError, UsageError, WorkerError
 from eftlocal.kinds import for_role
-from eftlocal.llama import rpc
+from eftlocal.llama import engine, rpc
 from eftlocal.loading import loader
 from eftlocal.loading.placement import DEVICE_MARGIN, DeviceMemory, of_workers, plan
 from eftlocal.loading.roles import file_sources, preset_sources, with_settings
@@ -130,9 +130,20 @@ def test_a_worker_is_not_offered_where_it_cannot_be(tmp_path: Path) -> None:
     assert "proof of concept" in line and "never run it on an open network" in line
     assert "--insecure" in line and "\n" not in line
     assert "cannot listen there" in told("worker", "--host", "no-such-host.invalid")
+    for host in ("::1", "127.0.0.1:50052"):
+        assert "must be an IPv4 address or a name" in told("worker", "--host", host)
+    line = told("worker", "--port", "0", "--cache", __file__)
+    assert line.startswith("eftlocal: --cache") and "no folder can be there" in line
     assert "there are CPU" in told("worker", "--port", "0", "--device", "CUDA7") or (
         not llama.has_rpc()
     )
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "igpu"])
+def test_a_build_with_rpc_says_yes_to_gpus_only(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [llama.Device("one", "", kind, 0, 0, "a backend")]
+    monkeypatch.setattr(engine, "devices", lambda: there)
+    assert llama.facts()["supports_gpu_offload"] is (kind != "cpu")
 
 
 # Where layers go ------------------------------------------------------------------------------
@@ -504,6 +515,15 @@ def test_a_worker_serves_one_program_at_a_time(
     worker.process.send_signal(signal.SIGINT)
     _, errors = worker.process.communicate(timeout=60)
     assert (worker.process.returncode, errors) == (130, "eftlocal: stopped\n")
+
+
+@real
+def test_what_is_no_client_starts_no_debugger(start: Start) -> None:
+    worker = start()
+    with socket.create_connection(("127.0.0.1", worker.port)) as link:
+        link.sendall(struct.pack("=BQ", 14, 24) + bytes(24) + struct.pack("=BQ", 6, (1 << 64) - 1))
+        _, errors = worker.process.communicate(timeout=30)
+    assert all("terminate" in line or "what()" in line for line in errors.splitlines()), errors
 
 
 LONG = ("--regex", "[a-z ]{150}", "--speculative", "off", "--threads", "1", "--n-ctx", "512")

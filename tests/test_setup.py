@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from _setup.machine import Compilers, Cpu, Gpu  # noqa: E402
 from _setup.plan import Choices, Plan  # noqa: E402
 from _setup.report import SetupError, how_to_install, without_hosts  # noqa: E402
 from _setup.vulkan import Vulkan  # noqa: E402
+
+from eftlocal.selftest import with_rpc  # noqa: E402
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX processes")
 GCC12 = Compilers(("cc",), ("c++",), "c++ (Debian 12.2.0-14+deb12u1) 12.2.0")
@@ -415,11 +418,12 @@ def test_make_plan_puts_the_cure_and_the_users_flags_together(
     [
         (Choices(environment={"CMAKE_ARGS": "-DGGML_VULKAN=on"}), gpu(), "vulkan", "by CMAKE_ARGS"),
         (
-            Choices("cuda", environment={"CMAKE_ARGS": "-DGGML_CUDA=off -DGGML_HIP=on"}),
+            Choices("cuda", environment={"CMAKE_ARGS": "-DGGML_VULKAN=on"}),
             gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC),
-            "hip",
+            "cuda+vulkan",
             "by CMAKE_ARGS",
         ),
+        (Choices(environment={"CMAKE_ARGS": "-DGGML_WEBGPU=1"}), gpu(), "webgpu", "by CMAKE_ARGS"),
         (
             Choices(environment={"CMAKE_ARGS": "-DGGML_CUDA=off"}),
             gpu(nvidia=CARD, compute=("9.0",), nvcc=NVCC),
@@ -441,6 +445,66 @@ def test_the_users_options_win_and_are_told(
     assert (made.accelerator.name, made.accelerator.why) == (name, why)
     assert f"-{name}-" in made.key and made.facts()["asked_for"] == name
     assert made.vulkan_tools == (RADEON.tools if "vulkan" in name else "")
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (
+            Choices("cuda", True, {"CMAKE_ARGS": "-DGGML_CUDA=off -DGGML_HIP=on"}),
+            "--cuda and CMAKE",
+        ),
+        (Choices("vulkan", True, {"CMAKE_ARGS": "-DGGML_VULKAN=off"}), "contradict each other"),
+        (
+            Choices("cpu", True, {"CMAKE_ARGS": "-DGGML_HIP=on"}),
+            "--cpu and CMAKE_ARGS=-DGGML_HIP=on",
+        ),
+        *(
+            (Choices(environment={name: 'x "y'}), f'{name}=x "y: the closing quotation mark')
+            for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "CC", "CXX")
+        ),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(choices: Choices, words: str) -> None:
+    with pytest.raises(SetupError, match=re.escape(words)):
+        plan.make_plan(choices)
+
+
+@pytest.mark.parametrize(
+    ("given", "compute", "architectures"),
+    [
+        ("-DGGML_CUDA=on", ("8.6", "9.0"), ["86;90"]),
+        ("-DGGML_CUDA=on", (), ["all-major"]),  # llama.cpp's own "native" fails without a GPU
+        ("-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=90", (), ["all-major", "90"]),
+        ("-DGGML_HIP=on", (), []),
+    ],
+)
+def test_cuda_by_cmake_args_has_architectures(
+    given: str, compute: tuple[str, ...], architectures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "find_compilers", lambda env: GCC12)
+    monkeypatch.setattr(plan, "read_gpu", lambda env: gpu(compute=compute, nvcc=NVCC))
+    made = plan.make_plan(Choices(environment={"CMAKE_ARGS": given}))
+    start = "-DCMAKE_CUDA_ARCHITECTURES="
+    found = [arg.removeprefix(start) for arg in made.cmake_args if arg.startswith(start)]
+    assert found == architectures
+
+
+@pytest.mark.parametrize(
+    ("rpc", "given", "built", "remedy"),
+    [
+        (True, "", True, ""),
+        (False, "", False, "setup.py --rpc"),
+        (True, "-DGGML_RPC=off", False, "setup.py --rpc --forget"),
+    ],
+)
+def test_whether_rpc_is_built_in_is_told(
+    rpc: bool, given: str, built: bool, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "find_compilers", lambda env: GCC12)
+    facts = plan.make_plan(Choices(environment={"CMAKE_ARGS": given}, rpc=rpc)).facts()
+    assert facts["rpc"] is built
+    assert built or with_rpc(facts).endswith(remedy)
 
 
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -764,6 +828,15 @@ def test_choices_are_kept_until_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CXXFLAGS", "-O2")
     now = setup_main.merge_choices(setup_main.parse([]), earlier)
     assert now.environment == {"CXXFLAGS": "-O2"}
+    monkeypatch.setenv("CXXFLAGS", "")
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
+    now = setup_main.merge_choices(setup_main.parse([]), earlier)
+    assert now.environment == {"CMAKE_ARGS": "-DGGML_CUDA=on"}
+    monkeypatch.delenv("CXXFLAGS")
+    assert setup_main.merge_choices(setup_main.parse([]), earlier).environment == {
+        "CMAKE_ARGS": "-DGGML_CUDA=on",
+        "CXXFLAGS": "-O1",
+    }
 
 
 @pytest.mark.parametrize("arguments", [["--cuda", "--cpu"], ["--jobs", "0"], ["--cud"], ["x"]])

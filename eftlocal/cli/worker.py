@@ -70,7 +70,10 @@ def worker(
             raise UsageError(f"--host {host}: {_WARNING}; add --insecure if yours is neither")
         tell(f"warning: {_WARNING}")
     if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--cache {cache}: no folder can be there: {error.strerror}") from None
 
     from eftlocal import llama
     from eftlocal.loading.host import check_threads
@@ -110,6 +113,8 @@ def _free_address(host: str, port: int) -> tuple[str, int]:
     Raises:
         UsageError: there is no such address here, or the port is taken.
     """
+    if ":" in host:
+        raise UsageError(f"--host {host}: it must be an IPv4 address or a name, without a port")
     try:
         resolved = socket.gethostbyname(host)
         with socket.socket(socket.AF_INET) as probe:

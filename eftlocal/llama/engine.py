@@ -211,12 +211,14 @@ def blocked_types() -> frozenset[str]:
 
 def facts() -> dict[str, Any]:
     """What this llama.cpp says of itself: version, devices (memory in bytes), features."""
+    found = devices()
     return {
         "llama_cpp": llama_cpp.llama_version().decode(),
         "backends": backends(),
-        "devices": [asdict(device) for device in devices()],
+        "devices": [asdict(device) for device in found],
         "supports_rpc": bool(llama_cpp.llama_supports_rpc()),
-        "supports_gpu_offload": bool(llama_cpp.llama_supports_gpu_offload()),
+        # llama_supports_gpu_offload() is true of every build with RPC.
+        "supports_gpu_offload": any(device.is_gpu for device in found),
         "system_info": system_info(),
     }
 

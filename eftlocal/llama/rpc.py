@@ -298,6 +298,7 @@ def serve(
         cache: a folder in which large tensors are kept, so that they are sent only once.
     """
     ggml("ggml_set_abort_callback", _pointer, _pointer)(_on_end_of_worker)
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # or an exception in native code starts a debugger
     begin = _rpc("start_server", None, _text, _text, _size, _size, ctypes.POINTER(_pointer))
     handles = device_list([device.name for device in devices])
     name = f"{address[0]}:{address[1]}".encode()

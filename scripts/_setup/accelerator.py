@@ -12,7 +12,10 @@ from .report import SetupError, how_to_install
 from .vulkan import TOO_OLD, Vulkan
 
 # llama.cpp's options for accelerators, GGML_... in CMake, ggml-... in the names of libraries.
-ACCELERATORS = ("cuda", "hip", "musa", "metal", "vulkan", "sycl", "opencl", "cann")
+ACCELERATORS = (
+    *("cuda", "hip", "musa", "metal", "vulkan", "sycl", "opencl", "cann"),
+    *("webgpu", "openvino", "virtgpu", "hexagon", "zdnn"),
+)
 _SWITCH = re.compile(r"-D\s*GGML_(\w+?)(?::\w+)?=(.*)")
 _OFF = ("", "0", "off", "no", "false", "n", "ignore", "notfound")
 
@@ -26,11 +29,11 @@ class Choice:
     why: str
 
 
-def switched(cmake_args: Sequence[str]) -> dict[str, bool]:
-    """Which accelerators these options of CMake turn on and off; the last word counts."""
+def switched(cmake_args: Sequence[str], names: Collection[str] = ACCELERATORS) -> dict[str, bool]:
+    """Which parts of llama.cpp these options of CMake turn on and off; the last word counts."""
     found: dict[str, bool] = {}
     for switch in _SWITCH.finditer("\n".join(cmake_args)):
-        if (name := switch.group(1).lower()) in ACCELERATORS:
+        if (name := switch.group(1).lower()) in names:
             found[name] = switch.group(2).strip().lower() not in _OFF
     return found
 
@@ -110,13 +113,15 @@ def _needed(vulkan: Vulkan) -> str:
 def _cuda(gpu: Gpu, why: str) -> Choice:
     if not gpu.nvcc:
         raise SetupError(f"--cuda needs the CUDA compiler nvcc: {how_to_install('cuda')}")
-    if gpu.compute:
-        architectures = ";".join(version.replace(".", "") for version in gpu.compute)
-    else:
-        # Without a GPU to ask, "native" (llama.cpp's default) has nothing to look at.
-        architectures = "all-major"
+    if not gpu.compute:
         why += "; no GPU to ask for its architecture, so built for all of them, which takes longer"
-    return Choice("cuda", ("-DGGML_CUDA=on", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"), why)
+    return Choice("cuda", ("-DGGML_CUDA=on", architectures(gpu)), why)
+
+
+def architectures(gpu: Gpu) -> str:
+    """CMake's option for the GPUs here; llama.cpp's own default fails where there is none."""
+    found = ";".join(version.replace(".", "") for version in gpu.compute)
+    return f"-DCMAKE_CUDA_ARCHITECTURES={found or 'all-major'}"
 
 
 def _vulkan(vulkan: Vulkan, macos: bool) -> Choice:

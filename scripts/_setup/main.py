@@ -70,7 +70,7 @@ def merge_choices(args: argparse.Namespace, earlier: Choices | None) -> Choices:
     return Choices(
         accelerator=args.accelerator or earlier.accelerator,
         rpc=earlier.rpc if args.rpc is None else args.rpc,
-        environment=environment_choices(os.environ) or earlier.environment,
+        environment=environment_choices(os.environ, earlier.environment),
     )
 
 

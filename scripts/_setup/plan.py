@@ -15,7 +15,14 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .accelerator import Choice, accelerators_of, choose, switched, uses_cuda
+from .accelerator import (
+    Choice,
+    accelerators_of,
+    architectures,
+    choose,
+    switched,
+    uses_cuda,
+)
 from .amx import Cure, decide
 from .machine import Compilers, Cpu, find_compilers, read_cpu, read_gpu
 from .report import SetupError, how_to_install
@@ -120,14 +127,27 @@ class Plan:
         }
 
 
-def environment_choices(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: env[name] for name in BUILD_VARIABLES if env.get(name)}
+def environment_choices(env: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
+    """What is set now, and what was earlier; one that is set to nothing is dropped."""
+    both = {**earlier, **env}
+    return {name: both[name] for name in BUILD_VARIABLES if both.get(name)}
+
+
+def _words(env: Mapping[str, str], name: str) -> list[str]:
+    """A variable's value, parted as a shell does."""
+    try:
+        return shlex.split(env.get(name, ""))
+    except ValueError:
+        raise SetupError(f"{name}={env[name]}: the closing quotation mark is missing") from None
 
 
 def make_plan(choices: Choices) -> Plan:
     """Look at the machine and decide; SetupError where a choice cannot be met."""
     env = {k: v for k, v in os.environ.items() if k not in BUILD_VARIABLES}
     env.update(choices.environment)
+    own, cflags, cxxflags = (_words(env, name) for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS"))
+    for name in ("CC", "CXX"):
+        _words(env, name)
     compilers = find_compilers(env)
     if compilers is None:
         named = [f"{k}={env[k]}" for k in ("CC", "CXX") if k in env]
@@ -142,14 +162,19 @@ def make_plan(choices: Choices) -> Plan:
         )
     cpu = read_cpu()
     gpu = read_gpu(env)
-    own = shlex.split(env.get("CMAKE_ARGS", ""))
     switches = switched(own)
     asked, refused = choices.accelerator, [name for name, on in switches.items() if not on]
     vulkan = Vulkan()
     if "vulkan" in (asked, *switches) or not (asked or uses_cuda(gpu, refused)):
         vulkan = read_vulkan(env, compilers)
-    if asked is None and any(switches.values()):
-        accelerator = Choice("", (), "")  # the user's own options say it
+    on = accelerators_of(own)
+    if asked in refused or (asked == "cpu" and on != "cpu"):
+        raise SetupError(
+            f"--{asked} and CMAKE_ARGS={shlex.quote(env['CMAKE_ARGS'])} contradict each other",
+            next_step="leave one out (--forget drops what earlier set-ups were given)",
+        )
+    if asked is None and on != "cpu":  # the user's own options say it
+        accelerator = Choice("", (architectures(gpu),) if "cuda" in on else (), "")
     else:
         accelerator = choose(asked, gpu, vulkan, refused=refused)
     cure = decide(cpu, compilers)
@@ -164,13 +189,13 @@ def make_plan(choices: Choices) -> Plan:
     return Plan(
         version=LLAMA_CPP_PYTHON,
         accelerator=accelerator,
-        rpc=choices.rpc,
+        rpc=switched(cmake_args, ("rpc",)).get("rpc", False),
         cure=cure,
         compilers=compilers,
         cpu=cpu,
         cmake_args=tuple(cmake_args),
-        cflags=(*cure.flags, *shlex.split(env.get("CFLAGS", ""))),
-        cxxflags=(*cure.flags, *shlex.split(env.get("CXXFLAGS", ""))),
+        cflags=(*cure.flags, *cflags),
+        cxxflags=(*cure.flags, *cxxflags),
         cuda_compiler=gpu.nvcc if cuda else "",
         cuda_compiler_version=gpu.nvcc_version if cuda else "",
         vulkan_tools=vulkan.tools if "vulkan" in name else "",
