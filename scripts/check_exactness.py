@@ -44,7 +44,7 @@ from exactness.texts import (
     other_bits,
     uncertain_beginning,
 )
-from small_models import demo_files, smollm2_file
+from small_models import NO_SMOLLM2, demo_files, smollm2_file
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
@@ -205,12 +205,15 @@ def side_by_side(name: str, length: int | None, number: int) -> list[Row]:
 
 
 def smollm2(number: int) -> Iterator[Task]:
-    yield everyday, (number,)
+    yield everyday, (_smollm2(), number)
 
 
-def everyday(number: int) -> list[Row]:
+def _smollm2() -> Path:
+    return smollm2_file() or sys.exit(f"check_exactness: {NO_SMOLLM2}")
+
+
+def everyday(path: Path, number: int) -> list[Row]:
     """SmolLM2 in all roles, each with a prompt of its own, so that the combination is no role."""
-    path = smollm2_file()
     prompts = {"base": "{{ messages[-1]['content'] }}\nAnswer:", "reference": "plain"}
     rows = []
     files = dict.fromkeys(TRIO, path)
@@ -256,12 +259,12 @@ def everyday(number: int) -> list[Row]:
 
 def again(number: int) -> Iterator[Task]:
     for types, reproducible in product(TYPES, (False, True)):
-        yield in_other_ways, (*types, reproducible, number)
+        yield in_other_ways, (_smollm2(), *types, reproducible, number)
 
 
-def in_other_ways(base: str, pair: str, reproducible: bool, number: int) -> list[Row]:
+def in_other_ways(file: Path, base: str, pair: str, reproducible: bool, number: int) -> list[Row]:
     with TemporaryDirectory() as folder:
-        files = [requantized(smollm2_file(), name, Path(folder)) for name in (base, pair)]
+        files = [requantized(file, name, Path(folder)) for name in (base, pair)]
         found = changed(*files, questions(number), reproducible=reproducible)
     ok = verdict(not any(found.values()) if reproducible else not found["again"])
     named = "reproducible" if reproducible else "default"
