@@ -42,6 +42,7 @@ from eftlocal.loading.roles import (
     with_unguided,
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
+from eftlocal.presets.writing import optimized_of
 from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
 from eftlocal.settings import CONTEXT
@@ -434,9 +435,11 @@ class Emulator(Closing):
             )
         if self.name and (kinds := self._slow_types()):
             slow = ", ".join(f"{' and '.join(roles)} in {kind}" for kind, roles in kinds.items())
+            faster = f"`eftlocal models optimize {self.name}` writes faster files"
+            if made := optimized_of(self.name):
+                faster = f"the preset {made} has faster files of the same models"
             found.append(
-                f"{slow}: slow on this CPU for several tokens at once, as drafts need; "
-                f"`eftlocal models optimize {self.name}` writes faster files"
+                f"{slow}: slow on this CPU for several tokens at once, as drafts need; {faster}"
             )
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
             found.append(special_note(spelled))

@@ -73,8 +73,8 @@ def mine(tiny_files: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     return files
 
 
-def run(*arguments: str, text: str = "") -> Result:
-    return CliRunner().invoke(models_app, ["optimize", *arguments], input=text)
+def run(*arguments: str, text: str = "", verb: str = "optimize") -> Result:
+    return CliRunner().invoke(models_app, [verb, *arguments], input=text)
 
 
 def refused(error: type[Exception], match: str, *arguments: str, text: str = "") -> None:
@@ -229,6 +229,17 @@ def test_widths_that_a_type_does_not_divide_are_refused() -> None:
     refused(UsageError, "do not divide into blocks of Q4_K", "demo", "--to", "Q4_K", "-y")
 
 
+def test_a_local_file_that_is_not_there_is_named(mine: dict[str, Path]) -> None:
+    mine["tuned"].unlink()
+    refused(ModelFileError, r"tuned.gguf: no such file; correct the path", "mine", "-y")
+
+
+def test_a_presets_file_that_cannot_be_written_is_refused_before_any_work() -> None:
+    user_path().unlink()
+    user_path().mkdir()
+    refused(UsageError, r"models.toml is a folder", "demo", "--to", "Q4_0", "-y")
+
+
 def test_files_that_are_not_here_are_to_be_pulled_first() -> None:
     refused(DownloadError, r"3 of its files are not .*`eftlocal models pull olmo2-7b`", "olmo2-7b")
 
@@ -253,6 +264,46 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mine-optimized" not in load_presets()
 
 
+def test_ctrl_c_in_the_comparison_leaves_the_same_command_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models_optimize, "divergence", interrupted)
+        result = run("mine", "--to", "Q4_0", "-y", "--tokens", "10")
+    assert isinstance(result.exception, InterruptedRunError)
+    assert "mine-optimized" not in load_presets()
+    assert run("mine", "--to", "Q4_0", "--tokens", "10").exception is None  # nothing to ask
+
+
+def test_the_output_matrix_in_a_type_of_its_own(mine: dict[str, Path]) -> None:
+    def output() -> str:
+        tensors = checked_model(Path(find("mine-optimized").weights("base").file)).tensors
+        return next(t.type.name for t in tensors if t.name == "token_embd.weight")  # tied
+
+    run("mine", "--to", "Q4_0", "-y", "--tokens", "0")
+    six_bits, made = output(), {*folder().glob("*.gguf")}
+    result = run("mine", "--to", "Q4_0", "--output", "q4_0", "-y", "--force", "--tokens", "0")
+    assert result.exception is None
+    assert (six_bits, output()) == ("Q6_K", "Q4_0")
+    assert len({*folder().glob("*.gguf")}) == 2 * len(made)
+    again = run("mine-optimized", "--to", "Q4_0", "--output", "Q4_0")
+    assert "nothing to do" in again.output
+    measured = run("mine", "--output", "MXFP4", "-y", "--force", "--tokens", "0", "--json")
+    assert json.loads(measured.stdout)["types"]["base"] == "MXFP4"
+    assert output() == "MXFP4"
+
+
+def test_more_bits_than_the_source_are_no_better(mine: dict[str, Path]) -> None:
+    run("mine", "--to", "Q4_0", "-y", "--tokens", "0")
+    result = run("mine-optimized", "--to", "Q8_0", text="n\n")
+    assert "note: base and tuned and reference: made from fewer bits" in result.output
+    assert "importance matrix" not in result.output
+    assert "a second time" not in result.output
+
+
 def test_types_are_really_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_optimize, "curves", miniature.curves)
     monkeypatch.setattr(miniature, "_MINIATURE", 1)
@@ -260,6 +311,29 @@ def test_types_are_really_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Write " in result.output, result.exception or result.output
     for type_ in ("as it is", "Q8_0", "IQ4_NL", "Q4_0"):
         assert any(line.startswith(type_) for line in result.output.splitlines())
+
+
+# Away with it -------------------------------------------------------------------------------------
+
+
+def test_rm_takes_the_copies_and_the_preset(mine: dict[str, Path]) -> None:
+    run("mine", "--to", "Q4_0", "-y", "--tokens", "0")
+    run("mine", "--role", "base=Q4_0", "--role", "tuned=Q8_0", "-y", "--tokens", "0", "--name", "x")
+    assert run("mine-optimized", verb="rm", text="n\n").exit_code == 1
+    assert len([*folder().glob("*.gguf")]) == 5
+    report = json.loads(run("mine-optimized", "-y", "--json", verb="rm").stdout)
+    assert len(report["removed"]) == 2
+    assert report["preset_removed"]
+    assert [*report["kept"].values()] == ["also used by x"]  # the base
+    result = run("x", verb="rm", text="y\n")
+    assert "Remove these files and the preset x, " in result.output
+    assert "removed the preset x and 3 files" in result.output
+    assert not [*folder().iterdir()]
+    assert user_path().read_text("utf-8").rstrip() == OWN.format(**mine).rstrip()
+    kept = json.loads(run("mine", "-y", "--json", verb="rm").stdout)
+    assert not kept["removed"]
+    assert not kept["preset_removed"]
+    assert all(path.exists() for path in mine.values())
 
 
 # The user's file ----------------------------------------------------------------------------------
@@ -319,6 +393,9 @@ def test_a_preset_in_slow_types_says_so(slow: None, mine: dict[str, Path]) -> No
     ]
     run("mine", "--role", "base=Q8_0", "--role", "tuned=Q4_0", "-y", "--tokens", "0")
     assert [note[:20] for note in notes("mine-optimized")] == ["base in Q8_0: slow o"]
+    assert notes("mine")[0].endswith(
+        "the preset mine-optimized has faster files of the same models"
+    )
 
 
 def test_files_in_fast_types_say_nothing(slow: None) -> None:

@@ -21,6 +21,7 @@ from random_gguf import write_random_model
 
 from eftlocal import Emulator, Sampling, llama
 from eftlocal.child_process import child_command
+from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError, UsageError
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.llama.quantize import FILE_TYPES, quantized
@@ -293,11 +294,15 @@ def test_a_miniature_has_the_shape_and_decodes(
     assert Shape.of(header) == Shape(256, 512, 4, 2, 32, n_layers=1)
     assert sum(weights_by_type(header).values()) == weights
     assert not shape.allows("Q4_K")  # rows of 128 in the attention's output
+    (cache_folder() / "miniature.gguf").write_bytes(b"what a kill left")
     found = curves(shape, ["Q4_0", "Q8_0"], threads=1)
     assert all(second > 0 for curve in found.values() for second in curve.seconds)
     monkeypatch.setattr(miniature, "measure", lambda *_: pytest.fail("it was measured again"))
+    assert not [*cache_folder().glob("*.gguf")]
     again = curves(shape, ["Q8_0"], threads=1)
     assert again["Q8_0"].seconds == found["Q8_0"].seconds
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        curves(shape, ["Q8_0"], threads=1, again=True)
 
 
 # Measured on a 1B, on two cores with AVX-512: ms of one row, and of more rows over that.

@@ -23,6 +23,8 @@ from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources, with_settings
 from eftlocal.presets.reading import find, load_presets, user_path
 from eftlocal.presets.schema import FileRef, Preset, RoleFile
+from eftlocal.presets.writing import is_written
+from eftlocal.presets.writing import remove_preset as take_out
 from eftlocal.settings import CONTEXT
 from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
@@ -255,44 +257,67 @@ def remove_preset(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Remove a preset's downloads that no other preset uses."""
-    preset = find(name)
+    """Remove a preset's downloads that no other preset uses.
+
+    Of a preset that `models optimize` wrote, its copies too, and the preset itself.
+    """
+    from eftlocal.loading import requantize
+
+    preset, is_ours = find(name), is_written(name)
     begun = [state.ref for state in states_of(preset) if state.is_begun]
     reasons = [_why_keep(preset, ref) for ref in begun]
     kept = {str(ref): why for ref, why in zip(begun, reasons, strict=True) if why is not None}
-    doomed = [ref for ref, why in zip(begun, reasons, strict=True) if why is None]
+    gone = [ref for ref, why in zip(begun, reasons, strict=True) if why is None]
+    doomed = list({str(ref): ref for ref in gone}.values())  # roles may share a file
     if not json_:
         for file, reason in kept.items():
             say(f"kept {file}: {reason}")
-    total = sum(hub.stored_bytes(ref) for ref in doomed)
-    if doomed and not yes:
-        listed = "\n".join(f"  {ref}" for ref in doomed)
-        question = f"{listed}\nRemove these files, {readable(total)}?"
+    total = sum(_bytes(ref) for ref in doomed)
+    what = ["these files"] if doomed else []
+    what += [f"the preset {name}"] if is_ours else []
+    if what and not yes:
+        listed = "".join(f"  {ref}\n" for ref in doomed)
+        question = f"{listed}Remove {' and '.join(what)}, {readable(total)}?"
         typer.confirm(printable(question), abort=True, err=True)
-    freed = sum(hub.remove(ref) for ref in doomed)
+    if is_ours:
+        take_out(name)
+    freed = sum(
+        hub.remove(ref) if ref.repo else requantize.remove(Path(ref.file)) for ref in doomed
+    )
     if json_:
         removed = [str(ref) for ref in doomed]
-        print_json({"removed": removed, "freed": freed, "kept": kept}, indent=2)
+        report = {"removed": removed, "freed": freed, "kept": kept, "preset_removed": is_ours}
+        print_json(report, indent=2)
     else:
-        say(f"removed {len(doomed)} file{'s' * (len(doomed) != 1)}, {readable(freed)} freed")
+        files = f"{len(doomed)} file{'s' * (len(doomed) != 1)}"
+        say(f"removed {f'the preset {name} and ' * is_ours}{files}, {readable(freed)} freed")
+
+
+def _bytes(ref: FileRef) -> int:
+    return hub.stored_bytes(ref) if ref.repo else Path(ref.file).stat().st_size
 
 
 def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     """Why `rm` leaves a file alone; None if it goes."""
-    if ref.repo is None:
+    from eftlocal.loading import requantize
+
+    if ref.repo is None and not (is_written(preset.name) and requantize.is_copy(Path(ref.file))):
         return "a local file, not a download"
-    place = hub.stored_path(ref)
+    place = _place(ref)
     users = [
         other.name
         for other in load_presets().values()
-        if other.name != preset.name
-        and any(f.repo and hub.stored_path(f) == place for f in other.files().values())
+        if other.name != preset.name and any(_place(f) == place for f in other.files().values())
     ]
     if users:
         return f"also used by {' and '.join(users)}"
-    if not hub.stored_bytes(ref):
+    if ref.repo and not hub.stored_bytes(ref):
         return f"in huggingface_hub's own cache: {hub.locate(ref)}"
     return None
+
+
+def _place(ref: FileRef) -> Path:
+    return hub.stored_path(ref) if ref.repo else Path(ref.file).resolve()
 
 
 @models_app.callback()
@@ -361,6 +386,10 @@ def optimize_preset(
             metavar="ROLE=FILE", help="A more precise GGUF of a role to start from. Repeatable."
         ),
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="The type of the output matrices, instead of 6 bits."),
+    ] = None,
     new_name: Annotated[
         str | None,
         typer.Option("--name", help="Of the new preset (default: NAME-optimized)."),
@@ -375,6 +404,9 @@ def optimize_preset(
     tokens: Annotated[
         int, typer.Option(min=0, help="How many tokens of it; 0 leaves the comparison out.")
     ] = 256,
+    again: Annotated[
+        bool, typer.Option("--again", help="Time the types anew; the figures are kept otherwise.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a preset that this command wrote.")
@@ -390,7 +422,9 @@ def optimize_preset(
     """
     from eftlocal.cli.models_optimize import Wishes, optimize
 
-    wishes = Wishes(to, tuple(role or ()), tuple(source or ()), acceptance, given["threads"])
+    wishes = Wishes(
+        to, tuple(role or ()), tuple(source or ()), output, acceptance, given["threads"], again
+    )
     text_of = None if text is None else read_text(text, f"--text {text}")
     optimize(
         find(name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,17 @@ from eftlocal.loading.loader import checked_files, prepare
 from eftlocal.loading.requantize import Copy, check_space, seconds_of, write
 from eftlocal.loading.roles import RoleSource, preset_sources
 from eftlocal.loading.weight_types import (
-    main_type,
+    bits,
+    is_in,
     precision,
     relatives,
     same_model,
     weights_by_type,
 )
-from eftlocal.presets.reading import find, user_path
+from eftlocal.output_file import check_place
+from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import Preset
-from eftlocal.presets.writing import add_preset, check_name
+from eftlocal.presets.writing import add_preset, check_name, made_by
 from eftlocal.sources import Sources
 from eftlocal.speculation.costs import Curve
 from eftlocal.study.divergence import LETTERS, TEXT, Divergence, distributions, divergence
@@ -66,14 +68,18 @@ class Wishes:
         to: of every role.
         roles: ROLE=TYPE.
         sources: ROLE=FILE.
+        output: of the output matrices; None is 6 bits, as a rule.
         acceptance: of drafts, that the choice is for.
+        again: the types are timed anew.
     """
 
     to: str | None
     roles: Sequence[str]
     sources: Sequence[str]
+    output: str | None
     acceptance: float
     threads: int | None
+    again: bool
 
 
 def optimize(
@@ -97,8 +103,17 @@ def optimize(
     if name == preset.name:
         raise UsageError(f"--name {name} is the preset itself; give another name")
     check_name(name, replace=force)
+    if user_path().parent.is_dir():
+        check_place(user_path())
+    if wishes.output:
+        wishes = replace(wishes, output=_known(wishes.output, "--output"))
+    output = wishes.output
     types, files = _types(wishes, preset), _named(wishes.sources, "--source", preset)
-    missing = sum(state.path is None for state in states_of(preset))
+    states = states_of(preset)
+    for state in states:
+        if state.ref.repo is None:
+            hub.resolve(state.ref)  # says that the path is wrong
+    missing = sum(state.path is None for state in states)
     if missing:
         raise DownloadError(
             f"{preset.name}: {missing} of its files are not on this machine; "
@@ -107,20 +122,20 @@ def optimize(
     sources = preset_sources(preset, hub.resolve)
     headers, _ = checked_files(sources)
     origins = _origins(headers, files)
-    parts = parts_of(preset, headers, origins, types)
+    parts = parts_of(preset, headers, origins, types, output)
     chosen = {part.name: part.types[-1] for part in parts}
     before = after = None
     if any(len(part.types) > 1 for part in parts):
         measured = _measure(parts, sources, wishes)
         recipe = preset_defaults(preset).recipe
         before = as_it_is(parts, measured, recipe, wishes.acceptance)
-        after = best(choices(parts, measured, recipe, wishes.acceptance))
+        after = best(choices(parts, measured, recipe, wishes.acceptance, output))
         if not types and after.rate.best < _GAIN * before.rate.best:
             after = before
         chosen = dict(after.types)
         if not json_:
-            _show(parts, measured, before, after, wishes.acceptance)
-    copies, there = _copies(parts, chosen, origins)
+            _show(parts, measured, before, after, wishes)
+    copies, there = _copies(parts, chosen, origins, output)
     report = _report(preset, name, chosen, before, after, copies)
     if not copies and not there:
         report["preset"] = None
@@ -144,8 +159,10 @@ def optimize(
                 for copy in new:
                     _write(copy, threads, bars)
             paths = there | {role: copy.path for role, copy in copies.items()}
-            add_preset(*_table(preset, name, chosen, paths))
-            found = _compare(preset, name, text or TEXT, tokens, wishes, trust=trust)
+            table, comment = _table(preset, name, chosen, paths)
+            new_preset = Preset.model_validate(table)
+            found = _compare(preset, new_preset, text or TEXT, tokens, wishes.threads, trust=trust)
+            add_preset(table, comment)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "stopped; files that are done are kept, and the same command goes on from there"
@@ -187,14 +204,17 @@ def _types(wishes: Wishes, preset: Preset) -> dict[str, str]:
     found: dict[str, str] = {}
     for option, types in by_option.items():
         for role, type_ in types.items():
-            known = str(type_).upper()
-            if known not in FILE_TYPES:
-                raise UsageError(
-                    f"{option}: {type_} is no type that a file can be written in without an "
-                    f"importance matrix; there are {', '.join(FILE_TYPES)}"
-                )
-            found[role] = known
+            found[role] = _known(str(type_), option)
     return found
+
+
+def _known(type_: str, option: str) -> str:
+    if type_.upper() not in FILE_TYPES:
+        raise UsageError(
+            f"{option}: {type_} is no type that a file can be written in without an "
+            f"importance matrix; there are {', '.join(FILE_TYPES)}"
+        )
+    return type_.upper()
 
 
 def _origins(headers: Mapping[str, Header], files: Mapping[str, str]) -> dict[str, Header]:
@@ -224,7 +244,7 @@ def _measure(
             shape, weights = Shape.of(header), weights_by_type(header)
             all_ = sum(weights.values())
             present = [t for t, count in weights.items() if count >= _PRESENT * all_]
-            types = dict.fromkeys([*present, *filter(None, part.types), "Q6_K"])
+            types = dict.fromkeys([*present, *filter(None, part.types), wishes.output or "Q6_K"])
             allowed = {type_: None for type_ in types if shape.allows(type_)}
             wanted[shape] = wanted.get(shape, {}) | allowed
             threads = wishes.threads or sources[role].threads or llama.default_threads()
@@ -241,7 +261,14 @@ def _measure(
                 if bars.measuring is not None:
                     bars.measuring(f"types for {name}", share)
 
-            found[shape] = curves(shape, types, threads=threads, devices=devices, progress=progress)
+            found[shape] = curves(
+                shape,
+                types,
+                threads=threads,
+                devices=devices,
+                again=wishes.again,
+                progress=progress,
+            )
     return found
 
 
@@ -250,7 +277,7 @@ def _show(
     measured: Mapping[Shape, Mapping[str, Curve]],
     before: Choice,
     after: Choice,
-    acceptance: float,
+    wishes: Wishes,
 ) -> None:
     rows = ", ".join(map(str, _ROWS))
     table = new_table("type", *(f"{part.name}: ms of {rows} rows" for part in parts))
@@ -261,7 +288,8 @@ def _show(
             if type_ not in part.types:
                 cells.append("")
                 continue
-            curve = role_curve(weights_by_type(header, type_), measured[Shape.of(header)])
+            weights = weights_by_type(header, type_, wishes.output)
+            curve = role_curve(weights, measured[Shape.of(header)])
             mark = " <" if after.types[part.name] == type_ else ""
             cells.append("  ".join(f"{1000 * curve(n):.3g}" for n in _ROWS) + mark)
         add_row(table, type_ or "as it is", *cells)
@@ -274,12 +302,15 @@ def _show(
         gain = "" if choice is before else f", {times:.2f} times as many"
         say(
             f"{what} ({kinds}): {_number(rate.plain)} tokens/s plain, {_number(rate.drafted)} with "
-            f"drafts at an acceptance of {acceptance:g}{gain}"
+            f"drafts at an acceptance of {wishes.acceptance:g}{gain}"
         )
 
 
 def _copies(
-    parts: Sequence[Part], chosen: Mapping[str, str | None], origins: Mapping[str, Header]
+    parts: Sequence[Part],
+    chosen: Mapping[str, str | None],
+    origins: Mapping[str, Header],
+    output: str | None,
 ) -> tuple[dict[str, Copy], dict[str, Path]]:
     """What is to be written, and the files that are there in the chosen type, by role."""
     copies: dict[str, Copy] = {}
@@ -288,12 +319,12 @@ def _copies(
         if (type_ := chosen[part.name]) is None:
             continue
         for role, header in part.headers.items():
-            if main_type(header) == type_:
+            if is_in(header, type_, output):
                 continue
-            if right := [h for h in relatives(header) if main_type(h) == type_]:
+            if right := [h for h in relatives(header) if is_in(h, type_, output)]:
                 there[role] = right[0].path.absolute()
             else:
-                copies[role] = Copy.of(origins[role], type_)
+                copies[role] = Copy.of(origins[role], type_, output)
     return copies, there
 
 
@@ -305,13 +336,19 @@ def _show_files(copies: Mapping[str, Copy], there: Mapping[str, Path]) -> None:
         made = "is there" if copy.is_there else copy.source.path.name
         add_row(table, role, copy.path.name, readable(copy.size), made)
     Screen().print(table)
-    made_twice = [r for r, c in copies.items() if precision(c.source) < _FEW_BITS]
-    if made_twice:
+    larger = [role for role, copy in copies.items() if bits(copy.type) > precision(copy.source)]
+    if larger:
+        tell(
+            f"note: {' and '.join(larger)}: made from fewer bits than the copy has, so it is "
+            "larger and no better"
+        )
+    few = [role for role, copy in copies.items() if precision(copy.source) < _FEW_BITS]
+    if made_twice := [role for role in few if role not in larger]:
         tell(
             f"note: {' and '.join(made_twice)}: quantized from few bits a second time, which loses "
             "again; a file in Q8_0 or F16 (beside it, or with --source) gives a better copy"
         )
-    if copies:
+    if any(bits(copy.type) < _FEW_BITS for copy in copies.values()):
         tell("note: without an importance matrix, which loses more than some files on the hub")
 
 
@@ -350,7 +387,7 @@ def _table(
 ) -> tuple[dict[str, Any], str]:
     """The new preset as a table, and a comment."""
     kinds = ", ".join(f"{part} in {type_}" for part, type_ in chosen.items() if type_)
-    by = f"`eftlocal models optimize {preset.name}`"
+    by = made_by(preset.name)
     table = preset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     table["name"] = name
     table["title"] = f"{preset.title or preset.name} ({kinds})"
@@ -359,27 +396,27 @@ def _table(
         if preset.roles[role].of is None:
             for key in _MISSING:
                 entry.pop(key, None)
-            entry |= {"file": str(path.absolute()), "evidence": f"made by {by}"}
-    return table, f"{name}: made by {by}, {kinds}"
+            entry |= {"file": str(path.absolute()), "evidence": by}
+    return table, f"{name}: {by}, {kinds}"
 
 
 def _compare(
-    preset: Preset, name: str, text: str, tokens: int, wishes: Wishes, *, trust: bool
+    old: Preset, new: Preset, text: str, tokens: int, threads: int | None, *, trust: bool
 ) -> Divergence | None:
     """How far the new trio is from the old one, which are loaded one after the other."""
     if not tokens:
         return None
 
-    settings: Any = {"threads": wishes.threads, "n_ctx": LETTERS * tokens + 64}
+    settings: Any = {"threads": threads, "n_ctx": LETTERS * tokens + 64}
 
     def sources(preset: Preset) -> Sources:
         return Sources.of_preset(preset, offline=True, trust=trust, **settings)
 
     with loading_bars() as bars:
         progress: Any = {"progress": bars.weights, "checking": bars.checking}
-        with sources(preset).load(**progress) as emulator:
+        with sources(old).load(**progress) as emulator:
             first = list(distributions(emulator, text, tokens))
-        with sources(find(name)).load(**progress) as emulator:
+        with sources(new).load(**progress) as emulator:
             return divergence(first, distributions(emulator, text, tokens))
 
 

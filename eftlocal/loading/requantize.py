@@ -50,22 +50,24 @@ class Copy:
 
     Attributes:
         source: what it is made from.
+        output: the type asked for the output matrix; None leaves it to `outer_types`.
         path: its place. The name says what it was made from, so a file that is there is right.
         size: bytes that it will have, about.
     """
 
     source: Header
     type: str
+    output: str | None
     path: Path
     size: int
 
     @classmethod
-    def of(cls, source: Header, type_: str) -> Copy:
+    def of(cls, source: Header, type_: str, output: str | None = None) -> Copy:
         """The copy that the models folder has, or will have."""
-        made_from = f"{key_of(source) or source.path} {outer_types(source, type_)}"
+        made_from = f"{key_of(source) or source.path} {outer_types(source, type_, output)}"
         mark = hashlib.sha256(made_from.encode()).hexdigest()[:8]
         name = f"{name_without_type(source)}-{type_}-{mark}.gguf"
-        return cls(source, type_, folder() / name, bytes_as(source, type_))
+        return cls(source, type_, output, folder() / name, bytes_as(source, type_, output))
 
     @property
     def is_there(self) -> bool:
@@ -75,6 +77,31 @@ class Copy:
 def folder() -> Path:
     """Where copies are kept: in the models folder."""
     return store() / "optimized"
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file is one of those that `write` made."""
+    return path.parent.resolve() == folder().resolve()
+
+
+def remove(path: Path) -> int:
+    """Deletes a copy. Returns the bytes freed.
+
+    Raises:
+        UsageError: another process is writing it, or the system refuses.
+    """
+    try:
+        lock = lock_beside(path, UsageError(f"{path}: another process writes it; wait for it"))
+        try:
+            freed = path.stat().st_size
+            path.unlink()
+            beside(path, ".part").unlink(missing_ok=True)  # of a process that was killed
+        finally:
+            lock.release()
+        beside(path, ".lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot remove {path}: {error.strerror or error}") from None
+    return freed
 
 
 def check_space(copies: Iterable[Copy]) -> None:
@@ -132,7 +159,7 @@ def write(copy: Copy, threads: int, progress: Callable[[int], object]) -> None:
 
 def seconds_of(copy: Copy, threads: int) -> float:
     """What writing a copy takes, about: by the speed of the quantizer on a few rows."""
-    weights = weights_by_type(copy.source, copy.type)
+    weights = weights_by_type(copy.source, copy.type, copy.output)
     sample = np.random.default_rng(0).standard_normal((64, 1024), np.float32)
     seconds = 0.0
     for type_, count in weights.items():
@@ -143,7 +170,7 @@ def seconds_of(copy: Copy, threads: int) -> float:
 
 
 def _quantize(copy: Copy, part: Path, threads: int, progress: Callable[[int], object]) -> None:
-    output, embedding = outer_types(copy.source, copy.type)
+    output, embedding = outer_types(copy.source, copy.type, copy.output)
     request = {
         "source": str(copy.source.path.absolute()),
         "target": str(part.absolute()),

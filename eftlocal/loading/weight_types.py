@@ -29,7 +29,9 @@ def bits(type_: str) -> float:
     return 8.0 * size / block
 
 
-def weights_by_type(header: Header, type_: str | None = None) -> dict[str, float]:
+def weights_by_type(
+    header: Header, type_: str | None = None, output: str | None = None
+) -> dict[str, float]:
     """How many weights of each type a token is multiplied with.
 
     Of a mixture of experts, those that are used. An embedding is looked up, unless it is the
@@ -37,12 +39,13 @@ def weights_by_type(header: Header, type_: str | None = None) -> dict[str, float
 
     Args:
         type_: as if the file were written again in this one.
+        output: and its output matrix in this one.
     """
     found: Counter[str] = Counter()
     experts, used = header.number("expert_count"), header.number("expert_used_count")
-    for tensor, kind in _tensors(header, type_):
-        output = EMBEDDING if header.has_tied_output else OUTPUT
-        if not _is_matrix(tensor) or not (tensor.name.startswith("blk.") or tensor.name == output):
+    last = EMBEDDING if header.has_tied_output else OUTPUT
+    for tensor, kind in _tensors(header, type_, output):
+        if not _is_matrix(tensor) or not (tensor.name.startswith("blk.") or tensor.name == last):
             continue
         share = used / experts if experts and "_exps" in tensor.name else 1.0
         found[kind] += prod(tensor.shape) * share  # type: ignore[assignment]
@@ -65,17 +68,27 @@ def precision(header: Header) -> float:
     return 8.0 * sum(tensor.nbytes for tensor in layers) / max(1, count)
 
 
-def bytes_as(header: Header, type_: str) -> int:
+def is_in(header: Header, type_: str, output: str | None) -> bool:
+    """Whether the file is in a type, and its output matrix in what is asked for."""
+    if main_type(header) != type_:
+        return False
+    return not output or weights_by_type(header) == weights_by_type(header, type_, output)
+
+
+def bytes_as(header: Header, type_: str, output: str | None = None) -> int:
     """Bytes of the file that would be written."""
-    weights = sum(prod(t.shape) * bits(kind) / 8.0 for t, kind in _tensors(header, type_))
+    weights = sum(prod(t.shape) * bits(kind) / 8.0 for t, kind in _tensors(header, type_, output))
     return int(weights) + sum(header.header_bytes)
 
 
-def outer_types(header: Header, type_: str) -> tuple[str, str]:
+def outer_types(header: Header, type_: str, output: str | None = None) -> tuple[str, str]:
     """The types that the output matrix and the embeddings are given in a file of this type.
 
     As in llama.cpp's own files: the output matrix, of which each token's probabilities come, has
     6 bits; embeddings that serve as one, too. What has fewer stays as it is.
+
+    Args:
+        output: asked for instead.
     """
     kinds = {tensor.name: tensor.type.name for tensor in header.tensors}
     widths = {tensor.name: tensor.shape[0] for tensor in header.tensors}
@@ -86,7 +99,7 @@ def outer_types(header: Header, type_: str) -> tuple[str, str]:
             return wanted
         return there if bits(there) <= bits(wanted) else _fallback(widths[name], wanted)
 
-    output = fitting(OUTPUT, type_ if type_ in _WHOLE else "Q6_K")
+    output = fitting(OUTPUT, output or (type_ if type_ in _WHOLE else "Q6_K"))
     embedding = output if header.has_tied_output else type_
     return output, fitting(EMBEDDING, embedding)
 
@@ -137,14 +150,16 @@ def _parted(path: Path) -> tuple[str, bool]:
     return name, name != stem
 
 
-def _tensors(header: Header, type_: str | None) -> Iterator[tuple[TensorInfo, str]]:
+def _tensors(
+    header: Header, type_: str | None, output: str | None
+) -> Iterator[tuple[TensorInfo, str]]:
     """Every tensor and its type, as it is or as it would be."""
-    output, embedding = outer_types(header, type_) if type_ is not None else ("", "")
+    last, embedding = ("", "") if type_ is None else outer_types(header, type_, output)
     for tensor in header.tensors:
         kind = tensor.type.name
         if type_ is not None and _is_matrix(tensor):
             if tensor.name == OUTPUT:
-                kind = output
+                kind = last
             elif tensor.name in (EMBEDDING, _PER_LAYER_EMBEDDING):
                 kind = embedding
             else:

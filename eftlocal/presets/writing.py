@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from eftlocal.disk import read_text, replacing
+from filelock import FileLock
+
+from eftlocal.disk import cache_folder, read_text, replacing
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import NAME
@@ -33,13 +36,51 @@ def check_name(name: str, *, replace: bool) -> None:
         raise UsageError(f'"{name}" is no name for a preset; take letters, digits, - and .')
     if name not in load_presets():
         return
-    written = _block(_text(), name) is not None
-    if not written:
+    if not is_written(name):
         raise UsageError(f'there is a preset "{name}" already; give another name with --name')
     if not replace:
         raise UsageError(
             f'there is a preset "{name}" already; --force replaces it, --name gives another name'
         )
+
+
+def made_by(name: str) -> str:
+    """The evidence of a file that was quantized for a preset."""
+    return f"made by `eftlocal models optimize {name}`"
+
+
+def optimized_of(name: str) -> str | None:
+    """The preset that was made from this one, if any."""
+    for preset in load_presets().values():
+        if any(role.evidence == made_by(name) for role in preset.roles.values()):
+            return preset.name
+    return None
+
+
+def is_written(name: str) -> bool:
+    """Whether the program wrote the preset, and may take it out again."""
+    return _block(_text(), name) is not None
+
+
+def remove_preset(name: str) -> None:
+    """Takes a preset that the program wrote out of the user's file.
+
+    Raises:
+        UsageError: the file cannot be written; nothing was changed.
+    """
+    with _alone():
+        text = _text()
+        if (block := _block(text, name)) is not None:
+            before, after = text[: block.start()].rstrip(), text[block.end() :].lstrip("\n")
+            _write("\n\n".join(filter(None, (before, after))))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Between reading and writing the file, no other process changes it."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "models.toml.lock"):
+        yield
 
 
 def add_preset(table: Mapping[str, Any], comment: str) -> None:
@@ -50,22 +91,27 @@ def add_preset(table: Mapping[str, Any], comment: str) -> None:
         comment: a line about it.
 
     Raises:
-        UsageError: the file cannot be written, or is not right as it is; nothing was changed.
+        UsageError: the file cannot be written, is not right as it is, or has another preset of
+            that name by now; nothing was changed.
     """
     name = str(table["name"])
     lines = [_BEGIN.format(name), f"# {' '.join(comment.split())}", "[[preset]]"]
     lines += _table(table, "preset")
-    text = _text()
-    if (block := _block(text, name)) is not None:
-        text = text[: block.start()] + text[block.end() :]
-    text = text.rstrip()
-    new = f"{text}\n\n" if text else ""
-    new += "\n".join([*lines, _END.format(name), ""])
+    new = "\n".join([*lines, _END.format(name), ""])
+    with _alone():
+        check_name(name, replace=True)
+        text = _text()
+        if (block := _block(text, name)) is not None:
+            text = text[: block.start()] + text[block.end() :]
+        _write("\n\n".join(filter(None, (text.rstrip(), new))))
+
+
+def _write(text: str) -> None:
     path = user_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path.resolve()) as file:
-            file.write(new.encode("utf-8"))
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -7,18 +7,18 @@ the processor's caches, as those of the model do.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 import eftlocal
 from eftlocal import llama
-from eftlocal.disk import cache_folder
+from eftlocal.disk import beside, cache_folder
 from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import block_of, constants
 from eftlocal.llama.quantize import quantized
@@ -136,12 +136,14 @@ def curves(
     *,
     threads: int,
     devices: Sequence[str] = (),
+    again: bool = False,
     progress: Callable[[float], object] = lambda share: None,
 ) -> dict[str, Curve]:
     """Seconds by rows of a billion weights in each type, measured once and remembered.
 
     Args:
         devices: where the weights are; none is the CPU.
+        again: what is remembered does not count.
         progress: called with the share of the types that is done.
     """
     found: dict[str, Curve] = {}
@@ -152,7 +154,7 @@ def curves(
         said = [eftlocal.__version__, llama.build(), type_, str(threads)]
         said += [str(asdict(shape)), *(f"{device.name} {device.description}" for device in used)]
         key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:32]
-        costs = recall(key, (_KEY,))
+        costs = None if again else recall(key, (_KEY,))
         if costs is None:
             costs = _measured(shape, type_, threads, devices)
             remember(costs, key)
@@ -162,16 +164,19 @@ def curves(
 
 
 def _measured(shape: Shape, type_: str, threads: int, devices: Sequence[str]) -> Costs:
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="miniature-", dir=cache_folder()) as folder:
-        path = Path(folder) / "miniature.gguf"
-        weights = write_miniature(path, shape, type_)
-        with (
-            llama.Model(
-                path, gpu_layers=-1 if devices else 0, devices=devices, mapped=False
-            ) as model,
-            llama.Context(model, n_ctx=_N_CTX, n_batch=_N_CTX, n_threads=threads) as context,
-        ):
-            curve = measure({_KEY: context}, 0).curves[_KEY]
+    path = cache_folder() / "miniature.gguf"  # one name: what a kill leaves, the next replaces
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(beside(path, ".lock")):  # two that measure would slow each other down
+        try:
+            weights = write_miniature(path, shape, type_)
+            with (
+                llama.Model(
+                    path, gpu_layers=-1 if devices else 0, devices=devices, mapped=False
+                ) as model,
+                llama.Context(model, n_ctx=_N_CTX, n_batch=_N_CTX, n_threads=threads) as context,
+            ):
+                curve = measure({_KEY: context}, 0).curves[_KEY]
+        finally:
+            path.unlink(missing_ok=True)
     seconds = [s * UNIT / weights for s in curve.seconds]
     return Costs({_KEY: Curve(dict(zip(curve.rows, seconds, strict=True)))})

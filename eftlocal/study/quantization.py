@@ -13,7 +13,7 @@ from itertools import product
 from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import Header
 from eftlocal.llama.quantize import FILE_TYPES
-from eftlocal.loading.weight_types import bits, main_type, precision, weights_by_type
+from eftlocal.loading.weight_types import bits, is_in, precision, weights_by_type
 from eftlocal.logits.recipe import BASE, Recipe
 from eftlocal.presets.schema import Preset
 from eftlocal.settings import MAX_DRAFT
@@ -45,6 +45,7 @@ def parts_of(
     headers: Mapping[str, Header],
     origins: Mapping[str, Header],
     types: Mapping[str, str],
+    output: str | None = None,
 ) -> list[Part]:
     """The roles that take one type, and the types that they may take.
 
@@ -52,6 +53,7 @@ def parts_of(
         headers: of the present files, by role.
         origins: of what copies would be made from.
         types: that are asked for, by role.
+        output: the type that is asked for the output matrices.
 
     Raises:
         UsageError: they cannot be.
@@ -71,7 +73,10 @@ def parts_of(
                 f"their difference; {' and '.join(sorted(wanted))} were given"
             )
         of_part = {role: headers[role] for role in roles}
-        there = {main_type(header) for header in of_part.values()}
+
+        def is_there(type_: str, of_part: Mapping[str, Header] = of_part) -> bool:
+            return all(is_in(header, type_, output) for header in of_part.values())
+
         shapes = [Shape.of(header) for header in of_part.values()]
         least = min(precision(origins[role]) for role in roles)
         may_be: list[str | None] = [None]
@@ -79,14 +84,14 @@ def parts_of(
             type_
             for type_ in CANDIDATES
             if bits(type_) <= least
-            and there != {type_}
+            and not is_there(type_)
             and all(shape.allows(type_) for shape in shapes)
         ]
         if wanted:
             (type_,) = wanted
             if not all(shape.allows(type_) for shape in shapes):
                 raise UsageError(f"the matrices of {roles[0]} do not divide into blocks of {type_}")
-            may_be = [None if there == {type_} else type_]
+            may_be = [None if is_there(type_) else type_]
         parts.append(Part(" and ".join(roles), of_part, may_be))
     return parts
 
@@ -140,17 +145,19 @@ def choices(
     curves: Mapping[Shape, Mapping[str, Curve]],
     recipe: Recipe,
     acceptance: float,
+    output: str | None = None,
 ) -> list[Choice]:
     """Every way to give the parts a type of theirs.
 
     Args:
         curves: of the types, at each shape.
         acceptance: of a draft.
+        output: the type of the output matrices of what is written.
     """
     found = []
     for types in product(*(part.types for part in parts)):
         costs = {
-            role: role_curve(weights_by_type(header, type_), curves[Shape.of(header)])
+            role: role_curve(weights_by_type(header, type_, output), curves[Shape.of(header)])
             for part, type_ in zip(parts, types, strict=True)
             for role, header in part.headers.items()
         }
