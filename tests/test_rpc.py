@@ -321,8 +321,15 @@ def test_a_broken_connection_is_the_error_of_the_call_that_needs_it(
                 rpc.with_workers([lost], work, later)
     thread.join()
     assert outcomes == ["done"] and not there.lost
-    # Where the worker listens still, only its own call can tell: it does not end.
+    # Where the worker listens again, only its own call can tell: it does not end.
+    began = time.monotonic()
+    with SignalsLater() as later, pytest.raises(WorkerError, match="worker box:2"):
+        rpc.with_workers([there], never_ends(), later)
+    assert time.monotonic() - began < rpc._WHO_S / 2  # it was the only call
+    assert not rpc._calls
     monkeypatch.setattr(rpc, "_WHO_S", 0.2)
+    monkeypatch.setattr(rpc, "_calls", [[]])  # another one goes on
+    there.lost = ""
     with SignalsLater() as later, pytest.raises(WorkerError, match="worker box:2"):
         rpc.with_workers([there], never_ends(), later)
 

@@ -80,7 +80,8 @@ class Worker:
 
 
 _workers: dict[tuple[str, int], Worker] = {}
-_ends: list[str] = []  # llama.cpp's words at each end that it was kept from
+_calls: list[Sequence[Worker]] = []  # the workers of each call that goes on
+_ends: list[list[Sequence[Worker]]] = []  # those calls, at each end that llama.cpp was kept from
 
 
 def has_rpc() -> bool:
@@ -203,6 +204,8 @@ def with_workers(
             held.enter_context(worker.lock)
         for worker in workers:
             worker.require()
+        _calls.append(workers)
+        held.callback(_calls.remove, workers)
         return _waited(work, later, workers, heard)
 
 
@@ -240,6 +243,8 @@ def _waited(
         if len(_ends) > ends:
             broken = broken or now
             gone = [w for w in workers if now - broken > _WHO_S or not _listens(w)]
+            if not gone and [workers] in _ends[ends:]:  # no other call went on: one was restarted
+                gone = list(workers)
             if gone:
                 _lose(gone, "its process ended, or the network did")
                 gone[0].require()
@@ -268,7 +273,7 @@ def _listens(worker: Worker) -> bool:
 def _on_end(message: bytes) -> None:
     """Called by llama.cpp before it ends the process, by the thread that found the reason."""
     if b"ggml-rpc" in message:
-        _ends.append(message.decode("utf-8", "replace"))
+        _ends.append([*_calls])
         never = threading.Lock()
         never.acquire()
         never.acquire()
