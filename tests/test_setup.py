@@ -728,7 +728,12 @@ def test_failed_build_shows_cause_log_and_next_step(
         ("No CMAKE_CXX_COMPILER could be found.", "no working C and C++ compiler", ""),
         ("Could NOT find Vulkan (missing: glslc)", "a Vulkan build needs is missing", ""),
         ("a.cpp:1:2: error: 'LayerSettingEXT' is not", "missing or too old", ""),
-        ("nvcc fatal : Unsupported gpu architecture 'compute_50'", "CUDA toolkit", "--cpu"),
+        (
+            "nvcc fatal : Unsupported gpu architecture 'compute_50'",
+            "CUDA toolkit",
+            "--forget --cpu",
+        ),
+        ("Target links to:\n\n      CUDA::cublas\n\n    but CUDAToolkit", "no cuBLAS", "headers"),
         ("Temporary failure in name resolution", "index cannot be reached", "network"),
         ("Max retries exceeded\nmmq.cpp:1:2: error: bad", "mmq.cpp:1:2: error: bad", "compiler"),
         ("ERROR: No matching distribution found for gguf>=9", "gguf>=9", "index"),

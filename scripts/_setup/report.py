@@ -153,10 +153,15 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     (_COMPILER, "there is no working C and C++ compiler", "compiler"),
     (_VULKAN, "what a Vulkan build needs is missing or too old", "vulkan"),
     (
+        r"(?m)^\s*CUDA::cublas$",
+        "the CUDA toolkit has no cuBLAS here",
+        "install cuBLAS's library and headers",
+    ),
+    (
         r"unsupported GNU version|#error -- unsupported|nvcc fatal|Unsupported gpu architecture|"
         r"CUDA_ARCHITECTURES|CUDA compiler|CUDAToolkit",
         "the CUDA toolkit and the compiler or GPU do not go together",
-        "install a matching toolkit or set CUDACXX to its nvcc; --cpu builds without CUDA",
+        "install a matching toolkit or set CUDACXX to its nvcc; --forget --cpu builds without CUDA",
     ),
     (
         r"(?m)^.*:\d+:\d+: (?:fatal )?error: .*$",
