@@ -131,4 +131,4 @@ def test_changes_are_merged_and_unknown_keys_left_out(tmp_path: Path) -> None:
     assert read_view(path) == View(theme="nord")
     assert [file.name for file in tmp_path.iterdir()] == [VIEW_NAME]
     with pytest.raises(UsageError, match="cannot be written"):
-        save_view(tmp_path / "nowhere" / VIEW_NAME, theme="nord")
+        save_view(path / VIEW_NAME, theme="nord")  # a file is no folder
