@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 24
 MODELS = ("demo", "SmolLM2", "random")
-INSIDE = "/root/eftlocal"
+INSIDE = "/opt/eftlocal"
 
 
 def in_debian(folder: Path, mirror: str | None, arguments: Sequence[str]) -> int:
