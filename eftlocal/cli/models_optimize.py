@@ -12,6 +12,7 @@ import typer
 
 from eftlocal import hub, llama
 from eftlocal.cli.models import add_row, new_table, states_of
+from eftlocal.cli.options import by_role
 from eftlocal.cli.progress import terminable
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.selection import loading_bars
@@ -108,7 +109,7 @@ def optimize(
     if wishes.output:
         wishes = replace(wishes, output=_known(wishes.output, "--output"))
     output = wishes.output
-    types, files = _types(wishes, preset), _named(wishes.sources, "--source", preset)
+    types, files = _types(wishes, preset), by_role("--source", wishes.sources, preset.roles)
     states = states_of(preset)
     for state in states:
         if state.ref.repo is None:
@@ -180,32 +181,11 @@ def optimize(
     say(f"written into {user_path()}; run it with `eftlocal run --preset {name} ...`")
 
 
-def _named(given: Sequence[str], option: str, preset: Preset) -> dict[str, str]:
-    """Role to what stands behind its sign."""
-    found: dict[str, str] = {}
-    for text in given:
-        role, sign, value = text.partition("=")
-        if not (sign and value):
-            raise UsageError(f"{option} {text}: give a role and its value, as in base=...")
-        if role not in preset.roles:
-            raise UsageError(
-                f"{option} {text}: there is no role {role}; there are {', '.join(preset.roles)}"
-            )
-        if role in found:
-            raise UsageError(f"{option}: {role} is given twice; leave one out")
-        found[role] = value
-    return found
-
-
 def _types(wishes: Wishes, preset: Preset) -> dict[str, str]:
     """The types asked for, by role."""
-    by_option = {"--to": dict.fromkeys(preset.roles, wishes.to) if wishes.to else {}}
-    by_option["--role"] = dict(_named(wishes.roles, "--role", preset))
-    found: dict[str, str] = {}
-    for option, types in by_option.items():
-        for role, type_ in types.items():
-            found[role] = _known(str(type_), option)
-    return found
+    of_all = dict.fromkeys(preset.roles, _known(wishes.to, "--to")) if wishes.to else {}
+    named = by_role("--role", wishes.roles, preset.roles)
+    return of_all | {role: _known(type_, "--role") for role, type_ in named.items()}
 
 
 def _known(type_: str, option: str) -> str:

@@ -419,21 +419,39 @@ def _of_roles(given: Given, name: str, roles: Collection[str]) -> Any:
     return None if value is False else value
 
 
-def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
-    """Role to its prompt, from --chat-template."""
+def by_role(
+    option: str, given: Sequence[str], roles: Collection[str], otherwise: str | None = None
+) -> dict[str, str]:
+    """Role to its value, from an option that is given once for each role.
+
+    Args:
+        otherwise: the role of a value that names none; None refuses such a value.
+
+    Raises:
+        UsageError: a value names no role, one that is not there, or one that another names.
+    """
     found: dict[str, str] = {}
     for text in given:
         role, sign, value = text.partition("=")
-        if not sign or not role.isidentifier():
-            role, value = TUNED if TUNED in roles else next(iter(roles)), text
+        if otherwise is not None and not (sign and role.isidentifier()):
+            role, value = otherwise, text
+        elif otherwise is None and not (sign and value):
+            raise UsageError(f"{option} {text}: give a role and its value, as in base=...")
         if role not in roles:
             raise UsageError(
-                f"--chat-template {text}: there is no role {role}; there are {', '.join(roles)}"
+                f"{option} {text}: there is no role {role}; there are {', '.join(roles)}"
             )
         if role in found:
-            raise UsageError(f"--chat-template: {role} is given twice; leave one out")
-        found[role] = _prompt(value)
+            raise UsageError(f"{option}: {role} is given twice; leave one out")
+        found[role] = value
     return found
+
+
+def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
+    """Role to its prompt, from --chat-template."""
+    answers = TUNED if TUNED in roles else next(iter(roles))
+    named = by_role("--chat-template", given, roles, otherwise=answers)
+    return {role: _prompt(value) for role, value in named.items()}
 
 
 def _prompt(value: str) -> str:
