@@ -11,6 +11,7 @@ from typing import Any
 from textual import events
 from textual.app import App, SystemCommand
 from textual.css.query import NoMatches
+from textual.driver import Driver
 from textual.markup import escape
 from textual.screen import Screen
 
@@ -25,6 +26,7 @@ from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
 from eftlocal_tui.settings import Settings, read_view, save_view
+from eftlocal_tui.terminal.driver import with_keyboard
 from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
@@ -68,6 +70,9 @@ class ChatApp(App[None], inherit_bindings=False):
         mine = self.services.settings.theme
         if mine not in (None, theme):
             self.notify(f"The next start uses {mine} again: the settings file sets it")
+
+    def get_driver_class(self) -> type[Driver]:
+        return with_keyboard(super().get_driver_class())
 
     @property
     def chat(self) -> ChatScreen:

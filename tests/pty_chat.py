@@ -1,0 +1,125 @@
+"""The chat in a pseudo-terminal of its own, over a scripted engine: real bytes in, real bytes out.
+
+Run as a program, it is that chat: `python tests/pty_chat.py FOLDER`.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
+READY = b"Message (Enter"
+
+
+class Terminal:
+    """A program in a pseudo-terminal. `shown` is all that it wrote."""
+
+    def __init__(self, command: list[str], *, size: tuple[int, int], **environment: str) -> None:
+        import pty
+
+        self._ours, theirs = pty.openpty()
+        self._theirs = theirs
+        self.resize(*size)
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tui"), os.environ.get("PYTHONPATH", "")])
+        self.child = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "TERM": "xterm-256color",
+                "COLORTERM": "",
+                **environment,
+            },
+            start_new_session=True,
+        )
+        self.shown = b""
+
+    def resize(self, columns: int, rows: int) -> None:
+        import fcntl
+        import signal
+        import struct
+        import termios
+
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        if hasattr(self, "child"):  # whose terminal it is not, in the kernel's eyes
+            os.kill(self.child.pid, signal.SIGWINCH)
+
+    def send(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._ours, data[:1024]) :]
+            self._read(0.0)
+
+    def until(self, what: bytes | Callable[[], object], since: int = 0) -> None:
+        """Reads until it has shown a text, or something holds."""
+        end = time.monotonic() + PATIENCE
+        while not (what in self.shown[since:] if isinstance(what, bytes) else what()):
+            assert time.monotonic() < end, f"{what!r} did not come: {self.shown[-2000:]!r}"
+            self._read(0.05)
+
+    def wait(self) -> int:
+        """Reads to its end; the exit code."""
+        self.until(lambda: self.child.poll() is not None)
+        while self._read(0.0):
+            pass
+        assert self.child.returncode is not None
+        return self.child.returncode
+
+    def close(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+    def _read(self, seconds: float) -> bytes:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                return b""
+        piece = os.read(self._ours, 65_536)
+        self.shown += piece
+        return piece
+
+
+@contextmanager
+def chatting(folder: Path, size: tuple[int, int] = (80, 24), **options: str) -> Iterator[Terminal]:
+    """The scripted chat in a terminal, ready to be typed into."""
+    terminal = Terminal([sys.executable, __file__, str(folder)], size=size, **options)
+    try:
+        terminal.until(READY)
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def main() -> None:
+    from scripted_engine import Script, ScriptedEngine
+
+    from eftlocal_tui.app import ChatApp
+    from eftlocal_tui.history import History
+    from eftlocal_tui.screens.base import Services
+    from eftlocal_tui.settings import Settings
+
+    engine = ScriptedEngine(*(Script([f"Answer {i}. "] * 3) for i in range(100)))
+    services = Services(History(Path(sys.argv[1]) / "chat.db"), engine, Settings())
+    app = ChatApp(services)
+    try:
+        app.run()
+    finally:
+        services.close()
+    sys.exit(app.return_code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Textual's drivers, reading what the terminal sends with our `Keyboard`."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+from codecs import getincrementaldecoder
+
+from textual.driver import Driver
+
+from eftlocal_tui.terminal.keyboard import Keyboard
+
+_TICK = 0.05  # seconds between looks at what is held back
+
+
+def with_keyboard(driver: type[Driver]) -> type[Driver]:
+    """The driver that Textual chose, with our reading of its input where it reads a terminal."""
+    if sys.platform == "win32":
+        from textual.drivers import win32
+
+        win32.XTermParser = Keyboard
+        return driver
+    from textual.drivers.linux_driver import LinuxDriver
+
+    class Terminal(LinuxDriver):
+        def run_input_thread(self) -> None:
+            """Bytes that are no UTF-8 become U+FFFD; Textual's own would end the program."""
+            keyboard = Keyboard(self._debug)
+            decode = getincrementaldecoder("utf-8")("replace").decode
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.fileno, selectors.EVENT_READ)
+                while not self.exit_event.is_set():
+                    if selector.select(_TICK):
+                        data = _read(self.fileno)
+                        if not data:  # the terminal is gone
+                            self._app.call_later(self._app.exit)
+                            return
+                        if text := decode(data):  # not only a part of a character
+                            for event in keyboard.feed(text):
+                                self.process_message(event)
+                    for event in keyboard.tick():
+                        self.process_message(event)
+
+    return Terminal if driver is LinuxDriver else driver
+
+
+def _read(fileno: int) -> bytes:
+    try:
+        return os.read(fileno, 65_536)
+    except OSError:
+        return b""
