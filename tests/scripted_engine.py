@@ -11,7 +11,17 @@ from eftlocal import Message, Recipe, Sampling, Speculation, Step
 from eftlocal.errors import EftlocalError
 from eftlocal.study.inspection import Candidate, InspectedToken
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Came, Check, Live, Loaded, Moved, Progress, Report
+from eftlocal_tui.engine import (
+    Came,
+    Check,
+    Live,
+    Loaded,
+    Moved,
+    Progress,
+    Read,
+    Reading,
+    Report,
+)
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.history import Figures
 
@@ -50,6 +60,7 @@ class ScriptedEngine:
         self.inspected: list[str | Sequence[int]] = []
         self.inspects = threading.Event()
         self.inspects.set()
+        self.readings: Sequence[Reading] = ()  # told before every answer and inspection
         self.broken: EftlocalError | None = None  # what ends all answers that are compared
         self.closed = False
         self.name = "fake"
@@ -73,22 +84,30 @@ class ScriptedEngine:
         *,
         continue_last: bool = False,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> ScriptedAnswer:
         self.heard.append((list(messages), dials, continue_last))
         script = self.scripts.pop(0) if self.scripts else Script(["A", "gain."])
         if script.at_once is not None:
             raise script.at_once
+        for reading in self.readings if read is not None else ():
+            read(reading)
         answer = ScriptedAnswer(script, dials, check)
         self.answering.append(answer)
         return answer
 
     def answers(
-        self, messages: Sequence[Message], dials: Sequence[Dials], *, check: Check | None = None
+        self,
+        messages: Sequence[Message],
+        dials: Sequence[Dials],
+        *,
+        check: Check | None = None,
+        read: Read | None = None,
     ) -> ScriptedAnswers:
         begun: list[ScriptedAnswer | EftlocalError] = []
         for one in dials:
             try:
-                begun.append(self.answer(messages, one, check=check))
+                begun.append(self.answer(messages, one, check=check, read=read))
             except EftlocalError as error:
                 begun.append(error)
         return ScriptedAnswers(begun, check, self.broken)
@@ -100,9 +119,12 @@ class ScriptedEngine:
         dials: Dials,
         *,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> Moved:
         self.inspected.append(answer)
-        reading(self.inspects, check)
+        for reading in self.readings if read is not None else ():
+            read(reading)
+        waiting(self.inspects, check)
         texts = ["Braga", " is", " in", "\n", " Portugal"]
         moved = [0.0, 0.2, 0.4, 0.05, 0.9]
         return Moved(
@@ -139,7 +161,7 @@ class ScriptedAnswer:
     def __next__(self) -> Step:
         script = self._script
         if self._given == script.wait_at:
-            reading(script.go, None if self._given else self._check)
+            waiting(script.go, None if self._given else self._check)
         if self._given == len(script.pieces):
             if script.error is not None:
                 raise script.error
@@ -218,7 +240,7 @@ class ScriptedAnswers:
                 answer.close()
 
 
-def reading(go: threading.Event, check: Check | None) -> None:
+def waiting(go: threading.Event, check: Check | None) -> None:
     """Waits for the word to go on, as long as the check lets it."""
     for _ in range(round(PATIENCE * 100)):
         if go.wait(0.01):

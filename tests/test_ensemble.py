@@ -209,6 +209,36 @@ def test_a_check_ends_prompts_and_they_are_read_on(ensemble: Ensemble) -> None:
     ensemble.close(sequence)
 
 
+def test_what_is_read_is_told(ensemble: Ensemble) -> None:
+    for context in ensemble.contexts.values():
+        context.clear(0)
+    sequence, told = start(ensemble, FIRST * 2), list[dict[str, tuple[int, int]]]()
+
+    def on_read(of: RunningSequence) -> None:
+        told.append({role: of.reading(role) for role in ensemble.contexts})
+
+    ensemble.on_read = on_read
+    try:
+        Rounds(ensemble)([sequence])
+        whole = {role: len(sequence.prompts[role]) for role in ensemble.contexts}
+        for role, count in whole.items():
+            counts = [each[role][0] for each in told]
+            assert {each[role][1] for each in told} == {count}
+            assert counts == sorted(counts)
+            assert (counts[0], counts[-1]) == (0, count - 1)  # the last is a round's
+        held = len(told)
+        Rounds(ensemble)([sequence])
+        assert len(told) == held  # an answer's own tokens are not read
+        ensemble.close(sequence)
+        told.clear()
+        tokens = [5, 6, 7] * 16
+        assert len(list(ensemble.score(sequence.prompts, tokens, recipe=Recipe.upscale()))) == 48
+        assert told[-1] == {role: (count + 47, count + 48) for role, count in whole.items()}
+        assert max(done for done, _ in told[0].values()) < min(whole.values()) + 48
+    finally:
+        ensemble.on_read = None
+
+
 def test_a_failing_role_ends_the_prompts_of_the_others(
     ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Check, Moved
+from eftlocal_tui.engine import Check, Moved, Reading
 from eftlocal_tui.engine.local import PLACES, LocalAnswering, LocalAnswers, LocalEngine, Start
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.screens.compare import CompareColumn
@@ -298,6 +298,53 @@ def test_an_inspection_is_left(slow: tuple[LocalEngine, Dials]) -> None:
     assert engine.inspect([said("user", "Hello")], "A river.", dials).tokens
 
 
+def test_reading_is_told_in_tokens_of_the_longest_prompt(
+    slow: tuple[LocalEngine, Dials],
+) -> None:
+    engine, dials = slow
+    messages = [said("user", f"How far? {LONG * 5}")]  # longer than one call
+
+    def told(read: list[Reading]) -> tuple[int, int]:
+        done, totals = [one.done for one in read], {one.total for one in read}
+        assert done == sorted(done)
+        return done[0], totals.pop() if len(totals) == 1 else 0
+
+    read: list[Reading] = []
+    answering = engine.answer(messages, dials, read=read.append)
+    next(answering)
+    total = answering.live().figures.prompt_tokens
+    first, of = told(read)
+    assert (of, read[-1].done) == (total, of - 1)
+    assert len(read) > 6  # three roles, and more than one call of each
+    assert first < 32  # of the template at most, which another conversation left
+    count = len(read)
+    text = "".join(step.text for step in answering)
+    assert len(read) == count
+    answering.close()
+
+    again: list[Reading] = []
+    asked = [*messages, said("assistant", text), said("user", "And?")]
+    answering = engine.answer(asked, dials, read=again.append)
+    next(answering)
+    answering.close()
+    assert told(again)[0] >= of - 1  # what is held is read
+
+    inspected: list[Reading] = []
+    engine.inspect(messages, "A river. " * 20, dials, read=inspected.append)
+    _, of = told(inspected)
+    assert inspected[-1].done == of - 1 > total
+
+    compared: list[Reading] = []
+    other = [said("user", f"Side by side. {LONG}")]
+    answers = engine.answers(other, columns_of(dials), read=compared.append)
+    while not any(answers.live(i) and answers.live(i).figures.tokens for i in range(3)):
+        next(answers)
+    answers.close()
+    first, of = told(compared)
+    assert first < 32
+    assert compared[-1].done == of - 1
+
+
 class Watched(LocalEngine):
     """Says when a prompt is being read, and waits there until a stop can have been asked for."""
 
@@ -309,12 +356,12 @@ class Watched(LocalEngine):
     def answer(self, *args: Any, check: Check | None = None, **options: Any) -> LocalAnswering:
         return super().answer(*args, check=self.watched(check), **options)
 
-    def answers(self, *args: Any, check: Check | None = None) -> LocalAnswers:
-        return super().answers(*args, check=self.watched(check))
+    def answers(self, *args: Any, check: Check | None = None, **options: Any) -> LocalAnswers:
+        return super().answers(*args, check=self.watched(check), **options)
 
-    def inspect(self, *args: Any, check: Check | None = None) -> Moved:
+    def inspect(self, *args: Any, check: Check | None = None, **options: Any) -> Moved:
         try:
-            return super().inspect(*args, check=self.watched(check))
+            return super().inspect(*args, check=self.watched(check), **options)
         except StoppedError:
             self.left = True
             raise

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from eftlocal.batch.lines import Line
 from eftlocal.constraint import Constraint
-from eftlocal.decoding.ensemble import check_length
+from eftlocal.decoding.sequence import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.llama.model import special_text_in

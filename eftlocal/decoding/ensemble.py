@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.passes import passes
-from eftlocal.decoding.sequence import Choice, RunningSequence, Wanted, common
+from eftlocal.decoding.sequence import Choice, RunningSequence, Told, Wanted, check_length, common
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.combine import Combiner
@@ -63,6 +63,8 @@ class Ensemble:
         check: called every few milliseconds while a prompt is decoded, by the decoding thread;
             what it raises ends the decode (on the CPU and Metal at once, else after the call) and
             loses nothing.
+        on_read: told of a sequence before and after each call that reads a part of its prompts, or
+            of a text that is scored; called by the decoding thread.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Ensemble:
         # A typical shape: the weights are read once, and each row costs about a third of that.
         self.use(Costs({role: Curve({1: 4.0, 2: 5.0}) for role in self.contexts}))
         self.check: Check | None = None
+        self.on_read: Told | None = None
         self._abandoned = False
         self._gathered: dict[str, Rows] = {}  # by role (rows, vocab), of decodes in several calls
         self.n_batch = min(context.n_batch for context in contexts.values())
@@ -248,7 +251,7 @@ class Ensemble:
             count = min(cut_at - held % cut_at, sequence.length(role) - 1 - held)
             if count > 0:
                 parts[role] = sequence.given(role, held)[:count]
-        self._each_role(lambda role: self._read(role, sequence.slot, parts[role]), parts)
+        self._each_role(lambda role: self._read(role, sequence, parts[role]), parts)
         return max(map(len, parts.values()), default=0)
 
     def lacks(self, sequence: RunningSequence) -> int:
@@ -367,7 +370,9 @@ class Ensemble:
                 f"the {what} has token {outside}, and the vocabulary that all roles share is 0 to "
                 f"{self.vocab_size - 1}; leave it out"
             )
-        sequence = self.open(prompts, recipe=recipe, sampling=Sampling(temperature=0.0))
+        sequence = self.open(
+            prompts, recipe=recipe, sampling=Sampling(temperature=0.0), scored=len(tokens)
+        )
         try:
             room = self.room(sequence)
             if len(tokens) > room:
@@ -381,6 +386,9 @@ class Ensemble:
                 sequence.choices.extend(Choice(token) for token in chunk[:-1])
                 wanted = [Wanted(sequence, rows=len(chunk))]
                 found = self.decode(dict.fromkeys(roles or recipe.roles, wanted))
+                for role in found:
+                    held = len(self.contexts[role].tokens(sequence.slot))
+                    sequence.tell(role, held, self.on_read)
                 for i, token in enumerate(chunk):
                     rows = {role: of_role[i] for role, (of_role,) in found.items()}
                     yield token, self.combine(rows, recipe.at(start + i)), rows
@@ -474,27 +482,18 @@ class Ensemble:
             context.clear(slot)
             keep = 0
         lacking = sequence.given(role, keep, draft)
-        self._read(role, slot, lacking[: end - keep])
+        self._read(role, sequence, lacking[: end - keep])
         return Span(slot, lacking[end - keep :], rows)
 
-    def _read(self, role: str, slot: int, tokens: Sequence[int]) -> None:
+    def _read(self, role: str, sequence: RunningSequence, tokens: Sequence[int]) -> None:
         """Decodes tokens of which no row is wanted."""
-        context, widths = self.contexts[role], self.widths.get(role)
+        context, widths, slot = self.contexts[role], self.widths.get(role), sequence.slot
         while tokens:
             held = len(context.tokens(slot))
+            sequence.tell(role, held, self.on_read)
             count = min(len(tokens), context.n_batch - held % context.n_batch)
             if widths is not None:
                 count = max(n for n in widths.reads if n <= count)
             context.decode([Span(slot, tokens[:count], 0)], self._check)
+            sequence.tell(role, held + count, self.on_read)
             tokens = tokens[count:]
-
-
-def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
-    """Raises PromptError for a prompt that is empty, or leaves no room for an answer."""
-    if not prompt:
-        raise PromptError(f"the prompt of {role} is empty; give at least one token")
-    if len(prompt) >= n_ctx:
-        raise PromptError(
-            f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
-            "included; shorten the prompt or raise n_ctx"
-        )

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.errors import PromptError
 from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
@@ -26,6 +27,7 @@ from eftlocal.speculation.settings import OFF, Speculation
 
 Source = Literal["plain", "accepted", "recovered", "bonus"]
 Mask = Callable[[Sequence[int]], NDArray[np.bool_]]
+Told = Callable[["RunningSequence"], object]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class RunningSequence:
         top_logprobs: how many of the most probable tokens they carry, too.
         drafting: what is known of its drafts.
         reused: tokens of each role's prompt that a cache already held.
+        scored: tokens of a given text after its prompts, of which the rows are wanted.
+        read: tokens that a role's cache held when that was told last (`Ensemble.on_read`).
         closed: its slot was given back.
     """
 
@@ -82,6 +86,8 @@ class RunningSequence:
     drafting: SequenceDrafts = field(default_factory=SequenceDrafts)
     choices: list[Choice] = field(default_factory=list)
     reused: dict[str, int] = field(default_factory=dict)
+    scored: int = 0
+    read: dict[str, int] = field(default_factory=dict)
     closed: bool = False
 
     def tokens(self, start: int = 0) -> list[int]:
@@ -91,6 +97,17 @@ class RunningSequence:
     def length(self, role: str) -> int:
         """Tokens of the role's prompt and of the answer."""
         return len(self.prompts[role]) + len(self.choices)
+
+    def tell(self, role: str, held: int, told: Told | None) -> None:
+        """Notes the tokens that a role's cache holds while it reads, and tells it."""
+        if told is not None:
+            self.read[role] = held
+            told(self)
+
+    def reading(self, role: str) -> tuple[int, int]:
+        """Tokens that the role has read of its prompt and of a text that is scored, and all."""
+        whole = len(self.prompts[role]) + self.scored
+        return min(self.read.get(role, self.reused.get(role, 0)), whole), whole
 
     def given(self, role: str, start: int, draft: Sequence[int] = ()) -> list[int]:
         """Token ids of the role's prompt, the answer and a draft, from a position on."""
@@ -193,3 +210,14 @@ def common(held: Sequence[int], wanted: Sequence[int]) -> int:
         else:
             high = middle
     return low
+
+
+def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
+    """Raises PromptError for a prompt that is empty, or leaves no room for an answer."""
+    if not prompt:
+        raise PromptError(f"the prompt of {role} is empty; give at least one token")
+    if len(prompt) >= n_ctx:
+        raise PromptError(
+            f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
+            "included; shorten the prompt or raise n_ctx"
+        )

@@ -32,6 +32,19 @@ what it raises ends the work there and comes out of the call. What came before i
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How far the models have read what they were given: tokens of the longest of their prompts,
+    as if all of them read it at once (a token of a larger model counts for more)."""
+
+    done: int
+    total: int
+
+
+Read = Callable[[Reading], None]
+"""Called by the decoding threads, before and after every part that is read."""
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What is ready.
 
@@ -132,6 +145,7 @@ class Engine(Protocol):
         *,
         continue_last: bool = False,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> Answering:
         """Answers a conversation, or goes on with its last message.
 
@@ -145,6 +159,7 @@ class Engine(Protocol):
         dials: Sequence[Dials],
         *,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> Answers:
         """Answers a conversation once for each of the dials. What was read of the conversation
         that is being held stays at hand for its next turn, where there is a place besides.
@@ -160,6 +175,7 @@ class Engine(Protocol):
         dials: Dials,
         *,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> Moved:
         """How far the combination moved each token of an answer (text or token ids)."""
 

@@ -35,6 +35,8 @@ from eftlocal_tui.engine import (
     Loaded,
     Moved,
     Progress,
+    Read,
+    Reading,
     Report,
 )
 from eftlocal_tui.history import figures_of
@@ -123,21 +125,27 @@ class LocalEngine:
         *,
         continue_last: bool = False,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> LocalAnswering:
         emulator = self._loaded()
         options = self._options(dials)
         stream = emulator.stream(messages, continue_last=continue_last, **options)
         self._talk = stream.sequence
-        return LocalAnswering(emulator, stream, dials, check)
+        return LocalAnswering(emulator, stream, dials, check, read)
 
     def answers(
-        self, messages: Sequence[Message], dials: Sequence[Dials], *, check: Check | None = None
+        self,
+        messages: Sequence[Message],
+        dials: Sequence[Dials],
+        *,
+        check: Check | None = None,
+        read: Read | None = None,
     ) -> LocalAnswers:
         emulator = self._loaded()
         with ExitStack() as undone:
             undone.enter_context(kept_aside(emulator.ensemble, self._talk))
             options = [self._options(one) for one in dials]
-            return LocalAnswers(emulator, messages, options, check, undone.pop_all())
+            return LocalAnswers(emulator, messages, options, check, read, undone.pop_all())
 
     def inspect(
         self,
@@ -146,10 +154,12 @@ class LocalEngine:
         dials: Dials,
         *,
         check: Check | None = None,
+        read: Read | None = None,
     ) -> Moved:
         emulator = self._loaded()
         ensemble = emulator.ensemble
-        with kept_aside(ensemble, self._talk), checked(ensemble, check):
+        watched = checked(ensemble, check, read, emulator.roles)
+        with kept_aside(ensemble, self._talk), watched:
             found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
         measure = measures_of(found)[0]
         values = measure.values(found).tolist()
@@ -189,18 +199,23 @@ class LocalAnswering:
     """See `protocol.Answering`."""
 
     def __init__(
-        self, emulator: Emulator, stream: AnswerStream, dials: Dials, check: Check | None
+        self,
+        emulator: Emulator,
+        stream: AnswerStream,
+        dials: Dials,
+        check: Check | None,
+        read: Read | None,
     ) -> None:
         self._ensemble = emulator.ensemble
         self._stream = stream
         self._dials = dials
-        self._check = check
+        self._check, self._read = check, read
 
     def __iter__(self) -> LocalAnswering:
         return self
 
     def __next__(self) -> Step:
-        with checked(self._ensemble, self._check):
+        with checked(self._ensemble, self._check, self._read):
             return next(self._stream)
 
     @property
@@ -243,10 +258,11 @@ class LocalAnswers:
         messages: Sequence[Message],
         options: Sequence[Mapping[str, Any]],
         check: Check | None,
+        read: Read | None,
         held: ExitStack,
     ) -> None:
         self._ensemble = emulator.ensemble
-        self._check = check
+        self._check, self._read = check, read
         self._held = held
         self._scheduler = Scheduler(emulator, parallel=len(self._ensemble.free))
         self._calls = [self._scheduler.add(list(messages), **one) for one in options]
@@ -261,7 +277,7 @@ class LocalAnswers:
                 raise StopIteration
             if self._check is not None:  # a step may read a part of a prompt and bring nothing
                 self._check()
-            with checked(self._ensemble, self._check):
+            with checked(self._ensemble, self._check, self._read):
                 came = self._scheduler.step()
             for call, step in came:
                 index = self._calls.index(call)
@@ -280,13 +296,37 @@ class LocalAnswers:
 
 
 @contextmanager
-def checked(ensemble: Ensemble, check: Check | None) -> Iterator[None]:
-    """What is decoded in the block is ended by what `check` raises."""
-    ensemble.check = check
+def checked(
+    ensemble: Ensemble,
+    check: Check | None,
+    read: Read | None = None,
+    roles: Sequence[str] | None = None,
+) -> Iterator[None]:
+    """What is decoded in the block is ended by what `check` raises, and what is read is told.
+
+    Args:
+        roles: that read; None is those of the recipe.
+    """
+
+    def tell(sequence: RunningSequence) -> None:
+        if read is not None:
+            read(_reading(ensemble, sequence, roles or sequence.recipe.roles))
+
+    ensemble.check, ensemble.on_read = check, tell
     try:
         yield
     finally:
-        ensemble.check = None
+        ensemble.check = ensemble.on_read = None
+
+
+def _reading(ensemble: Ensemble, sequence: RunningSequence, roles: Sequence[str]) -> Reading:
+    # What a role's token costs grows with its weights, so the pace is even from role to role.
+    weights = {role: ensemble.contexts[role].model.weight_bytes for role in roles}
+    read = {role: sequence.reading(role) for role in roles}
+    longest = max(whole for _, whole in read.values())
+    done = sum(weights[role] * count for role, (count, _) in read.items())
+    total = sum(weights[role] * whole for role, (_, whole) in read.items())
+    return Reading(longest * done // total, longest)
 
 
 def _live(ensemble: Ensemble, stream: AnswerStream) -> Live:

@@ -28,6 +28,7 @@ from eftlocal_tui.engine import (
     Loaded,
     Moved,
     Progress,
+    Reading,
 )
 from eftlocal_tui.history import AnswerWriter
 
@@ -188,7 +189,7 @@ class Refused(NamedTuple):
     why: str
 
 
-AnswerEvent = Step | Live | Turned | Refused
+AnswerEvent = Step | Live | Reading | Turned | Refused
 Clock = Callable[[], float]
 
 
@@ -234,7 +235,7 @@ def answer(
         with writer:
             first = dials()
             answering = engine.answer(
-                messages, first, continue_last=continue_last, check=task.check
+                messages, first, continue_last=continue_last, check=task.check, read=task.put
             )
             with closing(answering):
                 writer.set_seed(answering.seed)
@@ -304,9 +305,13 @@ def inspect(
     messages: Sequence[Message],
     text: str | Sequence[int],
     dials: Dials,
-) -> Task[None, Moved]:
-    """How far each token of an answer was moved."""
-    return thread.submit(lambda task: engine.inspect(messages, text, dials, check=task.check))
+) -> Task[Reading, Moved]:
+    """How far each token of an answer was moved; reports how far it is read."""
+
+    def work(task: Task[Reading, Moved]) -> Moved:
+        return engine.inspect(messages, text, dials, check=task.check, read=task.put)
+
+    return thread.submit(work)
 
 
 @dataclass(frozen=True)
@@ -317,7 +322,7 @@ class Figured:
     live: Live
 
 
-Column = Came | Figured
+Column = Came | Figured | Reading
 Compared = tuple[Live | None, ...]
 
 
@@ -335,7 +340,7 @@ def compare(
     """
 
     def work(task: Task[Column, Compared]) -> Compared:
-        with closing(engine.answers(messages, columns, check=task.check)) as answers:
+        with closing(engine.answers(messages, columns, check=task.check, read=task.put)) as answers:
             _follow_all(task, answers, len(columns), clock)
             return tuple(answers.live(index) for index in range(len(columns)))
 

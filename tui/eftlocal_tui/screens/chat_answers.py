@@ -13,10 +13,11 @@ from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
 from eftlocal_tui.dials import kept
-from eftlocal_tui.engine import Live, tasks
+from eftlocal_tui.engine import Live, Reading, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.history import AnswerWriter, Conversation, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
+from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import speed_line
 from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
@@ -70,6 +71,7 @@ class ChatAnswers:
         self.sending = False
         self._new_system = screen.services.settings.system
         self._task: Task[tasks.AnswerEvent, tasks.Ended] | None = None
+        self._reading: Waiting | None = None  # until the first token
         self._waiting = False  # for models, to answer a question that is kept
         self._given_up = False  # nobody waits any more for a locked history
         self._changing = asyncio.Lock()
@@ -277,6 +279,7 @@ class ChatAnswers:
         )
         screen.status("Generating · {chat.stop} stops")
         screen.side.begin()
+        self._reading = Waiting(screen, lambda line: screen.status(f"{line} · {{chat.stop}} stops"))
         screen.start(self._follow(self._task, began, writer))
 
     async def _follow(
@@ -310,6 +313,7 @@ class ChatAnswers:
         self, view: AnswerView, began: Turn, writer: AnswerWriter, ended: bool
     ) -> None:
         """Shows an answer as it was kept."""
+        self._read()
         self.screen.status("")
         try:
             # It was stopped before its turn came, or could not be closed.
@@ -327,7 +331,11 @@ class ChatAnswers:
         text = ""
         for event in batch:
             if isinstance(event, Step):
+                self._read()
                 text += event.text
+            elif isinstance(event, Reading):
+                if self._reading is not None:
+                    self._reading.told(event)
             elif isinstance(event, tasks.Turned):
                 await view.append(text)
                 text = ""
@@ -337,6 +345,12 @@ class ChatAnswers:
             else:
                 self._show_live(event)
         await view.append(text)
+
+    def _read(self) -> None:
+        """The prompt is read, or nobody waits for it any more."""
+        if self._reading is not None:
+            self._reading.end()
+            self._reading = None
 
     def _show_live(self, live: Live) -> None:
         self.screen.side.show_live(live)
@@ -348,6 +362,7 @@ class ChatAnswers:
         """Ends what is on its way, or an edit; whether there was any."""
         if self._task is not None:
             self._task.stop()
+            self._read()
             self.screen.status("Stopping …")
         elif self.sending:
             self._given_up = True

@@ -15,10 +15,11 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_name
-from eftlocal_tui.engine import Came, Live, Loaded
+from eftlocal_tui.engine import Came, Live, Loaded, Reading
 from eftlocal_tui.engine.tasks import Column, Compared, Figured, StoppedError, Task, compare
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
+from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import reason_text, speed_line, totals_line
 from eftlocal_tui.widgets.markdown import Streamed
 
@@ -46,7 +47,12 @@ class CompareColumn(VerticalScroll, can_focus=True):
         await self.mount(self.body, before=0)
         self._foot(_WAITING)
 
-    async def show(self, events: Sequence[Column]) -> None:
+    def reading(self, line: str) -> None:
+        """How far the prompt is read, before the first token."""
+        if not (self.body.raw or self._error):
+            self._foot(line)
+
+    async def show(self, events: Sequence[Came | Figured]) -> None:
         """What came for this column."""
         steps = [event.step for event in events if isinstance(event, Came) and event.step]
         await self.body.append("".join(step.text for step in steps))
@@ -120,16 +126,28 @@ class CompareScreen(BaseScreen[None]):
             await column.restart()
         services = self._services
         self._job = task = compare(services.thread, services.engine, self._messages, dials)
-        async for batch in task.batches():
-            for index, column in enumerate(columns):
-                if of_column := [event for event in batch if event.index == index]:
-                    await column.show(of_column)
+        waiting = Waiting(self, self._say_reading)
+        try:
+            async for batch in task.batches():
+                for event in batch:
+                    if isinstance(event, Reading):
+                        waiting.told(event)
+                came = [event for event in batch if not isinstance(event, Reading)]
+                for index, column in enumerate(columns):
+                    if of_column := [event for event in came if event.index == index]:
+                        await column.show(of_column)
+        finally:
+            waiting.end()
         try:
             lives = await task.result()
         except StoppedError:  # before its turn came
             lives = (None,) * len(columns)
         for column, live in zip(columns, lives, strict=True):
             await column.end(live, drawn)
+
+    def _say_reading(self, line: str) -> None:
+        for column in self.columns:
+            column.reading(line)
 
     def action_again(self) -> None:
         if self._job is not None and self._job.ended:

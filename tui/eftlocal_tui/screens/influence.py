@@ -22,7 +22,7 @@ from eftlocal.prompt.messages import Message
 from eftlocal.study.inspection import LEVELS, InspectedToken, level
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Moved, tasks
+from eftlocal_tui.engine import Moved, Reading, tasks
 from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
@@ -203,7 +203,7 @@ class InfluenceScreen(BaseScreen[None]):
         self._services = services
         self._messages, self._answer, self._dials = messages, answer, dials
         self._marked = marked
-        self._job: Task[None, Moved] | None = None
+        self._job: Task[Reading, Moved] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static("Which model moved each token", id="head", markup=False)
