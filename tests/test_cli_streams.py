@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
+from eftlocal.cli.chat import resuming
 from eftlocal.cli.streams import prepare_streams
 
 TEXT = "«é», 你, \U0001f600"
@@ -90,3 +92,18 @@ def test_a_chat_without_a_terminal_is_refused_in_one_line(arguments: list[str], 
     result = CliRunner().invoke(app, ["chat", *arguments], prog_name="eftlocal")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"eftlocal: {says}") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "by_preset", "says"),
+    [
+        ("chat", True, "chat --resume 12"),
+        ("chat --resume 3 --n-ctx 4096", True, "chat --n-ctx 4096 --resume 12"),
+        ("chat --resume=3 --continue --preset demo", True, "chat --resume 12"),
+        ("chat --preset=demo --offline", False, "chat --preset=demo --offline --resume 12"),
+        ("chat --base a.gguf --tuned=b.gguf", True, "chat --resume 12"),
+        ("chat --base 'a b.gguf'", False, "chat --base 'a b.gguf' --resume 12"),
+    ],
+)
+def test_the_chat_names_the_command_that_goes_on(typed: str, by_preset: bool, says: str) -> None:
+    assert resuming(shlex.split(typed), 12, by_preset) == f"eftlocal {says}"

@@ -252,7 +252,7 @@ def test_a_duplicate_is_a_whole_tree_of_its_own(history: History) -> None:
     history.conversations.delete(chat)
     assert [t.text for t in history.turns.path(copy.id)] == ["one", "now"]
     for call in (history.conversations.get, history.conversations.delete):
-        with pytest.raises(HistoryError, match=f"conversation {chat} does not exist"):
+        with pytest.raises(HistoryError, match=f"there is no conversation {chat}"):
             call(chat)
     with pytest.raises(HistoryError, match=f"turn {old} does not exist"):
         history.turns.get(old)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal_tui.history import History, HistoryError, answers, database, store, turns
+from eftlocal_tui.history import History, HistoryError, answers, database, search, store, turns
 from eftlocal_tui.history.database import Database
 
 MORE = (*database.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
@@ -149,8 +149,8 @@ def plan(history: History, sql: str) -> str:
         (turns.PATH, "SEARCH turn USING INTEGER PRIMARY KEY"),
         (turns.LEFT_AT, "SEARCH t USING INDEX turn_children (conversation=? AND parent=?)"),
         (answers.STREAMING, "turn_streaming"),
-        (store.INDEXED, "VIRTUAL TABLE INDEX"),
-        (store.SCANNED_ONE, "SEARCH t USING INDEX"),
+        (search.INDEXED, "VIRTUAL TABLE INDEX"),
+        (search.SCANNED_ONE, "SEARCH t USING INDEX"),
     ],
 )
 def test_queries_use_their_index(tmp_path: Path, sql: str, index: str) -> None:

@@ -56,8 +56,9 @@ def chat(history: History) -> int:
 
 
 def test_markdown_of_a_path(history: History, chat: int) -> None:
-    head, body = to_markdown(history, chat).split("UTC*\n\n")
-    assert head.startswith("# Show \\*code\\*\n\n*20")
+    head, body = to_markdown(history, chat).split("has them all*\n\n")
+    assert head.startswith(f"# Show \\*code\\*\n\n*Conversation {chat} · 20")
+    assert head.endswith("UTC · branch 2 of 2; the .json export ")
     assert body == (
         "## System\n\nBe brief.\n\n"
         "## User\n\nShow *code*\n\n"
@@ -67,6 +68,20 @@ def test_markdown_of_a_path(history: History, chat: int) -> None:
         "*■ stopped · 40 tokens in 2.0 s · 25.3 tok/s · first 0.50 s · accepted 50% "
         "· seed 3 · preset demo*\n"
     )
+
+
+def test_the_branch_that_is_on_the_screen_is_exported(history: History, chat: int) -> None:
+    _question, answer = history.turns.path(chat)
+    other = history.turns.siblings(answer.id)[0]
+    history.turns.ask(chat, "and then?", other.id)  # another process went on there
+    text = to_markdown(history, chat, leaf=answer.id)
+    assert "branch 1 of 2" in text and "print(1)" in text and "and then?" not in text
+    assert "and then?" in to_markdown(history, chat)
+    assert "and then?" not in to_markdown(history, chat, leaf=other.id)
+    for leaf, last in ((answer.id, answer.text), (other.id, "and then?"), (None, "and then?")):
+        (came,) = from_json(history, to_json(history, [chat], leaf), "file")
+        assert history.turns.path(came.id)[-1].text == last
+        assert came.turns == 4
 
 
 def test_harmless_texts_stay_as_they_are() -> None:

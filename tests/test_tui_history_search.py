@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eftlocal_tui.history import History, HistoryError, Hit, database, store
+from eftlocal_tui.history import History, HistoryError, Hit, database, search
 
 BRAGA = "The city of Braga lies in the north of Portugal, near the river Cávado."
 
@@ -69,6 +69,19 @@ def test_titles_come_first_and_each_conversation_once(history: History) -> None:
     assert [hit.excerpt for hit in within] == ["Braga again", BRAGA]
 
 
+def test_places_are_all_that_there_are_and_are_shown_by_the_page(history: History) -> None:
+    chats = [add(history, BRAGA, BRAGA, "nothing") for _ in range(7)]
+    titled = add(history, "about braga", title="Braga")
+    places = history.search.places("braga")
+    assert [place.conversation for place in places] == [titled, *reversed(chats)]
+    assert [place.turns for place in places] == [1, *[2] * 7]
+    assert [history.turns.get(place.turn or 0).text for place in places[1:]] == [BRAGA] * 7
+    history.conversations.delete(chats[3])
+    page = history.search.hits("braga", places[3:6])
+    assert found(page) == [chats[4], chats[2]]
+    assert [hit.turns for hit in page] == [2, 2]
+
+
 QUERIES = (
     '"|""|a OR b|NOT cat|cat*|title:cat|(|^cat|{x}: y|-cat|cat NEAR dog|%|_|\\|\'|'
     "'; DROP TABLE turn; --|?1|\x00|\ud800|\x10"
@@ -98,7 +111,7 @@ def test_words_are_looked_up_in_the_index(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = "INDEXED" if not history.db.indexed else "SCANNED"
-    monkeypatch.setattr(store, other, "no such statement")
+    monkeypatch.setattr(search, other, "no such statement")
     chat = add(history, BRAGA)
     assert found(history.search("portugal of")) == [chat]
 

@@ -1,15 +1,14 @@
-"""History, compare, influence, help, palette and dialogs, over a scripted engine."""
+"""Compare, influence, help, palette and dialogs, over a scripted engine."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 from scripted_engine import Script, ScriptedEngine
-from textual.widgets import Input, OptionList
+from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
@@ -17,132 +16,9 @@ from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
-from eftlocal_tui.screens.dialogs import AskText, Confirm, HelpScreen
-from eftlocal_tui.screens.history import HistoryScreen
+from eftlocal_tui.screens.dialogs import AskText, HelpScreen
 from eftlocal_tui.screens.influence import InfluenceScreen, TokenText
 from eftlocal_tui.settings import Settings
-
-
-async def three_conversations(d: Driver) -> None:
-    for text in ("alpha rivers", "beta mountains", "gamma valleys"):
-        await d.ask(text)
-        await d.press("ctrl+n")
-
-
-def listed(d: Driver) -> list[str]:
-    return [
-        str(option.prompt).split("\n")[0] for option in d.app.screen.query_one(OptionList).options
-    ]
-
-
-# History ---------------------------------------------------------------------------------------
-
-
-@driving("One.", "Two.", "Three.")
-async def test_history_lists_searches_and_resumes(d: Driver) -> None:
-    await three_conversations(d)
-    await d.press("ctrl+o")
-    assert isinstance(d.app.screen, HistoryScreen)
-    assert [line.split("  ")[0] for line in listed(d)] == [
-        "gamma valleys",
-        "beta mountains",
-        "alpha rivers",
-    ]
-    await d.press("slash")
-    d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
-    await d.pause()
-    assert listed(d) == ["alpha rivers"]
-    await d.press("enter", "enter")
-    await d.until(lambda: isinstance(d.app.screen, ChatScreen))
-    assert d.turns == ["alpha rivers", "One."]
-
-
-@driving()
-async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> None:
-    await three_conversations(d)
-    await d.press("ctrl+o", "r")
-    assert isinstance(d.app.screen, AskText)
-    d.app.screen.query_one(Input).value = "renamed"
-    await d.press("enter")
-    assert listed(d)[0].startswith("renamed")
-    await d.press("a")
-    assert len(listed(d)) == 2
-    await d.press("v")
-    assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
-    await d.press("slash", *"renamed", "enter")
-    assert [line.split("\n")[0] for line in listed(d)] == ["renamed  archived"]
-    await d.press("v")  # a search is in both, so it ends
-    assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
-    await d.press("a", "v")
-    assert len(listed(d)) == 3
-    await d.press("d")
-    assert len(listed(d)) == 4
-    await d.press("delete")
-    assert isinstance(d.app.screen, Confirm)
-    await d.press("enter")  # the focus is on "Cancel"
-    assert len(listed(d)) == 4
-    await d.press("delete", "tab", "enter")
-    assert len(listed(d)) == 3
-    await d.press("escape")
-    assert isinstance(d.app.screen, ChatScreen)
-
-
-@asynchronous
-async def test_history_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.ask("first")
-        await d.press("ctrl+o", "x")
-        (markdown,) = tmp_path.glob("chat-*.md")
-        (tree,) = tmp_path.glob("chat-*.json")
-        assert "One." in markdown.read_text("utf-8")
-        json.loads(tree.read_text("utf-8"))
-        await d.press("x")  # what is there already stays as it is
-        assert len(list(tmp_path.glob("chat-*.md"))) == 2
-        assert len(list(tmp_path.glob("chat-*.json"))) == 2
-
-
-@driving("with zebras", "with horses")
-async def test_a_search_walks_to_the_branch_of_the_words(d: Driver) -> None:
-    await d.ask("animals")
-    await d.press("ctrl+r")
-    await d.idle()
-    await d.press("ctrl+n")
-    await d.send("/history zebras")
-    await d.press("enter")
-    await d.until(lambda: d.turns == ["animals", "with zebras"])
-
-
-@driving()
-async def test_the_list_grows_as_it_is_walked(d: Driver) -> None:
-    for i in range(130):
-        d.history.conversations.create(title=f"talk {i}")
-    await d.press("ctrl+o")
-    assert len(listed(d)) == 100
-    await d.press("end")
-    await d.until(lambda: len(listed(d)) == 130)
-
-
-@asynchronous
-async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
-    async with driven(ScriptedEngine("One."), tmp_path) as d:
-        await d.send("/set recipe proxy")
-        await d.send("/set alpha 0.5")
-        await d.send("/set temperature 0.1")
-        await d.ask("first")
-        number = d.chat.answers.conversation.id
-
-    def resumed(history: History):
-        return history.conversations.get(number)
-
-    async with driven(ScriptedEngine("Two."), tmp_path, resume=resumed) as d:
-        assert d.turns == ["first", "One."]
-        assert d.chat.models.dials.shown()["recipe"] == "proxy"
-        assert d.chat.models.dials.shown()["alpha"] == "0.5"
-        assert d.chat.models.dials.sampling.temperature == 0.1
-        await d.ask("second")
-        assert d.turns == ["first", "One.", "second", "Two."]
-
 
 # Compare ---------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,14 @@ import typer
 from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import takes
+from eftlocal.cli.streams import tell
 from eftlocal.errors import UsageError
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
+
+_MODELS = {"--preset", "--base", "--tuned", "--reference", "--role"}
 
 
 @takes("models", "recipe", "sampling", "length", "drafts", "prompt", "engine")
@@ -57,6 +61,28 @@ def chat(
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("chat needs a terminal; in a pipe, use `eftlocal run`")
     with raising():
-        run_chat(
+        left = run_chat(
             start if named else None, settings, default=start, resume=resume, continue_=continue_
         )
+    if left is not None:
+        tell(f"Resume with: {resuming(sys.argv[1:], left.conversation, left.by_preset)}")
+
+
+def resuming(arguments: Sequence[str], conversation: int, by_preset: bool) -> str:
+    """The command that goes on with a conversation: as it was typed, but for what is known.
+
+    Args:
+        arguments: of the command that began the chat.
+        by_preset: whether the conversation itself names a preset to load.
+    """
+    known = {"--resume"} | (_MODELS if by_preset else set())
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, _, value = word.partition("=")
+        if option in known:
+            if not value:
+                next(words, None)
+        elif word != "--continue":
+            kept.append(word)
+    return shlex.join(["eftlocal", *kept, "--resume", str(conversation)])

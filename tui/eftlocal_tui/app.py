@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from textual import events
 from textual.app import App, SystemCommand
@@ -20,7 +20,7 @@ from eftlocal.presets.reading import load_presets
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.commands import COMMANDS, parse
 from eftlocal_tui.engine.local import LocalEngine, Start
-from eftlocal_tui.history import Conversation, History
+from eftlocal_tui.history import Conversation, History, HistoryError
 from eftlocal_tui.keys import bindings, of_place, spelled
 from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
@@ -31,6 +31,13 @@ from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
 _NOT_COMMANDS = ("send", "newline", "complete", "page(", "walk(", "back")
+
+
+class Left(NamedTuple):
+    """The conversation that the chat was left in, and whether a preset that it names answers it."""
+
+    conversation: int
+    by_preset: bool
 
 
 class ChatApp(App[None], inherit_bindings=False):
@@ -46,7 +53,7 @@ class ChatApp(App[None], inherit_bindings=False):
     ) -> None:
         super().__init__()
         self.services = services
-        self._resume, self._load = resume, load
+        self._chat = ChatScreen(services, resume=resume, load=load)
         self._keys = dict(services.settings.keys)
         self._themed = False  # whether a theme that is set from now on was chosen
         self._other = ""  # the theme that light_or_dark left
@@ -57,7 +64,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self.theme = self.services.settings.theme or known or _DARK
         self._themed = True
         self.set_keymap(self._keys)
-        self.push_screen(ChatScreen(self.services, resume=self._resume, load=self._load))
+        self.push_screen(self._chat)
 
     def watch_theme(self, theme: str) -> None:
         if not self._themed:
@@ -77,7 +84,7 @@ class ChatApp(App[None], inherit_bindings=False):
     @property
     def chat(self) -> ChatScreen:
         """The chat screen, which is always there."""
-        return next(screen for screen in self.screen_stack if isinstance(screen, ChatScreen))
+        return self._chat
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Paste):  # into whatever box has the focus
@@ -181,8 +188,11 @@ def run_chat(
     default: Start,
     resume: int | None = None,
     continue_: bool = False,
-) -> None:
+) -> Left | None:
     """Runs the terminal chat until the person leaves it.
+
+    Returns:
+        The conversation that it was left in; None where nothing of it is kept.
 
     Args:
         start: the models that the command line named; None takes those of the conversation that
@@ -202,7 +212,9 @@ def run_chat(
         raise
     services = Services(history, LocalEngine(chosen), settings)
     try:
-        ChatApp(services, resume=conversation).run()
+        app = ChatApp(services, resume=conversation)
+        app.run()
+        return _left(history, app.chat.answers.conversation)
     finally:
         services.close()
 
@@ -218,13 +230,23 @@ def _resumed(history: History, resume: int | None, continue_: bool) -> Conversat
     return None
 
 
-def _of_conversation(history: History, conversation: Conversation | None, default: Start) -> Start:
+def _left(history: History, conversation: Conversation | None) -> Left | None:
+    """How to go on with a conversation; None where it is gone."""
     if conversation is None:
-        return default
-    from eftlocal.presets.reading import load_presets
+        return None
+    try:
+        return Left(conversation.id, _preset(history, conversation) is not None)
+    except HistoryError:
+        return None
 
+
+def _of_conversation(history: History, conversation: Conversation | None, default: Start) -> Start:
+    name = _preset(history, conversation) if conversation is not None else None
+    return default if name is None else replace(default, models=name)
+
+
+def _preset(history: History, conversation: Conversation) -> str | None:
+    """The preset of the conversation's last answer, where there still is one of that name."""
     path = history.turns.path(conversation.id, last=2)
     names = [turn.settings.preset for turn in path if turn.settings and turn.settings.preset]
-    if names and names[-1] in load_presets():
-        return replace(default, models=names[-1])
-    return default
+    return names[-1] if names and names[-1] in load_presets() else None

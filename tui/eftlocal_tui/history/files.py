@@ -1,4 +1,4 @@
-"""Conversations to files and back: whole trees as JSON, the current path as Markdown.
+"""Conversations to files and back: whole trees as JSON, one branch as Markdown.
 
 The JSON format has a name and a version. Ids in a file only tie its turns together: what is read
 gets fresh ones. A file is checked whole before anything of it is written.
@@ -50,24 +50,34 @@ class SavedFile(Record):
     conversations: list[SavedConversation]
 
 
-def to_json(history: History, conversations: Sequence[int]) -> str:
-    """The text of a file with these conversations. It is ASCII: nothing can be lost on its way."""
+def to_json(history: History, conversations: Sequence[int], leaf: int | None = None) -> str:
+    """The text of a file with these conversations. It is ASCII: nothing can be lost on its way.
+
+    `leaf` is a turn of the branch that the one conversation is left at in the file; None for
+    where it was left.
+    """
     with history.db.reading():
-        saved = [_saved(history, conversation) for conversation in conversations]
+        saved = [_saved(history, conversation, leaf) for conversation in conversations]
     file = {"format": FORMAT, "version": VERSION, "conversations": saved}
     return json.dumps(file, indent=1) + "\n"
 
 
-def _saved(history: History, conversation: int) -> dict[str, Any]:
+def _saved(history: History, conversation: int, leaf: int | None) -> dict[str, Any]:
     found = history.conversations.get(conversation)
     turns = history.turns.all(conversation)
     ids = {turn.id: index for index, turn in enumerate(turns, start=1)}
-    ranks = {v: rank for rank, v in enumerate(sorted(turn.visited for turn in turns), start=1)}
+    visits = sorted(turns, key=lambda turn: turn.visited)
+    if leaf is not None:
+        below = {leaf}
+        below.update(turn.id for turn in turns if turn.parent in below)
+        left_at = next(turn for turn in reversed(visits) if turn.id in below)
+        visits.append(visits.pop(visits.index(left_at)))
+    ranks = {turn.id: rank for rank, turn in enumerate(visits, start=1)}
     saved = found.model_dump(include={"title", "system", "archived", "created", "updated"})
     saved["turns"] = [
         turn.model_dump(include=set(SavedTurn.model_fields))
         | {"id": ids[turn.id], "parent": turn.parent and ids[turn.parent]}
-        | {"state": at_rest(turn.state), "visited": ranks[turn.visited]}
+        | {"state": at_rest(turn.state), "visited": ranks[turn.id]}
         for turn in turns
     ]
     return saved
@@ -146,13 +156,21 @@ _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*$")
 _HTML = re.compile(r"( {0,3})<(?=[A-Za-z/!?])")
 
 
-def to_markdown(history: History, conversation: int) -> str:
-    """The text of a Markdown file. Control characters and lone surrogates become U+FFFD."""
+def to_markdown(history: History, conversation: int, leaf: int | None = None) -> str:
+    """The text of a Markdown file: the branch down to a turn, or where it was left.
+
+    Control characters and lone surrogates become U+FFFD.
+    """
     with history.db.reading():
         found = history.conversations.get(conversation)
-        path = history.turns.path(conversation)
+        path = history.turns.path(conversation, leaf=leaf)
+        leaves = history.turns.leaves(conversation)
     begun = datetime.fromtimestamp(found.created, timezone.utc)
-    blocks = [f"# {_inline(found.title or 'Conversation')}", f"*{begun:%Y-%m-%d %H:%M} UTC*"]
+    about = f"Conversation {found.id} · {begun:%Y-%m-%d %H:%M} UTC"
+    if len(leaves) > 1:
+        which = leaves.index(path[-1].id) + 1 if path[-1].id in leaves else "one"
+        about += f" · branch {which} of {len(leaves)}; the .json export has them all"
+    blocks = [f"# {_inline(found.title or 'Conversation')}", f"*{about}*"]
     if found.system:
         blocks += ["## System", contained(found.system)]
     for turn in path:
@@ -253,18 +271,20 @@ def _inline(text: str) -> str:
 _LARGEST = 1 << 30  # bytes of an export that is read again
 
 
-def export_file(history: History, conversations: Sequence[int], path: Path) -> Path:
-    """Writes `.md`, the current path of one conversation, or `.json`, whole trees of any number.
+def export_file(
+    history: History, conversations: Sequence[int], path: Path, leaf: int | None = None
+) -> Path:
+    """Writes `.md`, one branch of one conversation, or `.json`, whole trees of any number.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. `leaf` is as for `to_json` and `to_markdown`.
 
     Raises:
         HistoryError: another suffix, the file is there already, or the disk refuses.
     """
     if path.suffix == ".json":
-        text = to_json(history, conversations)
+        text = to_json(history, conversations, leaf)
     elif path.suffix == ".md" and len(conversations) == 1:
-        text = to_markdown(history, conversations[0])
+        text = to_markdown(history, conversations[0], leaf)
     elif path.suffix == ".md":
         raise HistoryError(f"{path}: a .md file takes one conversation; use .json for several")
     else:

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
@@ -199,9 +199,18 @@ class Turn(SavedTurn):
     branches: Count = 1
 
 
+class Place(NamedTuple):
+    """Where a search found its words: in so many turns of a conversation, of which this is the
+    newest; or (turn None) in its title, and in so many turns."""
+
+    conversation: int
+    turn: int | None
+    turns: int
+
+
 @dataclass(frozen=True)
 class Hit:
-    """Where a search found its words: in a turn, or (turn None) in a conversation's title.
+    """A `Place` as a list shows it.
 
     `excerpt` is one printable line; `spans` are the (start, end) of the words in it.
     """
@@ -211,6 +220,7 @@ class Hit:
     role: Role | None
     excerpt: str
     spans: tuple[tuple[int, int], ...]
+    turns: int
 
 
 def column(value: Any) -> Any:

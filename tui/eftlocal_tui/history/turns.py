@@ -30,6 +30,9 @@ ONE = f"SELECT {COLUMNS} FROM turn t WHERE t.id = ?"
 ALL = f"SELECT {COLUMNS} FROM turn t WHERE t.conversation = ? ORDER BY t.id"
 SIBLINGS = f"""SELECT {COLUMNS} FROM turn t
     WHERE t.conversation = ? AND t.parent IS ? ORDER BY t.id"""
+LEAVES = """SELECT id FROM turn t WHERE conversation = ? AND NOT EXISTS
+        (SELECT 1 FROM turn c WHERE c.conversation = t.conversation AND c.parent = t.id)
+    ORDER BY id"""
 LEAF = "SELECT id FROM turn WHERE conversation = ? ORDER BY visited DESC LIMIT 1"
 PATH = f"""WITH RECURSIVE up (id, parent, height) AS (
         SELECT id, parent, 0 FROM turn WHERE id = ?
@@ -134,6 +137,10 @@ class Turns:
     def all(self, conversation: int) -> list[Turn]:
         """The whole tree in the order it was made, parents before their children."""
         return self._turns(ALL, conversation)
+
+    def leaves(self, conversation: int) -> list[int]:
+        """The last turn of every branch, in the order they were made."""
+        return [row["id"] for row in self._db.rows(LEAVES, conversation)]
 
     def _leaf(self, conversation: int) -> int | None:
         rows = self._db.rows(LEAF, conversation)

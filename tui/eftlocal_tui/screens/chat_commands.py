@@ -85,6 +85,8 @@ class ChatCommands:
     async def _stats(self, rest: str) -> None:
         lines: list[str] = []
         models, live = self.screen.models, self.screen.side.live
+        if (conversation := self.screen.answers.conversation) is not None:
+            lines.append(f"Conversation: {conversation.id}, as in /load {conversation.id}")
         if live is not None:
             lines += [
                 f"Last answer: {totals_line(live.figures)}",
@@ -104,8 +106,11 @@ class ChatCommands:
     async def _load(self, rest: str) -> None:
         screen = self.screen
         screen.answers.check_free()
-        if rest.isascii() and rest.isdigit() and len(rest) < _LONGEST_ID:
-            await screen.answers.open(int(rest))
+        if rest.isascii() and rest.isdigit():
+            number = rest.lstrip("0") or "0"
+            if len(number) >= _LONGEST_ID:
+                raise UsageError(f"there is no conversation {one_line(rest, 30)}")
+            await screen.answers.open(int(number))
         else:
             came = import_file(screen.services.history, file_of(rest))
             if came:
@@ -117,7 +122,8 @@ class ChatCommands:
         if conversation is None:
             raise UsageError(NO_CONVERSATION)
         path = file_of(rest) if rest else free_name(Path.cwd(), f"chat-{conversation.id}", ".md")
-        written = export_file(self.screen.services.history, [conversation.id], path)
+        leaf = self.screen.transcript.leaf  # another process may have gone to another branch
+        written = export_file(self.screen.services.history, [conversation.id], path, leaf)
         self.screen.notify(f"Exported to {one_line(str(written))}")
 
     async def _copy(self, rest: str) -> None:

@@ -12,13 +12,15 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.history import Conversation, Hit, export_file, free_name
+from eftlocal_tui.history import Conversation, Hit, Place, export_file, free_name
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.text import fitted
 
 _PAGE = 100
+_NARROWEST = 40  # columns that a line is cut to at least
+_SEARCH = "Search titles and messages"
 
 
 class HistoryScreen(BaseScreen[int | None]):
@@ -35,11 +37,12 @@ class HistoryScreen(BaseScreen[int | None]):
         self._now = now
         self._archived = False
         self._last: Conversation | None = None
-        self._more = False
+        self._more = False  # of the list
+        self._places: list[Place] = []  # that a search found
 
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
-        yield Input(self._words, placeholder="Search titles and messages", id="words")
+        yield Input(self._words, placeholder=_SEARCH, id="words", compact=True)
         yield OptionList(id="found", markup=False)
         yield Footer(compact=True)
 
@@ -59,35 +62,41 @@ class HistoryScreen(BaseScreen[int | None]):
         words = self.query_one(Input).value.strip()
         found = self._list
         found.clear_options()
-        self._more = False
+        self._last, self._more, self._places = None, not words, []
         if words:
-            hits = self._history.search(words, limit=_PAGE)
-            found.add_options(_hit(hit) for hit in hits)
-            what = f"{len(hits)} found"
-        else:
-            self._last = None
-            await self._add_page()
-            what = "archived" if self._archived else "newest first"
-        self.query_one("#head", Static).update(f"Conversations · {what}")
+            self._places = self._history.search.places(words)
+        self._add_page()
         ids = [option.id for option in found.options]
         if ids:
             wanted = str(keep if keep is not None else self._now)
             found.highlighted = ids.index(wanted) if wanted in ids else 0
 
-    async def _add_page(self) -> None:
-        page = self._history.conversations.list(self._archived, _PAGE, self._last)
-        self._more = len(page) == _PAGE
-        if page:
-            self._last = page[-1]
-            width = max(40, self.app.size.width - 6)
-            shown = {option.id for option in self._list.options}
+    def _add_page(self) -> None:
+        words = self.query_one(Input).value.strip()
+        width = max(_NARROWEST, self.app.size.width - 6)
+        what = "archived" if self._archived else "newest first"
+        if words:
+            begin = self._list.option_count
+            hits = self._history.search.hits(words, self._places[begin : begin + _PAGE])
+            self._list.add_options(_hit(hit, width) for hit in hits)
+            shown, total = self._list.option_count, len(self._places)
+            what = f"{total:,} found"
+            if shown < total:
+                what = f"{shown:,} of {total:,} shown; type more words, or scroll down"
+        elif self._more:
+            page = self._history.conversations.list(self._archived, _PAGE, self._last)
+            self._more = len(page) == _PAGE
+            self._last = page[-1] if page else self._last
+            there = {option.id for option in self._list.options}
             self._list.add_options(
-                _listed(found, time.time(), width) for found in page if str(found.id) not in shown
+                _listed(found, time.time(), width) for found in page if str(found.id) not in there
             )
+        self.query_one("#head", Static).update(f"Conversations · {what}")
 
     async def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        if self._more and event.option_index >= self._list.option_count - 10:
-            await self.doing(self._add_page())
+        more = self._more or self._list.option_count < len(self._places)
+        if more and event.option_index >= self._list.option_count - 10:
+            self._add_page()
 
     async def on_option_list_option_selected(self) -> None:
         await self.doing(self.action_resume())
@@ -128,8 +137,9 @@ class HistoryScreen(BaseScreen[int | None]):
             conversations = self._history.conversations
             archived = not conversations.get(self._chosen).archived
             conversations.archive(self._chosen, archived)
-            put_away = "Archived; {history.archived} shows the archive"
-            self.notify(put_away if archived else "Taken out of the archive")
+            self.notify(
+                "Archived; {history.archived} shows the archive" if archived else "Unarchived"
+            )
             await self._show()
 
     async def action_archived(self) -> None:
@@ -150,9 +160,10 @@ class HistoryScreen(BaseScreen[int | None]):
             self.start(self._delete(self._history.conversations.get(self._chosen)))
 
     async def _delete(self, found: Conversation) -> None:
-        question = f"Delete “{one_line(found.title, 50)}” with all its branches?"
+        question = f"Delete “{one_line(found.title, 40)}”, all branches?"
         if await self.app.push_screen_wait(Confirm(question, "Delete")):
             self._history.conversations.delete(found.id)
+            self.notify("Deleted")
             await self._show()
 
     def action_export(self) -> None:
@@ -172,20 +183,26 @@ class HistoryScreen(BaseScreen[int | None]):
 
 
 def _listed(found: Conversation, now: float, width: int) -> Option:
-    figures = f"  {_when(found.updated, now)} · {found.turns} turns"
+    turns = f"{found.turns} turn{'s' * (found.turns != 1)}"
+    figures = f"  #{found.id} · {_when(found.updated, now)} · {turns}"
     text = Text(fitted(found.title, width - len(figures)), style="bold")
     text.append(figures, style="not bold dim")
     text.append(f"\n{fitted(found.snippet, width)}", style="not bold dim")
     return Option(text, id=str(found.id))
 
 
-def _hit(hit: Hit) -> Option:
+def _hit(hit: Hit, width: int) -> Option:
+    found = hit.conversation
+    figures = f"  #{found.id}"
+    if hit.turns:
+        figures += f" · in {hit.turns} message{'s' * (hit.turns != 1)}"
+    figures += " · archived" * found.archived
     excerpt = Text(one_line(hit.excerpt, 300))
     for start, end in hit.spans:
         excerpt.stylize("reverse", start, end)
-    title = Text(one_line(hit.conversation.title, 60), "bold")
-    title.append("  archived" * hit.conversation.archived, "not bold dim")
-    return Option(Text.assemble(title, "\n", excerpt), id=str(hit.conversation.id))
+    title = Text(fitted(found.title, width - len(figures)), "bold")
+    title.append(figures, "not bold dim")
+    return Option(Text.assemble(title, "\n", excerpt), id=str(found.id))
 
 
 def _when(then: float, now: float) -> str:
