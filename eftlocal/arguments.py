@@ -101,10 +101,10 @@ def _prompts(name: str, value: Any) -> dict[str, str]:
     return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
 
 
-def path(name: str, value: Any) -> Path:
+def path(name: str, value: Any, rule: str = "a path") -> Path:
     """Takes names of files that there could be."""
     if not isinstance(value, (str, os.PathLike)):
-        refuse(name, value, "a path (every further keyword is a role)")
+        refuse(name, value, rule)
     try:
         bad = b"\0" in os.fsencode(value)
     except UnicodeEncodeError:

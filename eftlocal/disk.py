@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
@@ -116,19 +117,23 @@ def readable(size: float) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends; an exception leaves the old.
 
     Whenever the process or the machine stops, `path` is the old file or the new one, whole.
+
+    Args:
+        private: only its user may read it, whoever may read the old one.
     """
     part = beside(path, ".part")
     try:
         part.unlink(missing_ok=True)  # of a process that was killed, or a link that was laid here
-        with part.open("xb") as file:
+        opener = partial(os.open, mode=0o600 if private else 0o666)
+        with open(part, "xb", opener=opener) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
+        if path.exists() and not private:
             shutil.copymode(path, part)
         part.replace(path)
         sync_folder(path.parent)

@@ -11,6 +11,8 @@ import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eftlocal import arguments
@@ -29,6 +31,7 @@ from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import TextLogprobs, score, score_prompt
+from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
@@ -42,9 +45,10 @@ from eftlocal.loading.roles import (
     with_unguided,
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
-from eftlocal.presets.writing import optimized_of
+from eftlocal.notes import notes_of, slow_notes
 from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
+from eftlocal.saved_state import SavedState, load, read, save
 from eftlocal.settings import CONTEXT
 from eftlocal.slots import Slots
 from eftlocal.speculation.costs import Costs
@@ -53,9 +57,6 @@ from eftlocal.speculation.settings import read_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_CHEAP = 2.2  # times one row: where four cost no more, another type brings little
-_FEW_READ = 4  # tokens of a call: a prompt read so takes far longer
 
 
 class Emulator(Closing):
@@ -79,6 +80,8 @@ class Emulator(Closing):
         self._reader = PromptReader(self.models, self.prompts, n_ctx, self.ensemble.vocab_size)
         self.defaults = defaults
         self.name = name
+        self.identity = loaded.identity
+        self._latest: RunningSequence | None = None  # of the stream that was opened last
         self._slow = loaded.slow
         self._resources = loaded.resources
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
@@ -134,7 +137,8 @@ class Emulator(Closing):
             EftlocalError: see eftlocal.errors; nothing stays loaded.
         """
         context = {name: files.pop(name) for name in CONTEXT if name in files}
-        paths = {role: arguments.path(role, file) for role, file in files.items()}
+        rule = "a path (every further keyword is a role)"
+        paths = {role: arguments.path(role, file, rule) for role, file in files.items()}
         if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
         return cls.from_sources(
@@ -278,6 +282,7 @@ class Emulator(Closing):
                 ends=frozenset() if ignore_end else None,
             )
             undone.callback(self.ensemble.close, sequence)
+            self._latest = sequence
             generation = Generation(
                 self.ensemble,
                 sequence,
@@ -407,52 +412,60 @@ class Emulator(Closing):
         """
         recipe = self.defaults.recipe if recipe is None else self.checked(recipe)
         raw_text = arguments.text("raw_text", raw_text)
-        found: list[str] = []
-        base = self.models.get(BASE)
-        if recipe.name == "steer" and base is not None and base.chat_template:
-            found.append(
-                f"{base.path.name} has a chat template, so it may be tuned already: steering such "
-                "a base gains little (arXiv 2401.17256)"
-            )
-        beyond: dict[tuple[int, int], list[str]] = {}
-        for role, context in self.ensemble.contexts.items():
-            if 0 < context.n_ctx_train < context.n_ctx:
-                beyond.setdefault((context.n_ctx, context.n_ctx_train), []).append(role)
-        for (n_ctx, trained), roles in beyond.items():
-            found.append(
-                f"n_ctx is {n_ctx}, and {', '.join(roles)} trained on {trained} tokens at most: "
-                "beyond that, answers may make no sense; lower n_ctx, or see rope_freq_scale"
-            )
-        few: dict[int, list[str]] = {}
-        for role, widths in self.ensemble.widths.items():
-            if max(widths.reads) < _FEW_READ:
-                few.setdefault(max(widths.reads), []).append(role)
-        for count, roles in few.items():
-            found.append(
-                f"reproducible: the prompt of {' and '.join(roles)} is read {count} token"
-                f"{'s' * (count > 1)} a call, which is slow; files in another quantization may be "
-                "read faster"
-            )
-        if self.name and (kinds := self._slow_types()):
-            slow = ", ".join(f"{' and '.join(roles)} in {kind}" for kind, roles in kinds.items())
-            faster = f"`eftlocal models optimize {self.name}` writes faster files"
-            if made := optimized_of(self.name):
-                faster = f"the preset {made} has faster files of the same models"
-            found.append(
-                f"{slow}: slow on this CPU for several tokens at once, as drafts need; {faster}"
-            )
+        found = notes_of(self.ensemble, recipe, self.models.get(BASE))
+        if self.name:
+            found += slow_notes(self.name, self._slow, self.rounds.planner.costs)
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
             found.append(special_note(spelled))
         return tuple(found)
 
-    def _slow_types(self) -> dict[str, list[str]]:
-        """Types that hinder drafts here, and the roles that are in them; what was measured of
-        these files counts more than what is known of types."""
-        costs, kinds = self.rounds.planner.costs, dict[str, list[str]]()
-        for role, kind in self._slow.items():
-            if costs is None or costs(role, 4) > _CHEAP * costs(role, 1):
-                kinds.setdefault(kind, []).append(role)
-        return kinds
+    def save_state(
+        self,
+        path: str | PathLike[str],
+        prompt: Prompt | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> SavedState:
+        """Writes what the caches hold of a conversation, so that `load_state` goes on from there,
+        in another process too, without reading it again.
+
+        The file holds the conversation: only its user may read it. It is bound to the model files
+        and adapters, the build of llama.cpp, the settings of contexts, n_seq_max, and to this
+        machine. It is written whole or not at all.
+
+        Args:
+            prompt: the conversation, as in `stream`, with its options; what no cache holds of it
+                is read first, for the roles of the default recipe. None is the one answered last.
+
+        Raises:
+            UsageError: the file cannot be written, or nothing has been answered, or other calls
+                have taken its place in the caches.
+        """
+        file = arguments.path("path", path)
+        if prompt is None:
+            if options:
+                raise UsageError(f"{next(iter(options))} is of a prompt; give prompt, too")
+            return self.ensemble.alone(lambda: self._save(file, self._latest))
+        ids = self.tokenize(prompt, **options)
+        recipe = self.defaults.recipe
+        return self.slots.when_free(lambda: self._save(file, read(self.ensemble, ids, recipe)))
+
+    def _save(self, file: Path, sequence: RunningSequence | None) -> SavedState:
+        if sequence is None:
+            raise UsageError("there is nothing to save yet; answer something first, or give prompt")
+        return save(self.ensemble, self.identity(), sequence, file)
+
+    def load_state(self, path: str | PathLike[str]) -> SavedState:
+        """Reads what `save_state` wrote, into a free sequence. The next prompt that begins as the
+        saved conversation did reads only what is new.
+
+        Raises:
+            UsageError: the file cannot be read, is damaged, from elsewhere, or bound to something
+                else, which the line names. What else the caches hold stays.
+        """
+        file = arguments.path("path", path)
+        if not self.defaults.speculation.off:
+            self.measure()  # at the first answer it would empty what was loaded
+        return self.slots.when_free(lambda: load(self.ensemble, self.identity(), file))
 
     def measure(self, progress: Progress | None = None) -> Costs | None:
         """Seconds of decodes on this machine, from which draft lengths are chosen.

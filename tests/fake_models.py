@@ -175,6 +175,24 @@ def _copy(cells: Cells, source: int, target: int, start: int, end: int) -> None:
     cells.cells[target] = list(cells.cells[source])
 
 
+def _state(cells: Cells, sequence: int) -> NDArray[np.uint8]:
+    return np.array(cells.cells[sequence], dtype=np.int64).view(np.uint8)
+
+
+def _get_state(cells: Cells, data: Any, size: int, sequence: int) -> int:
+    state = _state(cells, sequence)
+    assert size == len(state)
+    ctypes.memmove(data, state.ctypes.data, size)
+    return size
+
+
+def _set_state(cells: Cells, data: Any, size: int, sequence: int) -> int:
+    state = np.empty(size, dtype=np.uint8)
+    ctypes.memmove(state.ctypes.data, data, size)
+    cells.cells[sequence] = state.view(np.int64).tolist()
+    return size
+
+
 def _set_abort(cells: Cells, callback: Any, _: object) -> None:
     cells.abort = callback if callback else lambda _: False
 
@@ -190,6 +208,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "llama_memory_seq_cp": _copy,
     "llama_memory_seq_pos_min": lambda cells, sequence: 0 if cells.cells[sequence] else -1,
     "llama_memory_seq_pos_max": lambda cells, sequence: len(cells.cells[sequence]) - 1,
+    "llama_state_seq_get_size": lambda cells, sequence: len(_state(cells, sequence)),
+    "llama_state_seq_get_data": _get_state,
+    "llama_state_seq_set_data": _set_state,
     "llama_set_abort_callback": _set_abort,
     "llama_free": lambda cells: None,
 }
@@ -235,11 +256,13 @@ def fake_emulator(
     prompts = {
         role: RolePrompt(format="plain", bos_token="<s>", add_bos=role != "base") for role in roles
     }
+    n_ctx = settings.get("n_ctx", 256)
     loaded = Loaded(
         fake_ensemble(models, widths=widths and dict.fromkeys(roles, widths), **settings),
         cast(Mapping[str, Model], models),
         prompts,
         "fake",
         ExitStack(),
+        identity=lambda: {role: {"n_ctx": n_ctx} for role in roles},
     )
     return Emulator(loaded, Defaults())

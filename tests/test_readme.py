@@ -95,8 +95,8 @@ PROGRAMS = [code for page in PAGES.values() for code in blocks("python", page)]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_a_program(program: str) -> None:
-    result = run([sys.executable, "-c", program], ROOT)
+def test_a_program(program: str, tmp_path: Path) -> None:
+    result = run([sys.executable, "-c", program], tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 

@@ -129,7 +129,7 @@ class Context(Closing):
         self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._unsettled: set[int] = set()
-        self._copied = False  # the next decode will, and say much of it
+        self._copied: set[int] = set()  # targets that the next decode fills, and says much of it
         self._watch: Any = None  # llama.cpp's callback during a long call
         recent.clear()
         try:
@@ -256,7 +256,7 @@ class Context(Closing):
         long = self._batch.struct.n_tokens >= _LONG or self._copied or self.model.workers
         if not long and self._watch is None:
             return self._decode(rows)
-        self._copied = False
+        self._copied.clear()
         raised: list[BaseException] = []
 
         @llama_cpp.ggml_abort_callback  # type: ignore[untyped-decorator, unused-ignore]
@@ -328,7 +328,7 @@ class Context(Closing):
             held = self._settled(source)
             self.clear(target)
             self._unsettled.add(target)
-            self._copied = True
+            self._copied.add(target)
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self._tokens[target].extend(held)
             self._unsettled.discard(target)
@@ -340,6 +340,58 @@ class Context(Closing):
             self._unsettled.add(sequence)
             tokens.clear()
             self._settled(sequence)
+
+    # What the cache holds, as bytes -------------------------------------------------------------
+
+    def state_size(self, sequence: int) -> int:
+        """Bytes of `state`; 0 of an empty sequence."""
+        held = self._settled(sequence)
+        return llama_cpp.llama_state_seq_get_size(self.handle, sequence) if held else 0
+
+    def state(self, sequence: int) -> NDArray[np.uint8]:
+        """(state_size,) uint8: what the cache holds of a sequence, as llama.cpp writes it.
+
+        Raises:
+            EngineError: llama.cpp cannot write it; nothing was changed.
+        """
+        last = self._settled(sequence)[-1:]
+        if last and sequence in self._copied:  # llama.cpp would write what was there before
+            self.rewind(sequence, len(self._settled(sequence)) - 1)
+            self.decode([Span(sequence, last, 0)])
+        found = np.empty(self.state_size(sequence), dtype=np.uint8)
+        if len(found) and self._move(llama_cpp.llama_state_seq_get_data, found, sequence) < 1:
+            raise EngineError(f"{self.model.path.name}: llama.cpp wrote no state: {last_words()}")
+        return found
+
+    def set_state(self, sequence: int, tokens: Sequence[int], state: NDArray[np.uint8]) -> None:
+        """Gives a sequence what `state` gave of these tokens in a context made alike, instead of
+        what it held. To be given what nobody else has written: llama.cpp trusts much of it.
+
+        Raises:
+            EngineError: llama.cpp refuses it; the sequence is empty then.
+        """
+        self.clear(sequence)
+        if self._copied:  # or they would be made from, or over, what comes now
+            self.decode([Span(sequence, [0], 0)])
+            self.clear(sequence)
+        if not tokens:
+            return
+        self._unsettled.add(sequence)
+        taken = self._move(llama_cpp.llama_state_seq_set_data, state, sequence)
+        last = llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)
+        if taken < 1 or last != len(tokens) - 1:
+            self._settled(sequence)
+            raise EngineError(f"{self.model.path.name}: llama.cpp refused a state: {last_words()}")
+        self._tokens[sequence].extend(tokens)
+        self._unsettled.discard(sequence)
+
+    def _move(self, by: Callable[..., int], state: NDArray[np.uint8], sequence: int) -> int:
+        """Bytes that llama.cpp moved out of the cache or into it; 0 unless these were all."""
+        bytes_ = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        recent.clear()
+        with SignalsLater() as later:
+            moved = self.model.call(lambda: by(self.handle, bytes_, len(state), sequence), later)
+        return moved if moved == len(state) else 0
 
     def close(self) -> None:
         """Frees the cache. A second call does nothing."""

@@ -23,6 +23,7 @@ from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.host import check_threads, host_memory_free
+from eftlocal.loading.identity import Identity, identity
 from eftlocal.loading.placement import Placement, Plan, RoleNeeds, accelerators, of_workers, plan
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
@@ -55,11 +56,13 @@ class UpTo:
 class Prepared:
     """Files checked and placed, nothing loaded yet.
 
-    foreign: ids of differing meaning. workers: by the names of their devices.
+    adapters: the headers of those that are put on roles. foreign: ids of differing meaning.
+    workers: by the names of their devices.
     """
 
     sources: Mapping[str, RoleSource]
     headers: Mapping[str, Header]
+    adapters: Mapping[str, Header]
     vocabulary: Vocabulary
     foreign: tuple[int, ...]
     plan: Plan
@@ -73,6 +76,7 @@ class Loaded:
 
     Attributes:
         fingerprint: of files, settings and machine: what decides the cost of a decode.
+        identity: what saved caches are bound to.
         slow: roles on the CPU whose weights are in a type that it decodes one row after another,
             and that type.
         resources: closes contexts and models, in that order.
@@ -83,6 +87,7 @@ class Loaded:
     prompts: Mapping[str, RolePrompt]
     fingerprint: str
     resources: ExitStack
+    identity: Identity
     slow: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -158,7 +163,7 @@ def prepare(
         ]
         shared.require(candidates, vouched=is_vouched, checking=checking)
     of_device = {device.name: worker for worker in workers for device in worker.devices}
-    return Prepared(sources, headers, vocabulary, foreign, planned, most, of_device)
+    return Prepared(sources, headers, adapters, vocabulary, foreign, planned, most, of_device)
 
 
 def checked_files(
@@ -272,6 +277,14 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
     """
     resources = ExitStack()
     try:
+        fingerprint, widths = _fingerprint(prepared), None
+        bound_to = identity(
+            prepared.sources,
+            prepared.headers,
+            prepared.adapters,
+            prepared.n_seq_max,
+            fingerprint,
+        )
         loaded: dict[Path, llama.Model] = {}
         models: dict[str, llama.Model] = {}
         for role, source in prepared.sources.items():
@@ -296,7 +309,6 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             role: resources.enter_context(_context(models[role], source, prepared.n_seq_max))
             for role, source in prepared.sources.items()
         }
-        fingerprint, widths = _fingerprint(prepared), None
         if any(source.reproducible for source in prepared.sources.values()):
             for role, context in contexts.items():
                 if why := context.cannot_rewind:
@@ -324,7 +336,15 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             widths=widths,
         )
         prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
-        return Loaded(ensemble, models, prompts, fingerprint, resources, _slow(prepared))
+        return Loaded(
+            ensemble,
+            models,
+            prompts,
+            fingerprint,
+            resources,
+            identity=bound_to,
+            slow=_slow(prepared),
+        )
     except BaseException:
         resources.close()
         raise
