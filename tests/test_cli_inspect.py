@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,12 @@ def test_text_legend_table_and_summary(files: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert "tv-base: below 0.1, from 0.1, ‹from 0.3›, «from 0.6»" in result.stdout
     assert "12 tokens, mean tv-base" in result.stdout
+    assert re.search(r"\d+ of 12 tokens|none of 12 tokens", result.stdout)
+    assert "decided" in result.stdout or "sampled" in result.stdout
     assert "whose first choice:" in result.stdout and "by rank in the base:" in result.stdout
     assert run(*files, *QUICK, *DRAWN, stdin="Hello").stdout == result.stdout
     short = run("Hello", *files, *QUICK, *DRAWN, "--top", "0").stdout
-    assert len(short) < len(result.stdout) and "choice of" not in short
+    assert len(short) < len(result.stdout) and "verdict" not in short
 
 
 def test_json_of_a_given_answer(files: list[str]) -> None:
@@ -52,6 +55,8 @@ def test_json_of_a_given_answer(files: list[str]) -> None:
     assert set(token["measures"]) == set(record["measures"]) == set(record["means"])
     assert len(token["candidates"]["base"]) == 5
     assert sum(record["won"].values()) == len(record["tokens"])
+    assert token["verdict"].keys() == {"kind", "by", "text"}
+    assert "together" in token["verdict"]["text"] and " moved" in record["tally"]
 
 
 def test_json_of_a_generated_answer_is_that_of_run(files: list[str]) -> None:

@@ -6,7 +6,7 @@ is taken from that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,18 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
 from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
-from eftlocal.logits.recipe import TUNED
+from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.prompt.messages import Prompt, transcript
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
+from eftlocal.study.verdict import speakers, subtracted, unsubtracted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MAX_CANDIDATES = 100
+
+Tips = Callable[[int, int, Mapping[str, Row], Mapping[str, bool]], bool]
+"""Whether subtraction tips a token: of its index, its id, its rows, whose first choice it is."""
 
 
 def inspect(
@@ -84,7 +88,13 @@ def inspect(
         scored = ensemble.score(prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer")
         rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
         return compare(
-            rows, ensemble.vocab_size, distributions, compared, candidates, ensemble.unusable
+            rows,
+            ensemble.vocab_size,
+            distributions,
+            compared,
+            candidates,
+            ensemble.unusable,
+            tips(chosen, ensemble.combine),
         )
 
     columns = emulator.slots.when_free(score)
@@ -129,6 +139,7 @@ def compare(
     pairs: Sequence[tuple[str, str]],
     candidates: int,
     unusable: Ids,
+    tips: Tips | None = None,
 ) -> Columns:
     """What is said of tokens, in the order of distributions and pairs. numpy only.
 
@@ -138,11 +149,13 @@ def compare(
         size: tokens of the vocabulary.
         candidates: how many of the most probable tokens are wanted of each.
         unusable: ids that are never chosen, impossible in every distribution.
+        tips: see `tips`; asked when a token's rows are needed no more.
     """
     at = {name: i for i, name in enumerate(distributions)}
     weights = np.empty((len(at), size), dtype=np.float32)
     scratch, totals, found = np.empty(size, dtype=np.float32), np.empty(len(at)), []
-    for token, rows in scored:
+    tipped: list[bool] = []
+    for index, (token, rows) in enumerate(scored):
         logprobs, ranks, distances = np.empty(len(at)), np.empty(len(at), int), []
         ids = np.full((len(at), candidates), -1, dtype=np.int32)
         id_logprobs = np.full((len(at), candidates), np.nan)
@@ -161,8 +174,31 @@ def compare(
                 np.multiply(weights[one], np.float32(totals[other] / totals[one]), out=scratch)
                 np.minimum(scratch, weights[other], out=scratch)
                 distances.append(np.maximum(1.0 - scratch.sum() / totals[other], 0.0))
+        first = {name: bool(ranks[i] == 1) for name, i in at.items()}
+        tipped.append(tips is not None and tips(index, token, rows, first))
         found.append((logprobs, ranks, np.array(distances), ids, id_logprobs))
-    return Columns(*(np.stack(column, axis=1) for column in zip(*found, strict=True)))
+    columns = [np.stack(column, axis=1) for column in zip(*found, strict=True)]
+    return Columns._make([*columns, np.array(tipped, dtype=bool)])
+
+
+def tips(recipe: Recipe, combine: Callable[[Mapping[str, Row], Recipe], Row]) -> Tips:
+    """Asks whether a token is the first choice only because the recipe subtracts roles.
+
+    Args:
+        combine: may write into the memory of the combination that it is asked about.
+    """
+
+    def tip(index: int, token: int, rows: Mapping[str, Row], first: Mapping[str, bool]) -> bool:
+        here = recipe.at(index)
+        if not first[COMBINATION] or any(first[role] for role in speakers(here)):
+            return False
+        plain = unsubtracted(here)
+        if plain is None:  # nothing is subtracted, or everything
+            return bool(subtracted(here))
+        row = combine(rows, plain)
+        return bool(row[token] < row.max())
+
+    return tip
 
 
 def _usable(row: Row, unusable: Ids) -> Row:

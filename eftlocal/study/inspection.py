@@ -36,6 +36,8 @@ class Columns(NamedTuple):
         ids: (distributions, n, k) int32: the most probable tokens, best first, ties by id;
             -1 where fewer are possible.
         id_logprobs: (distributions, n, k) float64, nats: of these; nan where there is none.
+        subtracted: (n,) bool: no role of positive weight holds it most probable, the combination
+            does, and without the roles that it subtracts it would not.
     """
 
     logprobs: NDArray[np.float64]
@@ -43,6 +45,7 @@ class Columns(NamedTuple):
     distances: NDArray[np.float64]
     ids: NDArray[np.int32]
     id_logprobs: NDArray[np.float64]
+    subtracted: NDArray[np.bool_]
 
 
 class Candidate(NamedTuple):
@@ -71,7 +74,8 @@ class InspectedToken:
         ranks: 1 + the number of tokens that are more probable, per distribution.
         distances: total variation in [0, 1], per pair of distributions.
         candidates: the most probable tokens of each distribution, best first.
-        won: whose first choice it is (see `winner.won`).
+        won: whose first choice it is (see `won`).
+        subtracted: see `Columns.subtracted`.
     """
 
     index: int
@@ -84,6 +88,7 @@ class InspectedToken:
     distances: Mapping[tuple[str, str], float]
     candidates: Mapping[str, tuple[Candidate, ...]]
     won: str
+    subtracted: bool = False
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -153,6 +158,7 @@ class Inspection:
         distances = columns.distances.T.tolist()
         ids = columns.ids.transpose(1, 0, 2).tolist()
         chances = np.exp(columns.id_logprobs.transpose(1, 0, 2)).tolist()
+        subtracted = columns.subtracted.tolist()
         return tuple(
             InspectedToken(
                 index=i,
@@ -172,6 +178,7 @@ class Inspection:
                     for d, name in enumerate(names)
                 },
                 won=self.won[i],
+                subtracted=subtracted[i],
             )
             for i, token in enumerate(self.ids)
         )

@@ -25,6 +25,7 @@ from eftlocal.study.inspection import (
 )
 from eftlocal.study.page import render
 from eftlocal.study.report import plain, table
+from eftlocal.study.verdict import named, tally, verdicts
 from eftlocal.terminal_text import printable
 
 SHORT = {COMBINATION: "combined", "reference": "ref."}
@@ -59,11 +60,11 @@ def legend(measure: Measure) -> Text:
 
 
 def token_table(found: Inspection, measure: Measure, tokens: Sequence[InspectedToken]) -> Table:
-    """A row a token: the measure, its probability and rank everywhere, who won."""
-    values = measure.values(found)
+    """A row a token: the measure, its probability and rank everywhere, the verdict."""
+    values, said = measure.values(found), verdicts(found)
     headers = ["#", "token", measure.name.replace("-", "\n", 1)]
     headers += [f"p {SHORT.get(name, name)}" for name in found.distributions]
-    headers += [*(f"rank {role}" for role in found.sides), "first choice of"]
+    headers += [*(f"rank {role}" for role in found.sides), "verdict"]
     rows = (
         [
             str(token.index),
@@ -71,7 +72,7 @@ def token_table(found: Inspection, measure: Measure, tokens: Sequence[InspectedT
             f"{values[token.index]:.3f}",
             *(f"{token.probabilities[name]:.3f}" for name in found.distributions),
             *(f"{token.ranks[role]:,}" for role in found.sides),
-            winner_label(token.won),
+            said[token.index].words,
         ]
         for token in tokens
     )
@@ -94,6 +95,7 @@ def summary(found: Inspection, measure: Measure) -> str:
     counts = Counter(found.won)
     won = ", ".join(f"{winner_label(name)} {count / n:.0%}" for name, count in counts.most_common())
     lines = [
+        tally(verdicts(found)),
         f"{n} tokens, mean {measure.name} {values.mean():.3f} ({measure.about})",
         f"whose first choice: {won}",
     ]
@@ -113,7 +115,7 @@ def most_moved(found: Inspection, measure: Measure, top: int) -> list[InspectedT
 
 def as_data(found: Inspection) -> dict[str, Any]:
     """Everything, token by token; ready for `report.plain`."""
-    measures = measures_of(found)
+    measures, said = measures_of(found), verdicts(found)
     values = {measure.name: measure.values(found).tolist() for measure in measures}
     return {
         "prompt": found.prompt,
@@ -129,6 +131,7 @@ def as_data(found: Inspection) -> dict[str, Any]:
         "won": dict(Counter(found.won)),
         "shifts": {role: found.shifts(role) for role in found.sides},
         "means": {name: sum(v) / len(v) for name, v in values.items()},
+        "tally": tally(said),
         "tokens": [
             {
                 "index": token.index,
@@ -137,6 +140,11 @@ def as_data(found: Inspection) -> dict[str, Any]:
                 "label": token.label,
                 "control": token.control,
                 "won": token.won,
+                "verdict": {
+                    "kind": verdict.kind,
+                    "by": list(verdict.by),
+                    "text": f"{named(token.label)}: {verdict}",
+                },
                 "probability": token.probabilities,
                 "logprob": token.logprobs,
                 "rank": token.ranks,
@@ -145,7 +153,7 @@ def as_data(found: Inspection) -> dict[str, Any]:
                     name: [c._asdict() for c in some] for name, some in token.candidates.items()
                 },
             }
-            for token in found.tokens
+            for token, verdict in zip(found.tokens, said, strict=True)
         ],
     }
 

@@ -46,6 +46,7 @@
   $("facts").textContent = visible(facts.join(" · "));
   const wins = new Map();
   for (const token of data.tokens) wins.set(token.won, (wins.get(token.won) || 0) + 1);
+  $("tally").textContent = data.tally;
   $("won").textContent = [...wins].sort((a, b) => b[1] - a[1])
     .map(([name, count]) => Math.round(100 * count / data.tokens.length) + "% " + winner(name)).join(" · ");
   for (const [name, about] of Object.entries(data.measures)) {
@@ -135,7 +136,7 @@
       }))]);
     $("details").replaceChildren(
       make("h2", "", "Token " + i + " ", piece(token.label)),
-      make("p", "quiet", winner(token.won)),
+      make("p", "", visible(token.verdict.text)),
       make("table", "", head("", "probability", "rank"), make("tbody", "", ...rows)),
       ...lists,
       make("h3", "", "Measures"),
@@ -147,9 +148,8 @@
     const signed = data.signed.includes(measure);
     tokens.forEach((element, i) => {
       shade(element, valueOf(i));
-      const label = data.tokens[i].label;
-      element.setAttribute("aria-label", visible(label).replace(/\n/g, " line break ") + ", " + measure + " "
-        + number(valueOf(i)) + ", " + winner(data.tokens[i].won));
+      const said = visible(data.tokens[i].verdict.text);
+      element.setAttribute("aria-label", said + ", " + measure + " " + number(valueOf(i)));
     });
     const steps = (signed ? [-1, -0.6, -0.3, 0, 0.3, 0.6, 1] : [0, 0.1, 0.3, 0.6, 1]).map((value) => {
       const step = make("span", "token", (signed && value > 0 ? "+" : "") + value);
