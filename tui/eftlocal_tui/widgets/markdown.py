@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from markdown_it import MarkdownIt
+import re
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import Markdown, Static
-from textual.widgets._markdown import MarkdownTable  # it has no public name
-from textual.widgets.markdown import MarkdownBlock, MarkdownStream
+from textual.widgets import Static
 
 from eftlocal.terminal_text import printable
+from eftlocal_tui.dialect import parser
+from eftlocal_tui.widgets.blocks import AnswerMarkdown
 
 _LONGEST = 60_000  # characters that are laid out as Markdown
 _MOST_LINES = 2_000
@@ -33,11 +34,6 @@ def _is_nested(head: str) -> bool:
     # A ruled line (----, ****) nests nothing: markers of lists are apart from each other.
     stripped = head.strip()
     return ">" in head or not (stripped and len(set(stripped)) == 1)
-
-
-def parser() -> MarkdownIt:
-    """Markdown for model text: HTML is shown as it stands, since nothing here could render it."""
-    return MarkdownIt("gfm-like", {"html": False, "maxNesting": 20})
 
 
 def open_fence(text: str) -> str:
@@ -64,21 +60,8 @@ def code_blocks(text: str) -> list[str]:
     return [token.content for token in parser().parse(text) if token.type == "fence"]
 
 
-class _Table(MarkdownTable):
-    """A table whose last row may turn out to be the beginning of something else, as "`" before
-    a fence does: Textual (8.2) fails there."""
-
-    async def _update_from_block(self, block: MarkdownBlock) -> None:
-        if isinstance(block, MarkdownTable):
-            rows = block._get_headers_and_rows()[1]
-            if len(rows) < len(self._rows):
-                await MarkdownBlock._update_from_block(self, block)
-                return
-        await super()._update_from_block(block)
-
-
-class _Markdown(Markdown):
-    BLOCKS = Markdown.BLOCKS | {"table_open": _Table}
+# What may yet become an item of the list above it ("2" before "2. "), or the end of a line.
+_UNDECIDED = re.compile(r"(?:(?<=\n)[ >]*[0-9]{1,9}[.)]?)?\r?\Z")
 
 
 class Streamed(Vertical):
@@ -95,7 +78,8 @@ class Streamed(Vertical):
         self.raw = text
         self._fence = f"{printable(fence)}\n" if fence else ""
         self._plain = is_bomb(text)
-        self._stream: MarkdownStream | None = None
+        self._grew = False
+        self._drawn = 0  # characters of what is shown that are laid out
 
     @property
     def _shown(self) -> str:
@@ -105,36 +89,37 @@ class Streamed(Vertical):
         if self._plain:
             yield Static(self._shown, markup=False)
         else:
-            yield _Markdown(self._shown, parser_factory=parser, open_links=False)
+            self._drawn = len(self._shown)
+            yield AnswerMarkdown(self._shown)
 
     async def append(self, text: str) -> None:
         self.raw += text
         if not self._plain and is_bomb(self.raw):
-            await self._to_plain()
+            self._plain = True
+            with self.app.batch_update():
+                await self.query(AnswerMarkdown).remove()
+                await self.mount(Static(self._shown, markup=False))
         elif self._plain:
             self.query_one(Static).update(self._shown)
         else:
-            if self._stream is None:
-                self._stream = Markdown.get_stream(self.query_one(Markdown))
-            await self._stream.write(printable(text))
+            await self._grow(self._fence + printable(_UNDECIDED.sub("", self.raw)))
+
+    async def _grow(self, decided: str) -> None:
+        markdown = self.query_one(AnswerMarkdown)
+        new, begun = decided[self._drawn :], self._grew
+        if not new:
+            return
+        self._grew, self._drawn = True, len(decided)
+        if begun:
+            await markdown.append(new)
+            return
+        # After an update, Textual (8.2) takes the last line for the last block.
+        with self.app.batch_update():
+            await markdown.update("")
+            await markdown.append(decided)
 
     async def finish(self) -> None:
-        """Lays the whole text out once more: what streamed in pieces may have lost a fence."""
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.stop()
-            await self.query_one(Markdown).update(self._shown)
-
-    async def _to_plain(self) -> None:
-        self._plain = True
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.stop()
-        with self.app.batch_update():
-            await self.query(Markdown).remove()
-            await self.mount(Static(self._shown, markup=False))
-
-    async def on_unmount(self) -> None:
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.stop()
+        """Lays the whole text out once more, as it is when it is opened again."""
+        if not self._plain and (self._grew or self._drawn < len(self._shown)):
+            self._grew, self._drawn = False, len(self._shown)
+            await self.query_one(AnswerMarkdown).update(self._shown)
