@@ -279,7 +279,9 @@ async def test_the_editor_is_opened_for_long_prompts(
         d.chat.prompt.clear()
         await d.send("/settings")
         assert settings_path().read_text("utf-8").startswith("# Settings of")
-    async with driven(ScriptedEngine(), tmp_path, settings=Settings(editor="no-such-ed")) as d:
+    async with driven(
+        ScriptedEngine(), tmp_path / "x", settings=Settings(editor="no-such-ed")
+    ) as d:
         await d.type("text")
         await d.press("ctrl+g")
         assert "editor no-such-ed" in d.toasts

@@ -29,7 +29,7 @@ def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: P
         assert db.rows("SELECT colour, title FROM conversation")[0]["colour"] is None
         assert len(db.rows("SELECT * FROM turn")) == 50
     before = path.read_bytes()
-    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 2, this one knows 1\)"):
+    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 3, this one knows 2\)"):
         History(path)
     assert path.read_bytes() == before
 

@@ -192,7 +192,7 @@ def changed(document: dict[str, Any], place: str, value: Any) -> str:
     ("place", "value", "message"),
     [
         ("format", "other", 'not an export of eftlocal: no "format"'),
-        ("version", 2, "version 2 of the format is not supported"),
+        ("version", 3, "version 3 of the format is not supported"),
         ("extra", 1, "x.json: extra: Extra inputs"),
         ("conversations", {}, "x.json: conversations: Input should be a valid list"),
         ("conversations/0/title", ..., r"conversations\[0\].title: Field required"),

@@ -339,7 +339,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         await d.until(lambda: d.turns[-1:] == ["One"])
         await d.press("f7")
         assert "Ctrl+L and Ctrl+R make more" in d.toasts
-        await d.press("ctrl+n")
+        await d.press("ctrl+r")
         assert "Ctrl+Y stops it" in d.toasts
         await d.press("ctrl+y")
         script.go.set()

@@ -30,7 +30,7 @@ from eftlocal_tui.terminal.driver import with_keyboard
 from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
-_NOT_COMMANDS = ("send", "newline", "complete", "page(", "walk(", "back")
+_NOT_COMMANDS = ("send", "newline", "complete", "earlier", "later", "page(", "walk(", "back")
 
 
 class Left(NamedTuple):
@@ -119,6 +119,10 @@ class ChatApp(App[None], inherit_bindings=False):
                 failed = error
         if failed is not None:
             raise failed
+
+    async def action_quit(self) -> None:
+        self.chat.answers.box.save()
+        await super().action_quit()
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):

@@ -62,8 +62,12 @@ KEYS = (
     Key("app.theme", "f10", "light_or_dark", "Light/dark", "Switch between light and dark"),
     Key("prompt.send", "enter", "send", "Send", "Send the message"),
     Key("prompt.newline", "ctrl+j,shift+enter,alt+enter", "newline", "New line", "New line"),
+    Key("prompt.earlier", "up", "earlier", "Earlier", "In an empty box: your earlier messages"),
+    Key("prompt.later", "down", "later", "Later", "Back to the later ones, and the empty box"),
     Key("prompt.complete", "tab", "complete", "Complete", "Complete a /command"),
-    Key("chat.stop", "escape", "stop", "Stop", "Stop, and keep the text so far; cancel an edit"),
+    Key(
+        "chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what is queued comes back"
+    ),
     Key("chat.new", "ctrl+n", "new", "New", "New conversation", FOOTER),
     Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
     Key("chat.panel", "ctrl+b", "panel", "Panel", "Show or hide the side panel", FOOTER),

@@ -23,6 +23,7 @@ from eftlocal_tui.history.files import (
 )
 from eftlocal_tui.history.records import (
     Conversation,
+    Draft,
     Figures,
     Hit,
     Mark,
@@ -37,6 +38,7 @@ from eftlocal_tui.history.store import History
 __all__ = [
     "AnswerWriter",
     "Conversation",
+    "Draft",
     "Figures",
     "History",
     "HistoryError",

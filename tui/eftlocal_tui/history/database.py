@@ -145,6 +145,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE VIEW closed_turn AS SELECT id, text FROM turn WHERE state <> 'streaming'",
     ),
+    (
+        "ALTER TABLE turn ADD COLUMN begins_at INTEGER",
+        "ALTER TABLE turn ADD COLUMN summary INTEGER NOT NULL DEFAULT 0 CHECK (summary IN (0, 1))",
+        # NULL is the conversation that has not begun.
+        """
+        CREATE TABLE draft (
+            conversation INTEGER UNIQUE REFERENCES conversation ON DELETE CASCADE,
+            text TEXT NOT NULL,
+            editing INTEGER,
+            edited TEXT NOT NULL
+        )
+        """,
+    ),
 )
 
 _SEARCH = (

@@ -26,13 +26,17 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.history.database import HistoryError, sqlite_errors
+from eftlocal_tui.history.parts import left_out, sent_from
 from eftlocal_tui.history.records import Conversation, Mark, Record, SavedTurn, Text, Time, Turn
 from eftlocal_tui.history.store import History
 from eftlocal_tui.history.turns import at_rest
 from eftlocal_tui.text import outcome
 
 FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"
-VERSION: Literal[1] = 1
+VERSIONS = (1, 2)  # the second has turns that say from where on a conversation is sent
+
+
+_PARTS = {"begins_at", "summary"}  # left out of turns that say nothing of the kind
 
 
 class SavedConversation(Record):
@@ -46,7 +50,7 @@ class SavedConversation(Record):
 
 class SavedFile(Record):
     format: Literal["eftlocal-conversations"]
-    version: Literal[1]
+    version: Literal[1, 2]
     conversations: list[SavedConversation]
 
 
@@ -58,7 +62,8 @@ def to_json(history: History, conversations: Sequence[int], leaf: int | None = N
     """
     with history.db.reading():
         saved = [_saved(history, conversation, leaf) for conversation in conversations]
-    file = {"format": FORMAT, "version": VERSION, "conversations": saved}
+    parts = any(_PARTS & turn.keys() for one in saved for turn in one["turns"])
+    file = {"format": FORMAT, "version": VERSIONS[parts], "conversations": saved}
     return json.dumps(file, indent=1) + "\n"
 
 
@@ -75,9 +80,11 @@ def _saved(history: History, conversation: int, leaf: int | None) -> dict[str, A
     ranks = {turn.id: rank for rank, turn in enumerate(visits, start=1)}
     saved = found.model_dump(include={"title", "system", "archived", "created", "updated"})
     saved["turns"] = [
-        turn.model_dump(include=set(SavedTurn.model_fields))
+        turn.model_dump(include=set(SavedTurn.model_fields) - _PARTS)
         | {"id": ids[turn.id], "parent": turn.parent and ids[turn.parent]}
         | {"state": at_rest(turn.state), "visited": ranks[turn.id]}
+        | ({"begins_at": ids[turn.begins_at]} if turn.begins_at is not None else {})
+        | ({"summary": True} if turn.summary else {})
         for turn in turns
     ]
     return saved
@@ -101,10 +108,10 @@ def _checked(text: str, source: str) -> SavedFile:
         raise HistoryError(f"{source}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise HistoryError(f'{source}: not an export of eftlocal: no "format": "{FORMAT}"')
-    if document.get("version") != VERSION:
+    if document.get("version") not in VERSIONS:
         raise HistoryError(
             f"{source}: version {one_line(str(document.get('version')), 20)} of the format is not "
-            f"supported, only {VERSION}; update eftlocal"
+            f"supported, only {' and '.join(map(str, VERSIONS))}; update eftlocal"
         )
     try:
         file = SavedFile.model_validate(document)
@@ -135,6 +142,8 @@ def _check_tree(turns: Sequence[SavedTurn], where: str) -> None:
                 f"{place}.visited: {turn.visited} is another turn's, or not more than its parent's"
             )
         known[turn.id] = turn
+        if turn.begins_at is not None and turn.begins_at not in known:
+            raise HistoryError(f"{place}.begins_at: {turn.begins_at} is not an earlier turn")
         visits.add(turn.visited)
 
 
@@ -173,11 +182,16 @@ def to_markdown(history: History, conversation: int, leaf: int | None = None) ->
     blocks = [f"# {_inline(found.title or 'Conversation')}", f"*{about}*"]
     if found.system:
         blocks += ["## System", contained(found.system)]
-    for turn in path:
+    begin = sent_from(path)
+    for place, turn in enumerate(path):
+        if place == begin > 0:
+            blocks.append(f"*{left_out(path, begin)}*")
         blocks.append(f"## {_HEADINGS[turn.role]}{_branch(turn)}")
         if turn.text:
             blocks.append(contained(turn.text))
         blocks += _notes(turn)
+    if path and begin == len(path):
+        blocks.append(f"*{left_out(path, begin)}*")
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 

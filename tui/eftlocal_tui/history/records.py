@@ -161,6 +161,9 @@ class SavedTurn(Record):
         visited: rises each time that a turn becomes its conversation's current leaf: the largest
             is the current leaf, the largest below a turn is where its branch was left. Larger
             than the parent's.
+        begins_at: of what follows this turn, what is sent to the models begins at that one, which
+            is this turn or one above it; None where nothing is said here. See `parts.sent_from`.
+        summary: it asks for a summary; once that is there, what is sent begins here.
     """
 
     id: Count
@@ -176,12 +179,16 @@ class SavedTurn(Record):
     settings: Settings | None = None
     figures: Figures | None = None
     marks: Annotated[tuple[Mark, ...], Field(strict=False)] = ()
+    begins_at: Count | None = None
+    summary: bool = False
 
     @model_validator(mode="after")
     def _question(self) -> SavedTurn:
         answers = (self.finish_reason, self.error, self.settings, self.figures, *self.marks)
         if self.role == "user" and (self.state != "done" or any(a is not None for a in answers)):
             raise ValueError("a question is done, and only answers have settings or figures")
+        if self.role == "assistant" and self.summary:
+            raise ValueError("only a question asks for a summary")
         return self
 
 
@@ -206,6 +213,21 @@ class Place(NamedTuple):
     conversation: int
     turn: int | None
     turns: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is typed in a conversation and not sent.
+
+    Attributes:
+        text: of the next message.
+        editing: the turn that is being edited beside it, if any.
+        edited: that turn's new text so far.
+    """
+
+    text: str = ""
+    editing: int | None = None
+    edited: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from eftlocal_tui.history.database import (
     insert,
     update,
 )
+from eftlocal_tui.history.drafts import Drafts
 from eftlocal_tui.history.records import Conversation, SavedTurn, Settings, excerpt, loaded
 from eftlocal_tui.history.search import Search
 from eftlocal_tui.history.turns import PIECES, TITLE_CHARS, Turns, insert_tree
@@ -147,6 +148,7 @@ class History(Closing):
     Attributes:
         conversations: the list of them.
         turns: their trees.
+        drafts: what was typed and not sent.
         search: finds words in them.
 
     Raises:
@@ -160,6 +162,7 @@ class History(Closing):
         try:
             self._writers = Writers(self.db)
             self.turns = Turns(self.db)
+            self.drafts = Drafts(self.db)
             self.conversations = Conversations(self.db, self.turns)
             self.search = Search(self.db, self.conversations.get)
             self.recover()

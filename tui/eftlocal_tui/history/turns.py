@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.history.database import Database, HistoryError, damaged, insert, update
+from eftlocal_tui.history.parts import sent_from
 from eftlocal_tui.history.records import SavedTurn, State, Turn, excerpt, loaded, stored
 
 TITLE_CHARS = 60  # of a title made from the first question
@@ -41,6 +42,8 @@ PATH = f"""WITH RECURSIVE up (id, parent, height) AS (
         LIMIT ?
     )
     SELECT {COLUMNS} FROM up CROSS JOIN turn t ON t.id = up.id ORDER BY height DESC"""
+ASKED = """SELECT text FROM turn
+    WHERE conversation {} ? AND role = 'user' AND NOT summary ORDER BY id DESC LIMIT ?"""
 LEFT_AT = """WITH RECURSIVE below (id, visited) AS (
         SELECT id, visited FROM turn WHERE id = ?
         UNION ALL
@@ -57,11 +60,18 @@ class Turns:
         self._db = db
 
     def ask(
-        self, conversation: int, text: str, parent: int | Literal["leaf"] | None = "leaf"
+        self,
+        conversation: int,
+        text: str,
+        parent: int | Literal["leaf"] | None = "leaf",
+        *,
+        begins_at: int | None = None,
+        summary: bool = False,
     ) -> Turn:
         """A question under `parent` (None begins the conversation anew); it becomes the leaf.
 
-        The first one gives the conversation its title, unless it has one.
+        The first one gives the conversation its title, unless it has one. For the others see
+        `SavedTurn`.
         """
         with self._db.transaction() as connection:
             if parent == "leaf":
@@ -78,6 +88,8 @@ class Turns:
                 text=text,
                 state="done",
                 closed=now,
+                begins_at=begins_at,
+                summary=summary,
             )
             connection.execute(
                 "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
@@ -91,7 +103,36 @@ class Turns:
             old = self.get(question)
             if old.role != "user":
                 raise HistoryError(f"turn {question} is an answer; only questions are edited")
-            return self.ask(old.conversation, text, old.parent)
+            itself = old.begins_at == old.id
+            new = self.ask(
+                old.conversation,
+                text,
+                old.parent,
+                begins_at=None if itself else old.begins_at,
+                summary=old.summary,
+            )
+            return self.begin_at(new.id, new.id) if itself else new
+
+    def rewrite(self, answer: int, text: str) -> Turn:
+        """A person's own words in place of a summary, beside it; they become the leaf."""
+        with self._db.transaction() as connection:
+            old = self.get(answer)
+            if old.parent is None or old.role != "assistant" or not self.get(old.parent).summary:
+                raise HistoryError(f"turn {answer} is no summary; only a summary is rewritten")
+            now = time.time()
+            new = begin_turn(
+                connection,
+                now,
+                conversation=old.conversation,
+                parent=old.parent,
+                role="assistant",
+                text=text,
+                state="done",
+                closed=now,
+                finish_reason="edited",
+                settings=old.settings,
+            )
+            return self.get(new)
 
     def get(self, turn: int) -> Turn:
         rows = self._db.rows(ONE, turn)
@@ -109,7 +150,8 @@ class Turns:
             return [] if leaf is None else self._up_from(leaf, last)
 
     def messages(self, turn: int) -> list[Message]:
-        """The conversation up to this turn, as an emulator takes it: the system prompt first.
+        """The conversation up to this turn, as an emulator takes it: the system prompt first,
+        then what is still sent.
 
         Answers without text are left out; turns of one role that then meet are joined by a blank
         line, because chat templates want the roles to alternate.
@@ -118,7 +160,24 @@ class Turns:
             path = self._up_from(self.get(turn).id, None)
             sql = "SELECT system FROM conversation WHERE id = ?"
             system = loaded(self._db.rows(sql, path[0].conversation)[0]["system"])
-        return ([Message(role="system", content=system)] if system else []) + _alternating(path)
+        sent = _alternating(path[sent_from(path) :])
+        return [Message(role="system", content=system), *sent] if system else sent
+
+    def begin_at(self, turn: int, first: int) -> Turn:
+        """What follows this turn is sent from `first` on, which is this turn or one above it."""
+        with self._db.transaction() as connection:
+            self.get(turn)
+            update(connection, "turn", turn, begins_at=first)
+            return self.get(turn)
+
+    def asked(self, conversation: int | None, limit: int) -> list[str]:
+        """What was asked before, each text once, the newest first: in this conversation, then in
+        others."""
+        own, others = (
+            [loaded(row["text"]) for row in self._db.rows(sql, conversation, limit)]
+            for sql in (ASKED.format("IS"), ASKED.format("IS NOT"))
+        )
+        return list(dict.fromkeys([*own, *others]))[:limit]
 
     def siblings(self, turn: int) -> list[Turn]:
         """The turn and those that stand in its place on other branches, the oldest first."""
@@ -176,7 +235,9 @@ def insert_tree(
         values["conversation"] = conversation
         values["parent"] = None if turn.parent is None else ids[turn.parent]
         values["state"] = at_rest(turn.state)
-        ids[turn.id] = insert(connection, "turn", **values)
+        ids[turn.id] = new = insert(connection, "turn", **values | {"begins_at": None})
+        if turn.begins_at is not None:
+            update(connection, "turn", new, begins_at=ids[turn.begins_at])
 
 
 def at_rest(state: State) -> State:
@@ -194,6 +255,14 @@ def touch(connection: sqlite3.Connection, conversation: int, now: float) -> None
 def _next_visit(connection: sqlite3.Connection, conversation: int) -> int:
     sql = "SELECT coalesce(max(visited), 0) + 1 FROM turn WHERE conversation = ?"
     return int(connection.execute(sql, (conversation,)).fetchone()[0])
+
+
+def followed(messages: Sequence[Message], text: str) -> list[Message]:
+    """Messages with one more of the user; it joins a question that has no answer yet."""
+    if messages and messages[-1]["role"] == "user":
+        text = f"{messages[-1]['content']}\n\n{text}"
+        messages = messages[:-1]
+    return [*messages, Message(role="user", content=text)]
 
 
 def _alternating(path: Sequence[Turn]) -> list[Message]:
@@ -219,6 +288,7 @@ def _turn(db: Database, row: sqlite3.Row) -> Turn:
             values[name] = values[name] and loaded(values[name])
         for name in ("settings", "figures", "marks"):
             values[name] = values[name] and json.loads(values[name])
+        values["summary"] = bool(values["summary"])
         return Turn(**values | {"marks": values["marks"] or ()})
     except (ValueError, TypeError) as error:
         raise damaged(db.path, f"turn {row['id']}: {type(error).__name__}") from error

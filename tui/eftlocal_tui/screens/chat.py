@@ -46,9 +46,9 @@ class ChatScreen(BaseScreen[None]):
         super().__init__()
         self.services = services
         self.models = ChatModels(self)
-        self.answers = ChatAnswers(self, resume)
+        self.answers = ChatAnswers(self)
         self.commands = ChatCommands(self)
-        self._loads_first = load
+        self._loads_first, self._resume = load, resume
         self.said = ""  # in the line above the message box
 
     def compose(self) -> ComposeResult:
@@ -57,8 +57,10 @@ class ChatScreen(BaseScreen[None]):
             with Vertical():
                 yield Transcript(self.spelled, id="transcript")
                 yield LoadingBars(id="loading")
+                yield Static("", id="queued", markup=False)
                 yield Static("", id="status", markup=False)
-                yield PromptArea(self.spelled(PLACEHOLDER), id="prompt")
+                box = self.answers.box
+                yield PromptArea(self.spelled(PLACEHOLDER), recall=box.recall, id="prompt")
             yield SidePanel(id="side")
         yield Footer(compact=True)
 
@@ -70,8 +72,10 @@ class ChatScreen(BaseScreen[None]):
         self.show_head()
         if self._loads_first:
             self.models.load(None)
-        if self.answers.conversation is not None:
-            await self._after_history(self.answers.conversation.id)
+        if self._resume is not None:
+            await self._after_history(self._resume.id)
+        else:
+            self.answers.box.restore()
 
     # What it shows -----------------------------------------------------------------------------
 
@@ -115,12 +119,13 @@ class ChatScreen(BaseScreen[None]):
         self.on_text_area_changed()
 
     def on_text_area_changed(self) -> None:
+        self.answers.box.changed()
         text = self.said
         if found := commands.matching(self.prompt.text):  # while a command is typed
             text = "  ".join(f"/{command.name}" for command in found)
             if len(found) == 1:
                 text = f"/{found[0].name} {found[0].takes}  {found[0].about}"
-        elif not text and self.answers.editing is not None:
+        elif not text and self.answers.box.editing is not None:
             text = "Editing: {prompt.send} sends it as a branch, {chat.stop} cancels"
         self.query_one("#status", Static).update(self.spelled(text))
 
@@ -241,6 +246,7 @@ class ChatScreen(BaseScreen[None]):
         self.app.push_screen(InfluenceScreen(self.services, messages, text, dials, marked=marked))
 
     def action_editor(self) -> None:
+        self.answers.box.save()
         try:
             with self.app.suspend():
                 text = edit_text(self.prompt.text, self.services.settings.editor)
@@ -251,7 +257,6 @@ class ChatScreen(BaseScreen[None]):
 
     def action_history(self, words: str = "") -> None:
         """The list of conversations; the one chosen is opened."""
-        self.answers.check_free()
         self.start(self._choose(words))
 
     async def _choose(self, words: str) -> None:

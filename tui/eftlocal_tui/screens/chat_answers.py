@@ -1,4 +1,8 @@
-"""The conversation that the chat is in: its turns asked, answered, made anew, walked."""
+"""The conversation that the chat is in: its turns asked, answered, made anew, walked.
+
+What is on its way is one object, `ChatAnswers.now`: a message that is being sent, or an answer that
+is being written. What is sent meanwhile waits in the box, and goes out when that has ended well.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,14 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal_tui import commands
-from eftlocal_tui.dials import kept
-from eftlocal_tui.engine import Live, Reading, tasks
-from eftlocal_tui.engine.tasks import StoppedError, Task
-from eftlocal_tui.history import AnswerWriter, Conversation, LockedError, Turn
+from eftlocal_tui.dials import Dials
+from eftlocal_tui.history import Conversation, Draft, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
-from eftlocal_tui.screens.waiting import Waiting
-from eftlocal_tui.text import speed_line
+from eftlocal_tui.history.turns import followed
+from eftlocal_tui.screens.chat_box import ChatBox, Outgoing
+from eftlocal_tui.screens.running_answer import RunningAnswer
 from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
 if TYPE_CHECKING:
@@ -29,24 +31,30 @@ _AGAIN = 0.05  # seconds between tries at a history that is locked
 NO_CONVERSATION = "there is no conversation yet"
 _NO_ANSWER = "there is no answer to continue"
 _BUSY = "an answer is being generated; {chat.stop} stops it and keeps the text so far"
-_LOADING = "a message waits for the models; {chat.stop} stops loading them"
 _SENDING = "a message is being sent; {chat.stop} takes it back"
+_LOADING = "Queued; sent when the models are loaded"
+_NO_MODELS = "no models are loaded; /preset NAME loads some"
 _LOCKED = "The history is locked by another program; waiting · {chat.stop} gives up"
 
 Doing = Callable[..., Coroutine[Any, Any, None]]
 T = TypeVar("T")
 
 
-def _alone(method: Doing) -> Doing:
+class Sending:
+    """A message on its way into the history, which may take its time."""
+
+    given_up = False  # nobody waits any more for a locked history
+
+
+def _in_turn(method: Doing) -> Doing:
     """What changes which turns are shown waits for others that do: keys are obeyed by the program,
     messages by the screen, and either may come while the other still lays out."""
 
     @wraps(method)
     async def run(self: ChatAnswers, *args: Any, **kwargs: Any) -> None:
-        if self.sending:  # no key waits for what may take its time
-            raise UsageError(_SENDING)
-        async with self._changing:
-            self.check_free()
+        self.check_sent()  # no key waits for what may take its time
+        async with self.layout:
+            self.check_sent()
             await method(self, *args, **kwargs)
 
     return run
@@ -59,22 +67,19 @@ class ChatAnswers:
 
     Attributes:
         conversation: None until the first message of a new one.
-        editing: the question that is in the message box, to be sent as a branch.
-        sending: a question is being kept, which may take its time.
+        now: what is on its way, if anything; an answer may be another conversation's.
+        box: what is typed and not yet sent.
+        layout: held by whoever changes what the transcript shows.
     """
 
-    def __init__(self, screen: ChatScreen, conversation: Conversation | None) -> None:
+    def __init__(self, screen: ChatScreen) -> None:
         self.screen = screen
         self.history = screen.services.history
-        self.conversation = conversation
-        self.editing: Turn | None = None
-        self.sending = False
+        self.conversation: Conversation | None = None
+        self.now: Sending | RunningAnswer | None = None
+        self.box = ChatBox(screen)
+        self.layout = asyncio.Lock()
         self._new_system = screen.services.settings.system
-        self._task: Task[tasks.AnswerEvent, tasks.Ended] | None = None
-        self._reading: Waiting | None = None  # until the first token
-        self._waiting = False  # for models, to answer a question that is kept
-        self._given_up = False  # nobody waits any more for a locked history
-        self._changing = asyncio.Lock()
 
     @property
     def system(self) -> str:
@@ -83,12 +88,28 @@ class ChatAnswers:
 
     @property
     def busy(self) -> bool:
-        return self._task is not None or self._waiting or self.sending
+        """Whether anything is on its way, or waits for it."""
+        return self.now is not None or bool(self.box.waiting)
+
+    @property
+    def sending(self) -> bool:
+        return isinstance(self.now, Sending)
+
+    @property
+    def running(self) -> RunningAnswer | None:
+        """The answer that is being written, in whatever conversation."""
+        return self.now if isinstance(self.now, RunningAnswer) else None
+
+    def check_sent(self) -> None:
+        """Raises UsageError while a message is being sent."""
+        if self.sending:
+            raise UsageError(_SENDING)
 
     def check_free(self) -> None:
         """Raises UsageError where something is on its way that must end first."""
-        if self.busy:
-            raise UsageError(_SENDING if self.sending else _LOADING if self._waiting else _BUSY)
+        self.check_sent()
+        if self.now is not None:
+            raise UsageError(_BUSY)
 
     def path(self) -> list[Turn]:
         """What is shown, as it is kept; another process may have gone on from there."""
@@ -111,17 +132,17 @@ class ChatAnswers:
             UsageError: there is neither.
             PromptError: what is typed cannot be a message.
         """
-        path = self.path()
-        if not typed.strip() or self.editing is not None:
+        if not typed.strip() or self.box.editing is not None:
             question = self.last("user", "type a message to compare, or ask something first")
             return self.history.turns.messages(question.id)
-        messages = [Message(role="system", content=self.system)] if self.system else []
-        if path:
-            messages = self.history.turns.messages(path[-1].id)
-        text = commands.message(typed)
-        if messages and messages[-1]["role"] == "user":  # one that has no answer yet
-            text = f"{messages.pop()['content']}\n\n{text}"
-        return [*messages, Message(role="user", content=validate_prompt(text))]
+        return self._with(self.screen.transcript.leaf, validate_prompt(commands.message(typed)))
+
+    def _with(self, parent: int | None, text: str) -> list[Message]:
+        """What is sent for a question under this turn."""
+        if parent is not None:
+            return followed(self.history.turns.messages(parent), text)
+        system = [Message(role="system", content=self.system)] if self.system else []
+        return followed(system, text)
 
     def set_system(self, text: str) -> None:
         """The system prompt from the next answer on."""
@@ -145,65 +166,87 @@ class ChatAnswers:
 
     # Conversations -----------------------------------------------------------------------------
 
-    @_alone
+    @_in_turn
     async def open(self, conversation_id: int) -> None:
-        """Shows a conversation and goes on with it."""
-        self.conversation = self.history.conversations.get(conversation_id)
-        self._edit(None)
+        """Shows a conversation and goes on with it. An answer in another one goes on as well."""
+        found = self.history.conversations.get(conversation_id)
         path = self.history.turns.path(conversation_id, last=MOST_TURNS)
-        await self.screen.transcript.show(path)
-        await self.screen.models.restore()
+        dials = self._leave(found)
+        await self._show(path)
+        await self.screen.models.restore(dials)
         self.screen.prompt.focus()
 
-    @_alone
+    @_in_turn
     async def new(self) -> None:
         """An empty conversation; the one before stays in the history."""
-        self.conversation = None
+        self._leave(None)
         self._new_system = self.screen.services.settings.system
-        self._edit(None)
-        await self.screen.transcript.show([])
+        await self._show([])
         self.screen.show_head()
         self.screen.prompt.focus()
+
+    def _leave(self, to: Conversation | None) -> Dials | None:
+        """Goes to another conversation; returns the dials of an answer that is written there.
+        Such an answer keeps its dials while others are on the screen."""
+        running = self.running
+        if running is not None and running.is_shown:
+            running.dials = self.screen.models.dials
+        self.box.enter(to.id if to else None)
+        self.conversation = to
+        if running is None:
+            return None
+        running.show_status()
+        dials = running.dials
+        if running.is_shown:
+            running.dials = None
+        return dials if running.is_shown else None
+
+    async def _show(self, path: list[Turn]) -> None:
+        """These turns; that of an answer that is being written goes on there."""
+        running = self.running
+        if running is not None:
+            path = [running.turn if turn.id == running.turn.id else turn for turn in path]
+        live = None if running is None else running.turn.id
+        await self.screen.transcript.show(path, live=live)
+        if running is not None:
+            view = self.screen.transcript.view_of(running.turn.id)
+            running.view = view if isinstance(view, AnswerView) else None
 
     # Questions ---------------------------------------------------------------------------------
 
     async def ask(self, text: str) -> None:
-        """Keeps a question, shows it, and has it answered. Busy from here on."""
-        screen = self.screen
-        try:
-            self.check_free()
-        except UsageError:
-            screen.prompt.give_back(text)
-            raise
-        self.sending = True
-        try:
-            async with self._changing:
-                try:
-                    question = await self._when_free(lambda: self._keep(text))
-                except EftlocalError as error:
-                    screen.prompt.give_back(text)
-                    await screen.say(str(error), error=True)
-                    return
-                await self._show(question)
-            self._waiting = True
-        finally:
-            self.sending = False
-        try:
-            await self._answer_when_loaded(question)
-        finally:
-            self._waiting = False
+        """Sends a message: keeps it, shows it, and has it answered. It waits for what is on its
+        way."""
+        self.box.hold(text)
+        await self._send_next()
 
-    async def _answer_when_loaded(self, question: Turn) -> None:
-        screen = self.screen
+    async def _send_next(self) -> None:
+        screen, box = self.screen, self.box
         if screen.models.loading:
-            screen.status("Saved; answered as soon as the models are loaded")
-        elif screen.models.loaded is None:
-            said = "no models are loaded; /preset NAME loads some, {chat.regenerate} then answers"
-            await screen.say(said, error=True)
-        if await screen.models.settled() is not None:
-            await self._when_free(lambda: self._reply(question))
+            screen.status(_LOADING)
+        loaded = await screen.models.settled()
+        if self.now is not None or not box.waiting:
+            return
+        if loaded is None:
+            box.take_back()
+            await screen.say(_NO_MODELS, error=True)
+            return
+        sending = self.now = Sending()
+        box.show_waiting()
+        try:
+            async with self.layout:
+                question = await self.when_free(lambda: self._keep(box.waiting[0]))
+                box.sent(question.conversation)
+                await self._show_question(question)
+                await self.when_free(lambda: self._reply(question))
+        except EftlocalError as error:
+            box.take_back()
+            await screen.say(str(error), error=True)
+        finally:
+            if self.now is sending:
+                self.now = None
 
-    async def _when_free(self, work: Callable[[], T]) -> T:
+    async def when_free(self, work: Callable[[], T]) -> T:
         """Writes to the history; where another program does, again and again until that lets it.
         Keys are answered meanwhile: nothing that holds one up may wait for this.
 
@@ -211,13 +254,13 @@ class ChatAnswers:
             LockedError: it did not for long, or the person gave up.
         """
         before, until = self.screen.said, time.monotonic() + BUSY_SECONDS
-        self._given_up = False
         try:
             while True:
                 try:
                     return work()
                 except LockedError:
-                    if self._given_up or time.monotonic() >= until:
+                    given_up = isinstance(self.now, Sending) and self.now.given_up
+                    if given_up or time.monotonic() >= until:
                         raise
                 self.screen.status(_LOCKED)
                 await asyncio.sleep(_AGAIN)
@@ -225,20 +268,25 @@ class ChatAnswers:
             if self.screen.said == _LOCKED:
                 self.screen.status(before)
 
-    def _keep(self, text: str) -> Turn:
-        if self.editing is not None:
-            return self.history.turns.edit(self.editing.id, text)
-        if self.conversation is None:
-            self.conversation = self.history.conversations.create(system=self.system)
-        return self.history.turns.ask(self.conversation.id, text, self.screen.transcript.leaf)
+    def _keep(self, outgoing: Outgoing) -> Turn:
+        if outgoing.edits is not None:
+            return self.history.turns.edit(outgoing.edits.id, outgoing.text)
+        with self.history.db.transaction():
+            conversation = self.conversation
+            if conversation is None:
+                conversation = self.history.conversations.create(system=self.system)
+                self.history.drafts.put(None, Draft())
+            leaf = self.screen.transcript.leaf
+            question = self.history.turns.ask(conversation.id, outgoing.text, leaf)
+        self.conversation = conversation
+        return question
 
-    async def _show(self, question: Turn) -> None:
+    async def _show_question(self, question: Turn) -> None:
         transcript = self.screen.transcript
-        if self.editing is not None:
-            self._edit(None)
-            await transcript.show(self.history.turns.path(question.conversation, MOST_TURNS))
-        else:
+        if question.parent == transcript.leaf:
             await transcript.add(question)
+        else:
+            await self._show(self.history.turns.path(question.conversation, MOST_TURNS))
         self.refresh()
         transcript.follow()
 
@@ -247,142 +295,51 @@ class ChatAnswers:
         self.check_free()
         if turn.role != "user":
             raise UsageError("an answer cannot be edited; {chat.regenerate} regenerates it")
-        self._edit(turn)
-        self.screen.prompt.replace_all(turn.text)
-        self.screen.prompt.focus()
-
-    def _edit(self, turn: Turn | None) -> None:
-        self.editing = turn
-        self.screen.prompt.set_class(turn is not None, "-editing")
+        self.box.edit(turn)
 
     # Answers -----------------------------------------------------------------------------------
 
     def _reply(self, question: Turn, *, prefix: str = "") -> None:
-        """Has a question answered; the answer is shown as it comes. Busy from here on."""
-        screen, services, models = self.screen, self.screen.services, self.screen.models
-        if self._task is not None:
-            return
-        messages = self.history.turns.messages(question.id)
-        if prefix:
-            messages.append(Message(role="assistant", content=prefix))
-        writer = self.history.answer(
-            question.id, kept(models.ready.name, models.dials), prefix=prefix
-        )
-        began = self.history.turns.get(writer.id)
-        self._task = tasks.answer(
-            services.thread,
-            services.engine,
-            messages,
-            lambda: models.dials,
-            writer,
-            continue_last=bool(prefix),
-        )
-        screen.status("Generating · {chat.stop} stops")
-        screen.side.begin()
-        self._reading = Waiting(screen, lambda line: screen.status(f"{line} · {{chat.stop}} stops"))
-        screen.start(self._follow(self._task, began, writer))
+        """Has a question answered; the answer is shown as it comes."""
+        running = self.now = RunningAnswer(self.screen, question, prefix, self.layout)
+        self.screen.start(self._follow(running))
 
-    async def _follow(
-        self, task: Task[tasks.AnswerEvent, tasks.Ended], began: Turn, writer: AnswerWriter
-    ) -> None:
-        """Shows an answer as it comes."""
-        screen = self.screen
-        view = await screen.transcript.add(began)
-        assert isinstance(view, AnswerView)
-        screen.transcript.follow()
+    async def _follow(self, running: RunningAnswer) -> None:
+        """Shows an answer, and then sends what waits for its end."""
+        well, elsewhere = False, False
         try:
-            async for batch in task.batches():
-                if screen.alive:
-                    await self._show_batch(view, batch)
-            ended = await task.result()
-            if not began.text:
-                screen.models.tokens[began.id] = ended.tokens
-            if screen.alive:
-                self._show_live(ended.live)
-        except EftlocalError as error:
-            if screen.alive and not isinstance(error, StoppedError):
-                await screen.say(str(error), error=True)
+            well = await running.follow()
+            elsewhere = not running.is_shown
         finally:
-            try:
-                if screen.alive:
-                    await screen.doing(self._settle(view, began, writer, task.ended))
-            finally:
-                self._task = None
-
-    async def _settle(
-        self, view: AnswerView, began: Turn, writer: AnswerWriter, ended: bool
-    ) -> None:
-        """Shows an answer as it was kept."""
-        self._read()
-        self.screen.status("")
-        try:
-            # It was stopped before its turn came, or could not be closed.
-            if ended and not writer.closed:
-                await self._when_free(writer.stop)
-            turn = self.history.turns.get(began.id)
-        except EftlocalError:
-            lost = {"state": "error", "error": "the end of the answer was not saved"}
-            await view.finish(began.model_copy(update=lost))
-            raise
-        await view.finish(turn)
-        self.refresh()
-
-    async def _show_batch(self, view: AnswerView, batch: list[tasks.AnswerEvent]) -> None:
-        text = ""
-        for event in batch:
-            if isinstance(event, Step):
-                self._read()
-                text += event.text
-            elif isinstance(event, Reading):
-                if self._reading is not None:
-                    self._reading.told(event)
-            elif isinstance(event, tasks.Turned):
-                await view.append(text)
-                text = ""
-                await view.mark(event.what)
-            elif isinstance(event, tasks.Refused):
-                self.screen.trouble(event.why)
-            else:
-                self._show_live(event)
-        await view.append(text)
-
-    def _read(self) -> None:
-        """The prompt is read, or nobody waits for it any more."""
-        if self._reading is not None:
-            self._reading.end()
-            self._reading = None
-
-    def _show_live(self, live: Live) -> None:
-        self.screen.side.show_live(live)
-        if self._task is not None and not self._task.stopping:
-            figures = live.figures
-            self.screen.status(f"Generating · {speed_line(figures)} · {{chat.stop}} stops")
+            self.now = None
+            if self.screen.alive and not (well or elsewhere):
+                self.box.take_back()
+        if self.screen.alive:
+            await self._send_next()
 
     def stop(self) -> bool:
-        """Ends what is on its way, or an edit; whether there was any."""
-        if self._task is not None:
-            self._task.stop()
-            self._read()
-            self.screen.status("Stopping …")
-        elif self.sending:
-            self._given_up = True
-        elif self.editing is not None:
-            self._edit(None)
-            self.screen.prompt.replace_all("")
-        else:
-            return False
-        return True
+        """Ends what is on its way, or an edit; whether there was any. What waits comes back."""
+        if isinstance(self.now, Sending):
+            self.now.given_up = True
+            return True
+        back = self.box.take_back()
+        if self.now is not None:
+            self.now.stop()
+            return True
+        return back or self.box.end_edit()
 
     # Branches ----------------------------------------------------------------------------------
 
-    @_alone
+    @_in_turn
     async def regenerate(self, turn: Turn) -> None:
         """Another answer, beside the one that is there."""
+        self.check_free()
         await self._answer_again(turn.id if turn.role == "user" else turn.parent)
 
-    @_alone
+    @_in_turn
     async def go_on(self) -> None:
         """The last answer, continued, beside the one that is there."""
+        self.check_free()
         answer = self.last("assistant", _NO_ANSWER)
         if not answer.text:
             raise UsageError(_NO_ANSWER)
@@ -402,15 +359,16 @@ class ChatAnswers:
             await transcript.show(shown)
             raise
 
-    @_alone
+    @_in_turn
     async def sibling(self, turn: Turn, by: int) -> None:
         """Walks to a branch beside this one."""
+        self.check_free()
         screen = self.screen
         siblings = self.history.turns.siblings(turn.id)
         at = turn.branch - 1 + by
         if 0 <= at < len(siblings):
             focused = isinstance(screen.focused, TurnView)
-            await screen.transcript.show(self.history.turns.switch(siblings[at].id))
+            await self._show(self.history.turns.switch(siblings[at].id))
             view = screen.transcript.view_of(siblings[at].id)
             if focused and view is not None:
                 view.focus()

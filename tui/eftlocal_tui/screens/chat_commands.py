@@ -105,7 +105,7 @@ class ChatCommands:
 
     async def _load(self, rest: str) -> None:
         screen = self.screen
-        screen.answers.check_free()
+        screen.answers.check_sent()
         if rest.isascii() and rest.isdigit():
             number = rest.lstrip("0") or "0"
             if len(number) >= _LONGEST_ID:

@@ -144,10 +144,13 @@ class ChatModels:
             await self.screen.side.show_dials(self.dials, self.loaded.roles)
         self.screen.show_head()
 
-    async def restore(self) -> None:
-        """Goes on with the dials of the conversation's last answer, if it is of this preset."""
+    async def restore(self, dials: Dials | None = None) -> None:
+        """Goes on with these dials, or with those of the conversation's last answer, if it is of
+        this preset."""
         conversation = self.screen.answers.conversation
-        if self.loaded is not None and conversation is not None:
+        if dials is not None:
+            self._dials = dials
+        elif self.loaded is not None and conversation is not None:
             path = self.screen.services.history.turns.path(conversation.id, last=2)
             answers = [turn for turn in path if turn.settings is not None]
             if answers:

@@ -81,7 +81,10 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "Chat",
         "Three models answer together. {chat.panel} opens the side panel, {chat.dials} goes to its "
         "dials: {dial.more} and {dial.less} step a dial. A change applies from the next token, in "
-        "the middle of an answer too, and the transcript shows where. Everything is saved as it "
+        "the middle of an answer too, and the transcript shows where. A message that you send "
+        "meanwhile is queued, and goes out when the answer has ended; {chat.stop} stops the answer "
+        "and puts it back into the box, {prompt.earlier} takes it back alone. An answer goes on "
+        "when you open another conversation. Everything, unsent text too, is saved as it "
         "comes. The theme and the panel stay as you left them, unless the settings file sets them.",
         ("chat", "prompt", "turn", "dial", "app"),
     ),

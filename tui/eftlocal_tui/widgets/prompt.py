@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,7 +18,12 @@ PLACEHOLDER = "Message ({prompt.send} sends, {prompt.newline}: new line, /: comm
 
 
 class PromptArea(TextArea):
-    """Grows with its text, up to a third of the screen."""
+    """Grows with its text, up to a third of the screen.
+
+    Args:
+        recall: puts an earlier message (1) or the one after it (-1) into the box; False where the
+            box holds something else.
+    """
 
     # Stopping is here too, so that a person's key for it comes before those of a text area.
     BINDINGS: ClassVar = [
@@ -35,7 +41,13 @@ class PromptArea(TextArea):
     class Interrupted(Message):
         """Ctrl+C with nothing to copy."""
 
-    def __init__(self, placeholder: str = "", *, id: str | None = None) -> None:
+    def __init__(
+        self,
+        placeholder: str = "",
+        *,
+        recall: Callable[[int], bool] = lambda _: False,
+        id: str | None = None,
+    ) -> None:
         super().__init__(
             id=id,
             soft_wrap=True,
@@ -44,6 +56,7 @@ class PromptArea(TextArea):
             highlight_cursor_line=False,
             placeholder=placeholder,
         )
+        self._recall = recall
 
     async def _on_key(self, event: events.Key) -> None:
         # Keys that mean something in this box are obeyed here, in the order of typing: the
@@ -57,6 +70,8 @@ class PromptArea(TextArea):
             await self.app.run_action(active.binding.action, self)
         elif event.key == "enter":
             event.prevent_default()
+        elif event.key in ("up", "down"):  # a person's keys for earlier messages are others
+            self.action_cursor_up() if event.key == "up" else self.action_cursor_down()
 
     def action_send(self) -> None:
         text = self.text
@@ -66,6 +81,16 @@ class PromptArea(TextArea):
     def give_back(self, text: str) -> None:
         """What could not be sent, before what was typed since."""
         self.replace_all(text + self.text)
+
+    def action_earlier(self) -> None:
+        first = self.navigator.is_first_wrapped_line(self.cursor_location)
+        if not (first and self._recall(1)):
+            self.action_cursor_up()
+
+    def action_later(self) -> None:
+        last = self.navigator.is_last_wrapped_line(self.cursor_location)
+        if not (last and self._recall(-1)):
+            self.action_cursor_down()
 
     def action_newline(self) -> None:
         self.insert("\n")

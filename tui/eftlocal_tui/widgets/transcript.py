@@ -203,8 +203,12 @@ class Transcript(VerticalScroll, can_focus=False):
         views = self.views
         return views[-1].turn.id if views else None
 
-    async def show(self, turns: Sequence[Turn], *, earlier: int = 0) -> None:
-        """These turns and nothing else, from the end; the first ones wait for a button."""
+    async def show(self, turns: Sequence[Turn], *, live: int | None = None) -> None:
+        """These turns and nothing else, from the end; the first ones wait for a button.
+
+        Args:
+            live: the answer that is being written.
+        """
         hidden = max(0, len(turns) - _AT_ONCE)
         with self.app.batch_update():
             await self.remove_children()
@@ -213,7 +217,7 @@ class Transcript(VerticalScroll, can_focus=False):
             if hidden:
                 await self.mount(Button(f"Show {hidden} earlier", id="earlier", compact=True))
             self._hidden = list(turns[:hidden])
-            await self.mount_all(self._view(turn) for turn in turns[hidden:])
+            await self.mount_all(self._view(turn, live=turn.id == live) for turn in turns[hidden:])
         self.follow()
 
     async def show_earlier(self) -> None:

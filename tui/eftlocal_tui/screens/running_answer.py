@@ -1,0 +1,189 @@
+"""An answer while it is written. It goes on whether its conversation is shown or another one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from eftlocal.errors import EftlocalError
+from eftlocal.generation import Step
+from eftlocal.prompt.messages import Message
+from eftlocal.terminal_text import one_line
+from eftlocal_tui.dials import Dials, kept
+from eftlocal_tui.engine import Live, Reading, tasks
+from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.history import Mark, Turn
+from eftlocal_tui.screens.waiting import Waiting
+from eftlocal_tui.text import speed_line
+from eftlocal_tui.widgets.transcript import AnswerView
+
+if TYPE_CHECKING:
+    from eftlocal_tui.screens.chat import ChatScreen
+
+_TITLE = 30  # cells of a conversation's title in the line of status
+
+
+class RunningAnswer:
+    """An answer of the engine into the history, and onto the screen where that shows it.
+
+    Args:
+        question: that is answered.
+        prefix: text that the answer goes on from.
+        layout: held by whoever changes what the transcript shows.
+
+    Attributes:
+        view: where it is shown; None while another conversation, or branch, is.
+        dials: that it follows; None follows those on the screen.
+
+    Raises:
+        EftlocalError: it cannot begin.
+    """
+
+    def __init__(
+        self, screen: ChatScreen, question: Turn, prefix: str, layout: asyncio.Lock
+    ) -> None:
+        services, models = screen.services, screen.models
+        self.screen = screen
+        self.history = services.history
+        self.view: AnswerView | None = None
+        self.dials: Dials | None = None
+        self._layout = layout
+        messages = self.history.turns.messages(question.id)
+        if prefix:
+            messages.append(Message(role="assistant", content=prefix))
+        settings = kept(models.ready.name, models.dials)
+        self._writer = self.history.answer(question.id, settings, prefix=prefix)
+        self._turn = self.history.turns.get(self._writer.id)
+        self._title = self.history.conversations.get(question.conversation).title
+        self._whole = not prefix
+        self._came = 0  # tokens
+        self._reading: Waiting | None = Waiting(screen, self._show_reading)  # until the first
+        self._task = tasks.answer(
+            services.thread,
+            services.engine,
+            messages,
+            lambda: self.dials or models.dials,
+            self._writer,
+            continue_last=bool(prefix),
+        )
+
+    @property
+    def turn(self) -> Turn:
+        """The answer so far, as far as it was shown or would have been."""
+        return self._turn
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its conversation is the one on the screen."""
+        shown = self.screen.answers.conversation
+        return shown is not None and shown.id == self._turn.conversation
+
+    @property
+    def _where(self) -> str:
+        return "" if self.is_shown else f" in “{one_line(self._title, _TITLE)}”"
+
+    def stop(self) -> None:
+        self._task.stop()
+        self._read()
+        self.screen.status("Stopping …")
+
+    async def follow(self) -> bool:
+        """Shows it as it comes, to its end; whether that was a good one."""
+        screen, task = self.screen, self._task
+        async with self._layout:
+            if self.view is None and self.is_shown:
+                view = await screen.transcript.add(self._turn)
+                assert isinstance(view, AnswerView)
+                self.view = view
+                screen.transcript.follow()
+                screen.side.begin()
+        self.show_status()
+        try:
+            async for batch in task.batches():
+                if screen.alive:
+                    async with self._layout:
+                        await self._show(batch)
+            ended = await task.result()
+            if self._whole:
+                screen.models.tokens[self._turn.id] = ended.tokens
+            if screen.alive:
+                self._show_live(ended.live)
+        except EftlocalError as error:
+            if screen.alive and not isinstance(error, StoppedError):
+                await screen.say(str(error), error=True)
+        return screen.alive and await self._settle()
+
+    async def _settle(self) -> bool:
+        """Shows it as it was kept."""
+        screen = self.screen
+        self._read()
+        screen.status("")
+        try:
+            # It was stopped before its turn came, or could not be closed.
+            if self._task.ended and not self._writer.closed:
+                await screen.answers.when_free(self._writer.stop)
+            self._turn = self.history.turns.get(self._turn.id)
+        except EftlocalError:
+            lost = {"state": "error", "error": "the end of the answer was not saved"}
+            self._turn = self._turn.model_copy(update=lost)
+            raise
+        finally:
+            async with self._layout:
+                if self.view is not None:
+                    await self.view.finish(self._turn)
+        screen.answers.refresh()
+        return self._turn.state == "done" and self._turn.finish_reason != "context"
+
+    async def _show(self, batch: list[tasks.AnswerEvent]) -> None:
+        text = ""
+        for event in batch:
+            if isinstance(event, Step):
+                self._read()
+                self._came += 1
+                text += event.text
+            elif isinstance(event, Reading):
+                if self._reading is not None:
+                    self._reading.told(event)
+            elif isinstance(event, tasks.Turned):
+                await self._append(text)
+                text = ""
+                await self._mark(event.what)
+            elif isinstance(event, tasks.Refused):
+                self.screen.trouble(event.why)
+            else:
+                self._show_live(event)
+        await self._append(text)
+
+    def _read(self) -> None:
+        """The prompt is read, or nobody waits for it any more."""
+        if self._reading is not None:
+            self._reading.end()
+            self._reading = None
+
+    def _show_reading(self, line: str) -> None:
+        self.screen.status(f"{line}{self._where} · {{chat.stop}} stops")
+
+    async def _append(self, text: str) -> None:
+        self._turn = self._turn.model_copy(update={"text": self._turn.text + text})
+        if self.view is not None:
+            await self.view.append(text)
+
+    async def _mark(self, what: str) -> None:
+        mark = Mark(token=self._came, char=len(self._turn.text), what=what)
+        self._turn = self._turn.model_copy(update={"marks": (*self._turn.marks, mark)})
+        if self.view is not None:
+            await self.view.mark(what)
+
+    def _show_live(self, live: Live) -> None:
+        if self.is_shown:
+            self.screen.side.show_live(live)
+        self.show_status(live)
+
+    def show_status(self, live: Live | None = None) -> None:
+        """That it is written, and how fast, in the line above the message box."""
+        if self._task.stopping or self._task.ended:
+            return
+        what = [f"Generating{self._where}"]
+        if live is not None:
+            what.append(speed_line(live.figures))
+        self.screen.status(" · ".join([*what, "{chat.stop} stops"]))
