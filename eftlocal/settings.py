@@ -245,6 +245,13 @@ _ALL: Final = (
         group="raw",
         where=(LINE, BODY),
     ),
+    Setting(
+        *("prompt_cache", _FILE),
+        "Read this file of caches where it is there, and write it at the end: a prompt that begins "
+        "as an earlier one did is read from where they differ. It holds the text.",
+        group="cache",
+        where=(LINE,),
+    ),
     _engine(
         *("threads", Range(1, 512, whole=True)),  # GGML_MAX_N_THREADS; many more end the process
         "CPU threads (default: one for each physical core).",

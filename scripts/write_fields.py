@@ -68,6 +68,7 @@ _GROUPS = {
     "drafts": "Speculation",
     "prompt": "Prompt",
     "raw": "Raw prompts",
+    "cache": "Prompts that were read before",
     "engine": "Engine",
     "context": "Context (in a preset: of one role)",
     "log": "Log",

@@ -264,3 +264,106 @@ def test_a_prompt_after_two_dashes_is_taken_as_it_is(files: list[str]) -> None:
     assert result.exit_code == 0, result.output
     lost = run(*files, "what", "is", "it?")
     assert lost.exit_code == 2 and "text with spaces needs quotes" in lost.stderr
+
+
+# --prompt-cache ---------------------------------------------------------------------------------
+
+LONG = "Tell me about the river and the hills beside it. " * 4
+
+
+def held(stdout: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Tokens of the prompt, and how many of them were not read."""
+    timing = json.loads(stdout)["timing"]
+    return timing["prompt_tokens"], timing["reused_tokens"]
+
+
+def test_a_prompt_cache_is_read_and_written(files: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "talk.state"
+    options = [*files, *QUICK, "--prompt-cache", str(cache)]
+    first = run(LONG, *options)
+    assert first.exit_code == 0, first.output
+    assert f"wrote {cache}: " in first.stderr and "a token takes" in first.stderr
+    again = run(LONG, *options)
+    assert again.stdout == first.stdout
+    assert f"read {cache}: " in again.stderr and "wrote" not in again.stderr  # nothing was new
+    asked = run(LONG + "Where is it?", *options, "--json")
+    assert not asked.stderr
+    prompt, reused = held(asked.stdout)
+    assert all(0 < prompt[role] - reused[role] < 40 and reused[role] > 60 for role in prompt)
+    prompt, reused = held(run(LONG + "Where is it?", *options, "--json").stdout)
+    assert reused == {role: count - 1 for role, count in prompt.items()}
+    shown = run(LONG, *options, "--show", "base", "--quiet")
+    assert shown.exit_code == 0 and not shown.stderr
+    alone = run(LONG, *options, "--recipe", "base", "--temperature", "0", "--quiet")
+    bare = run(LONG, *files, *QUICK, "--recipe", "base", "--temperature", "0", "--quiet")
+    assert alone.stdout == bare.stdout
+
+
+def test_the_cache_of_one_role_serves_all(files: list[str], tmp_path: Path) -> None:
+    options = [*files, *QUICK, "--prompt-cache", str(tmp_path / "a"), "--json"]
+    assert run(LONG, *options, "--recipe", "base").exit_code == 0
+    prompt, reused = held(run(LONG, *options).stdout)
+    assert reused["tuned"] == reused["reference"] == 0 and reused["base"] == prompt["base"] - 1
+    prompt, reused = held(run(LONG, *options).stdout)
+    assert reused == {role: count - 1 for role, count in prompt.items()}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--reproducible"],
+        ["--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--flash-attention", "on"],
+        ["--speculative", "3", "--draft-rule", "rejection"],
+        ["--regex", "[a-z ]{5,20}"],
+        ["--raw"],
+    ],
+    ids=lambda more: more[0],
+)
+def test_a_prompt_cache_goes_with(files: list[str], tmp_path: Path, more: list[str]) -> None:
+    options = [*files, *QUICK, "--json", "--prompt-cache", str(tmp_path / "a"), *more]
+    first, second = (json.loads(run(LONG, *options).stdout) for _ in range(2))
+    assert first["text"] == second["text"]
+    assert min(second["timing"]["reused_tokens"].values()) > 60
+
+
+def test_a_prompt_cache_that_does_not_match_is_refused_and_stays(
+    files: list[str], tiny_files: dict[str, Path], tmp_path: Path
+) -> None:
+    cache = tmp_path / "a"
+    options = [*files, *QUICK, "--prompt-cache", str(cache)]
+    run(LONG, *options)
+    before = cache.read_bytes()
+    model = [*files, *QUICK, "--prompt-cache", str(tiny_files["base"])]
+    for result, says in (
+        (run(LONG, *options, "--n-ctx", "320"), "n_ctx 256 of base; now it is 320; give"),
+        (run(LONG, *options, "--tuned", str(tiny_files["base"])), "another model file of tuned"),
+        (run(LONG, *model), "is a model, which would be lost"),
+        (run(LONG, *files, "--prompt-cache", str(tmp_path)), "is a folder; name a file in it"),
+    ):
+        assert result.exit_code == 2 and not result.stdout, result.output
+        assert says in result.stderr and "Traceback" not in result.stderr
+    cache.write_bytes(before[:-1])
+    told = run(LONG, *options)
+    assert told.exit_code == 2 and "is damaged or cut off" in told.stderr
+    cache.write_text("notes")
+    told = run(LONG, *options)
+    assert "is no file of saved caches" in told.stderr and cache.read_text() == "notes"
+
+
+def test_ctrl_c_keeps_what_was_read(files: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "a"
+    options = [*files, "--threads", "1", "--n-ctx", "100000", "--prompt-cache", str(cache)]
+    endless = tmp_path / "endless.gbnf"
+    endless.write_text('root ::= ([a-z ]{2000} "."){40}\n', "utf-8")
+    child = subprocess.Popen(
+        [*PROGRAM, "run", LONG, *options, "--grammar", str(endless)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.read(1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130 and errors.decode().strip() == "eftlocal: stopped"
+    prompt, reused = held(run(LONG, *options, "--json", "--max-tokens", "2").stdout)
+    assert reused == {role: count - 1 for role, count in prompt.items()}

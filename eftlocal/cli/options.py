@@ -57,7 +57,7 @@ HEADINGS = {
     **{"models": "Models", "recipe": "Recipe", "limits": "Recipe", "sampling": "Sampling"},
     **{"length": "Length", "form": "Form of the answer"},
     "drafts": "Speculation (changes the speed, never the distribution)",
-    **{"prompt": "Prompt", "raw": "Prompt", "engine": "Engine", "log": "Engine"},
+    **{"prompt": "Prompt", "raw": "Prompt", "cache": "Prompt", "engine": "Engine", "log": "Engine"},
     "context": "Context",
 }
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 @takes(
-    *("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "engine"),
+    *("models", "recipe", "sampling", "length", "form", "drafts", "prompt", "raw", "cache"),
+    *("engine",),
     also=["verbose"],
 )
 def run(
@@ -55,6 +56,7 @@ def run(
     given: Given,
 ) -> None:
     """Answer one prompt with the combination of the three models."""
+    from eftlocal.cli.prompt_cache import PromptCache
     from eftlocal.cli.selection import loading_bars, select
 
     opt.check_raw(given)
@@ -66,6 +68,7 @@ def run(
         raise UsageError("--stats and --quiet exclude each other; leave one out")
     roles = opt.check_roles(recipe, show, selection.roles)
     opt.check_guidance(recipe, system, selection.roles)
+    cache = PromptCache(given["prompt_cache"])
     if given["verbose"]:
         _show_engine_log()
     with loading_bars() as bars:
@@ -81,15 +84,21 @@ def run(
         call = {"raw": raw, "special": given["special"]}
         if constraint is not None:
             call[constraint.kind] = constraint.text
-        if roles or json_:
-            answers = _answers(emulator, asked, roles, call)
-            if json_:
-                _print_json(emulator, answers)
+        cache.read(emulator, quiet=quiet or json_)
+        try:
+            if roles or json_:
+                answers = _answers(emulator, asked, roles, call)
+                if json_:
+                    _print_json(emulator, answers)
+                else:
+                    _print_beside(answers)
+                finished = answers["emulation"]
             else:
-                _print_beside(answers)
-            finished = answers["emulation"]
-        else:
-            finished = _stream(emulator, asked, call)
+                finished = _stream(emulator, asked, call)
+        except KeyboardInterrupt:
+            cache.stopped(emulator)
+            raise
+        cache.write(emulator, finished, quiet=quiet or json_)
         if not quiet and not json_:
             tell(_figures(finished), dim=True)
             if stats:
