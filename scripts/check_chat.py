@@ -188,7 +188,7 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.keys("Escape")
         terminal.until("Message (Enter sends", "back from the comparison")
         terminal.keys("F6")
-        show("influence", terminal.until(" first choice", "what moved each token"))
+        show("influence", terminal.until(" together ", "what moved each token"))
         terminal.keys("Escape")
         terminal.until("Message (Enter sends", "back from the influence view")
         terminal.text("/export talk.md")

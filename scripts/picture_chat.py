@@ -67,7 +67,7 @@ async def take(folder: Path, services: Services) -> None:
         await until(pilot, lambda: _finished(app))
         keep(app, folder / "chat-compare.svg")
         await pilot.press("escape", "f6")
-        await until(pilot, lambda: "1/" in str(app.screen.query_one("#token").render()))
+        await until(pilot, lambda: "1/" in str(app.screen.query_one("#verdict").render()))
         await pilot.press("n")
         await pilot.pause()
         keep(app, folder / "chat-influence.svg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from eftlocal import Message, Recipe, Sampling, Speculation, Step
@@ -26,7 +26,22 @@ from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.history import Figures
 
 ROLES = ("base", "tuned", "reference")
+
+
+def chances(*values: float) -> dict[str, float]:
+    """Of a token, under each role and the combination."""
+    return dict(zip((*ROLES, "combination"), values, strict=True))
+
+
 PATIENCE = 240.0  # seconds after which a test that forgot to say `go` fails
+SIDES = ("tuned", "base")
+TOKENS = (  # of every inspection: probabilities, whose first choice, distance from either side
+    ("Braga", chances(0.6, 0.7, 0.5, 0.85), "btrc", (0.0, 0.0)),
+    (" is", chances(0.3, 0.9, 0.4, 0.8), "tc", (0.2, 0.5)),
+    (" in", chances(0.6, 0.1, 0.2, 0.7), "bc", (0.4, 0.2)),
+    ("\n", chances(0.2, 0.3, 0.6, 0.1), "r", (0.05, 0.05)),
+    (" Portugal", chances(0.41, 0.03, 0.02, 0.88), "bc", (0.9, 0.5)),
+)
 DIALS = Dials(Recipe.upscale(1.0), Sampling(temperature=0.7), Speculation(length=0))
 
 
@@ -75,7 +90,8 @@ class ScriptedEngine:
         report(Progress("weights", "base", 1.0, 1.0))
         if preset in self.refuses:
             raise self.refuses[preset]
-        return Loaded(preset or self.name, self.roles, DIALS, self.notes)
+        files = {role: f"Toy-{role}.Q8_0" for role in self.roles}
+        return Loaded(preset or self.name, self.roles, DIALS, self.notes, files)
 
     def answer(
         self,
@@ -125,13 +141,7 @@ class ScriptedEngine:
         for reading in self.readings if read is not None else ():
             read(reading)
         waiting(self.inspects, check)
-        texts = ["Braga", " is", " in", "\n", " Portugal"]
-        moved = [0.0, 0.2, 0.4, 0.05, 0.9]
-        return Moved(
-            "tv-base: total variation between combination and base",
-            tuple(_token(text, value) for text, value in zip(texts, moved, strict=True)),
-            tuple(moved),
-        )
+        return Moved(tuple(token(i, *told) for i, told in enumerate(TOKENS)), SIDES)
 
     def go(self) -> None:
         """Ends all waiting of the scripts that it was made with."""
@@ -258,19 +268,30 @@ def _words(text: str) -> list[str]:
     return [part for word in text.split(" ") for part in (word, " ")][:-1]
 
 
-def _token(text: str, moved: float) -> InspectedToken:
-    names = (*ROLES, "combination")
+def token(
+    index: int, text: str, chances: Mapping[str, float], first: str, distances: tuple[float, float]
+) -> InspectedToken:
+    """A token of these probabilities, the first choice of the models named by their letters."""
     return InspectedToken(
-        index=0,
+        index=index,
         token=0,
         text=text,
         label=text,
         control=False,
-        logprobs=dict.fromkeys(names, math.log(0.5)),
-        ranks=dict.fromkeys(names, 1),
-        distances={},
+        logprobs={name: math.log(chance) for name, chance in chances.items()},
+        ranks={name: 1 if name[0] in first else 3 for name in chances},
+        distances={("combination", side): d for side, d in zip(SIDES, distances, strict=True)},
         candidates={
-            name: (Candidate(0, text, 0.5), Candidate(1, f" [{name}]", 0.25)) for name in names
+            name: tuple(
+                sorted(
+                    (
+                        Candidate(0, text, chance),
+                        Candidate(1, f" [{name}]", chance + (-0.02 if name[0] in first else 0.05)),
+                    ),
+                    key=lambda candidate: -candidate.probability,
+                )
+            )
+            for name, chance in chances.items()
         },
-        won="agreed" if moved < 0.1 else "combination",
+        won="",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,20 @@ from tui_driver import asynchronous, driven
 from eftlocal import Recipe, Speculation
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
+from eftlocal.logits.recipe import parse_recipe
+from eftlocal.study.inspection import COMBINATION
 from eftlocal_tui.engine import Progress
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.compare import CompareColumn
 
+RECIPES = {
+    "upscale": Recipe.upscale(),
+    "proxy": Recipe.proxy(1.5),
+    "realign": Recipe.realign(1.5),
+    "tuned": Recipe.single("tuned"),
+    "base=1,tuned=1": parse_recipe("base=1,tuned=1", any_sum=True),
+}
 QUESTION = [{"role": "user", "content": "Where is Braga?"}]
 
 
@@ -93,7 +104,9 @@ def test_moved_tokens_add_up_to_the_answer(engine: LocalEngine) -> None:
     assert len(moved.tokens) == len(pieces)
     text = "".join(piece.text for piece in pieces)
     assert "".join(token.text for token in moved.tokens).startswith(text)
-    assert all(0.0 <= distance <= 1.0 for distance in moved.distances)
+    assert moved.sides == ("tuned", "base")
+    for token in moved.tokens:
+        assert all(0.0 <= token.distances[COMBINATION, side] <= 1.0 for side in moved.sides)
     for token in moved.tokens:
         assert set(token.candidates) == {"base", "tuned", "reference", "combination"}
 
@@ -114,7 +127,7 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         await d.until(lambda: d.screen_text().count("tok/s") == 3)  # all have ended
         assert all(column.body.raw for column in d.app.screen.query(CompareColumn))
         await d.press("escape", "f6")
-        await d.until(lambda: "1/" in d.static("#token"))
+        await d.until(lambda: "1/" in d.static("#verdict"))
         await d.press("escape")
         await d.ask("And where is Paris?")
         turns = d.turns
@@ -133,6 +146,34 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         await d.chat.models.turn("lambda", "0.25")
         assert d.chat.models.dials.recipe.weights["tuned"] == 0.25
         assert d.chat.models.dials.recipe.weights["plain"] == 0.75
+
+
+@pytest.mark.parametrize("recipe", ["upscale", "proxy", "realign", "tuned", "base=1,tuned=1"])
+@asynchronous
+async def test_verdicts_have_the_numbers_that_the_models_score(tmp_path: Path, recipe: str) -> None:
+    engine = demo(adjust=lambda defaults: replace(quick(defaults), recipe=RECIPES[recipe]))
+    async with driven(engine, tmp_path) as d:
+        await d.ask("In which country is Toulouse?")
+        await d.press("f6")
+        await d.until(lambda: "1/" in d.static("#verdict"))
+        emulator, answer = engine._emulator, d.chat.answers.path()[-1].text
+        assert emulator is not None
+        prompt = "In which country is Toulouse?"
+        scored = emulator.logprobs(answer, prompt=prompt, recipe=RECIPES[recipe])
+        names = [name for name in scored.roles if RECIPES[recipe].weights[name] > 0]
+        for i in range(len(scored.tokens)):
+            told = dict(re.findall(r"(\w+)(?: alone)? ([<>]?\d+%)", d.static("#verdict")))
+            expected = {name: scored.roles[name][i] for name in names}
+            if len(RECIPES[recipe].roles) > 1:
+                expected["together"] = scored.logprobs[i]
+            assert told.keys() >= expected.keys()
+            for name, logprob in expected.items():
+                chance, shown = 100 * math.exp(logprob), float(told[name].strip("<>%"))
+                # One decode's rows differ from another's in their last bits.
+                edge = {"<": chance < 1.1, ">": chance > 98.9}
+                near = abs(chance - shown) <= 0.6
+                assert edge.get(told[name][0], near), (i, name, chance, told[name])
+            await d.press("right")
 
 
 @asynchronous

@@ -69,7 +69,7 @@ async def test_pictures(tmp_path: Path, size: str) -> None:
         await d.until(lambda: d.screen_text().count("accepted") == 3)
         await compare(d, f"compare-{size}")
         await d.press("escape", "f6")
-        await d.until(lambda: "1/5" in d.static("#token"))
+        await d.until(lambda: "1/5" in d.static("#verdict"))
         await compare(d, f"influence-{size}")
         await d.press("escape", "ctrl+o")
         await compare(d, f"history-{size}")

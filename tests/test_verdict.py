@@ -203,10 +203,10 @@ def test_the_words() -> None:
     assert told(UP, made=False, **up).endswith("together 20%: the emulation prefers “Spain” (61%)")
     up["tuned"] = (0.5, 1)
     assert told(UP, **up).endswith(
-        "sampled; the first choice of the tuned model, but together “Spain” (61%) was likelier"
+        "sampled; the tuned model's first choice, but together “Spain” (61%) was likelier"
     )
     assert told(UP, made=False, **up).endswith(
-        "the first choice of the tuned model, but the emulation prefers “Spain” (61%)"
+        "the tuned model's first choice, but the emulation prefers “Spain” (61%)"
     )
     alone = {"tuned": (0.5, 1), "combination": (0.5, 1)}
     assert told(Recipe.single("tuned"), **alone) == (

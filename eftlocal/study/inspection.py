@@ -244,6 +244,17 @@ def sides(roles: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
     return found if len(found) > 1 else tuple(roles)
 
 
+def sides_shown(roles: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
+    """The sides in the order in which the distance from them tells most: what the recipe adds its
+    delta to comes first, a role that is the whole recipe last."""
+    return tuple(
+        sorted(
+            sides(roles, recipe),
+            key=lambda role: (recipe.roles == (role,), not recipe.anchor.get(role)),
+        )
+    )
+
+
 def pairs(roles: Sequence[str], recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """Whose distance is measured: the combination's from every side, the base's from the tuned
     model (how far they disagree), and the reference's from it (what tuning changed)."""

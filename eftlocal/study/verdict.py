@@ -173,15 +173,14 @@ def _against(kind: Kind, by: Sequence[str], token: InspectedToken, speaking: Seq
     other = "".join(f"{named(one.label)} ({percent(one.probability)})" for one in best)
     whose = ""
     if by and len(speaking) > 1:
-        everybody = len(by) == len(speaking)
-        whose = "everybody's first choice" if everybody else f"the first choice of {_all(by)}"
+        whose = "everybody's" if len(by) == len(speaking) else f"{_all(by)}'s"
+        whose += " first choice, but "
     if kind == "given":
-        prefers = f"the emulation prefers {other or 'nothing'}"
-        return f"{whose}, but {prefers}" if whose else prefers
+        return f"{whose}the emulation prefers {other or 'nothing'}"
     if not other:
         return "sampled"
     if whose:
-        return f"sampled; {whose}, but together {other} was likelier"
+        return f"sampled; {whose}together {other} was likelier"
     against = "against all; together" if len(speaking) > 1 else "though"
     return f"sampled {against} {other} was likelier"
 

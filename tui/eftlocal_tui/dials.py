@@ -120,6 +120,13 @@ def recipe_name(recipe: Recipe) -> str:
     return ",".join(f"{role}={weight:g}" for role, weight in recipe.weights.items())
 
 
+def recipe_line(recipe: Recipe) -> str:
+    """A recipe with its dials and limits: `upscale beta 1`."""
+    parts = [f"{dial} {value:g}" for dial, value in recipe_values(recipe).items()]
+    parts += [f"{name} {_shown(name, value)}" for name, value in recipe.limits.items()]
+    return " ".join([recipe_name(recipe), *parts])
+
+
 def recipe_names(now: Recipe, roles: Collection[str]) -> tuple[str, ...]:
     """The recipes that the loaded roles allow, the present one among them."""
     written_out = [recipe_name(now)] if recipe_name(now) not in NAMED else []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from eftlocal.generation import Step
@@ -53,12 +53,14 @@ class Loaded:
         roles: that are loaded.
         dials: what answers begin with.
         notes: what a person should know before using it.
+        files: role to the short name of its model file.
     """
 
     name: str
     roles: tuple[str, ...]
     dials: Dials
     notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,16 @@ class Live:
 
 @dataclass(frozen=True)
 class Moved:
-    """An answer's tokens, and how far the combination moved each.
+    """An answer under every model, token by token.
 
     Attributes:
-        measure: says in one line what the distances are.
         tokens: in order.
-        distances: one a token, total variation in [0, 1].
+        sides: models of which the combination's distance is in each token's `distances`, the one
+            that tells most first.
     """
 
-    measure: str
     tokens: tuple[InspectedToken, ...]
-    distances: tuple[float, ...]
+    sides: tuple[str, ...]
 
 
 class Answering(Iterator[Step], Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,7 @@ from eftlocal.scheduler import Scheduler
 from eftlocal.settings import CONTEXT
 from eftlocal.sources import load
 from eftlocal.study.influence import inspect
-from eftlocal.study.inspection import measures_of
+from eftlocal.study.inspection import sides_shown
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
@@ -43,6 +44,7 @@ from eftlocal_tui.history import figures_of
 
 PLACES = 4  # sequences: three that are compared, and the conversation's own beside them
 _CANDIDATES = 5
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class LocalEngine:
             roles=emulator.roles,
             dials=Dials(defaults.recipe, defaults.sampling, defaults.speculation),
             notes=emulator.notes(),
+            files={role: short_name(model.path) for role, model in emulator.models.items()},
         )
 
     def answer(
@@ -161,9 +164,7 @@ class LocalEngine:
         watched = checked(ensemble, check, read, emulator.roles)
         with kept_aside(ensemble, self._talk), watched:
             found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
-        measure = measures_of(found)[0]
-        values = measure.values(found).tolist()
-        return Moved(f"{measure.name}: {measure.about}", found.tokens, tuple(values))
+        return Moved(found.tokens, sides_shown(emulator.roles, dials.recipe))
 
     def close(self) -> None:
         if self._emulator is not None:
@@ -182,6 +183,11 @@ class LocalEngine:
         if self._emulator is None:
             raise UsageError("no models are loaded; /preset NAME loads some")
         return self._emulator
+
+
+def short_name(path: Path) -> str:
+    """`SmolLM2-135M.Q8_0` of a model's file, or of its first shard."""
+    return _SHARD.sub("", path.name.removesuffix(".gguf"))
 
 
 def _shares(stage: Any, report: Report) -> Callable[[str, float], None]:

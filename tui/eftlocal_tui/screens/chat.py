@@ -239,11 +239,12 @@ class ChatScreen(BaseScreen[None]):
         self.answers.check_free()
         if turn.role != "assistant" or not turn.text or turn.parent is None:
             raise UsageError("only an answer can be inspected")
-        dials = self.models.dials_of(turn)
+        dials, loaded = self.models.dials_of(turn), self.models.ready
         messages = self.services.history.turns.messages(turn.parent)
         text = self.models.tokens.get(turn.id) or turn.text
         marked = bool(turn.marks)
-        self.app.push_screen(InfluenceScreen(self.services, messages, text, dials, marked=marked))
+        screen = InfluenceScreen(self.services, loaded, messages, text, dials, marked=marked)
+        self.app.push_screen(screen)
 
     def action_editor(self) -> None:
         self.answers.box.save()

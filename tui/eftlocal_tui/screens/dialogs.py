@@ -102,9 +102,13 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
     ),
     "influence": (
         "Influence",
-        "How far the combination moved each token from what one model alone would say (total "
-        "variation, 0 to 1), as shade, underline and ‹marks›. Below: the probability of the "
-        "token under the cursor, and the most probable tokens, under each model.",
+        "Every model has read the answer again. The line below it says what decided the token "
+        "under the cursor: how probable the token was for each model alone and for all together, "
+        "and whose first choice it was. Colors, underlines and ‹marks› show how far the "
+        "combination moved a token from what one model alone would say: 0 is not at all, 1 is "
+        "entirely. {influence.color} switches the model: from the tuned model you see what the "
+        "base added, from the base what the tuning did. The table has what each model would have "
+        "said instead. All of this is before temperature and the other sampling dials.",
         ("influence", "app"),
     ),
     "dialog": ("Dialog", "{dialog.cancel} cancels.", ("dialog", "app")),
