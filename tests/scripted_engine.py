@@ -185,10 +185,10 @@ class ScriptedAnswer:
     def live(self) -> Live:
         figures = Figures(
             tokens=self._given,
-            seconds=1.5,
-            first_token=0.25,
-            tokens_per_second=20.0,
-            acceptance=0.5,
+            seconds=1.5 if self._given else 0.0,
+            first_token=0.25 if self._given else 0.0,
+            tokens_per_second=20.0 if self._given else 0.0,
+            acceptance=0.5 if self._given else None,
             prompt_tokens=9,
         )
         return Live(figures, 3.0, 9 + self._given, 4096)

@@ -398,7 +398,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         columns = list(d.app.screen.query(CompareColumn))
         await d.press("escape")
         engine.go.set()
-        await d.until(lambda: d.screen_text().count("■ stopped") == 3)
+        await d.until(lambda: d.screen_text().count("stopped") == 3)
         assert [column.body.raw for column in columns] == [""] * 3
         await d.press("escape", "enter")
         await d.idle()

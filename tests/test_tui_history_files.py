@@ -65,7 +65,7 @@ def test_markdown_of_a_path(history: History, chat: int) -> None:
         "## Assistant (2 of 2)\n\n"
         "Here:\n\n```py\nprint(1)\n# not a heading\n```\n\n"
         '*After token 1 ("…Here: \\`\\`\\`py print\\(1\\)"): beta 1 -\\> 0.5*\n\n'
-        "*■ stopped · 40 tokens in 2.0 s · 25.3 tok/s · first 0.50 s · accepted 50% "
+        "*stopped · 40 tokens in 2.0 s · 25 tok/s · first 0.50 s · accepted 50% "
         "· seed 3 · preset demo*\n"
     )
 

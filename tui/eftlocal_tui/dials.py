@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
-from eftlocal.kinds import OFF, Range, RefusedError
+from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, UNGUIDED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, RANGES, SAMPLING, nearest
+from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, nearest
 from eftlocal.speculation.settings import Speculation
+from eftlocal.terminal_text import shown
 from eftlocal_tui.history import Settings, values_of
 
 DRAFT = "speculative"  # the length of a draft
@@ -39,6 +40,8 @@ _READ: dict[str, Callable[[Recipe], float]] = {  # how a recipe holds each of it
     "strength": _strength,
 }
 _START = {"strength": 0.5}  # others begin at 1
+_STEPS = {"top_p": 0.05}  # others step by 0.1
+_DRAFTS = (OFF, "auto", *map(str, range(1, MAX_DRAFT + 1)))
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,74 @@ class Dials:
     sampling: Sampling
     speculation: Speculation
 
-    def turned(self, name: str, text: str, roles: Collection[str]) -> Dials:
+    def turned(
+        self, name: str, text: str, roles: Collection[str], begun: Dials | None = None
+    ) -> Dials:
         """With one dial at the value that a person wrote.
+
+        Args:
+            roles: that are loaded.
+            begun: the dials that the preset began with, whose recipe may be had again by name.
 
         Raises:
             UsageError: there is no such dial, or the value is out of its range.
         """
         if name == "recipe":
-            return replace(self, recipe=_renamed(self.recipe, text, roles))
-        of_recipe = recipe_values(self.recipe)
-        known = dict.fromkeys(["recipe", *of_recipe, *SAMPLING, DRAFT, *LIMITS])
-        if name not in known:
-            raise UsageError(f"unknown dial {name!r}; {nearest(name, known)}")
+            return replace(self, recipe=_renamed(self.recipe, text, roles, (begun or self).recipe))
+        self._check(name)
         value = _parsed(name, text, range_of(self.recipe, name))
         if name == DRAFT:
             return replace(self, speculation=replace(self.speculation, length=value))
-        if name in of_recipe:
+        if name in recipe_values(self.recipe):
             return replace(self, recipe=_with(self.recipe, name, value))
         if name in LIMITS:
             return replace(self, recipe=self.recipe.stabilise(**{name: value}))
         return replace(self, sampling=replace(self.sampling, **{name: value}))
+
+    def stepped(self, name: str, by: int) -> Dials:
+        """With a dial of the side panel so many steps up; these very dials at its end."""
+        now = self.shown()[name]
+        if name == DRAFT:
+            at = _DRAFTS.index(now) + by
+            text = _DRAFTS[min(max(at, 0), len(_DRAFTS) - 1)]
+        else:
+            ends = range_of(self.recipe, name)
+            value = round(float(now) + by * _STEPS.get(name, 0.1), 6)
+            text = f"{min(max(value, ends.least), ends.most):g}"
+            try:
+                ends.parse(text)
+            except RefusedError:  # an end that is not in the range itself
+                return self
+        return self if text == now else self.turned(name, text, ())
+
+    def reset(self, name: str, begun: Dials) -> Dials:
+        """With one dial where the preset began; one that its recipe lacks, where it starts.
+
+        Raises:
+            UsageError: there is no such dial.
+        """
+        if name == "recipe":
+            return replace(self, recipe=begun.recipe.limited_as(self.recipe))
+        self._check(name)
+        if name == DRAFT:
+            length = begun.speculation.length
+            return replace(self, speculation=replace(self.speculation, length=length))
+        if name in recipe_values(self.recipe):
+            return replace(self, recipe=_with(self.recipe, name, _began(name, self, begun)))
+        if name in LIMITS:
+            limit = {name: getattr(begun.recipe, name)}
+            return replace(self, recipe=replace(self.recipe, **limit))
+        sampling = {name: getattr(begun.sampling, name)}
+        return replace(self, sampling=replace(self.sampling, **sampling))
+
+    def _check(self, name: str) -> None:
+        known = dict.fromkeys(["recipe", *recipe_values(self.recipe), *SAMPLING, DRAFT, *LIMITS])
+        if name in known:
+            return
+        if name in _READ:
+            has = " and ".join(recipe_values(self.recipe)) or "none"
+            raise UsageError(f"{recipe_name(self.recipe)} has no {name}; its dials: {has}")
+        raise UsageError(f"unknown dial {name!r}; {nearest(name, known)}")
 
     def shown(self) -> dict[str, str]:
         """Every dial as text, in the order of the side panel."""
@@ -78,15 +129,18 @@ class Dials:
         found |= {name: f"{value:g}" for name, value in numbers.items()}
         return found | {DRAFT: _shown(DRAFT, self.speculation.length)}
 
-    def difference(self, other: Dials) -> str:
-        """What changed from these dials to the others: `beta 1 → 0.5`."""
-        before, after = self.all(), other.all()
-        parts = [
-            f"{name} {before[name]} → {value}" if name in before else f"{name} {value}"
-            for name, value in after.items()
+    def changes(self, other: Dials) -> dict[str, str]:
+        """What changed from these dials to the others, by dial: `beta 1 → 0.5`."""
+        before = self.all()
+        return {
+            name: f"{name} {before[name]} → {value}" if name in before else f"{name} {value}"
+            for name, value in other.all().items()
             if before.get(name) != value
-        ]
-        return ", ".join(parts)
+        }
+
+    def difference(self, other: Dials) -> str:
+        """All of `changes` in one line."""
+        return ", ".join(self.changes(other).values())
 
     def all(self) -> dict[str, str]:
         """Every dial as text, also those that only /set turns."""
@@ -127,18 +181,24 @@ def recipe_line(recipe: Recipe) -> str:
     return " ".join([recipe_name(recipe), *parts])
 
 
-def recipe_names(now: Recipe, roles: Collection[str]) -> tuple[str, ...]:
-    """The recipes that the loaded roles allow, the present one among them."""
-    written_out = [recipe_name(now)] if recipe_name(now) not in NAMED else []
-    return (
-        *written_out,
-        *(name for name in NAMED if name == recipe_name(now) or _allowed(name, roles)),
-    )
+def recipe_names(now: Recipe, roles: Collection[str], begun: Recipe) -> tuple[str, ...]:
+    """The recipes that the loaded roles allow, with the present one and that of the preset."""
+    ours = [recipe_name(begun), recipe_name(now)]
+    written_out = [name for name in ours if name not in NAMED]
+    named = [name for name in NAMED if name in ours or _allowed(name, roles)]
+    return tuple(dict.fromkeys([*written_out, *named]))
 
 
 def _allowed(name: str, roles: Collection[str]) -> bool:
     # Which tuned models interpolation mixes is the preset's to say.
     return name != "interpolate" and set(_begin(name).roles) <= set(roles)
+
+
+def _began(name: str, now: Dials, begun: Dials) -> float:
+    """Where a dial of the present recipe began."""
+    same = range_of(now.recipe, name) == range_of(begun.recipe, name)
+    values = recipe_values(begun.recipe) if same else {}
+    return values.get(name, _START.get(name, 1.0))
 
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
@@ -173,22 +233,27 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"the saved recipe is not valid: {error}") from None
 
 
-def _renamed(now: Recipe, name: str, roles: Collection[str]) -> Recipe:
-    recipe = parse_recipe(name) if "=" in name or name not in NAMED else _begin(name, now)
+def _renamed(now: Recipe, name: str, roles: Collection[str], begun: Recipe) -> Recipe:
+    if name == recipe_name(now):
+        recipe = now
+    elif name == recipe_name(begun) and (name == "interpolate" or name not in NAMED):
+        recipe = begun  # its numbers are nobody else's to know
+    elif "=" in name or name not in NAMED:
+        recipe = parse_recipe(name)
+    else:
+        recipe = _begin(name, recipe_values(begun) | recipe_values(now))
     missing = [role for role in recipe.roles if role not in roles]
     if missing:
         raise UsageError(f"recipe {name} needs the role {missing[0]}, which is not loaded")
     return recipe.limited_as(now)
 
 
-def _begin(name: str, now: Recipe | None = None) -> Recipe:
-    """A recipe by name; a dial that the present recipe has too keeps its place."""
+def _begin(name: str, kept: Mapping[str, float] | None = None) -> Recipe:
+    """A recipe by name; a dial that the recipe before it had too keeps its place."""
     if name == "interpolate":
-        if now is not None and now.name == name:
-            return now
         raise UsageError("recipe interpolate needs a preset with several tuned models")
-    kept = recipe_values(now) if now is not None else {}
-    return _made(name, {dial: kept.get(dial, _START.get(dial, 1.0)) for dial in NAMED[name][1]})
+    values = {**_START, **(kept or {})}
+    return _made(name, {dial: values.get(dial, 1.0) for dial in NAMED[name][1]})
 
 
 def _with(recipe: Recipe, name: str, value: float) -> Recipe:
@@ -212,8 +277,11 @@ def _parsed(name: str, text: str, range_: Range) -> Any:
     """What a person wrote, as the table of settings reads it; off may stay a word."""
     if name == "seed" and text in ("", "none", "random"):
         return OFF
+    value = number(text)
+    if isinstance(value, str) and value not in range_.words:
+        raise UsageError(f"{name} needs {range_.rule}, not {shown(text)}")
     try:
-        return range_.parse(text)
+        return range_.given(value)
     except RefusedError as error:
         raise UsageError(error.told(name)) from None
 

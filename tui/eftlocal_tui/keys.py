@@ -99,6 +99,7 @@ KEYS = (
     Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
     Key("dial.more", "up", "step(1)", "More", "A step up"),
     Key("dial.less", "down", "step(-1)", "Less", "A step down"),
+    Key("dial.reset", "ctrl+z", "reset", "Reset", "Back to where the preset began"),
     Key("dial.back", "escape", "back", "Back", "Back to the message box"),
     Key("history.resume", "enter", "resume", "Open", "Open the conversation", FOOTER),
     Key("history.search", "slash,ctrl+f", "search", "Search", "Search titles, messages", FOOTER),

@@ -23,43 +23,67 @@ def reason_text(state: str, finish_reason: str | None, error: str | None) -> str
     if state == "error":
         return f"✗ failed: {error or 'unknown error'}"
     if state == "stopped":
-        return "■ stopped"
+        return "stopped"
     if state == "streaming":
         return "… still being written elsewhere"
     return ENDINGS.get(finish_reason or "stop", finish_reason or "")
 
 
-def speed_line(figures: Figures, took: str = "") -> str:
-    """`123 tokens · 58.2 tok/s`; without a speed where there was only one round to measure."""
-    line = f"{figures.tokens} token{'s' * (figures.tokens != 1)}{took}"
+def speed_text(figures: Figures) -> str:
+    """`58 tok/s`; empty where there was only one round to measure."""
     speed = figures.tokens_per_second
-    return f"{line} · {speed:.1f} tok/s" if speed else line
+    return f"{speed:.{0 if speed >= 10 else 1}f} tok/s" if speed else ""
+
+
+def speed_line(figures: Figures, took: str = "") -> str:
+    """`123 tokens · 58 tok/s`."""
+    return _joined(
+        f"{figures.tokens} token{'s' * (figures.tokens != 1)}{took}", speed_text(figures)
+    )
+
+
+def figures_line(figures: Figures) -> str:
+    """`123 tokens · 58 tok/s · accepted 71%`; empty where no token came."""
+    return _joined(speed_line(figures), _accepted(figures)) if figures.tokens else ""
 
 
 def totals_line(figures: Figures, seed: int | None = None) -> str:
-    """`123 tokens in 2.1 s · 58.2 tok/s · first 0.08 s · accepted 71%`."""
-    parts = [speed_line(figures, f" in {figures.seconds:.1f} s")]
-    if figures.first_token is not None:
-        parts.append(f"first {figures.first_token:.2f} s")
-    if figures.acceptance is not None:
-        parts.append(f"accepted {figures.acceptance:.0%}")
-    if seed is not None:
-        parts.append(f"seed {seed}")
-    return " · ".join(parts)
+    """`123 tokens in 2.1 s · 58 tok/s · first 0.08 s · accepted 71% · seed 7`; empty where no
+    token came."""
+    if not figures.tokens:
+        return ""
+    return _joined(
+        speed_line(figures, f" in {figures.seconds:.1f} s"),
+        f"first {figures.first_token:.2f} s",
+        _accepted(figures),
+        "" if seed is None else f"seed {seed}",
+    )
 
 
-def outcome(turn: Turn, if_stopped: str = "") -> str:
+def _accepted(figures: Figures) -> str:
+    return "" if figures.acceptance is None else f"accepted {figures.acceptance:.0%}"
+
+
+def _joined(*parts: str) -> str:
+    return " · ".join(part for part in parts if part)
+
+
+def outcome(turn: Turn, if_stopped: str = "", *, short: bool = False) -> str:
     """How an answer ended and what it took, in one line; empty where nothing is known.
 
     Args:
         if_stopped: what may be done with one that a person stopped.
+        short: only the most telling figures.
     """
-    parts = [reason_text(turn.state, turn.finish_reason, turn.error)]
-    if turn.state == "stopped" and turn.text:
-        parts.append(if_stopped)
-    if turn.figures is not None and turn.figures.tokens:
-        parts.append(totals_line(turn.figures, turn.settings.seed if turn.settings else None))
-    return " · ".join(part for part in parts if part)
+    reason = reason_text(turn.state, turn.finish_reason, turn.error)
+    if turn.state == "stopped" and not turn.text:
+        reason = "stopped before the first token"
+    hint = if_stopped if turn.state == "stopped" and turn.text else ""
+    took = ""
+    if turn.figures is not None:
+        seed = turn.settings.seed if turn.settings else None
+        took = figures_line(turn.figures) if short else totals_line(turn.figures, seed)
+    return _joined(reason, hint, took)
 
 
 def bar(share: float, width: int = 12) -> str:

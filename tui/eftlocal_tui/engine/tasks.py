@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import FinishReason, Step
@@ -30,6 +30,7 @@ from eftlocal_tui.engine import (
     Progress,
     Reading,
 )
+from eftlocal_tui.engine.turning import Refused, Turned, Turning
 from eftlocal_tui.history import AnswerWriter
 
 E = TypeVar("E")
@@ -176,19 +177,6 @@ class EngineThread:
 
 FIGURES = 0.2  # seconds between live figures
 
-
-class Turned(NamedTuple):
-    """The dials were turned here; `what` is `beta 1 → 0.5`."""
-
-    what: str
-
-
-class Refused(NamedTuple):
-    """The dials could not be turned as asked; the answer goes on."""
-
-    why: str
-
-
 AnswerEvent = Step | Live | Reading | Turned | Refused
 Clock = Callable[[], float]
 
@@ -233,13 +221,12 @@ def answer(
 
     def work(task: Task[AnswerEvent, Ended]) -> Ended:
         with writer:
-            first = dials()
             answering = engine.answer(
-                messages, first, continue_last=continue_last, check=task.check, read=task.put
+                messages, dials(), continue_last=continue_last, check=task.check, read=task.put
             )
             with closing(answering):
                 writer.set_seed(answering.seed)
-                return _follow(task, answering, first, dials, writer, clock)
+                return _follow(task, answering, dials, writer, clock)
 
     return thread.submit(work)
 
@@ -247,7 +234,6 @@ def answer(
 def _follow(
     task: Task[AnswerEvent, Ended],
     answering: Answering,
-    applied: Dials,
     dials: Callable[[], Dials],
     writer: AnswerWriter,
     clock: Clock,
@@ -255,11 +241,9 @@ def _follow(
     reason: FinishReason | None = None
     tokens: list[int] = []
     told = clock()
+    turning = Turning(answering, dials, writer, task.put, clock)
     while not task.stopping and reason is None:
-        new = dials()
-        if new is not applied:
-            _turn(task, answering, applied, new, writer)
-            applied = new
+        turning.look()
         try:
             step = next(answering, None)
         except StoppedError:  # while the prompt was read
@@ -267,6 +251,7 @@ def _follow(
         if step is None:
             break
         tokens.append(step.token)
+        turning.came(step.text)
         writer.append(step.text)
         task.put(step)
         reason = step.finish_reason
@@ -275,28 +260,10 @@ def _follow(
             task.put(answering.live())
     live = answering.live()
     if reason is None:
-        writer.stop(live.figures)
+        writer.stop(live.figures if tokens else None)
     else:
         writer.finish(reason, live.figures)
     return Ended(reason, live, tuple(tokens))
-
-
-def _turn(
-    task: Task[AnswerEvent, Ended],
-    answering: Answering,
-    old: Dials,
-    new: Dials,
-    writer: AnswerWriter,
-) -> None:
-    try:
-        answering.dials = new
-    except EftlocalError as error:
-        task.put(Refused(str(error)))
-        return
-    what = old.difference(new)
-    if what:
-        writer.mark(what)
-        task.put(Turned(what))
 
 
 def inspect(

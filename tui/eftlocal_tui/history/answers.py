@@ -172,13 +172,18 @@ class AnswerWriter:
             self.text += text
             self.tokens += tokens
 
-    def mark(self, what: str) -> None:
-        """Notes that a dial changed here, for instance "beta 1 -> 0.5"."""
+    def mark(self, what: str, *, again: bool = False) -> None:
+        """Notes that a dial changed here, for instance "beta 1 → 0.5"; again: the mark before
+        says this from now on, and stays where it is."""
         with self._lock:
             self._check()
-            mark = Mark(token=self.tokens, char=len(self.text), what=one_line(what, 200))
-            self._set(marks=[*self._marks, mark])
-            self._marks.append(mark)
+            what = one_line(what, 200)
+            mark = Mark(token=self.tokens, char=len(self.text), what=what)
+            if again:
+                mark = self._marks[-1].model_copy(update={"what": what})
+            marks = [*(self._marks[:-1] if again else self._marks), mark]
+            self._set(marks=marks)
+            self._marks = marks
 
     def set_seed(self, seed: int) -> None:
         """Notes the seed, where it is drawn only after the answer began."""

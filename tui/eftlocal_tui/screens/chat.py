@@ -297,7 +297,7 @@ class ChatScreen(BaseScreen[None]):
             self.notify("{app.quit} quits; Ctrl+C copies what is selected")
 
     async def on_dial_turned(self, event: DialTurned) -> None:
-        await self.doing(self.models.turn(event.dial, event.text))
+        await self.doing(self.models.turn(event.dial, event.to))
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         # Never opened: the model wrote it.

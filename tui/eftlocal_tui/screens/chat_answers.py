@@ -192,6 +192,7 @@ class ChatAnswers:
         if running is not None and running.is_shown:
             running.dials = self.screen.models.dials
         self.box.enter(to.id if to else None)
+        self.screen.side.clear()
         self.conversation = to
         if running is None:
             return None

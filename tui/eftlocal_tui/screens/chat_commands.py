@@ -82,17 +82,27 @@ class ChatCommands:
             lines = [f"{name} = {value}" for name, value in models.dials.all().items()]
             await self.screen.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
 
+    async def _reset(self, rest: str) -> None:
+        models = self.screen.models
+        before = models.dials
+        if rest:
+            await models.turn(rest.replace("-", "_"), None)
+        else:
+            await models.reset()
+        what = before.difference(models.dials)
+        self.screen.notify(what or "Nothing to reset: it is as the preset began")
+
     async def _stats(self, rest: str) -> None:
         lines: list[str] = []
         models, live = self.screen.models, self.screen.side.live
         if (conversation := self.screen.answers.conversation) is not None:
             lines.append(f"Conversation: {conversation.id}, as in /load {conversation.id}")
         if live is not None:
-            lines += [
-                f"Last answer: {totals_line(live.figures)}",
-                f"Mean draft length: {live.draft_length:.1f} tokens",
-                f"Context: {live.context_used} of {live.context_size} tokens",
-            ]
+            took = totals_line(live.figures) or "stopped before the first token"
+            lines.append(f"Last answer: {took}")
+            if live.figures.acceptance is not None:
+                lines.append(f"Mean draft length: {live.draft_length:.1f} tokens")
+            lines.append(f"Context: {live.context_used} of {live.context_size} tokens")
         if models.loaded is not None:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
             lines.append(f"Recipe: {models.dials.recipe}")

@@ -107,6 +107,7 @@ class ChatModels:
         self.stop()
         self.loaded = self._dials = None
         self.tokens.clear()
+        screen.side.clear()
         self._task = task = tasks.load(services.thread, services.engine, preset)
         screen.status("Loading the models; you can already type")
         bars = screen.query_one(LoadingBars)
@@ -141,7 +142,8 @@ class ChatModels:
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""
         if self.loaded is not None:
-            await self.screen.side.show_dials(self.dials, self.loaded.roles)
+            loaded = self.loaded
+            await self.screen.side.show_dials(self.dials, loaded.roles, loaded.dials)
         self.screen.show_head()
 
     async def restore(self, dials: Dials | None = None) -> None:
@@ -171,13 +173,31 @@ class ChatModels:
                 self.screen.trouble(error)
         return dials
 
-    async def turn(self, name: str, text: str) -> None:
+    async def turn(self, name: str, to: str | int | None) -> None:
         """Turns a dial; an answer that is being written follows from its next token.
+
+        Args:
+            to: a value as text, so many steps, or (None) where the preset began.
 
         Raises:
             UsageError: nothing is loaded, there is no such dial, or it does not go there.
         """
+        loaded, dials = self.ready, self.dials
         try:
-            self._dials = self.dials.turned(name, text, self.ready.roles)
+            if to is None:
+                self._dials = dials.reset(name, loaded.dials)
+            elif isinstance(to, int):
+                self._dials = dials.stepped(name, to)
+            else:
+                self._dials = dials.turned(name, to, loaded.roles, loaded.dials)
         finally:
             await self.show_dials()
+
+    async def reset(self) -> None:
+        """Every dial where the preset began.
+
+        Raises:
+            UsageError: nothing is loaded.
+        """
+        self._dials = self.ready.dials
+        await self.show_dials()

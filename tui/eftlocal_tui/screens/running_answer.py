@@ -12,6 +12,7 @@ from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, kept
 from eftlocal_tui.engine import Live, Reading, tasks
 from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.turning import Refused, Turned
 from eftlocal_tui.history import Mark, Turn
 from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import speed_line
@@ -20,6 +21,7 @@ from eftlocal_tui.widgets.transcript import AnswerView
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
+_NOTHING = "the answer had ended; the model added nothing"
 _TITLE = 30  # cells of a conversation's title in the line of status
 
 
@@ -55,7 +57,7 @@ class RunningAnswer:
         self._writer = self.history.answer(question.id, settings, prefix=prefix)
         self._turn = self.history.turns.get(self._writer.id)
         self._title = self.history.conversations.get(question.conversation).title
-        self._whole = not prefix
+        self._prefix = prefix
         self._came = 0  # tokens
         self._reading: Waiting | None = Waiting(screen, self._show_reading)  # until the first
         self._task = tasks.answer(
@@ -104,7 +106,7 @@ class RunningAnswer:
                     async with self._layout:
                         await self._show(batch)
             ended = await task.result()
-            if self._whole:
+            if not self._prefix:
                 screen.models.tokens[self._turn.id] = ended.tokens
             if screen.alive:
                 self._show_live(ended.live)
@@ -130,7 +132,9 @@ class RunningAnswer:
         finally:
             async with self._layout:
                 if self.view is not None:
-                    await self.view.finish(self._turn)
+                    done = self._turn.state == "done"
+                    nothing = done and self._prefix and self._prefix == self._turn.text
+                    await self.view.finish(self._turn, _NOTHING if nothing else "")
         screen.answers.refresh()
         return self._turn.state == "done" and self._turn.finish_reason != "context"
 
@@ -144,11 +148,11 @@ class RunningAnswer:
             elif isinstance(event, Reading):
                 if self._reading is not None:
                     self._reading.told(event)
-            elif isinstance(event, tasks.Turned):
+            elif isinstance(event, Turned):
                 await self._append(text)
                 text = ""
-                await self._mark(event.what)
-            elif isinstance(event, tasks.Refused):
+                await self._mark(event)
+            elif isinstance(event, Refused):
                 self.screen.trouble(event.why)
             else:
                 self._show_live(event)
@@ -168,11 +172,14 @@ class RunningAnswer:
         if self.view is not None:
             await self.view.append(text)
 
-    async def _mark(self, what: str) -> None:
-        mark = Mark(token=self._came, char=len(self._turn.text), what=what)
-        self._turn = self._turn.model_copy(update={"marks": (*self._turn.marks, mark)})
+    async def _mark(self, turned: Turned) -> None:
+        mark = Mark(token=self._came, char=len(self._turn.text), what=turned.what)
+        *before, last = (*self._turn.marks, mark)
+        if turned.again:
+            last = before.pop().model_copy(update={"what": turned.what})
+        self._turn = self._turn.model_copy(update={"marks": (*before, last)})
         if self.view is not None:
-            await self.view.mark(what)
+            await self.view.mark(turned.what, again=turned.again)
 
     def _show_live(self, live: Live) -> None:
         if self.is_shown:

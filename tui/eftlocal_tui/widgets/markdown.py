@@ -93,6 +93,8 @@ class Streamed(Vertical):
             yield AnswerMarkdown(self._shown)
 
     async def append(self, text: str) -> None:
+        if not text:  # Textual (8.2) ends whoever stops a stream into which nothing was written
+            return
         self.raw += text
         if not self._plain and is_bomb(self.raw):
             self._plain = True

@@ -12,27 +12,25 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal.kinds import Range, RefusedError, number
-from eftlocal.settings import MAX_DRAFT
-from eftlocal_tui.dials import DRAFT, Dials, range_of, recipe_names
+from eftlocal_tui.dials import Dials, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text import bar, plot
+from eftlocal_tui.text import plot, speed_text
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
-_STEPS = {"top_p": 0.05}  # others step by 0.1
 _HELD = 120  # samples of the plots
 _SAMPLE = 0.1  # seconds that one takes at least
 
 
 class DialTurned(Message):
-    """A dial, and what it is to be turned to."""
+    """A dial, and what it is to be turned to: a value as text, by so many steps, or (None) to
+    where the preset began."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, to: str | int | None) -> None:
         super().__init__()
         self.dial = name
-        self.text = text
+        self.to = to
 
 
 class DialInput(Input):
@@ -40,35 +38,23 @@ class DialInput(Input):
 
     BINDINGS = bindings("dial")
 
-    def __init__(self, dial: str, text: str, range_: Range) -> None:
+    def __init__(self, dial: str, text: str) -> None:
         super().__init__(text, compact=True, select_on_focus=True)
         self.dial = dial
-        self._range = range_
         self._applied = text
 
     def action_step(self, by: int) -> None:
-        self.value = self._stepped(by)
+        # From the value that holds by then: keys of a dial that is held come faster than it shows.
         self._apply()
+        self.post_message(DialTurned(self.dial, by))
+
+    def action_reset(self) -> None:
+        self.value = self._applied
+        self.post_message(DialTurned(self.dial, None))
 
     def action_back(self) -> None:
         self.value = self._applied
         self.screen.query_one("#prompt").focus()
-
-    def _stepped(self, by: int) -> str:
-        if self.dial == DRAFT:
-            places = ["off", "auto", *map(str, range(1, MAX_DRAFT + 1))]
-            at = places.index(self.value) if self.value in places else 1
-            return places[min(max(at + by, 0), len(places) - 1)]
-        value, ends = number(self.value), self._range
-        if isinstance(value, str):
-            return self._applied
-        stepped = round(value + by * _STEPS.get(self.dial, 0.1), 6)
-        text = f"{min(max(stepped, ends.least), ends.most):g}"
-        try:
-            ends.parse(text)
-        except RefusedError:  # an end that is not in the range itself
-            return self._applied
-        return text
 
     def show(self, text: str) -> None:
         """The value that holds, whoever set it."""
@@ -88,6 +74,15 @@ class DialInput(Input):
         self._apply()
 
 
+class RecipeSelect(Select[str]):
+    """The recipes that may be chosen."""
+
+    BINDINGS = bindings("dial.reset")
+
+    def action_reset(self) -> None:
+        self.post_message(DialTurned("recipe", None))
+
+
 class SidePanel(VerticalScroll, can_focus=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -100,7 +95,7 @@ class SidePanel(VerticalScroll, can_focus=False):
 
     def compose(self) -> ComposeResult:
         yield Label("Dials", classes="title")
-        yield Select[str]([], prompt="recipe", id="recipe", compact=True)
+        yield RecipeSelect([], prompt="recipe", id="recipe", compact=True)
         yield Vertical(id="rows")
         yield Label("Figures", classes="title")
         yield Static("", id="figures", markup=False)
@@ -110,9 +105,14 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._show_figures()
         self.set_interval(2.0, self._show_figures)
 
-    async def show_dials(self, dials: Dials, roles: Collection[str]) -> None:
-        """These dials; rows are made anew only where the recipe has others."""
-        names = recipe_names(dials.recipe, roles)
+    async def show_dials(self, dials: Dials, roles: Collection[str], begun: Dials) -> None:
+        """These dials; rows are made anew only where the recipe has others.
+
+        Args:
+            roles: that are loaded.
+            begun: the dials that the preset began with.
+        """
+        names = recipe_names(dials.recipe, roles, begun.recipe)
         values = dials.shown()
         self._recipe = values.pop("recipe")
         select = self.query_one(Select)
@@ -131,15 +131,22 @@ class SidePanel(VerticalScroll, can_focus=False):
             await place.mount_all(
                 Horizontal(
                     Label(_SYMBOLS.get(name, name), markup=False),
-                    DialInput(name, text, range_of(dials.recipe, name)),
+                    DialInput(name, text),
                     classes="dial",
                 )
                 for name, text in values.items()
             )
 
+    def clear(self) -> None:
+        """Nothing has been answered yet by these models, or in this conversation."""
+        self.live = None
+        self.begin()
+        self._show_figures()
+
     def begin(self) -> None:
         """A new answer begins: its plots are empty."""
         self._sampled, self._speeds, self._accepted = None, [], []
+        self._show_plots()
 
     def show_live(self, live: Live) -> None:
         """Figures of an answer so far; the plots get what came since the last ones.
@@ -154,7 +161,8 @@ class SidePanel(VerticalScroll, can_focus=False):
         if speed:
             self._sampled = now
             self._speeds = [*self._speeds, speed][-_HELD:]
-            self._accepted = [*self._accepted, now.acceptance or 0.0][-_HELD:]
+            if now.acceptance is not None:
+                self._accepted = [*self._accepted, now.acceptance][-_HELD:]
             self._show_plots()
         self._show_figures()
 
@@ -162,36 +170,18 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._show_plots()
 
     def _show_plots(self) -> None:
-        if not self._speeds:
-            return
-        top, width = max(self._speeds), self.scrollable_content_region.width
-        self.query_one("#plots", Static).update(
-            f"tok/s, 0 to {top:.0f}\n{plot(self._speeds, top, width)}\n"
-            f"acceptance, 0 to 100%\n{plot(self._accepted, 1.0, width)}"
-        )
+        width, lines = self.scrollable_content_region.width, []
+        if self._speeds:
+            top = max(self._speeds)
+            lines += [f"tok/s, 0 to {top:.0f}", plot(self._speeds, top, width)]
+        if self._accepted:
+            lines += ["acceptance, 0 to 100%", plot(self._accepted, 1.0, width)]
+        self.query_one("#plots", Static).update("\n".join(lines))
 
     def _show_figures(self) -> None:
-        live = self.live
-        lines = []
-        if live is not None:
-            figures = live.figures
-            drafts = ["drafts       none"]
-            if figures.acceptance is not None:
-                drafts = [
-                    f"drafts       {live.draft_length:.1f} tokens long",
-                    f"accepted     {figures.acceptance:.0%}",
-                ]
-            share = live.context_used / max(live.context_size, 1)
-            speed = figures.tokens_per_second
-            lines = [
-                f"tok/s        {speed:.1f}" if speed else "tok/s        –",
-                f"first token  {figures.first_token or 0.0:.2f} s",
-                *drafts,
-                f"context      {live.context_used} / {live.context_size}",
-                f"             {bar(share)} {share:.0%}",
-            ]
-        lines.append(f"memory       {readable(psutil.Process().memory_info().rss)}")
-        lines.append(f"  free       {readable(psutil.virtual_memory().available)}")
+        lines = _figures(self.live) if self.live is not None else []
+        used = readable(psutil.Process().memory_info().rss)
+        lines.append(f"memory {used} · {readable(psutil.virtual_memory().available)} free")
         self.query_one("#figures", Static).update("\n".join(lines))
 
     def on_select_changed(self, event: Select.Changed) -> None:
@@ -203,3 +193,16 @@ class SidePanel(VerticalScroll, can_focus=False):
         rows = self.query(DialInput)
         if rows:
             rows.first().focus()
+
+
+def _figures(live: Live) -> list[str]:
+    figures = live.figures
+    lines = []
+    if figures.tokens:
+        first = f"first {figures.first_token:.2f} s"
+        speed = speed_text(figures)
+        lines.append(f"{speed} · {first}" if speed else first)
+    if figures.acceptance is not None:
+        lines.append(f"drafts {live.draft_length:.1f} · accepted {figures.acceptance:.0%}")
+    share = live.context_used / max(live.context_size, 1)
+    return [*lines, f"context {live.context_used} / {live.context_size} · {share:.0%}"]

@@ -27,7 +27,11 @@ class Note(Static):
 
 class MarkLine(Static):
     def __init__(self, what: str) -> None:
-        super().__init__(f"╌╌ from here: {one_line(what)} ╌╌", markup=False)
+        super().__init__(markup=False)
+        self.say(what)
+
+    def say(self, what: str) -> None:
+        self.update(f"╌╌ from here: {one_line(what)} ╌╌")
 
 
 _FOLDED_LINES, _FOLDED_CHARACTERS = 30, 3_000
@@ -110,6 +114,7 @@ class AnswerView(TurnView):
     def __init__(self, turn: Turn, if_stopped: str = "", *, live: bool = False) -> None:
         super().__init__(turn)
         self._live, self._hint = live, if_stopped
+        self._said = ""  # in the place of figures
         self._text = turn.text
         self._part = Streamed()
 
@@ -141,24 +146,38 @@ class AnswerView(TurnView):
         return self.head(name)
 
     def _foot(self) -> str:
-        return "…" if self._live else printable(outcome(self.turn, self._hint))
+        if self._live:
+            return "…"
+        return self._said or printable(outcome(self.turn, self._hint, short=not self.has_focus))
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        super().watch_has_focus(has_focus)
+        self._show_foot()
+
+    def _show_foot(self) -> None:
+        if self.is_mounted:
+            self.query_one(".foot", Static).update(self._foot())
 
     async def append(self, text: str) -> None:
         self._text += text
         await self._part.append(text)
 
-    async def mark(self, what: str) -> None:
-        """From here on the answer follows other dials."""
+    async def mark(self, what: str, *, again: bool = False) -> None:
+        """From here on the answer follows other dials; again: so says the last mark."""
+        if again:
+            self.query(MarkLine).last().say(what)
+            return
         await self._part.finish()
         self._part = Streamed(fence=open_fence(self._text))
         await self.mount(MarkLine(what), self._part, before=self.query_one(".foot"))
 
-    async def finish(self, turn: Turn) -> None:
-        """The answer has ended: `turn` is what was kept of it."""
-        self._live, self.turn = False, turn
+    async def finish(self, turn: Turn, said: str = "") -> None:
+        """The answer has ended: `turn` is what was kept of it; `said` stands in the place of its
+        figures."""
+        self._live, self.turn, self._said = False, turn, said
         await self._part.finish()
+        self._show_foot()
         if self.is_mounted:
-            self.query_one(".foot", Static).update(self._foot())
             self.query_one(".head", Static).update(self._head())
 
 

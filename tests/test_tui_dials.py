@@ -1,0 +1,423 @@
+"""Dials turned: held down, taken back, reset, chosen again; and the marks that tell of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_engine import DIALS, ROLES, Script, ScriptedEngine
+from test_tui_demo import demo
+from textual import events
+from tui_driver import Driver, asynchronous, driven, driving
+
+from eftlocal import Recipe
+from eftlocal.errors import UsageError
+from eftlocal.settings import LIMITS, SAMPLING
+from eftlocal_tui.dials import DRAFT, Dials, recipe_names
+from eftlocal_tui.engine import Live
+from eftlocal_tui.engine.turning import HELD, Turned, Turning
+from eftlocal_tui.history import Figures
+from eftlocal_tui.widgets.markdown import Streamed
+from eftlocal_tui.widgets.side_panel import DialInput
+from eftlocal_tui.widgets.transcript import MarkLine
+
+VALUES = {
+    "recipe": ("proxy", "dials", "realign", "contrast", "interpolate", "base", "upscale"),
+    "alpha": ("0", "0.5", "2"),
+    "beta": ("0", "0.5", "2"),
+    "lambda": ("0", "0.5", "1"),
+    "strength": ("0", "0.5", "1"),
+    "temperature": ("0", "0.7", "2"),
+    "top_p": ("0.5", "off"),
+    "top_k": ("5", "off"),
+    "min_p": ("0.1", "off"),
+    "repeat_penalty": ("1.2", "off"),
+    "presence_penalty": ("-1", "off"),
+    "frequency_penalty": ("1", "off"),
+    "seed": ("7", "off"),
+    "delta_top_p": ("0.9", "off"),
+    "plausibility": ("0.1", "off"),
+    "delta_clip": ("4", "off"),
+    "first_tokens": ("0", "20", "off"),
+    "unsure_below": ("0.5", "off"),
+    DRAFT: ("off", "auto", "4"),
+}
+BLEND = replace(DIALS, recipe=Recipe.interpolate({"tuned": 0.3, "plain": 0.7}))
+WRITTEN = replace(DIALS, recipe=Recipe({"base": 1.0, "tuned": 1.2, "reference": -1.2}))
+BEGUN = (DIALS, BLEND, WRITTEN, replace(DIALS, recipe=Recipe.proxy(0.8).stabilise(delta_clip=4.0)))
+FOUR = (*ROLES, "plain")
+
+
+def turned(dials: Dials, name: str, text: str, begun: Dials) -> Dials:
+    """The same dials where this one does not go there."""
+    try:
+        return dials.turned(name, text, FOUR, begun)
+    except UsageError:
+        return dials
+
+
+# Reset and difference --------------------------------------------------------------------------
+
+
+def test_every_dial_is_tried_here() -> None:
+    assert set(VALUES) >= {*SAMPLING, *LIMITS, DRAFT, "recipe"}
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+@pytest.mark.parametrize("one", VALUES)
+def test_two_dials_turned_and_reset(begun: Dials, one: str) -> None:
+    for other, first in product(VALUES, VALUES[one]):
+        for second in VALUES[other]:
+            dials = turned(turned(begun, one, first, begun), other, second, begun)
+            changes = begun.changes(dials)
+            assert bool(changes) == (dials != begun)
+            if "recipe" not in (one, other):
+                assert set(changes) <= {one, other}
+            for name in ("recipe", one, other):
+                if name in dials.all():
+                    dials = dials.reset(name, begun)
+            assert dials == begun
+            assert begun.difference(dials) == ""
+
+
+@given(st.sampled_from(BEGUN), st.data())
+def test_whatever_was_turned_is_reset(begun: Dials, data: st.DataObject) -> None:
+    dials = begun
+    for name in data.draw(st.lists(st.sampled_from(list(VALUES)), max_size=8)):
+        now = turned(dials, name, data.draw(st.sampled_from(VALUES[name])), begun)
+        before, after = dials.all(), now.all()
+        assert dials.difference(now) == "" or before != after
+        dials = now
+    one = data.draw(st.sampled_from(list(dials.all())))
+    once = dials.reset(one, begun)
+    assert once.reset(one, begun) == once
+    if one != "recipe":
+        assert set(dials.changes(once)) <= {one}
+    for name in dials.reset("recipe", begun).all():
+        dials = dials.reset("recipe", begun).reset(name, begun)
+    assert dials == begun
+
+
+def test_a_dial_that_the_recipe_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="upscale has no alpha; its dials: beta"):
+        DIALS.reset("alpha", DIALS)
+    with pytest.raises(UsageError, match="base has no beta; its dials: none"):
+        DIALS.turned("recipe", "base", ROLES).turned("beta", "1", ROLES)
+    with pytest.raises(UsageError, match="unknown dial 'temprature'; did you mean"):
+        DIALS.reset("temprature", DIALS)
+
+
+@pytest.mark.parametrize("begun", [BLEND, WRITTEN])
+def test_the_recipe_of_the_preset_can_be_chosen_again(begun: Dials) -> None:
+    name = begun.shown()["recipe"]
+    away = begun.turned("recipe", "proxy", FOUR, begun).turned("alpha", "2", FOUR, begun)
+    assert name in recipe_names(away.recipe, FOUR, begun.recipe)
+    assert away.turned("recipe", name, FOUR, begun) == begun
+    with pytest.raises(UsageError, match="several tuned models"):
+        DIALS.turned("recipe", "interpolate", FOUR, DIALS)
+
+
+@asynchronous
+async def test_interpolation_is_chosen_again_on_the_demo(tmp_path: Path) -> None:
+    async with driven(demo(models="demo-blend"), tmp_path, size=(120, 40)) as d:
+        began = d.chat.models.dials
+        await d.send("/set lambda 0.2")
+        await d.send("/set recipe tuned")
+        await d.ask("Where is Braga?")
+        await d.send("/set recipe interpolate")
+        assert d.chat.models.dials == began
+        await d.ask("Where is Braga?")
+        await d.send("/set recipe realign")
+        await d.send("/set temperature 1.5")
+        await d.send("/reset recipe")
+        assert d.chat.models.dials.difference(began) == "temperature 1.5 → 0"
+        await d.send("/reset")
+        assert d.chat.models.dials == began
+
+
+@driving(size=(120, 40))
+async def test_reset_by_key_and_by_command(d: Driver) -> None:
+    await d.send("/set recipe proxy")
+    await d.send("/set alpha 2")
+    await d.press("ctrl+t", "up", "ctrl+z")
+    assert d.chat.models.dials.shown()["alpha"] == "1"  # this recipe is not the preset's
+    d.chat.query_one("#recipe").focus()
+    await d.press("ctrl+z")
+    assert d.chat.models.dials == DIALS
+    await d.press("escape")
+    await d.send("/set top-p 0.5")
+    await d.send("/set seed 9")
+    await d.send("/reset top-p")
+    assert "top_p 0.5 → 0.95" in d.toasts
+    assert DIALS.difference(d.chat.models.dials) == "seed off → 9"
+    await d.send("/reset")
+    assert d.chat.models.dials == DIALS
+    await d.send("/reset")
+    assert "Nothing to reset" in d.toasts
+    await d.send("/reset alpha")
+    assert "upscale has no alpha; its dials: beta" in d.toasts
+
+
+# Keys that are held ----------------------------------------------------------------------------
+
+
+async def hold(d: Driver, key: str, times: int) -> None:
+    """As a terminal sends a key that is held, faster than the program shows it."""
+    for _ in range(times):
+        event = events.Key(key, None)
+        event.set_sender(d.app)
+        assert d.app._driver is not None
+        d.app._driver.send_message(event)
+    await d.pause()
+
+
+@pytest.mark.parametrize("recipe", ["upscale", "proxy", "dials", "steer", "realign", "contrast"])
+@asynchronous
+async def test_no_step_of_a_held_key_is_lost_and_an_end_is_no_error(
+    tmp_path: Path, recipe: str
+) -> None:
+    async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
+        await d.chat.models.turn("recipe", recipe)
+        for dial, value in d.chat.models.dials.shown().items():
+            if dial == "recipe":
+                continue
+            row = next(row for row in d.chat.query(DialInput) if row.dial == dial)
+            row.focus()
+            await hold(d, "up", 10)
+            share = dial == "top_p"
+            wanted = "9" if dial == DRAFT else "1" if share else f"{float(value) + 1:g}"
+            await d.until(lambda row=row, wanted=wanted: row.value == wanted)
+            for near, key, end in {
+                DRAFT: (("15", "up", "16"), ("2", "down", "off")),
+                "top_p": (("0.9", "up", "1"), ("0.2", "down", "0.05")),
+                "temperature": (("99.8", "up", "100"), ("0.3", "down", "0")),
+            }.get(dial, (("99.8", "up", "100"), ("-99.8", "down", "-100"))):
+                await d.chat.models.turn(dial, near)
+                row.focus()
+                await hold(d, key, 12)
+                await d.until(lambda row=row, end=end: row.value == end)
+                assert d.chat.models.dials.shown()[dial] == end
+        assert d.toasts == ""
+
+
+@driving(size=(120, 40))
+async def test_what_was_typed_into_a_dial_counts_before_a_step(d: Driver) -> None:
+    await d.press("ctrl+t")
+    await d.until(lambda: isinstance(d.app.focused, DialInput))
+    assert isinstance(d.app.focused, DialInput)
+    d.app.focused.value = "2"
+    await d.press("up")
+    assert d.chat.models.dials.shown()["beta"] == "2.1"
+    d.app.focused.value = "warm"
+    await d.press("up")
+    assert d.chat.models.dials.shown()["beta"] == "2.2"
+    assert d.toasts == "beta needs a number from -100 to 100, not 'warm'"
+
+
+# Marks -----------------------------------------------------------------------------------------
+
+
+class Marks:
+    """A writer of an answer, and its clock."""
+
+    def __init__(self) -> None:
+        self.dials = DIALS
+        self.tokens = 0
+        self.marks: list[tuple[int, str]] = []
+        self.told: list[object] = []
+        self.now = 0.0
+        self.turning = Turning(self, self.read, self, self.told.append, lambda: self.now)  # type: ignore[arg-type]
+        self.asked = DIALS
+
+    def read(self) -> Dials:
+        return self.asked
+
+    def mark(self, what: str, *, again: bool) -> None:
+        at = self.marks.pop()[0] if again else self.tokens
+        self.marks.append((at, what))
+
+    def token(self, text: str = "x", *, after: float = 0.0, **values: str) -> None:
+        """A token, after the dials were turned."""
+        self.now += after
+        for name, value in values.items():
+            self.asked = self.asked.turned(name, value, ROLES)
+        self.turning.look()
+        self.turning.came(text)
+        self.tokens += 1
+
+
+def test_a_change_is_one_mark() -> None:
+    answer = Marks()
+    answer.token()
+    answer.token(beta="0.5", temperature="0")
+    answer.token()
+    answer.token(after=HELD, beta="0.6")
+    assert answer.marks == [(1, "beta 1 → 0.5, temperature 0.7 → 0"), (3, "beta 0.5 → 0.6")]
+    assert answer.told == [Turned(what, again=False) for _, what in answer.marks]
+
+
+def test_a_dial_that_is_held_is_one_mark() -> None:
+    answer = Marks()
+    for beta in ("1.1", "1.2", "1.3", "1.4"):
+        answer.token(beta=beta, after=HELD / 2)
+        answer.token()
+    assert answer.marks == [(0, "beta 1 → 1.4 over 6 tokens")]
+    assert [told.again for told in answer.told] == [False, True, True, True]  # type: ignore[attr-defined]
+    answer.token(beta="1", after=HELD / 2)
+    assert answer.marks == [(0, "beta turned and turned back over 8 tokens")]
+    answer.token(beta="2", after=HELD)
+    assert answer.marks[1:] == [(9, "beta 1 → 2")]
+
+
+def test_what_no_text_followed_leaves_no_mark() -> None:
+    answer = Marks()
+    answer.token(beta="0.5", after=HELD, text="")
+    answer.token(beta="1")
+    answer.token(seed="5")  # it is the next answer's
+    answer.token(beta="3", text="")
+    assert answer.marks == [] and answer.told == []
+    answer.token()
+    assert answer.marks == [(4, "beta 1 → 3")]
+
+
+@driving(Script(["One ", "two ", "three"], wait_at=1), size=(120, 40))
+async def test_a_dial_held_between_two_tokens(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One "])
+    await d.press("ctrl+t")
+    await d.until(lambda: isinstance(d.app.focused, DialInput))
+    await hold(d, "down", 4)
+    await d.until(lambda: d.chat.models.dials.shown()["beta"] == "0.6")
+    d.engine.go()
+    await d.idle()
+    (mark,) = d.chat.answers.path()[-1].marks
+    assert (mark.what, mark.char) == ("beta 1 → 0.6", 8)
+    assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
+        "╌╌ from here: beta 1 → 0.6 ╌╌"
+    ]
+
+
+@driving(Script(["One ", "two ", "three"], wait_at=1))
+async def test_a_dial_turned_back_before_the_next_token(d: Driver) -> None:
+    await d.send("Count")
+    await d.until(lambda: d.turns[-1:] == ["One "])
+    for value in ("0.5", "1"):
+        await d.send(f"/set beta {value}")
+    d.engine.go()
+    await d.idle()
+    assert d.chat.answers.path()[-1].marks == ()
+    assert not d.chat.transcript.query(MarkLine)
+
+
+@driving("one two three four five six")
+async def test_marks_on_screen_are_those_that_are_kept(d: Driver) -> None:
+    beta = iter(range(2, 100))
+    answering = d.engine.answer
+
+    def turning(*args: object, **options: object) -> object:
+        """An engine between whose tokens a dial is turned."""
+        answer = answering(*args, **options)
+        came = answer.__class__.__next__
+
+        class Turned(answer.__class__):  # type: ignore[name-defined]
+            def __next__(self) -> object:
+                models = d.chat.models
+                models._dials = models.dials.turned("beta", f"{next(beta)}", ROLES)
+                return came(self)
+
+        answer.__class__ = Turned
+        return answer
+
+    d.engine.answer = turning
+    await d.ask("Count")
+    turn = d.chat.answers.path()[-1]
+    (mark,) = turn.marks
+    assert mark.what.startswith("beta 1 → ") and mark.what.endswith(" tokens")
+    assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
+        f"╌╌ from here: {mark.what} ╌╌"
+    ]
+    await d.chat.answers.open(turn.conversation)
+    assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
+        f"╌╌ from here: {mark.what} ╌╌"
+    ]
+
+
+# An answer that adds nothing, and its figures ---------------------------------------------------
+
+
+@driving("One.", Script([""]))
+async def test_continuing_an_answer_that_had_ended(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("f3")
+    await d.until(lambda: len(d.engine.heard) == 2)
+    await d.idle()
+    await d.until(lambda: "the answer had ended; the model added nothing" in d.screen_text())
+    assert d.turns == ["Go", "One."]
+    assert d.chat.answers.path()[-1].branches == 2
+
+
+@driving("One.")
+async def test_a_stretch_without_text_ends_nobody(d: Driver) -> None:
+    """Textual's stream, stopped before it ran, would end the work that stops it."""
+    streamed = Streamed()
+    await d.chat.transcript.mount(streamed)
+    await streamed.append("")
+    await streamed.finish()
+    await streamed.append("text")
+    await streamed.finish()
+    assert streamed.raw == "text"
+
+
+@driving(Script(["never"], wait_at=0), "Then.", size=(120, 40))
+async def test_what_was_stopped_before_its_first_token_has_no_figures(d: Driver) -> None:
+    await d.send("A long prompt")
+    await d.until(lambda: d.engine.answering)
+    await d.press("escape")
+    await d.idle()
+    assert "stopped before the first token" in d.screen_text()
+    assert "tok/s" not in d.screen_text() and "0 tokens" not in d.screen_text()
+    assert d.chat.answers.path()[-1].figures is None
+    await d.send("/stats")
+    assert "Last answer: stopped before the first token\nContext:" in d.notes[0]
+
+
+@driving("One two three.", size=(120, 40))
+async def test_one_short_line_of_figures_and_the_rest_on_the_focused_turn(d: Driver) -> None:
+    await d.ask("Go")
+    assert d.static("AnswerView .foot") == "5 tokens · 20 tok/s · accepted 50%"
+    await d.press("ctrl+up")
+    whole = "5 tokens in 1.5 s · 20 tok/s · first 0.25 s · accepted 50% · seed 7"
+    await d.until(lambda: d.static("AnswerView .foot") == whole)
+    await d.press("escape")
+    await d.until(lambda: d.static("AnswerView .foot") != whole)
+
+
+@driving("One two three.", size=(120, 40))
+async def test_no_plot_of_acceptance_without_drafts(d: Driver) -> None:
+    side = d.chat.side
+    for acceptance, lines in ((None, 2), (0.5, 4)):
+        side.begin()
+        figures = Figures(
+            tokens=9, seconds=2.0, first_token=0.2, tokens_per_second=5.0, acceptance=acceptance
+        )
+        side.show_live(Live(figures, 3.0, 9, 512))
+        await d.pause()
+        assert d.static("#plots").count("\n") + 1 == lines
+        assert ("accept" in d.static("#plots") + d.static("#figures")) == (lines == 4)
+
+
+@driving("One.", "Two.", size=(120, 40))
+async def test_figures_are_of_what_is_on_screen(d: Driver) -> None:
+    await d.ask("Go")
+    conversation = d.chat.answers.path()[-1].conversation
+    for leave in ("/preset demo", "/clear", f"/load {conversation}"):
+        assert "context" in d.static("#figures")
+        await d.send(leave)
+        await d.ready()
+        await d.until(lambda: "context" not in d.static("#figures"))
+        assert d.static("#plots") == ""
+        await d.ask("Again")
