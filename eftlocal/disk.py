@@ -117,13 +117,14 @@ def readable(size: float) -> str:
 
 
 @contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends; an exception leaves the old.
 
     Whenever the process or the machine stops, `path` is the old file or the new one, whole.
 
     Args:
         private: only its user may read it, whoever may read the old one.
+        durable: wait until the disk has it. Otherwise it may be torn when the machine stops.
     """
     part = beside(path, ".part")
     try:
@@ -132,11 +133,13 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         with open(part, "xb", opener=opener) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if path.exists() and not private:
             shutil.copymode(path, part)
         part.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -81,12 +81,15 @@ def save(
     sequence: RunningSequence,
     path: Path,
     check: Callable[[], object] = lambda: None,
+    *,
+    durable: bool = True,
 ) -> SavedState:
     """Writes what the caches hold of a sequence. To be called in `Ensemble.alone`.
 
     Args:
         sequence: may have ended.
         check: called now and then; what it raises ends the writing, and the old file stays.
+        durable: wait until the disk has it.
 
     Raises:
         UsageError: they hold nothing of it any more, or the file cannot be written.
@@ -105,7 +108,7 @@ def save(
         role: Entry(bound=dict(bound), tokens=tokens[role], size=sizes[role])
         for role, bound in identity.items()
     }
-    return SavedState(path, tokens, sizes, write(path, entries, parts(), check))
+    return SavedState(path, tokens, sizes, write(path, entries, parts(), check, durable=durable))
 
 
 def load(ensemble: Ensemble, identity: Mapping[str, Bound], path: Path) -> SavedState:

@@ -77,12 +77,15 @@ def write(
     entries: Mapping[str, Entry],
     parts: Iterable[Part],
     check: Callable[[], object] = lambda: None,
+    *,
+    durable: bool = True,
 ) -> int:
     """Writes a file that only its user can read; whatever goes wrong, the old one stays.
 
     Args:
         parts: of the entries' roles, in their order; asked for one after the other.
         check: called before each MiB; what it raises ends the writing.
+        durable: wait until the disk has it; otherwise a power failure may leave a damaged file.
 
     Returns:
         its size in bytes.
@@ -94,7 +97,7 @@ def write(
     try:
         key = _key()
         prefix = _PREFIX.pack(_MAGIC, _VERSION, _name_of(key), len(header))
-        with replacing(path, private=True) as file:
+        with replacing(path, private=True, durable=durable) as file:
             begin = _coded(key, prefix, header)
             file.write(prefix + header + begin)
             for (role, entry), part in zip(entries.items(), parts, strict=True):

@@ -7,6 +7,7 @@ sets comes before what the other file remembers.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,16 @@ FIRST = """\
 # theme = "textual-dark"    # at every start; unset: the last one. Ctrl+P, Theme lists them
 # panel = true              # open the side panel at every start; unset: as it was, or if it fits
 # system = ""               # system prompt of new conversations
+# kept = "2 GB"             # of disk, so that conversations go on at once; it holds them. 0: none
 # editor = "nano"           # for long messages; unset: $VISUAL, then $EDITOR
 #
 # [keys]                    # F1 shows the names
 # "chat.regenerate" = "ctrl+r"
 """
+
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(|[kmgt]b)", re.IGNORECASE)
 
 
 class Settings(StrictTable):
@@ -42,6 +48,7 @@ class Settings(StrictTable):
         panel: whether the side panel is open at the start; None is as it was left, and where it
             was never touched, open if it fits.
         system: the system prompt of new conversations.
+        kept: bytes of disk for the caches of conversations; 0 keeps none.
         editor: a command for long prompts; empty takes $VISUAL, then $EDITOR.
         keys: a binding's name to its keys, as in {"chat.regenerate": "ctrl+r,f3"}.
     """
@@ -50,8 +57,19 @@ class Settings(StrictTable):
     theme: str | None = None
     panel: bool | None = None
     system: str = ""
+    kept: int = 2 * 10**9
     editor: str = ""
     keys: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("kept", mode="before")
+    @classmethod
+    def _size(cls, kept: object) -> int:
+        found = _SIZE.fullmatch(str(kept).strip()) if isinstance(kept, (int, str)) else None
+        if found is None or isinstance(kept, bool):
+            raise ValueError(
+                f'must be a size, as in "2 GB" or 0, not {json.dumps(kept, default=str)}'
+            )
+        return int(float(found[1]) * _UNITS[found[2].upper()])
 
     @field_validator("keys")
     @classmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
+from eftlocal.saved_state import SavedState
 from eftlocal.study.inspection import InspectedToken
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures
@@ -179,6 +181,27 @@ class Engine(Protocol):
         read: Read | None = None,
     ) -> Moved:
         """How far the combination moved each token of an answer (text or token ids)."""
+
+    def held(self) -> int:
+        """Tokens that the caches hold of the conversation answered last, of the role with most."""
+
+    def keep(self, path: Path, fits: Callable[[int], bool], check: Check) -> SavedState | None:
+        """Writes what they hold of it.
+
+        Args:
+            fits: told the bytes that it takes; whether to write them.
+            check: called before each MiB; what it raises ends the writing.
+
+        Returns:
+            what was written, if anything.
+
+        Raises:
+            EftlocalError: it cannot be written.
+        """
+
+    def resume(self, path: Path) -> SavedState | None:
+        """Reads what `keep` wrote, so that the conversation goes on without being read again; None
+        where it does not match what is loaded."""
 
     def close(self) -> None:
         """Gives everything back. A second call does nothing."""

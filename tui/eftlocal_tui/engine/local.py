@@ -23,6 +23,8 @@ from eftlocal.loading.loader import UpTo
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
+from eftlocal.saved_state import SavedState, held, save, state_size
+from eftlocal.saved_state import load as load_state
 from eftlocal.scheduler import Scheduler
 from eftlocal.settings import CONTEXT
 from eftlocal.sources import load
@@ -165,6 +167,27 @@ class LocalEngine:
         with kept_aside(ensemble, self._talk), watched:
             found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
         return Moved(found.tokens, sides_shown(emulator.roles, dials.recipe))
+
+    def held(self) -> int:
+        if self._emulator is None or self._talk is None:
+            return 0
+        return max(held(self._emulator.ensemble, self._talk).values())
+
+    def keep(self, path: Path, fits: Callable[[int], bool], check: Check) -> SavedState | None:
+        emulator, talk = self._emulator, self._talk
+        if emulator is None or talk is None or not fits(state_size(emulator.ensemble, talk.slot)):
+            return None
+        ensemble, identity = emulator.ensemble, emulator.identity()
+        return ensemble.alone(lambda: save(ensemble, identity, talk, path, check, durable=False))
+
+    def resume(self, path: Path) -> SavedState | None:
+        if (emulator := self._emulator) is None:
+            return None
+        ensemble, identity = emulator.ensemble, emulator.identity()
+        try:
+            return emulator.slots.when_free(lambda: load_state(ensemble, identity, path))
+        except UsageError:  # of other models or settings, or torn
+            return None
 
     def close(self) -> None:
         if self._emulator is not None:

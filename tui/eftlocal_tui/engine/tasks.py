@@ -153,6 +153,11 @@ class EngineThread:
         self._tasks.put(task)
         return task
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a task waits for the one that runs."""
+        return not self._tasks.empty()
+
     def close(self, last: Callable[[], None]) -> bool:
         """Stops every task, then calls `last` on the thread. False if that took too long."""
         for task in self._open:

@@ -15,6 +15,7 @@ from textual.widget import MountError
 from eftlocal.errors import EftlocalError
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine import Engine
+from eftlocal_tui.engine.kept import KeptCaches
 from eftlocal_tui.engine.tasks import EngineThread
 from eftlocal_tui.history import History
 from eftlocal_tui.settings import VIEW_NAME, Settings
@@ -32,6 +33,10 @@ class Services:
     engine: Engine
     settings: Settings = field(default_factory=Settings)
     thread: EngineThread = field(default_factory=EngineThread)
+    kept: KeptCaches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = KeptCaches(self.history, self.engine, self.thread, self.settings.kept)
 
     @property
     def view_file(self) -> Path:
@@ -40,8 +45,12 @@ class Services:
 
     def close(self) -> None:
         """Ends what runs; what came of an answer is kept as stopped."""
-        self.thread.close(self.engine.close)
+        self.thread.close(self._leave)
         self.history.close()
+
+    def _leave(self) -> None:
+        self.kept.leaving()
+        self.engine.close()
 
 
 def tell(where: Screen[Any] | App[Any], error: EftlocalError | str) -> None:

@@ -194,6 +194,7 @@ class ChatAnswers:
         self.box.enter(to.id if to else None)
         self.screen.side.clear()
         self.conversation = to
+        self.screen.services.kept.opened(to.id if to else None)
         if running is None:
             return None
         running.show_status()

@@ -106,6 +106,7 @@ class ChatCommands:
         if models.loaded is not None:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
             lines.append(f"Recipe: {models.dials.recipe}")
+        lines.append(self.screen.services.kept.about())
         lines.append(f"Memory: {readable(psutil.Process().memory_info().rss)}")
         await self.screen.say("\n".join(lines))
 

@@ -130,6 +130,8 @@ class ChatModels:
                 await screen.say("/preset lists what can be loaded instead.")
         else:
             self._task, self.loaded, self._dials = None, loaded, loaded.dials
+            conversation = screen.answers.conversation
+            services.kept.loaded(conversation.id if conversation else None)
             await screen.doing(self._show(loaded))
         self._settled.set()
 

@@ -33,6 +33,7 @@ class HistoryScreen(BaseScreen[int | None]):
     def __init__(self, services: Services, *, words: str = "", now: int | None = None) -> None:
         super().__init__()
         self._history = services.history
+        self._kept = services.kept
         self._words = words
         self._now = now
         self._archived = False
@@ -163,6 +164,7 @@ class HistoryScreen(BaseScreen[int | None]):
         question = f"Delete “{one_line(found.title, 40)}”, all branches?"
         if await self.app.push_screen_wait(Confirm(question, "Delete")):
             self._history.conversations.delete(found.id)
+            self._kept.deleted(found.id)
             self.notify("Deleted")
             await self._show()
 

@@ -60,6 +60,7 @@ class RunningAnswer:
         self._prefix = prefix
         self._came = 0  # tokens
         self._reading: Waiting | None = Waiting(screen, self._show_reading)  # until the first
+        services.kept.answering(question.conversation)
         self._task = tasks.answer(
             services.thread,
             services.engine,
@@ -113,6 +114,8 @@ class RunningAnswer:
         except EftlocalError as error:
             if screen.alive and not isinstance(error, StoppedError):
                 await screen.say(str(error), error=True)
+        if screen.alive:
+            screen.services.kept.answered()
         return screen.alive and await self._settle()
 
     async def _settle(self) -> bool:
