@@ -364,6 +364,17 @@ def test_prompts_read_in_several_ways(tmp_path: Path) -> None:
     assert "of the base alone" in lines[0] and "of 64's" in lines[2] and "of 64's" in lines[5]
 
 
+def test_resuming_beside_reading_anew(tmp_path: Path) -> None:
+    options = ("--shapes", "tiny,tiny,tiny", "--tokens", "64", "--turns", "2", "--threads", "1")
+    done = run("bench_resume.py", *options, "--cache", tmp_path, "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[-6:]
+    names = ["read anew", "written", "written, on disk", "resumed", "resumed, off disk"]
+    assert "64 tokens" in lines[0] and "a token takes" in lines[0]
+    assert [line[:20].strip() for line in lines[1:]] == names
+    assert all("times as fast as anew" in line for line in lines[4:])
+
+
 def test_caches_of_every_kind_against_f16() -> None:
     done = run("check_caches.py", "--windows", "1", "--size", "40", "--threads", "1")
     assert done.returncode == 0, done.stderr
@@ -406,6 +417,8 @@ def test_commands_of_the_pages_are_understood(
         ("bench_speculation.py", ["--quantization", "tuned=Q9"], "--quantization tuned=Q9: use"),
         ("bench_prompt.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
         ("bench_prompt.py", ["--tokens", "9"], "--tokens must be 64 or more"),
+        ("bench_resume.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
+        ("bench_resume.py", ["--turns", "0"], "--turns 1 or more"),
         ("bench_gpu.py", ["--shapes", "8b,1b"], "--shapes 8b,1b: give three of tiny"),
         ("bench_gpu.py", ["--shapes", "70b,7b,7b"], "these have different vocabularies"),
         ("bench_gpu.py", ["--quantization", "Q9"], "--quantization Q9: use Q4_0"),
