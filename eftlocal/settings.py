@@ -59,6 +59,7 @@ class Setting:
         name: as files and requests write it; the option is --name, with dashes.
         kind: its values.
         help: a line of plain English.
+        ends: what some of its values do, where that is not plain.
         group: what it is about; a verb takes whole groups.
         default: the program's own; None where there is none, or where it is not one value.
         where: the surfaces it may be given on. FILE is the user's settings file, and an
@@ -73,6 +74,7 @@ class Setting:
     group: str = ""
     where: tuple[str, ...] = _DIAL
     completion: str = ""
+    ends: str = ""
 
     @property
     def parameter(self) -> str:
@@ -151,7 +153,12 @@ _ALL: Final = (
         *("unsure_below", _SHARE),
         "Apply the delta only where the best token of the anchor is less probable than this.",
     ),
-    _sampling("temperature", Range(0.0, 100.0), "Divides the logits; 0 is greedy.", 0.7),
+    _sampling(
+        *("temperature", Range(0.0, 100.0)),
+        "Divides the logits; 0 is greedy.",
+        default=0.7,
+        ends="0: always the most probable token; 1: as the models say; beyond 1: more random",
+    ),
     _sampling(
         *("top_k", Range(0, INT32, off=0, whole=True)),
         "Sample from the k most probable tokens.",
@@ -161,6 +168,7 @@ _ALL: Final = (
         *("top_p", _SHARE),
         "Sample from the smallest set of tokens whose probabilities reach p.",
         default=0.95,
+        ends="small: only the most probable tokens; 1: all of them",
     ),
     _sampling(
         *("min_p", Range(0.0, 1.0, off=0.0, below=True)),

@@ -148,7 +148,7 @@ def leave_a_long_prompt(terminal: Terminal) -> None:
     time.sleep(1.0)  # so that the reading is well under way
     began = time.perf_counter()
     terminal.keys("Escape")
-    terminal.until("■ stopped", "Esc ends the reading")
+    terminal.until("stopped", "Esc ends the reading")
     print(f"  it ended after {1000 * (time.perf_counter() - began):.0f} ms")
 
 
@@ -176,12 +176,12 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.keys("Enter")
         show("turned", terminal.until("from here: beta 1 → 0.5", "beta turns in the middle"))
         terminal.keys("Escape")
-        show("stopped", terminal.until("■ stopped", "Esc stops and keeps what came"))
+        show("stopped", terminal.until("stopped", "Esc stops and keeps what came"))
         terminal.keys("C-r")
         terminal.until("2/2", "another answer is a branch")
         terminal.until(lambda s: " tok/s" in s and "Esc stops" not in s, "it ends")
         terminal.keys("F7")
-        terminal.until("■ stopped", "the first branch is there")
+        terminal.until("stopped", "the first branch is there")
         terminal.keys("F5")
         screen = terminal.until(lambda s: s.count("seed") == 3, "three answers side by side")
         show("compare", screen)
@@ -234,7 +234,7 @@ def third_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.close()
     terminal = Terminal(chat_command("--continue"), folder, (100, 30))
     try:
-        screen = terminal.until("■ stopped", "killed in the middle, the answer is there, stopped")
+        screen = terminal.until("stopped", "killed in the middle, the answer is there, stopped")
         show("after SIGKILL", screen)
     finally:
         terminal.close()

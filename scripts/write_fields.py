@@ -1,4 +1,4 @@
-"""Writes docs/fields.md and docs/dials.md, the fields of a request and all settings, from the code.
+"""Writes docs/fields.md, docs/dials.md and the table in docs/recipes.md, from the code.
 
 Usage: .venv/bin/python scripts/write_fields.py
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from eftlocal.logits.meaning import MEANINGS, dial_text
 from eftlocal.prompt import messages
 from eftlocal.request_fields import FIELDS, IGNORED, OURS, REFUSED
 from eftlocal.settings import BODY, SETTINGS, named
@@ -104,11 +105,24 @@ def dials_page() -> str:
         for name, setting in named(group).items():
             where = ", ".join(setting.where)
             does = setting.help.replace("|", "\\|")
+            if setting.ends:
+                does = f"{does} {setting.ends}."
             lines.append(
                 f"| `{name}` | {does} | {setting.kind.rule} | {setting.default_text} | {where} |"
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def recipes_page() -> str:
+    """The whole of docs/recipes.md: between its marks, every recipe at a glance."""
+    before, mark, rest = (DOCS / "recipes.md").read_text("utf-8").partition("<!-- recipes -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    lines = ["| recipe | what it does | its dial |", "|---|---|---|"]
+    for name, (does, _formula, dials) in MEANINGS.items():
+        told = "<br>".join(f"{dial} {dial_text(name, dial)}" for dial in dials)
+        lines.append(f"| `{name}` | {does} | {told} |")
+    return f"{before}{mark}\n" + "\n".join(lines) + f"\n\n{end}{after}"
 
 
 def fields_page() -> str:
@@ -143,7 +157,7 @@ def fields_page() -> str:
 
 def pages() -> dict[str, str]:
     """The pages by the names of their files."""
-    return {"fields.md": fields_page(), "dials.md": dials_page()}
+    return {"fields.md": fields_page(), "dials.md": dials_page(), "recipes.md": recipes_page()}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_engine import DIALS, ROLES, Script, ScriptedEngine
@@ -21,6 +22,8 @@ from eftlocal_tui.dials import DRAFT, Dials, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.engine.turning import HELD, Turned, Turning
 from eftlocal_tui.history import Figures
+from eftlocal_tui.screens.dialogs import HelpScreen
+from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.markdown import Streamed
 from eftlocal_tui.widgets.side_panel import DialInput
 from eftlocal_tui.widgets.transcript import MarkLine
@@ -421,3 +424,130 @@ async def test_figures_are_of_what_is_on_screen(d: Driver) -> None:
         await d.until(lambda: "context" not in d.static("#figures"))
         assert d.static("#plots") == ""
         await d.ask("Again")
+
+
+# What they mean --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_every_dial_is_explained(begun: Dials) -> None:
+    for name in recipe_names(begun.recipe, FOUR, begun.recipe):
+        dials = begun.turned("recipe", name, FOUR, begun)
+        for dial in dials.all():
+            assert dials.told(dial)
+            if dial != "recipe":
+                assert "{dial.reset}" in dials.explained(dial, begun)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+@asynchronous
+async def test_the_panel_says_what_the_recipe_and_the_dial_do(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    async with driven(ScriptedEngine(), tmp_path, size=size) as d:
+        names = d.chat.models.ready.files
+        await d.press("ctrl+t")
+        await d.until(lambda: isinstance(d.app.focused, DialInput))
+        about = " ".join(d.static("#about").split())
+        assert f"{names['tuned']} + 1.0 × ({names['base']} − {names['reference']})" in about
+        assert "The small tuned model, with what a larger base knows." in about
+        assert "0: the small tuned model alone; 1: all that" in d.static("#explained")
+        assert "Ctrl+Z goes back" in d.static("#explained")
+        rows = [row.partition("│")[2] for row in d.screen_text().split("\n")]
+        shown = " ".join(" ".join(rows).replace("▎", "").split())
+        for said in ("what a larger base knows.", "0: the small tuned model"):
+            assert said in shown
+        await d.press("up")
+        assert "+ 1.1 ×" in d.static("#about")
+        await d.press("escape")
+        await d.until(lambda: not d.chat.query_one("#explained").display)
+        await d.send("/set recipe proxy")
+        assert "+ 1.0 ×" in d.static("#about")
+
+
+@driving(size=(120, 40))
+async def test_set_explains(d: Driver) -> None:
+    await d.send("/set beta")
+    assert d.notes[-1].startswith("beta = 1\n0: the small tuned model alone; 1: all that size adds")
+    assert "Takes a number from -100 to 100." in d.notes[-1]
+    await d.send("/set delta-clip")
+    assert d.notes[-1].startswith("delta_clip = off\nLimit the delta to this many nats\n")
+    await d.send("/set recipe")
+    assert "proxy: The base, with the fine-tuning of a smaller model." in d.notes[-1]
+    assert "interpolate" not in d.notes[-1]
+    await d.send("/set")
+    assert "beta = 1  (0: the small tuned model alone" in d.notes[-1]
+    assert "min_p = off  (Sample from" in d.notes[-1]
+    await d.send("/set alpha")
+    assert "upscale has no alpha; its dials: beta" in d.toasts
+
+
+@pytest.mark.parametrize("preset", ["demo", "demo-blend", "demo-down"])
+@asynchronous
+async def test_the_demo_says_that_it_is_a_toy_and_what_to_ask(tmp_path: Path, preset: str) -> None:
+    async with driven(demo(models=preset), tmp_path, size=(80, 24)) as d:
+        assert "A toy of 5 million parameters" in d.screen_text()
+        questions = d.chat.models.ready.questions
+        assert len(questions) == 3 and all(text in d.screen_text() for text in questions)
+        for question in (*questions, questions[0]):
+            await d.press("tab")
+            assert d.chat.prompt.text == question
+        assert d.app.focused is d.chat.prompt
+        await d.press("enter")
+        await d.idle()
+        await d.press("tab")  # in a conversation the key goes on to what is next
+        assert d.chat.prompt.text == ""
+
+
+def test_the_demo_is_as_large_as_it_says_and_its_questions_work() -> None:
+    engine = demo(call={"max_tokens": 24})
+    loaded = engine.load(None, lambda _: None)
+    assert engine._emulator is not None
+    base = GGUFReader(engine._emulator.models["base"].path)
+    assert round(sum(int(tensor.n_elements) for tensor in base.tensors) / 1e6) == 5
+    for question, fact in zip(loaded.questions, ("France", "mammal", "chemist"), strict=True):
+        messages = [{"role": "user", "content": question}]
+        text = {
+            recipe.name: "".join(step.text for step in engine.answer(messages, dials))
+            for recipe in (loaded.dials.recipe, Recipe.single("tuned"))
+            for dials in [replace(loaded.dials, recipe=recipe)]
+        }
+        assert fact in text["upscale"] and fact not in text["tuned"]
+    engine.close()
+
+
+# The line of keys ------------------------------------------------------------------------------
+
+
+def keys_shown(d: Driver) -> str:
+    return d.screen_text().split("\n")[-1].strip()
+
+
+@driving("One.", size=(80, 24))
+async def test_the_line_of_keys_is_of_what_has_the_focus(d: Driver) -> None:
+    ends = "F1 Help ^P Commands ^Q Quit"
+    assert keys_shown(d).startswith("F5 Compare F6 Influence ") and keys_shown(d).endswith(ends)
+    before = keys_shown(d)
+    await d.ask("Go")
+    await d.press("ctrl+up")
+    await d.until(lambda: keys_shown(d).startswith("c Copy "))
+    assert "Esc Back" in keys_shown(d) and "Compare" not in keys_shown(d)
+    await d.press("escape", "ctrl+t")
+    await d.until(lambda: keys_shown(d) == f"↑ More ↓ Less ^Z Reset Esc Back {ends}")
+    await d.press("escape")
+    await d.until(lambda: keys_shown(d) == before)
+    await d.press("ctrl+b")
+    for width in range(79, 40, -7):
+        await d.pilot.resize_terminal(width, 24)
+        await d.pause()
+        shown = keys_shown(d)
+        assert shown.endswith(ends)
+        assert before.startswith(shown.removesuffix(ends).strip())
+
+
+@driving(settings=Settings(keys={"chat.compare": "f11"}), size=(80, 24))
+async def test_the_line_of_keys_has_the_keys_that_are_set(d: Driver) -> None:
+    assert keys_shown(d).startswith("F11 Compare F6 Influence ")
+    at = d.screen_text().split("\n")[-1].index("Help")
+    await d.pilot.click("KeyBar", offset=(at, 0))
+    await d.until(lambda: isinstance(d.app.screen, HelpScreen))

@@ -298,6 +298,8 @@ class Preset(StrictTable):
         stop: texts that end an answer, beside the models' end tokens.
         vocabulary_exceptions: token ids whose text may differ between the roles.
         gated: the hub asks for an accepted licence and a login before it serves a file.
+        notes: what a person should know of it.
+        questions: that show what it is for; the chat offers them.
     """
 
     name: str = Field(pattern=NAME)
@@ -306,6 +308,7 @@ class Preset(StrictTable):
     gated: bool = False
     evidence: str = ""
     notes: str = ""
+    questions: tuple[str, ...] = ()
     roles: dict[str, RoleFile]
     recipe: RecipeSettings | None = None
     sampling: SamplingSettings = SamplingSettings()
@@ -313,7 +316,7 @@ class Preset(StrictTable):
     stop: tuple[str, ...] = ()
     vocabulary_exceptions: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
-    @field_validator("stop", "vocabulary_exceptions", mode="before")
+    @field_validator("stop", "questions", "vocabulary_exceptions", mode="before")
     @classmethod
     def _array(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value

@@ -32,7 +32,7 @@ COMMANDS = (
     Command("help", "", "Help for this screen", "app.help"),
     Command("preset", "[NAME]", "Load a preset; alone, list the presets"),
     Command("system", "[TEXT|-]", "Set the system prompt of this conversation; - removes it"),
-    Command("set", "[DIAL VALUE]", "Set a dial, as in /set beta 0.5; alone, show the dials"),
+    Command("set", "[DIAL [VALUE]]", "Set a dial, as in /set beta 0.5; no value: explain it"),
     Command("reset", "[DIAL]", "Turn a dial back to where the preset began; alone, all of them"),
     Command("stats", "", "Statistics of the last answer, models, memory"),
     Command("save", "NAME", "Rename the conversation (it is saved as you go)", "", _NAME),

@@ -6,15 +6,16 @@ checked twice. A dial out of its range raises UsageError in one line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
-from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, UNGUIDED, Recipe, parse_recipe
+from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, meaning, recipe_values
+from eftlocal.logits.recipe import BASE, NAMED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, nearest
+from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import shown
 from eftlocal_tui.history import Settings, values_of
@@ -23,22 +24,6 @@ DRAFT = "speculative"  # the length of a draft
 PANEL = ("temperature", "top_p")  # of sampling, in the side panel
 
 
-def _lambda(recipe: Recipe) -> float:
-    tuned = next(iter(dict(recipe.anchor))) if recipe.name == "interpolate" else TUNED
-    return recipe.weights[tuned]
-
-
-def _strength(recipe: Recipe) -> float:
-    plain = REFERENCE if recipe.name == "contrast" else UNGUIDED
-    return 0.0 - recipe.weights.get(plain, 0.0)
-
-
-_READ: dict[str, Callable[[Recipe], float]] = {  # how a recipe holds each of its dials
-    "alpha": lambda recipe: recipe.weights[TUNED],
-    "beta": lambda recipe: recipe.weights[BASE],
-    "lambda": _lambda,
-    "strength": _strength,
-}
 _START = {"strength": 0.5}  # others begin at 1
 _STEPS = {"top_p": 0.05}  # others step by 0.1
 _DRAFTS = (OFF, "auto", *map(str, range(1, MAX_DRAFT + 1)))
@@ -112,11 +97,41 @@ class Dials:
         sampling = {name: getattr(begun.sampling, name)}
         return replace(self, sampling=replace(self.sampling, **sampling))
 
+    def told(self, name: str) -> str:
+        """What a dial does, in a line.
+
+        Raises:
+            UsageError: there is no such dial.
+        """
+        if name == "recipe":
+            return meaning(self.recipe).does
+        self._check(name)
+        if name in recipe_values(self.recipe):
+            return dial_text(self.recipe.name, name)
+        setting = SETTINGS[name]
+        return setting.ends or setting.help.rstrip(".")
+
+    def began(self, name: str, begun: Dials) -> str:
+        """Where a dial began, in a line."""
+        value = self.reset(name, begun).all()[name]
+        return f"The preset begins with {value}; {{dial.reset}} goes back."
+
+    def explained(self, name: str, begun: Dials) -> str:
+        """All of what a dial does, takes and began with, in lines.
+
+        Raises:
+            UsageError: there is no such dial.
+        """
+        lines = [self.told(name), f"Takes {range_of(self.recipe, name).rule}."]
+        if name not in recipe_values(self.recipe) and SETTINGS[name].ends:
+            lines.insert(0, SETTINGS[name].help)
+        return "\n".join([*lines, self.began(name, begun)])
+
     def _check(self, name: str) -> None:
         known = dict.fromkeys(["recipe", *recipe_values(self.recipe), *SAMPLING, DRAFT, *LIMITS])
         if name in known:
             return
-        if name in _READ:
+        if name in RECIPE_DIALS:
             has = " and ".join(recipe_values(self.recipe)) or "none"
             raise UsageError(f"{recipe_name(self.recipe)} has no {name}; its dials: {has}")
         raise UsageError(f"unknown dial {name!r}; {nearest(name, known)}")
@@ -155,16 +170,6 @@ def range_of(recipe: Recipe, dial: str) -> Range:
     if dial == "lambda" and recipe.name == "interpolate":
         return Range(0.0, 1.0)
     return RANGES[dial]
-
-
-def recipe_values(recipe: Recipe) -> dict[str, float]:
-    """The numbers that a recipe may be turned by."""
-    if recipe.name == "interpolate":
-        lambdas = dict(recipe.anchor)  # two, which one number divides
-        if len(lambdas) != 2 or set(recipe.weights) != {BASE, REFERENCE, *lambdas}:
-            return {}
-    takes = NAMED[recipe.name][1] if recipe.name in NAMED else ()
-    return {dial: _READ[dial](recipe) for dial in takes}
 
 
 def recipe_name(recipe: Recipe) -> str:
@@ -287,8 +292,8 @@ def _parsed(name: str, text: str, range_: Range) -> Any:
 
 
 def _shown(name: str, value: float | None) -> str:
-    for word, meaning in RANGES[name].words.items():
-        if value == meaning:
+    for word, means in RANGES[name].words.items():
+        if value == means:
             return word
     return f"{value:g}" if isinstance(value, float) else f"{value}"
 

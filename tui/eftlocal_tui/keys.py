@@ -57,7 +57,7 @@ _LAST = ("prompt", "turn", "dial", "history")  # places whose keys leave the oth
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
-    Key("app.palette", "ctrl+p", "command_palette", "Commands", "Every command, by name"),
+    Key("app.palette", "ctrl+p", "command_palette", "Commands", "Every command, by name", FOOTER),
     Key("app.quit", "ctrl+q", "quit", "Quit", "Quit; everything is saved", FOOTER),
     Key("app.theme", "f10", "light_or_dark", "Light/dark", "Switch between light and dark"),
     Key("prompt.send", "enter", "send", "Send", "Send the message"),
@@ -68,14 +68,14 @@ KEYS = (
     Key(
         "chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what is queued comes back"
     ),
-    Key("chat.new", "ctrl+n", "new", "New", "New conversation", FOOTER),
-    Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
-    Key("chat.panel", "ctrl+b", "panel", "Panel", "Show or hide the side panel", FOOTER),
-    Key("chat.dials", "ctrl+t", "dials", "Dials", "Go to the dials, or back"),
-    Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Regenerate the answer, as a branch"),
-    Key("chat.edit", "f4", "edit", "Edit", "Edit your last message, as a branch"),
     Key("chat.compare", "f5", "compare", "Compare", "Emulation, tuned, base side by side", FOOTER),
     Key("chat.influence", "f6", "influence", "Influence", "Which model moved each token", FOOTER),
+    Key("chat.dials", "ctrl+t", "dials", "Dials", "Go to the dials, or back", FOOTER),
+    Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
+    Key("chat.new", "ctrl+n", "new", "New", "New conversation", FOOTER),
+    Key("chat.panel", "ctrl+b", "panel", "Panel", "Show or hide the side panel"),
+    Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Regenerate the answer, as a branch"),
+    Key("chat.edit", "f4", "edit", "Edit", "Edit your last message, as a branch"),
     Key("chat.previous", "f7", "sibling(-1)", "Branch ◂", "Previous branch"),
     Key("chat.next", "f8", "sibling(1)", "Branch ▸", "Next branch"),
     Key("chat.copy", "f9", "copy", "Copy", "Copy the last answer"),
@@ -97,10 +97,10 @@ KEYS = (
     Key("turn.influence", "i", "ask('influence')", "Influence", "What moved its tokens", FOOTER),
     Key("turn.unfold", "enter,space", "unfold", "Unfold", "Show all of a long message"),
     Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
-    Key("dial.more", "up", "step(1)", "More", "A step up"),
-    Key("dial.less", "down", "step(-1)", "Less", "A step down"),
-    Key("dial.reset", "ctrl+z", "reset", "Reset", "Back to where the preset began"),
-    Key("dial.back", "escape", "back", "Back", "Back to the message box"),
+    Key("dial.more", "up", "step(1)", "More", "A step up", FOOTER),
+    Key("dial.less", "down", "step(-1)", "Less", "A step down", FOOTER),
+    Key("dial.reset", "ctrl+z", "reset", "Reset", "Back to where the preset began", FOOTER),
+    Key("dial.back", "escape", "back", "Back", "Back to the message box", FOOTER),
     Key("history.resume", "enter", "resume", "Open", "Open the conversation", FOOTER),
     Key("history.search", "slash,ctrl+f", "search", "Search", "Search titles, messages", FOOTER),
     Key("history.rename", "r", "rename", "Rename", "Rename it", FOOTER),
@@ -223,10 +223,16 @@ def split(keys: str) -> set[str]:
 def display(name: str, keymap: Mapping[str, str]) -> list[str]:
     """The keys of a binding as people read them, in order: `Ctrl+J`, `Shift+Enter`."""
     keys = keymap.get(name, _NAMES[name].keys).split(",")
-    return [
-        key if len(key) == 1 else "+".join(map(_shown, key.split("+")))
-        for key in map(str.strip, keys)
-    ]
+    return [_spelled(key.strip()) for key in keys]
+
+
+def short(key: str) -> str:
+    """A key in little room: `^N`, `F5`."""
+    return _spelled(key).replace("Ctrl+", "^")
+
+
+def _spelled(key: str) -> str:
+    return key if len(key) == 1 else "+".join(map(_shown, key.split("+")))
 
 
 def _shown(part: str) -> str:

@@ -56,6 +56,8 @@ class Loaded:
         dials: what answers begin with.
         notes: what a person should know before using it.
         files: role to the short name of its model file.
+        about: what a person should know of the preset.
+        questions: that show what it is for.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Loaded:
     dials: Dials
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    about: str = ""
+    questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

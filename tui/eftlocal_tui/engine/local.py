@@ -88,8 +88,8 @@ class LocalEngine:
         models: Any = self._start.models if preset is None else preset
         if preset is not None:  # it may have other roles
             options.pop("prompts", None)
-        if isinstance(models, str):
-            found = find(models)
+        found = find(models) if isinstance(models, str) else None
+        if found is not None:
             for name in ("rpc", *CONTEXT):
                 if isinstance(options.get(name), Mapping):
                     there = (*found.roles, REST)
@@ -121,6 +121,8 @@ class LocalEngine:
             dials=Dials(defaults.recipe, defaults.sampling, defaults.speculation),
             notes=emulator.notes(),
             files={role: short_name(model.path) for role, model in emulator.models.items()},
+            about=found.notes if found is not None else "",
+            questions=found.questions if found is not None else (),
         )
 
     def answer(

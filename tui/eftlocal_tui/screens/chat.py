@@ -6,9 +6,11 @@ what is typed after a slash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.app import ComposeResult, SuspendNotSupported
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Markdown, Static
+from textual.widgets import Markdown, Static
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import validate_prompt
@@ -26,6 +28,7 @@ from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import encodable, fitted
+from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
@@ -60,9 +63,14 @@ class ChatScreen(BaseScreen[None]):
                 yield Static("", id="queued", markup=False)
                 yield Static("", id="status", markup=False)
                 box = self.answers.box
-                yield PromptArea(self.spelled(PLACEHOLDER), recall=box.recall, id="prompt")
-            yield SidePanel(id="side")
-        yield Footer(compact=True)
+                yield PromptArea(
+                    self.spelled(PLACEHOLDER),
+                    recall=box.recall,
+                    suggestions=self._suggestions,
+                    id="prompt",
+                )
+            yield SidePanel(self.spelled, id="side")
+        yield KeyBar()
 
     async def on_mount(self) -> None:
         panel = self.services.settings.panel
@@ -95,6 +103,11 @@ class ChatScreen(BaseScreen[None]):
     def alive(self) -> bool:
         """Whether there is a screen to show things on; the engine's thread outlives it."""
         return self.app.is_running and self.is_attached
+
+    def _suggestions(self) -> Sequence[str]:
+        """Questions to try, until something was asked."""
+        loaded = self.models.loaded
+        return loaded.questions if loaded is not None and self.transcript.greets else ()
 
     def on_resize(self) -> None:
         self.show_head()

@@ -11,10 +11,12 @@ from textual.app import SuspendNotSupported
 
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
+from eftlocal.logits.meaning import MEANINGS, formula
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import Command
+from eftlocal_tui.dials import recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
 from eftlocal_tui.screens.chat_answers import NO_CONVERSATION
@@ -73,14 +75,21 @@ class ChatCommands:
 
     async def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
-        models = self.screen.models
-        if rest and not value.strip():
-            raise UsageError(f"/set {name} needs a value, as in /set beta 0.5")
-        if rest:
-            await models.turn(name.replace("-", "_"), value.strip())
+        name, models = name.replace("-", "_"), self.screen.models
+        loaded, dials = models.ready, models.dials
+        if value.strip():
+            await models.turn(name, value.strip())
+        elif name == "recipe":
+            names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
+            lines = [f"{name}: {MEANINGS[name].does}" for name in names if name in MEANINGS]
+            lines.append(f"Now: {formula(dials.recipe, loaded.files)}")
+            await self.screen.say("\n".join(lines))
+        elif name:
+            now = f"{name} = {dials.all().get(name, '')}\n"
+            await self.screen.say(now + dials.explained(name, loaded.dials))
         else:
-            lines = [f"{name} = {value}" for name, value in models.dials.all().items()]
-            await self.screen.say("Dials (/set NAME VALUE):\n" + "\n".join(lines))
+            lines = [f"{name} = {now}  ({dials.told(name)})" for name, now in dials.all().items()]
+            await self.screen.say("Dials (/set NAME VALUE turns one):\n" + "\n".join(lines))
 
     async def _reset(self, rest: str) -> None:
         models = self.screen.models

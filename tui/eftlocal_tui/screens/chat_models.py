@@ -108,6 +108,7 @@ class ChatModels:
         self.loaded = self._dials = None
         self.tokens.clear()
         screen.side.clear()
+        screen.transcript.greet("", ())
         self._task = task = tasks.load(services.thread, services.engine, preset)
         screen.status("Loading the models; you can already type")
         bars = screen.query_one(LoadingBars)
@@ -138,14 +139,14 @@ class ChatModels:
     async def _show(self, loaded: Loaded) -> None:
         await self.restore()
         self.screen.status("")
+        self.screen.transcript.greet(loaded.about, loaded.questions)
         for note in loaded.notes:
             await self.screen.say(f"Note: {note}")
 
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""
         if self.loaded is not None:
-            loaded = self.loaded
-            await self.screen.side.show_dials(self.dials, loaded.roles, loaded.dials)
+            await self.screen.side.show_dials(self.dials, self.loaded)
         self.screen.show_head()
 
     async def restore(self, dials: Dials | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from eftlocal.generation import FinishReason
 from eftlocal.logits.recipe import Recipe
@@ -21,6 +21,7 @@ from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import reason_text, speed_line, totals_line
+from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.markdown import Streamed
 
 _ALONE = ("tuned", "base")
@@ -104,7 +105,7 @@ class CompareScreen(BaseScreen[None]):
         with Horizontal():
             for name in self._names:
                 yield CompareColumn(name)
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.answer(self._dials.sampling.seed)

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Footer, Input, Label, Static, TextArea
+from textual.widgets import Button, Input, Label, Static, TextArea
 
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import COMMANDS
@@ -18,6 +18,7 @@ from eftlocal_tui.keys import bindings, display, of_place, spelled
 from eftlocal_tui.screens.base import BaseScreen
 from eftlocal_tui.settings import settings_path
 from eftlocal_tui.text import pasted
+from eftlocal_tui.widgets.key_bar import KeyBar
 
 
 class AskText(ModalScreen[str | None], BaseScreen[str | None]):
@@ -37,7 +38,7 @@ class AskText(ModalScreen[str | None], BaseScreen[str | None]):
         with Vertical():
             yield Label(self._question, markup=False)
             yield self._box
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_input_submitted(self) -> None:
         self.action_accept()
@@ -65,7 +66,7 @@ class Confirm(ModalScreen[bool], BaseScreen[bool]):
             with Horizontal():
                 yield Button("Cancel", id="no")
                 yield Button(self._yes, id="yes", variant="error")
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         self.leave(event.button.id == "yes")
@@ -133,7 +134,7 @@ class HelpScreen(ModalScreen[None], BaseScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll():
             yield Static(self._page())
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def _page(self) -> Group:
         title, about, places = _ABOUT[self._place]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from eftlocal.terminal_text import one_line
@@ -17,6 +17,7 @@ from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.dialogs import AskText, Confirm
 from eftlocal_tui.text import fitted
+from eftlocal_tui.widgets.key_bar import KeyBar
 
 _PAGE = 100
 _NARROWEST = 40  # columns that a line is cut to at least
@@ -45,7 +46,7 @@ class HistoryScreen(BaseScreen[int | None]):
         yield Static("", id="head", markup=False)
         yield Input(self._words, placeholder=_SEARCH, id="words", compact=True)
         yield OptionList(id="found", markup=False)
-        yield Footer(compact=True)
+        yield KeyBar()
 
     async def on_mount(self) -> None:
         await self.doing(self._show())

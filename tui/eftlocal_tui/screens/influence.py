@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message
@@ -19,6 +19,7 @@ from eftlocal_tui.engine.tasks import StoppedError, Task
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.waiting import Waiting
+from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.token_table import TokenTable
 from eftlocal_tui.widgets.token_text import Scale, TokenText, shown_text
 
@@ -67,7 +68,7 @@ class InfluenceScreen(BaseScreen[None]):
             yield TokenText()
         yield Static("", id="verdict", markup=False)
         yield TokenTable(id="token")
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._say("Every model reads the answer again")

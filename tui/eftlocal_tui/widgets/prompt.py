@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -46,6 +46,7 @@ class PromptArea(TextArea):
         placeholder: str = "",
         *,
         recall: Callable[[int], bool] = lambda _: False,
+        suggestions: Callable[[], Sequence[str]] = tuple,
         id: str | None = None,
     ) -> None:
         super().__init__(
@@ -57,6 +58,7 @@ class PromptArea(TextArea):
             placeholder=placeholder,
         )
         self._recall = recall
+        self._suggestions = suggestions
 
     async def _on_key(self, event: events.Key) -> None:
         # Keys that mean something in this box are obeyed here, in the order of typing: the
@@ -99,8 +101,17 @@ class PromptArea(TextArea):
         found = commands.matching(self.text)
         if len(found) == 1:
             self.replace_all(f"/{found[0].name}{' ' if found[0].takes else ''}")
-        elif not found:
+        elif not found and not self._suggest():
             self.screen.focus_next()
+
+    def _suggest(self) -> bool:
+        """Puts in the next question to try, unless something else is typed; whether it did."""
+        questions = list(self._suggestions())
+        if not questions or self.text not in ("", *questions):
+            return False
+        at = questions.index(self.text) + 1 if self.text else 0
+        self.replace_all(questions[at % len(questions)])
+        return True
 
     def action_copy(self) -> None:
         if self.selected_text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 
 import psutil
 from textual import events
@@ -12,8 +12,10 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
+from eftlocal.logits.meaning import formula
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_names
-from eftlocal_tui.engine import Live
+from eftlocal_tui.engine import Live, Loaded
 from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import plot, speed_text
@@ -84,8 +86,11 @@ class RecipeSelect(Select[str]):
 
 
 class SidePanel(VerticalScroll, can_focus=False):
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, spelled: Callable[[str], str], *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._spelled = spelled
+        self._dials: Dials | None = None
+        self._begun: Dials | None = None
         self._sampled: Figures | None = None  # what the plots show last
         self._speeds: list[float] = []
         self._accepted: list[float] = []
@@ -96,7 +101,9 @@ class SidePanel(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         yield Label("Dials", classes="title")
         yield RecipeSelect([], prompt="recipe", id="recipe", compact=True)
+        yield Static("", id="about", markup=False)
         yield Vertical(id="rows")
+        yield Static("", id="explained", markup=False)
         yield Label("Figures", classes="title")
         yield Static("", id="figures", markup=False)
         yield Static("", id="plots", markup=False)
@@ -105,15 +112,14 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._show_figures()
         self.set_interval(2.0, self._show_figures)
 
-    async def show_dials(self, dials: Dials, roles: Collection[str], begun: Dials) -> None:
-        """These dials; rows are made anew only where the recipe has others.
-
-        Args:
-            roles: that are loaded.
-            begun: the dials that the preset began with.
-        """
-        names = recipe_names(dials.recipe, roles, begun.recipe)
+    async def show_dials(self, dials: Dials, loaded: Loaded) -> None:
+        """These dials; rows are made anew only where the recipe has others."""
+        self._dials, self._begun = dials, loaded.dials
+        names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
         values = dials.shown()
+        does = f"{dials.told('recipe')}\n{formula(dials.recipe, loaded.files)}"
+        self.query_one("#about", Static).update("\n".join(map(one_line, does.split("\n"))))
+        self._explain()
         self._recipe = values.pop("recipe")
         select = self.query_one(Select)
         with select.prevent(Select.Changed):
@@ -188,6 +194,22 @@ class SidePanel(VerticalScroll, can_focus=False):
         event.stop()
         if isinstance(event.value, str) and self._recipe not in ("", event.value):
             self.post_message(DialTurned("recipe", event.value))
+
+    def on_descendant_focus(self) -> None:
+        self._explain()
+
+    def on_descendant_blur(self) -> None:
+        self._explain()
+
+    def _explain(self) -> None:
+        """What the dial with the focus does, below the dials."""
+        row, dials, begun = self.screen.focused, self._dials, self._begun
+        text = ""
+        if isinstance(row, DialInput) and dials and begun and row.dial in dials.all():
+            text = f"{dials.told(row.dial)}\n{dials.began(row.dial, begun)}"
+        explained = self.query_one("#explained", Static)
+        explained.update(self._spelled(text))
+        explained.display = bool(text)
 
     def focus_dials(self) -> None:
         rows = self.query(DialInput)

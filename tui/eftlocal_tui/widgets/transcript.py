@@ -189,6 +189,7 @@ Three models answer together: a large base, a small tuned one, and what it was t
 Type a message and press {prompt.send}. {chat.panel} shows the dials, to be turned at any time.
 {chat.compare} compares the models; {chat.influence} shows which one moved each token.
 {app.help} is the help; {app.palette} lists all commands."""
+_TRY = "Ask it ({prompt.complete} in the empty box puts one in, and again the next):"
 
 
 class Transcript(VerticalScroll, can_focus=False):
@@ -197,12 +198,27 @@ class Transcript(VerticalScroll, can_focus=False):
     def __init__(self, spelled: Callable[[str], str], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._spelled = spelled
+        self._greeting = ""
 
     def compose(self) -> ComposeResult:
         yield self._welcome()
 
     def _welcome(self) -> Static:
-        return Static(self._spelled(WELCOME), id="welcome", markup=False)
+        return Static(self._spelled(WELCOME) + self._greeting, id="welcome", markup=False)
+
+    @property
+    def greets(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return bool(self.query("#welcome"))
+
+    def greet(self, about: str, questions: Sequence[str]) -> None:
+        """What the welcome says of the models, and questions to try."""
+        lines = ["", one_line(about, 400)] if about else []
+        if questions:
+            lines += ["", self._spelled(_TRY), *(f"  {one_line(text)}" for text in questions)]
+        self._greeting = "\n".join(["", *lines]) if lines else ""
+        for welcome in self.query("#welcome").results(Static):
+            welcome.update(self._spelled(WELCOME) + self._greeting)
 
     def _view(self, turn: Turn, *, live: bool = False) -> TurnView:
         if turn.role == "user":
