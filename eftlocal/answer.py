@@ -20,6 +20,7 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Acceptance
 from eftlocal.speculation.settings import DraftLength, Speculation, Totals, read_speculation
+from eftlocal.thinking import Marks, Parts, parts
 
 if TYPE_CHECKING:
     from eftlocal.llama.guide import Guide
@@ -60,7 +61,7 @@ class Answer:
     finish_reason is None when the stream was closed before the answer ended. logprobs are nats,
     one per token, when they were asked for; top_logprobs are of the most probable tokens at each.
     prompt is the raw prompt under the combination, where that was asked for. speculation tells
-    what became of the drafts.
+    what became of the drafts. marks are those of its thinking, where its prompt opened it.
     """
 
     text: str
@@ -73,9 +74,15 @@ class Answer:
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     prompt: TextLogprobs | None = None
+    marks: Marks | None = None
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def parts(self) -> Parts:
+        """Which part of the text is thinking, and which the answer."""
+        return parts(self.text, self.marks)
 
 
 class AnswerStream(Closing, Iterator[Step]):
@@ -92,6 +99,7 @@ class AnswerStream(Closing, Iterator[Step]):
         check: raises UsageError for a recipe that the ensemble has no roles for.
         mask: which tokens may follow; closed with the stream.
         prompt: its prompt's log-probabilities, where they were asked for.
+        marks: of its thinking, where more is known of them than that they are usual ones.
 
     Attributes:
         reader: the thread that reads it; None where a scheduler advances it.
@@ -109,8 +117,10 @@ class AnswerStream(Closing, Iterator[Step]):
         check: Callable[[Recipe | str], Recipe],
         mask: Guide | None = None,
         prompt: TextLogprobs | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self._prompt = prompt
+        self.marks = marks
         self._only_prompt = False
         self._rounds = rounds
         self._generation = generation
@@ -267,4 +277,5 @@ class AnswerStream(Closing, Iterator[Step]):
             logprobs=logprobs if self._sequence.logprobs else None,
             top_logprobs=top if self._sequence.top_logprobs else None,
             prompt=self._prompt,
+            marks=self.marks,
         )

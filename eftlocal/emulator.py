@@ -46,6 +46,7 @@ from eftlocal.loading.roles import (
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
+from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
 from eftlocal.saved_state import SavedState, load, read, save
@@ -86,6 +87,7 @@ class Emulator(Closing):
         self._resources = loaded.resources
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
         self._text_model = self.models[self._text_role]
+        self._marks = AnswerMarks(self._text_model, self.prompts[self._text_role])
 
     @classmethod
     def from_files(
@@ -244,8 +246,7 @@ class Emulator(Closing):
         defaults, planner = self.defaults, self.rounds.planner
         recipe = self.checked(asked.get("recipe", defaults.recipe))
         sampling = asked.get("sampling", defaults.sampling)
-        drafts = read_speculation(asked.get("speculation"), defaults.speculation)
-        drafts = planner.allowed(drafts)
+        drafts = planner.allowed(read_speculation(asked.get("speculation"), defaults.speculation))
         raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
         ignore_end = asked.get("ignore_end", False)
         reading = asked.keys() & PromptOptions.__annotations__.keys()
@@ -286,7 +287,7 @@ class Emulator(Closing):
             generation = Generation(
                 self.ensemble,
                 sequence,
-                piece=self._text_model.piece,
+                piece=self._marks.piece,
                 max_tokens=asked.get("max_tokens", defaults.max_tokens),
                 stop=(*defaults.stop, *asked.get("stop", ())),
                 loop_guard=0 if ignore_end else asked.get("loop_guard", defaults.loop_guard),
@@ -298,6 +299,7 @@ class Emulator(Closing):
                 check=self.checked,
                 mask=mask,
                 prompt=scored,
+                marks=self._marks.of(ids[self._text_role]),
             )
             self.slots.streams.add(stream)
             undone.pop_all()

@@ -149,7 +149,10 @@ def fields_page() -> str:
             refused,
         )
         + "\n# Fields of a message\n\n`role` is system, developer (the same), user or assistant. "
-        "`content` is a string, or a list of parts\nof type `text`, which become lines.\n"
+        "`content` is a string, or a list of parts\nof type `text`, which become lines.\n\n"
+        "An assistant's `reasoning_content` is its thinking. A template that takes it is given\n"
+        "it; one that knows the marks of thinking gets the answer as it was written, and others\n"
+        "what came after.\n"
         + _table("Accepted, and nothing is changed by them", ("field", "because"), messages.IGNORED)
         + _table("Refused, but for what is null or empty", ("field", "why"), messages.REFUSED)
     )

@@ -437,6 +437,7 @@ def role_prompt(source: RoleSource, model: llama.Model) -> RolePrompt:
         without_system=source.without_system,
         system_in_user=source.system_in_user,
         variables=source.chat_template_kwargs,
+        thinking=source.thinking,
         template=model.chat_template,
         bos_token=text(model.bos),
         eos_token=text(model.eos),

@@ -29,6 +29,7 @@ class RoleSource:
         without_system: leave out system messages for this role.
         system_in_user: put them at the beginning of the user's instead, for its template.
         chat_template_kwargs: further variables for its template, such as enable_thinking.
+        thinking: the texts before and after its thinking, where no template says them.
         n_ctx: longest sequence in tokens; None is what the model was trained for, at most 4096.
         n_batch: most tokens decoded in one call.
         threads: CPU threads; None is every physical core.
@@ -47,6 +48,7 @@ class RoleSource:
     without_system: bool = False
     system_in_user: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    thinking: tuple[str, str] | None = None
     n_ctx: int | None = None
     n_batch: int = SETTINGS["n_batch"].default
     threads: int | None = None
@@ -89,6 +91,7 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
         lora=fetch(file.lora) if file.lora else None,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
+        thinking=file.thinking,
         **file.given,
     )
 

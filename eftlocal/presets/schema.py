@@ -208,6 +208,9 @@ Prompt = Annotated[
 ]
 
 
+_Mark = Annotated[str, Field(min_length=1)]
+
+
 class RoleFile(FileRef):
     """What plays a role: a file, or another role's weights, with or without an adapter.
 
@@ -219,6 +222,8 @@ class RoleFile(FileRef):
             role sees, "plain" the conversation as plain text, another name a chat format of
             llama.cpp's ("chatml"); or a table with a template.
         without_system: leave out system messages for this role.
+        thinking: the texts before and after its thinking, as in ["<think>", "</think>"], where its
+            marks are none of those that are known (`eftlocal.thinking`).
         evidence: how we know that the file exists and is what it says.
         approx_size: bytes, to tell what a download costs; never checked, unlike size.
     """
@@ -234,8 +239,14 @@ class RoleFile(FileRef):
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
     without_system: bool | None = None
+    thinking: tuple[_Mark, _Mark] | None = None
     evidence: str = ""
     approx_size: int | None = Field(default=None, gt=0)
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _one_source(self) -> RoleFile:

@@ -30,16 +30,24 @@ REFUSED = {
     "function_call": "tools are not supported",
     "refusal": "put its text in content",
     "audio": "only text is supported",
-    "reasoning_content": "put what the model should read in content",
 }
+_THINKING = "reasoning_content"
+_TAKEN = ("role", "content", _THINKING)
 _IGNORED_IN_PART = ("cache_control", "prompt_cache_breakpoint")
 
 
-class Message(TypedDict):
-    """One turn of a conversation. `content` may be empty; it must be text that UTF-8 can hold."""
-
+class _Message(TypedDict):
     role: Role
     content: str
+
+
+class Message(_Message, total=False):
+    """One turn of a conversation. `content` may be empty; it must be text that UTF-8 can hold.
+
+    An answer may have its thinking apart, without marks: `reasoning.told` says what becomes of it.
+    """
+
+    reasoning_content: str
 
 
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -51,7 +59,7 @@ def validate_messages(messages: object) -> list[Message]:
 
     As in OpenAI's form, the role may be `developer` (it becomes `system`) and the content a list
     of parts of type "text" (they become lines). A key that is null or empty is as good as absent;
-    IGNORED and REFUSED say what becomes of the others.
+    An assistant's may have `reasoning_content`. IGNORED and REFUSED say what becomes of the others.
 
     Raises:
         PromptError: names the message (from 0) and what is wrong with it.
@@ -70,7 +78,7 @@ def _message(where: str, message: object) -> Message:
         if key not in message:
             raise PromptError(f"{where}: {key!r} is missing")
     for key, value in message.items():
-        if key in ("role", "content", *IGNORED) or value is None or value in ("", [], {}):
+        if key in (*_TAKEN, *IGNORED) or value is None or value in ("", [], {}):
             continue
         why = REFUSED.get(key, "not supported; leave it out")
         raise PromptError(f"{where}: {one_line(str(key), 40)!r}: {why}")
@@ -85,7 +93,13 @@ def _message(where: str, message: object) -> Message:
     if not isinstance(content, str):
         raise PromptError(f"{where}: content must be a string, not {type(content).__name__}")
     _check_text(f"{where}: content", content)
-    return Message(role=cast(Role, role), content=content)
+    checked = Message(role=cast(Role, role), content=content)
+    if thinking := message.get(_THINKING):
+        if role != "assistant" or not isinstance(thinking, str):
+            raise PromptError(f"{where}: {_THINKING} is the text of an assistant's thinking")
+        _check_text(f"{where}: {_THINKING}", thinking)
+        checked["reasoning_content"] = thinking
+    return checked
 
 
 def _text(where: str, part: object) -> str:

@@ -24,8 +24,10 @@ from eftlocal.prompt.messages import (
     validate_messages,
     validate_prompt,
 )
+from eftlocal.prompt.reasoning import told
 from eftlocal.prompt.template import ChatTemplate, is_template
 from eftlocal.terminal_text import one_line, shown
+from eftlocal.thinking import Marks
 
 FORMATS = ("chat", "same", "plain")
 
@@ -65,6 +67,8 @@ class RolePrompt:
     """Whether system messages stand at the beginning of the next user message; not in "plain"."""
     variables: Mapping[str, Any] = field(default_factory=dict)
     """Variables for its template, such as `enable_thinking`: JSON values."""
+    thinking: tuple[str, str] | None = None
+    """The texts before and after its thinking, where no template says them."""
     template: str | None = None
     """The model's own chat template; None when its file has none."""
     bos_token: str = ""
@@ -84,6 +88,11 @@ class RolePrompt:
     def source(self) -> str:
         """Of its template, or a chat format's name; empty where its file has none."""
         return (self.template or "").strip() if self.format == "chat" else self.format
+
+    @property
+    def marks(self) -> Marks | None:
+        """Those of `thinking`."""
+        return Marks(*self.thinking) if self.thinking else None
 
 
 def check_format(format: str) -> None:
@@ -186,6 +195,8 @@ def _render_one(
 ) -> list[Segment]:
     if role.without_system:
         messages = [message for message in messages if message["role"] != "system"]
+    template = role.source if is_template(role.source) else ""
+    messages = cast(list[Message], told(messages, template, role.special_texts))
     if role.format == "plain":
         text = plain_text(messages)
         return [Segment(text, special=False)]
@@ -199,7 +210,7 @@ def _render_one(
     # wrote. The text is parted there, so everywhere else it is tokenized as it always is.
     mark = secrets.token_hex(16)
     marked = [
-        Message(role=m["role"], content=mark.join(parted(m["content"], role.special_texts)))
+        cast(Message, {**m, "content": mark.join(parted(m["content"], role.special_texts))})
         for m in messages
     ]
     changed = [i for i, (a, b) in enumerate(zip(messages, marked, strict=True)) if a != b]
