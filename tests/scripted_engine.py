@@ -11,6 +11,7 @@ from pathlib import Path
 from eftlocal import Message, Recipe, Sampling, Speculation, Step
 from eftlocal.errors import EftlocalError
 from eftlocal.study.inspection import Candidate, InspectedToken
+from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
@@ -57,6 +58,7 @@ class Script:
     wait_at: int | None = None
     error: EftlocalError | None = None
     at_once: EftlocalError | None = None
+    marks: Marks | None = None
     go: threading.Event = field(default_factory=threading.Event)
 
 
@@ -191,6 +193,10 @@ class ScriptedAnswer:
         self.followed.append(self.dials)
         text = script.pieces[self._given - 1]
         return Step(self._given - 1, self._given, text, finish_reason="stop" if last else None)
+
+    @property
+    def marks(self) -> Marks | None:
+        return self._script.marks
 
     def live(self) -> Live:
         figures = Figures(

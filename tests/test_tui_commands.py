@@ -258,7 +258,9 @@ async def test_regen_edit_continue_copy(d: Driver) -> None:
     await d.send("/copy code")
     assert "no code block" in d.toasts
     await d.send("/copy all")
-    assert "not 'all'" in d.toasts
+    assert "Copied the whole message" in d.toasts
+    await d.send("/copy most")
+    assert "not 'most'" in d.toasts
 
 
 @asynchronous

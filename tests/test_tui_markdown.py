@@ -122,16 +122,23 @@ async def test_an_answer_looks_the_same_while_it_comes() -> None:
             assert await shown(["", *text], finish=False) == picture, name
 
 
-@pytest.mark.parametrize(
-    "name", ["a poem", "a loose list", "code in lists", "formulas by themselves", "a table"]
-)
+CUT = {
+    "lines": "a\nb\n\nc",
+    "a loose list": "- a\n\n- b",
+    "code in a list": "- a\n  ```\n  b\n  ```",
+    "a formula": "a\n\\[\n- x\n\\]\n",
+    "a table": "|a|b|\n|-|-:|\n|1|2|\n",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
 @asynchronous
 async def test_wherever_it_is_cut(name: str) -> None:
-    text, picture = LOOKS[name]
+    text = CUT[name]
     async with page() as shown:
+        whole = await shown([text])
         for at in range(1, len(text)):
-            cut = await shown([text[:at], text[at:]], finish=False)
-            assert cut == picture, text[:at]
+            assert await shown([text[:at], text[at:]], finish=False) == whole, text[:at]
 
 
 @asynchronous
@@ -178,7 +185,7 @@ def brightness(app: Page, row: int) -> float:
 async def test_no_width_is_too_narrow() -> None:
     text = "\n\n".join(text for text, _ in LOOKS.values())
     async with page(60, 20) as shown:
-        for width in (9, 5, 3, 2, 1):
+        for width in (9, 3, 1):
             await shown.pilot.resize_terminal(width, 5)
             await shown([text])
 

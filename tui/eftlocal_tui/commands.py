@@ -42,7 +42,7 @@ COMMANDS = (
     Command("regen", "", "Regenerate the last answer, as a branch", "screen.regenerate"),
     Command("continue", "", "Continue a stopped answer", "screen.continue"),
     Command("edit", "", "Edit your last message, as a branch", "screen.edit"),
-    Command("copy", "[code]", "Copy the last answer, or its last code block", "screen.copy"),
+    Command("copy", "[code|all]", "Copy the last answer, its last code, or all", "screen.copy"),
     Command("compare", "", "Emulation, tuned and base, side by side", "screen.compare"),
     Command("influence", "", "Which model moved each token of the answer", "screen.influence"),
     Command("history", "[WORDS]", "List all conversations, or search them", HISTORY),

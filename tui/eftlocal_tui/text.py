@@ -10,9 +10,10 @@ from rich.text import Text
 
 from eftlocal.generation import ENDINGS
 from eftlocal.terminal_text import one_line, printable
+from eftlocal_tui.pace import duration
 
 if TYPE_CHECKING:
-    from eftlocal_tui.history import Figures, Turn
+    from eftlocal_tui.history import Figures, Thought, Turn
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -84,6 +85,14 @@ def outcome(turn: Turn, if_stopped: str = "", *, short: bool = False) -> str:
         seed = turn.settings.seed if turn.settings else None
         took = figures_line(turn.figures) if short else totals_line(turn.figures, seed)
     return _joined(reason, hint, took)
+
+
+def thought_line(took: Thought | None, *, going: bool = False) -> str:
+    """`Thinking … 12 s · 340 tokens` while it comes, then `Thought for 12 s · 340 tokens`."""
+    if took is None:
+        return "Thinking …" if going else "Thinking"
+    figures = f"{duration(took.seconds)} · {took.tokens:,} token{'s' * (took.tokens != 1)}"
+    return f"Thinking … {figures}" if going else f"Thought for {figures}"
 
 
 def bar(share: float, width: int = 12) -> str:

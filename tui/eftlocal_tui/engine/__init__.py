@@ -11,6 +11,7 @@ from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState
 from eftlocal.study.inspection import InspectedToken
+from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures
 
@@ -114,6 +115,10 @@ class Answering(Iterator[Step], Protocol):
 
     @property
     def seed(self) -> int: ...
+
+    @property
+    def marks(self) -> Marks | None:
+        """Of its thinking, where the prompt opened it, or a preset says them."""
 
     def live(self) -> Live:
         """Costs little more than reading it; still, not for every token."""

@@ -30,6 +30,7 @@ from eftlocal.settings import CONTEXT
 from eftlocal.sources import load
 from eftlocal.study.influence import inspect
 from eftlocal.study.inspection import sides_shown
+from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
@@ -267,6 +268,10 @@ class LocalAnswering:
     @property
     def seed(self) -> int:
         return self._stream.seed
+
+    @property
+    def marks(self) -> Marks | None:
+        return self._stream.marks
 
     def live(self) -> Live:
         return _live(self._ensemble, self._stream)

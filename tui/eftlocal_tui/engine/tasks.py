@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import FinishReason, Step
 from eftlocal.prompt.messages import Message
+from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Answering,
@@ -30,8 +31,9 @@ from eftlocal_tui.engine import (
     Progress,
     Reading,
 )
+from eftlocal_tui.engine.tally import ThinkingTally
 from eftlocal_tui.engine.turning import Refused, Turned, Turning
-from eftlocal_tui.history import AnswerWriter
+from eftlocal_tui.history import AnswerWriter, Thinks, Thought
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -182,7 +184,14 @@ class EngineThread:
 
 FIGURES = 0.2  # seconds between live figures
 
-AnswerEvent = Step | Live | Reading | Turned | Refused
+
+class Thinking(NamedTuple):
+    """How this answer marks its thinking; it comes before the first token."""
+
+    marks: Marks
+
+
+AnswerEvent = Step | Live | Reading | Turned | Refused | Thinking
 Clock = Callable[[], float]
 
 
@@ -216,12 +225,14 @@ def answer(
     writer: AnswerWriter,
     *,
     continue_last: bool = False,
+    thought: Thought | None = None,
     clock: Clock = time.monotonic,
 ) -> Task[AnswerEvent, Ended]:
     """Answers into the history, token by token, and reports the same to the screen.
 
     Args:
         dials: those that the next token is to follow; called on the engine's thread.
+        thought: what the thinking took of the answer that this goes on from.
     """
 
     def work(task: Task[AnswerEvent, Ended]) -> Ended:
@@ -231,7 +242,11 @@ def answer(
             )
             with closing(answering):
                 writer.set_seed(answering.seed)
-                return _follow(task, answering, dials, writer, clock)
+                if answering.marks is not None and not continue_last:
+                    writer.set_thinking(Thinks(**vars(answering.marks)))
+                    task.put(Thinking(answering.marks))
+                tally = ThinkingTally(writer.marks, thought, clock)
+                return _follow(task, answering, dials, writer, tally, clock)
 
     return thread.submit(work)
 
@@ -241,8 +256,13 @@ def _follow(
     answering: Answering,
     dials: Callable[[], Dials],
     writer: AnswerWriter,
+    tally: ThinkingTally,
     clock: Clock,
 ) -> Ended:
+    def live() -> Live:
+        now = answering.live()
+        return replace(now, figures=tally.added_to(now.figures))
+
     reason: FinishReason | None = None
     tokens: list[int] = []
     told = clock()
@@ -258,17 +278,18 @@ def _follow(
         tokens.append(step.token)
         turning.came(step.text)
         writer.append(step.text)
+        tally.take(writer.text)
         task.put(step)
         reason = step.finish_reason
         if clock() - told >= FIGURES:
             told = clock()
-            task.put(answering.live())
-    live = answering.live()
+            task.put(live())
+    last = live()
     if reason is None:
-        writer.stop(live.figures if tokens else None)
+        writer.stop(last.figures if tokens else None)
     else:
-        writer.finish(reason, live.figures)
-    return Ended(reason, live, tuple(tokens))
+        writer.finish(reason, last.figures)
+    return Ended(reason, last, tuple(tokens))
 
 
 def inspect(

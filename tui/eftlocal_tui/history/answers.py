@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 
 from eftlocal.bases import Closing
 from eftlocal.terminal_text import one_line
+from eftlocal.thinking import Marks
 from eftlocal_tui.history.database import Database, HistoryError, insert, sqlite_errors, update
-from eftlocal_tui.history.records import Figures, Mark, Settings, Turn
+from eftlocal_tui.history.records import Figures, Mark, Settings, Thinks, Turn
 from eftlocal_tui.history.turns import PIECES, begin_turn, touch
 
 STREAMING = "SELECT id, writer FROM turn WHERE writer IS NOT NULL"
@@ -192,6 +193,19 @@ class AnswerWriter:
             settings = self._settings.model_copy(update={"seed": seed})
             self._set(settings=settings)
             self._settings = settings
+
+    def set_thinking(self, thinking: Thinks) -> None:
+        """Notes how thinking is marked, once the models have told."""
+        with self._lock:
+            self._check()
+            settings = self._settings.model_copy(update={"thinking": thinking})
+            self._set(settings=settings)
+            self._settings = settings
+
+    @property
+    def marks(self) -> Marks | None:
+        """Of its thinking, where they are known."""
+        return self._settings.thinking.marks if self._settings.thinking else None
 
     def finish(self, reason: str | None = None, figures: Figures | None = None) -> None:
         """It came to its end; `reason` as `Answer.finish_reason` has it."""

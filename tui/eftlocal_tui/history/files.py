@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,10 @@ from eftlocal_tui.history.parts import left_out, sent_from
 from eftlocal_tui.history.records import Conversation, Mark, Record, SavedTurn, Text, Time, Turn
 from eftlocal_tui.history.store import History
 from eftlocal_tui.history.turns import at_rest
-from eftlocal_tui.text import outcome
+from eftlocal_tui.text import outcome, thought_line
 
 FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"
-VERSIONS = (1, 2)  # the second has turns that say from where on a conversation is sent
+VERSIONS = (1, 2)  # the second says from where on a conversation is sent, and what thinking took
 
 
 _PARTS = {"begins_at", "summary"}  # left out of turns that say nothing of the kind
@@ -62,9 +62,14 @@ def to_json(history: History, conversations: Sequence[int], leaf: int | None = N
     """
     with history.db.reading():
         saved = [_saved(history, conversation, leaf) for conversation in conversations]
-    parts = any(_PARTS & turn.keys() for one in saved for turn in one["turns"])
+    turns = [turn for one in saved for turn in one["turns"]]
+    parts = any(_PARTS & turn.keys() or _thinks(turn) for turn in turns)
     file = {"format": FORMAT, "version": VERSIONS[parts], "conversations": saved}
     return json.dumps(file, indent=1) + "\n"
+
+
+def _thinks(turn: Mapping[str, Any]) -> bool:
+    return any("thinking" in (turn[name] or ()) for name in ("settings", "figures"))
 
 
 def _saved(history: History, conversation: int, leaf: int | None) -> dict[str, Any]:
@@ -187,12 +192,23 @@ def to_markdown(history: History, conversation: int, leaf: int | None = None) ->
         if place == begin > 0:
             blocks.append(f"*{left_out(path, begin)}*")
         blocks.append(f"## {_HEADINGS[turn.role]}{_branch(turn)}")
-        if turn.text:
-            blocks.append(contained(turn.text))
+        blocks += _thinking(turn)
+        if turn.answer:
+            blocks.append(contained(turn.answer))
         blocks += _notes(turn)
     if path and begin == len(path):
         blocks.append(f"*{left_out(path, begin)}*")
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
+
+
+def _thinking(turn: Turn) -> list[str]:
+    """Quoted, under what it took."""
+    found = turn.parts.thinking
+    if found is None or not turn.text[found].strip():
+        return []
+    took = thought_line(turn.figures.thinking if turn.figures else None)
+    lines = f"*{took}*\n\n{contained(turn.text[found])}".split("\n")
+    return ["\n".join(f"> {line}".rstrip() for line in lines)]
 
 
 def contained(text: str) -> str:

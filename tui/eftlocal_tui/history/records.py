@@ -16,9 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from eftlocal.terminal_text import one_line
+from eftlocal.thinking import Marks, Parts, parts
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SPECIAL = re.compile("[\x00\x10\ud800-\udfff]")
@@ -94,9 +103,39 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Settings(Record):
+class Thinks(Record):
+    """How thinking is marked in an answer's text: see `eftlocal.thinking.Marks`."""
+
+    opens: Text
+    closes: Text
+    opened: bool = False
+    wraps: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+
+    @property
+    def marks(self) -> Marks:
+        return Marks(self.opens, self.closes, self.opened, self.wraps)
+
+
+class Thought(Record):
+    """What thinking took: tokens, its marks included, and seconds."""
+
+    tokens: Count
+    seconds: Number
+
+
+class _MayThink(Record):
+    """Of answers without thinking nothing is written, so that earlier versions read them."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialize(self)
+        return {k: v for k, v in data.items() if k != "thinking" or v is not None}
+
+
+class Settings(_MayThink):
     """What an answer was begun with.
 
+    `thinking` is None where its marks are usual ones that stand in the text.
     `recipe`, `sampling` and `speculation` are names with strings, numbers, booleans, None or one
     more such table: see `values_of`.
     """
@@ -106,12 +145,14 @@ class Settings(Record):
     sampling: Values = Field(default_factory=dict)
     speculation: Values = Field(default_factory=dict)
     seed: Count | None = None
+    thinking: Thinks | None = None
 
 
-class Figures(Record):
+class Figures(_MayThink):
     """What an answer took: tokens, seconds by the wall clock, tokens per second after the first.
 
     acceptance is the share of the judged draft tokens that were accepted; None without drafts.
+    thinking is a part of the whole.
     """
 
     tokens: Count
@@ -120,6 +161,7 @@ class Figures(Record):
     tokens_per_second: Number
     acceptance: Annotated[float, Field(ge=0, le=1)] | None = None
     prompt_tokens: Count | None = None
+    thinking: Thought | None = None
 
 
 class Mark(Record):
@@ -181,6 +223,24 @@ class SavedTurn(Record):
     marks: Annotated[tuple[Mark, ...], Field(strict=False)] = ()
     begins_at: Count | None = None
     summary: bool = False
+
+    @property
+    def parts(self) -> Parts:
+        """Which part of an answer's text is thinking; of a question nothing is."""
+        if self.role == "user":
+            return Parts(None, slice(0, len(self.text)))
+        return parts(self.text, self.marks_of_thinking)
+
+    @property
+    def marks_of_thinking(self) -> Marks | None:
+        """Where they are not those that the text itself begins with."""
+        thinks = self.settings.thinking if self.settings else None
+        return thinks.marks if thinks else None
+
+    @property
+    def answer(self) -> str:
+        """The text without its thinking."""
+        return self.text[self.parts.answer]
 
     @model_validator(mode="after")
     def _question(self) -> SavedTurn:

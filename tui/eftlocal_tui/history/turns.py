@@ -268,13 +268,27 @@ def followed(messages: Sequence[Message], text: str) -> list[Message]:
 def _alternating(path: Sequence[Turn]) -> list[Message]:
     messages: list[Message] = []
     for turn in path:
-        if turn.role == "assistant" and not turn.text:
+        if turn.role == "assistant" and not turn.answer:
             continue
         if messages and messages[-1]["role"] == turn.role:
             messages[-1]["content"] += "\n\n" + turn.text
         else:
-            messages.append(Message(role=turn.role, content=turn.text))
+            messages.append(_message(turn))
     return messages
+
+
+def _message(turn: Turn) -> Message:
+    """A turn as later prompts are given it: an answer with its thinking apart."""
+    found = turn.parts
+    message = Message(role=turn.role, content=_with_space(turn.text, found.answer))
+    if found.thinking is not None:
+        message["reasoning_content"] = _with_space(turn.text, found.thinking)
+    return message
+
+
+def _with_space(text: str, part: slice) -> str:
+    """A part with the white space before it, so that it can be put together as it was."""
+    return text[len(text[: part.start].rstrip()) : part.stop]
 
 
 def _turn(db: Database, row: sqlite3.Row) -> Turn:

@@ -228,10 +228,13 @@ class ChatScreen(BaseScreen[None]):
         self.notify(f"Copied the {what}: {len(text):,} characters")
 
     def action_copy(self) -> None:
-        self.copy(self._last_answer("copy").text, "message")
+        self.copy(self._last_answer("copy").answer, "message")
+
+    def action_copy_all(self) -> None:
+        self.copy(self._last_answer("copy").text, "whole message")
 
     def action_copy_code(self) -> None:
-        blocks = code_blocks(self._last_answer("copy").text)
+        blocks = code_blocks(self._last_answer("copy").answer)
         self.copy(blocks[-1] if blocks else None, "code block")
 
     def _last_answer(self, to: str) -> Turn:
@@ -325,7 +328,9 @@ class ChatScreen(BaseScreen[None]):
     async def _obey_turn(self, event: TurnView.Asked) -> None:
         turn, view = event.turn, self.transcript.view_of(event.turn.id)
         if event.what == "copy":
-            self.copy(view.text if view else turn.text, "message")
+            self.copy(view.answer if view else turn.answer, "message")
+        elif event.what == "copy_all":
+            self.copy(view.text if view else turn.text, "whole message")
         elif event.what == "copy_code":
             self.copy(view.code() if view else None, "code block")
         elif event.what == "edit":

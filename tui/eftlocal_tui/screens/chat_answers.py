@@ -301,9 +301,9 @@ class ChatAnswers:
 
     # Answers -----------------------------------------------------------------------------------
 
-    def _reply(self, question: Turn, *, prefix: str = "") -> None:
+    def _reply(self, question: Turn, *, before: Turn | None = None) -> None:
         """Has a question answered; the answer is shown as it comes."""
-        running = self.now = RunningAnswer(self.screen, question, prefix, self.layout)
+        running = self.now = RunningAnswer(self.screen, question, before, self.layout)
         self.screen.start(self._follow(running))
 
     async def _follow(self, running: RunningAnswer) -> None:
@@ -345,9 +345,9 @@ class ChatAnswers:
         answer = self.last("assistant", _NO_ANSWER)
         if not answer.text:
             raise UsageError(_NO_ANSWER)
-        await self._answer_again(answer.parent, prefix=answer.text)
+        await self._answer_again(answer.parent, before=answer)
 
-    async def _answer_again(self, question_id: int | None, *, prefix: str = "") -> None:
+    async def _answer_again(self, question_id: int | None, *, before: Turn | None = None) -> None:
         """Shows the turns down to a question, and has that answered."""
         _ = self.screen.models.ready  # nothing is taken away where nothing can answer
         transcript, shown = self.screen.transcript, self.path()
@@ -356,7 +356,7 @@ class ChatAnswers:
             raise UsageError("that message is gone; its conversation was deleted")
         await transcript.show(shown[: upto + 1])
         try:
-            self._reply(shown[upto], prefix=prefix)
+            self._reply(shown[upto], before=before)
         except EftlocalError:
             await transcript.show(shown)
             raise

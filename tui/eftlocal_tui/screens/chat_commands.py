@@ -147,9 +147,12 @@ class ChatCommands:
         self.screen.notify(f"Exported to {one_line(str(written))}")
 
     async def _copy(self, rest: str) -> None:
-        if rest != "code":
-            raise UsageError(f"/copy takes code or nothing, not {rest!r}")
-        self.screen.action_copy_code()
+        if rest == "code":
+            self.screen.action_copy_code()
+        elif rest == "all":
+            self.screen.action_copy_all()
+        else:
+            raise UsageError(f"/copy takes code, all or nothing, not {rest!r}")
 
     async def _history(self, rest: str) -> None:
         self.screen.action_history(rest)

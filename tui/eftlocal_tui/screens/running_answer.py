@@ -9,11 +9,12 @@ from eftlocal.errors import EftlocalError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
 from eftlocal.terminal_text import one_line
+from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials, kept
 from eftlocal_tui.engine import Live, Reading, tasks
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.engine.turning import Refused, Turned
-from eftlocal_tui.history import Mark, Turn
+from eftlocal_tui.history import Mark, Settings, Thinks, Turn
 from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import speed_line
 from eftlocal_tui.widgets.transcript import AnswerView
@@ -30,7 +31,7 @@ class RunningAnswer:
 
     Args:
         question: that is answered.
-        prefix: text that the answer goes on from.
+        before: the answer that it goes on from.
         layout: held by whoever changes what the transcript shows.
 
     Attributes:
@@ -42,7 +43,7 @@ class RunningAnswer:
     """
 
     def __init__(
-        self, screen: ChatScreen, question: Turn, prefix: str, layout: asyncio.Lock
+        self, screen: ChatScreen, question: Turn, before: Turn | None, layout: asyncio.Lock
     ) -> None:
         services, models = screen.services, screen.models
         self.screen = screen
@@ -51,9 +52,14 @@ class RunningAnswer:
         self.dials: Dials | None = None
         self._layout = layout
         messages = self.history.turns.messages(question.id)
-        if prefix:
-            messages.append(Message(role="assistant", content=prefix))
         settings = kept(models.ready.name, models.dials)
+        prefix, thought = "", None
+        if before is not None:
+            prefix = before.text
+            messages.append(Message(role="assistant", content=prefix))
+            thinks = before.settings and before.settings.thinking
+            settings = settings.model_copy(update={"thinking": thinks})
+            thought = before.figures.thinking if before.figures else None
         self._writer = self.history.answer(question.id, settings, prefix=prefix)
         self._turn = self.history.turns.get(self._writer.id)
         self._title = self.history.conversations.get(question.conversation).title
@@ -68,6 +74,7 @@ class RunningAnswer:
             lambda: self.dials or models.dials,
             self._writer,
             continue_last=bool(prefix),
+            thought=thought,
         )
 
     @property
@@ -155,6 +162,8 @@ class RunningAnswer:
                 await self._append(text)
                 text = ""
                 await self._mark(event)
+            elif isinstance(event, tasks.Thinking):
+                self._thinks(event.marks)
             elif isinstance(event, Refused):
                 self.screen.trouble(event.why)
             else:
@@ -175,6 +184,14 @@ class RunningAnswer:
         if self.view is not None:
             await self.view.append(text)
 
+    def _thinks(self, marks: Marks) -> None:
+        settings = (self._turn.settings or Settings()).model_copy(
+            update={"thinking": Thinks(**vars(marks))}
+        )
+        self._turn = self._turn.model_copy(update={"settings": settings})
+        if self.view is not None:
+            self.view.turn = self._turn
+
     async def _mark(self, turned: Turned) -> None:
         mark = Mark(token=self._came, char=len(self._turn.text), what=turned.what)
         *before, last = (*self._turn.marks, mark)
@@ -185,6 +202,8 @@ class RunningAnswer:
             await self.view.mark(turned.what, again=turned.again)
 
     def _show_live(self, live: Live) -> None:
+        if self.view is not None:
+            self.view.tell(live.figures)
         if self.is_shown:
             self.screen.side.show_live(live)
         self.show_status(live)

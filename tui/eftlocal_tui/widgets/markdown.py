@@ -85,6 +85,9 @@ class Streamed(Vertical):
     def _shown(self) -> str:
         return self._fence + printable(self.raw)
 
+    def on_mount(self) -> None:
+        self.display = bool(self.raw)
+
     def compose(self) -> ComposeResult:
         if self._plain:
             yield Static(self._shown, markup=False)
@@ -96,6 +99,7 @@ class Streamed(Vertical):
         if not text:  # Textual (8.2) ends whoever stops a stream into which nothing was written
             return
         self.raw += text
+        self.display = bool(self.raw)
         if not self._plain and is_bomb(self.raw):
             self._plain = True
             with self.app.batch_update():

@@ -11,10 +11,12 @@ from textual.message import Message
 from textual.widgets import Button, Static
 
 from eftlocal.terminal_text import one_line, printable
-from eftlocal_tui.history import Turn
+from eftlocal.thinking import Parts, parts
+from eftlocal_tui.history import Figures, Turn
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import outcome
 from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
+from eftlocal_tui.widgets.thinking import ThinkingFold
 
 
 class Note(Static):
@@ -60,9 +62,14 @@ class TurnView(Vertical, can_focus=True):
     def text(self) -> str:
         return self.turn.text
 
+    @property
+    def answer(self) -> str:
+        """The text without any thinking."""
+        return self.text
+
     def code(self) -> str | None:
-        """The next code block of the text, the last one first; None if it has none."""
-        blocks = code_blocks(self.text)
+        """The next code block of the answer, the last one first; None if it has none."""
+        blocks = code_blocks(self.answer)
         if not blocks:
             return None
         self._copied += 1
@@ -116,29 +123,49 @@ class AnswerView(TurnView):
         self._live, self._hint = live, if_stopped
         self._said = ""  # in the place of figures
         self._text = turn.text
+        self._upto = 0  # characters of the text that are shown, or are no part of the answer
+        self._fold = ThinkingFold()
         self._part = Streamed()
 
     @property
     def text(self) -> str:
         return self._text
 
+    @property
+    def answer(self) -> str:
+        return self._text[self._parts().answer]
+
+    def _parts(self) -> Parts:
+        return parts(self._text, self.turn.marks_of_thinking, ended=not self._live)
+
     def compose(self) -> ComposeResult:
         yield Static(self._head(), classes="head")
-        yield from self._parts()
+        yield self._fold
+        yield from self._stretches()
         yield Static(self._foot(), classes="foot", markup=False)
+        self._show_thinking(self._parts())
 
-    def _parts(self) -> list[Streamed | MarkLine]:
+    def _stretches(self) -> list[Streamed | MarkLine]:
+        """The answer, parted where dials were turned; of those that were while it thought it is
+        told before it."""
         found: list[Streamed | MarkLine] = []
-        begin, text = 0, self.turn.text
+        answer = self._parts().answer
+        begin = answer.start
         for mark in self.turn.marks:
-            found += [self._stretch(begin, mark.char), MarkLine(mark.what)]
-            begin = mark.char
-        self._part = self._stretch(begin, len(text))
+            if mark.char > begin:
+                found.append(self._stretch(begin, mark.char))
+                begin = mark.char
+            found.append(MarkLine(mark.what))
+        self._part = self._stretch(begin, answer.stop)
+        self._upto = answer.stop if begin < answer.stop else 0
         return [*found, self._part]
 
     def _stretch(self, begin: int, end: int) -> Streamed:
-        text = self.turn.text
-        return Streamed(text[begin:end], fence=open_fence(text[:begin]) if begin else "")
+        return Streamed(self._text[begin:end], fence=self._fence(begin))
+
+    def _fence(self, at: int) -> str:
+        """The code fence that the answer has open there."""
+        return open_fence(self._text[self._parts().answer.start : at])
 
     def _head(self) -> Text:
         settings = self.turn.settings
@@ -158,9 +185,32 @@ class AnswerView(TurnView):
         if self.is_mounted:
             self.query_one(".foot", Static).update(self._foot())
 
+    def _show_thinking(self, found: Parts) -> None:
+        if found.thinking is not None:
+            self._fold.show(self._text[found.thinking], going=found.open and self._live)
+
+    def tell(self, figures: Figures | None) -> None:
+        """What it took so far."""
+        if figures is not None:
+            self._fold.tell(figures.thinking)
+
+    def on_mount(self) -> None:
+        self.tell(self.turn.figures)
+
+    def action_unfold(self) -> None:
+        self._fold.toggle()
+
     async def append(self, text: str) -> None:
         self._text += text
-        await self._part.append(text)
+        await self._show()
+
+    async def _show(self) -> None:
+        found = self._parts()
+        self._show_thinking(found)
+        begin = max(self._upto, found.answer.start)
+        if begin < found.answer.stop:
+            self._upto = found.answer.stop
+            await self._part.append(self._text[begin : self._upto])
 
     async def mark(self, what: str, *, again: bool = False) -> None:
         """From here on the answer follows other dials; again: so says the last mark."""
@@ -168,13 +218,15 @@ class AnswerView(TurnView):
             self.query(MarkLine).last().say(what)
             return
         await self._part.finish()
-        self._part = Streamed(fence=open_fence(self._text))
+        self._part = Streamed(fence=self._fence(self._upto))
         await self.mount(MarkLine(what), self._part, before=self.query_one(".foot"))
 
     async def finish(self, turn: Turn, said: str = "") -> None:
         """The answer has ended: `turn` is what was kept of it; `said` stands in the place of its
         figures."""
         self._live, self.turn, self._said = False, turn, said
+        self.tell(turn.figures)
+        await self._show()
         await self._part.finish()
         self._show_foot()
         if self.is_mounted:
