@@ -192,3 +192,18 @@ async def test_no_width_is_too_narrow() -> None:
 
 def test_formulas_are_no_code_to_copy() -> None:
     assert code_blocks("\\[\nx\n\\]\n\n```\ny\n```\n") == ["y\n"]
+
+
+@asynchronous
+async def test_a_list_that_grows_is_not_laid_out_again() -> None:
+    async with page(40, 60) as shown:
+        streamed = Streamed()
+        await shown.app.query_one(VerticalScroll).mount(streamed)
+        for number in range(1, 9):
+            await streamed.append(f"{number}. item\n")
+        first = streamed.query("MarkdownList > Horizontal").first()
+        await streamed.append("9. more\n")
+        assert first is streamed.query("MarkdownList > Horizontal").first()
+        await streamed.append("10. wider")
+        assert first is not streamed.query("MarkdownList > Horizontal").first()
+        assert len(streamed.query("MarkdownList > Horizontal")) == 10

@@ -7,6 +7,7 @@ a model wrote can be read.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
@@ -111,19 +112,36 @@ def _parted(token: Token) -> list[Token]:
 
 
 def _looks(state: StateCore) -> None:
-    """Whether lists are loose, and how columns are aligned."""
-    lists: list[Token] = []
+    """What a look depends on: whether lists are loose, how columns are aligned, what is last in an
+    item or a quote, and which line of an item stands before code."""
+    inside: list[tuple[Token, list[Token]]] = []  # lists, items and quotes, with what is in them
     table: Token | None = None
     for token in state.tokens:
-        if token.type.endswith("_list_open"):
-            lists.append(token)
-        elif token.type.endswith("_list_close"):
-            lists.pop()
-        elif token.type == "paragraph_open" and lists and token.level == lists[-1].level + 2:
-            lists[-1].meta["loose"] = lists[-1].meta.get("loose", False) or not token.hidden
-        elif token.type == "table_open":
+        if token.type == "table_open":
             table = token
             table.meta["align"] = []
         elif token.type == "th_open" and table is not None:
             style = str(token.attrs.get("style", ""))
             table.meta["align"].append(style.removeprefix("text-align:") or "left")
+        if inside and token.level == inside[-1][0].level + 1 and token.nesting >= 0:
+            inside[-1][1].append(token)
+        if token.type.endswith(_CONTAINERS):
+            if token.nesting > 0:
+                inside.append((token, []))
+            else:
+                _look_of(*inside.pop())
+
+
+_CONTAINERS = ("_list_open", "_list_close", "list_item_open", "list_item_close",
+               "blockquote_open", "blockquote_close")  # fmt: skip
+
+
+def _look_of(outer: Token, blocks: list[Token]) -> None:
+    if outer.type.endswith("_list_open"):
+        outer.meta["loose"] = any(item.meta.get("loose") for item in blocks)
+        return
+    for block, after in pairwise(blocks):
+        block.meta["spaced"] = block.hidden and after.type in ("fence", "code_block")
+    outer.meta["loose"] = any(b.type == "paragraph_open" and not b.hidden for b in blocks)
+    if blocks:
+        blocks[-1].meta["last"] = True

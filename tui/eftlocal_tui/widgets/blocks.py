@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from markdown_it.token import Token
 from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets._markdown import (  # these have no public names
-    MarkdownBulletList,
-    MarkdownOrderedList,
-    MarkdownParagraph,
+    MarkdownBullet,
+    MarkdownList,
+    MarkdownListItem,
     MarkdownTable,
     MarkdownTableCellContents,
     MarkdownTableContent,
@@ -23,24 +24,45 @@ from eftlocal_tui.dialect import MATH, parser
 _PROSE = 96  # columns of code that do not make its block wider than prose is
 
 
-class _Paragraph(MarkdownParagraph):
-    """One of a tight list has no blank line after it."""
+class _List(MarkdownList):
+    """A list that grows at its end: Textual (8.2) lays all of its items out again."""
 
-    def __init__(self, markdown: Markdown, token: Token) -> None:
-        super().__init__(markdown, token)
-        self.set_class(token.hidden, "-tight")
+    _shape: tuple[bool, int, int] | None = None
 
+    def _now(self) -> tuple[bool, int, int]:
+        """Whether it is loose, its first number, and the letters of the largest one."""
+        first = self._blocks[0].bullet if isinstance(self._blocks[0], MarkdownListItem) else ""
+        number = int(first) if first.isdecimal() else 1
+        return bool(self._token.meta["loose"]), number, len(str(number + len(self._blocks) - 1))
 
-class _BulletList(MarkdownBulletList):
-    def __init__(self, markdown: Markdown, token: Token) -> None:
-        super().__init__(markdown, token)
-        self.set_class(bool(token.meta.get("loose")), "-loose")
+    def compose(self) -> ComposeResult:
+        loose, first, width = self._shape = self._now()
+        for place, item in enumerate(self._blocks):
+            assert isinstance(item, MarkdownListItem)
+            bullet = MarkdownBullet()
+            numbered = self._token.type == "ordered_list_open"
+            bullet.symbol = f" {first + place:>{width}}. " if numbered else f" {item.bullet}"
+            spaced = loose or (item._blocks and isinstance(item._blocks[-1], MarkdownFence))
+            row = Horizontal(bullet, Vertical(*item._blocks))
+            row.set_class(bool(spaced) and place + 1 < len(self._blocks), "-spaced")
+            yield row
+        self._blocks.clear()
 
-
-class _OrderedList(MarkdownOrderedList):
-    def __init__(self, markdown: Markdown, token: Token) -> None:
-        super().__init__(markdown, token)
-        self.set_class(bool(token.meta.get("loose")), "-loose")
+    async def _update_from_block(self, block: MarkdownBlock) -> None:
+        there = len(self.children)
+        grown = (
+            isinstance(block, _List)
+            and block._token.type == self._token.type
+            and block._now() == self._shape
+            and len(block._blocks) >= there > 0
+        )
+        if not grown:
+            await super()._update_from_block(block)
+            return
+        last = self.children[-1]
+        new = [row for row in block.compose() if isinstance(row, Horizontal)]
+        await self.mount_all(new[there - 1 :])
+        await last.remove()
 
 
 class _Code(MarkdownFence):
@@ -48,14 +70,13 @@ class _Code(MarkdownFence):
 
     def __init__(self, markdown: Markdown, token: Token, code: str) -> None:
         super().__init__(markdown, token, code)
-        self.set_class(token.info == MATH, "-math")
         self._widen(code)
 
     def _widen(self, code: str) -> None:
         self.set_class(any(len(line) > _PROSE for line in code.split("\n")), "-wide")
 
     async def _update_from_block(self, block: MarkdownBlock) -> None:
-        if isinstance(block, _Code) and block.has_class("-math") == self.has_class("-math"):
+        if isinstance(block, _Code) and (block.lexer == MATH) == (self.lexer == MATH):
             self._widen(block.code)
             await super()._update_from_block(block)
         else:
@@ -116,9 +137,8 @@ class AnswerMarkdown(Markdown):
     """Markdown of a model; its links are not opened."""
 
     BLOCKS = Markdown.BLOCKS | {
-        "paragraph_open": _Paragraph,
-        "bullet_list_open": _BulletList,
-        "ordered_list_open": _OrderedList,
+        "bullet_list_open": _List,
+        "ordered_list_open": _List,
         "fence": _Code,
         "code_block": _Code,
         "table_open": _Table,
@@ -126,3 +146,19 @@ class AnswerMarkdown(Markdown):
 
     def __init__(self, text: str) -> None:
         super().__init__(text, parser_factory=parser, open_links=False)
+
+    def _parse_markdown(self, tokens: Iterable[Token]) -> Iterable[MarkdownBlock]:
+        for block in super()._parse_markdown(tokens):
+            _dress(block)
+            yield block
+
+
+def _dress(block: MarkdownBlock) -> None:
+    """Gives a block and what is in it the classes by which they are spaced: pseudo-classes such as
+    :last-child would be looked at again for all blocks whenever one is added."""
+    token = block._token
+    block.set_class(token.hidden and not token.meta.get("spaced"), "-tight")
+    block.set_class(bool(token.meta.get("last")), "-last")
+    block.set_class(token.info == MATH, "-math")
+    for inner in block._blocks:
+        _dress(inner)
