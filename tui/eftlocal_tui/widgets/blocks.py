@@ -73,7 +73,8 @@ class _Code(MarkdownFence):
         self._widen(code)
 
     def _widen(self, code: str) -> None:
-        self.set_class(any(len(line) > _PROSE for line in code.split("\n")), "-wide")
+        wide = any(len(line) > _PROSE for line in code.split("\n"))
+        self.set_class(wide, "-wide", update=self.is_attached)
 
     async def _update_from_block(self, block: MarkdownBlock) -> None:
         if isinstance(block, _Code) and (block.lexer == MATH) == (self.lexer == MATH):
@@ -157,8 +158,11 @@ def _dress(block: MarkdownBlock) -> None:
     """Gives a block and what is in it the classes by which they are spaced: pseudo-classes such as
     :last-child would be looked at again for all blocks whenever one is added."""
     token = block._token
-    block.set_class(token.hidden and not token.meta.get("spaced"), "-tight")
-    block.set_class(bool(token.meta.get("last")), "-last")
-    block.set_class(token.info == MATH, "-math")
+    looks = {
+        "-tight": token.hidden and not token.meta.get("spaced"),
+        "-last": token.meta.get("last"),
+        "-math": token.info == MATH,
+    }
+    block.add_class(*(name for name, holds in looks.items() if holds), update=False)
     for inner in block._blocks:
         _dress(inner)
