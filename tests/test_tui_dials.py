@@ -18,7 +18,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 from eftlocal import Recipe
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS, SAMPLING
-from eftlocal_tui.dials import DRAFT, Dials, recipe_names
+from eftlocal_tui.dials import DRAFT, Dials, formula_of, recipe_names
 from eftlocal_tui.engine import Live
 from eftlocal_tui.engine.turning import HELD, Turned, Turning
 from eftlocal_tui.history import Figures
@@ -439,17 +439,24 @@ def test_every_dial_is_explained(begun: Dials) -> None:
                 assert "{dial.reset}" in dials.explained(dial, begun)
 
 
+def test_names_of_models_are_without_their_quantization() -> None:
+    files = {"base": "OLMo-7B-Q4_K_M", "tuned": "OLMo-1B-Instruct.q8_0", "reference": "OLMo-1B-F16"}
+    assert formula_of(Recipe.proxy(), files) == "OLMo-7B + 1.0 × (OLMo-1B-Instruct − OLMo-1B)"
+    files = {"base": "m-Q8_0", "tuned": "m-Q4_0", "reference": "m-Q4_0"}
+    assert formula_of(Recipe.proxy(), files) == "m-Q8_0 + 1.0 × (m-Q4_0 − m-Q4_0)"
+
+
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 @asynchronous
 async def test_the_panel_says_what_the_recipe_and_the_dial_do(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     async with driven(ScriptedEngine(), tmp_path, size=size) as d:
-        names = d.chat.models.ready.files
         await d.press("ctrl+t")
         await d.until(lambda: isinstance(d.app.focused, DialInput))
         about = " ".join(d.static("#about").split())
-        assert f"{names['tuned']} + 1.0 × ({names['base']} − {names['reference']})" in about
+        loaded = d.chat.models.ready
+        assert formula_of(loaded.dials.recipe, loaded.files) in about
         assert "The small tuned model, with what a larger base knows." in about
         assert "0: the small tuned model alone; 1: all that" in d.static("#explained")
         assert "Ctrl+Z goes back" in d.static("#explained")

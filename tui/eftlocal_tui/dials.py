@@ -6,13 +6,14 @@ checked twice. A dial out of its range raises UsageError in one line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
-from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, meaning, recipe_values
+from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
 from eftlocal.logits.recipe import BASE, NAMED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
@@ -24,6 +25,7 @@ DRAFT = "speculative"  # the length of a draft
 PANEL = ("temperature", "top_p")  # of sampling, in the side panel
 
 
+_QUANTIZED = re.compile(r"[-._](?:i?q\d\w*|bf16|f16|f32|mxfp4)$", re.IGNORECASE)
 _START = {"strength": 0.5}  # others begin at 1
 _STEPS = {"top_p": 0.05}  # others step by 0.1
 _DRAFTS = (OFF, "auto", *map(str, range(1, MAX_DRAFT + 1)))
@@ -114,7 +116,8 @@ class Dials:
     def began(self, name: str, begun: Dials) -> str:
         """Where a dial began, in a line."""
         value = self.reset(name, begun).all()[name]
-        return f"The preset begins with {value}; {{dial.reset}} goes back."
+        who = "The preset begins with" if begun.all().get(name) == value else "It starts at"
+        return f"{who} {value}; {{dial.reset}} goes back."
 
     def explained(self, name: str, begun: Dials) -> str:
         """All of what a dial does, takes and began with, in lines.
@@ -163,6 +166,12 @@ class Dials:
         found.update({n: _shown(n, getattr(self.sampling, n)) for n in SAMPLING})
         found.update({n: _shown(n, getattr(self.recipe, n)) for n in LIMITS})
         return found
+
+
+def formula_of(recipe: Recipe, files: Mapping[str, str]) -> str:
+    """The recipe over the models' names: those of their files, without the quantization."""
+    names = {role: _QUANTIZED.sub("", file) for role, file in files.items()}
+    return formula(recipe, names if len({*names.values()}) == len({*files.values()}) else files)
 
 
 def range_of(recipe: Recipe, dial: str) -> Range:

@@ -11,12 +11,12 @@ from textual.app import SuspendNotSupported
 
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
-from eftlocal.logits.meaning import MEANINGS, formula
+from eftlocal.logits.meaning import MEANINGS
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import Command
-from eftlocal_tui.dials import recipe_names
+from eftlocal_tui.dials import formula_of, recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
 from eftlocal_tui.screens.chat_answers import NO_CONVERSATION
@@ -82,7 +82,7 @@ class ChatCommands:
         elif name == "recipe":
             names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
             lines = [f"{name}: {MEANINGS[name].does}" for name in names if name in MEANINGS]
-            lines.append(f"Now: {formula(dials.recipe, loaded.files)}")
+            lines.append(f"Now: {formula_of(dials.recipe, loaded.files)}")
             await self.screen.say("\n".join(lines))
         elif name:
             now = f"{name} = {dials.all().get(name, '')}\n"

@@ -12,9 +12,8 @@ from textual.message import Message
 from textual.widgets import Input, Label, Select, Static
 
 from eftlocal.disk import readable
-from eftlocal.logits.meaning import formula
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.dials import Dials, recipe_names
+from eftlocal_tui.dials import Dials, formula_of, recipe_names
 from eftlocal_tui.engine import Live, Loaded
 from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
@@ -117,7 +116,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._dials, self._begun = dials, loaded.dials
         names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
         values = dials.shown()
-        does = f"{dials.told('recipe')}\n{formula(dials.recipe, loaded.files)}"
+        does = f"{dials.told('recipe')}\n{formula_of(dials.recipe, loaded.files)}"
         self.query_one("#about", Static).update("\n".join(map(one_line, does.split("\n"))))
         self._explain()
         self._recipe = values.pop("recipe")
