@@ -25,15 +25,14 @@ class Terminal:
     def __init__(self, command: list[str], *, size: tuple[int, int], **environment: str) -> None:
         import pty
 
-        self._ours, theirs = pty.openpty()
-        self._theirs = theirs
+        self._ours, self.theirs = pty.openpty()
         self.resize(*size)
         path = os.pathsep.join([str(ROOT), str(ROOT / "tui"), os.environ.get("PYTHONPATH", "")])
         self.child = subprocess.Popen(
             command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=self.theirs,
+            stdout=self.theirs,
+            stderr=self.theirs,
             env={
                 **os.environ,
                 "PYTHONPATH": path,
@@ -51,11 +50,12 @@ class Terminal:
         import struct
         import termios
 
-        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         if hasattr(self, "child"):  # whose terminal it is not, in the kernel's eyes
             os.kill(self.child.pid, signal.SIGWINCH)
 
     def send(self, data: bytes) -> None:
+        self._read(0.0)
         while data:
             data = data[os.write(self._ours, data[:1024]) :]
             self._read(0.0)
@@ -80,7 +80,7 @@ class Terminal:
             self.child.kill()
             self.child.wait()
         os.close(self._ours)
-        os.close(self._theirs)
+        os.close(self.theirs)
 
     def _read(self, seconds: float) -> bytes:
         with selectors.DefaultSelector() as selector:

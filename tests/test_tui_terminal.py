@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from pty_chat import Terminal, chatting
+from pty_chat import READY, Terminal, chatting
+from textual.geometry import Size
 
 from eftlocal.terminal_text import printable
 from eftlocal_tui.history import History
 from eftlocal_tui.terminal.keyboard import END, START
+from eftlocal_tui.terminal.room import too_small
 
 PASTES = (
     b"one\rtwo\x11three\x07\x03four\x1b",
@@ -58,4 +61,90 @@ def test_keys_that_begin_a_line(tmp_path: Path) -> None:
             asked.append("one\ntwo")
             terminal.until(lambda: questions(tmp_path) == asked)
             terminal.until(f"Answer {len(asked) - 1}.".encode())
+        quit_it(terminal)
+
+
+def modes(terminal: Terminal) -> list[object]:
+    """How the terminal treats what is typed."""
+    import termios
+
+    return termios.tcgetattr(terminal.theirs)
+
+
+FAULTY = """
+from eftlocal.cli.app import main
+from eftlocal_tui.screens.chat import ChatScreen
+
+async def fails(self):
+    raise ZeroDivisionError("a fault of the program")
+
+ChatScreen.action_new = fails
+main()
+"""
+
+
+def test_a_fault_is_told_and_the_terminal_left_as_it_was(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FAULTY, "chat", "--preset", "demo"]
+    terminal = Terminal(command, size=(80, 24))
+    try:
+        before = modes(terminal)
+        terminal.until(READY)
+        assert modes(terminal) != before
+        terminal.send(b"\x0e")
+        assert terminal.wait() == 1
+        assert modes(terminal) == before
+    finally:
+        terminal.close()
+    screen, _, after = terminal.shown.rpartition(b"\x1b[?1049l")
+    assert b"\x1b[?2004l" in screen
+    assert b"the chat failed; what it showed is saved" in after
+    assert b"ZeroDivisionError: a fault of the program" in after
+    assert b"locals" not in after
+
+
+def test_an_input_that_fails_is_a_fault(tmp_path: Path) -> None:
+    faulty = FAULTY.replace("async def", "def").replace("(self)", "(self, data)")
+    faulty = faulty.replace("screens.chat", "terminal.keyboard").replace("ChatScreen", "Keyboard")
+    command = [sys.executable, "-c", faulty.replace("action_new", "feed"), "chat"]
+    terminal = Terminal([*command, "--preset", "demo"], size=(80, 24))
+    try:
+        terminal.until(READY)
+        terminal.send(b"x")
+        assert terminal.wait() == 1
+    finally:
+        terminal.close()
+    assert b"ZeroDivisionError: a fault of the program" in terminal.shown
+
+
+def test_a_terminal_that_is_too_small_says_so(tmp_path: Path) -> None:
+    with chatting(tmp_path, (120, 40)) as terminal:
+        terminal.send(b"A draft\x02")  # and the panel
+        terminal.until(b"A draft")
+        for columns, rows in ((32, 40), (50, 20), (32, 8), (1, 1), (5, 50), (200, 1), (33, 3)):
+            since = len(terminal.shown)
+            terminal.resize(columns, rows)
+            line = too_small(Size(columns, rows))
+            shown = "".join(segment.text for segment in line.segments).encode()
+            if columns < 40 or rows < 10:
+                terminal.until(shown, since)
+            else:
+                terminal.until(b"A draft", since)
+        since = len(terminal.shown)
+        terminal.resize(100, 30)
+        terminal.until(b"A draft", since)
+        terminal.send(b"!\r")
+        terminal.until(lambda: questions(tmp_path) == ["A draft!"])
+        quit_it(terminal)
+
+
+def test_a_storm_of_sizes_while_an_answer_comes(tmp_path: Path) -> None:
+    sizes = [(c, r) for c in (1, 2, 32, 39, 40, 71, 72, 120) for r in (1, 2, 9, 10, 24, 60)]
+    with chatting(tmp_path) as terminal:
+        for keys in (b"Go\r", b"\x02", b"\x1bOP", b"\x1b", b"\x0f", b"\x10"):
+            terminal.send(keys)
+            for size in sizes:
+                terminal.resize(*size)
+                terminal.send(b"")
+        terminal.send(b"\x1b\x1b")
+        terminal.until(lambda: questions(tmp_path) == ["Go"])
         quit_it(terminal)

@@ -14,13 +14,17 @@ from eftlocal.cli import options as opt
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import tell
-from eftlocal.errors import UsageError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
 
 _MODELS = {"--preset", "--base", "--tuned", "--reference", "--role"}
+_FAULT = (
+    "eftlocal: the chat failed; what it showed is saved (`eftlocal chat --continue`). "
+    "`eftlocal doctor --report` writes a file for a bug report."
+)
 
 
 @takes("models", "recipe", "sampling", "length", "drafts", "prompt", "engine")
@@ -61,9 +65,19 @@ def chat(
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("chat needs a terminal; in a pipe, use `eftlocal run`")
     with raising():
-        left = run_chat(
-            start if named else None, settings, default=start, resume=resume, continue_=continue_
-        )
+        try:
+            left = run_chat(
+                start if named else None,
+                settings,
+                default=start,
+                resume=resume,
+                continue_=continue_,
+            )
+        except (EftlocalError, OSError):
+            raise
+        except Exception:
+            tell(_FAULT)
+            raise
     if left is not None:
         tell(f"Resume with: {resuming(sys.argv[1:], left.conversation, left.by_preset)}")
 

@@ -27,6 +27,7 @@ from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
 from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.terminal.driver import with_keyboard
+from eftlocal_tui.terminal.room import RoomyApp
 from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
@@ -40,7 +41,7 @@ class Left(NamedTuple):
     by_preset: bool
 
 
-class ChatApp(App[None], inherit_bindings=False):
+class ChatApp(RoomyApp[None], inherit_bindings=False):
     """`eftlocal chat`. Close the services after it has run."""
 
     TITLE = "eftlocal"
@@ -80,6 +81,15 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def get_driver_class(self) -> type[Driver]:
         return with_keyboard(super().get_driver_class())
+
+    @property
+    def failure(self) -> Exception | None:
+        """The bug that ended the program."""
+        return self._exception
+
+    def _fatal_error(self) -> None:
+        """Ends the program without Textual's page, which shows what was written."""
+        self.panic()
 
     @property
     def chat(self) -> ChatScreen:
@@ -215,9 +225,11 @@ def run_chat(
         history.close()
         raise
     services = Services(history, LocalEngine(chosen), settings)
+    app = ChatApp(services, resume=conversation)
     try:
-        app = ChatApp(services, resume=conversation)
         app.run()
+        if app.failure is not None:
+            raise app.failure
         return _left(history, app.chat.answers.conversation)
     finally:
         services.close()

@@ -34,6 +34,7 @@ from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
 from eftlocal_tui.widgets.transcript import Transcript, TurnView
 
+_BESIDE = 72  # columns from which transcript and panel have room side by side
 _PANEL_FITS = 100  # columns from which the side panel is open unless told
 _SHORTEST_TITLE = 16  # cells
 
@@ -42,6 +43,7 @@ class ChatScreen(BaseScreen[None]):
     BINDINGS = bindings("chat")
     PLACE = "chat"
     AUTO_FOCUS = "#prompt"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_BESIDE, "-wide")]  # noqa: RUF012 - as in Screen
 
     def __init__(
         self, services: Services, *, resume: Conversation | None = None, load: bool = True

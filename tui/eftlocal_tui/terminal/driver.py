@@ -24,6 +24,12 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
     from textual.drivers.linux_driver import LinuxDriver
 
     class Terminal(LinuxDriver):
+        def _run_input_thread(self) -> None:
+            try:
+                self.run_input_thread()
+            except Exception as error:  # noqa: BLE001 - the program ends with it
+                self._app.call_later(self._app._handle_exception, error)
+
         def run_input_thread(self) -> None:
             """Bytes that are no UTF-8 become U+FFFD; Textual's own would end the program."""
             keyboard = Keyboard(self._debug)
