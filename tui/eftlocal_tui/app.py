@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from textual import events
 from textual.app import App, SystemCommand
+from textual.command import CommandPalette
 from textual.css.query import NoMatches
 from textual.driver import Driver
 from textual.markup import escape
 from textual.screen import Screen
+from textual.widgets import OptionList
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
@@ -25,6 +27,7 @@ from eftlocal_tui.keys import bindings, of_place, spelled
 from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
+from eftlocal_tui.screens.palette import command_palette, theme_palette
 from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.terminal.driver import with_keyboard
 from eftlocal_tui.terminal.room import RoomyApp
@@ -97,14 +100,19 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         return self._chat
 
     async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.InputEvent) and not (self.screen_stack and self.is_running):
+            return  # what was typed before the program was left
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
         await super().on_event(event)
 
-    async def run_action(self, action: Any, *args: Any, **kwargs: Any) -> bool:
+    async def run_action(self, action: Any, default_namespace: Any = None, *more: Any) -> bool:
         """Every key and every command of the palette comes through here."""
+        where = default_namespace
+        if isinstance(where, OptionList) and not where.size:
+            return True  # it is not laid out yet, and Textual (8.2) would fail in it
         try:
-            return await super().run_action(action, *args, **kwargs)
+            return await super().run_action(action, where, *more)
         except EftlocalError as error:
             tell(self, error)
             return True
@@ -147,6 +155,13 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         found = other if other is not None and other.dark is not dark else None
         self._other = self.theme
         self.theme = found.name if found is not None else _LIGHT if dark else _DARK
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(command_palette())
+
+    def search_themes(self) -> None:
+        self.push_screen(theme_palette())
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         place = getattr(screen, "PLACE", "")

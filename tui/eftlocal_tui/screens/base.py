@@ -9,8 +9,9 @@ from typing import Any, ClassVar, TypeVar
 
 from textual.app import App
 from textual.css.query import NoMatches
+from textual.geometry import Offset
 from textual.screen import Screen
-from textual.widget import MountError
+from textual.widget import MountError, Widget
 
 from eftlocal.errors import EftlocalError
 from eftlocal.terminal_text import one_line
@@ -58,6 +59,16 @@ def tell(where: Screen[Any] | App[Any], error: EftlocalError | str) -> None:
     where.notify(one_line(str(error), 400), severity="error", timeout=ERROR_SECONDS)
 
 
+Place = tuple[Widget | None, Offset | None]
+
+
+def attached(screen: Screen[Any], found: Place) -> Place:
+    """Where the mouse is, unless that widget was taken away since the screen was drawn: Textual
+    (8.2) fails when text is selected there."""
+    widget = found[0]
+    return found if widget is screen or (widget and widget.parent) else (None, None)
+
+
 class BaseScreen(Screen[R]):
     """A screen on which a failure with a line of its own is told; only a bug ends the program.
 
@@ -86,9 +97,12 @@ class BaseScreen(Screen[R]):
             if self.is_attached and self.app.is_running and self in self.app.screen_stack:
                 raise
 
+    def get_widget_and_offset_at(self, x: int, y: int) -> Place:
+        return attached(self, super().get_widget_and_offset_at(x, y))
+
     def leave(self, result: R) -> None:
         """Dismisses the screen, however fast the keys come. Textual (8.2) takes away what is in
         front, and only a little later: a second key would take the screen behind as well."""
-        if self.is_current and not self._left:
+        if self.is_active and not self._left:
             self._left = True
             self.dismiss(result)

@@ -61,6 +61,12 @@ class Keyboard(XTermParser):
         elif self._paste.rests:
             yield from self._end_paste()
 
+    def flush(self) -> Iterable[Message]:
+        """What is held back, as if no more came."""
+        if self._paste is not None:
+            yield from self._end_paste()
+        yield from self._time_out()
+
     def _typed(self, data: str) -> Iterable[Message]:
         if self._tail.endswith(ESC) and data[:1] not in _INTRODUCE:
             yield from self._time_out()  # Esc, and then another key

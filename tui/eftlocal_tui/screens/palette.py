@@ -1,0 +1,39 @@
+"""The command palette: Textual's, mended where fast keys and clicks end the program (8.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual.await_complete import AwaitComplete
+from textual.command import CommandList, CommandPalette
+from textual.theme import ThemeProvider
+from textual.worker import Worker
+
+from eftlocal_tui.screens.base import Place, attached
+
+
+class Palette(CommandPalette):
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        """Once, and only itself: Textual takes away whatever is in front."""
+        return super().dismiss(result) if self.is_active else AwaitComplete()
+
+    def get_widget_and_offset_at(self, x: int, y: int) -> Place:
+        return attached(self, super().get_widget_and_offset_at(x, y))
+
+    def run_worker(self, *args: Any, **options: Any) -> Worker[Any]:
+        """A search that the palette is gone from under ends alone."""
+        return super().run_worker(*args, **{**options, "exit_on_error": False})
+
+    def _action_command_list(self, action: str) -> None:
+        if self.query_one(CommandList).size:  # it is laid out
+            super()._action_command_list(action)
+
+
+def command_palette() -> Palette:
+    """Every command."""
+    return Palette(id="--command-palette")
+
+
+def theme_palette() -> Palette:
+    """Every theme."""
+    return Palette(providers=[ThemeProvider], placeholder="Search themes")
