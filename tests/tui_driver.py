@@ -71,12 +71,22 @@ class Driver:
     async def press(self, *keys: str) -> None:
         """Keys, one after the other."""
         for key in keys:
-            name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
-            event = events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key))
-            event.set_sender(self.app)
-            assert self.app._driver is not None
-            self.app._driver.send_message(event)
+            self.put(key)
             await self.pause()
+
+    async def rush(self, *keys: str) -> None:
+        """Keys, all at once."""
+        for key in keys:
+            self.put(key)
+        await self.pause()
+
+    def put(self, key: str) -> None:
+        """A key, which the program has not read yet."""
+        name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
+        event = events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key))
+        event.set_sender(self.app)
+        assert self.app._driver is not None
+        self.app._driver.send_message(event)
 
     async def type(self, text: str) -> None:
         """Text in the message box, as if typed, without the cost of every key."""

@@ -144,7 +144,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):
-            self.screen.dismiss(None)
+            self.screen.action_back()
         else:
             self.push_screen(HelpScreen(getattr(self.screen, "PLACE", ""), self._keys))
 

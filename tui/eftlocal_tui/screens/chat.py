@@ -32,7 +32,7 @@ from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
-from eftlocal_tui.widgets.transcript import Transcript, TurnView
+from eftlocal_tui.widgets.transcript import Asked, Transcript
 
 _BESIDE = 72  # columns from which transcript and panel have room side by side
 _PANEL_FITS = 100  # columns from which the side panel is open unless told
@@ -161,7 +161,7 @@ class ChatScreen(BaseScreen[None]):
     def action_panel(self) -> None:
         self.toggle_class("-panel")
         if not self.has_class("-panel"):
-            self.prompt.focus()
+            self.set_focus(self.prompt)
         self._remember_panel()
 
     def _remember_panel(self) -> None:
@@ -172,7 +172,7 @@ class ChatScreen(BaseScreen[None]):
 
     def action_dials(self) -> None:
         if self.has_class("-panel") and self.focused is not self.prompt:
-            self.prompt.focus()
+            self.set_focus(self.prompt)
             return
         hidden = not self.has_class("-panel")
         self.add_class("-panel")
@@ -189,14 +189,14 @@ class ChatScreen(BaseScreen[None]):
 
     def action_turns(self) -> None:
         if views := self.transcript.views:
-            views[-1].focus()
+            self.set_focus(views[-1])
 
     # Keys: answers -----------------------------------------------------------------------------
 
     def action_stop(self) -> None:
         if not self.answers.stop() and self.models.stop():
             self.status("Stopping …")
-        self.prompt.focus()
+        self.set_focus(self.prompt)
 
     async def action_new(self) -> None:
         await self.answers.new()
@@ -272,7 +272,7 @@ class ChatScreen(BaseScreen[None]):
         except SuspendNotSupported:
             raise UsageError("this terminal cannot run an editor") from None
         self.prompt.replace_all(text)
-        self.prompt.focus()
+        self.set_focus(self.prompt)
 
     def action_history(self, words: str = "") -> None:
         """The list of conversations; the one chosen is opened."""
@@ -323,35 +323,32 @@ class ChatScreen(BaseScreen[None]):
         self.app.copy_to_clipboard(event.href)
         self.notify(f"Copied the link: {one_line(event.href)}")
 
-    async def on_turn_view_asked(self, event: TurnView.Asked) -> None:
-        event.stop()
-        await self.doing(self._obey_turn(event))
-
-    async def _obey_turn(self, event: TurnView.Asked) -> None:
-        turn, view = event.turn, self.transcript.view_of(event.turn.id)
-        if event.what == "copy":
+    async def obey_turn(self, asked: Asked) -> None:
+        """Does with a turn what its key asks for."""
+        turn, view = asked.turn, self.transcript.view_of(asked.turn.id)
+        if asked.what == "copy":
             self.copy(view.answer if view else turn.answer, "message")
-        elif event.what == "copy_all":
+        elif asked.what == "copy_all":
             self.copy(view.text if view else turn.text, "whole message")
-        elif event.what == "copy_code":
+        elif asked.what == "copy_code":
             self.copy(view.code() if view else None, "code block")
-        elif event.what == "edit":
+        elif asked.what == "edit":
             self.answers.edit(turn)
-        elif event.what == "regenerate":
+        elif asked.what == "regenerate":
             await self.answers.regenerate(turn)
-        elif event.what == "influence":
+        elif asked.what == "influence":
             self.influence(turn)
-        elif event.what == "sibling":
-            await self.answers.sibling(turn, event.by)
-        elif event.what == "walk":
-            self._walk(turn, event.by)
+        elif asked.what == "sibling":
+            await self.answers.sibling(turn, asked.by)
+        elif asked.what == "walk":
+            self._walk(turn, asked.by)
         else:
-            self.prompt.focus()
+            self.set_focus(self.prompt)
 
     def _walk(self, turn: Turn, by: int) -> None:
         views = self.transcript.views
         at = next((i for i, view in enumerate(views) if view.turn.id == turn.id), 0) + by
         if at >= len(views):
-            self.prompt.focus()
+            self.set_focus(self.prompt)
         elif at >= 0:
-            views[at].focus()
+            self.set_focus(views[at])

@@ -183,7 +183,7 @@ class ChatAnswers:
         self._new_system = self.screen.services.settings.system
         await self._show([])
         self.screen.show_head()
-        self.screen.prompt.focus()
+        self.screen.set_focus(self.screen.prompt)
 
     def _leave(self, to: Conversation | None) -> Dials | None:
         """Goes to another conversation; returns the dials of an answer that is written there.
@@ -355,6 +355,7 @@ class ChatAnswers:
         if upto is None:
             raise UsageError("that message is gone; its conversation was deleted")
         await transcript.show(shown[: upto + 1])
+        self.screen.set_focus(self.screen.prompt)  # what had it may be gone
         try:
             self._reply(shown[upto], before=before)
         except EftlocalError:
@@ -373,4 +374,4 @@ class ChatAnswers:
             await self._show(self.history.turns.switch(siblings[at].id))
             view = screen.transcript.view_of(siblings[at].id)
             if focused and view is not None:
-                view.focus()
+                screen.set_focus(view)

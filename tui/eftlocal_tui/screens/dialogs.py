@@ -125,6 +125,7 @@ _PLACES = {
 class HelpScreen(ModalScreen[None], BaseScreen[None]):
     BINDINGS = bindings("help")
     PLACE = "help"
+    AUTO_FOCUS = "VerticalScroll"
 
     def __init__(self, place: str, keymap: Mapping[str, str]) -> None:
         super().__init__()
@@ -168,9 +169,6 @@ class HelpScreen(ModalScreen[None], BaseScreen[None]):
 
     def _spelled(self, text: str) -> str:
         return spelled(text, self._keymap)
-
-    def on_mount(self) -> None:
-        self.query_one(VerticalScroll).focus()
 
     def action_back(self) -> None:
         self.leave(None)

@@ -107,10 +107,10 @@ class HistoryScreen(BaseScreen[int | None]):
         await self.doing(self._show())
 
     def on_input_submitted(self) -> None:
-        self._list.focus()
+        self.set_focus(self._list)
 
     def action_search(self) -> None:
-        self.query_one(Input).focus()
+        self.set_focus(self.query_one(Input))
 
     async def action_resume(self) -> None:
         chosen = self._chosen
@@ -180,7 +180,7 @@ class HistoryScreen(BaseScreen[int | None]):
 
     def action_back(self) -> None:
         if self.focused is not self._list and self._list.option_count:
-            self._list.focus()
+            self.set_focus(self._list)
         else:
             self.leave(None)
 

@@ -115,7 +115,7 @@ class InfluenceScreen(BaseScreen[None]):
             told += " · the dials changed during this answer; these are the first ones"
         self._summary(told)
         self._color()
-        self.query_one(TokenText).focus()
+        self.set_focus(self.query_one(TokenText))
 
     def _color(self) -> None:
         sides = self._moved.sides

@@ -31,7 +31,7 @@ class Palette(CommandPalette):
 
 def command_palette() -> Palette:
     """Every command."""
-    return Palette(id="--command-palette")
+    return Palette()
 
 
 def theme_palette() -> Palette:

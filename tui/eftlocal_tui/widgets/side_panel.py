@@ -55,7 +55,7 @@ class DialInput(Input):
 
     def action_back(self) -> None:
         self.value = self._applied
-        self.screen.query_one("#prompt").focus()
+        self.screen.set_focus(self.screen.query_one("#prompt"))
 
     def show(self, text: str) -> None:
         """The value that holds, whoever set it."""
@@ -213,7 +213,7 @@ class SidePanel(VerticalScroll, can_focus=False):
     def focus_dials(self) -> None:
         rows = self.query(DialInput)
         if rows:
-            rows.first().focus()
+            self.screen.set_focus(rows.first())
 
 
 def _figures(live: Live) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
-from textual.message import Message
 from textual.widgets import Button, Static
 
 from eftlocal.terminal_text import one_line, printable
@@ -39,19 +39,26 @@ class MarkLine(Static):
 _FOLDED_LINES, _FOLDED_CHARACTERS = 30, 3_000
 
 
+class Asked(NamedTuple):
+    """Something is to be done with a turn."""
+
+    what: str
+    turn: Turn
+    by: int = 0
+
+
+@runtime_checkable
+class ObeysTurns(Protocol):
+    """A screen of turns."""
+
+    async def obey_turn(self, asked: Asked) -> None:
+        """Does what is asked."""
+
+
 class TurnView(Vertical, can_focus=True):
     """A turn that can have the focus; what is done to it goes to the chat screen."""
 
     BINDINGS = bindings("turn")
-
-    class Asked(Message):
-        """Something is to be done with a turn."""
-
-        def __init__(self, what: str, turn: Turn, by: int = 0) -> None:
-            super().__init__()
-            self.what = what
-            self.turn = turn
-            self.by = by
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()
@@ -81,8 +88,11 @@ class TurnView(Vertical, can_focus=True):
             found.append(f"  ◂ {self.turn.branch}/{self.turn.branches} ▸")
         return found
 
-    def action_ask(self, what: str, by: int = 0) -> None:
-        self.post_message(self.Asked(what, self.turn, by))
+    async def action_ask(self, what: str, by: int = 0) -> None:
+        """What the screen does, until it is done: keys wait for it, and the next one finds the
+        focus where this one has put it."""
+        assert isinstance(self.screen, ObeysTurns)
+        await self.screen.obey_turn(Asked(what, self.turn, by))
 
     def action_unfold(self) -> None:
         """Nothing is folded here."""
