@@ -256,7 +256,7 @@ async def test_token_text_lays_out_again_for_another_width(d: Driver) -> None:
     await d.ask("Question?")
     text = await opened(d)
     assert text.virtual_size.height == 2
-    await d.pilot.resize_terminal(14, 30)
+    text.styles.width = 14
     await d.until(lambda: text.virtual_size.height > 2)
 
 

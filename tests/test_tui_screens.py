@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from scripted_engine import Script, ScriptedEngine
+from textual.command import CommandPalette
 from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven, driving
 
@@ -270,7 +271,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
 @driving()
 async def test_the_palette_has_everything(d: Driver) -> None:
     await d.press("ctrl+p")
-    assert type(d.app.screen).__name__ == "CommandPalette"
+    assert isinstance(d.app.screen, CommandPalette)
     await d.press("escape")
     titles = {command.title for command in d.app.get_system_commands(d.chat)}
     for key in of_place("chat"):

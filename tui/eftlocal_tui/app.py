@@ -100,8 +100,11 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         return self._chat
 
     async def on_event(self, event: events.Event) -> None:
-        if isinstance(event, events.InputEvent) and not (self.screen_stack and self.is_running):
-            return  # what was typed before the program was left
+        if isinstance(event, events.InputEvent):
+            if not (self.screen_stack and self.is_running):
+                return  # it was typed before the program was left
+            if not event.is_forwarded:
+                await self.screen._mounted_event.wait()  # what the last key opened
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
         await super().on_event(event)

@@ -53,7 +53,7 @@ class Key(NamedTuple):
         )
 
 
-_LAST = ("prompt", "dial", "history")  # places whose keys leave the others theirs
+_LAST = ("prompt", "dial")  # places whose keys leave the others theirs
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,6 +21,7 @@ from eftlocal_tui.engine.tasks import EngineThread
 from eftlocal_tui.history import History
 from eftlocal_tui.settings import VIEW_NAME, Settings
 
+A = TypeVar("A")
 R = TypeVar("R")
 
 ERROR_SECONDS = 8.0  # that a failure stays to be read
@@ -96,6 +97,16 @@ class BaseScreen(Screen[R]):
         except (NoMatches, MountError):
             if self.is_attached and self.app.is_running and self in self.app.screen_stack:
                 raise
+
+    def ask(
+        self, question: Screen[A], then: Callable[[A | None], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Opens a screen, to which the next key goes already, and goes on with what it gives."""
+
+        async def answered(answer: A | None) -> None:
+            await self.doing(then(answer))
+
+        self.app.push_screen(question, answered)
 
     def get_widget_and_offset_at(self, x: int, y: int) -> Place:
         return attached(self, super().get_widget_and_offset_at(x, y))

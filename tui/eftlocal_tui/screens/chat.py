@@ -276,12 +276,9 @@ class ChatScreen(BaseScreen[None]):
 
     def action_history(self, words: str = "") -> None:
         """The list of conversations; the one chosen is opened."""
-        self.start(self._choose(words))
-
-    async def _choose(self, words: str) -> None:
         now = self.answers.conversation
         screen = HistoryScreen(self.services, words=words, now=now.id if now else None)
-        await self._after_history(await self.app.push_screen_wait(screen))
+        self.ask(screen, self._after_history)
 
     async def _after_history(self, conversation_id: int | None) -> None:
         try:

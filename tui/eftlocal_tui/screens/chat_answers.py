@@ -174,7 +174,7 @@ class ChatAnswers:
         dials = self._leave(found)
         await self._show(path)
         await self.screen.models.restore(dials)
-        self.screen.prompt.focus()
+        self.screen.set_focus(self.screen.prompt)
 
     @_in_turn
     async def new(self) -> None:

@@ -102,7 +102,7 @@ class ChatBox:
         if self.editing is None:
             self._aside = self.screen.prompt.text
         self._edit(turn, turn.text)
-        self.screen.prompt.focus()
+        self.screen.set_focus(self.screen.prompt)
 
     def end_edit(self) -> bool:
         """Gives the draft back; whether there was an edit."""

@@ -58,13 +58,11 @@ class ChatCommands:
         if rest:
             self._set_system("" if rest == "-" else rest)
         else:
-            self.screen.start(self._ask_system())
+            question = "System prompt of this conversation"
+            box = AskText(question, self.screen.answers.system, long=True)
+            self.screen.ask(box, self._asked_system)
 
-    async def _ask_system(self) -> None:
-        question = AskText(
-            "System prompt of this conversation", self.screen.answers.system, long=True
-        )
-        text = await self.screen.app.push_screen_wait(question)
+    async def _asked_system(self, text: str | None) -> None:
         if text is not None:
             self._set_system(text)
 

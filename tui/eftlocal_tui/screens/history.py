@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -109,6 +110,10 @@ class HistoryScreen(BaseScreen[int | None]):
     def on_input_submitted(self) -> None:
         self.set_focus(self._list)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """While words are typed, letters are letters."""
+        return action == "back" or not isinstance(self.focused, Input)
+
     def action_search(self) -> None:
         self.set_focus(self.query_one(Input))
 
@@ -125,11 +130,11 @@ class HistoryScreen(BaseScreen[int | None]):
 
     def action_rename(self) -> None:
         if self._chosen is not None:
-            self.start(self._rename(self._history.conversations.get(self._chosen)))
+            found = self._history.conversations.get(self._chosen)
+            question = AskText("Name (empty: the first words of the conversation)", found.title)
+            self.ask(question, partial(self._rename, found))
 
-    async def _rename(self, found: Conversation) -> None:
-        question = AskText("Name (empty: the first words of the conversation)", found.title)
-        title = await self.app.push_screen_wait(question)
+    async def _rename(self, found: Conversation, title: str | None) -> None:
         if title is not None:
             self._history.conversations.rename(found.id, title)
             await self._show(found.id)
@@ -159,11 +164,12 @@ class HistoryScreen(BaseScreen[int | None]):
 
     def action_delete(self) -> None:
         if self._chosen is not None:
-            self.start(self._delete(self._history.conversations.get(self._chosen)))
+            found = self._history.conversations.get(self._chosen)
+            question = f"Delete “{one_line(found.title, 40)}”, all branches?"
+            self.ask(Confirm(question, "Delete"), partial(self._delete, found))
 
-    async def _delete(self, found: Conversation) -> None:
-        question = f"Delete “{one_line(found.title, 40)}”, all branches?"
-        if await self.app.push_screen_wait(Confirm(question, "Delete")):
+    async def _delete(self, found: Conversation, yes: bool | None) -> None:
+        if yes:
             self._history.conversations.delete(found.id)
             self._kept.deleted(found.id)
             self.notify("Deleted")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.await_complete import AwaitComplete
+from textual.binding import Binding
 from textual.command import CommandList, CommandPalette
 from textual.theme import ThemeProvider
 from textual.worker import Worker
@@ -13,6 +14,8 @@ from eftlocal_tui.screens.base import Place, attached
 
 
 class Palette(CommandPalette):
+    BINDINGS: ClassVar = [Binding("escape", "escape", show=False, priority=True)]
+
     def dismiss(self, result: Any = None) -> AwaitComplete:
         """Once, and only itself: Textual takes away whatever is in front."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
