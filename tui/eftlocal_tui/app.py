@@ -185,8 +185,8 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
             if not command.action and command.takes[:1] in ("", "["):
                 yield SystemCommand(run, command.about, partial(self.run_later, chat, run))
             if command.asks:
-                question = partial(self._obey_with, chat, command.asks, run)
-                yield SystemCommand(command.asks, run, lambda q=question: chat.start(q()))
+                ask = partial(self._ask_and_obey, chat, command.asks, run)
+                yield SystemCommand(command.asks, run, ask)
         try:
             presets = load_presets()
         except EftlocalError:
@@ -198,10 +198,12 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                 partial(self.run_later, chat, f"/preset {name}"),
             )
 
-    async def _obey_with(self, chat: ChatScreen, question: str, command: str) -> None:
-        text = await self.push_screen_wait(AskText(question))
-        if text and text.strip():
-            self.run_later(chat, f"{command} {text.strip()}")
+    def _ask_and_obey(self, chat: ChatScreen, question: str, command: str) -> None:
+        async def obey(text: str | None) -> None:
+            if text and text.strip():
+                self.run_later(chat, f"{command} {text.strip()}")
+
+        chat.ask(AskText(question), obey)
 
     def run_later(self, chat: ChatScreen, text: str) -> None:
         """A slash command that was chosen, not typed."""

@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.command import CommandList, CommandPalette
+from textual.errors import NoWidget
+from textual.geometry import Region
 from textual.theme import ThemeProvider
+from textual.widget import Widget
 from textual.worker import Worker
 
 from eftlocal_tui.screens.base import Place, attached
@@ -19,6 +22,13 @@ class Palette(CommandPalette):
     def dismiss(self, result: Any = None) -> AwaitComplete:
         """Once, and only itself: Textual takes away whatever is in front."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
+
+    def get_widget_at(self, x: int, y: int) -> tuple[Widget, Region]:
+        """Itself where the window has become too small for a click that was on its way."""
+        try:
+            return super().get_widget_at(x, y)
+        except NoWidget:
+            return self, self.region
 
     def get_widget_and_offset_at(self, x: int, y: int) -> Place:
         return attached(self, super().get_widget_and_offset_at(x, y))
