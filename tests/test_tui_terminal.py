@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from pty_chat import READY, Terminal, chatting
 from textual.geometry import Size
 
@@ -29,6 +30,51 @@ def questions(folder: Path) -> list[str]:
         found = history.conversations.list()[::-1]
         turns = [turn for one in found for turn in history.turns.path(one.id)]
     return [turn.text for turn in turns if turn.role == "user"]
+
+
+def test_the_title_of_the_window_is_given_back(tmp_path: Path) -> None:
+    with chatting(tmp_path) as terminal:
+        assert b"\x1b[22;2t\x1b]2;eftlocal\x07" in terminal.shown
+        terminal.send(b"My \x1b[200~\x9b31m\x1b]2;x\x07\x1b[201~ question\r")
+        terminal.until(b"\x1b]2;My ")
+        title = terminal.shown.split(b"\x1b]2;My ")[1].split(b"\x07")[0].decode()
+        assert title.endswith("question · eftlocal")
+        assert title.isprintable()
+        quit_it(terminal)
+        assert b"\x1b[23;2t" in terminal.shown
+
+
+def chat_of(folder: Path, **environment: str) -> Terminal:
+    """`eftlocal chat` with the demo."""
+    command = [sys.executable, "-m", "eftlocal", "chat", "--preset", "demo"]
+    data = {"EFTLOCAL_DATA": str(folder), **environment}
+    return Terminal(command, size=(120, 30), **data)
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_terminal_that_cannot_be_drawn_on_is_refused(tmp_path: Path, term: str) -> None:
+    terminal = chat_of(tmp_path, TERM=term)
+    assert terminal.wait() == 2
+    terminal.close()
+    assert terminal.shown.strip().startswith(b"eftlocal: chat needs a terminal that moves")
+    assert b"\x1b" not in terminal.shown
+    assert terminal.shown.strip().count(b"\n") == 0
+
+
+def test_a_chat_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    terminal = chat_of(no_folder / "data")
+    try:
+        terminal.until(b"This chat is not saved")
+        terminal.until(b"upscale")
+        terminal.send(b"In which country is Toulouse?\r")
+        terminal.until(b"France")
+        quit_it(terminal)
+    finally:
+        terminal.close()
+    assert b"Resume with" not in terminal.shown
+    assert list(tmp_path.iterdir()) == [no_folder]
 
 
 def quit_it(terminal: Terminal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
 
 _MODELS = {"--preset", "--base", "--tuned", "--reference", "--role"}
+_DUMB = ("", "dumb", "unknown")
 _FAULT = (
     "eftlocal: the chat failed; what it showed is saved (`eftlocal chat --continue`). "
     "`eftlocal doctor --report` writes a file for a bug report."
@@ -64,6 +66,8 @@ def chat(
     start = Start(models, offline=given["offline"], adjust=adjust, engine=chosen.engine, call=call)
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("chat needs a terminal; in a pipe, use `eftlocal run`")
+    if sys.platform != "win32" and os.environ.get("TERM", "") in _DUMB:
+        raise UsageError("chat needs a terminal that moves its cursor (TERM); use `eftlocal run`")
     with raising():
         try:
             left = run_chat(

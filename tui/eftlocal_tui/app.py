@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,13 +24,15 @@ from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.commands import COMMANDS, parse
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import Conversation, History, HistoryError
+from eftlocal_tui.history.unsaved import opened
 from eftlocal_tui.keys import bindings, of_place, spelled
 from eftlocal_tui.screens.base import Services, tell
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
 from eftlocal_tui.screens.palette import command_palette, theme_palette
 from eftlocal_tui.settings import Settings, read_view, save_view
-from eftlocal_tui.terminal.driver import with_keyboard
+from eftlocal_tui.terminal import clipboard
+from eftlocal_tui.terminal.driver import title_sequence, with_keyboard
 from eftlocal_tui.terminal.room import RoomyApp
 from eftlocal_tui.text import pasted
 
@@ -84,6 +87,23 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
 
     def get_driver_class(self) -> type[Driver]:
         return with_keyboard(super().get_driver_class())
+
+    def copy_to_clipboard(self, text: str) -> None:
+        self.copy(text, "")
+
+    def copy(self, text: str, what: str) -> None:
+        """Puts a text on the clipboard, and says what became of it where it is given a name."""
+        super().copy_to_clipboard(text)  # by the terminal
+        self.run_worker(self._copy(text, what))
+
+    async def _copy(self, text: str, what: str) -> None:
+        taken_by = None if self.is_headless else await asyncio.to_thread(clipboard.put, text)
+        if what:
+            self.notify(clipboard.outcome(what, taken_by))
+
+    def watch_title(self, title: str) -> None:
+        if self._driver is not None and not self.is_headless:
+            self._driver.write(title_sequence(title))
 
     @property
     def failure(self) -> Exception | None:
@@ -237,22 +257,18 @@ def run_chat(
     Raises:
         EftlocalError: there is no such conversation, or the history cannot be opened.
     """
-    history = History()
-    try:
+    with opened(needed=resume is not None or continue_) as (history, unsaved):
         conversation = _resumed(history, resume, continue_)
         chosen = start or _of_conversation(history, conversation, default)
-    except BaseException:
-        history.close()
-        raise
-    services = Services(history, LocalEngine(chosen), settings)
-    app = ChatApp(services, resume=conversation)
-    try:
-        app.run()
-        if app.failure is not None:
-            raise app.failure
-        return _left(history, app.chat.answers.conversation)
-    finally:
-        services.close()
+        services = Services(history, LocalEngine(chosen), settings, unsaved=unsaved)
+        app = ChatApp(services, resume=conversation)
+        try:
+            app.run()
+            if app.failure is not None:
+                raise app.failure
+            return None if unsaved else _left(history, app.chat.answers.conversation)
+        finally:
+            services.close()
 
 
 def _resumed(history: History, resume: int | None, continue_: bool) -> Conversation | None:

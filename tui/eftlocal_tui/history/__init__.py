@@ -12,7 +12,13 @@ Every call is short and may be made from any thread. Every failure is one `Histo
 """
 
 from eftlocal_tui.history.answers import AnswerWriter
-from eftlocal_tui.history.database import HistoryError, LockedError, data_folder, database_path
+from eftlocal_tui.history.database import (
+    HistoryError,
+    LockedError,
+    UnwritableError,
+    data_folder,
+    database_path,
+)
 from eftlocal_tui.history.files import (
     export_file,
     free_name,
@@ -52,6 +58,7 @@ __all__ = [
     "Thinks",
     "Thought",
     "Turn",
+    "UnwritableError",
     "data_folder",
     "database_path",
     "export_file",

@@ -16,6 +16,7 @@ A thread that runs an event loop has keys to answer, so it is told within a mome
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import time
@@ -31,6 +32,8 @@ from eftlocal.bases import Closing
 from eftlocal.errors import EftlocalError
 from eftlocal_tui.history.records import column
 
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
+
 
 class HistoryError(EftlocalError):
     """The saved conversations cannot be opened, read or written, or do not have what was asked."""
@@ -40,6 +43,10 @@ class HistoryError(EftlocalError):
 
 class LockedError(HistoryError):
     """Another process is writing: nothing was changed, and it may be tried again."""
+
+
+class UnwritableError(HistoryError):
+    """Nothing can be written where the file is, or would be."""
 
 
 def is_locked(error: BaseException) -> bool:
@@ -64,13 +71,15 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             raise LockedError(
                 f"{path}: locked by another program; close it, or try again"
             ) from error
-        raise HistoryError(f"{path}: {_failure(str(error))}") from error
+        kind = UnwritableError if "readonly" in str(error) else HistoryError
+        raise kind(f"{path}: {_failure(str(error))}") from error
     except sqlite3.DatabaseError as error:  # the class itself: "malformed", "not a database"
         raise damaged(path, str(error)) from error
     except OverflowError as error:
         raise HistoryError(f"{path}: the number is too large") from error
     except OSError as error:
-        raise HistoryError(f"{path}: {error.strerror or error}") from error
+        kind = UnwritableError if error.errno in _UNWRITABLE else HistoryError
+        raise kind(f"{path}: {error.strerror or error}") from error
 
 
 def damaged(path: Path, why: str) -> HistoryError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from textual.app import App
 from textual.css.query import NoMatches
@@ -13,13 +13,14 @@ from textual.geometry import Offset
 from textual.screen import Screen
 from textual.widget import MountError, Widget
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine import Engine
 from eftlocal_tui.engine.kept import KeptCaches
 from eftlocal_tui.engine.tasks import EngineThread
 from eftlocal_tui.history import History
 from eftlocal_tui.settings import VIEW_NAME, Settings
+from eftlocal_tui.text import encodable
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -29,12 +30,17 @@ ERROR_SECONDS = 8.0  # that a failure stays to be read
 
 @dataclass
 class Services:
-    """What the screens share: the conversations, the engine with its thread, the settings."""
+    """What the screens share: the conversations, the engine with its thread, the settings.
+
+    Attributes:
+        unsaved: why conversations are not kept; empty where they are.
+    """
 
     history: History
     engine: Engine
     settings: Settings = field(default_factory=Settings)
     thread: EngineThread = field(default_factory=EngineThread)
+    unsaved: str = ""
     kept: KeptCaches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +64,13 @@ class Services:
 def tell(where: Screen[Any] | App[Any], error: EftlocalError | str) -> None:
     """One clear line where it is seen."""
     where.notify(one_line(str(error), 400), severity="error", timeout=ERROR_SECONDS)
+
+
+@runtime_checkable
+class Copies(Protocol):
+    """The program, which has the clipboard."""
+
+    def copy(self, text: str, what: str) -> None: ...
 
 
 Place = tuple[Widget | None, Offset | None]
@@ -107,6 +120,13 @@ class BaseScreen(Screen[R]):
             await self.doing(then(answer))
 
         self.app.push_screen(question, answered)
+
+    def copy(self, text: str | None, what: str) -> None:
+        """Puts a text on the clipboard. Raises UsageError where there is none."""
+        if not text:
+            raise UsageError(f"there is no {what} to copy")
+        assert isinstance(self.app, Copies)
+        self.app.copy(encodable(text), f"the {what} ({len(text):,} characters)")
 
     def get_widget_and_offset_at(self, x: int, y: int) -> Place:
         return attached(self, super().get_widget_and_offset_at(x, y))

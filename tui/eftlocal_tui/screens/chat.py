@@ -27,7 +27,7 @@ from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.settings import read_view, save_view
-from eftlocal_tui.text import encodable, fitted
+from eftlocal_tui.text import fitted
 from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
@@ -80,6 +80,8 @@ class ChatScreen(BaseScreen[None]):
             panel = read_view(self.services.view_file).panel
         self.set_class(self._panel_fits if panel is None else panel, "-panel")
         self.show_head()
+        if self.services.unsaved:
+            await self.say(f"This chat is not saved: {self.services.unsaved}")
         if self._loads_first:
             self.models.load(None)
         if self._resume is not None:
@@ -124,9 +126,12 @@ class ChatScreen(BaseScreen[None]):
                 parts[-1] += f" {first} {shown[first]}"
         conversation = self.answers.conversation
         title = conversation.title if conversation else "New conversation"
+        if self.services.unsaved:
+            parts.append("not saved")
         room = self.app.size.width - 2 - sum(len(part) + 3 for part in parts)
         head = " · ".join([fitted(title, max(room, _SHORTEST_TITLE)), *parts])
         self.query_one("#head", Static).update(head)
+        self.app.title = f"{title} · {self.app.TITLE}" if conversation else str(self.app.TITLE)
 
     def status(self, text: str) -> None:
         """What is going on, in the line above the message box."""
@@ -222,13 +227,6 @@ class ChatScreen(BaseScreen[None]):
 
     # Keys: what is opened beside ---------------------------------------------------------------
 
-    def copy(self, text: str | None, what: str) -> None:
-        """Puts a text on the clipboard."""
-        if not text:
-            raise UsageError(f"there is no {what} to copy")
-        self.app.copy_to_clipboard(encodable(text))
-        self.notify(f"Copied the {what}: {len(text):,} characters")
-
     def action_copy(self) -> None:
         self.copy(self._last_answer("copy").answer, "message")
 
@@ -317,8 +315,7 @@ class ChatScreen(BaseScreen[None]):
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         # Never opened: the model wrote it.
         event.stop()
-        self.app.copy_to_clipboard(event.href)
-        self.notify(f"Copied the link: {one_line(event.href)}")
+        self.copy(event.href, "link")
 
     async def obey_turn(self, asked: Asked) -> None:
         """Does with a turn what its key asks for."""

@@ -156,8 +156,7 @@ class CompareScreen(BaseScreen[None]):
 
     def action_copy(self) -> None:
         column = self.focused if isinstance(self.focused, CompareColumn) else self.columns[0]
-        self.app.copy_to_clipboard(column.body.raw)
-        self.notify(f"Copied: {column.border_title}")
+        self.copy(column.body.raw, "answer")
 
     def action_back(self) -> None:
         if self._job is None or self._job.ended or self._job.stopping:

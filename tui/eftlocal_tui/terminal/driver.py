@@ -9,9 +9,17 @@ from codecs import getincrementaldecoder
 
 from textual.driver import Driver
 
+from eftlocal.terminal_text import one_line
 from eftlocal_tui.terminal.keyboard import Keyboard
 
+_KEEP_TITLE, _KEPT_TITLE = "\x1b[22;2t", "\x1b[23;2t"
+_LONGEST_TITLE = 80
 _TICK = 0.05  # seconds between looks at what is held back
+
+
+def title_sequence(title: str) -> str:
+    """Gives the terminal's window or tab a title."""
+    return f"\x1b]2;{one_line(title, _LONGEST_TITLE)}\x07"
 
 
 def with_keyboard(driver: type[Driver]) -> type[Driver]:
@@ -24,6 +32,14 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
     from textual.drivers.linux_driver import LinuxDriver
 
     class Terminal(LinuxDriver):
+        def start_application_mode(self) -> None:
+            super().start_application_mode()  # type: ignore[no-untyped-call]
+            self.write(_KEEP_TITLE + title_sequence(self._app.title))
+
+        def stop_application_mode(self) -> None:
+            self.write(_KEPT_TITLE)
+            super().stop_application_mode()
+
         def _run_input_thread(self) -> None:
             try:
                 self.run_input_thread()
