@@ -55,22 +55,22 @@ class Terminal:
             os.kill(self.child.pid, signal.SIGWINCH)
 
     def send(self, data: bytes) -> None:
-        self._read(0.0)
+        self.read(0.0)
         while data:
             data = data[os.write(self._ours, data[:1024]) :]
-            self._read(0.0)
+            self.read(0.0)
 
     def until(self, what: bytes | Callable[[], object], since: int = 0) -> None:
         """Reads until it has shown a text, or something holds."""
         end = time.monotonic() + PATIENCE
         while not (what in self.shown[since:] if isinstance(what, bytes) else what()):
             assert time.monotonic() < end, f"{what!r} did not come: {self.shown[-2000:]!r}"
-            self._read(0.05)
+            self.read(0.05)
 
     def wait(self) -> int:
         """Reads to its end; the exit code."""
         self.until(lambda: self.child.poll() is not None)
-        while self._read(0.0):
+        while self.read(0.0):
             pass
         assert self.child.returncode is not None
         return self.child.returncode
@@ -82,7 +82,7 @@ class Terminal:
         os.close(self._ours)
         os.close(self.theirs)
 
-    def _read(self, seconds: float) -> bytes:
+    def read(self, seconds: float) -> bytes:
         with selectors.DefaultSelector() as selector:
             selector.register(self._ours, selectors.EVENT_READ)
             if not selector.select(seconds):

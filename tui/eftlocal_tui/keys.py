@@ -142,6 +142,7 @@ _OUTER = {"app": 0, "chat": 1}
 _IN_CHAT = ("prompt", "turn", "dial")
 _MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 _CONTROLS = {key.value for key in Keys if key.value.isalnum()} - {"space"}  # enter, f1, pageup, ...
+_TWINS = {"i": "tab", "m": "enter", "h": "backspace", "left_square_bracket": "escape"}  # with ctrl
 _BRACED = re.compile(r"\{(\w+\.\w+)\}")
 _SHOWN = {
     "escape": "Esc",
@@ -170,7 +171,7 @@ def check_keys(keys: dict[str, str]) -> dict[str, str]:
     """
     for name in keys:
         if name not in _NAMES:
-            hint = _hint(name, _NAMES, "F1 in the chat shows the names")
+            hint = _hint(name, _NAMES, "/help in the chat shows the names")
             raise ValueError(f'unknown binding "{name}"; {hint}')
     keys = {name: ",".join(_key(name, key) for key in keys[name].split(",")) for name in keys}
     for name in keys:
@@ -198,6 +199,9 @@ def _key(name: str, text: str) -> str:
     if set(modifiers) - _MODIFIERS or not (written or last in _CONTROLS):
         hint = _hint(last, _CONTROLS, 'keys are written as in "ctrl+r,f3"')
         raise ValueError(f'"{name}": there is no key "{text.strip()}"; {hint}')
+    if "ctrl" in modifiers and not set(modifiers) - {"ctrl", "shift"} and last in _TWINS:
+        key = "+".join([*modifiers, last])
+        raise ValueError(f'"{name}": to most terminals {key} is {_TWINS[last]}; take another key')
     if written and not modifiers and _NAMES[name].place in _OUTER:
         raise ValueError(f'"{name}": "{last}" is needed to write; add ctrl+ or take an F key')
     return "+".join([*modifiers, last])

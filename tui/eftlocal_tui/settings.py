@@ -24,13 +24,13 @@ from eftlocal_tui.keys import check_keys
 FIRST = """\
 # Settings of `eftlocal chat`. Remove the # of a line to set it.
 # preset = "demo"           # loaded unless the command line names models
-# theme = "textual-dark"    # at every start; unset: the last one. Ctrl+P, Theme lists them
+# theme = "textual-dark"    # at every start; unset: the last one. /theme NAME
 # panel = true              # open the side panel at every start; unset: as it was, or if it fits
 # system = ""               # system prompt of new conversations
 # kept = "2 GB"             # of disk, so that conversations go on at once; it holds them. 0: none
 # editor = "nano"           # for long messages; unset: $VISUAL, then $EDITOR
 #
-# [keys]                    # F1 shows the names
+# [keys]                    # /help shows the names
 # "chat.regenerate" = "ctrl+r"
 """
 
