@@ -31,6 +31,7 @@ from eftlocal_tui.engine import (
     Progress,
     Reading,
 )
+from eftlocal_tui.engine.priority import give_way
 from eftlocal_tui.engine.tally import ThinkingTally
 from eftlocal_tui.engine.turning import Refused, Turned, Turning
 from eftlocal_tui.history import AnswerWriter, Thinks, Thought
@@ -178,6 +179,7 @@ class EngineThread:
         return fine
 
     def _run(self) -> None:
+        give_way()
         while (task := self._tasks.get()) is not None:
             task.run()
 
