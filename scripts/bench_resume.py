@@ -45,12 +45,15 @@ def model_files(options: argparse.Namespace) -> Mapping[str, Path]:
     return dict.fromkeys(TRIO, file)
 
 
-def first_token(emulator: Emulator, prompt: list[int], path: Path | None = None) -> float:
-    """Seconds, loading included; from caches that hold nothing."""
+def first_token(
+    emulator: Emulator, prompt: list[int], path: Path | None = None
+) -> tuple[float, float]:
+    """Seconds until caches that held nothing are loaded, and until the first token."""
     emulator.ensemble.clear()
     began = time.perf_counter()
     if path is not None:
         emulator.load_state(path)
+    loaded = time.perf_counter() - began
     stream = emulator.stream(prompt, max_tokens=1)
     next(stream)
     took = time.perf_counter() - began
@@ -58,7 +61,7 @@ def first_token(emulator: Emulator, prompt: list[int], path: Path | None = None)
     stream.close()
     if (held > 0) is not (path is not None):
         raise UsageError(f"{held} tokens were held: this measures something else")
-    return took
+    return loaded, took
 
 
 def written(
@@ -92,13 +95,13 @@ def benchmark(options: argparse.Namespace) -> None:
         path = Path(where) / "talk.state"
         first_token(emulator, ids[:64])  # warms up
         for _ in range(options.turns):
-            turn = {"read anew": first_token(emulator, ids)}
+            turn = {"read anew": first_token(emulator, ids)[1]}
             turn["written"], _ = written(emulator, past, path, durable=False)
             turn["written, on disk"], state = written(emulator, past, path, durable=True)
-            turn["resumed"] = first_token(emulator, ids, path)
+            turn["loaded"], turn["resumed"] = first_token(emulator, ids, path)
             if hasattr(os, "posix_fadvise"):
                 let_go(path)
-                turn["resumed, off disk"] = first_token(emulator, ids, path)
+                turn["resumed, off disk"] = first_token(emulator, ids, path)[1]
             turns.append(turn)
             say(", ".join(f"{name} {seconds:.2f} s" for name, seconds in turn.items()))
     print(f"{options.shapes or options.models}: {state}")

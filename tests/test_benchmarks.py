@@ -368,11 +368,11 @@ def test_resuming_beside_reading_anew(tmp_path: Path) -> None:
     options = ("--shapes", "tiny,tiny,tiny", "--tokens", "64", "--turns", "2", "--threads", "1")
     done = run("bench_resume.py", *options, "--cache", tmp_path, "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()[-6:]
-    names = ["read anew", "written", "written, on disk", "resumed", "resumed, off disk"]
+    lines = done.stdout.splitlines()[-7:]
+    names = ["read anew", "written", "written, on disk", "loaded", "resumed", "resumed, off disk"]
     assert "64 tokens" in lines[0] and "a token takes" in lines[0]
     assert [line[:20].strip() for line in lines[1:]] == names
-    assert all("times as fast as anew" in line for line in lines[4:])
+    assert all("times as fast as anew" in line for line in lines[5:])
 
 
 def test_caches_of_every_kind_against_f16() -> None:
