@@ -31,7 +31,8 @@ async def compare(d: Driver, name: str) -> None:
     """The screen against its picture; what no two runs share is left out."""
     await d.pause()
     text = d.screen_text()
-    text = re.sub(r"(memory|free) +[\d.]+ [kMG]?B", r"\1 SIZE", text)
+    size = r"[\d.]+ [kMG]?B"
+    text = re.sub(rf"memory +{size} · {size} free *", "memory SIZE · SIZE free", text)
     text = re.sub(r"(\d+ (?:s|min) ago)(.*?)( *)▎", of_any_age, text)
     text = re.sub(r"seed \d+", "seed N", text)
     text = re.sub(r"\S*chat\.toml", "chat.toml", text)
