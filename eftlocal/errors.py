@@ -55,6 +55,18 @@ class PromptError(EftlocalError, ValueError):
     exit_code = 7
 
 
+class TooLongError(PromptError):
+    """A prompt that no context of its role's length can hold.
+
+    Attributes:
+        role, tokens: whose it is, and how many tokens it has at least.
+    """
+
+    def __init__(self, message: str, role: str = "", tokens: int = 0) -> None:
+        super().__init__(message)
+        self.role, self.tokens = role, tokens
+
+
 class EngineError(EftlocalError):
     """llama.cpp reported a failure."""
 

@@ -16,6 +16,7 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
     Check,
+    Fit,
     Live,
     Loaded,
     Moved,
@@ -84,6 +85,8 @@ class ScriptedEngine:
         self.name = "fake"
         self.roles: tuple[str, ...] = ROLES
         self.notes: tuple[str, ...] = ()
+        self.n_ctx = 4096
+        self.counted = 0
 
     def load(self, preset: str | None, report: Report) -> Loaded:
         self.loads.append(preset)
@@ -95,6 +98,13 @@ class ScriptedEngine:
             raise self.refuses[preset]
         files = {role: f"Toy-{role}.Q8_0" for role in self.roles}
         return Loaded(preset or self.name, self.roles, DIALS, self.notes, files)
+
+    def fits(self, messages: Sequence[Message]) -> Fit:
+        """A token a word, and one more a message in the base."""
+        self.counted += 1
+        words = sum(len(message["content"].split()) for message in messages)
+        tokens = {role: words + (role == "base") * len(messages) for role in self.roles}
+        return Fit(tokens, dict.fromkeys(self.roles, self.n_ctx), dict.fromkeys(self.roles, 0))
 
     def answer(
         self,

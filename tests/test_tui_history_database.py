@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from eftlocal_tui.history import History, HistoryError, answers, database, search, store, turns
+from eftlocal_tui.history import (
+    Draft,
+    History,
+    HistoryError,
+    answers,
+    database,
+    search,
+    store,
+    turns,
+)
 from eftlocal_tui.history.database import Database
 
 MORE = (*database.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
@@ -32,6 +41,49 @@ def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: P
     with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 3, this one knows 2\)"):
         History(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_the_first_version_opens_with_all_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with Database(path, database.MIGRATIONS[:1]) as db, db.transaction() as connection:
+        database.insert(
+            connection,
+            "conversation",
+            title="old",
+            system="Be brief.",
+            archived=False,
+            created=1.0,
+            updated=2.0,
+        )
+        turn = {"conversation": 1, "state": "done", "created": 1.0}
+        for parent, role, text in ((None, "user", "Where?"), (1, "assistant", "There.")):
+            place = {"parent": parent, "role": role, "visited": (parent or 0) + 1}
+            database.insert(connection, "turn", **turn, **place, text=text)
+    with History(path) as history:
+        assert [turn.text for turn in history.turns.path(1)] == ["Where?", "There."]
+        assert all(t.begins_at is None and not t.summary for t in history.turns.all(1))
+        assert len(history.turns.messages(2)) == 3
+        assert history.drafts.get(1) == history.drafts.get(None) == Draft()
+        history.drafts.put(1, Draft("typed", editing=1, edited="Where to?"))
+        history.turns.begin_at(2, 1)
+    with History(path) as history:
+        assert history.drafts.get(1) == Draft("typed", editing=1, edited="Where to?")
+        assert history.turns.get(2).begins_at == 1
+        history.conversations.delete(1)
+        assert history.db.rows("SELECT * FROM draft") == []
+    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 2, this one knows 1\)"):
+        Database(path, database.MIGRATIONS[:1])
+
+
+def test_drafts_are_kept_as_they_were_typed(tmp_path: Path) -> None:
+    odd = "a\0b\ud800\x10 \r\n" + "x" * 100_000
+    with History(tmp_path / "chat.db") as history:
+        with pytest.raises(HistoryError, match="deleted"):
+            history.drafts.put(7, Draft("no such conversation"))
+        for draft in (Draft(odd), Draft("b"), Draft("", 3, odd), Draft()):
+            history.drafts.put(None, draft)
+            assert history.drafts.get(None) == draft
+        assert history.db.rows("SELECT * FROM draft") == []
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -207,6 +207,8 @@ def changed(document: dict[str, Any], place: str, value: Any) -> str:
         ("conversations/0/turns/2/id", 1, r"turns\[2\].id: 1 is an earlier turn's"),
         ("conversations/0/turns/2/visited", 2, r"turns\[2\].visited: 2 is another turn's"),
         ("conversations/0/turns/2/visited", 2**62, r"turns\[2\].visited: .*less than"),
+        ("conversations/0/turns/2/begins_at", 9, r"turns\[2\].begins_at: 9 is not an earlier turn"),
+        ("conversations/0/turns/2/summary", True, r"turns\[2\]: .*only a question asks"),
         ("conversations/0/turns/0/state", "stopped", r"turns\[0\]: .*a question is done"),
         ("conversations/0/turns/2/settings/sede", 1, r"turns\[2\].settings.sede: Extra inputs"),
         ("conversations/0/turns/2/settings/recipe", [], r"settings.recipe: .*an object is needed"),

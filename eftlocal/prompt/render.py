@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any, cast
 
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.errors import PromptError, TooLongError, UsageError
 from eftlocal.llama.engine import chat_formats, format_chat
 from eftlocal.llama.model import Model, parted
 from eftlocal.prompt.messages import (
@@ -392,9 +392,11 @@ class PromptReader:
         """Raises PromptError for a text that cannot fit, whatever its tokens."""
         size, n_ctx = len(text.encode("utf-8", "replace")), self.n_ctx[role]
         if size > _BYTES * n_ctx and (least := self.models[role].at_least(size)) >= n_ctx:
-            raise PromptError(
+            raise TooLongError(
                 f"the {what} of {role} has {least} tokens or more and its context holds {n_ctx}, "
-                f"answer included; shorten the {what} or raise n_ctx"
+                f"answer included; shorten the {what} or raise n_ctx",
+                role,
+                least,
             )
 
     def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:

@@ -35,6 +35,7 @@ COMMANDS = (
     Command("set", "[DIAL [VALUE]]", "Set a dial, as in /set beta 0.5; no value: explain it"),
     Command("reset", "[DIAL]", "Turn a dial back to where the preset began; alone, all of them"),
     Command("stats", "", "Statistics of the last answer, models, memory"),
+    Command("context", "", "How full the context is, and ways on when it is"),
     Command("save", "NAME", "Rename the conversation (it is saved as you go)", "", _NAME),
     Command("load", "[ID|FILE.json]", "Open a conversation, or import one", HISTORY, _IMPORT),
     Command("export", "[FILE.md|FILE.json]", "Export the conversation to a file", "", _EXPORT),

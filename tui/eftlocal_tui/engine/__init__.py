@@ -15,6 +15,8 @@ from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures
 
+_SHORT, _LONG = 32, 256  # tokens: a sixteenth of a context is an answer's least room, within these
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -95,6 +97,44 @@ class Live:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """What a conversation takes of the contexts, by role, before it is answered.
+
+    Attributes:
+        tokens: of its prompt; of one that is far too long, as many at least.
+        sizes: tokens that the role's context holds, the answer included.
+        trained: tokens that the role's model was trained for; 0 where unknown.
+    """
+
+    tokens: Mapping[str, int]
+    sizes: Mapping[str, int]
+    trained: Mapping[str, int]
+
+    def room_of(self, role: str) -> int:
+        """Tokens that are left for the answer in a role."""
+        return self.sizes[role] - self.tokens[role]
+
+    @property
+    def fullest(self) -> str:
+        """The role with the least room, which decides."""
+        return min(self.tokens, key=self.room_of)
+
+    @property
+    def room(self) -> int:
+        return self.room_of(self.fullest)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is room for an answer that is of use."""
+        least = self.sizes[self.fullest] // 16
+        return self.room >= min(max(least, _SHORT), _LONG)
+
+    def leaves(self, share: float) -> bool:
+        """Whether this share of every context is free."""
+        return all(self.room_of(role) >= share * size for role, size in self.sizes.items())
+
+
+@dataclass(frozen=True)
 class Moved:
     """An answer under every model, token by token.
 
@@ -148,6 +188,14 @@ class Engine(Protocol):
 
         Raises:
             EftlocalError: nothing is loaded then.
+        """
+
+    def fits(self, messages: Sequence[Message]) -> Fit:
+        """What a conversation takes in each role; where its last message is the assistant's, as
+        an answer that goes on. Takes milliseconds.
+
+        Raises:
+            EftlocalError: nothing is loaded, or a template fails.
         """
 
     def answer(

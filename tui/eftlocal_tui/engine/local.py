@@ -16,7 +16,7 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
-from eftlocal.errors import UsageError
+from eftlocal.errors import TooLongError, UsageError
 from eftlocal.generation import Step
 from eftlocal.kinds import REST
 from eftlocal.loading.loader import UpTo
@@ -35,6 +35,7 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
     Check,
+    Fit,
     Live,
     Loaded,
     Moved,
@@ -124,6 +125,23 @@ class LocalEngine:
             files={role: short_name(model.path) for role, model in emulator.models.items()},
             about=found.notes if found is not None else "",
             questions=found.questions if found is not None else (),
+        )
+
+    def fits(self, messages: Sequence[Message]) -> Fit:
+        emulator = self._loaded()
+        contexts = emulator.ensemble.contexts
+        tokens = dict.fromkeys(contexts, 0)
+        goes_on = bool(messages) and messages[-1]["role"] == "assistant"
+        try:
+            if messages:
+                ids = emulator.tokenize(messages, continue_last=goes_on)
+                tokens = {role: len(ids[role]) for role in contexts}
+        except TooLongError as error:
+            tokens[error.role] = error.tokens
+        return Fit(
+            tokens,
+            sizes={role: context.n_ctx for role, context in contexts.items()},
+            trained={role: context.n_ctx_train for role, context in contexts.items()},
         )
 
     def answer(

@@ -16,7 +16,8 @@ def sent_from(path: Sequence[Turn]) -> int:
     places = {turn.id: place for place, turn in enumerate(path)}
     begin = 0
     for place, turn in enumerate(path):
-        if turn.begins_at is not None:
+        asks_last = not turn.summary or turn is path[-1]  # it says what the summary is to cover
+        if turn.begins_at is not None and asks_last:
             begin = places.get(turn.begins_at, 0)
         if place and path[place - 1].summary and is_summary(turn):
             begin = place - 1
@@ -29,6 +30,8 @@ def left_out(path: Sequence[Turn], begin: int) -> str:
     """What is said before the first turn that is still sent."""
     summed = begin < len(path) and path[begin].summary
     above = "the message above is" if begin == 1 else f"the {begin} messages above are"
+    if path[0].parent is not None:  # the first ones were not read
+        above = "the messages above are"
     return f"{above} no longer sent{', the summary below is' if summed else ''}"
 
 

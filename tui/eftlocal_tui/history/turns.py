@@ -160,8 +160,7 @@ class Turns:
             path = self._up_from(self.get(turn).id, None)
             sql = "SELECT system FROM conversation WHERE id = ?"
             system = loaded(self._db.rows(sql, path[0].conversation)[0]["system"])
-        sent = _alternating(path[sent_from(path) :])
-        return [Message(role="system", content=system), *sent] if system else sent
+        return sent(system, path[sent_from(path) :])
 
     def begin_at(self, turn: int, first: int) -> Turn:
         """What follows this turn is sent from `first` on, which is this turn or one above it."""
@@ -255,6 +254,12 @@ def touch(connection: sqlite3.Connection, conversation: int, now: float) -> None
 def _next_visit(connection: sqlite3.Connection, conversation: int) -> int:
     sql = "SELECT coalesce(max(visited), 0) + 1 FROM turn WHERE conversation = ?"
     return int(connection.execute(sql, (conversation,)).fetchone()[0])
+
+
+def sent(system: str, path: Sequence[Turn]) -> list[Message]:
+    """Turns as an emulator takes them: the system prompt first, where there is one."""
+    messages = _alternating(path)
+    return [Message(role="system", content=system), *messages] if system else messages
 
 
 def followed(messages: Sequence[Message], text: str) -> list[Message]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from dataclasses import replace
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
@@ -20,6 +21,8 @@ from eftlocal_tui.history import Conversation, Draft, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
 from eftlocal_tui.history.turns import followed
 from eftlocal_tui.screens.chat_box import ChatBox, Outgoing
+from eftlocal_tui.screens.chat_context import SUMMARY, Asked, ChatContext
+from eftlocal_tui.screens.full_context import Way
 from eftlocal_tui.screens.running_answer import RunningAnswer
 from eftlocal_tui.widgets.transcript import AnswerView, TurnView
 
@@ -41,9 +44,10 @@ T = TypeVar("T")
 
 
 class Sending:
-    """A message on its way into the history, which may take its time."""
+    """A message on its way to the models, or one that is asked again: it is counted, and put into
+    the history, which may take its time."""
 
-    given_up = False  # nobody waits any more for a locked history
+    given_up = False  # nobody waits any more
 
 
 def _in_turn(method: Doing) -> Doing:
@@ -69,6 +73,7 @@ class ChatAnswers:
         conversation: None until the first message of a new one.
         now: what is on its way, if anything; an answer may be another conversation's.
         box: what is typed and not yet sent.
+        context: whether what is asked fits the models.
         layout: held by whoever changes what the transcript shows.
     """
 
@@ -78,6 +83,7 @@ class ChatAnswers:
         self.conversation: Conversation | None = None
         self.now: Sending | RunningAnswer | None = None
         self.box = ChatBox(screen)
+        self.context = ChatContext(screen)
         self.layout = asyncio.Lock()
         self._new_system = screen.services.settings.system
 
@@ -177,9 +183,16 @@ class ChatAnswers:
         self.screen.set_focus(self.screen.prompt)
 
     @_in_turn
-    async def new(self) -> None:
-        """An empty conversation; the one before stays in the history."""
+    async def new(self, *, carry: bool = False) -> None:
+        """An empty conversation; the one before stays in the history.
+
+        Args:
+            carry: take along what is in the box.
+        """
+        text = self.box.carried() if carry else ""
         self._leave(None)
+        if text:
+            self.box.add(text)
         self._new_system = self.screen.services.settings.system
         await self._show([])
         self.screen.show_head()
@@ -236,17 +249,67 @@ class ChatAnswers:
         sending = self.now = Sending()
         box.show_waiting()
         try:
+            outgoing = box.waiting[0]
+            if not outgoing.is_summary and not await self._fits(self._asked(outgoing), sending):
+                return
             async with self.layout:
-                question = await self.when_free(lambda: self._keep(box.waiting[0]))
+                question = await self.when_free(lambda: self._keep(outgoing))
                 box.sent(question.conversation)
                 await self._show_question(question)
-                await self.when_free(lambda: self._reply(question))
+                if not outgoing.is_summary:
+                    await self.when_free(lambda: self._reply(question))
         except EftlocalError as error:
             box.take_back()
             await screen.say(str(error), error=True)
         finally:
             if self.now is sending:
                 self.now = None
+
+    def _asked(self, outgoing: Outgoing) -> Asked:
+        """What is sent for a message."""
+        parent = outgoing.edits.parent if outgoing.edits else self.screen.transcript.leaf
+        return Asked(self.system, self._down_to(parent), outgoing.text)
+
+    def _down_to(self, leaf: int | None) -> list[Turn]:
+        """All turns of the conversation down to one."""
+        if self.conversation is None or leaf is None:
+            return []
+        return self.history.turns.path(self.conversation.id, leaf=leaf)
+
+    async def _fits(self, asked: Asked, sending: Sending) -> bool:
+        """Whether there is room for an answer, or the person made some. What waits comes back
+        where not."""
+        fit = await self.context.fit(asked)
+        while not fit.enough and not sending.given_up:
+            way = await self.context.way_on(asked, fit)
+            if way is None or not await self._go(way, asked):
+                break
+            asked = replace(asked, path=self._down_to(asked.path[-1].id))
+            fit = await self.context.fit(asked)
+        if fit.enough and not sending.given_up:
+            return True
+        self.box.take_back()
+        return False
+
+    async def _go(self, way: Way, asked: Asked) -> bool:
+        """Goes a way; whether what was asked can be sent then."""
+        if way.kind in ("leave", "all"):
+            await self.when_free(lambda: self.context.send_from(asked, way.begin))
+            async with self.layout:
+                await self._show(self.path())
+            return True
+        self.screen.start(self.summarise() if way.kind == "summary" else self.new(carry=True))
+        return False
+
+    async def ways_on(self) -> None:
+        """Shows how full the contexts are, and goes the way that is chosen."""
+        _ = self.screen.models.ready
+        self.check_free()
+        leaf, text = self.screen.transcript.leaf, self.screen.prompt.text
+        asked = Asked(self.system, self._down_to(leaf), "" if self.box.editing else text.strip())
+        way = await self.context.show(asked)
+        if way is not None:
+            await self._go(way, asked)
 
     async def when_free(self, work: Callable[[], T]) -> T:
         """Writes to the history; where another program does, again and again until that lets it.
@@ -271,6 +334,8 @@ class ChatAnswers:
                 self.screen.status(before)
 
     def _keep(self, outgoing: Outgoing) -> Turn:
+        if outgoing.edits is not None and outgoing.is_summary:
+            return self.history.turns.rewrite(outgoing.edits.id, outgoing.text)
         if outgoing.edits is not None:
             return self.history.turns.edit(outgoing.edits.id, outgoing.text)
         with self.history.db.transaction():
@@ -293,9 +358,10 @@ class ChatAnswers:
         transcript.follow()
 
     def edit(self, turn: Turn) -> None:
-        """Puts a question into the message box; sending makes a branch."""
+        """Puts a question, or a summary, into the message box; sending makes a branch."""
         self.check_free()
-        if turn.role != "user":
+        of_summary = turn.parent is not None and self.history.turns.get(turn.parent).summary
+        if turn.role != "user" and not of_summary:
             raise UsageError("an answer cannot be edited; {chat.regenerate} regenerates it")
         self.box.edit(turn)
 
@@ -308,16 +374,22 @@ class ChatAnswers:
 
     async def _follow(self, running: RunningAnswer) -> None:
         """Shows an answer, and then sends what waits for its end."""
-        well, elsewhere = False, False
+        goes_on = False
         try:
             well = await running.follow()
-            elsewhere = not running.is_shown
+            goes_on = well or not running.is_shown  # what waits is not about that answer
         finally:
             self.now = None
-            if self.screen.alive and not (well or elsewhere):
+            if self.screen.alive and not goes_on:
                 self.box.take_back()
-        if self.screen.alive:
-            await self._send_next()
+        if not self.screen.alive:
+            return
+        if running.is_shown and running.question.summary:
+            async with self.layout:
+                await self._show(self.path())  # with a line above it
+        if running.is_shown and running.turn.finish_reason == "context":
+            await self.screen.say("The context is full. /context shows the ways on.")
+        await self._send_next()
 
     def stop(self) -> bool:
         """Ends what is on its way, or an edit; whether there was any. What waits comes back."""
@@ -335,32 +407,59 @@ class ChatAnswers:
     @_in_turn
     async def regenerate(self, turn: Turn) -> None:
         """Another answer, beside the one that is there."""
-        self.check_free()
-        await self._answer_again(turn.id if turn.role == "user" else turn.parent)
+        self._answer_again(turn.id if turn.role == "user" else turn.parent)
 
     @_in_turn
     async def go_on(self) -> None:
         """The last answer, continued, beside the one that is there."""
-        self.check_free()
         answer = self.last("assistant", _NO_ANSWER)
         if not answer.text:
             raise UsageError(_NO_ANSWER)
-        await self._answer_again(answer.parent, before=answer)
+        self._answer_again(answer.parent, before=answer)
 
-    async def _answer_again(self, question_id: int | None, *, before: Turn | None = None) -> None:
-        """Shows the turns down to a question, and has that answered."""
+    def _answer_again(self, question_id: int | None, *, before: Turn | None = None) -> None:
+        """Shows the turns down to a question, and has that answered; no key waits for it."""
+        self.check_free()
         _ = self.screen.models.ready  # nothing is taken away where nothing can answer
-        transcript, shown = self.screen.transcript, self.path()
+        shown = self.path()
         upto = next((i for i, turn in enumerate(shown) if turn.id == question_id), None)
         if upto is None:
             raise UsageError("that message is gone; its conversation was deleted")
-        await transcript.show(shown[: upto + 1])
         self.screen.set_focus(self.screen.prompt)  # what had it may be gone
+        self.now = Sending()
+        self.screen.start(self._answer(self.now, shown, upto, before))
+
+    async def _answer(
+        self, sending: Sending, shown: list[Turn], upto: int, before: Turn | None
+    ) -> None:
+        question = shown[upto]
         try:
-            self._reply(shown[upto], before=before)
-        except EftlocalError:
-            await transcript.show(shown)
-            raise
+            asked = Asked(self.system, self._down_to(question.id), prefix=before.text if before else "")
+            if not await self._fits(asked, sending):
+                return
+            async with self.layout:
+                await self._show(shown[: upto + 1])
+                try:
+                    self._reply(question, before=before)
+                except EftlocalError:
+                    await self._show(shown)
+                    raise
+        finally:
+            if self.now is sending:
+                self.now = None
+
+    async def summarise(self) -> None:
+        """Has a summary of the conversation written, from which it goes on."""
+        path = self._down_to(self.screen.transcript.leaf)
+        begin = await self.context.summary(self.system, path)
+        async with self.layout:
+            self.check_free()
+            ask = partial(
+                self.history.turns.ask, path[-1].conversation, SUMMARY, path[-1].id, summary=True
+            )
+            question = await self.when_free(partial(ask, begins_at=path[begin].id))
+            await self._show_question(question)
+            await self.when_free(lambda: self._reply(question))
 
     @_in_turn
     async def sibling(self, turn: Turn, by: int) -> None:

@@ -31,6 +31,11 @@ class Outgoing:
     text: str
     edits: Turn | None = None
 
+    @property
+    def is_summary(self) -> bool:
+        """Whether it stands for a summary, which nobody answers."""
+        return self.edits is not None and self.edits.role == "assistant"
+
 
 class ChatBox:
     """The message box, of the conversation that is shown.
@@ -83,6 +88,18 @@ class ChatBox:
             self.screen.prompt.replace_all(_joined(first.text, *texts, self.screen.prompt.text))
         self.show_waiting()
         return True
+
+    def carried(self) -> str:
+        """All text of the box, which is left empty."""
+        self.take_back()
+        text = _joined(self.screen.prompt.text, self._aside)
+        self._aside = ""
+        self._edit(None, "")
+        return text
+
+    def add(self, text: str) -> None:
+        """Puts a text before what is in the box."""
+        self.screen.prompt.replace_all(_joined(text, self.screen.prompt.text))
 
     def show_waiting(self) -> None:
         """Says above the box what waits. What is being sent does not."""

@@ -117,6 +117,9 @@ class ChatCommands:
         lines.append(f"Memory: {readable(psutil.Process().memory_info().rss)}")
         await self.screen.say("\n".join(lines))
 
+    async def _context(self, rest: str) -> None:
+        self.screen.start(self.screen.answers.ways_on())
+
     async def _save(self, rest: str) -> None:
         self.screen.answers.rename(rest)
         self.screen.notify("Renamed; messages are saved as they come")

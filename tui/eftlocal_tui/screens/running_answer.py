@@ -30,11 +30,11 @@ class RunningAnswer:
     """An answer of the engine into the history, and onto the screen where that shows it.
 
     Args:
-        question: that is answered.
         before: the answer that it goes on from.
         layout: held by whoever changes what the transcript shows.
 
     Attributes:
+        question: that is answered.
         view: where it is shown; None while another conversation, or branch, is.
         dials: that it follows; None follows those on the screen.
 
@@ -47,6 +47,7 @@ class RunningAnswer:
     ) -> None:
         services, models = screen.services, screen.models
         self.screen = screen
+        self.question = question
         self.history = services.history
         self.view: AnswerView | None = None
         self.dials: Dials | None = None

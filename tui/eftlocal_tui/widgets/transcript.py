@@ -8,11 +8,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Button, Static
 
 from eftlocal.terminal_text import one_line, printable
 from eftlocal.thinking import Parts, parts
 from eftlocal_tui.history import Figures, Turn
+from eftlocal_tui.history.parts import left_out, sent_from
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import outcome
 from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
@@ -261,6 +263,7 @@ class Transcript(VerticalScroll, can_focus=False):
         super().__init__(id=id)
         self._spelled = spelled
         self._greeting = ""
+        self._part: tuple[int | None, str] = None, ""  # the first turn that is sent, and its line
 
     def compose(self) -> ComposeResult:
         yield self._welcome()
@@ -281,6 +284,18 @@ class Transcript(VerticalScroll, can_focus=False):
         self._greeting = "\n".join(["", *lines]) if lines else ""
         for welcome in self.query("#welcome").results(Static):
             welcome.update(self._spelled(WELCOME) + self._greeting)
+
+    def _views(self, turns: Sequence[Turn], live: int | None = None) -> list[Widget]:
+        """Turns as they are shown, with a line before the first that is still sent."""
+        found: list[Widget] = []
+        for turn in turns:
+            if turn.id == self._part[0]:
+                found.append(self._part_line())
+            found.append(self._view(turn, live=turn.id == live))
+        return found
+
+    def _part_line(self) -> Static:
+        return Static(f"─ {self._part[1]} ─", classes="part", markup=False)
 
     def _view(self, turn: Turn, *, live: bool = False) -> TurnView:
         if turn.role == "user":
@@ -314,7 +329,13 @@ class Transcript(VerticalScroll, can_focus=False):
             if hidden:
                 await self.mount(Button(f"Show {hidden} earlier", id="earlier", compact=True))
             self._hidden = list(turns[:hidden])
-            await self.mount_all(self._view(turn, live=turn.id == live) for turn in turns[hidden:])
+            begin = sent_from(turns)
+            self._part = None, left_out(turns, begin) if begin else ""
+            if 0 < begin < len(turns):
+                self._part = turns[begin].id, self._part[1]
+            await self.mount_all(self._views(turns[hidden:], live))
+            if begin and begin == len(turns):
+                await self.mount(self._part_line())
         self.follow()
 
     async def show_earlier(self) -> None:
@@ -322,7 +343,7 @@ class Transcript(VerticalScroll, can_focus=False):
         shown, self._hidden = self._hidden[-_AT_ONCE:], self._hidden[:-_AT_ONCE]
         button = self.query_one("#earlier", Button)
         self.anchor(False)
-        await self.mount_all([self._view(turn) for turn in shown], after=button)
+        await self.mount_all(self._views(shown), after=button)
         if self._hidden:
             button.label = f"Show {len(self._hidden)} earlier"
         else:

@@ -1,0 +1,70 @@
+"""What the contexts hold of a conversation, and the ways on, to choose one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Label, OptionList, Static
+from textual.widgets.option_list import Option
+
+from eftlocal_tui.engine import Fit
+from eftlocal_tui.keys import bindings
+from eftlocal_tui.screens.base import BaseScreen
+
+
+class Way(NamedTuple):
+    """A way on.
+
+    Attributes:
+        title, about: what it is called, and what it does.
+        begin: the turn from which on is sent then, counted from the first.
+    """
+
+    kind: Literal["leave", "all", "summary", "new"]
+    title: str
+    about: str
+    begin: int = 0
+
+
+class ContextScreen(ModalScreen[Way | None], BaseScreen[Way | None]):
+    """Gives the way that was chosen; None where nothing is to change."""
+
+    BINDINGS = bindings("dialog.cancel")
+    PLACE = "dialog"
+
+    def __init__(self, title: str, lines: Sequence[str], ways: Sequence[Way]) -> None:
+        super().__init__()
+        self._title, self._lines, self._ways = title, lines, ways
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Label(self._title, id="title", markup=False)
+            yield Static("\n".join(self._lines), markup=False)
+            yield OptionList(*map(_option, self._ways), markup=False)
+        yield Footer(compact=True)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.leave(self._ways[event.option_index])
+
+    def action_cancel(self) -> None:
+        self.leave(None)
+
+
+def _option(way: Way) -> Option:
+    return Option(Text.assemble((way.title, "bold"), "\n", (f"  {way.about}", "dim")))
+
+
+def role_lines(fit: Fit) -> list[str]:
+    """What each role's context holds, the fullest first; roles that are alike share a line."""
+    alike: dict[tuple[int, int], list[str]] = {}
+    for role in sorted(fit.tokens, key=fit.room_of):
+        alike.setdefault((fit.tokens[role], fit.sizes[role]), []).append(role)
+    return [
+        f"{', '.join(roles)}: {tokens:,} of {size:,} tokens"
+        for (tokens, size), roles in alike.items()
+    ]
