@@ -263,6 +263,21 @@ async def test_a_draft_that_cannot_be_kept_is_told_once_and_stays(d: Driver) -> 
     await d.until(lambda: d.history.drafts.get(first.id).text == "draft!")
 
 
+@driving("One.")
+async def test_a_draft_stays_where_its_conversation_was_deleted(d: Driver) -> None:
+    await d.type("of the new one")
+    await d.press("ctrl+a", "ctrl+x")
+    await d.ask("Go")
+    await d.type("draft")
+    await d.press("ctrl+o", "delete")
+    await d.press("tab", "enter")
+    await d.until(lambda: d.history.conversations.list() == [])
+    await d.press("escape")
+    await d.until(lambda: d.turns == [])
+    assert text_of(d) == "draft"
+    assert not d.toasts
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path

@@ -284,8 +284,8 @@ class ChatScreen(BaseScreen[None]):
                 await self.answers.open(conversation_id)
             else:
                 self.answers.refresh()
-        except HistoryError:  # it is gone
-            await self.answers.new()
+        except HistoryError:  # it is gone, but not what was typed in it
+            await self.answers.new(carry=True)
 
     # What its widgets say ----------------------------------------------------------------------
 
