@@ -41,6 +41,7 @@ _SHORTEST_TITLE = 16  # cells
 
 class ChatScreen(BaseScreen[None]):
     BINDINGS = bindings("chat")
+    _prompt: PromptArea
     PLACE = "chat"
     AUTO_FOCUS = "#prompt"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_BESIDE, "-wide")]  # noqa: RUF012 - as in Screen
@@ -65,12 +66,13 @@ class ChatScreen(BaseScreen[None]):
                 yield Static("", id="queued", markup=False)
                 yield Static("", id="status", markup=False)
                 box = self.answers.box
-                yield PromptArea(
+                self._prompt = PromptArea(
                     self.spelled(PLACEHOLDER),
                     recall=box.recall,
                     suggestions=self._suggestions,
                     id="prompt",
                 )
+                yield self._prompt
             yield SidePanel(self.spelled, id="side")
         yield KeyBar()
 
@@ -97,7 +99,8 @@ class ChatScreen(BaseScreen[None]):
 
     @property
     def prompt(self) -> PromptArea:
-        return self.query_one(PromptArea)
+        """The message box; its text is there also when its widget is not any more."""
+        return self._prompt
 
     @property
     def side(self) -> SidePanel:
@@ -112,6 +115,9 @@ class ChatScreen(BaseScreen[None]):
         """Questions to try, until something was asked."""
         loaded = self.models.loaded
         return loaded.questions if loaded is not None and self.transcript.greets else ()
+
+    def on_unmount(self) -> None:
+        self.answers.box.save()
 
     def on_resize(self) -> None:
         self.show_head()

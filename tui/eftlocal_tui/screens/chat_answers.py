@@ -434,7 +434,9 @@ class ChatAnswers:
     ) -> None:
         question = shown[upto]
         try:
-            asked = Asked(self.system, self._down_to(question.id), prefix=before.text if before else "")
+            asked = Asked(
+                self.system, self._down_to(question.id), prefix=before.text if before else ""
+            )
             if not await self._fits(asked, sending):
                 return
             async with self.layout:

@@ -178,7 +178,7 @@ class ChatBox:
 
     def changed(self) -> None:
         """Something was typed: it is kept within a moment."""
-        if self._timer is None and self.draft != self._kept:
+        if self._timer is None and self.screen.alive and self.draft != self._kept:
             self._timer = self.screen.set_timer(SOON, self.save)
 
     def save(self) -> None:
@@ -196,7 +196,8 @@ class ChatBox:
             self._kept = draft
             self._unkept.pop(self._conversation, None)
         except EftlocalError as error:
-            if not self._unkept and not isinstance(error, LockedError):
+            new = not self._unkept and self.screen.alive
+            if new and not isinstance(error, LockedError):
                 self.screen.trouble(f"what you type is not saved: {error}")
             self._unkept[self._conversation] = draft
             if isinstance(error, LockedError):
