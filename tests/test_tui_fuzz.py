@@ -1,0 +1,18 @@
+"""Random keys, pastes, clicks and sizes (`scripts/fuzz_chat.py` runs more and longer ones)."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from fuzz_chat import run
+from fuzzing.terminal_input import sequence
+
+EVENTS = 40  # of each
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_nothing_that_a_terminal_sends_ends_the_chat(number: int) -> None:
+    seed = f"suite-{number}"
+    fault = run(seed, sequence(seed, EVENTS), "scripted")
+    assert fault is None, "".join(traceback.format_exception(fault))
