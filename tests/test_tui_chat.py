@@ -13,6 +13,7 @@ from eftlocal.errors import DoesNotFitError, EngineError
 from eftlocal_tui.engine import Progress
 from eftlocal_tui.screens.chat_models import LoadingBars
 from eftlocal_tui.settings import Settings
+from eftlocal_tui.widgets.gap import Gap
 from eftlocal_tui.widgets.side_panel import DialInput, SidePanel
 from eftlocal_tui.widgets.transcript import AnswerView, MarkLine, TurnView
 
@@ -463,7 +464,7 @@ async def test_a_long_conversation_is_laid_out_in_parts(d: Driver) -> None:
     await d.chat.answers.open(conversation.id)
     assert d.turns[0] == "question 25"
     assert d.turns[-1] == "answer 39"
-    d.chat.query_one("#earlier").focus()
+    d.chat.query_one(Gap).focus()
     await d.press("enter")
     await d.until(lambda: d.turns[0] == "question 10")
     await d.press("enter")

@@ -81,17 +81,6 @@ def test_completion() -> None:
 
 
 @driving()
-async def test_tab_completes(d: Driver) -> None:
-    await d.type("/st")
-    assert "/stats" in d.static("#status")
-    await d.press("tab")
-    assert d.chat.prompt.text == "/stats"
-    await d.press("enter")
-    assert d.chat.prompt.text == ""
-    assert "Memory:" in d.notes[0]
-
-
-@driving()
 async def test_an_unknown_command_stays_in_the_box(d: Driver) -> None:
     await d.send("/sttas")
     assert "did you mean /stats?" in d.toasts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> Non
     await d.press("enter")
     assert listed(d)[0].startswith("renamed")
     await d.press("a")
+    assert "Archived; v shows the archive" in d.toasts
     assert len(listed(d)) == 2
     await d.press("v")
     assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
@@ -63,7 +65,9 @@ async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> Non
     assert [line.split("\n")[0] for line in listed(d)] == ["renamed  #3 · archived"]
     await d.press("v")  # a search is in both, so it ends
     assert [line.split("  ")[0] for line in listed(d)] == ["renamed"]
-    await d.press("a", "v")
+    await d.press("a")
+    assert "Unarchived" in d.toasts
+    await d.press("v")
     assert len(listed(d)) == 3
     await d.press("d")
     assert len(listed(d)) == 4
@@ -73,8 +77,7 @@ async def test_history_renames_archives_duplicates_and_deletes(d: Driver) -> Non
     assert len(listed(d)) == 4
     await d.press("delete", "tab", "enter")
     assert len(listed(d)) == 3
-    for said in ("Archived; v shows the archive", "Unarchived", "Deleted"):
-        assert said in d.toasts
+    assert "Deleted" in d.toasts
     await d.press("escape")
     assert isinstance(d.app.screen, ChatScreen)
 
@@ -164,3 +167,38 @@ async def test_numbers_are_shown_where_conversations_are(d: Driver) -> None:
     for number in ("2", "0", "99999999999999999999"):
         await d.send(f"/load {number}")
         assert f"there is no conversation {number}" in d.toasts
+
+
+@driving()
+async def test_letters_are_letters_in_the_box_and_keys_in_the_list(d: Driver) -> None:
+    await three_conversations(d)
+    await d.press("ctrl+o", "slash")
+    assert "r Rename" not in d.screen_text() and "To the list" in d.screen_text()
+    await d.press(*"ravdx", "delete", "left", "delete")
+    assert d.app.screen.query_one(Input).value == "ravd"
+    assert isinstance(d.app.screen, HistoryScreen) and len(d.history.conversations.list()) == 3
+    await d.press("escape")  # nothing is found, so there is no list to go to
+    assert isinstance(d.app.screen, ChatScreen)
+    await d.press("ctrl+o", "ctrl+f", *"rivers", "down")
+    assert "r Rename" in d.screen_text()
+    await d.press("r")
+    assert isinstance(d.app.screen, AskText)
+    await d.press("escape", "escape")
+    assert isinstance(d.app.screen, ChatScreen)
+
+
+@driving("One.")
+async def test_the_list_opens_while_another_process_writes(d: Driver) -> None:
+    await d.ask("first")
+    other = sqlite3.connect(d.history.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        await d.send("/history first")
+        assert listed(d) == ["first  #1 · in 1 message"]
+        await d.press("a")
+        assert "locked by another program" in d.toasts
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    await d.press("a")
+    assert "Archived" in d.toasts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 from eftlocal.errors import UsageError
@@ -16,6 +17,7 @@ class Command(NamedTuple):
         about: one line of help.
         action: of a key, which does what the command does alone.
         asks: the question by which the palette asks for what it takes.
+        completes: what the menu offers after it: presets, dials, themes, conversations, files.
     """
 
     name: str
@@ -23,22 +25,28 @@ class Command(NamedTuple):
     about: str
     action: str = ""
     asks: str = ""
+    completes: tuple[str, ...] = ()
 
 
 HISTORY = "screen.history"
 _NAME, _IMPORT = "Rename the conversation", "Import conversations (.json)"
 _EXPORT = "Export to a file (.md or .json)"
+_SET = "Set a dial, as in /set beta 0.5; no value: explain it"
+_RESET = "Turn a dial back to where the preset began; alone, all of them"
+_LOAD = "Open a conversation, or import one"
+_THEME = "Set the theme; alone, switch light and dark"
+_FILES = ("files",)
 COMMANDS = (
     Command("help", "", "Help for this screen", "app.help"),
-    Command("preset", "[NAME]", "Load a preset; alone, list the presets"),
+    Command("preset", "[NAME]", "Load a preset; alone, list the presets", completes=("presets",)),
     Command("system", "[TEXT|-]", "Set the system prompt of this conversation; - removes it"),
-    Command("set", "[DIAL [VALUE]]", "Set a dial, as in /set beta 0.5; no value: explain it"),
-    Command("reset", "[DIAL]", "Turn a dial back to where the preset began; alone, all of them"),
+    Command("set", "[DIAL [VALUE]]", _SET, completes=("dials",)),
+    Command("reset", "[DIAL]", _RESET, completes=("dials",)),
     Command("stats", "", "Statistics of the last answer, models, memory"),
     Command("context", "", "How full the context is, and ways on when it is"),
     Command("save", "NAME", "Rename the conversation (it is saved as you go)", "", _NAME),
-    Command("load", "[ID|FILE.json]", "Open a conversation, or import one", HISTORY, _IMPORT),
-    Command("export", "[FILE.md|FILE.json]", "Export the conversation to a file", "", _EXPORT),
+    Command("load", "[ID|FILE.json]", _LOAD, HISTORY, _IMPORT, ("conversations", "files")),
+    Command("export", "[FILE.md|.json]", "Export this branch (.md), or all", "", _EXPORT, _FILES),
     Command("clear", "", "New conversation; this one stays in the history", "screen.new"),
     Command("regen", "", "Regenerate the last answer, as a branch", "screen.regenerate"),
     Command("continue", "", "Continue a stopped answer", "screen.continue"),
@@ -47,11 +55,13 @@ COMMANDS = (
     Command("compare", "", "Emulation, tuned and base, side by side", "screen.compare"),
     Command("influence", "", "Which model moved each token of the answer", "screen.influence"),
     Command("history", "[WORDS]", "List all conversations, or search them", HISTORY),
-    Command("theme", "[NAME]", "Set the theme; alone, switch light and dark", "app.light_or_dark"),
+    Command("find", "[WORDS]", "Find words in this conversation", "screen.find"),
+    Command("branches", "", "A map of the branches, to go to any turn", "screen.branches"),
+    Command("theme", "[NAME]", _THEME, "app.light_or_dark", completes=("themes",)),
     Command("settings", "", "Open the settings file in your editor"),
     Command("exit", "", "Quit; everything is saved", "app.quit"),
 )
-_BY_NAME = {command.name: command for command in COMMANDS}
+BY_NAME = {command.name: command for command in COMMANDS}
 
 
 def parse(text: str) -> tuple[Command, str] | None:
@@ -68,9 +78,9 @@ def parse(text: str) -> tuple[Command, str] | None:
     rest = after[0].rstrip() if after else ""
     if name and not name.isalpha():
         return None  # a path, or anything else that only begins like a command
-    command = _BY_NAME.get(name.lower())
+    command = BY_NAME.get(name.lower())
     if command is None:
-        near = get_close_matches(name.lower(), _BY_NAME, 1, 0.5)
+        near = get_close_matches(name.lower(), BY_NAME, 1, 0.5)
         hint = f"did you mean /{near[0]}?" if near else "/help lists them"
         raise UsageError(f"unknown command /{name[:40]}; {hint} (// sends a slash)")
     if rest and not command.takes:
@@ -78,6 +88,18 @@ def parse(text: str) -> tuple[Command, str] | None:
     if not rest and command.takes and not command.takes.startswith("["):
         raise UsageError(f"/{command.name} needs {command.takes}")
     return command, rest
+
+
+def file_of(text: str) -> Path:
+    """The file that a person named; ~ is their home.
+
+    Raises:
+        UsageError: ~name is nobody's home.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {error}") from None
 
 
 def message(text: str) -> str:

@@ -53,7 +53,7 @@ class Key(NamedTuple):
         )
 
 
-_LAST = ("prompt", "dial")  # places whose keys leave the others theirs
+_LAST = ("prompt", "find", "dial", "search")  # places whose keys leave the others theirs
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
@@ -65,6 +65,9 @@ KEYS = (
     Key("prompt.earlier", "up", "earlier", "Earlier", "In an empty box: your earlier messages"),
     Key("prompt.later", "down", "later", "Later", "Back to the later ones, and the empty box"),
     Key("prompt.complete", "tab", "complete", "Complete", "Complete a /command"),
+    Key("menu.up", "up", "move(-1)", "Up", "The command above"),
+    Key("menu.down", "down", "move(1)", "Down", "The command below"),
+    Key("menu.close", "escape", "close", "Close", "Close the list"),
     Key(
         "chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what is queued comes back"
     ),
@@ -80,6 +83,7 @@ KEYS = (
     Key("chat.next", "f8", "sibling(1)", "Branch ▸", "Next branch"),
     Key("chat.copy", "f9", "copy", "Copy", "Copy the last answer"),
     Key("chat.code", "shift+f9,f12", "copy_code", "Copy code", "Copy the last code block"),
+    Key("chat.find", "ctrl+f", "find", "Find", "Find words in this conversation"),
     Key("chat.editor", "ctrl+g", "editor", "Editor", "Write the message in your editor"),
     Key("chat.continue", "f3", "continue", "Continue", "Continue a stopped answer"),
     Key("chat.turns", "ctrl+up", "turns", "Turns", "Walk the turns (then {turn.up} {turn.down})"),
@@ -96,6 +100,7 @@ KEYS = (
     Key("turn.previous", "left", "ask('sibling', -1)", "◂", "Its previous branch"),
     Key("turn.next", "right", "ask('sibling', 1)", "▸", "Its next branch"),
     Key("turn.influence", "i", "ask('influence')", "Influence", "What moved its tokens", FOOTER),
+    Key("turn.map", "m", "ask('map')", "Map", "A map of the branches", FOOTER),
     Key(
         "turn.unfold",
         "enter,space",
@@ -104,6 +109,9 @@ KEYS = (
         "Show all of it, or its thinking",
     ),
     Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
+    Key("find.next", "enter,down", "step(1)", "Next", "Next place", FOOTER),
+    Key("find.previous", "shift+enter,up", "step(-1)", "Previous", "Previous place", FOOTER),
+    Key("find.close", "escape", "close", "Close", "Close the bar; the view stays", FOOTER),
     Key("dial.more", "up", "step(1)", "More", "A step up", FOOTER),
     Key("dial.less", "down", "step(-1)", "Less", "A step down", FOOTER),
     Key("dial.reset", "ctrl+z", "reset", "Reset", "Back to where the preset began", FOOTER),
@@ -117,6 +125,9 @@ KEYS = (
     Key("history.delete", "delete", "delete", "Delete", "Delete it; asks first"),
     Key("history.export", "x", "export", "Export", "Export as Markdown and JSON", FOOTER),
     Key("history.back", "escape", "back", "Back", "Back to the chat", FOOTER),
+    Key("search.list", "enter,down,tab", "list", "To the list", "From the box to the list", FOOTER),
+    Key("branches.open", "enter", "open", "Go there", "Go to the turn", FOOTER),
+    Key("branches.back", "escape,m", "back", "Back", "Back to the chat", FOOTER),
     Key("compare.again", "r", "again", "Again", "Answer again, from another seed", FOOTER),
     Key("compare.copy", "c", "copy", "Copy", "Copy the focused column", FOOTER),
     Key("compare.back", "escape", "back", "Back", "Stop; again, back to the chat", FOOTER),
@@ -139,7 +150,7 @@ KEYS = (
 
 _NAMES = {key.name: key for key in KEYS}
 _OUTER = {"app": 0, "chat": 1}
-_IN_CHAT = ("prompt", "turn", "dial")
+_IN_CHAT = ("prompt", "menu", "turn", "find", "dial")
 _MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 _CONTROLS = {key.value for key in Keys if key.value.isalnum()} - {"space"}  # enter, f1, pageup, ...
 _TWINS = {"i": "tab", "m": "enter", "h": "backspace", "left_square_bracket": "escape"}  # with ctrl
@@ -160,6 +171,14 @@ def bindings(place: str) -> list[BindingType]:
 
 def of_place(place: str) -> list[Key]:
     return [key for key in KEYS if key.name == place or key.name.startswith(f"{place}.")]
+
+
+def pressed(place: str, key: str, keymap: Mapping[str, str]) -> Key | None:
+    """What a key means in a place."""
+    for found in of_place(place):
+        if key in split(keymap.get(found.name, found.keys)):
+            return found
+    return None
 
 
 def check_keys(keys: dict[str, str]) -> dict[str, str]:

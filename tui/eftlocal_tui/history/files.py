@@ -29,11 +29,12 @@ from eftlocal_tui.history.database import HistoryError, sqlite_errors
 from eftlocal_tui.history.parts import left_out, sent_from
 from eftlocal_tui.history.records import Conversation, Mark, Record, SavedTurn, Text, Time, Turn
 from eftlocal_tui.history.store import History
+from eftlocal_tui.history.systems import systems
 from eftlocal_tui.history.turns import at_rest
 from eftlocal_tui.text import outcome, thought_line
 
 FORMAT: Literal["eftlocal-conversations"] = "eftlocal-conversations"
-VERSIONS = (1, 2)  # the second says from where on a conversation is sent, and what thinking took
+VERSIONS = (1, 2)  # the second: from where on one is sent, under which prompt, what thinking took
 
 
 _PARTS = {"begins_at", "summary"}  # left out of turns that say nothing of the kind
@@ -63,13 +64,14 @@ def to_json(history: History, conversations: Sequence[int], leaf: int | None = N
     with history.db.reading():
         saved = [_saved(history, conversation, leaf) for conversation in conversations]
     turns = [turn for one in saved for turn in one["turns"]]
-    parts = any(_PARTS & turn.keys() or _thinks(turn) for turn in turns)
-    file = {"format": FORMAT, "version": VERSIONS[parts], "conversations": saved}
+    newer = any(_PARTS & turn.keys() or _says_more(turn) for turn in turns)
+    file = {"format": FORMAT, "version": VERSIONS[newer], "conversations": saved}
     return json.dumps(file, indent=1) + "\n"
 
 
-def _thinks(turn: Mapping[str, Any]) -> bool:
-    return any("thinking" in (turn[name] or ()) for name in ("settings", "figures"))
+def _says_more(turn: Mapping[str, Any]) -> bool:
+    said = {*(turn["settings"] or ()), *(turn["figures"] or ())}
+    return bool(said & {"thinking", "system"})
 
 
 def _saved(history: History, conversation: int, leaf: int | None) -> dict[str, Any]:
@@ -185,12 +187,13 @@ def to_markdown(history: History, conversation: int, leaf: int | None = None) ->
         which = leaves.index(path[-1].id) + 1 if path[-1].id in leaves else "one"
         about += f" · branch {which} of {len(leaves)}; the .json export has them all"
     blocks = [f"# {_inline(found.title or 'Conversation')}", f"*{about}*"]
-    if found.system:
-        blocks += ["## System", contained(found.system)]
+    prompts = systems(path, found.system)
     begin = sent_from(path)
     for place, turn in enumerate(path):
         if place == begin > 0:
             blocks.append(f"*{left_out(path, begin)}*")
+        if turn.id in prompts:
+            blocks += _system(prompts[turn.id])
         blocks.append(f"## {_HEADINGS[turn.role]}{_branch(turn)}")
         blocks += _thinking(turn)
         if turn.answer:
@@ -198,7 +201,13 @@ def to_markdown(history: History, conversation: int, leaf: int | None = None) ->
         blocks += _notes(turn)
     if path and begin == len(path):
         blocks.append(f"*{left_out(path, begin)}*")
+    if None in prompts:
+        blocks += _system(prompts[None])
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
+
+
+def _system(text: str) -> list[str]:
+    return ["## System", contained(text)] if text else ["*No system prompt from here*"]
 
 
 def _thinking(turn: Turn) -> list[str]:

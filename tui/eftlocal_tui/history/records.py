@@ -123,24 +123,28 @@ class Thought(Record):
     seconds: Number
 
 
-class _MayThink(Record):
-    """Of answers without thinking nothing is written, so that earlier versions read them."""
+_NEWER = ("thinking", "system")
+
+
+class _MaySay(Record):
+    """Where nothing is said of them, newer keys are not written: earlier versions read that."""
 
     @model_serializer(mode="wrap")
     def _plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = serialize(self)
-        return {k: v for k, v in data.items() if k != "thinking" or v is not None}
+        return {k: v for k, v in data.items() if k not in _NEWER or v is not None}
 
 
-class Settings(_MayThink):
+class Settings(_MaySay):
     """What an answer was begun with.
 
     `thinking` is None where its marks are usual ones that stand in the text.
     `recipe`, `sampling` and `speculation` are names with strings, numbers, booleans, None or one
-    more such table: see `values_of`.
+    more such table: see `values_of`. `system` is the system prompt, where that is known.
     """
 
     preset: Text | None = None
+    system: Text | None = None
     recipe: Values = Field(default_factory=dict)
     sampling: Values = Field(default_factory=dict)
     speculation: Values = Field(default_factory=dict)
@@ -148,7 +152,7 @@ class Settings(_MayThink):
     thinking: Thinks | None = None
 
 
-class Figures(_MayThink):
+class Figures(_MaySay):
     """What an answer took: tokens, seconds by the wall clock, tokens per second after the first.
 
     acceptance is the share of the judged draft tokens that were accepted; None without drafts.

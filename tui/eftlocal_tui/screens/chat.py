@@ -1,7 +1,7 @@
 """The chat: one screen, and what it holds. Its parts are objects; its widgets talk by messages.
 
 `models` loads and has the dials, `answers` keeps the turns of the conversation, `commands` obeys
-what is typed after a slash.
+what is typed after a slash, `find` finds words in the conversation.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ from textual.widgets import Markdown, Static
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import validate_prompt
 from eftlocal.terminal_text import one_line
-from eftlocal_tui import commands
+from eftlocal_tui import commands, completion
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Conversation, HistoryError, Turn
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
+from eftlocal_tui.screens.branches import BranchesScreen
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
+from eftlocal_tui.screens.chat_find import ChatFind
+from eftlocal_tui.screens.chat_menu import ChatMenu
 from eftlocal_tui.screens.chat_models import ChatModels, LoadingBars
 from eftlocal_tui.screens.compare import CompareScreen
-from eftlocal_tui.screens.history import HistoryScreen
+from eftlocal_tui.screens.history import Chosen, HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import fitted
+from eftlocal_tui.widgets.command_menu import CommandMenu
+from eftlocal_tui.widgets.find_bar import FindBar
 from eftlocal_tui.widgets.key_bar import KeyBar
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
-from eftlocal_tui.widgets.transcript import Asked, Transcript
+from eftlocal_tui.widgets.transcript import Asked, Transcript, TurnView
 
 _BESIDE = 72  # columns from which transcript and panel have room side by side
 _PANEL_FITS = 100  # columns from which the side panel is open unless told
@@ -54,6 +59,8 @@ class ChatScreen(BaseScreen[None]):
         self.models = ChatModels(self)
         self.answers = ChatAnswers(self)
         self.commands = ChatCommands(self)
+        self.find = ChatFind(self)
+        self.menu = ChatMenu(self)
         self._loads_first, self._resume = load, resume
         self.said = ""  # in the line above the message box
 
@@ -61,14 +68,16 @@ class ChatScreen(BaseScreen[None]):
         yield Static("", id="head", markup=False)
         with Horizontal():
             with Vertical():
-                yield Transcript(self.spelled, id="transcript")
+                yield Transcript(self.spelled, lambda: self.answers.system, id="transcript")
+                yield FindBar()
                 yield LoadingBars(id="loading")
                 yield Static("", id="queued", markup=False)
+                yield CommandMenu()
                 yield Static("", id="status", markup=False)
-                box = self.answers.box
                 self._prompt = PromptArea(
                     self.spelled(PLACEHOLDER),
-                    recall=box.recall,
+                    self.menu,
+                    recall=self.answers.box.recall,
                     suggestions=self._suggestions,
                     id="prompt",
                 )
@@ -87,7 +96,7 @@ class ChatScreen(BaseScreen[None]):
         if self._loads_first:
             self.models.load(None)
         if self._resume is not None:
-            await self._after_history(self._resume.id)
+            await self._after_history(Chosen(self._resume.id))
         else:
             self.answers.box.restore()
 
@@ -146,11 +155,10 @@ class ChatScreen(BaseScreen[None]):
 
     def on_text_area_changed(self) -> None:
         self.answers.box.changed()
+        self.menu.changed()
         text = self.said
-        if found := commands.matching(self.prompt.text):  # while a command is typed
-            text = "  ".join(f"/{command.name}" for command in found)
-            if len(found) == 1:
-                text = f"/{found[0].name} {found[0].takes}  {found[0].about}"
+        if (begun := completion.begun(self.prompt.text)) is not None:
+            text = f"/{begun[0].name} {begun[0].takes}  {begun[0].about}"
         elif not text and self.answers.box.editing is not None:
             text = "Editing: {prompt.send} sends it as a branch, {chat.stop} cancels"
         self.query_one("#status", Static).update(self.spelled(text))
@@ -200,13 +208,43 @@ class ChatScreen(BaseScreen[None]):
 
     def action_turns(self) -> None:
         if views := self.transcript.views:
-            self.set_focus(views[-1])
+            self.set_focus(self.find.view or views[-1])
+
+    def action_find(self) -> None:
+        self.find.open()
+
+    def action_branches(self) -> None:
+        path = self.answers.path()
+        if not path:
+            raise UsageError("there is no conversation yet, and so no branches")
+        self.map(path[-1])
+
+    def map(self, turn: Turn) -> None:
+        """Opens the map of the conversation's branches, at a turn."""
+        turns = self.services.history.turns.all(turn.conversation)
+        shown = [turn.id for turn in self.transcript.turns]
+        self.ask(BranchesScreen(turns, shown, turn.id), self._go)
+
+    async def _go(self, chosen: int | None) -> None:
+        if chosen is None:
+            return
+        view = await self.transcript.reveal(chosen)
+        if view is None:
+            await self.answers.go_to(chosen)
+            view = await self.transcript.reveal(chosen)
+        if view is not None:
+            shown = view
+            self.set_focus(shown, scroll_visible=False)
+            self.transcript.bring(shown, lambda: shown.region)
 
     # Keys: answers -----------------------------------------------------------------------------
 
     def action_stop(self) -> None:
-        if not self.answers.stop() and self.models.stop():
-            self.status("Stopping …")
+        if not self.answers.stop():
+            if self.models.stop():
+                self.status("Stopping …")
+            else:
+                self.find.close()
         self.set_focus(self.prompt)
 
     async def action_new(self) -> None:
@@ -284,14 +322,28 @@ class ChatScreen(BaseScreen[None]):
         screen = HistoryScreen(self.services, words=words, now=now.id if now else None)
         self.ask(screen, self._after_history)
 
-    async def _after_history(self, conversation_id: int | None) -> None:
+    async def _after_history(self, chosen: Chosen | None) -> None:
         try:
-            if conversation_id is not None:
-                await self.answers.open(conversation_id)
-            else:
+            if chosen is None:
                 self.answers.refresh()
+                return
+            await self.answers.open(chosen.conversation)
+            if chosen.turn is not None:
+                await self.find.open_at(chosen.turn, chosen.words)
         except HistoryError:  # it is gone, but not what was typed in it
             await self.answers.new(carry=True)
+
+    async def on_find_bar_changed(self) -> None:
+        await self.doing(self.find.changed())
+
+    async def on_find_bar_step(self, event: FindBar.Step) -> None:
+        await self.doing(self.find.step(event.by))
+
+    def on_find_bar_closed(self) -> None:
+        self.find.close()
+
+    def on_option_list_option_selected(self, event: CommandMenu.OptionSelected) -> None:
+        self.menu.choose(event.option_index)
 
     # What its widgets say ----------------------------------------------------------------------
 
@@ -336,19 +388,21 @@ class ChatScreen(BaseScreen[None]):
             self.answers.edit(turn)
         elif asked.what == "regenerate":
             await self.answers.regenerate(turn)
+        elif asked.what == "map":
+            self.map(turn)
         elif asked.what == "influence":
             self.influence(turn)
         elif asked.what == "sibling":
             await self.answers.sibling(turn, asked.by)
         elif asked.what == "walk":
-            self._walk(turn, asked.by)
+            if view is not None:
+                await self._walk(view, asked.by)
         else:
             self.set_focus(self.prompt)
 
-    def _walk(self, turn: Turn, by: int) -> None:
-        views = self.transcript.views
-        at = next((i for i, view in enumerate(views) if view.turn.id == turn.id), 0) + by
-        if at >= len(views):
+    async def _walk(self, view: TurnView, by: int) -> None:
+        found = await self.transcript.beside(view, by)
+        if found is not None:
+            self.set_focus(found)
+        elif by > 0:
             self.set_focus(self.prompt)
-        elif at >= 0:
-            self.set_focus(views[at])

@@ -150,13 +150,15 @@ class ChatAnswers:
         system = [Message(role="system", content=self.system)] if self.system else []
         return followed(system, text)
 
-    def set_system(self, text: str) -> None:
+    @_in_turn
+    async def set_system(self, text: str) -> None:
         """The system prompt from the next answer on."""
         if self.conversation is None:
             self._new_system = text
         else:
             found = self.history.conversations.set_system(self.conversation.id, text)
             self.conversation = found
+        await self.screen.transcript.show_system()
 
     def rename(self, title: str) -> None:
         if self.conversation is None:
@@ -176,6 +178,7 @@ class ChatAnswers:
     async def open(self, conversation_id: int) -> None:
         """Shows a conversation and goes on with it. An answer in another one goes on as well."""
         found = self.history.conversations.get(conversation_id)
+        self.screen.find.close()
         path = self.history.turns.path(conversation_id, last=MOST_TURNS)
         dials = self._leave(found)
         await self._show(path)
@@ -190,6 +193,7 @@ class ChatAnswers:
             carry: take along what is in the box.
         """
         text = self.box.carried() if carry else ""
+        self.screen.find.close()
         self._leave(None)
         if text:
             self.box.add(text)
@@ -462,6 +466,12 @@ class ChatAnswers:
             question = await self.when_free(partial(ask, begins_at=path[begin].id))
             await self._show_question(question)
             await self.when_free(lambda: self._reply(question))
+
+    @_in_turn
+    async def go_to(self, turn: int) -> None:
+        """Walks to the branch of a turn."""
+        self.check_free()
+        await self._show(self.history.turns.switch(turn))
 
     @_in_turn
     async def sibling(self, turn: Turn, by: int) -> None:

@@ -15,7 +15,7 @@ from eftlocal.logits.meaning import MEANINGS
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.commands import Command
+from eftlocal_tui.commands import Command, file_of
 from eftlocal_tui.dials import formula_of, recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
@@ -56,7 +56,7 @@ class ChatCommands:
 
     async def _system(self, rest: str) -> None:
         if rest:
-            self._set_system("" if rest == "-" else rest)
+            await self._set_system("" if rest == "-" else rest)
         else:
             question = "System prompt of this conversation"
             box = AskText(question, self.screen.answers.system, long=True)
@@ -64,10 +64,10 @@ class ChatCommands:
 
     async def _asked_system(self, text: str | None) -> None:
         if text is not None:
-            self._set_system(text)
+            await self._set_system(text)
 
-    def _set_system(self, text: str) -> None:
-        self.screen.answers.set_system(text)
+    async def _set_system(self, text: str) -> None:
+        await self.screen.answers.set_system(text)
         what = "System prompt set; it applies from the next answer" if text else "No system prompt"
         self.screen.notify(what)
 
@@ -158,6 +158,9 @@ class ChatCommands:
     async def _history(self, rest: str) -> None:
         self.screen.action_history(rest)
 
+    async def _find(self, rest: str) -> None:
+        self.screen.find.open(rest)
+
     async def _theme(self, rest: str) -> None:
         app = self.screen.app
         if rest not in app.available_themes:
@@ -177,15 +180,3 @@ class ChatCommands:
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
         self.screen.notify(f"{path} is read at the next start")
-
-
-def file_of(text: str) -> Path:
-    """The file that a person named; ~ is their home.
-
-    Raises:
-        UsageError: ~name is nobody's home.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{text}: {error}") from None

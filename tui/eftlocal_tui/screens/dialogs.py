@@ -87,12 +87,19 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "and puts it back into the box, {prompt.earlier} takes it back alone. An answer goes on "
         "when you open another conversation. Everything, unsent text too, is saved as it "
         "comes. The theme and the panel stay as you left them, unless the settings file sets them.",
-        ("chat", "prompt", "turn", "dial", "app"),
+        ("chat", "prompt", "menu", "turn", "find", "dial", "app"),
     ),
     "history": (
         "Conversations",
-        "Newest first. {history.search} searches titles and messages; {history.resume} opens one.",
-        ("history", "app"),
+        "Newest first. {history.search} searches titles and messages; {history.resume} opens one, "
+        "at the newest message that was found. The number after # is for /load and --resume.",
+        ("history", "search", "app"),
+    ),
+    "branches": (
+        "Branches",
+        "All branches of the conversation. What the chat shows is bold; other branches are set in "
+        "under the turn that stands in their place. Space folds and unfolds one.",
+        ("branches", "app"),
     ),
     "compare": (
         "Compare",
@@ -116,8 +123,11 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
 }
 _PLACES = {
     "prompt": "In the message box",
+    "menu": "In the list of commands ({prompt.complete} and {prompt.send} choose)",
     "turn": "On a turn ({chat.turns} goes there)",
+    "find": "While words are found ({chat.find} begins)",
     "dial": "On a dial ({chat.dials} goes there)",
+    "search": "In the search box",
     "app": "Everywhere",
 }
 

@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -25,8 +26,25 @@ _NARROWEST = 40  # columns that a line is cut to at least
 _SEARCH = "Search titles and messages"
 
 
-class HistoryScreen(BaseScreen[int | None]):
-    """Gives the conversation that was chosen, or None."""
+class Chosen(NamedTuple):
+    """A conversation to open, and the turn in it that a search for these words found."""
+
+    conversation: int
+    turn: int | None = None
+    words: str = ""
+
+
+class SearchBox(Input):
+    """The words to search for; the list is one key away."""
+
+    BINDINGS = bindings("search")
+
+    def action_list(self) -> None:
+        self.screen.set_focus(self.screen.query_one(OptionList))
+
+
+class HistoryScreen(BaseScreen[Chosen | None]):
+    """Gives what was chosen, or None."""
 
     BINDINGS = bindings("history")
     PLACE = "history"
@@ -45,7 +63,7 @@ class HistoryScreen(BaseScreen[int | None]):
 
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
-        yield Input(self._words, placeholder=_SEARCH, id="words", compact=True)
+        yield SearchBox(self._words, placeholder=_SEARCH, id="words", compact=True)
         yield OptionList(id="found", markup=False)
         yield KeyBar()
 
@@ -107,12 +125,9 @@ class HistoryScreen(BaseScreen[int | None]):
     async def on_input_changed(self) -> None:
         await self.doing(self._show())
 
-    def on_input_submitted(self) -> None:
-        self.set_focus(self._list)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         """While words are typed, letters are letters."""
-        return action == "back" or not isinstance(self.focused, Input)
+        return action == "back" or not isinstance(self.focused, SearchBox)
 
     def action_search(self) -> None:
         self.set_focus(self.query_one(Input))
@@ -121,12 +136,13 @@ class HistoryScreen(BaseScreen[int | None]):
         chosen = self._chosen
         if chosen is None:
             return
-        words = self.query_one(Input).value.strip()
-        if words:  # walk to the branch in which the words are
-            hits = self._history.search(words, limit=1, conversation=chosen)
-            if hits and hits[0].turn is not None:
-                self._history.turns.switch(hits[0].turn)
-        self.leave(chosen)
+        words, turn = self.query_one(Input).value.strip(), None
+        places = self._history.search.places(words, chosen)
+        if places:
+            turn = places[0].turn
+            assert turn is not None
+            self._history.turns.switch(turn)  # to its branch
+        self.leave(Chosen(chosen, turn, words))
 
     def action_rename(self) -> None:
         if self._chosen is not None:

@@ -53,7 +53,8 @@ class RunningAnswer:
         self.dials: Dials | None = None
         self._layout = layout
         messages = self.history.turns.messages(question.id)
-        settings = kept(models.ready.name, models.dials)
+        told = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        settings = kept(models.ready.name, models.dials).model_copy(update={"system": told})
         prefix, thought = "", None
         if before is not None:
             prefix = before.text

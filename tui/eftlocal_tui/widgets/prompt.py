@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from eftlocal_tui import commands
 from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.text import pasted
 
 PLACEHOLDER = "Message ({prompt.send} sends, {prompt.newline}: new line, /: commands)"
+
+
+class Menu(Protocol):
+    """The menu of commands, which is given the keys of the box while it is open."""
+
+    def key(self, key: str) -> bool:
+        """Whether a key was for it."""
+        ...
+
+    def complete(self) -> bool:
+        """Completes what is typed; False where it is not open."""
+        ...
+
+    def send(self) -> bool:
+        """Puts what is chosen into the box; whether that cannot be sent yet."""
+        ...
 
 
 class PromptArea(TextArea):
@@ -43,10 +58,11 @@ class PromptArea(TextArea):
 
     def __init__(
         self,
-        placeholder: str = "",
+        placeholder: str,
+        menu: Menu,
         *,
-        recall: Callable[[int], bool] = lambda _: False,
-        suggestions: Callable[[], Sequence[str]] = tuple,
+        recall: Callable[[int], bool],
+        suggestions: Callable[[], Sequence[str]],
         id: str | None = None,
     ) -> None:
         super().__init__(
@@ -57,6 +73,7 @@ class PromptArea(TextArea):
             highlight_cursor_line=False,
             placeholder=placeholder,
         )
+        self._menu = menu
         self._recall = recall
         self._suggestions = suggestions
 
@@ -64,6 +81,10 @@ class PromptArea(TextArea):
         # Keys that mean something in this box are obeyed here, in the order of typing: the
         # program, whose task bindings are otherwise, may run ahead of letters or behind them.
         if event.is_printable:
+            return
+        if self._menu.key(event.key):
+            event.stop()
+            event.prevent_default()
             return
         active = self.screen.active_bindings.get(event.key)
         if active is not None and active.node is self:
@@ -76,6 +97,8 @@ class PromptArea(TextArea):
             self.action_cursor_up() if event.key == "up" else self.action_cursor_down()
 
     def action_send(self) -> None:
+        if self._menu.send():
+            return
         text = self.text
         self.clear()
         self.post_message(self.Sent(text))
@@ -98,10 +121,7 @@ class PromptArea(TextArea):
         self.insert("\n")
 
     def action_complete(self) -> None:
-        found = commands.matching(self.text)
-        if len(found) == 1:
-            self.replace_all(f"/{found[0].name}{' ' if found[0].takes else ''}")
-        elif not found and not self._suggest():
+        if not self._menu.complete() and not self._suggest():
             self.screen.focus_next()
 
     def _suggest(self) -> bool:

@@ -51,6 +51,10 @@ class ThinkingFold(Vertical):
         self._folded = not self._folded
         self._draw()
 
+    def unfold(self) -> None:
+        if self._folded:
+            self.toggle()
+
     def on_click(self, event: events.Click) -> None:
         event.stop()
         self.toggle()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
+from textual.geometry import Region
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
@@ -15,9 +18,12 @@ from eftlocal.terminal_text import one_line, printable
 from eftlocal.thinking import Parts, parts
 from eftlocal_tui.history import Figures, Turn
 from eftlocal_tui.history.parts import left_out, sent_from
+from eftlocal_tui.history.systems import systems
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import outcome
+from eftlocal_tui.widgets.gap import Gap
 from eftlocal_tui.widgets.markdown import Streamed, code_blocks, open_fence
+from eftlocal_tui.widgets.system_view import SystemView
 from eftlocal_tui.widgets.thinking import ThinkingFold
 
 
@@ -76,6 +82,11 @@ class TurnView(Vertical, can_focus=True):
         """The text without any thinking."""
         return self.text
 
+    @property
+    def comes(self) -> bool:
+        """Whether its text is being written."""
+        return False
+
     def code(self) -> str | None:
         """The next code block of the answer, the last one first; None if it has none."""
         blocks = code_blocks(self.answer)
@@ -98,6 +109,9 @@ class TurnView(Vertical, can_focus=True):
 
     def action_unfold(self) -> None:
         """Nothing is folded here."""
+
+    def show_at(self, at: int) -> None:
+        """Unfolds what is folded, if that place in the text is in it."""
 
 
 class QuestionView(TurnView):
@@ -126,6 +140,10 @@ class QuestionView(TurnView):
             self._folded = not self._folded
             self.query_one(".text", Static).update(self._text())
 
+    def show_at(self, at: int) -> None:
+        if self._folded and at >= len(self._short):
+            self.action_unfold()
+
 
 class AnswerView(TurnView):
     """An answer as it comes (live), or as it was kept. `if_stopped` is said of one that was."""
@@ -146,6 +164,15 @@ class AnswerView(TurnView):
     @property
     def answer(self) -> str:
         return self._text[self._parts().answer]
+
+    @property
+    def comes(self) -> bool:
+        return self._live
+
+    def show_at(self, at: int) -> None:
+        thinking = self._parts().thinking
+        if thinking is not None and thinking.start <= at < thinking.stop:
+            self._fold.unfold()
 
     def _parts(self) -> Parts:
         return parts(self._text, self.turn.marks_of_thinking, ended=not self._live)
@@ -246,6 +273,7 @@ class AnswerView(TurnView):
 
 
 _AT_ONCE = 30  # turns that are laid out; more on demand
+_AROUND = 4  # turns on each side of one that was far away
 
 WELCOME = """\
 Three models answer together: a large base, a small tuned one, and what it was tuned from.
@@ -257,16 +285,44 @@ _TRY = "Ask it ({prompt.complete} in the empty box puts one in, and again the ne
 
 
 class Transcript(VerticalScroll, can_focus=False):
-    """The turns. `spelled` puts the keys into a text of the program."""
+    """The turns. `spelled` puts the keys into a text of the program; `system` is the system prompt
+    of the next answer."""
 
-    def __init__(self, spelled: Callable[[str], str], *, id: str | None = None) -> None:
+    def __init__(
+        self, spelled: Callable[[str], str], system: Callable[[], str], *, id: str | None = None
+    ) -> None:
         super().__init__(id=id)
-        self._spelled = spelled
-        self._greeting = ""
+        self._spelled, self._system = spelled, system
+        self._systems: dict[int | None, str] = {}  # by the turn that they begin to hold at
         self._part: tuple[int | None, str] = None, ""  # the first turn that is sent, and its line
+        self._laying_out = asyncio.Lock()  # keys, buttons and messages may each begin to
+        self._greeting = ""
 
     def compose(self) -> ComposeResult:
+        self._systems = systems([], self._system())
+        yield from self._told(None)
         yield self._welcome()
+
+    def _told(self, turn_id: int | None) -> list[SystemView]:
+        """The system prompt that begins to hold at a turn, or (None) after the last."""
+        if turn_id not in self._systems:
+            return []
+        now = turn_id is None or self._system() == self._systems[turn_id]
+        return [SystemView(self._systems[turn_id], "/system changes it" if now else "")]
+
+    def _rows(self, turns: Sequence[Turn], live: int | None = None) -> list[Widget]:
+        """Turns as they are shown, after the system prompts that begin to hold there, and the line
+        before the first one that is still sent."""
+        found: list[Widget] = []
+        for turn in turns:
+            found += self._told(turn.id)
+            if turn.id == self._part[0]:
+                found.append(self._part_line())
+            found.append(self._view(turn, live=turn.id == live))
+        return found
+
+    def _part_line(self) -> Static:
+        return Static(f"─ {self._part[1]} ─", classes="part", markup=False)
 
     def _welcome(self) -> Static:
         return Static(self._spelled(WELCOME) + self._greeting, id="welcome", markup=False)
@@ -284,18 +340,6 @@ class Transcript(VerticalScroll, can_focus=False):
         self._greeting = "\n".join(["", *lines]) if lines else ""
         for welcome in self.query("#welcome").results(Static):
             welcome.update(self._spelled(WELCOME) + self._greeting)
-
-    def _views(self, turns: Sequence[Turn], live: int | None = None) -> list[Widget]:
-        """Turns as they are shown, with a line before the first that is still sent."""
-        found: list[Widget] = []
-        for turn in turns:
-            if turn.id == self._part[0]:
-                found.append(self._part_line())
-            found.append(self._view(turn, live=turn.id == live))
-        return found
-
-    def _part_line(self) -> Static:
-        return Static(f"─ {self._part[1]} ─", classes="part", markup=False)
 
     def _view(self, turn: Turn, *, live: bool = False) -> TurnView:
         if turn.role == "user":
@@ -322,32 +366,113 @@ class Transcript(VerticalScroll, can_focus=False):
             live: the answer that is being written.
         """
         hidden = max(0, len(turns) - _AT_ONCE)
-        with self.app.batch_update():
+        async with self._at_once():
             await self.remove_children()
-            if not turns:
-                await self.mount(self._welcome())
+            self._systems = systems(turns, self._system())
+            first = turns[0].id if turns else None
+            rows: list[Widget] = [*self._told(first)]
+            self._systems.pop(first, None)  # it stands at the top, also above a gap
             if hidden:
-                await self.mount(Button(f"Show {hidden} earlier", id="earlier", compact=True))
-            self._hidden = list(turns[:hidden])
+                rows.append(Gap(turns[:hidden], first=True))
             begin = sent_from(turns)
             self._part = None, left_out(turns, begin) if begin else ""
             if 0 < begin < len(turns):
                 self._part = turns[begin].id, self._part[1]
-            await self.mount_all(self._views(turns[hidden:], live))
+            rows += self._rows(turns[hidden:], live)
             if begin and begin == len(turns):
-                await self.mount(self._part_line())
+                rows.append(self._part_line())
+            rows += self._told(None) if turns else [self._welcome()]
+            await self.mount_all(rows)
         self.follow()
 
-    async def show_earlier(self) -> None:
-        """The next turns before those that are shown."""
-        shown, self._hidden = self._hidden[-_AT_ONCE:], self._hidden[:-_AT_ONCE]
-        button = self.query_one("#earlier", Button)
-        self.anchor(False)
-        await self.mount_all(self._views(shown), after=button)
-        if self._hidden:
-            button.label = f"Show {len(self._hidden)} earlier"
-        else:
-            await button.remove()
+    async def show_system(self) -> None:
+        """The system prompt of the next answer is another one."""
+        async with self._at_once():
+            turns, last = self.turns, self.views[-1] if self.views else None
+            below = self.children.index(last) + 1 if last is not None else 0
+            rows = list(self.children)
+            for row in {*rows[:1], *rows[below:]}:
+                if isinstance(row, SystemView):
+                    await row.remove()
+            self._systems = systems(turns, self._system())
+            if last is not None:
+                await self.mount_all(self._told(None), after=last)
+            first = turns[0].id if turns else None
+            await self.mount_all(self._told(first), before=0)
+            self._systems.pop(first, None)
+
+    @asynccontextmanager
+    async def _at_once(self) -> AsyncIterator[None]:
+        """What lays turns out waits for others that do, and shows all of it together."""
+        async with self._laying_out:
+            with self.app.batch_update():
+                yield
+
+    @property
+    def turns(self) -> list[Turn]:
+        """All turns of the branch, laid out or not; an answer that comes with what it has."""
+        found: list[Turn] = []
+        for child in self.children:
+            if isinstance(child, TurnView):
+                found.append(child.turn.model_copy(update={"text": child.text}))
+            elif isinstance(child, Gap):
+                found += child.turns
+        return found
+
+    async def reveal(self, turn_id: int) -> TurnView | None:
+        """Lays a turn out, with those around it; None where it is not of this branch."""
+        for gap in self.query(Gap):
+            at = gap.index(turn_id)
+            if at is not None:
+                await self._open(gap, at - _AROUND, at + _AROUND + 1)
+        return self.view_of(turn_id)
+
+    def bring(self, view: TurnView, line: Callable[[], Region]) -> None:
+        """Scrolls to a line in a turn once all is laid out; a third of the view is above it."""
+
+        def scroll() -> None:
+            if view.is_attached:
+                above = self.scrollable_content_region.height // 3
+                within = line().y - view.region.y
+                top = view.virtual_region.y + within - above
+                self.scroll_to(y=top, animate=False, immediate=True)
+
+        self.release_anchor()
+        self.call_after_refresh(scroll)
+
+    async def beside(self, view: TurnView, by: int) -> TurnView | None:
+        """The turn above (-1) or below (1); None at the ends."""
+        views = [child for child in self.children if isinstance(child, (TurnView, Gap))]
+        at = views.index(view) + by if view in views else -1
+        if not 0 <= at < len(views):
+            return None
+        found = views[at]
+        if isinstance(found, Gap):
+            turn = found.turns[-1 if by < 0 else 0]
+            await self._open_end(found, last=by < 0)
+            return self.view_of(turn.id)
+        return found
+
+    async def _open_end(self, gap: Gap, *, last: bool) -> None:
+        begin = len(gap.turns) - _AT_ONCE if last else 0
+        await self._open(gap, begin, begin + _AT_ONCE)
+
+    async def _open(self, gap: Gap, begin: int, end: int) -> None:
+        """Lays out some of the turns that a gap stands for; others stay in gaps around them."""
+        begin = begin if begin > _AROUND else 0  # no gap is left for a few
+        end = end if len(gap.turns) - end > _AROUND else len(gap.turns)
+        above, shown, below = gap.turns[:begin], gap.turns[begin:end], gap.turns[end:]
+        async with self._at_once():
+            if gap not in self.children or gap.turns != [*above, *shown, *below]:
+                return  # others were shown meanwhile
+            gap.keep(above)
+            self.release_anchor()
+            new = self._rows(shown)
+            if below:
+                new.append(Gap(below, first=False))
+            await self.mount_all(new, after=gap)
+            if not above:
+                await gap.remove()
 
     async def add(self, turn: Turn) -> TurnView:
         """A turn at the end; an answer comes from now on."""
@@ -371,4 +496,5 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
-        await self.show_earlier()
+        if isinstance(event.button, Gap):
+            await self._open_end(event.button, last=event.button.first)
