@@ -25,7 +25,6 @@ from eftlocal.arguments import (
     needed,
     refuse,
     refuse_unknown,
-    split_load_options,
 )
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
@@ -36,16 +35,15 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama.model import special_text_in
-from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles, prepare
+from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles
 from eftlocal.loading.roles import (
     RoleSource,
     file_sources,
     require_roles,
-    with_settings,
-    with_unguided,
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
+from eftlocal.preparation import prepare_roles
 from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Message, Prompt, is_ids
 from eftlocal.prompt.render import PromptReader, special_note
@@ -83,6 +81,7 @@ class Emulator(Closing):
         self.name = name
         self.identity = loaded.identity
         self._latest: RunningSequence | None = None  # of the stream that was opened last
+        self.held = loaded.held
         self._slow = loaded.slow
         self._resources = loaded.resources
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
@@ -175,11 +174,8 @@ class Emulator(Closing):
         defaults = Defaults() if defaults is None else defaults
         if not isinstance(defaults, Defaults):
             refuse("defaults", defaults, "Defaults, as in Defaults(recipe=..., sampling=...)")
-        of_roles, loading = split_load_options(options)
-        progress = loading.pop("progress", None)
-        sources = with_unguided(with_settings(sources, **of_roles), defaults.recipe)
-        require_roles(defaults.recipe, sources)
-        prepared = prepare(sources, vocabulary_exceptions=vocabulary_exceptions, **loading)
+        progress = options.pop("progress", None)
+        prepared = prepare_roles(sources, defaults.recipe, vocabulary_exceptions, **options)
         return cls(load_roles(prepared, progress=progress), defaults, name=name)
 
     @property

@@ -11,9 +11,12 @@ from eftlocal import hub
 from eftlocal.arguments import LoadOptions, checked, checked_all, split_load_options, text
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
+from eftlocal.loading.loader import Prepared
+from eftlocal.loading.placement import Held
 from eftlocal.loading.roles import RoleSource, file_sources, preset_sources, with_settings
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.preparation import prepare_roles
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import Preset
 
@@ -77,6 +80,17 @@ class Sources:
             vocabulary_exceptions=self.vocabulary_exceptions,
             name=self.name,
             **options,
+        )
+
+    def prepare(self, freed: Held | None = None, **options: Unpack[LoadOptions]) -> Prepared:
+        """All roles, checked and placed; nothing is loaded.
+
+        Args:
+            freed: memory of models that are closed before these are loaded.
+        """
+        options.setdefault("trust", self.trust)
+        return prepare_roles(
+            self.roles, self.defaults.recipe, self.vocabulary_exceptions, freed, **options
         )
 
     def load_base(self, **options: Unpack[LoadOptions]) -> Emulator:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from textual.pilot import Pilot
 
 from eftlocal.defaults import Defaults
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.engine.local import LocalEngine
+from eftlocal_tui.engine.wanted import Start
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.base import Services
 from eftlocal_tui.settings import Settings
@@ -48,8 +49,9 @@ def keep(app: ChatApp, path: Path) -> None:
     print(f"{path}: {path.stat().st_size} bytes")
 
 
-def seeded(defaults: Defaults) -> Defaults:
-    return replace(defaults, sampling=replace(defaults.sampling, seed=1, temperature=0.3))
+def seeded(defaults: Defaults, _roles: Collection[str]) -> tuple[Defaults, tuple[str, ...]]:
+    sampled = replace(defaults.sampling, seed=1, temperature=0.3)
+    return replace(defaults, sampling=sampled), ()
 
 
 async def take(folder: Path, services: Services) -> None:

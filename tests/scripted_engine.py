@@ -16,10 +16,12 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
     Check,
+    DownloadNeededError,
     Fit,
     Live,
     Loaded,
     Moved,
+    Offer,
     Progress,
     Read,
     Reading,
@@ -72,6 +74,11 @@ class ScriptedEngine:
         self.heard: list[tuple[list[Message], Dials, bool]] = []
         self.loads: list[str | None] = []
         self.refuses: dict[str | None, EftlocalError] = {}
+        self.missing: dict[str | None, DownloadNeededError] = {}
+        self.downloads: list[str | None] = []  # that were agreed to
+        self.loaded: Loaded | None = None
+        self.gives_up = False  # what was loaded, before a load fails
+        self.offers: dict[str, Offer] = {}
         self.progress: list[Progress] = [Progress("weights", "base", 0.5, 1.0)]
         self.load_waits = threading.Event()
         self.load_waits.set()
@@ -88,8 +95,11 @@ class ScriptedEngine:
         self.n_ctx = 4096
         self.counted = 0
 
-    def load(self, preset: str | None, report: Report) -> Loaded:
+    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
         self.loads.append(preset)
+        if preset in self.missing and not download:
+            raise self.missing[preset]
+        self.downloads += [preset] * download
         for progress in self.progress:
             report(progress)
         assert self.load_waits.wait(PATIENCE)
@@ -97,7 +107,17 @@ class ScriptedEngine:
         if preset in self.refuses:
             raise self.refuses[preset]
         files = {role: f"Toy-{role}.Q8_0" for role in self.roles}
-        return Loaded(preset or self.name, self.roles, DIALS, self.notes, files)
+        self.loaded = Loaded(preset or self.name, self.roles, DIALS, self.notes, files)
+        return self.loaded
+
+    def restore(self, report: Report) -> Loaded | None:
+        if self.loaded is not None and self.gives_up:
+            report(Progress("weights", "base", 1.0, 1.0))
+            self.loaded = replace(self.loaded)  # another object, of the same models
+        return self.loaded
+
+    def look(self, preset: str) -> Offer:
+        return self.offers.get(preset, Offer(preset))
 
     def fits(self, messages: Sequence[Message]) -> Fit:
         """A token a word, and one more a message in the base."""

@@ -597,7 +597,7 @@ def test_a_batch_keeps_what_is_done_and_goes_on_with_another_worker(
 def test_the_chat_tells_of_a_lost_worker_and_loads_other_models(start: Start) -> None:
     from eftlocal_tui.dials import Dials
     from eftlocal_tui.engine.local import LocalEngine
-    from eftlocal_tui.engine.local import Start as Begin
+    from eftlocal_tui.engine.wanted import Start as Begin
 
     worker = start()
     places = {role: [worker.endpoint] for role in ("base", "plain")}

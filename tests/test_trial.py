@@ -32,7 +32,8 @@ from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.trial import Candidate, Limits, Trial, shared
 from eftlocal.presets.reading import user_path
 from eftlocal.sources import Sources
-from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.engine.local import LocalEngine
+from eftlocal_tui.engine.wanted import Start
 
 ROOM = 4 << 30  # bytes: more than a load without end takes until it is ended
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")

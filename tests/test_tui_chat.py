@@ -11,9 +11,9 @@ from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import DoesNotFitError, EngineError
 from eftlocal_tui.engine import Progress
-from eftlocal_tui.screens.chat_models import LoadingBars
 from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.gap import Gap
+from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.side_panel import DialInput, SidePanel
 from eftlocal_tui.widgets.transcript import AnswerView, MarkLine, TurnView
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import parse_recipe
 from eftlocal.study.inspection import COMBINATION
 from eftlocal_tui.engine import Progress
-from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.engine.local import LocalEngine
+from eftlocal_tui.engine.wanted import Start
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.compare import CompareColumn
 
@@ -31,13 +32,10 @@ RECIPES = {
 QUESTION = [{"role": "user", "content": "Where is Braga?"}]
 
 
-def quick(defaults: Defaults) -> Defaults:
+def quick(defaults: Defaults, _roles: Collection[str]) -> tuple[Defaults, tuple[str, ...]]:
     """Greedy, and no measuring of drafts."""
-    return replace(
-        defaults,
-        sampling=replace(defaults.sampling, temperature=0.0),
-        speculation=Speculation(length=0),
-    )
+    greedy = replace(defaults.sampling, temperature=0.0)
+    return replace(defaults, sampling=greedy, speculation=Speculation(length=0)), ()
 
 
 def demo(**changes: object) -> LocalEngine:
@@ -124,7 +122,8 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         assert d.chat.answers.path()[1].branches == 2
         assert d.chat.answers.path()[1].settings.recipe["beta"] == 0.5
         await d.press("f5")
-        await d.until(lambda: d.screen_text().count("tok/s") == 3)  # all have ended
+        await d.until(lambda: d.app.screen._job is not None and d.app.screen._job.ended)
+        await d.until(lambda: d.screen_text().count("tok/s") == 3)
         assert all(column.body.raw for column in d.app.screen.query(CompareColumn))
         await d.press("escape", "f6")
         await d.until(lambda: "1/" in d.static("#verdict"))
@@ -151,7 +150,10 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["upscale", "proxy", "realign", "tuned", "base=1,tuned=1"])
 @asynchronous
 async def test_verdicts_have_the_numbers_that_the_models_score(tmp_path: Path, recipe: str) -> None:
-    engine = demo(adjust=lambda defaults: replace(quick(defaults), recipe=RECIPES[recipe]))
+    def adjust(defaults: Defaults, roles: Collection[str]) -> tuple[Defaults, tuple[str, ...]]:
+        return replace(quick(defaults, roles)[0], recipe=RECIPES[recipe]), ()
+
+    engine = demo(adjust=adjust)
     async with driven(engine, tmp_path) as d:
         await d.ask("In which country is Toulouse?")
         await d.press("f6")

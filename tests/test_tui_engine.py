@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Check, Moved, Reading
-from eftlocal_tui.engine.local import PLACES, LocalAnswering, LocalAnswers, LocalEngine, Start
+from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine
 from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.wanted import PLACES, Start
 from eftlocal_tui.screens.compare import CompareColumn
 from eftlocal_tui.screens.influence import InfluenceScreen
 
@@ -27,11 +28,10 @@ LONG = "Tell me about the river, the hills beside it and the people who live the
 NEW = 12  # tokens that the next turn of `conversation` adds to the prompt, at most
 
 
-def quick(defaults: Defaults) -> Defaults:
+def quick(defaults: Defaults, _roles: Collection[str]) -> tuple[Defaults, tuple[str, ...]]:
     """Greedy, and no measuring of drafts."""
-    return replace(
-        defaults, sampling=Sampling(temperature=0.0, seed=1), speculation=Speculation(length=0)
-    )
+    greedy = Sampling(temperature=0.0, seed=1)
+    return replace(defaults, sampling=greedy, speculation=Speculation(length=0)), ()
 
 
 def demo(places: int) -> LocalEngine:

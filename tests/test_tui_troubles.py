@@ -263,7 +263,7 @@ class SlowLoads(ScriptedEngine):
         super().__init__(*scripts)
         self.may = {None: threading.Event(), "demo": threading.Event()}
 
-    def load(self, preset: str | None, report: Report) -> Loaded:
+    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
         self.loads.append(preset)
         assert self.may[preset].wait(PATIENCE)
         return Loaded(preset or self.name, self.roles, DIALS)

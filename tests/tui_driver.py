@@ -158,7 +158,7 @@ async def driven(
     try:
         async with app.run_test(size=size, notifications=notifications) as pilot:
             driver = Driver(app, pilot)
-            await driver.until(lambda: isinstance(app.screen, ChatScreen))
+            await driver.until(lambda: any(isinstance(s, ChatScreen) for s in app.screen_stack))
             if wait:
                 await driver.ready()
             yield driver

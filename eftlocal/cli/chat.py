@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import tell
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.user_settings import Given
+from eftlocal.user_settings import RECIPE, Given
 
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
@@ -45,7 +45,7 @@ def chat(
         raise UsageError("the terminal chat is not installed; install eftlocal again")
     from eftlocal.cli.selection import select
     from eftlocal_tui.app import run_chat
-    from eftlocal_tui.engine.local import Start
+    from eftlocal_tui.engine.wanted import Start
     from eftlocal_tui.settings import read_settings
 
     if resume is not None and continue_:
@@ -58,8 +58,15 @@ def chat(
     # What the options mean is checked before the screen is taken.
     chosen = select(given)
 
-    def adjust(defaults: Defaults) -> Defaults:
-        return opt.chosen_defaults(defaults, chosen.given)
+    def adjust(defaults: Defaults, roles: Collection[str]) -> tuple[Defaults, list[str]]:
+        fits, lost = opt.fitting(given, defaults, roles)
+        try:
+            changed = opt.chosen_defaults(defaults, fits)
+            opt.check_roles(changed.recipe, None, roles)
+        except UsageError as error:  # what was typed is of the models that it was typed with
+            changed = opt.chosen_defaults(defaults, fits.changed(**dict.fromkeys(RECIPE)))
+            return changed, [f"{error}; the recipe is that of the preset"]
+        return changed, [f"{source} does not go with these models; left out" for source in lost]
 
     call = {name: given[name] for name in ("max_tokens", "stop", "loop_guard")}
     models = chosen.models if isinstance(chosen.models, Mapping) else chosen.models.name

@@ -22,7 +22,7 @@ from eftlocal.disk import read_text, readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources, with_settings
 from eftlocal.presets.reading import find, load_presets, user_path
-from eftlocal.presets.schema import FileRef, Preset, RoleFile
+from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.presets.writing import is_written
 from eftlocal.presets.writing import remove_preset as take_out
 from eftlocal.settings import CONTEXT
@@ -64,8 +64,7 @@ class FileState:
     def of(cls, label: str, ref: FileRef) -> FileState:
         path = hub.locate(ref)
         if path is None:
-            approx_size = ref.approx_size if isinstance(ref, RoleFile) else None
-            return cls(label, ref, None, ref.size or approx_size)
+            return cls(label, ref, None, hub.size_of(ref))
         files = [path.parent / Path(shard.file).name for shard in hub.shards(ref)]
         size = sum(file.stat().st_size for file in files if file.is_file())
         if ref.repo is None:

@@ -9,6 +9,7 @@ and its own cache; the transfer is ours, because it must resume in any later pro
 from eftlocal.hub.local import (
     Progress,
     download,
+    is_offline,
     locate,
     look_up,
     pinned,
@@ -20,10 +21,16 @@ from eftlocal.hub.local import (
     stored_path,
     vouched,
 )
+from eftlocal.hub.missing import Missing, check_room, free_space, size_of
+from eftlocal.hub.waiting import while_waiting
 
 __all__ = [
+    "Missing",
     "Progress",
+    "check_room",
     "download",
+    "free_space",
+    "is_offline",
     "locate",
     "look_up",
     "pinned",
@@ -31,7 +38,9 @@ __all__ = [
     "remove",
     "resolve",
     "shards",
+    "size_of",
     "stored_bytes",
     "stored_path",
     "vouched",
+    "while_waiting",
 ]

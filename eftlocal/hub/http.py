@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError
 from eftlocal.hub.local import huggingface_hub
+from eftlocal.hub.waiting import check_wait, watched
 from eftlocal.presets.schema import FileRef
 from eftlocal.terminal_text import one_line
 
@@ -175,6 +176,7 @@ class _Pump:
         try:
             item = self._queue.get(timeout=_TICK)
         except Empty:
+            check_wait()
             return None
         if not isinstance(item, BaseException):
             return item
@@ -382,7 +384,13 @@ def patiently(
         wait = 2.0 ** max(0, failures - 1) if reason.wait is None else reason.wait
         wait = min(wait, _LONGEST_WAIT)
         _log.warning("%s: %s; trying again in %g s", ref, reason, wait)
-        sleep(wait)
+        if watched():
+            until = time.monotonic() + wait
+            while time.monotonic() < until:
+                check_wait()
+                sleep(_TICK)
+        else:
+            sleep(wait)
 
 
 def _kept(size: int) -> str:

@@ -74,12 +74,17 @@ def resolve(
         return found
     if ref.repo is None:
         raise ModelFileError(f"{ref.file}: no such file; correct the path")
-    if offline or huggingface_hub().constants.HF_HUB_OFFLINE:
+    if offline or is_offline():
         raise DownloadError(
             f"{ref} is not on this machine and the program is offline: run "
             f"`eftlocal models pull` when online, or put the file at {stored_path(shards(ref)[0])}"
         )
     return download([ref], progress=progress)[0]
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids to download (HF_HUB_OFFLINE)."""
+    return bool(huggingface_hub().constants.HF_HUB_OFFLINE)
 
 
 def download(

@@ -10,13 +10,12 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from eftlocal.disk import hash_rest, open_regular, read_json, readable, sync_folder, write_all
+from eftlocal.disk import hash_rest, open_regular, read_json, sync_folder, write_all
 from eftlocal.errors import DownloadError
 from eftlocal.hub.http import (
     TRIES,
@@ -37,9 +36,9 @@ from eftlocal.hub.local import (
     part_files,
     recall,
     remember,
-    store,
     stored_path,
 )
+from eftlocal.hub.missing import check_room
 from eftlocal.hub.remote import RemoteFile, ask, entity_tag, refuse, whole_number
 from eftlocal.presets.schema import FileRef
 
@@ -219,15 +218,7 @@ def check_space(jobs: Iterable[Download]) -> None:
     for job in jobs:
         part, _ = part_files(stored_path(job.ref))
         needed += max(0, job.remote.size - (part.lstat().st_size if part.is_file() else 0))
-    top = store().absolute()
-    folder = next((place for place in (top, *top.parents) if place.is_dir()), top)
-    with disk_errors(folder):
-        free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DownloadError(
-            f"{store()}: {readable(needed)} to download and only {readable(free)} free; "
-            "make room, or set EFTLOCAL_MODELS to a folder on another disk"
-        )
+    check_room(needed)
 
 
 class Part:

@@ -24,7 +24,15 @@ from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.host import check_threads, host_memory_free
 from eftlocal.loading.identity import Identity, identity
-from eftlocal.loading.placement import Placement, Plan, RoleNeeds, accelerators, of_workers, plan
+from eftlocal.loading.placement import (
+    Held,
+    Placement,
+    Plan,
+    RoleNeeds,
+    accelerators,
+    of_workers,
+    plan,
+)
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, require
 from eftlocal.loading.weight_types import main_type
@@ -80,6 +88,7 @@ class Loaded:
         slow: roles on the CPU whose weights are in a type that it decodes one row after another,
             and that type.
         resources: closes contexts and models, in that order.
+        held: the memory that closing them gives back.
     """
 
     ensemble: Ensemble
@@ -89,6 +98,7 @@ class Loaded:
     resources: ExitStack
     identity: Identity
     slow: Mapping[str, str] = field(default_factory=dict)
+    held: Held = field(default_factory=Held)
 
 
 def prepare(
@@ -99,6 +109,7 @@ def prepare(
     force: bool = False,
     trust: bool = False,
     checking: Progress | None = None,
+    freed: Held | None = None,
 ) -> Prepared:
     """Checks every file, plans the memory, and tries files that are new; loads nothing here.
 
@@ -106,6 +117,7 @@ def prepare(
         n_seq_max: sequences side by side.
         trust: new files are not tried in a child process.
         checking: called while one is tried, with its name and the share that is done.
+        freed: of models that are closed before these are loaded.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
@@ -137,7 +149,7 @@ def prepare(
         for role, source in sources.items()
     }
     workers = tuple(dict.fromkeys(reached.values()))
-    planned_for = partial(_planned, sources, headers, adapters, workers)
+    planned_for = partial(_planned, sources, headers, adapters, workers, freed or Held())
     if isinstance(n_seq_max, UpTo):
         most, planned = _most_sequences(planned_for, most, force=force)
     else:
@@ -225,6 +237,7 @@ def _planned(
     headers: Mapping[str, Header],
     adapters: Mapping[str, Header],
     workers: Sequence[llama.Worker],
+    freed: Held,
     n_seq_max: int,
     *,
     force: bool,
@@ -241,7 +254,12 @@ def _planned(
         for role, source in sources.items()
     ]
     host_free = host_memory_free()
-    devices = [*of_workers(workers), *accelerators(llama.devices(), host_free)]
+    if host_free is not None:
+        host_free += freed.host
+    devices = [
+        replace(device, free=device.free + freed.devices.get(device.name, 0))
+        for device in (*of_workers(workers), *accelerators(llama.devices(), host_free))
+    ]
     return plan(needs, devices, host_free, force=force)
 
 
@@ -299,8 +317,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
                         devices=[name for name, _ in used],
                         tensor_split=[layers for _, layers in used],
                         workers=[prepared.workers[n] for n, _ in used if n in prepared.workers],
-                        mapped=placement.n_gpu_layers != 0
-                        or not is_repacked(prepared.headers[role]),
+                        mapped=_is_mapped(prepared, role),
                         progress=progress and partial(progress, role),
                     )
                 )
@@ -344,10 +361,29 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             resources,
             identity=bound_to,
             slow=_slow(prepared),
+            held=_held(prepared),
         )
     except BaseException:
         resources.close()
         raise
+
+
+def _is_mapped(prepared: Prepared, role: str) -> bool:
+    on_host = prepared.plan.roles[role].n_gpu_layers == 0
+    return not (on_host and is_repacked(prepared.headers[role]))
+
+
+def _held(prepared: Prepared) -> Held:
+    plan = prepared.plan
+    mapped = {
+        header.path.resolve(): header.weight_bytes
+        for role, header in prepared.headers.items()
+        if _is_mapped(prepared, role)
+    }
+    return Held(
+        max(0, plan.host_bytes - sum(mapped.values())),
+        {device.name: plan.device_bytes(i) for i, device in enumerate(plan.devices)},
+    )
 
 
 def _fingerprint(prepared: Prepared) -> str:

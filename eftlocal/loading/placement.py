@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import psutil
@@ -127,6 +127,15 @@ class DeviceMemory:
     worker: str = ""
 
 
+@dataclass(frozen=True)
+class Held:
+    """Bytes that loaded models hold of the host's memory, files mapped into it aside, and of
+    devices by their names."""
+
+    host: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
+
+
 def of_workers(workers: Iterable[Worker]) -> list[DeviceMemory]:
     """The devices of workers. That of one on this machine may be its CPU, with the host's memory:
     llama.cpp does not say so, but it has as much of it."""
@@ -219,6 +228,16 @@ class Plan:
     @property
     def host_bytes(self) -> int:
         return sum(placement.host_bytes for placement in self.roles.values())
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the host's memory, with what lies on devices that share it."""
+        shared = (d for d, device in enumerate(self.devices) if device.unified)
+        return self.host_bytes + sum(map(self.device_bytes, shared))
+
+    @property
+    def fits(self) -> bool:
+        return self.host_free is None or self.needed <= self.host_free
 
     def device_bytes(self, device: int) -> int:
         return sum(placement.device_bytes[device] for placement in self.roles.values())
@@ -375,16 +394,11 @@ def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Pl
 
 
 def _refuse_if_too_large(result: Plan) -> None:
-    if result.host_free is None:
-        return
-    needed = result.host_bytes + sum(
-        result.device_bytes(d) for d, device in enumerate(result.devices) if device.unified
-    )
-    if needed > result.host_free:
+    if result.host_free is not None and not result.fits:
         parts = ", ".join(f"{role} {gib(p.host_bytes)}" for role, p in result.roles.items())
         raise DoesNotFitError(
-            f"the models need {gib(needed)} of memory ({parts}) and {gib(result.host_free)} is "
-            f"free: {_TRY}"
+            f"the models need {gib(result.needed)} of memory ({parts}) and "
+            f"{gib(result.host_free)} is free: {_TRY}"
         )
 
 

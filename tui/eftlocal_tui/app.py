@@ -22,7 +22,8 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.commands import COMMANDS, parse
-from eftlocal_tui.engine.local import LocalEngine, Start
+from eftlocal_tui.engine.local import LocalEngine
+from eftlocal_tui.engine.wanted import Start
 from eftlocal_tui.history import Conversation, History, HistoryError
 from eftlocal_tui.history.unsaved import opened
 from eftlocal_tui.keys import bindings, of_place, spelled

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from eftlocal.errors import EftlocalError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState
@@ -20,9 +21,10 @@ _SHORT, _LONG = 32, 256  # tokens: a sixteenth of a context is an answer's least
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a file, its trial, weights or measuring have come; done and total in one unit."""
+    """How far a file, its trial, weights or measuring have come; done and total in one unit.
+    Waiting for a server has no total, and is told again and again."""
 
-    stage: Literal["download", "checking", "weights", "measuring"]
+    stage: Literal["waiting", "download", "checking", "weights", "measuring"]
     name: str
     done: float
     total: float
@@ -34,6 +36,54 @@ Report = Callable[[Progress], None]
 Check = Callable[[], None]
 """Called often while prompts are read, by any thread, and between the tokens of several answers;
 what it raises ends the work there and comes out of the call. What came before is not lost."""
+
+
+class DownloadNeededError(EftlocalError):
+    """Files are missing, and nobody has said that they may be downloaded.
+
+    Attributes:
+        name: of the models.
+        size: bytes that are still to come; None where nobody says.
+        begun: bytes of them that are here.
+        free: bytes on the disk.
+    """
+
+    def __init__(self, name: str, size: int | None, begun: int, free: int) -> None:
+        super().__init__(f"{name} is not on this machine")
+        self.name, self.size, self.begun, self.free = name, size, begun, free
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A preset as it can be had here.
+
+    Attributes:
+        roles: that it has.
+        size: bytes of its files; None where nobody says.
+        to_come: bytes that are not here; 0 where all are, None where nobody says.
+        begun: whether some are here.
+        n_ctx: tokens of the shortest context; None where that is not known yet.
+        needs: bytes of memory, by the loader's plan; where the files are not here, what their
+            weights take at least, and None where their size is not known either.
+        free: bytes of memory that there would be; None where that cannot be found out.
+        fits: whether that is enough; None where nobody knows.
+        problem: why it cannot be loaded.
+    """
+
+    name: str
+    roles: tuple[str, ...] = ()
+    size: int | None = None
+    to_come: int | None = None
+    begun: bool = False
+    n_ctx: int | None = None
+    needs: int | None = None
+    free: int | None = None
+    fits: bool | None = None
+    problem: str = ""
+
+    @property
+    def here(self) -> bool:
+        return self.to_come == 0
 
 
 @dataclass(frozen=True)
@@ -183,11 +233,32 @@ class Answers(Iterator[Came], Protocol):
 class Engine(Protocol):
     """Three models behind one set of dials."""
 
-    def load(self, preset: str | None, report: Report) -> Loaded:
+    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
         """Loads a preset in the place of what is loaded; None is what the program began with.
 
+        What can be checked or fetched is, before what is loaded is given up.
+
+        Args:
+            download: what is missing may be downloaded.
+
         Raises:
-            EftlocalError: nothing is loaded then.
+            DownloadNeededError: it may not, and something is missing.
+            EftlocalError: it cannot be loaded. `restore` says what is loaded then.
+        """
+
+    def restore(self, report: Report) -> Loaded | None:
+        """After a load that failed: what is loaded, which was given up for it and is loaded again
+        here, or was never given up. None where there was nothing.
+
+        Raises:
+            EftlocalError: it cannot be loaded any more.
+        """
+
+    def look(self, preset: str) -> Offer:
+        """How a preset can be had here. Takes a moment; for any thread, whatever is going on.
+
+        Raises:
+            EftlocalError: there is no such preset.
         """
 
     def fits(self, messages: Sequence[Message]) -> Fit:

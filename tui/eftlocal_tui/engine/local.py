@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eftlocal import hub
 from eftlocal.answer import AnswerStream
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.sequence import RunningSequence
-from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import TooLongError, UsageError
 from eftlocal.generation import Step
-from eftlocal.kinds import REST
-from eftlocal.loading.loader import UpTo
+from eftlocal.loading.placement import Held
 from eftlocal.logits.sampling import Sampling
-from eftlocal.presets.reading import find
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState, held, save, state_size
 from eftlocal.saved_state import load as load_state
 from eftlocal.scheduler import Scheduler
-from eftlocal.settings import CONTEXT
-from eftlocal.sources import load
+from eftlocal.sources import Sources
 from eftlocal.study.influence import inspect
 from eftlocal.study.inspection import sides_shown
 from eftlocal.thinking import Marks
@@ -39,36 +34,17 @@ from eftlocal_tui.engine import (
     Live,
     Loaded,
     Moved,
-    Progress,
+    Offer,
     Read,
     Reading,
     Report,
 )
+from eftlocal_tui.engine.offers import look
+from eftlocal_tui.engine.wanted import Start, Wanted
 from eftlocal_tui.history import figures_of
 
-PLACES = 4  # sequences: three that are compared, and the conversation's own beside them
 _CANDIDATES = 5
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the program was started with.
-
-    Attributes:
-        models: a preset's name, or role to file.
-        offline: never download.
-        adjust: the defaults with the options that were given; they are checked here.
-        engine: n_ctx, n_seq_max, threads and others, as in `eftlocal.load`; prompts are for these
-            models only, and rpc is by role.
-        call: what every answer is given beside its dials: max_tokens, stop, loop_guard.
-    """
-
-    models: str | Mapping[str, Path]
-    offline: bool = False
-    adjust: Callable[[Defaults], Defaults] = lambda defaults: defaults
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    call: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalEngine:
@@ -77,55 +53,43 @@ class LocalEngine:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._emulator: Emulator | None = None
+        self._ready: tuple[Wanted, Sources, Loaded] | None = None  # what works, or last did
         self._talk: RunningSequence | None = None  # the conversation, as it was answered last
 
-    def load(self, preset: str | None, report: Report) -> Loaded:
+    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
+        wanted = Wanted.of(self._start, preset)
+        if not download:
+            wanted.ask_first()
+        sources = wanted.fetched(report)
+        if self._emulator is not None:
+            wanted.check(sources, self._emulator.held, report)
         self.close()
-        options: dict[str, Any] = {
-            "n_seq_max": UpTo(PLACES),
-            **self._start.engine,
-            "progress": _shares("weights", report),
-            "checking": _shares("checking", report),
-        }
-        models: Any = self._start.models if preset is None else preset
-        if preset is not None:  # it may have other roles
-            options.pop("prompts", None)
-        found = find(models) if isinstance(models, str) else None
-        if found is not None:
-            for name in ("rpc", *CONTEXT):
-                if isinstance(options.get(name), Mapping):
-                    there = (*found.roles, REST)
-                    options[name] = {r: v for r, v in options[name].items() if r in there}
-            defaults = preset_defaults(found)
-            if preset is None:
-                defaults = self._start.adjust(defaults)
-            emulator = load(
-                found,
-                offline=self._start.offline,
-                recipe=defaults.recipe,
-                sampling=defaults.sampling,
-                download_progress=_downloads(report),
-                **options,
-            )
-        else:
-            defaults = self._start.adjust(Defaults())
-            emulator = Emulator.from_files(defaults=defaults, **options, **models)
-        try:
-            if not defaults.speculation.off:
-                emulator.measure(_shares("measuring", report))
-        except BaseException:
-            emulator.close()
-            raise
-        self._emulator = emulator
-        return Loaded(
-            name=emulator.name or ", ".join(Path(path).name for path in models.values()),
+        return self._open(wanted, sources, report)
+
+    def restore(self, report: Report) -> Loaded | None:
+        if self._ready is None:
+            return None
+        wanted, sources, loaded = self._ready
+        return loaded if self._emulator is not None else self._open(wanted, sources, report)
+
+    def _open(self, wanted: Wanted, sources: Sources, report: Report) -> Loaded:
+        emulator = wanted.load(sources, report)
+        defaults = wanted.defaults
+        loaded = Loaded(
+            name=wanted.name,
             roles=emulator.roles,
             dials=Dials(defaults.recipe, defaults.sampling, defaults.speculation),
-            notes=emulator.notes(),
+            notes=(*wanted.notes, *emulator.notes()),
             files={role: short_name(model.path) for role, model in emulator.models.items()},
-            about=found.notes if found is not None else "",
-            questions=found.questions if found is not None else (),
+            about=wanted.preset.notes if wanted.preset else "",
+            questions=wanted.preset.questions if wanted.preset else (),
         )
+        self._emulator, self._ready = emulator, (wanted, sources, loaded)
+        return loaded
+
+    def look(self, preset: str) -> Offer:
+        emulator = self._emulator
+        return look(self._start, preset, Held() if emulator is None else emulator.held)
 
     def fits(self, messages: Sequence[Message]) -> Fit:
         emulator = self._loaded()
@@ -232,17 +196,6 @@ class LocalEngine:
 def short_name(path: Path) -> str:
     """`SmolLM2-135M.Q8_0` of a model's file, or of its first shard."""
     return _SHARD.sub("", path.name.removesuffix(".gguf"))
-
-
-def _shares(stage: Any, report: Report) -> Callable[[str, float], None]:
-    return lambda role, share: report(Progress(stage, role, share, 1.0))
-
-
-def _downloads(report: Report) -> hub.Progress:
-    def progress(file: str, done: int, total: int, /) -> None:
-        report(Progress("download", Path(file).name, done, total))
-
-    return progress
 
 
 class LocalAnswering:

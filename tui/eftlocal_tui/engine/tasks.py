@@ -206,15 +206,50 @@ class Ended:
     tokens: tuple[int, ...]
 
 
-def load(thread: EngineThread, engine: Engine, preset: str | None) -> Task[Progress, Loaded]:
-    """Loads models; stopping ends a download, which is resumed another time."""
+@dataclass(frozen=True)
+class LoadOutcome:
+    """What a load came to.
 
-    def work(task: Task[Progress, Loaded]) -> Loaded:
+    Attributes:
+        loaded: what is loaded now; None where nothing is.
+        error: why it is not what was asked for.
+        again: what is loaded had been given up, and was loaded again.
+        lost: why what was loaded before could not be.
+    """
+
+    loaded: Loaded | None
+    error: EftlocalError | None = None
+    again: bool = False
+    lost: EftlocalError | None = None
+
+
+def load(
+    thread: EngineThread, engine: Engine, preset: str | None, *, download: bool = False
+) -> Task[Progress, LoadOutcome]:
+    """Loads models; where that fails, or is stopped, what was loaded before is loaded after it. A
+    download that was stopped is resumed another time."""
+
+    def work(task: Task[Progress, LoadOutcome]) -> LoadOutcome:
         def report(progress: Progress) -> None:
             task.check()
             task.put(progress)
 
-        return engine.load(preset, report)
+        try:
+            return LoadOutcome(engine.load(preset, report, download=download))
+        except EftlocalError as error:
+            failed = error
+        again = False
+
+        def told(progress: Progress) -> None:
+            nonlocal again
+            again = True
+            task.put(progress)
+
+        try:
+            loaded = engine.restore(told)
+        except EftlocalError as error:
+            return LoadOutcome(None, failed, lost=error)
+        return LoadOutcome(loaded, failed, again)
 
     return thread.submit(work)
 

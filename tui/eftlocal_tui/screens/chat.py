@@ -25,7 +25,7 @@ from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
 from eftlocal_tui.screens.chat_find import ChatFind
 from eftlocal_tui.screens.chat_menu import ChatMenu
-from eftlocal_tui.screens.chat_models import ChatModels, LoadingBars
+from eftlocal_tui.screens.chat_models import ChatModels
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.history import Chosen, HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
@@ -34,6 +34,7 @@ from eftlocal_tui.text import fitted
 from eftlocal_tui.widgets.command_menu import CommandMenu
 from eftlocal_tui.widgets.find_bar import FindBar
 from eftlocal_tui.widgets.key_bar import KeyBar
+from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
@@ -167,9 +168,11 @@ class ChatScreen(BaseScreen[None]):
         """A text of the program with the keys in it as they are set."""
         return spelled(text, self.services.settings.keys)
 
-    async def say(self, text: str, *, error: bool = False) -> None:
-        """A line of the program itself, in the transcript."""
-        await self.transcript.say(self.spelled(text), error=error)
+    async def say(self, text: str, *, error: bool = False, once: bool = False) -> None:
+        """A line of the program itself, in the transcript; `once` unless it is there."""
+        said = self.spelled(text)
+        if not (once and self.transcript.has_said(said)):
+            await self.transcript.say(said, error=error)
 
     # Keys: the layout --------------------------------------------------------------------------
 

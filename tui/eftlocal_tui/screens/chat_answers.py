@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Conversation, Draft, LockedError, Turn
@@ -36,6 +37,7 @@ _NO_ANSWER = "there is no answer to continue"
 _BUSY = "an answer is being generated; {chat.stop} stops it and keeps the text so far"
 _SENDING = "a message is being sent; {chat.stop} takes it back"
 _LOADING = "Queued; sent when the models are loaded"
+_TAKEN_BACK = "Your message is back in the box; {{prompt.send}} sends it to {}."
 _NO_MODELS = "no models are loaded; /preset NAME loads some"
 _LOCKED = "The history is locked by another program; waiting · {chat.stop} gives up"
 
@@ -243,12 +245,16 @@ class ChatAnswers:
         screen, box = self.screen, self.box
         if screen.models.loading:
             screen.status(_LOADING)
-        loaded = await screen.models.settled()
+        came = await screen.models.settled()
         if self.now is not None or not box.waiting:
             return
-        if loaded is None:
+        if not came:
             box.take_back()
-            await screen.say(_NO_MODELS, error=True)
+            loaded = screen.models.loaded
+            if loaded is None:
+                await screen.say(_NO_MODELS, error=True)
+            else:
+                await screen.say(_TAKEN_BACK.format(one_line(loaded.name, 60)))
             return
         sending = self.now = Sending()
         box.show_waiting()

@@ -3,61 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from textual.widgets import Static
-
 from eftlocal.disk import readable
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import UsageError
+from eftlocal.presets.reading import load_presets
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
-from eftlocal_tui.engine import Loaded, Progress, tasks
-from eftlocal_tui.engine.tasks import StoppedError, Task
+from eftlocal_tui.engine import DownloadNeededError, Loaded, Progress, tasks
+from eftlocal_tui.engine.tasks import LoadOutcome, StoppedError, Task
 from eftlocal_tui.history import Turn
-from eftlocal_tui.text import bar
+from eftlocal_tui.screens.dialogs import Confirm
+from eftlocal_tui.widgets.loading_bars import LoadingBars
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
 _LOADING = "the models are not loaded yet"
 _NONE = "no models are loaded; /preset NAME loads some"
-_VERBS = {
-    "download": "Downloading",
-    "checking": "Checking for the first time:",
-    "weights": "Loading",
-    "measuring": "Measuring",
-}
-
-
-class LoadingBars(Static):
-    """A line for each file and stage of a load; nothing where none is on its way."""
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id, markup=False)
-        self._bars: dict[tuple[str, str], str] = {}
-
-    def show(self, batch: Sequence[Progress]) -> None:
-        for progress in batch:
-            share = progress.done / max(progress.total, 1e-9)
-            what = f"{_VERBS[progress.stage]} {one_line(progress.name, 40)}"
-            line = f"{bar(share)} {share:4.0%}  {what}"
-            if progress.stage == "download":
-                line += f"  {readable(progress.done)} of {readable(progress.total)}"
-            self._bars[progress.stage, progress.name] = line
-        self.display = True
-        self.update("\n".join(self._bars.values()))
-
-    def clear(self) -> None:
-        self._bars.clear()
-        self.display = False
+_INSTEAD = "/preset lists what can be loaded instead."
 
 
 class ChatModels:
     """What is loaded, and its dials.
 
     Attributes:
-        loaded: None before the first load and after a failed one.
+        loaded: None while something is being loaded, and where nothing could be.
         tokens: ids of the answers of these models, by turn; their text may be tokenized otherwise.
     """
 
@@ -66,9 +37,11 @@ class ChatModels:
         self.loaded: Loaded | None = None
         self.tokens: dict[int, tuple[int, ...]] = {}
         self._dials: Dials | None = None
-        self._task: Task[Progress, Loaded] | None = None
+        self._before: tuple[Loaded, Dials | None] | None = None  # what a load is to replace
+        self._task: Task[Progress, LoadOutcome] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
+        self._came = False  # whether the last load brought what was asked for
 
     @property
     def ready(self) -> Loaded:
@@ -82,14 +55,16 @@ class ChatModels:
         """What the next token follows. Raises UsageError where nothing is loaded."""
         return self._dials or self.ready.dials
 
-    async def settled(self) -> Loaded | None:
-        """What is loaded when no loading is on its way any more."""
+    async def settled(self) -> bool:
+        """Waits until no loading is on its way any more; whether there are models, and where this
+        waited, those that it waited for."""
+        waited = self.loading
         await self._settled.wait()
-        return self.loaded
+        return self.loaded is not None and (self._came or not waited)
 
     @property
     def loading(self) -> bool:
-        return self._task is not None
+        return not self._settled.is_set()
 
     def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
@@ -103,45 +78,94 @@ class ChatModels:
         return self._task is not None
 
     async def _load(self, preset: str | None) -> None:
-        screen, services = self.screen, self.screen.services
+        screen = self.screen
         self.stop()
+        if self.loaded is not None:
+            self._before = self.loaded, self._dials
         self.loaded = self._dials = None
-        self.tokens.clear()
-        screen.side.clear()
         screen.transcript.greet("", ())
-        self._task = task = tasks.load(services.thread, services.engine, preset)
-        screen.status("Loading the models; you can already type")
+        screen.show_head()
+        outcome = await self._run(preset)
+        if isinstance(outcome.error, DownloadNeededError) and await self._agreed(outcome.error):
+            outcome = await self._run(preset, download=True)
+        if screen.alive:
+            self._take(outcome)
+            await screen.doing(self._show(outcome, chosen=preset is not None))
+            self._settled.set()
+
+    async def _run(self, preset: str | None, *, download: bool = False) -> LoadOutcome:
+        screen, services = self.screen, self.screen.services
+        self._task = task = tasks.load(services.thread, services.engine, preset, download=download)
+        screen.status(
+            f"Loading {preset or 'the models'}; you can already type · {{chat.stop}} stops"
+        )
         bars = screen.query_one(LoadingBars)
         async for batch in task.batches():
-            if not screen.alive:
-                return
-            bars.show(batch)
-        if not screen.alive:
-            return
-        bars.clear()
+            if screen.alive:
+                bars.show(batch)
+        self._task = None
+        if screen.alive:
+            bars.clear()
+            screen.status("")
         try:
-            loaded = await task.result()
-        except EftlocalError as error:
-            self._task = None
-            screen.status("No models are loaded")
-            if isinstance(error, StoppedError):
-                await screen.say("Loading stopped. /preset NAME loads models.")
-            else:
-                await screen.say(str(error), error=True)
-                await screen.say("/preset lists what can be loaded instead.")
-        else:
-            self._task, self.loaded, self._dials = None, loaded, loaded.dials
-            conversation = screen.answers.conversation
-            services.kept.loaded(conversation.id if conversation else None)
-            await screen.doing(self._show(loaded))
-        self._settled.set()
+            return await task.result()
+        except StoppedError as error:  # before its turn came
+            return LoadOutcome(self._before[0] if self._before else None, error)
 
-    async def _show(self, loaded: Loaded) -> None:
-        await self.restore()
-        self.screen.status("")
-        self.screen.transcript.greet(loaded.about, loaded.questions)
-        for note in loaded.notes:
-            await self.screen.say(f"Note: {note}")
+    async def _agreed(self, needed: DownloadNeededError) -> bool:
+        """Whether the person wants this downloaded."""
+        name, free = one_line(needed.name, 60), f"{readable(needed.free)} are free on the disk"
+        if needed.size is None:
+            question = f"Download {name}? Its size is not known; {free}."
+        else:
+            of = "more of" if needed.begun else "for"
+            question = f"Download {readable(needed.size)} {of} {name}? {free}."
+        return await self.screen.app.push_screen_wait(
+            Confirm(question, "Download", dangerous=False)
+        )
+
+    def _take(self, outcome: LoadOutcome) -> None:
+        """What is loaded now is what is used: the new models, the former ones, or none."""
+        before, self._before = self._before, None
+        self.loaded, self._came = outcome.loaded, outcome.error is None
+        if before is not None and outcome.loaded == before[0] and outcome.error is not None:
+            self._dials = before[1]
+        else:
+            self._dials = None
+            self.tokens.clear()
+        if before is not None and outcome.loaded is before[0]:
+            return
+        self.screen.side.clear()  # there are no caches any more
+        if self.loaded is not None:
+            conversation = self.screen.answers.conversation
+            self.screen.services.kept.loaded(conversation.id if conversation else None)
+
+    async def _show(self, outcome: LoadOutcome, *, chosen: bool) -> None:
+        loaded, error = outcome.loaded, outcome.error
+        if loaded is not None:
+            self.screen.transcript.greet(loaded.about, loaded.questions)
+        if error is None:
+            await self.restore(chosen=chosen)
+            for note in loaded.notes if loaded is not None else ():
+                await self.screen.say(f"Note: {note}")
+            return
+        if isinstance(error, StoppedError):
+            what = "Loading stopped"
+        elif isinstance(error, DownloadNeededError):
+            what = f"{one_line(error.name, 60)} was not downloaded"
+        else:
+            await self.screen.say(str(error), error=True)
+            what = ""
+        if outcome.lost is not None:
+            await self.screen.say(f"{outcome.lost}", error=True)
+        if loaded is not None:
+            stays = "is loaded again" if outcome.again else "stays loaded"
+            stays = f"{one_line(loaded.name, 60)} {stays}"
+            await self.screen.say(f"{what}; {stays}." if what else f"{stays}.")
+            await self.show_dials()
+            return
+        self.screen.status("No models are loaded")
+        await self.screen.say(f"{what}. /preset NAME loads models." if what else _INSTEAD)
 
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""
@@ -149,18 +173,36 @@ class ChatModels:
             await self.screen.side.show_dials(self.dials, self.loaded)
         self.screen.show_head()
 
-    async def restore(self, dials: Dials | None = None) -> None:
+    async def restore(self, dials: Dials | None = None, *, chosen: bool = False) -> None:
         """Goes on with these dials, or with those of the conversation's last answer, if it is of
-        this preset."""
+        this preset; if it is another's, says so.
+
+        Args:
+            chosen: the person has just loaded these models for it.
+        """
         conversation = self.screen.answers.conversation
         if dials is not None:
             self._dials = dials
         elif self.loaded is not None and conversation is not None:
             path = self.screen.services.history.turns.path(conversation.id, last=2)
             answers = [turn for turn in path if turn.settings is not None]
-            if answers:
+            if answers and answers[-1].settings is not None:
                 self._dials = self.dials_of(answers[-1])
+                made = answers[-1].settings.preset
+                if made is not None and made != self.loaded.name:
+                    await self.screen.say(self._of_other(made, chosen=chosen), once=True)
         await self.show_dials()
+
+    def _of_other(self, made: str, *, chosen: bool) -> str:
+        """What to say of a conversation that other models have answered so far."""
+        now = one_line(self.ready.name, 60)
+        made_by = one_line(made, 60)
+        if chosen:
+            return f"From here {now} answers; so far {made_by} did."
+        said = f"{made_by} answered this conversation, and {now} is loaded."
+        if made in load_presets():
+            return f"{said} /preset {made_by} loads it; without that, {now} answers from here."
+        return f"{said} There is no preset {made_by} any more; {now} answers from here."
 
     def dials_of(self, turn: Turn) -> Dials:
         """The dials that an answer was given with, if it is of this preset; else the present ones.

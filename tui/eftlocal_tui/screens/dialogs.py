@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static, TextArea
+from textual.widgets.button import ButtonVariant
 
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.commands import COMMANDS
@@ -51,21 +52,22 @@ class AskText(ModalScreen[str | None], BaseScreen[str | None]):
 
 
 class Confirm(ModalScreen[bool], BaseScreen[bool]):
-    """Yes or no; no is where the focus is."""
+    """Yes or no; no is where the focus is. `dangerous` is what cannot be undone."""
 
     BINDINGS = bindings("dialog.cancel")
     PLACE = "dialog"
 
-    def __init__(self, question: str, yes: str) -> None:
+    def __init__(self, question: str, yes: str, *, dangerous: bool = True) -> None:
         super().__init__()
         self._question, self._yes = question, yes
+        self._variant: ButtonVariant = "error" if dangerous else "primary"
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Label(self._question, markup=False)
             with Horizontal():
                 yield Button("Cancel", id="no")
-                yield Button(self._yes, id="yes", variant="error")
+                yield Button(self._yes, id="yes", variant=self._variant)
         yield KeyBar()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:

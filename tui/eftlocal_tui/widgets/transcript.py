@@ -487,6 +487,10 @@ class Transcript(VerticalScroll, can_focus=False):
         await self.mount(Note(text, error=error))
         self.follow()
 
+    def has_said(self, text: str) -> bool:
+        """Whether a line of the program itself says this."""
+        return any(note.said == printable(text) for note in self.query(Note))
+
     def follow(self) -> None:
         """Follow the end from here on."""
         self.anchor()
