@@ -13,6 +13,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.errors import UsageError
+from eftlocal.user_settings import settings_path as defaults_path
 from eftlocal_tui import commands
 from eftlocal_tui.dials import Dials, kept, restored
 from eftlocal_tui.history import Settings as SavedSettings
@@ -101,9 +102,7 @@ async def test_help_history_and_exit(d: Driver) -> None:
 
 
 @driving()
-async def test_preset_lists_and_loads(d: Driver) -> None:
-    await d.send("/preset")
-    assert "demo: Miniature trio" in d.notes[0]
+async def test_preset_loads(d: Driver) -> None:
     await d.send("/preset demo")
     await d.ready()
     assert d.engine.loads == [None, "demo"]
@@ -270,6 +269,12 @@ async def test_the_editor_is_opened_for_long_prompts(
         d.chat.prompt.clear()
         await d.send("/settings")
         assert settings_path().read_text("utf-8").startswith("# Settings of")
+        assert "chat.toml: " in d.toasts  # what was written there is no setting
+        await d.send("/settings dials")
+        assert defaults_path().read_text("utf-8").startswith("# Defaults of dials")
+        assert "settings.toml: " in d.toasts
+        await d.send("/settings keys")
+        assert "/settings takes dials or nothing, not 'keys'" in d.toasts
     async with driven(
         ScriptedEngine(), tmp_path / "x", settings=Settings(editor="no-such-ed")
     ) as d:

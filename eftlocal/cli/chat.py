@@ -71,7 +71,7 @@ def chat(
     call = {name: given[name] for name in ("max_tokens", "stop", "loop_guard")}
     models = chosen.models if isinstance(chosen.models, Mapping) else chosen.models.name
     start = Start(models, offline=given["offline"], adjust=adjust, engine=chosen.engine, call=call)
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    if not _is_terminal():
         raise UsageError("chat needs a terminal; in a pipe, use `eftlocal run`")
     if sys.platform != "win32" and os.environ.get("TERM", "") in _DUMB:
         raise UsageError("chat needs a terminal that moves its cursor (TERM); use `eftlocal run`")
@@ -111,3 +111,7 @@ def resuming(arguments: Sequence[str], conversation: int, by_preset: bool) -> st
         elif word != "--continue":
             kept.append(word)
     return shlex.join(["eftlocal", *kept, "--resume", str(conversation)])
+
+
+def _is_terminal() -> bool:
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))

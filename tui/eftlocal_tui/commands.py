@@ -38,7 +38,14 @@ _THEME = "Set the theme; alone, switch light and dark"
 _FILES = ("files",)
 COMMANDS = (
     Command("help", "", "Help for this screen", "app.help"),
-    Command("preset", "[NAME]", "Load a preset; alone, list the presets", completes=("presets",)),
+    Command(
+        "preset",
+        "[NAME]",
+        "Load a preset; alone, choose one",
+        "screen.models",
+        completes=("presets",),
+    ),
+    Command("models", "", "The presets: what is here, how large, what fits", "screen.models"),
     Command("system", "[TEXT|-]", "Set the system prompt of this conversation; - removes it"),
     Command("set", "[DIAL [VALUE]]", _SET, completes=("dials",)),
     Command("reset", "[DIAL]", _RESET, completes=("dials",)),
@@ -58,7 +65,7 @@ COMMANDS = (
     Command("find", "[WORDS]", "Find words in this conversation", "screen.find"),
     Command("branches", "", "A map of the branches, to go to any turn", "screen.branches"),
     Command("theme", "[NAME]", _THEME, "app.light_or_dark", completes=("themes",)),
-    Command("settings", "", "Open the settings file in your editor"),
+    Command("settings", "[dials]", "Edit the chat's settings; dials: defaults of dials, limits"),
     Command("exit", "", "Quit; everything is saved", "app.quit"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

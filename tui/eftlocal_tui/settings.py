@@ -21,6 +21,14 @@ from eftlocal.presets.schema import StrictTable
 from eftlocal.settings import nearest
 from eftlocal_tui.keys import check_keys
 
+FIRST_DEFAULTS = """\
+# Defaults of dials and limits, for the chat and every other verb. Remove the # of a line to set it.
+# They come before what a preset says; /reset goes back to them.
+# temperature = 0.7
+# max_tokens = 1024
+# loop_guard = "off"
+# beta = 0.5
+"""
 FIRST = """\
 # Settings of `eftlocal chat`. Remove the # of a line to set it.
 # preset = "demo"           # loaded unless the command line names models
@@ -28,6 +36,7 @@ FIRST = """\
 # panel = true              # open the side panel at every start; unset: as it was, or if it fits
 # system = ""               # system prompt of new conversations
 # kept = "2 GB"             # of disk, so that conversations go on at once; it holds them. 0: none
+# (defaults of dials and limits are in settings.toml, which `/settings dials` opens)
 # editor = "nano"           # for long messages; unset: $VISUAL, then $EDITOR
 #
 # [keys]                    # /help shows the names

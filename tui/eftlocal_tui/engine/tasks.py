@@ -1,4 +1,4 @@
-"""The engine's one thread, and the tasks that run on it: load, answer, compare, inspect.
+"""A thread of the engine, and the tasks that run on it: load, answer, compare, inspect.
 
 Reports are collected and handed over in batches, so that many tokens cost the screen one update.
 """
@@ -28,6 +28,7 @@ from eftlocal_tui.engine import (
     Live,
     Loaded,
     Moved,
+    Offer,
     Progress,
     Reading,
 )
@@ -250,6 +251,21 @@ def load(
         except EftlocalError as error:
             return LoadOutcome(None, failed, lost=error)
         return LoadOutcome(loaded, failed, again)
+
+    return thread.submit(work)
+
+
+def look(thread: EngineThread, engine: Engine, presets: Sequence[str]) -> Task[Offer, None]:
+    """How each of the presets can be had here, one after the other."""
+
+    def work(task: Task[Offer, None]) -> None:
+        for preset in presets:
+            if task.stopping:
+                return
+            try:
+                task.put(engine.look(preset))
+            except EftlocalError as error:
+                task.put(Offer(preset, problem=str(error)))
 
     return thread.submit(work)
 

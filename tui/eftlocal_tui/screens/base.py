@@ -40,6 +40,7 @@ class Services:
     engine: Engine
     settings: Settings = field(default_factory=Settings)
     thread: EngineThread = field(default_factory=EngineThread)
+    looking: EngineThread = field(default_factory=EngineThread)  # at files, whatever is going on
     unsaved: str = ""
     kept: KeptCaches = field(init=False)
 
@@ -53,6 +54,7 @@ class Services:
 
     def close(self) -> None:
         """Ends what runs; what came of an answer is kept as stopped."""
+        self.looking.close(lambda: None)
         self.thread.close(self._leave)
         self.history.close()
 

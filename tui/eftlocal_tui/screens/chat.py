@@ -13,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Markdown, Static
 
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.presets.reading import load_presets
 from eftlocal.prompt.messages import validate_prompt
 from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands, completion
@@ -29,6 +30,7 @@ from eftlocal_tui.screens.chat_models import ChatModels
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.history import Chosen, HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
+from eftlocal_tui.screens.models import ModelsScreen
 from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import fitted
 from eftlocal_tui.widgets.command_menu import CommandMenu
@@ -324,6 +326,20 @@ class ChatScreen(BaseScreen[None]):
         now = self.answers.conversation
         screen = HistoryScreen(self.services, words=words, now=now.id if now else None)
         self.ask(screen, self._after_history)
+
+    def action_models(self) -> None:
+        """The list of presets; the one chosen is loaded."""
+        loaded = self.models.loaded
+        screen = ModelsScreen(self.services, load_presets(), loaded.name if loaded else "")
+        self.ask(screen, self._after_models)
+
+    async def _after_models(self, chosen: str | None) -> None:
+        loaded = self.models.loaded
+        if chosen is not None and loaded is not None and chosen == loaded.name:
+            name = one_line(chosen, 60)
+            self.notify(f"{name} is loaded; /preset {name} loads it again")
+        elif chosen is not None:
+            self.models.choose(chosen)
 
     async def _after_history(self, chosen: Chosen | None) -> None:
         try:

@@ -12,16 +12,17 @@ from textual.app import SuspendNotSupported
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
 from eftlocal.logits.meaning import MEANINGS
-from eftlocal.presets.reading import find, load_presets
 from eftlocal.settings import nearest
 from eftlocal.terminal_text import one_line
+from eftlocal.user_settings import from_file
+from eftlocal.user_settings import settings_path as defaults_path
 from eftlocal_tui.commands import Command, file_of
 from eftlocal_tui.dials import formula_of, recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
 from eftlocal_tui.screens.chat_answers import NO_CONVERSATION
 from eftlocal_tui.screens.dialogs import AskText
-from eftlocal_tui.settings import FIRST, settings_path
+from eftlocal_tui.settings import FIRST, FIRST_DEFAULTS, read_settings, settings_path
 from eftlocal_tui.text import totals_line
 
 if TYPE_CHECKING:
@@ -45,14 +46,7 @@ class ChatCommands:
             await method(rest)
 
     async def _preset(self, rest: str) -> None:
-        presets = load_presets()
-        if not rest:
-            lines = [f"{name}: {preset.title}" for name, preset in presets.items()]
-            await self.screen.say("Presets (/preset NAME loads one):\n" + "\n".join(lines))
-        else:
-            self.screen.answers.check_free()
-            find(rest)  # what is loaded stays where there is no such preset
-            self.screen.models.load(rest)
+        self.screen.models.choose(rest)
 
     async def _system(self, rest: str) -> None:
         if rest:
@@ -168,15 +162,19 @@ class ChatCommands:
         app.theme = rest
 
     async def _settings(self, rest: str) -> None:
-        path = settings_path()
+        if rest not in ("", "dials"):
+            raise UsageError(f"/settings takes dials or nothing, not {rest!r}")
+        path, first = (defaults_path(), FIRST_DEFAULTS) if rest else (settings_path(), FIRST)
         try:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(FIRST, encoding="utf-8")
+                path.write_text(first, encoding="utf-8")
             with self.screen.app.suspend():
                 edit_file(path, self.screen.services.settings.editor)
         except SuspendNotSupported:
             raise UsageError(f"this terminal cannot run an editor; the file is {path}") from None
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
-        self.screen.notify(f"{path} is read at the next start")
+        _ = from_file() if rest else read_settings()  # says what is wrong in it
+        more = "" if rest else "; /settings dials edits the defaults of dials and limits"
+        self.screen.notify(f"{path} is read at the next start{more}")

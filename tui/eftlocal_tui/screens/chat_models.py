@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
-from eftlocal.presets.reading import load_presets
+from eftlocal.presets.reading import find, load_presets
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
 from eftlocal_tui.engine import DownloadNeededError, Loaded, Progress, tasks
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LOADING = "the models are not loaded yet"
 _NONE = "no models are loaded; /preset NAME loads some"
-_INSTEAD = "/preset lists what can be loaded instead."
+_INSTEAD = "{chat.models} shows what can be loaded instead."
 
 
 class ChatModels:
@@ -65,6 +65,16 @@ class ChatModels:
     @property
     def loading(self) -> bool:
         return not self._settled.is_set()
+
+    def choose(self, preset: str) -> None:
+        """Loads a preset that the person named.
+
+        Raises:
+            UsageError: there is none of that name, or an answer is being written.
+        """
+        self.screen.answers.check_free()
+        find(preset)
+        self.load(preset)
 
     def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""

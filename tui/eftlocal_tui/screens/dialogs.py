@@ -14,6 +14,7 @@ from textual.widgets import Button, Input, Label, Static, TextArea
 from textual.widgets.button import ButtonVariant
 
 from eftlocal.terminal_text import one_line
+from eftlocal.user_settings import settings_path as defaults_path
 from eftlocal_tui.commands import COMMANDS
 from eftlocal_tui.keys import bindings, display, of_place, spelled
 from eftlocal_tui.screens.base import BaseScreen
@@ -103,6 +104,13 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "under the turn that stands in their place. Space folds and unfolds one.",
         ("branches", "app"),
     ),
+    "models": (
+        "Presets",
+        "What can be loaded, what of it is on this machine, and whether it fits the memory. "
+        "{models.load} loads one; what is to be downloaded is asked for first. What is loaded "
+        "stays until the new files were checked.",
+        ("models", "app"),
+    ),
     "compare": (
         "Compare",
         "The same message answered by the emulation, by the small tuned model alone and by the "
@@ -170,8 +178,9 @@ class HelpScreen(ModalScreen[None], BaseScreen[None]):
             parts.append("  To send a message that begins with a slash, type two.")
         if not wide:
             parts += ["", "A wider terminal also shows the names of the keys."]
-        file = one_line(str(settings_path()))
-        return Group(*parts, "", Text(f"To change keys, set their names under [keys] in {file}"))
+        file, defaults = one_line(str(settings_path())), one_line(str(defaults_path()))
+        parts += ["", Text(f"To change keys, set their names under [keys] in {file}")]
+        return Group(*parts, Text(f"Defaults of the dials and limits are in {defaults}"))
 
     def _section(self, title: str, rows: Sequence[tuple[str, ...]]) -> list[RenderableType]:
         table = Table.grid(padding=(0, 0, 0, 2))
