@@ -117,3 +117,13 @@ async def test_titles_of_presets_are_text(tmp_path: Path, title: str) -> None:
         await d.send("/preset")
         assert "\x1b" not in d.screen_text()
         assert d.app.is_running
+
+
+@driving(size=(30, 8))
+async def test_that_the_terminal_is_too_small_is_said_after_a_batch(d: Driver) -> None:
+    d.app._told = None
+    with d.app.batch_update():
+        d.app._display(d.chat, "")
+        assert d.app._told is None
+    d.chat.refresh()
+    await d.until(lambda: d.app._told == (30, 8))

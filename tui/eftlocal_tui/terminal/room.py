@@ -42,7 +42,7 @@ class RoomyApp(App[R]):
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         if not self.cramped:
             self._told = None
-        elif renderable is not None:
+        elif renderable is not None and not self._batch_count:  # in a batch nothing is drawn
             renderable = None if self._told == self._terminal else too_small(self._terminal)
             self._told = self._terminal
         super()._display(screen, renderable)
