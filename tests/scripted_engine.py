@@ -94,6 +94,7 @@ class ScriptedEngine:
         self.notes: tuple[str, ...] = ()
         self.n_ctx = 4096
         self.counted = 0
+        self.files = {role: f"Toy-{role}.Q8_0" for role in ROLES}
 
     def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
         self.loads.append(preset)
@@ -106,8 +107,7 @@ class ScriptedEngine:
         report(Progress("weights", "base", 1.0, 1.0))
         if preset in self.refuses:
             raise self.refuses[preset]
-        files = {role: f"Toy-{role}.Q8_0" for role in self.roles}
-        self.loaded = Loaded(preset or self.name, self.roles, DIALS, self.notes, files)
+        self.loaded = Loaded(preset or self.name, self.roles, DIALS, self.notes, self.files)
         return self.loaded
 
     def restore(self, report: Report) -> Loaded | None:

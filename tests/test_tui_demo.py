@@ -20,7 +20,7 @@ from eftlocal_tui.engine import Progress
 from eftlocal_tui.engine.local import LocalEngine
 from eftlocal_tui.engine.wanted import Start
 from eftlocal_tui.history import History
-from eftlocal_tui.screens.compare import CompareColumn
+from eftlocal_tui.widgets.compare_column import CompareColumn
 
 RECIPES = {
     "upscale": Recipe.upscale(),
@@ -122,9 +122,16 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         assert d.chat.answers.path()[1].branches == 2
         assert d.chat.answers.path()[1].settings.recipe["beta"] == 0.5
         await d.press("f5")
-        await d.until(lambda: d.app.screen._job is not None and d.app.screen._job.ended)
-        await d.until(lambda: d.screen_text().count("tok/s") == 3)
-        assert all(column.body.raw for column in d.app.screen.query(CompareColumn))
+        await d.until(lambda: d.static("#about").startswith("seed "))  # all have ended
+        columns = list(d.app.screen.query(CompareColumn))
+        assert all(column.text for column in columns)
+        await d.press("right", "k")
+        assert d.chat.answers.path()[1].text == columns[1].text
+        assert d.chat.answers.path()[1].branches == 3
+        await d.press("i")
+        await d.until(lambda: "1/" in d.static("#verdict"))
+        assert d.static("#head").startswith("Influence on tuned alone")
+        await d.press("escape")
         await d.press("escape", "f6")
         await d.until(lambda: "1/" in d.static("#verdict"))
         await d.press("escape")

@@ -21,8 +21,8 @@ from eftlocal_tui.engine import Check, Moved, Reading
 from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.engine.wanted import PLACES, Start
-from eftlocal_tui.screens.compare import CompareColumn
 from eftlocal_tui.screens.influence import InfluenceScreen
+from eftlocal_tui.widgets.compare_column import CompareColumn
 
 LONG = "Tell me about the river, the hills beside it and the people who live there. " * 8
 NEW = 12  # tokens that the next turn of `conversation` adds to the prompt, at most
@@ -399,7 +399,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         await d.press("escape")
         engine.go.set()
         await d.until(lambda: d.screen_text().count("stopped") == 3)
-        assert [column.body.raw for column in columns] == [""] * 3
+        assert [column.text for column in columns] == [""] * 3
         await d.press("escape", "enter")
         await d.idle()
         assert d.chat.answers.path()[-1].state == "done"

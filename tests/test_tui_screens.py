@@ -1,4 +1,4 @@
-"""Compare, help, palette and dialogs, over a scripted engine."""
+"""Help, palette and dialogs, over a scripted engine."""
 
 from __future__ import annotations
 
@@ -12,121 +12,11 @@ from textual.command import CommandPalette
 from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven, driving
 
-from eftlocal.errors import EngineError
 from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
-from eftlocal_tui.screens.chat import ChatScreen
-from eftlocal_tui.screens.compare import CompareColumn, CompareScreen
+from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.dialogs import AskText, HelpScreen
 from eftlocal_tui.settings import Settings
-
-# Compare ---------------------------------------------------------------------------------------
-
-
-@driving("Kept.", "Emulated.", "From tuned.", "From base.")
-async def test_compare_answers_three_times_from_one_seed(d: Driver) -> None:
-    await d.ask("Question?")
-    await d.press("f5")
-    assert isinstance(d.app.screen, CompareScreen)
-    columns = list(d.app.screen.query(CompareColumn))
-    await d.until(lambda: "tok/s" in d.screen_text() and columns[2].body.raw)
-    assert [c.body.raw for c in columns] == ["Emulated.", "From tuned.", "From base."]
-    asked = d.engine.heard[1:]
-    assert [a[0] for a in asked] == [[{"role": "user", "content": "Question?"}]] * 3
-    assert [a[1].recipe.name for a in asked] == ["upscale", "tuned", "base"]
-    assert len({a[1].sampling.seed for a in asked}) == 1
-    await d.press("right", "tab", "c")
-    assert d.app.clipboard == "From tuned."
-    d.engine.scripts += [Script(["x"]), Script(["y"]), Script(["z"])]
-    await d.press("r")
-    await d.until(lambda: [c.body.raw for c in columns] == ["x", "y", "z"])
-    await d.press("escape")
-    assert isinstance(d.app.screen, ChatScreen)
-    assert d.turns == ["Question?", "Kept."]  # nothing of it is kept
-
-
-@driving()
-async def test_compare_takes_what_is_in_the_box(d: Driver) -> None:
-    await d.press("f5")
-    assert "type a message to compare" in d.toasts
-    await d.type("Not sent")
-    await d.press("f5")
-    await d.until(lambda: len(d.engine.heard) == 3)
-    assert d.engine.heard[0][0][-1]["content"] == "Not sent"
-    await d.press("escape")
-    assert d.chat.prompt.text == "Not sent"
-
-
-@driving(Script(["ok"]), Script([], at_once=EngineError("no tuned")), Script(["fine"]))
-async def test_a_column_that_fails_says_so_and_the_others_go_on(d: Driver) -> None:
-    await d.type("Question?")
-    await d.press("f5")
-    await d.until(lambda: "fine" in d.screen_text())
-    assert "✗ no tuned" in d.screen_text()
-
-
-@driving(Script(["a", "b"], wait_at=1), Script(["c", "d"]), Script(["e", "f"]))
-async def test_columns_advance_together(d: Driver) -> None:
-    await d.type("Question?")
-    await d.press("f5")
-    columns = list(d.app.screen.query(CompareColumn))
-    await d.until(lambda: [c.body.raw for c in columns] == ["a", "c", "e"])
-    d.engine.go()
-    await d.until(lambda: [c.body.raw for c in columns] == ["ab", "cd", "ef"])
-    await d.until(lambda: d.screen_text().count("tok/s") == 3)
-
-
-@driving(Script(["a", "b", "c"], wait_at=1), Script(["d"]), Script(["e", "f"]))
-async def test_escape_ends_all_columns_and_keeps_what_came(d: Driver) -> None:
-    await d.type("Question?")
-    await d.press("f5")
-    columns = list(d.app.screen.query(CompareColumn))
-    await d.until(lambda: [c.body.raw for c in columns] == ["a", "d", "e"])
-    await d.press("escape")
-    d.engine.go()
-    await d.until(lambda: d.screen_text().count("stopped") == 2)
-    assert isinstance(d.app.screen, CompareScreen)
-    assert [c.body.raw[:1] for c in columns] == ["a", "d", "e"]
-    assert all(answer.closed for answer in d.engine.answering)
-    await d.press("escape", "enter")
-    await d.idle()
-    assert d.turns == ["Question?", "Again."]
-
-
-@driving(Script(["a", "b", "c"], wait_at=1))
-async def test_escape_twice_leaves_columns_that_do_not_end(d: Driver) -> None:
-    await d.type("Question?")
-    await d.press("f5")
-    await d.until(lambda: d.engine.answering)
-    await d.press("escape", "escape")
-    assert isinstance(d.app.screen, ChatScreen)
-    d.engine.go()
-    await d.press("enter")
-    await d.idle()
-    assert d.engine.answering[0].closed
-    assert d.turns == ["Question?", "Again."]
-
-
-@driving(Script(["a"], wait_at=0), Script(["b"], wait_at=0), Script(["c"], wait_at=0))
-async def test_escape_ends_the_reading_of_a_prompt_for_all_columns(d: Driver) -> None:
-    await d.type("Question?")
-    await d.press("f5")
-    await d.pause()
-    await d.press("escape")
-    await d.until(lambda: d.screen_text().count("stopped") == 3)
-
-
-@asynchronous
-async def test_what_ends_all_columns_is_told_in_each(tmp_path: Path) -> None:
-    engine = ScriptedEngine(Script(["whole"]), Script(["a", "b"]), Script(["c", "d"]))
-    engine.broken = EngineError("the [device] is gone")
-    async with driven(engine, tmp_path) as d:
-        await d.type("Question?")
-        await d.press("f5")
-        await d.until(lambda: d.screen_text().count("✗ the [device] is gone") == 2)
-        columns = list(d.app.screen.query(CompareColumn))
-        assert [c.body.raw for c in columns] == ["whole", "a", "c"]
-
 
 # Leaving ---------------------------------------------------------------------------------------
 
@@ -155,7 +45,7 @@ async def test_leaving_while_something_is_laid_out(tmp_path: Path) -> None:
         assert isinstance(screen, CompareScreen)
         screen.leave(None)
         await d.until(lambda: d.app.screen is d.chat)
-        await screen.doing(screen._answer(None))  # its widgets are gone
+        await screen.doing(screen._answer())  # its widgets are gone
         await d.ask("Still there?")
         assert d.turns[-1] == "Again."
 

@@ -55,10 +55,15 @@ def totals_line(figures: Figures, seed: int | None = None) -> str:
         return ""
     return _joined(
         speed_line(figures, f" in {figures.seconds:.1f} s"),
-        f"first {figures.first_token:.2f} s",
+        _beside(figures) or f"first {figures.first_token:.2f} s",
         _accepted(figures),
         "" if seed is None else f"seed {seed}",
     )
+
+
+def _beside(figures: Figures) -> str:
+    others = figures.beside or 0
+    return f"beside {others} other answer{'s' * (others != 1)}" if others else ""
 
 
 def _accepted(figures: Figures) -> str:

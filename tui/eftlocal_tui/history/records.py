@@ -157,6 +157,7 @@ class Figures(_MaySay):
 
     acceptance is the share of the judged draft tokens that were accepted; None without drafts.
     thinking is a part of the whole.
+    beside: how many other answers took turns with this one; its seconds are theirs, too.
     """
 
     tokens: Count
@@ -166,6 +167,7 @@ class Figures(_MaySay):
     acceptance: Annotated[float, Field(ge=0, le=1)] | None = None
     prompt_tokens: Count | None = None
     thinking: Thought | None = None
+    beside: Count | None = None
 
 
 class Mark(Record):

@@ -1,7 +1,8 @@
 """The chat: one screen, and what it holds. Its parts are objects; its widgets talk by messages.
 
 `models` loads and has the dials, `answers` keeps the turns of the conversation, `commands` obeys
-what is typed after a slash, `find` finds words in the conversation.
+what is typed after a slash, `find` finds words in the conversation, `comparing` holds the last
+comparison.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.branches import BranchesScreen
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
+from eftlocal_tui.screens.chat_compare import ChatCompare
 from eftlocal_tui.screens.chat_find import ChatFind
 from eftlocal_tui.screens.chat_menu import ChatMenu
 from eftlocal_tui.screens.chat_models import ChatModels
-from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.history import Chosen, HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.screens.models import ModelsScreen
@@ -65,6 +66,7 @@ class ChatScreen(BaseScreen[None]):
         self.find = ChatFind(self)
         self.menu = ChatMenu(self)
         self._loads_first, self._resume = load, resume
+        self.comparing = ChatCompare(self)
         self.said = ""  # in the line above the message box
 
     def compose(self) -> ComposeResult:
@@ -290,11 +292,7 @@ class ChatScreen(BaseScreen[None]):
         return self.answers.last("assistant", f"there is no answer to {to} yet")
 
     def action_compare(self) -> None:
-        self.answers.check_free()
-        loaded = self.models.ready
-        messages = self.answers.to_compare(self.prompt.text)
-        screen = CompareScreen(self.services, loaded, self.models.dials, messages)
-        self.app.push_screen(screen)
+        self.comparing.open()
 
     def action_influence(self) -> None:
         self.influence(self._last_answer("inspect"))

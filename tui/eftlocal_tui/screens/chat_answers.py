@@ -17,6 +17,7 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.terminal_text import one_line
 from eftlocal_tui import commands
+from eftlocal_tui.comparison import Question
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Conversation, Draft, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
@@ -133,8 +134,8 @@ class ChatAnswers:
                 return turn
         raise UsageError(absent)
 
-    def to_compare(self, typed: str) -> list[Message]:
-        """The messages that the models are compared on: with what is typed, or the last question.
+    def to_compare(self, typed: str) -> Question:
+        """What the models are compared on: what is typed, or the last question.
 
         Raises:
             UsageError: there is neither.
@@ -142,8 +143,9 @@ class ChatAnswers:
         """
         if not typed.strip() or self.box.editing is not None:
             question = self.last("user", "type a message to compare, or ask something first")
-            return self.history.turns.messages(question.id)
-        return self._with(self.screen.transcript.leaf, validate_prompt(commands.message(typed)))
+            return Question(self.history.turns.messages(question.id), question.id)
+        text = validate_prompt(commands.message(typed))
+        return Question(self._with(self.screen.transcript.leaf, text), None, text)
 
     def _with(self, parent: int | None, text: str) -> list[Message]:
         """What is sent for a question under this turn."""
@@ -348,15 +350,25 @@ class ChatAnswers:
             return self.history.turns.rewrite(outgoing.edits.id, outgoing.text)
         if outgoing.edits is not None:
             return self.history.turns.edit(outgoing.edits.id, outgoing.text)
+        question = self.add_question(outgoing.text)
+        self.conversation = self.history.conversations.get(question.conversation)
+        return question
+
+    def add_question(self, text: str) -> Turn:
+        """A question after what is shown, in a conversation that is made where there is none."""
         with self.history.db.transaction():
             conversation = self.conversation
             if conversation is None:
                 conversation = self.history.conversations.create(system=self.system)
                 self.history.drafts.put(None, Draft())
             leaf = self.screen.transcript.leaf
-            question = self.history.turns.ask(conversation.id, outgoing.text, leaf)
-        self.conversation = conversation
-        return question
+            return self.history.turns.ask(conversation.id, text, leaf)
+
+    async def show_leaf(self, turn: Turn) -> None:
+        """Goes to a turn that has become the leaf of its conversation."""
+        self.conversation = self.history.conversations.get(turn.conversation)
+        await self._show(self.history.turns.path(turn.conversation, MOST_TURNS))
+        self.refresh()
 
     async def _show_question(self, question: Turn) -> None:
         transcript = self.screen.transcript

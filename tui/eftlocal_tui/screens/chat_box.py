@@ -73,6 +73,12 @@ class ChatBox:
         self.show_waiting()
         self.save()
 
+    def taken(self, conversation: int) -> None:
+        """What is in the box is in the history now."""
+        self._conversation = conversation
+        self.screen.prompt.replace_all("")
+        self.save()
+
     def take_back(self) -> bool:
         """Puts what waits into the box again, before what was typed since; whether any did."""
         if not self.waiting:

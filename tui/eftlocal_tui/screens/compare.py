@@ -1,165 +1,185 @@
-"""One prompt, answered by the emulation, the small tuned model and the base, side by side."""
+"""One question, answered by the emulation, the small tuned model and the base, side by side."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.widgets import Static
 
-from eftlocal.generation import FinishReason
-from eftlocal.logits.recipe import Recipe
-from eftlocal.prompt.messages import Message
+from eftlocal.errors import UsageError
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.dials import Dials, recipe_name
-from eftlocal_tui.engine import Came, Live, Loaded, Reading
-from eftlocal_tui.engine.tasks import Column, Compared, Figured, StoppedError, Task, compare
-from eftlocal_tui.keys import bindings
+from eftlocal_tui.comparison import Comparison
+from eftlocal_tui.dials import PANEL
+from eftlocal_tui.differences import common_beginning, foreign_words
+from eftlocal_tui.engine import Reading, tasks
+from eftlocal_tui.engine.tasks import Compared, StoppedError, Task
+from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.waiting import Waiting
-from eftlocal_tui.text import reason_text, speed_line, totals_line
+from eftlocal_tui.widgets.compare_column import CompareColumn
 from eftlocal_tui.widgets.key_bar import KeyBar
-from eftlocal_tui.widgets.markdown import Streamed
 
-_ALONE = ("tuned", "base")
-_WAITING = "waiting …"
+if TYPE_CHECKING:
+    from eftlocal_tui.screens.chat_compare import ChatCompare
 
-
-class CompareColumn(VerticalScroll, can_focus=True):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.border_title = name
-        self._reason: FinishReason | None = None
-        self._error = ""
-        self.body = Streamed()
-        self._figures = Static(_WAITING, classes="foot", markup=False)
-
-    def compose(self) -> ComposeResult:
-        yield self.body
-        yield self._figures
-
-    async def restart(self) -> None:
-        self._reason, self._error = None, ""
-        old, self.body = self.body, Streamed()
-        await old.remove()
-        await self.mount(self.body, before=0)
-        self._foot(_WAITING)
-
-    def reading(self, line: str) -> None:
-        """How far the prompt is read, before the first token."""
-        if not (self.body.raw or self._error):
-            self._foot(line)
-
-    async def show(self, events: Sequence[Came | Figured]) -> None:
-        """What came for this column."""
-        steps = [event.step for event in events if isinstance(event, Came) and event.step]
-        await self.body.append("".join(step.text for step in steps))
-        for event in events:
-            if isinstance(event, Figured):
-                self._foot(speed_line(event.live.figures))
-            elif event.step is None:
-                self._error = event.error
-                self._foot(f"✗ {one_line(event.error)}")
-            else:
-                self._reason = event.step.finish_reason
-
-    async def end(self, live: Live | None, seed: int) -> None:
-        """All columns have ended; this one so far as it came, or with an error."""
-        await self.body.finish()
-        how = reason_text("done" if self._reason else "stopped", self._reason, None)
-        parts = [f"✗ {one_line(self._error)}" if self._error else how]
-        if live is not None:
-            parts.append(totals_line(live.figures, seed))
-        self._foot(" · ".join(part for part in parts if part))
-
-    def _foot(self, text: str) -> None:
-        self._figures.update(text)
+_RUNNING = "the columns are still being written; {compare.back} stops them"
 
 
 class CompareScreen(BaseScreen[None]):
+    """A comparison, which begins here unless it has been answered before.
+
+    Args:
+        chat: what keeps a column as an answer and opens its influence.
+    """
+
     BINDINGS = bindings("compare")
     PLACE = "compare"
     AUTO_FOCUS = "CompareColumn"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide")]  # noqa: RUF012 - declared so in Screen
 
-    def __init__(
-        self, services: Services, loaded: Loaded, dials: Dials, messages: Sequence[Message]
-    ) -> None:
+    def __init__(self, services: Services, comparison: Comparison, chat: ChatCompare) -> None:
         super().__init__()
-        self._services = services
-        self._messages = list(messages)
-        alone = [role for role in _ALONE if role in loaded.roles]
-        self._names = [
-            f"emulation ({recipe_name(dials.recipe)})",
-            *(f"{role} alone" for role in alone),
-        ]
-        self._recipes = [dials.recipe, *(Recipe.single(role) for role in alone)]
-        self._dials = dials
-        self._job: Task[Column, Compared] | None = None
+        self._services, self._comparison, self._chat = services, comparison, chat
+        self._job: Task[tasks.Column, Compared] | None = None
+        self._together = False
 
     def compose(self) -> ComposeResult:
-        yield Static(one_line(self._messages[-1]["content"], 400), id="head", markup=False)
+        question = self._comparison.asked.messages[-1]["content"]
+        yield Static(one_line(question, 400), id="head", markup=False)
+        yield Static("", id="about", markup=False)
         with Horizontal():
-            for name in self._names:
-                yield CompareColumn(name)
+            for column in self._comparison.columns:
+                yield CompareColumn(column.name, column.about)
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.answer(self._dials.sampling.seed)
+        if self._comparison.seed is None:
+            self.answer(self._comparison.dials.sampling.seed)
+        else:
+            self.show()
+            self.notify("Answered before; {compare.again} answers again")
+
+    def on_unmount(self) -> None:
+        self._comparison.end()  # nobody takes any more of it
 
     @property
     def columns(self) -> list[CompareColumn]:
         return list(self.query(CompareColumn))
 
+    @property
+    def _focused(self) -> int:
+        columns = self.columns
+        return columns.index(self.focused) if self.focused in columns else 0
+
     def answer(self, seed: int | None) -> None:
         """All columns side by side, from one seed."""
-        self.start(self._answer(seed), exclusive=True)
-
-    async def _answer(self, seed: int | None) -> None:
         drawn = secrets.randbits(32) if seed is None else seed
-        sampling = replace(self._dials.sampling, seed=drawn)
-        dials = [replace(self._dials, recipe=r, sampling=sampling) for r in self._recipes]
-        columns = self.columns
-        for column in columns:
-            await column.restart()
-        services = self._services
-        self._job = task = compare(services.thread, services.engine, self._messages, dials)
-        waiting = Waiting(self, self._say_reading)
+        self._comparison.begin(drawn)
+        self.show()
+        self.start(self._answer(), exclusive=True)
+
+    async def _answer(self) -> None:
+        comparison, services = self._comparison, self._services
+        dials = [column.dials for column in comparison.columns]
+        self._job = task = tasks.compare(
+            services.thread, services.engine, comparison.asked.messages, dials
+        )
+        waiting = Waiting(self, self._about)
         try:
             async for batch in task.batches():
                 for event in batch:
                     if isinstance(event, Reading):
                         waiting.told(event)
-                came = [event for event in batch if not isinstance(event, Reading)]
-                for index, column in enumerate(columns):
-                    if of_column := [event for event in came if event.index == index]:
-                        await column.show(of_column)
+                    else:
+                        comparison.columns[event.index].take(event)
+                        waiting.end()
+                self.show()
         finally:
             waiting.end()
         try:
-            lives = await task.result()
+            comparison.end(await task.result())
         except StoppedError:  # before its turn came
-            lives = (None,) * len(columns)
-        for column, live in zip(columns, lives, strict=True):
-            await column.end(live, drawn)
+            comparison.end()
+        self.show()
 
-    def _say_reading(self, line: str) -> None:
-        for column in self.columns:
-            column.reading(line)
+    def show(self) -> None:
+        """What came so far; once it is all there, with the differences."""
+        comparison = self._comparison
+        said = [column.text for column in comparison.columns if column.text]
+        same = common_beginning(said)
+        first = comparison.columns[0].text
+        for at, (column, view) in enumerate(zip(comparison.columns, self.columns, strict=False)):
+            foreign = []
+            if at and first and not comparison.running:
+                foreign = foreign_words(column.text, first, same.end)
+            view.show(column, same.end if column.text else 0, foreign)
+        if not comparison.running:
+            self._about(" · ".join([self._dials(), *_alike(said, same.words)]))
+        elif said:
+            self._about("Answering side by side · {compare.back} stops")
+
+    def _dials(self) -> str:
+        shown = self._comparison.dials.shown()
+        parts = [f"{name} {shown[name]}" for name in PANEL]
+        return ", ".join([f"seed {self._comparison.seed}", *parts])
+
+    def _about(self, line: str) -> None:
+        said = spelled(line, self._services.settings.keys)
+        self.query_one("#about", Static).update(said)
+
+    # Keys --------------------------------------------------------------------------------------
+
+    def _ended(self) -> None:
+        if self._comparison.running:
+            raise UsageError(_RUNNING)
 
     def action_again(self) -> None:
-        if self._job is not None and self._job.ended:
-            self.answer(None)
+        self._ended()
+        self.answer(None)
 
     def action_copy(self) -> None:
-        column = self.focused if isinstance(self.focused, CompareColumn) else self.columns[0]
-        self.copy(column.body.raw, "answer")
+        self.copy(self._comparison.columns[self._focused].text, "answer")
+
+    def action_column(self, by: int) -> None:
+        columns = self.columns
+        columns[(self._focused + by) % len(columns)].focus()
+
+    def action_together(self) -> None:
+        self._together = not self._together
+        self.notify(f"Columns scroll {'together' if self._together else 'one by one'}")
+
+    def on_compare_column_scrolled(self, event: CompareColumn.Scrolled) -> None:
+        if self._together and event.column is self.focused:
+            for column in self.columns:
+                if column is not event.column:
+                    column.scroll_to(y=event.column.scroll_y, animate=False)
+
+    async def action_keep(self) -> None:
+        self._ended()
+        column = self._comparison.columns[self._focused]
+        await self._chat.keep(self._comparison, column)
+        self.show()
+
+    def action_influence(self) -> None:
+        self._ended()
+        self._chat.influence(self._comparison, self._comparison.columns[self._focused])
 
     def action_back(self) -> None:
         if self._job is None or self._job.ended or self._job.stopping:
             self.leave(None)
         else:  # what came stays to be read
             self._job.stop()
+
+
+def _alike(said: list[str], words: int) -> list[str]:
+    """How the texts begin, in words; nothing where there are no two."""
+    if len(said) < 2:
+        return []
+    if len(set(said)) == 1:
+        return ["all say the same"]
+    if not words:
+        return ["they differ from the first word on"]
+    return [f"the first {words} words are the same" if words > 1 else "the first word is the same"]

@@ -113,9 +113,15 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
     ),
     "compare": (
         "Compare",
-        "The same message answered by the emulation, by the small tuned model alone and by the "
-        "base alone, all from one seed. If the tuned model alone is as good, you do not need the "
-        "others for this.",
+        "The same question, answered by the emulation, by the small tuned model alone and by the "
+        "base alone, all from one seed and with the same sampling. If the tuned model alone is as "
+        "good, you do not need the others for this. The beginning that all have in common is "
+        "dim; underlined is what the emulation did not say. {compare.keep} makes the focused "
+        "column an answer of the conversation, as a branch beside the others, with its own recipe "
+        "and seed; {compare.influence} shows how far the emulation would have moved each of its "
+        "tokens. The comparison is held after you leave: {chat.compare} on the same question "
+        "shows it again. No speed is shown: the columns take turns, and only one of them has "
+        "drafts; {chat.regenerate} in the chat measures one by itself.",
         ("compare", "app"),
     ),
     "influence": (
