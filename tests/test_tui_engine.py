@@ -18,7 +18,7 @@ from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Check, Moved, Reading
-from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine
+from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine, short_name
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.engine.wanted import PLACES, Start
 from eftlocal_tui.screens.influence import InfluenceScreen
@@ -447,3 +447,9 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
         assert texts["base"] == "Be brief.\n\nUser: Where?\nAssistant:\n"
         answering.close()
         loaded.load("demo", print)  # whose own prompts then stand
+
+
+def test_short_names_of_model_files() -> None:
+    assert short_name("base", Path("/m/SmolLM2-1.7B.Q4_K_M.gguf")) == "SmolLM2-1.7B.Q4_K_M"
+    assert short_name("base", Path("/m/Big-00001-of-00012.gguf")) == "Big"
+    assert short_name("base", Path("/m/base.gguf")) == ""

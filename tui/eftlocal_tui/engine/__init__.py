@@ -108,7 +108,7 @@ class Loaded:
         roles: that are loaded.
         dials: what answers begin with.
         notes: what a person should know before using it.
-        files: role to the short name of its model file.
+        files: role to the short name of its model file; empty where that is the role's own.
         about: what a person should know of the preset.
         questions: that show what it is for.
     """

@@ -10,6 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from eftlocal.study.inspection import COMBINATION, Candidate, InspectedToken
+from eftlocal.study.verdict import percent
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.text import fitted
 
@@ -66,7 +67,7 @@ def _row(
 ) -> Text:
     text = Text()
     for candidate, label, cells in zip(candidates, labels, columns, strict=False):
-        share = f"{candidate.probability:.0%}"
+        share = percent(candidate.probability)
         blank = " " * (cells - cell_len(label) - len(share))
         itself = candidate.token == token.token
         text.append(f"{label}{blank}{share}", "bold reverse" if itself else "")
