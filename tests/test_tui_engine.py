@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_engine import PATIENCE
+from scripted_engine import DIALS, PATIENCE
 from tui_driver import asynchronous, driven
 
 from eftlocal import Recipe, Sampling, Speculation
@@ -17,7 +17,7 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Check, Moved, Reading
+from eftlocal_tui.engine import Check, Loaded, Moved, Reading
 from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine, short_name
 from eftlocal_tui.engine.tasks import StoppedError
 from eftlocal_tui.engine.wanted import PLACES, Start
@@ -450,6 +450,7 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
 
 
 def test_short_names_of_model_files() -> None:
-    assert short_name("base", Path("/m/SmolLM2-1.7B.Q4_K_M.gguf")) == "SmolLM2-1.7B.Q4_K_M"
-    assert short_name("base", Path("/m/Big-00001-of-00012.gguf")) == "Big"
-    assert short_name("base", Path("/m/base.gguf")) == ""
+    assert short_name(Path("/m/SmolLM2-1.7B.Q4_K_M.gguf")) == "SmolLM2-1.7B.Q4_K_M"
+    assert short_name(Path("/m/Big-00001-of-00012.gguf")) == "Big"
+    loaded = Loaded("x", ("base", "tuned"), DIALS, files={"base": "base", "tuned": "Small"})
+    assert [loaded.file_of(role) for role in ("base", "tuned", "none")] == ["", "Small", ""]

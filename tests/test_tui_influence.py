@@ -173,6 +173,35 @@ async def test_dials_that_changed_meanwhile_are_told(tmp_path: Path) -> None:
         assert "the dials changed during this answer" in d.static("#summary")
 
 
+@driving("One.", "Emulated.", "Small.", "Large.")
+async def test_of_one_model_s_answer_the_emulation_is_asked(d: Driver) -> None:
+    await d.ask("Question?")
+    await d.press("f5")
+    await d.until(lambda: d.static("#about").startswith("seed "))
+    await d.press("right", "k", "escape")
+    assert d.turns[-1] == "Small."
+    await opened(d)
+    assert d.static("#head") == "Influence on tuned alone · Question?"
+    assert d.static("#about").startswith("upscale beta 1 · ")
+    assert "at 1 the emulation prefers another" in d.static("#summary")
+
+
+@asynchronous
+async def test_of_another_preset_s_answer_nothing_is_called_sampled(tmp_path: Path) -> None:
+    engine = ScriptedEngine("One.")
+    engine.name = "large"
+    async with driven(engine, tmp_path) as d:
+        await d.ask("Question?")
+
+    def newest(history: History) -> Any:
+        return history.conversations.list(limit=1)[0]
+
+    async with driven(ScriptedEngine(), tmp_path, resume=newest) as d:
+        await opened(d)
+        assert d.static("#head") == "Influence on large · Question?"
+        assert "sampled" not in d.static("#summary")
+
+
 class Long(ScriptedEngine):
     """Every answer is of 3,000 tokens, some of them wide."""
 

@@ -81,7 +81,7 @@ class Comparison:
         for role in _ALONE:
             if role in loaded.roles:
                 alone = replace(dials, recipe=Recipe.single(role))
-                about = loaded.files.get(role, "")
+                about = loaded.file_of(role)
                 self.columns.append(Column(f"{role} alone", about, alone))
 
     @property

@@ -108,7 +108,7 @@ class Loaded:
         roles: that are loaded.
         dials: what answers begin with.
         notes: what a person should know before using it.
-        files: role to the short name of its model file; empty where that is the role's own.
+        files: role to the short name of its model file.
         about: what a person should know of the preset.
         questions: that show what it is for.
     """
@@ -120,6 +120,11 @@ class Loaded:
     files: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     questions: tuple[str, ...] = ()
+
+    def file_of(self, role: str) -> str:
+        """The short name of its file; empty where that says no more than the role."""
+        name = self.files.get(role, "")
+        return "" if name == role else name
 
 
 @dataclass(frozen=True)

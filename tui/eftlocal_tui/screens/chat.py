@@ -305,8 +305,14 @@ class ChatScreen(BaseScreen[None]):
         dials, loaded = self.models.dials_of(turn), self.models.ready
         messages = self.services.history.turns.messages(turn.parent)
         text = self.models.tokens.get(turn.id) or turn.text
-        marked = bool(turn.marks)
-        screen = InfluenceScreen(self.services, loaded, messages, text, dials, marked=marked)
+        of, present = "", self.models.dials
+        if turn.settings is None or turn.settings.preset != loaded.name:
+            of = one_line((turn.settings and turn.settings.preset) or "another model", 40)
+        elif len(dials.recipe.roles) == 1 < len(present.recipe.roles):
+            # Of one model's answer a person asks what the emulation would have done to it.
+            of, dials = f"{dials.recipe.roles[0]} alone", present
+        marked = bool(turn.marks) and not of
+        screen = InfluenceScreen(self.services, loaded, messages, text, dials, marked=marked, of=of)
         self.app.push_screen(screen)
 
     def action_editor(self) -> None:

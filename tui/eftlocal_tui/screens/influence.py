@@ -75,8 +75,8 @@ class InfluenceScreen(BaseScreen[None]):
         self.start(self._read())
 
     def _about(self) -> str:
-        files = self._loaded.files or dict.fromkeys(self._loaded.roles, "")
-        models = [one_line(f"{role} {files.get(role, '')}".strip(), 60) for role in files]
+        loaded = self._loaded
+        models = [one_line(f"{role} {loaded.file_of(role)}", 60) for role in loaded.roles]
         return " · ".join([recipe_line(self._dials.recipe), *models])
 
     def _say(self, line: str) -> None:
