@@ -14,14 +14,10 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.prompt.messages import Message, validate_prompt
 from eftlocal.terminal_text import one_line
-from eftlocal_tui import commands
-from eftlocal_tui.comparison import Question
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Conversation, Draft, LockedError, Turn
 from eftlocal_tui.history.database import BUSY_SECONDS
-from eftlocal_tui.history.turns import followed
 from eftlocal_tui.screens.chat_box import ChatBox, Outgoing
 from eftlocal_tui.screens.chat_context import SUMMARY, Asked, ChatContext
 from eftlocal_tui.screens.full_context import Way
@@ -133,26 +129,6 @@ class ChatAnswers:
             if turn.role == role:
                 return turn
         raise UsageError(absent)
-
-    def to_compare(self, typed: str) -> Question:
-        """What the models are compared on: what is typed, or the last question.
-
-        Raises:
-            UsageError: there is neither.
-            PromptError: what is typed cannot be a message.
-        """
-        if not typed.strip() or self.box.editing is not None:
-            question = self.last("user", "type a message to compare, or ask something first")
-            return Question(self.history.turns.messages(question.id), question.id)
-        text = validate_prompt(commands.message(typed))
-        return Question(self._with(self.screen.transcript.leaf, text), None, text)
-
-    def _with(self, parent: int | None, text: str) -> list[Message]:
-        """What is sent for a question under this turn."""
-        if parent is not None:
-            return followed(self.history.turns.messages(parent), text)
-        system = [Message(role="system", content=self.system)] if self.system else []
-        return followed(system, text)
 
     @_in_turn
     async def set_system(self, text: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eftlocal.errors import UsageError
-from eftlocal_tui.comparison import Column, Comparison
+from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal_tui import commands
+from eftlocal_tui.comparison import Column, Comparison, Question
 from eftlocal_tui.history import Turn
+from eftlocal_tui.history.turns import followed
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 
@@ -27,13 +30,30 @@ class ChatCompare:
         screen = self.screen
         screen.answers.check_free()
         loaded = screen.models.ready
-        asked = screen.answers.to_compare(screen.prompt.text)
+        asked = self._question(screen.prompt.text)
         comparison = Comparison(loaded, screen.models.dials, asked)
         if self._last is not None and self._last.answers_as(comparison):
             comparison = self._last
             comparison.ask_again(asked)
         self._last = comparison
         screen.app.push_screen(CompareScreen(screen.services, comparison, self))
+
+    def _question(self, typed: str) -> Question:
+        """What is typed, or the last question.
+
+        Raises:
+            UsageError: there is neither.
+            PromptError: what is typed cannot be a message.
+        """
+        answers, turns = self.screen.answers, self.screen.services.history.turns
+        if not typed.strip() or answers.box.editing is not None:
+            last = answers.last("user", "type a message to compare, or ask something first")
+            return Question(turns.messages(last.id), last.id)
+        text, leaf = validate_prompt(commands.message(typed)), self.screen.transcript.leaf
+        before = [Message(role="system", content=answers.system)] if answers.system else []
+        if leaf is not None:
+            before = turns.messages(leaf)
+        return Question(followed(before, text), None, text)
 
     async def keep(self, comparison: Comparison, column: Column) -> None:
         """Makes a column an answer of the conversation, beside those that its question has. A
