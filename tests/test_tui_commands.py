@@ -246,7 +246,8 @@ async def test_regen_edit_continue_copy(d: Driver) -> None:
     await d.send("/copy code")
     assert "no code block" in d.toasts
     await d.send("/copy all")
-    assert "Copied the whole message" in d.toasts
+    await d.until(lambda: "the whole message" in d.toasts)
+    assert d.app.clipboard == f"{kept}!"
     await d.send("/copy most")
     assert "not 'most'" in d.toasts
 

@@ -27,9 +27,10 @@ def copied(d: Driver) -> str:
 
 def fold(d: Driver) -> str:
     """The title of the last answer's fold, and what is seen in it."""
-    found = list(d.chat.transcript.query(ThinkingFold))[-1]
-    if not found.display:
+    folds = list(d.chat.transcript.query(ThinkingFold))
+    if not folds or not folds[-1].display:
         return ""
+    found = folds[-1]
     shown = [static for static in found.query("Static") if static.display]
     text = "\n".join(str(static.render()) for static in shown)  # type: ignore[attr-defined]
     return re.sub(r"\b\d+ s\b", "N s", text)
