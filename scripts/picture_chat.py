@@ -1,6 +1,10 @@
-"""Take the README's pictures of the terminal chat: the running program over the demo's models.
+"""Take pictures of the terminal chat.
 
 Usage: .venv/bin/python scripts/picture_chat.py [docs]
+       .venv/bin/python scripts/picture_chat.py --screens FOLDER [--size 80x24] [--only NAME]
+
+The first takes the README's: the running program over the demo's models. The second takes every
+screen, over a scripted engine, in three sizes, dark and light: to be looked at.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tui")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tui"), str(ROOT / "tests"), str(ROOT / "scripts")]
 
+from picturing.screens import SIZES, every_screen
 from textual.pilot import Pilot
 
 from eftlocal.defaults import Defaults
@@ -78,7 +83,17 @@ async def take(folder: Path, services: Services) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs")
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--screens", type=Path, metavar="FOLDER")
+    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--only", default="", metavar="NAME")
+    options = parser.parse_args()
+    if options.screens is not None:
+        options.screens.mkdir(parents=True, exist_ok=True)
+        sizes = [options.size] if options.size else list(SIZES)
+        for size in sizes:
+            asyncio.run(every_screen(options.screens, size, options.only, keep))
+        return
+    folder: Path = options.folder
     with tempfile.TemporaryDirectory() as private:
         os.environ["EFTLOCAL_CONFIG"] = private
         services = Services(

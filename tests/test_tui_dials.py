@@ -458,7 +458,7 @@ async def test_the_panel_says_what_the_recipe_and_the_dial_do(
         loaded = d.chat.models.ready
         assert formula_of(loaded.dials.recipe, loaded.files) in about
         assert "The small tuned model, with what a larger base knows." in about
-        assert "0: the small tuned model alone; 1: all that" in d.static("#explained")
+        assert "0: the small tuned model alone\n1: all that" in d.static("#explained")
         assert "Ctrl+Z goes back" in d.static("#explained")
         rows = [row.partition("│")[2] for row in d.screen_text().split("\n")]
         shown = " ".join(" ".join(rows).replace("▎", "").split())

@@ -160,7 +160,7 @@ async def test_a_search_says_how_many_there_are_and_pages_on(d: Driver) -> None:
 async def test_numbers_are_shown_where_conversations_are(d: Driver) -> None:
     await d.ask("first")
     await d.send("/stats")
-    assert "Conversation: 1, as in /load 1" in d.notes[-1]
+    assert "Conversation: #1 (/load 1 opens it)" in d.notes[-1]
     await d.press("ctrl+o")
     assert listed(d)[0].startswith("first  #1 · ") and listed(d)[0].endswith("· 2 turns")
     await d.press("escape")

@@ -33,7 +33,7 @@ async def compare(d: Driver, name: str) -> None:
     text = d.screen_text()
     size = r"[\d.]+ [kMG]?B"
     text = re.sub(rf"memory +{size} · {size} free *", "memory SIZE · SIZE free", text)
-    text = re.sub(r"(\d+ (?:s|min) ago)(.*?)( *)▎", of_any_age, text)
+    text = re.sub(r"(\d+ (?:s|min) ago)(.*)", of_any_age, text)
     text = re.sub(r"seed \d+", "seed N", text)
     text = re.sub(r"\S*chat\.toml", "chat.toml", text)
     path = PICTURES / f"{name}.txt"
@@ -44,9 +44,9 @@ async def compare(d: Driver, name: str) -> None:
 
 
 def of_any_age(line: re.Match[str]) -> str:
-    """What it would be of a conversation of a few seconds, which is as wide."""
-    age, more, blank = line.groups()
-    return f"N s ago{more}{' ' * (len(age) - len('N s ago'))}{blank}▎"
+    """What it would be of a conversation of a few seconds."""
+    _, more = line.groups()
+    return f"N s ago{more}"
 
 
 async def begin(d: Driver) -> None:

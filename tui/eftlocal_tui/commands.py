@@ -31,8 +31,8 @@ class Command(NamedTuple):
 HISTORY = "screen.history"
 _NAME, _IMPORT = "Rename the conversation", "Import conversations (.json)"
 _EXPORT = "Export to a file (.md or .json)"
-_SET = "Set a dial, as in /set beta 0.5; no value: explain it"
-_RESET = "Turn a dial back to where the preset began; alone, all of them"
+_SET = "/set beta 0.5 turns a dial; /set beta explains it"
+_RESET = "Turn a dial back; alone, all of them"
 _LOAD = "Open a conversation, or import one"
 _THEME = "Set the theme; alone, switch light and dark"
 _FILES = ("files",)
@@ -46,11 +46,11 @@ COMMANDS = (
         completes=("presets",),
     ),
     Command("models", "", "The presets: what is here, how large, what fits", "screen.models"),
-    Command("system", "[TEXT|-]", "Set the system prompt of this conversation; - removes it"),
+    Command("system", "[TEXT|-]", "Set the system prompt; - removes it"),
     Command("set", "[DIAL [VALUE]]", _SET, completes=("dials",)),
     Command("reset", "[DIAL]", _RESET, completes=("dials",)),
-    Command("stats", "", "Statistics of the last answer, models, memory"),
-    Command("context", "", "How full the context is, and ways on when it is"),
+    Command("stats", "", "Figures of the last answer, models, memory"),
+    Command("context", "", "How full the context is, and what to do about it"),
     Command("save", "NAME", "Rename the conversation (it is saved as you go)", "", _NAME),
     Command("load", "[ID|FILE.json]", _LOAD, HISTORY, _IMPORT, ("conversations", "files")),
     Command("export", "[FILE.md|.json]", "Export this branch (.md), or all", "", _EXPORT, _FILES),

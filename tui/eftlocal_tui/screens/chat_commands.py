@@ -97,13 +97,13 @@ class ChatCommands:
         lines: list[str] = []
         models, live = self.screen.models, self.screen.side.live
         if (conversation := self.screen.answers.conversation) is not None:
-            lines.append(f"Conversation: {conversation.id}, as in /load {conversation.id}")
+            lines.append(f"Conversation: #{conversation.id} (/load {conversation.id} opens it)")
         if live is not None:
             took = totals_line(live.figures) or "stopped before the first token"
             lines.append(f"Last answer: {took}")
             if live.figures.acceptance is not None:
                 lines.append(f"Mean draft length: {live.draft_length:.1f} tokens")
-            lines.append(f"Context: {live.context_used} of {live.context_size} tokens")
+            lines.append(f"Context: {live.context_used:,} of {live.context_size:,} tokens")
         if models.loaded is not None:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
             lines.append(f"Recipe: {models.dials.recipe}")

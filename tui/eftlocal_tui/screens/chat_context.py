@@ -108,13 +108,13 @@ class ChatContext:
         if found := await self._first(asked, asked.later(), _FREE):
             begin, fit = found
             title = f"Leave out the oldest {messages_of(begin)}"
-            kept = f"{max(fit.tokens.values()):,} tokens remain" if fit.tokens else ""
+            kept = f"{max(fit.tokens.values()):,} tokens are still sent" if fit.tokens else ""
             ways.append(Way("leave", title, f"they stay in the history; {kept}", begin))
         if any(turn.role == "assistant" and turn.text for turn in asked.path[asked.begin :]):
             about = "the models sum it up; the summary is sent instead"
             ways.append(Way("summary", "Continue from a summary", about))
         if asked.path:
-            about = "with your message in its box" if asked.text else "this one stays as it is"
+            about = "with your message in the box" if asked.text else "this one stays as it is"
             ways.append(Way("new", "New conversation", about))
         return ways
 

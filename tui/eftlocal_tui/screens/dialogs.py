@@ -83,13 +83,14 @@ _NAMES_FIT = 90  # columns
 _ABOUT = {  # by place: a title, what the screen is, and the places whose keys work there
     "chat": (
         "Chat",
-        "Three models answer together. {chat.panel} opens the side panel, {chat.dials} goes to its "
-        "dials: {dial.more} and {dial.less} step a dial. A change applies from the next token, in "
-        "the middle of an answer too, and the transcript shows where. A message that you send "
-        "meanwhile is queued, and goes out when the answer has ended; {chat.stop} stops the answer "
-        "and puts it back into the box, {prompt.earlier} takes it back alone. An answer goes on "
-        "when you open another conversation. Everything, unsent text too, is saved as it "
-        "comes. The theme and the panel stay as you left them, unless the settings file sets them.",
+        "Three models answer together. {chat.panel} opens the side panel. {chat.dials} goes to its "
+        "dials; {dial.more} and {dial.less} turn one. That holds from the next token on, also in "
+        "the middle of an answer, and the transcript shows where.\n\n"
+        "A message sent while an answer runs is queued. {prompt.earlier} takes it back into the "
+        "box; {chat.stop} stops the answer too. An answer goes on while you read another "
+        "conversation.\n\n"
+        "Everything is saved as it comes, also what is not sent yet. Theme and panel stay as you "
+        "left them, unless the settings file sets them.",
         ("chat", "prompt", "menu", "turn", "find", "dial", "app"),
     ),
     "history": (

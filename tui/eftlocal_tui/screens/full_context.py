@@ -9,12 +9,13 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Label, OptionList, Static
+from textual.widgets import Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from eftlocal_tui.engine import Fit
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen
+from eftlocal_tui.widgets.key_bar import KeyBar
 
 
 class Way(NamedTuple):
@@ -46,7 +47,7 @@ class ContextScreen(ModalScreen[Way | None], BaseScreen[Way | None]):
             yield Label(self._title, id="title", markup=False)
             yield Static("\n".join(self._lines), markup=False)
             yield OptionList(*map(_option, self._ways), markup=False)
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.leave(self._ways[event.option_index])

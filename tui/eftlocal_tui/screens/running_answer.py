@@ -110,6 +110,7 @@ class RunningAnswer:
                 screen.transcript.follow()
                 screen.side.begin()
         self.show_status()
+        failed = ""
         try:
             async for batch in task.batches():
                 if screen.alive:
@@ -121,11 +122,15 @@ class RunningAnswer:
             if screen.alive:
                 self._show_live(ended.live)
         except EftlocalError as error:
-            if screen.alive and not isinstance(error, StoppedError):
-                await screen.say(str(error), error=True)
-        if screen.alive:
-            screen.services.kept.answered()
-        return screen.alive and await self._settle()
+            failed = "" if isinstance(error, StoppedError) else str(error)
+        if not screen.alive:
+            return False
+        screen.services.kept.answered()
+        try:
+            return await self._settle()
+        finally:
+            if failed and (self.view is None or self._turn.state != "error"):
+                await screen.say(failed, error=True)  # else it stands below the answer
 
     async def _settle(self) -> bool:
         """Shows it as it was kept."""

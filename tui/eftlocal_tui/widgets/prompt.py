@@ -13,7 +13,7 @@ from textual.widgets import TextArea
 from eftlocal_tui.keys import bindings, of_place
 from eftlocal_tui.text import pasted
 
-PLACEHOLDER = "Message ({prompt.send} sends, {prompt.newline}: new line, /: commands)"
+PLACEHOLDER = "{prompt.send} sends · {prompt.newline} new line · / commands"
 
 
 class Menu(Protocol):

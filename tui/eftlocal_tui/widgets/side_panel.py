@@ -205,7 +205,8 @@ class SidePanel(VerticalScroll, can_focus=False):
         row, dials, begun = self.screen.focused, self._dials, self._begun
         text = ""
         if isinstance(row, DialInput) and dials and begun and row.dial in dials.all():
-            text = f"{dials.told(row.dial)}\n{dials.began(row.dial, begun)}"
+            told = dials.told(row.dial).replace("; ", "\n")  # a line for each of its values
+            text = f"{told}\n{dials.began(row.dial, begun)}"
         explained = self.query_one("#explained", Static)
         explained.update(self._spelled(text))
         explained.display = bool(text)

@@ -223,6 +223,7 @@ class AnswerView(TurnView):
     def _show_foot(self) -> None:
         if self.is_mounted:
             self.query_one(".foot", Static).update(self._foot())
+            self.set_class(self.turn.state == "error", "-failed")
 
     def _show_thinking(self, found: Parts) -> None:
         if found.thinking is not None:
@@ -234,6 +235,7 @@ class AnswerView(TurnView):
             self._fold.tell(figures.thinking)
 
     def on_mount(self) -> None:
+        self.set_class(self.turn.state == "error", "-failed")
         self.tell(self.turn.figures)
 
     def action_unfold(self) -> None:
@@ -276,12 +278,13 @@ _AT_ONCE = 30  # turns that are laid out; more on demand
 _AROUND = 4  # turns on each side of one that was far away
 
 WELCOME = """\
-Three models answer together: a large base, a small tuned one, and what it was tuned from.
+Three models answer together: a large base, a small tuned model, and the one it was
+tuned from.
 
-Type a message and press {prompt.send}. {chat.panel} shows the dials, to be turned at any time.
-{chat.compare} compares the models; {chat.influence} shows which one moved each token.
-{app.help} is the help; {app.palette} lists all commands."""
-_TRY = "Ask it ({prompt.complete} in the empty box puts one in, and again the next):"
+{chat.panel} shows the dials. Turn them at any time, also during an answer.
+{chat.compare} compares the models. {chat.influence} shows which model moved each token.
+{app.help} is help. {app.palette} lists all commands."""
+_TRY = "Questions to try ({prompt.complete} puts one into the empty box):"
 
 
 class Transcript(VerticalScroll, can_focus=False):
