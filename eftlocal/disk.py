@@ -7,13 +7,16 @@ its end, and one that nobody writes into is empty, not waited for.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20  # bytes
 LARGEST = 64 << 20  # bytes; some devices have no end
+_TORN = 3600.0  # seconds after which a part is of a process that was killed
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -120,15 +124,19 @@ def readable(size: float) -> str:
 def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends; an exception leaves the old.
 
-    Whenever the process or the machine stops, `path` is the old file or the new one, whole.
+    Whenever the process or the machine stops, `path` is the old file or the new one, whole. Of
+    several that write it at once, the last to end wins.
 
     Args:
         private: only its user may read it, whoever may read the old one.
         durable: wait until the disk has it. Otherwise it may be torn when the machine stops.
     """
-    part = beside(path, ".part")
+    for torn in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        with suppress(OSError):
+            if time.time() - torn.lstat().st_mtime > _TORN:
+                torn.unlink()
+    part = beside(path, f".{secrets.token_hex(8)}.part")
     try:
-        part.unlink(missing_ok=True)  # of a process that was killed, or a link that was laid here
         opener = partial(os.open, mode=0o600 if private else 0o666)
         with open(part, "xb", opener=opener) as file:
             yield file

@@ -16,7 +16,7 @@ from eftlocal.errors import UsageError
 from eftlocal.presets.reading import builtin_path, user_path
 
 STDOUT = "-"
-BESIDE_ROWS = (".manifest.json", ".lock", ".part")  # what a file of rows has beside it
+BESIDE_ROWS = (".manifest.json", ".lock")  # what a file of rows has beside it
 _ALSO_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 

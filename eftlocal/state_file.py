@@ -91,12 +91,12 @@ def write(
         its size in bytes.
 
     Raises:
-        UsageError: it cannot be written; or a part is not what its entry says.
+        UsageError: it or the key cannot be written; or a part is not what its entry says.
     """
     header = _Header(roles=dict(entries)).model_dump_json().encode()
+    key = _key()
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, _name_of(key), len(header))
     try:
-        key = _key()
-        prefix = _PREFIX.pack(_MAGIC, _VERSION, _name_of(key), len(header))
         with replacing(path, private=True, durable=durable) as file:
             begin = _coded(key, prefix, header)
             file.write(prefix + header + begin)
@@ -152,17 +152,11 @@ class StateFile(Closing):
                 f"{self.path}: is of version {version}, and this program reads {_VERSION}; save it "
                 "again"
             )
-        try:
-            self._key = _key()
-        except OSError as error:
-            raise UsageError(
-                f"{self.path}: the key that it is checked with ({_key_path()}) cannot be read: "
-                f"{error.strerror or error}"
-            ) from None
+        self._key = _key()
         if name != _name_of(self._key):
             raise UsageError(
-                f"{self.path}: was written on another machine or by another user, so nothing says "
-                "that it is safe; save it again here"
+                f"{self.path}: was written on another machine, by another user or under a key "
+                f"({_key_path()}) that was deleted, so nothing says that it is safe; save it again"
             )
         if length > min(_LARGEST_HEADER, self.size - _PREFIX.size - _CODE):
             raise self.damaged
@@ -251,27 +245,46 @@ def _key() -> bytes:
     """The key of this user on this machine, made when it is first needed.
 
     Raises:
-        OSError: it is neither there nor can it be made.
+        UsageError: it is neither there nor can it be made.
     """
     path = _key_path()
-    for _ in range(2):
+    try:
+        for _ in range(2):
+            with suppress(FileNotFoundError):
+                with open_regular(path) as file:
+                    _refuse_foreign(file)
+                    if len(key := file.read(_KEY + 1)) == _KEY:
+                        return key
+                path.unlink()  # torn
+            _make_key(path)
+        raise OSError("another program changes it")
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"{path}: the key of saved caches cannot be read or made: {why}") from None
+
+
+def _refuse_foreign(file: IO[bytes]) -> None:
+    if os.name == "posix" and os.fstat(file.fileno()).st_uid != os.geteuid():
+        raise OSError("it is another user's; set EFTLOCAL_CACHE to a folder of your own")
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY))
+            file.flush()
+            os.fsync(descriptor)  # what is durable is worth nothing without it
         try:
-            with open_regular(path) as file:
-                if len(key := file.read(_KEY + 1)) == _KEY:
-                    return key
-            path.unlink()  # torn
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_KEY))
-            with suppress(FileExistsError):
-                os.link(new, path)  # unlike a replacement, it leaves another process's key
-        finally:
-            new.unlink(missing_ok=True)
-    raise OSError(f"{path} is no key")
+            os.link(new, path)  # unlike a replacement, it leaves another process's key
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _name_of(key: bytes) -> bytes:

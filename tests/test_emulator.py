@@ -39,6 +39,7 @@ def test_a_stream_gives_the_answer_bit_by_bit(smol: Emulator) -> None:
 def test_a_second_turn_prefills_only_what_is_new(
     demo: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    demo.measure()  # or the first answer does, and takes the place of the costs given here
     linear = Costs({role: Curve({1: 1.0, 17: 17.0}) for role in demo.roles})
     monkeypatch.setattr(demo.ensemble, "costs", linear)  # so that no call is padded
     messages: list[eftlocal.Message] = [{"role": "user", "content": QUESTION}]

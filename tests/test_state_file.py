@@ -159,7 +159,7 @@ def test_headers_that_are_none_are_refused(tmp_path: Path, header: Any) -> None:
     ("changes", "says"),
     [
         ({"version": 2}, "is of version 2, and this program reads 1"),
-        ({"name": b"somebody"}, "was written on another machine or by another user"),
+        ({"name": b"somebody"}, "was written on another machine, by another user or under a key"),
         ({"length": 2**32 - 1}, "is damaged or cut off"),
         ({"length": 0}, "is damaged or cut off"),
     ],
@@ -187,7 +187,7 @@ def test_parts_cannot_be_exchanged(path: Path) -> None:
 
 def test_a_file_of_another_machine_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFTLOCAL_CACHE", str(path.parent / "other"))
-    with pytest.raises(UsageError, match="was written on another machine or by another user"):
+    with pytest.raises(UsageError, match="was written on another machine, by another"):
         StateFile(path)
 
 
@@ -199,6 +199,37 @@ def test_a_torn_key_is_made_anew(path: Path) -> None:
     assert len(key.read_bytes()) == 32 and [key] == list(key.parent.glob("state.key*"))
     write(path, entries(PARTS), PARTS)
     assert len(read(path)) == 3
+
+
+def test_a_key_of_another_user_is_not_trusted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it could make up a file for us."""
+    if os.name != "posix":
+        pytest.skip("owners of POSIX")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(UsageError, match=r"state\.key: the key .*: it is another user's; set"):
+        StateFile(path)
+    with pytest.raises(UsageError, match=r"state\.key: the key .*: it is another user's"):
+        write(path, entries(PARTS), PARTS)
+
+
+def test_a_key_is_made_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setenv("EFTLOCAL_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "a.state", entries(PARTS), PARTS)
+    assert len(read(tmp_path / "a.state")) == 3
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["state.key"]
+
+
+def test_a_key_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EFTLOCAL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"file.state\.key: the key of saved caches cannot be"):
+        write(tmp_path / "a.state", entries(PARTS), PARTS)
 
 
 @pytest.mark.parametrize(
