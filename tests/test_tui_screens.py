@@ -124,7 +124,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
     keys = {
         "chat.stop": "ctrl+y",
         "chat.continue": "ctrl+x",
-        "chat.panel": "f2",
+        "chat.panel": "f11",
         "chat.edit": "ctrl+l",
         "history.archived": "z",
         "influence.next": "m",
@@ -133,7 +133,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
     engine = ScriptedEngine(script, "Three.")
     options: dict[str, Any] = {"settings": Settings(keys=keys), "notifications": True}
     async with driven(engine, tmp_path, size=(100, 40), **options) as d:
-        assert "F2 shows the dials" in d.screen_text()
+        assert "F11 shows the dials" in d.screen_text()
         await d.send("Count")
         await d.until(lambda: "Ctrl+Y stops" in d.static("#status"))
         await d.until(lambda: d.turns[-1:] == ["One"])
@@ -155,7 +155,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         await d.press("escape", "ctrl+o", "a")
         assert "z shows the archive" in d.toasts
         await d.press("escape", "f1")
-        assert "F2 opens the side panel" in help_text(d)
+        assert "F11 opens the side panel" in help_text(d)
 
 
 @driving()
