@@ -290,7 +290,12 @@ _ALL: Final = (
         "Element type of the V cache; a quantized one needs flash attention.",
         default="f16",
     ),
-    _context("flash_attention", Switch(), "Flash attention.", "auto"),
+    _context(
+        *("flash_attention", Switch()),
+        "Flash attention. On the CPU, off can be much faster after long texts; it takes more "
+        "memory, and long prompts may be read more slowly.",
+        default="auto",
+    ),
     _context("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
     _context(
         *("rope_scaling", ByRole(Choice(("none", "linear", "yarn")))),

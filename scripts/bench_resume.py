@@ -87,7 +87,12 @@ def benchmark(options: argparse.Namespace) -> None:
     ids = np.random.default_rng(0).integers(5, 1000, options.tokens + NEW).tolist()
     past = ids[: options.tokens + 1]  # a prompt's last token is not read
     turns: list[dict[str, float]] = []
-    loading = {"n_ctx": len(ids) + 16, "threads": options.threads, "trust": True}
+    loading = {
+        "n_ctx": len(ids) + 16,
+        "threads": options.threads,
+        "flash_attention": options.flash_attention,
+        "trust": True,
+    }
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as where,
         Emulator.from_files(**files, defaults=DEFAULTS, **loading) as emulator,
@@ -130,6 +135,7 @@ def main() -> int:
         "--folder", type=Path, help="where the file is written (default: temporary)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--tokens", type=int, default=3000, help="of the conversation")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()

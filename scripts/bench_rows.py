@@ -33,7 +33,7 @@ from eftlocal.loading.loader import is_repacked
 
 ROWS = tuple(range(1, 18))
 BESIDE = (1, 2, 3, 4, 5, 8, 9)  # rows of the side by side table
-PAST = 64  # tokens that stand before the timed ones
+LONGEST_CALL = 512  # tokens of one, where the prompt is not longer
 
 
 def load(path: Path) -> Model:
@@ -41,16 +41,26 @@ def load(path: Path) -> Model:
     return Model(path, mapped=not is_repacked(read_header(path)))
 
 
-def context(model: Model, threads: int, n_ctx: int = 256) -> Context:
-    made = Context(model, n_ctx=n_ctx, n_batch=max(PAST, n_ctx // 2), n_threads=threads)
-    made.decode([Span(0, [0] * PAST, 0)])
+def context(options: argparse.Namespace, model: Model, threads: int) -> Context:
+    """Holds the tokens that stand before the timed ones."""
+    made = Context(
+        model,
+        n_ctx=max(256, options.past + max(ROWS), options.prompt),
+        n_batch=max(LONGEST_CALL, options.prompt),
+        n_rows=max(ROWS),
+        n_threads=threads,
+        flash_attention=options.flash_attention,
+    )
+    for start in range(0, options.past, LONGEST_CALL):
+        made.decode([Span(0, [0] * min(LONGEST_CALL, options.past - start), 0)])
     return made
 
 
 def decode(made: Context, rows: int) -> None:
     """Leaves the cache as it was."""
+    past = len(made.tokens(0))
     made.decode([Span(0, [0] * rows, rows)])
-    made.rewind(0, PAST)
+    made.rewind(0, past)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -82,8 +92,7 @@ def rows_table(options: argparse.Namespace, where: Path) -> list[dict[str, Any]]
         with load(path) as model:
             for threads in options.threads:
                 say(f"{quantization}, {threads} threads")
-                n_ctx = max(256, 2 * options.prompt)
-                with context(model, threads, n_ctx) as made:
+                with context(options, model, threads) as made:
                     work = [lambda n=n, made=made: decode(made, n) for n in ROWS]
                     times = in_turn(work, options.seconds, options.times) * 1000.0
                     prompt = in_turn(
@@ -112,8 +121,8 @@ def beside_table(options: argparse.Namespace, where: Path) -> dict[str, Any]:
 
         def role(shape: str, seed: int) -> tuple[Context, Context]:
             model = stack.enter_context(load(random_file(where, shape, quantization, seed)))
-            whole = stack.enter_context(context(model, threads))
-            return whole, stack.enter_context(context(model, half))
+            whole = stack.enter_context(context(options, model, threads))
+            return whole, stack.enter_context(context(options, model, half))
 
         (base, base_half), (small, small_half) = role(options.shape, 0), role(options.small, 1)
         pool = stack.enter_context(ThreadPoolExecutor(2))
@@ -201,6 +210,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each line of a table")
     parser.add_argument("--times", type=int, default=15, help="most times each is timed")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the timed prompt")
+    parser.add_argument("--past", type=int, default=64, help="tokens before the timed rows")
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     with one_line("bench_rows"):
@@ -221,6 +232,8 @@ def _check(options: argparse.Namespace) -> None:
     require(*options.quantizations, option=f"--quantizations {given}")
     if options.prompt < 1:
         raise UsageError(f"--prompt {options.prompt}: give 1 or more tokens")
+    if options.past < 1:
+        raise UsageError(f"--past {options.past}: give 1 or more tokens")
     if options.small and options.small not in SHAPES:
         raise UsageError(f"--small {options.small}: use one of {', '.join(SHAPES)}")
     every = default_threads()

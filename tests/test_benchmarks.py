@@ -341,7 +341,8 @@ def test_the_run_for_a_gpu_wants_a_gpu(
 def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q4_K_M,Q4_0+Q6_K")
     short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--prompt", "8")
-    found = report("bench_rows.py", *options, *short, "--cache", tmp_path)
+    past = ("--past", "600", "--flash-attention", "off")
+    found = report("bench_rows.py", *options, *short, *past, "--cache", tmp_path)
     assert [line["quantization"] for line in found["rows"]] == ["Q4_K_M", "Q4_0+Q6_K"]
     for line in found["rows"]:
         assert list(line["median_ms"]) == [str(n) for n in range(1, 18)]
@@ -425,6 +426,7 @@ def test_commands_of_the_pages_are_understood(
         ("bench_rows.py", ["--quantizations", "Q3_K"], "--quantizations Q3_K: use Q4_0"),
         ("bench_rows.py", ["--small", "9b"], "--small 9b: use one of tiny"),
         ("bench_rows.py", ["--threads", "0"], "--threads 0: give numbers"),
+        ("bench_rows.py", ["--past", "0"], "--past 0: give 1 or more tokens"),
         ("bench_step.py", ["--shapes", "9b,1b,1b"], "--shapes 9b,1b,1b: give three of tiny"),
         ("bench_step.py", ["--quantization", "Q3_K"], "--quantization Q3_K: use Q4_0"),
         ("bench_step.py", ["--quantization", "bass=Q4_0"], "there is no role bass"),
