@@ -343,3 +343,13 @@ def test_candidates_are_whole_or_left_out() -> None:
             assert line.rstrip().endswith("%")
             assert len(line.rstrip()) <= max(width, 36)  # the first one is always there
     assert "·[combination]" in table(one, 80).plain and "·[combination]" not in table(one, 40).plain
+
+
+@driving(ANSWER, size=(80, 24))
+async def test_the_line_of_keys_has_the_way_back(d: Driver) -> None:
+    await d.ask("Where is Braga?")
+    await opened(d)
+    line = d.screen_text().split("\n")[-1]
+    assert line.startswith(" n Next moved p Previous moved") and " Esc Back F1 Help" in line
+    await d.press("escape", "ctrl+up")
+    assert " Esc Back F1 Help" in d.screen_text().split("\n")[-1]

@@ -71,7 +71,9 @@ KEYS = (
     Key(
         "chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what is queued comes back"
     ),
-    Key("chat.compare", "f5", "compare", "Compare", "Emulation, tuned, base side by side", FOOTER),
+    Key(
+        "chat.compare", "f5", "compare", "Compare", "Emulation, tuned and base side by side", FOOTER
+    ),
     Key("chat.influence", "f6", "influence", "Influence", "Which model moved each token", FOOTER),
     Key("chat.dials", "ctrl+t", "dials", "Dials", "Go to the dials, or back", FOOTER),
     Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
@@ -110,8 +112,8 @@ KEYS = (
         "Show all of it, or its thinking",
     ),
     Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
-    Key("find.next", "enter,down", "step(1)", "Next", "Next place", FOOTER),
-    Key("find.previous", "shift+enter,up", "step(-1)", "Previous", "Previous place", FOOTER),
+    Key("find.next", "down,enter", "step(1)", "Next", "Next place", FOOTER),
+    Key("find.previous", "up,shift+enter", "step(-1)", "Previous", "Previous place", FOOTER),
     Key("find.close", "escape", "close", "Close", "Close the bar; the view stays", FOOTER),
     Key("dial.more", "up", "step(1)", "More", "A step up", FOOTER),
     Key("dial.less", "down", "step(-1)", "Less", "A step down", FOOTER),
@@ -148,7 +150,7 @@ KEYS = (
     Key("influence.first", "home", "end(-1)", "First", "The first token"),
     Key("influence.end", "end", "end(1)", "End", "The last token"),
     Key("influence.next", "n,tab", "far(1)", "Next moved", "Next token that moved far", FOOTER),
-    Key("influence.last", "p,shift+tab", "far(-1)", "Last moved", "The one before it", FOOTER),
+    Key("influence.last", "p,shift+tab", "far(-1)", "Previous moved", "The one before it", FOOTER),
     Key("influence.color", "s", "color", "Color", "Color by the other model's distance", FOOTER),
     Key("influence.back", "escape", "back", "Back", "Stop reading; back", FOOTER),
     Key("dialog.cancel", "escape", "cancel", "Cancel", "Cancel", FOOTER),

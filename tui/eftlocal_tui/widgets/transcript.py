@@ -278,8 +278,7 @@ _AT_ONCE = 30  # turns that are laid out; more on demand
 _AROUND = 4  # turns on each side of one that was far away
 
 WELCOME = """\
-Three models answer together: a large base, a small tuned model, and the one it was
-tuned from.
+Three models answer together: a large base, a small tuned model, and the one it was tuned from.
 
 {chat.panel} shows the dials. Turn them at any time, also during an answer.
 {chat.compare} compares the models. {chat.influence} shows which model moved each token.
