@@ -34,7 +34,7 @@ from eftlocal_tui.screens.base import Services
 from eftlocal_tui.settings import Settings
 
 QUESTIONS = ("What is the capital of Portugal?", "In which country is Toulouse?")
-SIZE = (110, 32)
+SIZE = (110, 26)
 PATIENCE = 3_000  # looks
 
 
