@@ -43,13 +43,13 @@ async def test_a_map_shows_all_branches_and_where_one_is(d: Driver) -> None:
     await d.send("/branches")
     assert isinstance(d.app.screen, BranchesScreen)
     await d.pause()
-    assert d.static("#head") == "Branches · 3 branches, 9 turns"
+    assert d.static("#head") == "Branches · 3 branches, 9 messages"
     assert [row.strip(" │├└─▼▶") for row in rows(d)] == [
         "› animals · 2 answers",
         "horses are fast",
-        "zebras · 2 turns below",
+        "zebras · 2 messages below",
         "› how tall?",
-        "› how fast? · 1 turn below",
+        "› how fast? · 1 message below",
         "so · you are here",
     ]
     assert d.app.screen.query_one(Tree).cursor_line == 5
@@ -91,7 +91,7 @@ async def test_a_thousand_turns_at_forty_columns(d: Driver) -> None:
     await d.chat.answers.open(chat)
     await d.press("ctrl+up", "m")
     await d.pause()
-    assert d.static("#head") == "Branches · 11 branches, 1,010 turns"
+    assert d.static("#head") == "Branches · 11 branches, 1,010 messages"
     await d.until(lambda: "answer 499 · you are here" in rows(d)[-1])
     assert max(len(row) for row in rows(d)) <= 40
     await d.press("home", "down", "enter")
@@ -115,6 +115,6 @@ async def test_branches_within_branches_do_not_end_it(d: Driver) -> None:
     await d.chat.answers.open(chat)
     await d.send("/branches")
     await d.pause()
-    assert d.static("#head") == "Branches · 301 branches, 900 turns"
+    assert d.static("#head") == "Branches · 301 branches, 900 messages"
     await d.press("end", "home", "space", "space", "down", "enter")
     await d.until(lambda: isinstance(d.app.screen, ChatScreen))

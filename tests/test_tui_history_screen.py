@@ -162,7 +162,7 @@ async def test_numbers_are_shown_where_conversations_are(d: Driver) -> None:
     await d.send("/stats")
     assert "Conversation: #1 (/load 1 opens it)" in d.notes[-1]
     await d.press("ctrl+o")
-    assert listed(d)[0].startswith("first  #1 · ") and listed(d)[0].endswith("· 2 turns")
+    assert listed(d)[0].startswith("first  #1 · ") and listed(d)[0].endswith("· 2 messages")
     await d.press("escape")
     for number in ("2", "0", "99999999999999999999"):
         await d.send(f"/load {number}")

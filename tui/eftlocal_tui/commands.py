@@ -63,7 +63,7 @@ COMMANDS = (
     Command("influence", "", "Which model moved each token of the answer", "screen.influence"),
     Command("history", "[WORDS]", "List all conversations, or search them", HISTORY),
     Command("find", "[WORDS]", "Find words in this conversation", "screen.find"),
-    Command("branches", "", "A map of the branches, to go to any turn", "screen.branches"),
+    Command("branches", "", "A map of the branches, to go to any message", "screen.branches"),
     Command("theme", "[NAME]", _THEME, "app.light_or_dark", completes=("themes",)),
     Command("settings", "[dials]", "Edit the chat's settings; dials: defaults of dials, limits"),
     Command("exit", "", "Quit; everything is saved", "app.quit"),

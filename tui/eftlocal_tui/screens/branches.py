@@ -56,7 +56,9 @@ class BranchesScreen(BaseScreen[int | None]):
                 above.turns += 1 + below.turns
                 above.visited = max(above.visited, below.visited)
         leaves = sum(turn.id not in self._children for turn in turns)
-        self._head = f"Branches · {_number(leaves, 'branch', 'es')}, {_number(len(turns), 'turn')}"
+        self._head = (
+            f"Branches · {_number(leaves, 'branch', 'es')}, {_number(len(turns), 'message')}"
+        )
 
     def compose(self) -> ComposeResult:
         yield Static(self._head, id="head", markup=False)
@@ -108,7 +110,7 @@ class BranchesScreen(BaseScreen[int | None]):
         if answers > 1:
             notes.append(f"{answers} answers")
         if apart and (below := self._below[turn.id].turns):
-            notes.append(f"{_number(below, 'turn')} below")
+            notes.append(f"{_number(below, 'message')} below")
         if turn.id in self._shown and not self._shown & self._ids(turn):
             notes.append("you are here")
         tail = "".join(f" · {note}" for note in notes)

@@ -89,7 +89,7 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "A message sent while an answer runs is queued. {prompt.earlier} takes it back into the "
         "box; {chat.stop} stops the answer too. An answer goes on while you read another "
         "conversation.\n\n"
-        "Everything is saved as it comes, also what is not sent yet. Theme and panel stay as you "
+        "Everything is saved as it comes, unsent text too. Theme and panel stay as you "
         "left them, unless the settings file sets them.",
         ("chat", "prompt", "menu", "turn", "find", "dial", "app"),
     ),
@@ -102,7 +102,7 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
     "branches": (
         "Branches",
         "All branches of the conversation. What the chat shows is bold; other branches are set in "
-        "under the turn that stands in their place. Space folds and unfolds one.",
+        "under the message that stands in their place. Space folds and unfolds one.",
         ("branches", "app"),
     ),
     "models": (
@@ -141,7 +141,7 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
 _PLACES = {
     "prompt": "In the message box",
     "menu": "In the list of commands ({prompt.complete} and {prompt.send} choose)",
-    "turn": "On a turn ({chat.turns} goes there)",
+    "turn": "On a message ({chat.turns} goes there)",
     "find": "While words are found ({chat.find} begins)",
     "dial": "On a dial ({chat.dials} goes there)",
     "search": "In the search box",

@@ -208,8 +208,8 @@ class HistoryScreen(BaseScreen[Chosen | None]):
 
 
 def _listed(found: Conversation, now: float, width: int) -> Option:
-    turns = f"{found.turns} turn{'s' * (found.turns != 1)}"
-    figures = f"  #{found.id} · {_when(found.updated, now)} · {turns}"
+    count = f"{found.turns} message{'s' * (found.turns != 1)}"
+    figures = f"  #{found.id} · {_when(found.updated, now)} · {count}"
     text = Text(fitted(found.title, width - len(figures)), style="bold")
     text.append(figures, style="not bold dim")
     text.append(f"\n{fitted(found.snippet, width)}", style="not bold dim")
