@@ -43,6 +43,7 @@ from eftlocal.loading.roles import (
 )
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
+from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
 from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Message, Prompt, is_ids
@@ -439,6 +440,7 @@ class Emulator(Closing):
                 have taken its place in the caches.
         """
         file = arguments.path("path", path)
+        check_outputs({"path": file})
         if prompt is None:
             if options:
                 raise UsageError(f"{next(iter(options))} is of a prompt; give prompt, too")
@@ -458,7 +460,7 @@ class Emulator(Closing):
 
         Raises:
             UsageError: the file cannot be read, is damaged, from elsewhere, or bound to something
-                else, which the line names. What else the caches hold stays.
+                else, which the line names. Of a damaged part the free sequence is empty then.
         """
         file = arguments.path("path", path)
         if not self.defaults.speculation.off:

@@ -177,17 +177,20 @@ class StateFile(Closing):
     def damaged(self) -> UsageError:
         return UsageError(f"{self.path}: is damaged or cut off; delete it, and save it again")
 
+    def _unfit(self, why: str) -> UsageError:
+        return UsageError(f"{self.path}: {why}; use what it was saved with, or another file")
+
     def require(self, bound: Mapping[str, Bound]) -> None:
         """Raises UsageError, naming what differs, unless it is bound to just this, role by role."""
         for role in self.entries.keys() ^ bound.keys():
             was, now = ("with", "has none") if role in self.entries else ("without", "has one")
-            raise UsageError(f"{self.path}: was saved {was} a role {role}; what is loaded {now}")
+            raise self._unfit(f"was saved {was} a role {role}; what is loaded {now}")
         for role, now_bound in bound.items():
             was_bound = self.entries[role].bound
             for name in dict.fromkeys((*now_bound, *was_bound)):
                 old, new = was_bound.get(name), now_bound.get(name)
                 if old != new or type(old) is not type(new):
-                    raise UsageError(f"{self.path}: {_differs(role, name, old, new)}")
+                    raise self._unfit(_differs(role, name, old, new))
 
     def parts(self) -> Iterator[Part]:
         """What each role holds, checked, in memory one after the other.

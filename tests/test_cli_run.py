@@ -335,7 +335,10 @@ def test_a_prompt_cache_that_does_not_match_is_refused_and_stays(
     before = cache.read_bytes()
     model = [*files, *QUICK, "--prompt-cache", str(tiny_files["base"])]
     for result, says in (
-        (run(LONG, *options, "--n-ctx", "320"), "n_ctx 256 of base; now it is 320; give"),
+        (
+            run(LONG, *options, "--n-ctx", "320"),
+            "now it is 320; use what it was saved",
+        ),
         (run(LONG, *options, "--tuned", str(tiny_files["base"])), "another model file of tuned"),
         (run(LONG, *model), "is a model, which would be lost"),
         (run(LONG, *files, "--prompt-cache", str(tmp_path)), "is a folder; name a file in it"),

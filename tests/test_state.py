@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -423,3 +424,20 @@ def test_tokens_outside_the_vocabulary_and_beyond_a_context_are_refused(
     monkeypatch.setattr(other.ensemble.contexts["tuned"], "n_ctx", 2)
     with pytest.raises(UsageError, match="is damaged"):
         other.load_state(tmp_path / "a")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_what_may_not_be_written_is_refused_before_anything_is_read(
+    fakes: tuple[Emulator, Emulator], tmp_path: Path
+) -> None:
+    """A file takes the place of what is there: not of a device, a link or a model."""
+    emulator, _ = fakes
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "model").write_bytes(b"GGUF....")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for name in ("", "pipe", "link", "model", "no folder/a"):
+        with pytest.raises(UsageError, match=r"^path: "):
+            emulator.save_state(tmp_path / name, "where is that river", raw=True)
+    assert not any(decoded(emulator).values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -217,6 +217,11 @@ def test_the_words() -> None:
         "“France”: tuned alone 10%, without instructions 60%, together 40%: "
         "the instructions decided"
     )
+    turned = {"unguided": (0.6, 1), "combination": (0.6, 1)}
+    assert told(Recipe.guidance(-1.0), **turned) == (
+        "“France”: without instructions alone 60%: "
+        "the first choice of the model without instructions"
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,4 +280,5 @@ def test_an_answer_in_one_line() -> None:
         tally([*both, one("sampled")]) == "none of 69 tokens moved; 1 sampled, not the first choice"
     )
     assert tally([*both, one("given")]).endswith("; at 1 the emulation prefers another")
+    assert tally([one("own")]) == "1 of 1 token is the first choice of the base"
     assert tally([one("own")] * 3) == "3 of 3 tokens are the first choice of the base"

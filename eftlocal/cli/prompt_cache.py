@@ -14,8 +14,6 @@ from eftlocal.state_file import StateFile
 if TYPE_CHECKING:
     from eftlocal import Answer, Emulator
 
-FLAG = "--prompt-cache"
-
 
 class PromptCache:
     """The file, checked before any model is loaded; nothing where none is given.
@@ -26,7 +24,7 @@ class PromptCache:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        check_outputs({FLAG: path})
+        check_outputs({"--prompt-cache": path})
         if path is not None and path.exists():
             with StateFile(path):
                 return
@@ -39,10 +37,7 @@ class PromptCache:
         """
         if self.path is None or not self.path.exists():
             return
-        try:
-            state = emulator.load_state(self.path)
-        except UsageError as error:
-            raise UsageError(f"{error}; give {FLAG} another file, or delete it") from None
+        state = emulator.load_state(self.path)
         if not quiet:
             tell(f"read {self.path}: {state}", dim=True)
 

@@ -64,7 +64,7 @@ class Ensemble:
             what it raises ends the decode (on the CPU and Metal at once, else after the call) and
             loses nothing.
         on_read: told of a sequence before and after each call that reads a part of its prompts, or
-            of a text that is scored; called by the decoding thread.
+            of a text that is scored; called by whichever threads decode, by several at once.
     """
 
     def __init__(

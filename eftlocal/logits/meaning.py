@@ -173,5 +173,5 @@ def _number(value: float) -> str:
 
 
 def dial_text(recipe: str, dial: str) -> str:
-    """`0: the base alone; 1: the whole fine-tuning; beyond: more than was tuned, ...`"""
+    """`0: the base alone; 1: the whole fine-tuning; beyond 1: more than was tuned, ...`"""
     return "; ".join(f"{at}: {what}" for at, what in MEANINGS[recipe].dials[dial].items())

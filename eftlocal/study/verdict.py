@@ -129,7 +129,7 @@ def tally(said: Sequence[Verdict]) -> str:
         why = ", ".join(f"{times} by {cause}" for cause, times in causes.most_common())
         line = f"{causes.total()} of {of} moved: {why}"
     elif own:
-        line = f"{len(own)} of {of} are {own[0].words}"
+        line = f"{len(own)} of {of} {'is' if len(own) == 1 else 'are'} {own[0].words}"
     else:
         line = f"none of {of} moved"
     kinds = Counter(one.kind for one in said)
@@ -158,10 +158,10 @@ def _first(token: InspectedToken, name: str) -> bool:
 
 
 def _numbers(token: InspectedToken, roles: Sequence[str]) -> str:
-    chances = token.probabilities
-    parts = [f"{_SHORT.get(role, role)} {percent(chances[role])}" for role in roles]
-    if parts:
-        parts[0] = parts[0].replace(" ", " alone ", 1)
+    chances, parts = token.probabilities, list[str]()
+    for role in roles:
+        name = _SHORT.get(role, role) + " alone" * (not parts)
+        parts.append(f"{name} {percent(chances[role])}")
     if len(roles) != 1 or chances[COMBINATION] != chances[roles[0]]:
         parts.append(f"together {percent(chances[COMBINATION])}")
     return ", ".join(parts)
