@@ -20,7 +20,7 @@ PASTES = (
     b"a" + END.encode() + b"\x11\r\x1b[15~b",
     "a\x9bAb\x8fP".encode(),
     b"caf\xe9 \x9b\xff\xfe end",  # no UTF-8
-    b"0123456789 \x11\r" * 3_000,
+    b"0123456789 \x11\r" * 700,
 )
 
 
@@ -163,7 +163,7 @@ def test_an_input_that_fails_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_is_too_small_says_so(tmp_path: Path) -> None:
-    with chatting(tmp_path, (120, 40)) as terminal:
+    with chatting(tmp_path, (120, 40), COLUMNS="80", LINES="24") as terminal:  # as they once were
         terminal.send(b"A draft\x02")  # and the panel
         terminal.until(b"A draft")
         for columns, rows in ((32, 40), (50, 20), (32, 8), (1, 1), (5, 50), (200, 1), (33, 3)):

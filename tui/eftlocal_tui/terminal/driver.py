@@ -6,6 +6,7 @@ import os
 import selectors
 import sys
 from codecs import getincrementaldecoder
+from contextlib import suppress
 
 from textual.driver import Driver
 
@@ -32,6 +33,14 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
     from textual.drivers.linux_driver import LinuxDriver
 
     class Terminal(LinuxDriver):
+        def _get_terminal_size(self) -> tuple[int, int]:
+            """As it is, whatever COLUMNS and LINES say: they were true when they were set."""
+            with suppress(OSError):
+                columns, lines = os.get_terminal_size(self.fileno)
+                if columns and lines:
+                    return columns, lines
+            return super()._get_terminal_size()
+
         def start_application_mode(self) -> None:
             super().start_application_mode()  # type: ignore[no-untyped-call]
             self.write(_KEEP_TITLE + title_sequence(self._app.title))
