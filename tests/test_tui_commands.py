@@ -177,7 +177,7 @@ async def test_stats_save_and_clear(d: Driver) -> None:
     assert "no conversation" in d.toasts
     await d.ask("first")
     await d.send("/stats")
-    for shown in ("20 tok/s", "upscale", "base, tuned, reference", "10 of 4096"):
+    for shown in ("20 tok/s", "upscale", "base, tuned, reference", "10 of 4,096"):
         assert shown in d.notes[0]
     await d.send("/save a name")
     assert "a name" in d.static("#head")

@@ -31,7 +31,7 @@ async def test_a_slash_opens_the_list(tmp_path: Path, size: tuple[int, int]) -> 
         assert "/help" in d.screen_text() and "Help for this screen"[:9] in d.screen_text()
         await d.press("up")  # around
         assert chosen(d) == offered(d)[-1] == "/exit"
-        await d.press("down", "down", "down", "tab")
+        await d.press("down", "down", "down", "down", "tab")
         assert d.chat.prompt.text == "/system "
         assert offered(d) == [] and "Set the system prompt" in d.static("#status")
         await d.press("ctrl+u", *"/st")
@@ -150,6 +150,6 @@ async def test_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @driving()
 async def test_a_click_chooses(d: Driver) -> None:
     await d.press("slash")
-    await d.pilot.click(CommandMenu, offset=(2, 2))
+    await d.pilot.click(CommandMenu, offset=(2, 3))
     await d.until(lambda: d.chat.prompt.text == "/system ")
     assert d.app.focused is d.chat.prompt

@@ -72,7 +72,7 @@ async def test_models_that_cannot_be_loaded_again_are_not_named(
     d.engine.refuses["demo"] = REFUSED
     await d.send("/preset demo")
     await d.until(lambda: len(d.notes) == 3)
-    assert d.notes[1:] == ["gone", "F2 shows what can be loaded instead."]
+    assert d.notes[1:] == ["gone", "Ctrl+L shows what can be loaded instead."]
     assert "fake" not in head(d)
     assert d.static("#status") == "No models are loaded"
 

@@ -68,7 +68,7 @@ async def test_the_list_at_80_columns(d: Driver) -> None:
     d.engine.offers["demo"] = Offer(
         "demo", TRIO, 7_000_000, 0, False, 1024, 44_000_000, 10**10, True
     )
-    await opened(d, "f2")
+    await opened(d, "ctrl+l")
     await d.until(lambda: "10 GB of memory free" in d.static("#head"))
     assert list(lines(d)) == list(load_presets())
     assert lines(d)["demo"] == [
@@ -78,7 +78,7 @@ async def test_the_list_at_80_columns(d: Driver) -> None:
     assert all(len(line) <= 76 for of in lines(d).values() for line in of)
     await d.press("f1")
     assert isinstance(d.app.screen, HelpScreen)
-    await d.press("escape", "f2")
+    await d.press("escape", "ctrl+l")
     assert d.app.screen is d.chat
 
 
@@ -104,7 +104,7 @@ async def test_a_preset_is_chosen_and_asks_before_its_download(d: Driver) -> Non
     await d.until(lambda: isinstance(d.app.screen, Confirm))
     await d.press("tab", "enter")
     await d.until(lambda: "olmo2-7b" in d.static("#head"))
-    await opened(d, "f2")
+    await opened(d, "ctrl+l")
     await d.press("escape")
     assert d.engine.loads[-1] == "olmo2-7b"
 
@@ -113,7 +113,7 @@ async def test_a_preset_is_chosen_and_asks_before_its_download(d: Driver) -> Non
 async def test_the_list_opens_while_an_answer_is_written(d: Driver) -> None:
     await d.send("Hello")
     await d.until(lambda: d.engine.answering)
-    await opened(d, "f2")
+    await opened(d, "ctrl+l")
     await d.press("enter")
     await d.until(lambda: "an answer is being generated" in d.toasts)
     assert d.engine.loads == [None]
@@ -129,5 +129,5 @@ async def test_a_wrong_presets_file_is_told(
     async with driven(ScriptedEngine(), tmp_path) as d:
         user_path().parent.mkdir(parents=True)
         user_path().write_text("[[preset]]\n", encoding="utf-8")
-        await d.press("f2")
+        await d.press("ctrl+l")
         await d.until(lambda: "name: is missing" in d.toasts)

@@ -217,7 +217,7 @@ async def _views(d: Driver, engine: Showing, walk: Walk) -> None:
     await walk.take("compare")
     await d.press("f1")
     await walk.take("help-compare")
-    await d.press("escape", "escape", "f2")
+    await d.press("escape", "escape", "ctrl+l")
     await d.until(lambda: "context" in d.screen_text() or True)
     await walk.take("presets")
     await d.press("escape", "f6")

@@ -30,13 +30,12 @@ FIRST_DEFAULTS = """\
 # beta = 0.5
 """
 FIRST = """\
-# Settings of `eftlocal chat`. Remove the # of a line to set it.
+# Settings of `eftlocal chat`. Remove the # of a line to set it. `/settings dials`: the dials' own.
 # preset = "demo"           # loaded unless the command line names models
 # theme = "textual-dark"    # at every start; unset: the last one. /theme NAME
 # panel = true              # open the side panel at every start; unset: as it was, or if it fits
 # system = ""               # system prompt of new conversations
 # kept = "2 GB"             # of disk, so that conversations go on at once; it holds them. 0: none
-# (defaults of dials and limits are in settings.toml, which `/settings dials` opens)
 # editor = "nano"           # for long messages; unset: $VISUAL, then $EDITOR
 #
 # [keys]                    # /help shows the names

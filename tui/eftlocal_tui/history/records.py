@@ -123,7 +123,7 @@ class Thought(Record):
     seconds: Number
 
 
-_NEWER = ("thinking", "system")
+_NEWER = ("thinking", "system", "beside")
 
 
 class _MaySay(Record):

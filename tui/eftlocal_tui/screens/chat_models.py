@@ -159,6 +159,7 @@ class ChatModels:
             for note in loaded.notes if loaded is not None else ():
                 await self.screen.say(f"Note: {note}")
             return
+        await self.show_dials()
         if isinstance(error, StoppedError):
             what = "Loading stopped"
         elif isinstance(error, DownloadNeededError):
@@ -172,7 +173,6 @@ class ChatModels:
             stays = "is loaded again" if outcome.again else "stays loaded"
             stays = f"{one_line(loaded.name, 60)} {stays}"
             await self.screen.say(f"{what}; {stays}." if what else f"{stays}.")
-            await self.show_dials()
             return
         self.screen.status("No models are loaded")
         await self.screen.say(f"{what}. /preset NAME loads models." if what else _INSTEAD)
