@@ -57,7 +57,7 @@ async def test_escape_sequences_of_a_model_and_of_a_paste(tmp_path: Path) -> Non
         await d.press("ctrl+o")
         no_escapes(d)
         await d.press("escape", "f5")
-        await d.until(lambda: "tok/s" in d.screen_text())
+        await d.until(lambda: "tokens" in d.screen_text())
         no_escapes(d)
 
 
@@ -70,6 +70,7 @@ async def test_html_of_a_model_is_shown_as_text(d: Driver) -> None:
 
 @driving(size=(80, 24))
 async def test_markdown_bombs(d: Driver) -> None:
+    d.engine.n_ctx = 1_000_000
     for bomb in BOMBS.values():
         size = max(1, len(bomb) // 8)
         pieces = [bomb[i : i + size] for i in range(0, len(bomb), size)]
@@ -105,6 +106,7 @@ async def test_a_paste_of_100000_characters(tmp_path: Path) -> None:
     text = "".join(f"{i:>9}\n" for i in range(10_000))
     one = "x" * 100_000
     engine = ScriptedEngine("Long.", "Longer.")
+    engine.n_ctx = 1_000_000
     async with driven(engine, tmp_path, size=(80, 24)) as d:
         for paste in (text, one):
             d.chat.prompt.post_message(events.Paste(paste))

@@ -396,7 +396,7 @@ class ChatScreen(BaseScreen[None]):
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         # Never opened: the model wrote it.
         event.stop()
-        self.copy(event.href, "link")
+        self.copy(event.href, f"link {one_line(event.href, 80)}")
 
     async def obey_turn(self, asked: Asked) -> None:
         """Does with a turn what its key asks for."""
