@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_the_title_of_the_window_is_given_back(tmp_path: Path) -> None:
         assert title.isprintable()
         quit_it(terminal)
         assert b"\x1b[23;2t" in terminal.shown
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, -signal.SIGHUP)]
+)
+def test_a_signal_ends_it_as_a_quit_does(tmp_path: Path, number: int, code: int) -> None:
+    with chatting(tmp_path) as terminal:
+        terminal.send(b"\x1b[200~not sent yet\x1b[201~")
+        terminal.until(b"not sent yet")
+        terminal.child.send_signal(number)
+        assert terminal.wait() == code
+        if number == signal.SIGTERM:  # with SIGHUP there is no terminal any more
+            assert b"\x1b[?1049l" in terminal.shown
+            assert b"\x1b[?1003l" in terminal.shown
+    with History(tmp_path / "chat.db") as history:
+        assert history.drafts.get(None).text == "not sent yet"
 
 
 def chat_of(folder: Path, **environment: str) -> Terminal:

@@ -35,6 +35,7 @@ from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.terminal import clipboard
 from eftlocal_tui.terminal.driver import title_sequence, with_keyboard
 from eftlocal_tui.terminal.room import RoomyApp
+from eftlocal_tui.terminal.signals import on_signals
 from eftlocal_tui.text import pasted
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
@@ -73,6 +74,8 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         self._themed = True
         self.set_keymap(self._keys)
         self.push_screen(self._chat)
+        if not self.is_headless:
+            on_signals(self._told_to_end, self._terminal_gone)
 
     def watch_theme(self, theme: str) -> None:
         if not self._themed:
@@ -166,6 +169,13 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         self.chat.answers.box.save()
         await super().action_quit()
 
+    def _told_to_end(self, code: int) -> None:
+        self._terminal_gone()
+        self.exit(return_code=code)
+
+    def _terminal_gone(self) -> None:
+        self.chat.answers.box.save()
+
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):
             self.screen.action_back()
@@ -257,6 +267,7 @@ def run_chat(
 
     Raises:
         EftlocalError: there is no such conversation, or the history cannot be opened.
+        SystemExit: a signal ended it.
     """
     with opened(needed=resume is not None or continue_) as (history, unsaved):
         conversation = _resumed(history, resume, continue_)
@@ -267,6 +278,8 @@ def run_chat(
             app.run()
             if app.failure is not None:
                 raise app.failure
+            if app.return_code:
+                raise SystemExit(app.return_code)
             return None if unsaved else _left(history, app.chat.answers.conversation)
         finally:
             services.close()
