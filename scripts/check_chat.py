@@ -160,7 +160,7 @@ def write_while_it_is_locked(terminal: Terminal, folder: Path) -> None:
         report("while it is locked", latency(terminal))
     terminal.until("Generating", "then it is answered")
     terminal.keys("Escape")
-    terminal.until("Message (Enter sends", "and stopped")
+    terminal.until("Enter sends", "and stopped")
 
 
 def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
@@ -186,11 +186,11 @@ def first_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         screen = terminal.until(lambda s: " seed " in s, "three answers side by side")
         show("compare", screen)
         terminal.keys("Escape")
-        terminal.until("Message (Enter sends", "back from the comparison")
+        terminal.until("Enter sends", "back from the comparison")
         terminal.keys("F6")
         show("influence", terminal.until(" together ", "what moved each token"))
         terminal.keys("Escape")
-        terminal.until("Message (Enter sends", "back from the influence view")
+        terminal.until("Enter sends", "back from the influence view")
         terminal.text("/export talk.md")
         terminal.keys("Enter")
         terminal.until("Exported to", "it is exported")
@@ -215,7 +215,7 @@ def second_visit(folder: Path, show: Callable[[str, str], None]) -> None:
         terminal.keys("C-o")
         show("history", terminal.until("Conversations", "the history lists it"))
         terminal.keys("Escape")
-        terminal.until("Message (Enter sends", "back in the chat")
+        terminal.until("Enter sends", "back in the chat")
         terminal.keys("C-q")
         terminal.until("ended with code 0", "it quits again")
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
-READY = b"Message (Enter"
+READY = b"nter sends"  # the cursor may stand on the first letter
 
 
 class Terminal:
