@@ -97,3 +97,12 @@ async def test_clicks_beside_the_palette(d: Driver) -> None:
     palette.dismiss()  # a second click
     await d.pause()
     assert d.app.screen is d.chat
+
+
+@driving(*ANSWERS)
+async def test_a_key_for_a_turn_that_is_gone(d: Driver) -> None:
+    await d.ask("Go")
+    view = d.chat.transcript.views[-1]
+    await d.press("ctrl+n")
+    await d.until(lambda: not view.is_attached)
+    assert await d.app.run_action("ask('copy')", view)

@@ -16,6 +16,7 @@ from textual.css.query import NoMatches
 from textual.driver import Driver
 from textual.markup import escape
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import OptionList
 
 from eftlocal.errors import EftlocalError, UsageError
@@ -136,6 +137,8 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
     async def run_action(self, action: Any, default_namespace: Any = None, *more: Any) -> bool:
         """Every key and every command of the palette comes through here."""
         where = default_namespace
+        if isinstance(where, Widget) and not where.is_attached:
+            return True  # it was taken away while the key was on its way
         if isinstance(where, OptionList) and not where.size:
             return True  # it is not laid out yet, and Textual (8.2) would fail in it
         try:
