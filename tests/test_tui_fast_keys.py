@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from textual.widgets import Input
+from rich.style import Style
+from textual import events
+from textual.widgets import Input, OptionList
 from tui_driver import Driver, driving
 
 from eftlocal_tui.screens.history import HistoryScreen
@@ -106,3 +108,17 @@ async def test_a_key_for_a_turn_that_is_gone(d: Driver) -> None:
     await d.press("ctrl+n")
     await d.until(lambda: not view.is_attached)
     assert await d.app.run_action("ask('copy')", view)
+
+
+@driving(*ANSWERS)
+async def test_a_click_on_a_row_that_is_gone(d: Driver) -> None:
+    await d.ask("Go")
+    await d.press("ctrl+o")
+    await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
+    rows = d.app.screen.query_one(OptionList)
+    await d.until(lambda: rows.option_count)
+    click = events.Click(rows, 1, 0, 0, 0, 1, False, False, False, style=Style(meta={"option": 9}))
+    rows.post_message(click)
+    await d.pause()
+    assert d.app.failure is None
+    assert d.app.screen.query_one(OptionList) is rows

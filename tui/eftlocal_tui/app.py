@@ -38,6 +38,7 @@ from eftlocal_tui.terminal.driver import title_sequence, with_keyboard
 from eftlocal_tui.terminal.room import RoomyApp
 from eftlocal_tui.terminal.signals import on_signals
 from eftlocal_tui.text import pasted
+from eftlocal_tui.widgets.late_clicks import drop_late_clicks
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
 _NOT_COMMANDS = ("send", "newline", "complete", "earlier", "later", "page(", "walk(", "back")
@@ -62,6 +63,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         self, services: Services, *, resume: Conversation | None = None, load: bool = True
     ) -> None:
         super().__init__()
+        drop_late_clicks()
         self.services = services
         self._chat = ChatScreen(services, resume=resume, load=load)
         self._keys = dict(services.settings.keys)
