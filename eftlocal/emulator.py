@@ -175,7 +175,7 @@ class Emulator(Closing):
         defaults = Defaults() if defaults is None else defaults
         if not isinstance(defaults, Defaults):
             refuse("defaults", defaults, "Defaults, as in Defaults(recipe=..., sampling=...)")
-        progress = options.pop("progress", None)
+        progress = arguments.checked("progress", options.pop("progress", None))
         prepared = prepare_roles(sources, defaults.recipe, vocabulary_exceptions, **options)
         return cls(load_roles(prepared, progress=progress), defaults, name=name)
 
