@@ -211,7 +211,7 @@ def sources_of(*arguments: str) -> dict[str, RoleSource]:
         raise UsageError("enough")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("eftlocal.emulator.prepare", prepared)
+        patched.setattr("eftlocal.preparation.prepare", prepared)
         assert "enough" in run(*arguments).stderr
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench_step import BufferSizes
+from processor import not_with_amx
 from random_gguf import QUANTIZATIONS, write_random_model
 
 from eftlocal.decoding.passes import most_rows
@@ -85,6 +86,7 @@ def test_a_context_takes_what_was_planned(
     assert taken["compute CPU"] < 1.03 * need.compute
 
 
+@not_with_amx
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_weights_take_what_was_planned(quantization: str, tmp_path: Path) -> None:
     """Embeddings that are the output too stand there twice where they are repacked."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from processor import not_with_amx
 from test_placement import device, layers, needs
 from test_readme import WORKERS, run
 from typer.testing import CliRunner
@@ -557,6 +558,7 @@ def test_the_commands_of_the_page_work(start: Start, tmp_path: Path) -> None:
 
 
 @real
+@not_with_amx
 def test_a_batch_keeps_what_is_done_and_goes_on_with_another_worker(
     start: Start, tmp_path: Path
 ) -> None:

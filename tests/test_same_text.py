@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_models import FakeModel, fake_context, fake_emulator
+from processor import not_with_amx
 from random_gguf import write_random_model
 
 from eftlocal import Answer, Defaults, Emulator, Recipe, Sampling, Speculation
@@ -261,6 +262,7 @@ def test_a_chosen_cache_is_kept(cache: dict[str, str], kept: str, tmp_path: Path
     assert prepared.sources["base"].cache_type_v == kept
 
 
+@not_with_amx
 def test_slow_reading_is_told(quantized: Path) -> None:
     with load(quantized, reproducible=True) as emulator:
         told = [note for note in emulator.notes() if note.startswith("reproducible: ")]

@@ -19,6 +19,7 @@ from fuzzing.edits import EDITS
 from gguf import LlamaFileType
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
+from processor import not_with_amx
 from random_blocks import TYPES, random_blocks
 from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, Shape, tensor_type, write_random_model
 
@@ -123,6 +124,7 @@ def test_mixtures_are_those_of_llama_cpps_quantizer(
     assert found == {t.name: t.type for t in written.tensors if len(t.shape) > 1}
 
 
+@not_with_amx
 def test_the_types_that_the_cpu_repacks(tmp_path: Path) -> None:
     told: list[str] = []
 
