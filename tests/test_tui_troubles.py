@@ -57,7 +57,7 @@ async def test_a_conversation_deleted_elsewhere_in_the_middle_of_an_answer(d: Dr
     delete_elsewhere(d)
     d.engine.go()
     await d.idle()
-    assert "deleted" in d.notes[0]
+    await d.until(lambda: "deleted" in f"{d.notes} {d.toasts} {d.screen_text()}")
     assert d.app.is_running
 
 
@@ -152,7 +152,7 @@ async def test_nothing_can_be_written_from_the_middle_of_an_answer(
         do(d, off)
         script.go.set()
         await d.idle()
-        assert said in d.notes[0]
+        await d.until(lambda: said in f"{d.notes} {d.toasts} {d.screen_text()}")
         assert "elsewhere" not in d.screen_text()
         do(d, on)
         await d.ask("Better?")
