@@ -125,7 +125,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         "chat.stop": "ctrl+y",
         "chat.continue": "ctrl+x",
         "chat.panel": "f11",
-        "chat.edit": "f11",
+        "chat.edit": "ctrl+k",
         "history.archived": "z",
         "influence.next": "m",
     }
@@ -138,7 +138,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         await d.until(lambda: "Ctrl+Y stops" in d.static("#status"))
         await d.until(lambda: d.turns[-1:] == ["One"])
         await d.press("f7")
-        assert "F11 and Ctrl+R make more" in d.toasts
+        assert "Ctrl+K and Ctrl+R make more" in d.toasts
         await d.press("ctrl+r")
         assert "Ctrl+Y stops it" in d.toasts
         await d.press("ctrl+y")
