@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -131,10 +131,7 @@ def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Ite
         private: only its user may read it, whoever may read the old one.
         durable: wait until the disk has it. Otherwise it may be torn when the machine stops.
     """
-    for torn in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
-        with suppress(OSError):
-            if time.time() - torn.lstat().st_mtime > _TORN:
-                torn.unlink()
+    remove_torn(path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"))
     part = beside(path, f".{secrets.token_hex(8)}.part")
     try:
         opener = partial(os.open, mode=0o600 if private else 0o666)
@@ -151,6 +148,14 @@ def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Ite
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def remove_torn(parts: Iterable[Path]) -> None:
+    """Removes those of `replacing`'s new files that nobody writes any more."""
+    for part in parts:
+        with suppress(OSError):
+            if time.time() - part.lstat().st_mtime > _TORN:
+                part.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from eftlocal.disk import cache_folder, readable
+from eftlocal.disk import cache_folder, readable, remove_torn
 from eftlocal.errors import EftlocalError
 from eftlocal.saved_state import SavedState
 from eftlocal_tui.engine import Engine
@@ -29,7 +29,6 @@ from eftlocal_tui.history import History, HistoryError, LockedError
 IDLE = 2.0  # seconds after an answer in which nothing else is to be done
 _WORTH, _WORTH_LEAVING = 256, 32  # tokens that are not on disk yet, and take longer to read
 _LEAVING = 1.5  # seconds in which the program must have written when it is left
-_TORN = 3600.0  # seconds after which nobody writes a part any more
 _SUFFIX = ".state"
 
 
@@ -187,10 +186,7 @@ class KeptCaches:
             mine = path.name.startswith(self._prefix)
             if not self._most or (mine and not self._exists(path)):
                 path.unlink(missing_ok=True)
-        for part in self._folder.glob("*.part"):
-            with suppress(OSError):
-                if time.time() - part.stat().st_mtime > _TORN:  # of a program that was killed
-                    part.unlink()
+        remove_torn(self._folder.glob("*.part"))
 
     def _exists(self, path: Path) -> bool:
         """Whether there is the conversation of a file."""

@@ -71,10 +71,10 @@ class ChatContext:
         self.screen = screen
         self.history = screen.services.history
 
-    async def fit(self, asked: Asked) -> Fit:
-        """What is taken in each role."""
+    async def fit(self, asked: Asked, begin: int | None = None) -> Fit:
+        """What is taken in each role, sent from a turn on; None is where it is sent from now."""
         services = self.screen.services
-        messages = asked.messages(asked.begin)
+        messages = asked.messages(asked.begin if begin is None else begin)
         return await counting.fit(services.thread, services.engine, messages).result()
 
     async def way_on(self, asked: Asked, fit: Fit) -> Way | None:
@@ -93,11 +93,8 @@ class ChatContext:
         if asked.begin:
             lines.append(f"Not sent any more: the oldest {messages_of(asked.begin)}")
         ways = await self._ways(asked) if asked.path else []
-        if asked.begin:
-            services = self.screen.services
-            whole = asked.messages(0)
-            if (await counting.fit(services.thread, services.engine, whole).result()).enough:
-                ways.insert(0, Way("all", "Send all messages again", "there is room for them"))
+        if asked.begin and (await self.fit(asked, 0)).enough:
+            ways.insert(0, Way("all", "Send all messages again", "there is room for them"))
         return await self._choose(f"Context: {fit.room:,} tokens left", lines, ways)
 
     async def _choose(self, title: str, lines: Sequence[str], ways: Sequence[Way]) -> Way | None:
