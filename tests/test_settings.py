@@ -14,6 +14,7 @@ from settings_files import own_preset, table, toml, write_settings
 from typer.testing import CliRunner
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation, arguments
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
 from eftlocal.cli.sweep import _builder
@@ -190,7 +191,7 @@ def off_on_the_line(name: str, on: Defaults) -> Defaults:
         call = [verb, "Hello", "--preset", "mine", SETTINGS[name].flag, OFF]
         result = CliRunner().invoke(app, call)
         assert "must be" not in result.output and result.exit_code != 2, result.output
-    return opt.chosen_defaults(on, dict.fromkeys([*ON, *RECIPE]) | {name: OFF})
+    return rules.chosen_defaults(on, dict.fromkeys([*ON, *RECIPE]) | {name: OFF})
 
 
 def off_in_a_request(name: str, on: Defaults) -> Defaults:

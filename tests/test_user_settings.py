@@ -16,6 +16,7 @@ import typer
 from settings_files import own_preset, toml, write_settings
 from typer.testing import CliRunner
 
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
 from eftlocal.cli.selection import Selection, select
@@ -44,7 +45,7 @@ def selected(*line: str, groups: tuple[str, ...] = GROUPS) -> tuple[Selection, G
     @opt.takes(*groups)
     def verb(raw: bool = False, system: str | None = None, *, given: Given) -> None:
         if "raw" in groups:
-            opt.check_raw(given)
+            rules.check_raw(given)
         found.extend((select(given), given))
 
     result = CliRunner().invoke(one_verb, list(line))

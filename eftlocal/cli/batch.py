@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.options import takes
 from eftlocal.cli.options import verb_option as _option
@@ -134,9 +135,9 @@ def batch(
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.cli.shard_process import code_of
 
-    opt.check_raw(given)
+    rules.check_raw(given)
     chosen = select(given.changed(seed=None))  # --seed is the run's
-    constraint = opt.constraint(given)
+    constraint = rules.constraint(given)
     # A name that is wrong is told before gigabytes are downloaded.
     check_output(output, source)
     if source != "-" and not Path(source).exists():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eftlocal.cli import options as opt
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen
 from eftlocal.output_file import check_outputs, is_stdout, write_whole
@@ -69,9 +69,9 @@ def bench(
     from eftlocal.study.speed import notes, plot, tables
 
     force = given["force"]
-    models = opt.chosen_models(given)
+    models = rules.chosen_models(given)
     roles = tuple(models if isinstance(models, dict) else models.roles)
-    engine = opt.engine(given, roles)
+    engine = rules.engine(given, roles)
     selected = Selection(models, roles, given, Defaults(), engine, given["offline"])
     asked = (
         read_prompts(prompts)
@@ -82,7 +82,7 @@ def bench(
     check_plot(picture)
     with loading_bars() as bars:
         sources = selected.sources(bars)
-        opt.check_roles(sources.defaults.recipe, None, sources.roles)
+        rules.check_roles(sources.defaults.recipe, None, sources.roles)
         settings = Settings(
             asked,
             chosen_sampling(sources.defaults.sampling, given),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eftlocal.cli import options as opt
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import tell
@@ -59,12 +59,12 @@ def chat(
     chosen = select(given)
 
     def adjust(defaults: Defaults, roles: Collection[str]) -> tuple[Defaults, list[str]]:
-        fits, lost = opt.fitting(given, defaults, roles)
+        fits, lost = rules.fitting(given, defaults, roles)
         try:
-            changed = opt.chosen_defaults(defaults, fits)
-            opt.check_roles(changed.recipe, None, roles)
+            changed = rules.chosen_defaults(defaults, fits)
+            rules.check_roles(changed.recipe, None, roles)
         except UsageError as error:  # what was typed is of the models that it was typed with
-            changed = opt.chosen_defaults(defaults, fits.changed(**dict.fromkeys(RECIPE)))
+            changed = rules.chosen_defaults(defaults, fits.changed(**dict.fromkeys(RECIPE)))
             return changed, [f"{error}; the recipe is that of the preset"]
         return changed, [f"{source} does not go with these models; left out" for source in lost]
 

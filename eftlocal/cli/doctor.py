@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.cli.options import fitting
+from eftlocal.cli.option_rules import fitting
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import print_json, say, tell
 from eftlocal.defaults import preset_defaults

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eftlocal.cli import options as opt
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import print_json, tell
 from eftlocal.disk import read_text
@@ -87,7 +87,7 @@ def inspect(
     from eftlocal.study.report import plain as as_plain
     from eftlocal.study.survey import SurveyPrompt, plot, read_prompts, survey, tables
 
-    opt.check_raw(given)
+    rules.check_raw(given)
     own_answer = _given_answer(answer, answer_file)
     if prompts is not None:
         single = {"PROMPT": prompt, "--answer": own_answer, "--html": html}
@@ -107,7 +107,7 @@ def inspect(
     check_plot(picture)
     selection = select(given)
     defaults, chosen = selection.defaults, selection.defaults.recipe
-    opt.check_guidance(chosen, system, selection.roles)
+    rules.check_guidance(chosen, system, selection.roles)
     loaded = tuple(dict.fromkeys((*selection.roles, *chosen.roles)))
     measure_of(measures_for(loaded, chosen), measure)  # refused before anything is loaded
     with loading_bars() as bars:

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from eftlocal import hub
 from eftlocal.cli.completion import presets
-from eftlocal.cli.options import context, takes
+from eftlocal.cli.option_rules import context
+from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import read_text, readable

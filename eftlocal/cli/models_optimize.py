@@ -12,7 +12,7 @@ import typer
 
 from eftlocal import hub, llama
 from eftlocal.cli.models import add_row, new_table, states_of
-from eftlocal.cli.options import by_role
+from eftlocal.cli.option_rules import by_role
 from eftlocal.cli.progress import terminable
 from eftlocal.cli.screen import Screen, download_bars
 from eftlocal.cli.selection import loading_bars

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli import completion
-from eftlocal.cli import options as opt
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli.options import takes
 from eftlocal.cli.streams import of_answer, print_json, read_prompt, tell
 from eftlocal.errors import UsageError
@@ -59,15 +59,15 @@ def run(
     from eftlocal.cli.prompt_cache import PromptCache
     from eftlocal.cli.selection import loading_bars, select
 
-    opt.check_raw(given)
+    rules.check_raw(given)
     text = read_prompt(prompt)
     selection = select(given)
     recipe = selection.defaults.recipe
-    constraint = opt.constraint(given)
+    constraint = rules.constraint(given)
     if stats and quiet:
         raise UsageError("--stats and --quiet exclude each other; leave one out")
-    roles = opt.check_roles(recipe, show, selection.roles)
-    opt.check_guidance(recipe, system, selection.roles)
+    roles = rules.check_roles(recipe, show, selection.roles)
+    rules.check_guidance(recipe, system, selection.roles)
     cache = PromptCache(given["prompt_cache"])
     if given["verbose"]:
         _show_engine_log()

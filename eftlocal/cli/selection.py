@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eftlocal.cli import options as opt
+from eftlocal.cli import option_rules as rules
+from eftlocal.cli.options import tell_left_out
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
@@ -81,15 +82,15 @@ def select(given: Given) -> Selection:
     from eftlocal.defaults import Defaults, preset_defaults
     from eftlocal.generation import TextStream
 
-    models = opt.chosen_models(given)
+    models = rules.chosen_models(given)
     roles = tuple(models if isinstance(models, dict) else models.roles)
     default = Defaults() if isinstance(models, dict) else preset_defaults(models)
-    given, lost = opt.fitting(given, default, roles)
-    opt.tell_left_out(lost, "these models")
+    given, lost = rules.fitting(given, default, roles)
+    tell_left_out(lost, "these models")
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
-    defaults = opt.chosen_defaults(default, given)
-    opt.check_roles(defaults.recipe, None, roles)
-    return Selection(models, roles, given, defaults, opt.engine(given, roles), given["offline"])
+    defaults = rules.chosen_defaults(default, given)
+    rules.check_roles(defaults.recipe, None, roles)
+    return Selection(models, roles, given, defaults, rules.engine(given, roles), given["offline"])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.eval import Split
 from eftlocal.cli.options import takes
@@ -147,8 +148,8 @@ def sweep(
     from eftlocal.study.report import as_json
     from eftlocal.study.sweep import Results, lacking, manifest, possible, run_sweep
 
-    opt.check_raw(given)
-    selected = select(opt.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
+    rules.check_raw(given)
+    selected = select(rules.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
     defaults = selected.defaults
     if questions:
         greedy = replace(defaults.sampling, temperature=0.0)
@@ -159,7 +160,7 @@ def sweep(
     items = _items(given)
     if not all(item.has_system for item in items):
         for point in points:
-            opt.check_guidance(point.recipe, None, selected.roles)
+            rules.check_guidance(point.recipe, None, selected.roles)
     drafts = not defaults.speculation.off
     shown = _metrics(metrics, possible(items, selected.roles, drafts=drafts))
     check_outputs({"--plot": picture, "--html": page}, {"--prompts": prompts}, rows={"--out": out})
@@ -258,8 +259,8 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build
         given = dict.fromkeys(opt.GROUPS["recipe"]) | {"any_sum": any_sum}
         for dial, value in dials.items():  # no limit at all is None in a grid
             given["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
-        made = opt.chosen_defaults(defaults, given)
-        opt.check_roles(made.recipe, None, roles)
+        made = rules.chosen_defaults(defaults, given)
+        rules.check_roles(made.recipe, None, roles)
         return made.recipe, made.sampling
 
     return build
