@@ -34,6 +34,7 @@ import psutil
 
 import eftlocal
 from eftlocal import Emulator
+from eftlocal.decoding.score import text_rows
 from eftlocal.study.questions import FOLDER, SPLITS, read
 
 PARTS = ("kills", "memory")
@@ -171,7 +172,7 @@ def gap(emulator: Emulator, prompt: str, one: list[bytes], other: list[bytes]) -
     a, b = (ids[answer[place]] if place < len(answer) else end for answer in (one, other))
     begun = [ids[piece] for piece in one[:place]]
     prompts, recipe = emulator.tokenize(prompt), emulator.defaults.recipe
-    *_, (_, row, _) = ensemble.score(prompts, [*begun, a], recipe=recipe)
+    *_, (_, row, _) = text_rows(ensemble, prompts, [*begun, a], recipe=recipe)
     found = [max(row[list(ensemble.stop_tokens)]) if i == end else row[i] for i in (a, b)]
     return place, float(abs(found[0] - found[1]))
 

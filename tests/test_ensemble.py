@@ -13,6 +13,7 @@ import pytest
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.score import text_rows
 from eftlocal.decoding.sequence import RunningSequence, Wanted
 from eftlocal.errors import EngineError, PromptError
 from eftlocal.loading.roles import RoleSource
@@ -183,7 +184,8 @@ def test_logprobs_of_a_round_are_those_of_scoring(ensemble: Ensemble) -> None:
     told = [Rounds(ensemble)([sequence])[0][0].logprob for _ in range(40)]
     ensemble.close(sequence)
     scored = []
-    for token, row, rows in ensemble.score(prompts, sequence.tokens(), recipe=Recipe.upscale(1.5)):
+    recipe, tokens = Recipe.upscale(1.5), sequence.tokens()
+    for token, row, rows in text_rows(ensemble, prompts, tokens, recipe=recipe):
         scored.append(float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64))))
         assert set(rows) == {"base", "tuned", "reference"}
     assert len(scored) == 40 and not ensemble.running
@@ -232,7 +234,8 @@ def test_what_is_read_is_told(ensemble: Ensemble) -> None:
         ensemble.close(sequence)
         told.clear()
         tokens = [5, 6, 7] * 16
-        assert len(list(ensemble.score(sequence.prompts, tokens, recipe=Recipe.upscale()))) == 48
+        rows = text_rows(ensemble, sequence.prompts, tokens, recipe=Recipe.upscale())
+        assert len(list(rows)) == 48
         assert told[-1] == {role: (count + 47, count + 48) for role, count in whole.items()}
         assert max(done for done, _ in told[0].values()) < min(whole.values()) + 48
     finally:

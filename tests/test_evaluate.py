@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
+from eftlocal.decoding.score import text_rows
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import Recipe
@@ -125,7 +126,7 @@ def test_fact_and_format_add_up_to_the_loss_of_the_gold_answer(
             tokens, _ = gold_tokens(em, q, "warm")
             assert tuple(tokens[:-1]) == whole.tokens
             ids = em.tokenize(q.text)
-            for token, row, _ in em.ensemble.score(ids, tokens, recipe=recipe):
+            for token, row, _ in text_rows(em.ensemble, ids, tokens, recipe=recipe):
                 last = float(row[token]) - float(np.logaddexp.reduce(row.astype(np.float64)))
             total = found[name].fact_nll[i] + found[name].format_nll[i]
             assert total == pytest.approx(-(whole.logprobs.sum() + last), abs=1e-3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.decoding.score import text_rows
 
 GREEDY = Sampling(temperature=0.0)
 PROMPTS = ["What is the capital of France?", "Name a river in Peru and say where it ends."]
@@ -57,7 +58,7 @@ def rows(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The combined row and each role's own, after prompts that may differ by role."""
     ids = {role: emulator.models[role].tokenize(text) for role, text in prompts.items()}
-    _, combined, own = next(emulator.ensemble.score(ids, [7], recipe=recipe))
+    _, combined, own = next(text_rows(emulator.ensemble, ids, [7], recipe=recipe))
     return combined.copy(), {role: row.copy() for role, row in own.items()}
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.decoding.score import text_rows
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.study.influence import compare, inspect
 from eftlocal.study.inspection import (
@@ -50,7 +51,7 @@ def rows_of(emulator: Emulator, answer: str, recipe: Recipe) -> dict[str, NDArra
     found: dict[str, list[NDArray[np.float32]]] = {}
     for part in (recipe, *map(Recipe.single, emulator.roles)):
         name, prompts = COMBINATION if part is recipe else part.name, emulator.tokenize(PROMPT)
-        for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=part):
+        for _, row, _ in text_rows(emulator.ensemble, prompts, tokens, recipe=part):
             found.setdefault(name, []).append(row.copy())
     return {name: np.array(rows) for name, rows in found.items()}
 
@@ -128,7 +129,7 @@ def rows_of_tiny(emulator: Emulator, found: Inspection) -> NDArray[np.float64]:
     prompts, base, values = emulator.tokenize("Hello"), Recipe.single("base"), []
     for i, token in enumerate(found.ids):
         before = {role: [*ids, *found.ids[:i]] for role, ids in prompts.items()}
-        for _, row, _ in emulator.ensemble.score(before, [token], recipe=base):
+        for _, row, _ in text_rows(emulator.ensemble, before, [token], recipe=base):
             values.append(float(np.log(softmax(row[None])[0, token])))
     return np.array(values)
 

@@ -127,7 +127,7 @@ def test_the_next_answer_after_an_interrupt_at_any_line(
         if interrupt is None:
             break
         kept = [interrupt]
-        assert not narrow.ensemble._lock._is_owned(), k  # type: ignore[attr-defined]
+        assert not narrow.ensemble._turns._lock._is_owned(), k  # type: ignore[attr-defined]
         assert narrow.generate("The first prompt", **CALL).tokens == fresh, k
         check_caches(narrow.ensemble)
     assert kept and k > 30

@@ -85,7 +85,7 @@ def test_a_thread_that_waits_comes_next(tiny_files: dict[str, Path]) -> None:
 
         def step_until_it_waits() -> None:
             begun.set()
-            while len(em.ensemble._asking) < 1:
+            while len(em.ensemble._turns._asking) < 1:
                 time.sleep(1e-3)
             order.append("quick")
 

@@ -11,8 +11,6 @@ closed. There is no list of free slots to keep in step, so no interrupt can lose
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.passes import passes
-from eftlocal.decoding.sequence import Choice, RunningSequence, Told, Wanted, check_length, common
-from eftlocal.errors import EngineError, PromptError
+from eftlocal.decoding.sequence import RunningSequence, Told, Wanted, check_length, common
+from eftlocal.decoding.turns import Turns
+from eftlocal.errors import EngineError
 from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
@@ -38,9 +36,7 @@ from eftlocal.speculation.widths import Widths
 Rows = NDArray[np.float32]
 T = TypeVar("T")
 
-_SCORED = 32  # rows of each role held at once while a given text is scored
 WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
-_LOOKS, _MOMENT = 500, 1e-4  # and seconds between them, until a waiting thread has woken up
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
 
 
@@ -85,11 +81,7 @@ class Ensemble:
         self.n_ctx = min(context.n_ctx for context in contexts.values())
         self.n_seq_max = min(context.n_seq_max for context in contexts.values())
         self._holders: list[Callable[[], RunningSequence | None]] = [lambda: None] * self.n_seq_max
-        self._lock = threading.RLock()
-        self._process = os.getpid()
-        self._ended = False
-        self._asking: set[int] = set()  # threads that wait for the lock
-        self._thread = threading.local()  # whether it is inside of `alone`
+        self._turns = Turns()
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self.combine = Combiner(
             vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
@@ -113,53 +105,15 @@ class Ensemble:
         self.costs = costs
 
     def alone(self, work: Callable[[], T]) -> T:
-        """Runs `work` while no other thread uses the contexts; reentrant.
+        """Runs `work` while no other thread uses the contexts; see `Turns.alone`.
 
-        Whoever needs the rows of several calls makes all of them inside one `work`. Threads take
-        turns: a lock that is taken again at once is never seen free by a thread that sleeps.
-
-        Raises:
-            EngineError: the models are closed, or this process is a fork of the one that loaded.
+        Whoever needs the rows of several calls makes all of them inside one `work`.
         """
-        if os.getpid() != self._process:
-            raise EngineError(
-                "the models were loaded before this process was forked; load them in the process "
-                "that uses them"
-            )
-        me, inside = threading.get_ident(), getattr(self._thread, "inside", False)
-        try:
-            self._thread.inside = True
-            self._asking.add(me)
-            with self._lock:
-                self._asking.discard(me)
-                self._refuse_if_ended()
-                return work()
-        finally:
-            self._asking.discard(me)
-            if not inside:
-                self._thread.inside = False
-                self._give_way()
-
-    def _give_way(self) -> None:
-        """Lets waiting threads go first."""
-        for _ in range(_LOOKS):
-            if not self._asking:
-                return
-            time.sleep(_MOMENT)
+        return self._turns.alone(work)
 
     def end(self, free: Callable[[], object]) -> None:
-        """Refuses all further work, in every thread; frees once nothing is being decoded.
-
-        In a forked process nothing is freed: llama.cpp's threads are not there.
-        """
-        if os.getpid() == self._process:
-            self._ended = True
-            with self._lock:
-                free()
-
-    def _refuse_if_ended(self) -> None:
-        if self._ended:
-            raise EngineError("the models are closed; load them again")
+        """Refuses all further work, in every thread; frees once nothing is being decoded."""
+        self._turns.end(free)
 
     def open(
         self,
@@ -336,65 +290,9 @@ class Ensemble:
         """Ends a long decode that nobody waits for any more, or that `check` ends."""
         if self._abandoned:
             raise EngineError("another role's decode has ended in an error")
-        self._refuse_if_ended()
+        self._turns.refuse_if_ended()
         if self.check is not None:
             self.check()
-
-    def score(
-        self,
-        prompts: Mapping[str, Sequence[int]],
-        tokens: Sequence[int],
-        *,
-        recipe: Recipe,
-        roles: Collection[str] | None = None,
-        what: str = "text",
-    ) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
-        """Goes through given tokens after a prompt, in a slot of its own.
-
-        Args:
-            prompts: token ids for every role.
-            roles: whose rows, those of the recipe among them; None is these.
-            what: the tokens are, for the messages.
-
-        Yields:
-            each token, and what stood before it: the combined row (vocab,) float32 and each
-            role's row (vocab,) float32, valid until the next ones.
-
-        Raises:
-            PromptError: the tokens do not fit a context, or one is outside the common vocabulary.
-            EngineError: every slot is taken.
-        """
-        outside = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
-        if outside is not None:
-            raise PromptError(
-                f"the {what} has token {outside}, and the vocabulary that all roles share is 0 to "
-                f"{self.vocab_size - 1}; leave it out"
-            )
-        sequence = self.open(
-            prompts, recipe=recipe, sampling=Sampling(temperature=0.0), scored=len(tokens)
-        )
-        try:
-            room = self.room(sequence)
-            if len(tokens) > room:
-                raise PromptError(
-                    f"the {what} has {len(tokens)} tokens and {room} fit after its prompt; "
-                    "shorten it or raise n_ctx"
-                )
-            count = min(_SCORED, self.n_rows)
-            for start in range(0, len(tokens), count):
-                chunk = tokens[start : start + count]
-                sequence.choices.extend(Choice(token) for token in chunk[:-1])
-                wanted = [Wanted(sequence, rows=len(chunk))]
-                found = self.decode(dict.fromkeys(roles or recipe.roles, wanted))
-                for role in found:
-                    held = len(self.contexts[role].tokens(sequence.slot))
-                    sequence.tell(role, held, self.on_read)
-                for i, token in enumerate(chunk):
-                    rows = {role: of_role[i] for role, (of_role,) in found.items()}
-                    yield token, self.combine(rows, recipe.at(start + i)), rows
-                sequence.choices.append(Choice(chunk[-1]))
-        finally:
-            self.close(sequence)
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
         """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""

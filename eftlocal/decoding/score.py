@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.logits.distribution import token_logprob, top_logprobs
+from eftlocal.decoding.sequence import Choice, Wanted
+from eftlocal.errors import PromptError
+from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.sampling import Sampling
+
+_SCORED = 32  # rows of each role held at once while a given text is scored
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,63 @@ class TextLogprobs:
     top: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
 
 
+def text_rows(
+    ensemble: Ensemble,
+    prompts: Mapping[str, Sequence[int]],
+    tokens: Sequence[int],
+    *,
+    recipe: Recipe,
+    roles: Collection[str] | None = None,
+    what: str = "text",
+) -> Iterator[tuple[int, Row, Mapping[str, Row]]]:
+    """Goes through given tokens after a prompt, in a slot of its own.
+
+    Args:
+        prompts: token ids for every role.
+        roles: whose rows, those of the recipe among them; None is these.
+        what: the tokens are, for the messages.
+
+    Yields:
+        each token, and what stood before it: the combined row (vocab,) float32 and each
+        role's row (vocab,) float32, valid until the next ones.
+
+    Raises:
+        PromptError: the tokens do not fit a context, or one is outside the common vocabulary.
+        EngineError: every slot is taken.
+    """
+    outside = next((token for token in tokens if not 0 <= token < ensemble.vocab_size), None)
+    if outside is not None:
+        raise PromptError(
+            f"the {what} has token {outside}, and the vocabulary that all roles share is 0 to "
+            f"{ensemble.vocab_size - 1}; leave it out"
+        )
+    sequence = ensemble.open(
+        prompts, recipe=recipe, sampling=Sampling(temperature=0.0), scored=len(tokens)
+    )
+    try:
+        room = ensemble.room(sequence)
+        if len(tokens) > room:
+            raise PromptError(
+                f"the {what} has {len(tokens)} tokens and {room} fit after its prompt; "
+                "shorten it or raise n_ctx"
+            )
+        count = min(_SCORED, ensemble.n_rows)
+        for start in range(0, len(tokens), count):
+            chunk = tokens[start : start + count]
+            sequence.choices.extend(Choice(token) for token in chunk[:-1])
+            wanted = [Wanted(sequence, rows=len(chunk))]
+            found = ensemble.decode(dict.fromkeys(roles or recipe.roles, wanted))
+            for role in found:
+                held = len(ensemble.contexts[role].tokens(sequence.slot))
+                sequence.tell(role, held, ensemble.on_read)
+            for i, token in enumerate(chunk):
+                rows = {role: of_role[i] for role, (of_role,) in found.items()}
+                yield token, ensemble.combine(rows, recipe.at(start + i)), rows
+            sequence.choices.append(Choice(chunk[-1]))
+    finally:
+        ensemble.close(sequence)
+
+
 def score(
     ensemble: Ensemble,
     prompts: Mapping[str, Sequence[int]],
@@ -55,13 +117,13 @@ def score(
         top: how many of the most probable tokens to give at each place.
 
     Raises:
-        PromptError: see `Ensemble.score`.
+        PromptError: see `text_rows`.
     """
     told: list[tuple[tuple[int, float], ...] | None] = [None] * len(unpredicted)
     combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
     alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}
     scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
-    for token, row, rows in ensemble.score(prompts, tokens, recipe=recipe):
+    for token, row, rows in text_rows(ensemble, prompts, tokens, recipe=recipe):
         combined.append(token_logprob(row, token, scratch))
         greedy.append(int(row.argmax()) == token)
         told.append(tuple(top_logprobs(row, top, scratch)) if top else ())

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.decoding.score import text_rows
 from eftlocal.emulator import Emulator
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import token_logprob
@@ -140,7 +141,7 @@ def score(
         right = dict.fromkeys(recipes, True)
         losses = {name: np.zeros(len(tokens)) for name in recipes}
         prompts = em.tokenize(question.text)
-        scored = em.ensemble.score(prompts, tokens, recipe=first, roles=roles)
+        scored = text_rows(em.ensemble, prompts, tokens, recipe=first, roles=roles)
         for i, (token, _, rows) in enumerate(scored):
             for name, recipe in recipes.items():
                 z = combine(rows, recipe)
@@ -186,7 +187,7 @@ def acceptance(
         if given.stopped:
             tokens = [*tokens, min(em.ensemble.stop_tokens)]
         prompts = em.tokenize(question.text)
-        for _, row, rows in em.ensemble.score(prompts, tokens, recipe=recipe):
+        for _, row, rows in text_rows(em.ensemble, prompts, tokens, recipe=recipe):
             same.append(int(row.argmax()) == int(rows["tuned"].argmax()))
             p, q = (np.exp(r - r.max(), dtype=np.float64) for r in (row, rows["tuned"]))
             overlap.append(float(np.minimum(p / p.sum(), q / q.sum()).sum()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eftlocal.decoding.score import common_end
+from eftlocal.decoding.score import common_end, text_rows
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError
 from eftlocal.logits.distribution import Row, log_sum_exp
@@ -96,7 +96,7 @@ def log_probabilities(
     """
     scratch = np.empty(emulator.ensemble.vocab_size, np.float32)
     recipe = emulator.defaults.recipe
-    for _, row, _ in emulator.ensemble.score(prompts, tokens, recipe=recipe):
+    for _, row, _ in text_rows(emulator.ensemble, prompts, tokens, recipe=recipe):
         yield row - np.float32(log_sum_exp(row, scratch))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from eftlocal import arguments
 from eftlocal.arguments import AnswerOptions, PromptOptions, refuse_unknown
+from eftlocal.decoding.score import text_rows
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
@@ -85,7 +86,9 @@ def inspect(
 
     def score() -> Columns:
         ensemble, prompts = emulator.ensemble, emulator.tokenize(prompt, **read)
-        scored = ensemble.score(prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer")
+        scored = text_rows(
+            ensemble, prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer"
+        )
         rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
         return compare(
             rows,

@@ -10,6 +10,7 @@ import numpy as np
 from eftlocal import Emulator
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.score import text_rows
 from eftlocal.decoding.sequence import RunningSequence, Source
 from eftlocal.llama import Context, Span
 from eftlocal.logits.candidates import Candidates
@@ -113,7 +114,7 @@ def uncertain_beginning(emulator: Emulator, questions: Iterable[str]) -> dict[st
     for question in questions:
         prompts = emulator.tokenize(question)
         (text,) = answers(Rounds(emulator.ensemble), [Job(prompts, GREEDY, 0)])
-        scored = emulator.ensemble.score(prompts, text.tokens[:-4], recipe=Recipe.upscale())
+        scored = text_rows(emulator.ensemble, prompts, text.tokens[:-4], recipe=Recipe.upscale())
         for i, (_, row, _) in enumerate(scored):
             p = Candidates(None, row).probabilities()[1]
             entropy = -float(p @ np.log(np.maximum(p, 1e-30)))
