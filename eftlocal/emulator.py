@@ -32,7 +32,7 @@ from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import TextLogprobs, score, score_prompt
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
-from eftlocal.errors import PromptError, UsageError
+from eftlocal.errors import UsageError
 from eftlocal.generation import Generation
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles
@@ -47,7 +47,8 @@ from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
 from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Message, Prompt, is_ids
-from eftlocal.prompt.render import PromptReader, special_note
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import special_note
 from eftlocal.saved_state import SavedState, load, read, save
 from eftlocal.settings import CONTEXT
 from eftlocal.slots import Slots
@@ -342,30 +343,11 @@ class Emulator(Closing):
             PromptError: there is nothing to score, or it does not fit a context.
         """
         arguments.text("text", text)
-        checked_all(raw=raw, special=special)
+        options = checked_all(raw=raw, special=special, chat_template_kwargs=chat_template_kwargs)
         chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
-        model = self._text_model
 
         def work() -> TextLogprobs:
-            first: Sequence[int] = ()
-            if prompt is None:
-                whole = self._reader.raw_ids(self._text_role, text, special=special)
-                ids, tokens = dict.fromkeys(self.roles, whole[:1]), whole[1:]
-                if whole[:1] != [model.bos]:
-                    first = whole[:1]
-            else:
-                ids = self.tokenize(
-                    prompt,
-                    raw=raw,
-                    special=special and raw,
-                    chat_template_kwargs=chat_template_kwargs,
-                )
-                self._reader.check_length(self._text_role, text, "text")
-                tokens = model.tokenize(text, parse_special=special, continues=True)
-            if not tokens:
-                raise PromptError(
-                    "there is no token to score; give a longer text, or a prompt before it"
-                )
+            ids, tokens, first = self._reader.scored_ids(text, self._text_role, prompt, **options)
             return score(
                 self.ensemble,
                 ids,

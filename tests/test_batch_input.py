@@ -40,7 +40,8 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.loading.roles import file_sources, with_settings
 from eftlocal.prompt.messages import Message
-from eftlocal.prompt.render import PromptReader, RolePrompt
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import RolePrompt
 from eftlocal.request import Request, RequestDefaults
 from eftlocal.terminal_text import one_line
 

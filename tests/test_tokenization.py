@@ -25,7 +25,8 @@ from eftlocal.llama.engine import llama_cpp
 from eftlocal.llama.model import stack_for
 from eftlocal.native import on_deep_stack
 from eftlocal.prompt.messages import Message
-from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import RolePrompt, render_roles
 
 FLAGS = {
     f"bos={bos}, eos={eos}, space={space}": {

@@ -24,7 +24,8 @@ from eftlocal.loading.loader import role_prompt
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.prompt.messages import Message
-from eftlocal.prompt.render import PromptReader, RolePrompt, render_roles
+from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.render import RolePrompt, render_roles
 from eftlocal.request import Prompt, Request
 
 _AROUND = 4  # tokens beside those of the text: BOS, a space put before it

@@ -1,4 +1,4 @@
-"""Conversations into the text each role reads, and that into token ids.
+"""Conversations into the text each role reads.
 
 Special tokens are kept apart from what users wrote.
 """
@@ -9,24 +9,20 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from typing import Any, cast
 
-from eftlocal.errors import PromptError, TooLongError, UsageError
+from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama.engine import chat_formats, format_chat
-from eftlocal.llama.model import Model, parted
+from eftlocal.llama.model import parted
 from eftlocal.prompt.messages import (
     Message,
     check_variables,
-    is_ids,
     plain_text,
-    validate_ids,
     validate_messages,
-    validate_prompt,
 )
 from eftlocal.prompt.reasoning import told
 from eftlocal.prompt.template import ChatTemplate, is_template
-from eftlocal.terminal_text import one_line, shown
+from eftlocal.terminal_text import one_line
 from eftlocal.thinking import Marks
 
 FORMATS = ("chat", "same", "plain")
@@ -314,101 +310,3 @@ def _with_bos(segments: Sequence[Segment], role: RolePrompt) -> RoleText:
     if written:
         segments = [Segment(text, True), *rest] if text else rest
     return RoleText(tuple(segments), role.add_bos or written)
-
-
-_BYTES = 8  # of a token: a text with fewer for each token of a context may well fit
-
-
-@dataclass(frozen=True)
-class PromptReader:
-    """Prompts as each role sees them.
-
-    Attributes:
-        models: role to the model whose tokenizer it reads with; without weights is enough.
-        prompts: role to how it sees a conversation.
-        n_ctx: role to the length of its context in tokens. A text that cannot fit is refused by
-            its length: llama.cpp takes minutes to tokenize some texts of a few megabytes.
-        vocab_size: ids below it are tokens; None leaves given ids unchecked.
-    """
-
-    models: Mapping[str, Model]
-    prompts: Mapping[str, RolePrompt]
-    n_ctx: Mapping[str, int]
-    vocab_size: int | None = None
-
-    def ids(
-        self,
-        prompt: str | Sequence[Message] | Sequence[int],
-        *,
-        raw: bool = False,
-        special: bool = False,
-        continue_last: bool = False,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> dict[str, list[int]]:
-        """The token ids of a prompt, by role; the arguments are those of `Emulator.stream`.
-
-        Raises:
-            PromptError: it is empty, not valid or far too long, or a template fails.
-            UsageError: raw, and it is a conversation; or an option does not go with the prompt.
-        """
-        if not isinstance(prompt, (str, Sequence)) or isinstance(prompt, bytes):
-            raise PromptError(
-                f"the prompt is {shown(prompt)}; it must be a string or a list of messages"
-            )
-        if is_ids(prompt):
-            if continue_last or chat_template_kwargs:
-                raise UsageError(
-                    "token ids are used as they are; leave the other options of the prompt out"
-                )
-            ids = validate_ids(prompt, self.vocab_size)
-            return {role: list(ids) for role in self.models}
-        if special and not raw:
-            raise UsageError(
-                "special is for raw text: in messages, special tokens are never parsed"
-            )
-        if raw and chat_template_kwargs:
-            raise UsageError("chat_template_kwargs are for a chat template, and raw text has none")
-        if isinstance(prompt, str):
-            validate_prompt(prompt)
-            if raw:
-                return {role: self.raw_ids(role, prompt, special=special) for role in self.models}
-            prompt = [Message(role="user", content=prompt)]
-        elif raw:
-            raise UsageError("raw takes a string, not messages")
-        texts = render_roles(
-            cast(Sequence[Message], prompt),
-            self.prompts,
-            same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
-            continue_last=continue_last,
-            variables=chat_template_kwargs,
-        )
-        return self._tokens({role: texts[role] for role in self.models})
-
-    def raw_ids(self, role: str, text: str, *, special: bool = False) -> list[int]:
-        """The token ids that a role is given of a text as it stands, with BOS where it wants it."""
-        return self._tokens({role: raw_text(text, self.prompts[role], special=special)})[role]
-
-    def check_length(self, role: str, text: str, what: str) -> None:
-        """Raises PromptError for a text that cannot fit, whatever its tokens."""
-        size, n_ctx = len(text.encode("utf-8", "replace")), self.n_ctx[role]
-        if size > _BYTES * n_ctx and (least := self.models[role].at_least(size)) >= n_ctx:
-            raise TooLongError(
-                f"the {what} of {role} has {least} tokens or more and its context holds {n_ctx}, "
-                f"answer included; shorten the {what} or raise n_ctx",
-                role,
-                least,
-            )
-
-    def _tokens(self, texts: Mapping[str, RoleText]) -> dict[str, list[int]]:
-        @cache  # a file may play several roles, which as a rule read the same text
-        def tokens(model: Model, segment: Segment, continues: bool) -> list[int]:
-            return model.tokenize(segment.text, parse_special=segment.special, continues=continues)
-
-        found: dict[str, list[int]] = {}
-        for role, text in texts.items():
-            model = self.models[role]
-            self.check_length(role, str(text), "prompt")
-            found[role] = [model.bos] if text.bos and model.bos is not None else []
-            for i, segment in enumerate(text.segments):
-                found[role] += tokens(model, segment, i > 0)
-        return found
