@@ -139,11 +139,13 @@ async def test_system_prompt(d: Driver) -> None:
 async def test_set_without_a_value_shows_the_dials(d: Driver) -> None:
     await d.send("/set plausibility 0.1")
     await d.send("/set")
-    assert "beta = 1  (0: the small tuned model alone" in d.notes[0]
-    assert "plausibility = 0.1  (Drop tokens" in d.notes[0]  # /set alone turns and shows it
-    assert "min_p = off  (Sample from" in d.notes[0]
-    await d.send("/set beta")
-    assert d.notes[1].startswith("beta = 1\n")
+    rows = [line.split(maxsplit=2) for line in d.notes[0].split("\n")]
+    assert ["beta", "1", "default"] in rows
+    assert ["plausibility", "0.1", "turned here, was off"] in rows  # only /set turns and shows it
+    assert len(rows) == len(d.chat.models.dials.all()) + 1
+    for asked in ("/set beta", "/set beta?"):
+        await d.send(asked)
+        assert d.notes[-1].startswith("beta = 1\n0: the small tuned model alone")
 
 
 @pytest.mark.parametrize(

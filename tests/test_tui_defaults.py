@@ -66,6 +66,11 @@ def test_defaults_hold_for_every_preset(started: Any) -> None:
         assert (shown["temperature"], shown["top_k"], shown["speculative"]) == ("0.25", "7", "off")
         if preset != "demo-down":  # whose recipe has no beta
             assert shown["beta"] == "0.5"
+            table = loaded.dials.turned("min_p", "0.1", ()).table(loaded.dials, loaded.preset)
+            rows = dict(line.split(maxsplit=1) for line in table.split("\n"))
+            assert rows["top_k"].split(maxsplit=1) == ["7", "your options or settings"]
+            assert rows["min_p"].split(maxsplit=1) == ["0.1", "turned here, was off"]
+            assert rows["seed"].split() == ["off", "default"]
         answering = engine.answer([{"role": "user", "content": "Where is Braga?"}], loaded.dials)
         assert len(list(answering)) <= 3
         answering.close()

@@ -482,9 +482,6 @@ async def test_set_explains(d: Driver) -> None:
     await d.send("/set recipe")
     assert "proxy: The base, with the fine-tuning of a smaller model." in d.notes[-1]
     assert "interpolate" not in d.notes[-1]
-    await d.send("/set")
-    assert "beta = 1  (0: the small tuned model alone" in d.notes[-1]
-    assert "min_p = off  (Sample from" in d.notes[-1]
     await d.send("/set alpha")
     assert "upscale has no alpha; its dials: beta" in d.toasts
 

@@ -119,6 +119,18 @@ async def test_keys_are_remapped_by_the_settings(d: Driver) -> None:
     assert "Ctrl+S" in help_text(d)
 
 
+@driving("One.", settings=Settings(keys={"chat.edit": "f5", "chat.find": "ctrl+q"}), size=(120, 40))
+async def test_what_lost_its_key_to_a_person_says_so(d: Driver) -> None:
+    assert "/compare compares the models" in d.static("#welcome")
+    assert not {"f5", "^Q"} & set(d.screen_text().split("\n")[-1].lower().split())
+    await d.ask("Go")
+    await d.press("f5")
+    assert d.chat.prompt.text == "Go" and d.app.screen is d.chat
+    await d.press("f1")
+    (line,) = [line for line in d.screen_text().split("\n") if "chat.compare" in line]
+    assert "no key " in line
+
+
 @asynchronous
 async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
     keys = {

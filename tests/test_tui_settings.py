@@ -8,7 +8,7 @@ import pytest
 
 from eftlocal.errors import UsageError
 from eftlocal.presets.reading import user_path
-from eftlocal_tui.keys import KEYS, check_keys, display, spelled
+from eftlocal_tui.keys import KEYS, check_keys, display, spelled, split
 from eftlocal_tui.settings import FIRST, Settings, read_settings, settings_path
 
 
@@ -47,12 +47,9 @@ def test_the_first_file_is_valid_with_its_values_set(tmp_path: Path) -> None:
         ("panel = 1", "panel"),
         ('[keys]\n"chat.regenrate" = "f3"', 'did you mean "chat.regenerate"?'),
         ('[keys]\n"chat.edit" = " "', '"chat.edit" has no key'),
-        ('[keys]\n"chat.edit" = "f5"', '"chat.edit" and "chat.compare" both want f5'),
-        ('[keys]\n"chat.edit" = "ctrl+q"', '"app.quit" both want ctrl+q'),
-        ('[keys]\n"app.theme" = "f5"', '"app.theme" and "chat.compare" both want f5'),
-        ('[keys]\n"chat.edit" = "enter"', '"chat.edit" and "prompt.send" both want enter'),
-        ('[keys]\n"prompt.send" = "ctrl+r"', '"chat.regenerate" both want ctrl+r'),
-        ('[keys]\n"turn.copy" = "Ctrl+N"', '"turn.copy" and "chat.new" both want ctrl+n'),
+        ('[keys]\n"chat.edit" = "f2"\n"chat.code" = "f3,f2"', '"chat.code" both want f2'),
+        ('[keys]\n"app.theme" = "f2"\n"turn.copy" = "F2"', '"app.theme" and "turn.copy" both'),
+        ('[keys]\n"prompt.send" = "f2"\n"chat.edit" = "f2"', '"prompt.send" and "chat.edit" both'),
         ('[keys]\n"chat.edit" = "ctrl+i"', '"chat.edit": to most terminals ctrl+i is tab'),
         ('[keys]\n"chat.edit" = "Ctrl+M"', "ctrl+m is enter; take another key"),
         ('[keys]\n"chat.edit" = "ctrl+h"', "ctrl+h is backspace"),
@@ -89,6 +86,28 @@ def test_no_two_keys_of_a_place_clash_and_names_are_unique() -> None:
     names = [key.name for key in KEYS]
     assert len(set(names)) == len(names)
     check_keys({key.name: key.keys for key in KEYS})
+
+
+@pytest.mark.parametrize(
+    ("mine", "without", "instead"),
+    [
+        ({"chat.edit": "f5"}, "chat.compare", "/compare"),
+        ({"chat.edit": "ctrl+q"}, "app.quit", "/exit"),
+        ({"app.theme": "ctrl+b"}, "chat.panel", "Ctrl+P “Panel”"),
+        ({"app.theme": "ctrl+b", "chat.edit": "ctrl+p"}, "chat.panel", "“Panel” (no key)"),
+        ({"prompt.send": "ctrl+r"}, "chat.regenerate", "/regen"),
+        ({"turn.copy": "Ctrl+N"}, "chat.new", "/clear"),
+        ({"turn.copy": "e"}, "turn.edit", "“Edit” (no key)"),
+        ({"chat.edit": "f12"}, "chat.code", "Shift+F9"),
+    ],
+)
+def test_a_default_gives_way_to_a_key_of_the_person(
+    mine: dict[str, str], without: str, instead: str
+) -> None:
+    keymap = check_keys(mine)
+    lost = {key.lower() for key in mine.values()}
+    assert not lost & set(split(keymap[without]))
+    assert spelled(f"{{{without}}}.", keymap) == f"{instead}."
 
 
 def test_keys_are_taken_as_people_write_them() -> None:

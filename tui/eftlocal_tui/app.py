@@ -41,7 +41,6 @@ from eftlocal_tui.text import pasted
 from eftlocal_tui.widgets.late_clicks import drop_late_clicks
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
-_NOT_COMMANDS = ("send", "newline", "complete", "earlier", "later", "page(", "walk(", "back")
 
 
 class Left(NamedTuple):
@@ -204,13 +203,11 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         place = getattr(screen, "PLACE", "")
-        for key in of_place(place):
-            if not key.action.startswith(_NOT_COMMANDS):
-                about = spelled(key.about, self._keys)
-                yield SystemCommand(key.what, about, partial(self._act, screen, key.action))
-        for key in of_place("app"):
-            if key.action != "command_palette":
-                yield SystemCommand(key.what, key.about, partial(self._act, self, key.action))
+        for of, keys in ((screen, of_place(place)), (self, of_place("app"))):
+            for key in keys:
+                if key.listed:
+                    about = spelled(key.about, self._keys)
+                    yield SystemCommand(key.what, about, partial(self._act, of, key.action))
         yield SystemCommand("Theme", "Choose a theme", self.action_change_theme)
         if isinstance(screen, ChatScreen):
             yield from self._chat_commands(screen)

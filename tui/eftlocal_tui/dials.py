@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
@@ -38,6 +39,10 @@ class Dials:
     recipe: Recipe
     sampling: Sampling
     speculation: Speculation
+
+    @classmethod
+    def of(cls, defaults: Defaults) -> Dials:
+        return cls(defaults.recipe, defaults.sampling, defaults.speculation)
 
     def turned(
         self, name: str, text: str, roles: Collection[str], begun: Dials | None = None
@@ -112,6 +117,27 @@ class Dials:
             return dial_text(self.recipe.name, name)
         setting = SETTINGS[name]
         return setting.ends or setting.help.rstrip(".")
+
+    def table(self, begun: Dials, preset: Dials) -> str:
+        """Every dial in a line: its value, and where that is from.
+
+        Args:
+            begun: what answers began with.
+            preset: what the preset says by itself.
+        """
+        values, first, theirs = self.all(), begun.all(), preset.all()
+        plain = Dials.of(Defaults()).all()
+        rows = []
+        for name, value in values.items():
+            if (was := self.reset(name, begun).all()[name]) != value:
+                where = f"turned here, was {was}"
+            elif name in first and value != theirs.get(name):
+                where = "your options or settings"
+            else:
+                where = "default" if value == plain.get(name) else "preset"
+            rows.append((name, value, where))
+        name_width, value_width = (max(len(row[at]) for row in rows) for at in (0, 1))
+        return "\n".join(f"{n:{name_width}}  {v:{value_width}}  {where}" for n, v, where in rows)
 
     def began(self, name: str, begun: Dials) -> str:
         """Where a dial began, in a line."""

@@ -17,6 +17,8 @@ from textual.keys import (
     format_key,
 )
 
+from eftlocal_tui.commands import COMMANDS
+
 
 class Key(NamedTuple):
     """A binding. Its name is also where it works: "chat.send" on the chat screen.
@@ -42,6 +44,12 @@ class Key(NamedTuple):
         return self.name.partition(".")[0]
 
     @property
+    def listed(self) -> bool:
+        """Whether the palette lists it, on its screen or everywhere."""
+        inner = self.place in _INSIDE or self.place == "search"
+        return not inner and not self.action.startswith(_UNLISTED)
+
+    @property
     def first(self) -> bool:
         """Whether it comes before the keys of the widget that has the focus."""
         return self.place not in _LAST and self.name != "chat.stop"
@@ -53,7 +61,10 @@ class Key(NamedTuple):
         )
 
 
+NO_KEY = "no_key"  # which nobody can press: Textual (8.2) keeps the default of one without keys
 _LAST = ("prompt", "find", "dial", "search")  # places whose keys leave the others theirs
+_INSIDE = ("prompt", "menu", "turn", "find", "dial")  # places of the chat screen
+_UNLISTED = ("command_palette", "page(", "walk(", "back")
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
@@ -68,12 +79,8 @@ KEYS = (
     Key("menu.up", "up", "move(-1)", "Up", "The command above"),
     Key("menu.down", "down", "move(1)", "Down", "The command below"),
     Key("menu.close", "escape", "close", "Close", "Close the list"),
-    Key(
-        "chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what is queued comes back"
-    ),
-    Key(
-        "chat.compare", "f5", "compare", "Compare", "Emulation, tuned and base side by side", FOOTER
-    ),
+    Key("chat.stop", "escape", "stop", "Stop", "Stop; what came is kept, what waits comes back"),
+    Key("chat.compare", "f5", "compare", "Compare", "Emulation, tuned, base side by side", FOOTER),
     Key("chat.influence", "f6", "influence", "Influence", "Which model moved each token", FOOTER),
     Key("chat.dials", "ctrl+t", "dials", "Dials", "Go to the dials, or back", FOOTER),
     Key("chat.history", "ctrl+o", "history", "History", "All conversations", FOOTER),
@@ -89,13 +96,7 @@ KEYS = (
     Key("chat.find", "ctrl+f", "find", "Find", "Find words in this conversation"),
     Key("chat.editor", "ctrl+g", "editor", "Editor", "Write the message in your editor"),
     Key("chat.continue", "f3", "continue", "Continue", "Continue a stopped answer"),
-    Key(
-        "chat.turns",
-        "ctrl+up",
-        "turns",
-        "Messages",
-        "Walk the messages (then {turn.up} {turn.down})",
-    ),
+    Key("chat.turns", "ctrl+up", "turns", "Messages", "Walk the messages: {turn.up} {turn.down}"),
     Key("chat.page_up", "pageup", "page(-1)", "Up", "Scroll up"),
     Key("chat.page_down", "pagedown", "page(1)", "Down", "Scroll down"),
     Key("chat.end", "ctrl+end", "end", "End", "Scroll to the end and follow it"),
@@ -110,13 +111,7 @@ KEYS = (
     Key("turn.next", "right", "ask('sibling', 1)", "▸", "Its next branch"),
     Key("turn.influence", "i", "ask('influence')", "Influence", "What moved its tokens", FOOTER),
     Key("turn.map", "m", "ask('map')", "Map", "A map of the branches", FOOTER),
-    Key(
-        "turn.unfold",
-        "enter,space",
-        "unfold",
-        "Unfold",
-        "Show all of it, or its thinking",
-    ),
+    Key("turn.unfold", "enter,space", "unfold", "Unfold", "Show all of it, or its thinking"),
     Key("turn.back", "escape", "ask('back')", "Back", "Back to the message box", FOOTER),
     Key("find.next", "down,enter", "step(1)", "Next", "Next place", FOOTER),
     Key("find.previous", "up,shift+enter", "step(-1)", "Previous", "Previous place", FOOTER),
@@ -166,7 +161,6 @@ KEYS = (
 
 _NAMES = {key.name: key for key in KEYS}
 _OUTER = {"app": 0, "chat": 1}
-_IN_CHAT = ("prompt", "menu", "turn", "find", "dial")
 _MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 _CONTROLS = {key.value for key in Keys if key.value.isalnum()} - {"space"}  # enter, f1, pageup, ...
 _TWINS = {"i": "tab", "m": "enter", "h": "backspace", "left_square_bracket": "escape"}  # with ctrl
@@ -191,30 +185,33 @@ def of_place(place: str) -> list[Key]:
 
 def pressed(place: str, key: str, keymap: Mapping[str, str]) -> Key | None:
     """What a key means in a place."""
-    for found in of_place(place):
-        if key in split(keymap.get(found.name, found.keys)):
-            return found
-    return None
+    found = (each for each in of_place(place) if key in split(keymap.get(each.name, each.keys)))
+    return next(found, None)
 
 
 def check_keys(keys: dict[str, str]) -> dict[str, str]:
-    """A person's keys by name, written as Textual writes them.
+    """A person's keys by name, written as Textual writes them, and the defaults that give way:
+    of two bindings that work at the same time, the person's has the key.
 
     Raises:
-        ValueError: a name or a key is unknown, two bindings that work at the same time want one
-            key, or a key would be taken from the message box.
+        ValueError: a name or a key is unknown, the person gave one key to two such bindings, or
+            a key would be taken from the message box.
     """
     for name in keys:
         if name not in _NAMES:
             hint = _hint(name, _NAMES, "/help in the chat shows the names")
             raise ValueError(f'unknown binding "{name}"; {hint}')
-    keys = {name: ",".join(_key(name, key) for key in keys[name].split(",")) for name in keys}
+    found = {name: ",".join(_key(name, key) for key in keys[name].split(",")) for name in keys}
     for name in keys:
         for other in KEYS:
-            both = split(keys[name]) & split(keys.get(other.name, other.keys))
-            if both and other.name != name and _meet(_NAMES[name], other):
-                raise ValueError(f'"{name}" and "{other.name}" both want {min(both)}')
-    return keys
+            theirs = split(found.get(other.name, other.keys))
+            both = [key for key in theirs if key in split(found[name])]
+            if not both or other.name == name or not _meet(_NAMES[name], other):
+                continue
+            if other.name in keys:
+                raise ValueError(f'"{name}" and "{other.name}" both want {both[0]}')
+            found[other.name] = ",".join(key for key in theirs if key not in both) or NO_KEY
+    return found
 
 
 def _hint(word: str, known: Iterable[str], otherwise: str) -> str:
@@ -258,18 +255,18 @@ def _meet(one: Key, other: Key) -> bool:
         return True
     first, inner = sorted((one, other), key=lambda key: _OUTER.get(key.place, 2))
     if first.place == "chat":
-        return first.first and inner.place in _IN_CHAT
+        return first.first and inner.place in _INSIDE
     return first.place == "app"
 
 
-def split(keys: str) -> set[str]:
-    return {key.strip() for key in keys.split(",")}
+def split(keys: str) -> list[str]:
+    """The keys of a binding, in order."""
+    return [key for key in keys.split(",") if key != NO_KEY]
 
 
 def display(name: str, keymap: Mapping[str, str]) -> list[str]:
     """The keys of a binding as people read them, in order: `Ctrl+J`, `Shift+Enter`."""
-    keys = keymap.get(name, _NAMES[name].keys).split(",")
-    return [_spelled(key.strip()) for key in keys]
+    return [_spelled(key) for key in split(keymap.get(name, _NAMES[name].keys))]
 
 
 def short(key: str) -> str:
@@ -288,7 +285,19 @@ def _shown(part: str) -> str:
 def spelled(text: str, keymap: Mapping[str, str]) -> str:
     """A text of the program, in which `{chat.stop}` becomes the key that does this: `Esc`."""
 
-    def key(found: re.Match[str]) -> str:
-        return display(found[1], keymap)[0] if found[1] in _NAMES else found[0]
+    def way(found: re.Match[str]) -> str:
+        return _way(_NAMES[found[1]], keymap) if found[1] in _NAMES else found[0]
 
-    return _BRACED.sub(key, text)
+    return _BRACED.sub(way, text)
+
+
+def _way(key: Key, keymap: Mapping[str, str]) -> str:
+    """A binding's first key; where it has none, its slash command, or its line in the palette."""
+    if keys := display(key.name, keymap):
+        return keys[0]
+    action = {"app": "app", "chat": "screen"}.get(key.place, "") + f".{key.action}"
+    for command in COMMANDS:
+        if command.action == action:
+            return f"/{command.name}"
+    palette = display("app.palette", keymap)
+    return f"{palette[0]} “{key.what}”" if palette and key.listed else f"“{key.what}” (no key)"

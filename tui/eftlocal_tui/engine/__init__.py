@@ -111,6 +111,7 @@ class Loaded:
         files: role to the short name of its model file.
         about: what a person should know of the preset.
         questions: that show what it is for.
+        preset: what the preset's dials would be, without a person's own options and settings.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Loaded:
     files: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     questions: tuple[str, ...] = ()
+    preset: Dials | None = None
 
     def file_of(self, role: str) -> str:
         """The short name of its file; empty where that says no more than the role."""

@@ -74,15 +74,15 @@ class LocalEngine:
 
     def _open(self, wanted: Wanted, sources: Sources, report: Report) -> Loaded:
         emulator = wanted.load(sources, report)
-        defaults = wanted.defaults
         loaded = Loaded(
             name=wanted.name,
             roles=emulator.roles,
-            dials=Dials(defaults.recipe, defaults.sampling, defaults.speculation),
+            dials=Dials.of(wanted.defaults),
             notes=(*wanted.notes, *emulator.notes()),
             files={role: short_name(model.path) for role, model in emulator.models.items()},
             about=wanted.preset.notes if wanted.preset else "",
             questions=wanted.preset.questions if wanted.preset else (),
+            preset=Dials.of(wanted.own),
         )
         self._emulator, self._ready = emulator, (wanted, sources, loaded)
         return loaded

@@ -59,6 +59,8 @@ class Wanted:
     Attributes:
         preset: None where files were given.
         files: by role, where no preset is.
+        own: what the preset says by itself.
+        defaults: with a person's options and settings.
         notes: on settings that do not go with them.
         of_roles, loading: as `split_load_options` divides them.
     """
@@ -66,6 +68,7 @@ class Wanted:
     preset: Preset | None
     files: Mapping[str, Path]
     offline: bool
+    own: Defaults
     defaults: Defaults
     notes: tuple[str, ...]
     of_roles: Mapping[str, Any]
@@ -89,9 +92,10 @@ class Wanted:
             if isinstance(options.get(name), Mapping):
                 there = (*roles, REST)
                 options[name] = {r: v for r, v in options[name].items() if r in there}
-        defaults, notes = start.adjust(preset_defaults(found) if found else Defaults(), roles)
+        own = preset_defaults(found) if found else Defaults()
+        defaults, notes = start.adjust(own, roles)
         of_roles, loading = split_load_options(options)
-        return cls(found, files, start.offline, defaults, tuple(notes), of_roles, loading)
+        return cls(found, files, start.offline, own, defaults, tuple(notes), of_roles, loading)
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ from eftlocal_tui.text import totals_line
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
+_HOW_TO_SET = "/set temperature? explains one; /set temperature 0.5 turns it"
 _LONGEST_ID = 19  # digits; longer ones are no conversation's
 
 
@@ -67,7 +68,7 @@ class ChatCommands:
 
     async def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
-        name, models = name.replace("-", "_"), self.screen.models
+        name, models = name.removesuffix("?").replace("-", "_"), self.screen.models
         loaded, dials = models.ready, models.dials
         if value.strip():
             await models.turn(name, value.strip())
@@ -80,8 +81,8 @@ class ChatCommands:
             now = f"{name} = {dials.all().get(name, '')}\n"
             await self.screen.say(now + dials.explained(name, loaded.dials))
         else:
-            lines = [f"{name} = {now}  ({dials.told(name)})" for name, now in dials.all().items()]
-            await self.screen.say("Dials (/set NAME VALUE turns one):\n" + "\n".join(lines))
+            table = dials.table(loaded.dials, loaded.preset or loaded.dials)
+            await self.screen.say(f"{table}\n{_HOW_TO_SET}")
 
     async def _reset(self, rest: str) -> None:
         models = self.screen.models

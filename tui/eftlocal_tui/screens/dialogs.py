@@ -171,7 +171,7 @@ class HelpScreen(ModalScreen[None], BaseScreen[None]):
         for place in places:
             rows = [
                 (
-                    " or ".join(display(key.name, self._keymap)),
+                    " or ".join(display(key.name, self._keymap)) or "no key",
                     self._spelled(key.about),
                     key.name * wide,
                 )

@@ -7,7 +7,7 @@ from rich.text import Text
 from textual import events
 from textual.widget import Widget
 
-from eftlocal_tui.keys import KEYS, Key, short
+from eftlocal_tui.keys import KEYS, NO_KEY, Key, short, split
 
 _BACK = (".back", ".close", ".cancel")
 
@@ -39,7 +39,7 @@ class KeyBar(Widget, can_focus=False):
         """A key and a word for each: where the focus is, and what always stays."""
         active: dict[str, list[str]] = {}
         for key, (_, binding, enabled, _) in self.screen.active_bindings.items():
-            if binding.id is not None and enabled:
+            if binding.id is not None and enabled and key != NO_KEY:
                 active.setdefault(binding.id, []).append(key)
         shown = [key for key in KEYS if key.shown and key.name in active]
         places = {key.place for key in shown} - {"app"}
@@ -67,4 +67,4 @@ class KeyBar(Widget, can_focus=False):
 
 def _first(key: Key, active: list[str]) -> str:
     """Of a binding's keys the one that the table names first, unless a person has others."""
-    return next((name for name in key.keys.split(",") if name in active), active[0])
+    return next((name for name in split(key.keys) if name in active), active[0])
