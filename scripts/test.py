@@ -1,8 +1,8 @@
 """Set the checkout up, then run all its checks: lint, format, types, tests.
 
-Standard library only. Arguments go to pytest, which runs in several processes unless they say
-otherwise (`-n 0` for one). All checks run, even after one has failed; the exit code is that of the
-first failure.
+Standard library only. `--extra NAME` goes to set-up (`--extra tune` for the tests that need torch),
+other arguments to pytest, which runs in several processes unless they say otherwise (`-n 0` for
+one). All checks run, even after one has failed; the exit code is that of the first failure.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ def run(name: str, command: Sequence[str]) -> int:
 
 def main(given: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], usage="%(prog)s [arguments of pytest]"
+        description=(__doc__ or "").partition("\n")[0],
+        usage="%(prog)s [--extra NAME] [arguments of pytest]",
     )
-    arguments = parser.parse_known_args(given)[1]
-    setup = [sys.executable, str(ROOT / "scripts" / "setup.py"), "--extra", "test"]
+    parser.add_argument("--extra", action="append", default=[], help="also install this extra")
+    options, arguments = parser.parse_known_args(given)
+    extras = [word for extra in ("test", *options.extra) for word in ("--extra", extra)]
+    setup = [sys.executable, str(ROOT / "scripts" / "setup.py"), *extras]
     if code := run("set-up", setup):
         return code
     results = [(name, run(name, command)) for name, command in steps(arguments)]

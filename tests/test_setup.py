@@ -986,6 +986,26 @@ def test_no_selftest_leaves_the_proof_for_later(fake: FakeSetUp) -> None:
     assert fake.run("--no-selftest") == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("built", "versions", "asked"),
+    [
+        ("cpu", "2.15.0, 2.14.1+cpu, 2.14.1, 2.13.0+cpu", ["torch==2.14.1+cpu"]),
+        ("cpu", "2.15.0, 2.14.1+cu130", []),
+        ("cuda+vulkan", "2.15.0, 2.14.1+cpu", []),
+    ],
+)
+def test_torch_is_for_the_cpu_where_there_is_one_and_no_cuda(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, built: str, versions: str, asked: list[str]
+) -> None:
+    answer = Answer(0, f"torch (2.15.0)\nAvailable versions: {versions}\n")
+    monkeypatch.setattr("_setup.environment.ask", lambda *_, **__: answer)
+    monkeypatch.setattr(Environment, "built_for", lambda _: built)
+    installed: list[list[str]] = []
+    monkeypatch.setattr(Environment, "pip", lambda _, words, **__: installed.append(words))
+    Environment(checkout).install_project(("tune",), checkout / "log")
+    assert installed == [["install", "--editable", ".[tune]", *asked]]
+
+
 @POSIX
 def test_crash_of_the_build_is_told_in_plain_words(tmp_path: Path) -> None:
     python = tmp_path / "python"
@@ -1021,6 +1041,9 @@ def test_all_checks_run_and_the_first_failure_decides(
     assert [command[2] for command in ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
     assert ran[-1][3] == "-n" and ran[-1][-2:] == ["-k", "x"]  # what is given comes last, and wins
     assert "FAILED: mypy (exit code 3)" in capsys.readouterr().out
+    ran.clear()
+    assert script.main(["--extra", "tune", "-x"]) == 3
+    assert ran[0][-4:] == ["--extra", "test", "--extra", "tune"] and ran[-1][-1] == "-x"
 
 
 def test_failed_set_up_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from eftlocal import hub
 from eftlocal.cli.completion import presets
+from eftlocal.cli.models_adapter import convert_adapter
 from eftlocal.cli.option_rules import context
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, download_bars
@@ -31,8 +32,9 @@ from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
 models_app = typer.Typer(
-    no_args_is_help=True, help="Presets: list, download, remove, check, optimize."
+    no_args_is_help=True, help="Presets: list, download, remove, check, optimize; adapters."
 )
+models_app.command("adapter")(convert_adapter)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)

@@ -154,10 +154,25 @@ class Environment:
         """Install the checkout in editable mode with the extras it declares."""
         target = "." + (f"[{','.join(extras)}]" if extras else "")
         say(f"installing eftlocal{target[1:]} and what it needs")
-        self.pip(["install", "--editable", target], log=log, label="installing eftlocal")
+        arguments = ["install", "--editable", target, *(self.torch() if "tune" in extras else ())]
+        self.pip(arguments, log=log, label="installing eftlocal")
         if "test" in extras:
             arguments = ["install", "--no-deps", TEST_MODEL]
             self.pip(arguments, log=log, label="installing the model for the tests")
+
+    def torch(self) -> list[str]:
+        """torch for the CPU alone, where pip finds one; the usual one for Linux brings all of CUDA.
+
+        Where llama.cpp is built for CUDA nothing is said, and pip takes the usual one.
+        """
+        if "cuda" in self.built_for():
+            return []
+        found = ask([str(self.python), "-m", "pip", "index", "versions", "torch"], timeout=120.0)
+        version = re.search(r"\d[\d.]*\+cpu\b", found.out)  # the newest comes first
+        if version is None and sys.platform == "linux":
+            say("note: pip finds no torch for the CPU alone, so CUDA's libraries come with it;")
+            say("      PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can name a place that has one")
+        return [f"torch=={version[0]}"] if version else []
 
 
 def write_whole(path: Path, content: dict[str, object]) -> None:
