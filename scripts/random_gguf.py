@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,16 +107,9 @@ def write_random_model(
         )
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    writer = gguf.GGUFWriter(part, "llama")
-    _add_metadata(writer, sizes, quantization)
+    writer = _begin(part, sizes, quantization)
     tensors = list(_typed(sizes, quantization))
-    for name, dims, _, kind in tensors:
-        writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, kind), kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
     rng, out = np.random.default_rng(seed), writer.fout[0]
-    writer.write_padding(out, out.tell())
     buffers: dict[tuple[GGMLQuantizationType, float], memoryview] = {}
     largest = max(_nbytes(dims, kind) for _, dims, _, kind in tensors)
     for _, dims, std, kind in tensors:
@@ -132,6 +126,28 @@ def write_random_model(
     writer.close()
     part.replace(path)
     return path
+
+
+def write_hollow_model(path: Path, sizes: Shape, quantization: str = "Q4_0") -> Path:
+    """Write a model's header; its weights are a hole in the file, which takes no room."""
+    writer = _begin(path, sizes, quantization)
+    start = writer.fout[0].tell()
+    writer.close()
+    os.truncate(path, start + weight_bytes(sizes, quantization))
+    return path
+
+
+def _begin(path: Path, sizes: Shape, quantization: str) -> gguf.GGUFWriter:
+    """A writer that has written the header."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _add_metadata(writer, sizes, quantization)
+    for name, dims, _, kind in _typed(sizes, quantization):
+        writer.add_tensor_info(name, dims, np.dtype(np.float32), _nbytes(dims, kind), kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.write_padding(writer.fout[0], writer.fout[0].tell())
+    return writer
 
 
 def weight_bytes(sizes: Shape, quantization: str) -> int:

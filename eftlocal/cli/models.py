@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from eftlocal import hub
 from eftlocal.cli.completion import presets
 from eftlocal.cli.models_adapter import convert_adapter
 from eftlocal.cli.option_rules import context
 from eftlocal.cli.options import takes
-from eftlocal.cli.screen import Screen, download_bars
+from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import read_text, readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
@@ -94,30 +91,6 @@ class FileState:
 
 def states_of(preset: Preset) -> list[FileState]:
     return [FileState.of(label, ref) for label, ref in preset.files().items()]
-
-
-def new_table(*columns: str) -> Table:
-    """A table whose cells fold where a word is too long, so that nothing is cut off.
-
-    Without columns it has two and no head: what it is about, and what there is to say.
-    """
-    if not columns:
-        sheet = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        sheet.add_column(no_wrap=True)
-        sheet.add_column(overflow="fold")
-        return sheet
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def add_row(table: Table, *cells: str | Sequence[str]) -> None:
-    """A row; a cell is one line, or a line for each text of a list, never markup."""
-    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
-    table.add_row(
-        *(Text("\n".join(" ".join(line.splitlines()) for line in cell)) for cell in lines)
-    )
 
 
 def size_text(size: int | None) -> str:
@@ -366,6 +339,26 @@ def check_models(
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
     sources = with_settings(sources, **context(given, sources))
     check_files(sources, exceptions, json_, trust=given["trust"])
+
+
+@models_app.command("find")
+def find_models(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders to look in, too.")
+    ] = None,
+    most: Annotated[
+        int, typer.Option(min=1, metavar="<number>", help="How many trios to propose.")
+    ] = 5,
+    json_: AsJson = False,
+) -> None:
+    """Find the models on this machine, and trios of them that fit its memory.
+
+    Looks where other programs keep theirs: the Hugging Face hub's cache, llama.cpp, LM Studio,
+    Ollama and GPT4All. Only headers are read.
+    """
+    from eftlocal.cli.models_find import find
+
+    find(folders or (), most, json_)
 
 
 @models_app.command("optimize")

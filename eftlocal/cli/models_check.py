@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eftlocal.cli.models import add_row, new_table
-from eftlocal.cli.screen import Screen
+from eftlocal.cli.screen import Screen, add_row, new_table
 from eftlocal.cli.selection import loading_bars
 from eftlocal.cli.streams import print_json, say
 from eftlocal.errors import DoesNotFitError, VocabularyError

@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 from eftlocal import hub, llama
-from eftlocal.cli.models import add_row, new_table, states_of
+from eftlocal.cli.models import states_of
 from eftlocal.cli.option_rules import by_role
 from eftlocal.cli.progress import terminable
-from eftlocal.cli.screen import Screen, download_bars
+from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.selection import loading_bars
 from eftlocal.cli.streams import print_json, say, tell
 from eftlocal.defaults import preset_defaults

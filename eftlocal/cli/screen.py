@@ -5,11 +5,12 @@ Importing rich takes a good part of a short run, so verbs import this where they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
@@ -23,6 +24,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from eftlocal.terminal_text import one_line, printable
 
@@ -41,6 +44,30 @@ class Screen(Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+
+def new_table(*columns: str) -> Table:
+    """A table whose cells fold where a word is too long, so that nothing is cut off.
+
+    Without columns it has two and no head: what it is about, and what there is to say.
+    """
+    if not columns:
+        sheet = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        sheet.add_column(no_wrap=True)
+        sheet.add_column(overflow="fold")
+        return sheet
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: str | Sequence[str]) -> None:
+    """A row; a cell is one line, or a line for each text of a list, never markup."""
+    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
+    table.add_row(
+        *(Text("\n".join(" ".join(line.splitlines()) for line in cell)) for cell in lines)
+    )
 
 
 @contextmanager

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import MAX_LAYERS, Header, Rule, read_header, rules
-from eftlocal.gguf_file.parser import StringArray, TensorInfo, constants
+from eftlocal.gguf_file.parser import Arrays, StringArray, TensorInfo, constants
 
 MAX_EXPERTS = 1024  # llama.cpp's own limit
 _INT32 = 2**31 - 1
 _TINY = 1e-30  # a frequency that may not be zero
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-_ENCODERS = frozenset(
+ENCODERS = frozenset(
     {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert"}
     | {"modern-bert", "eurobert", "gemma-embedding", "t5", "t5encoder", "clip"}
 )
@@ -104,10 +104,7 @@ def checked_model(path: str | Path) -> Header:
     Raises:
         ModelFileError: a line that names the tensor or the key.
     """
-    header = read_header(path)
-    header.check(_GENERAL)
-    if "general.architecture" not in header.types:
-        header.refuse("has no general.architecture")
+    header = checked_general(path)
     if not header.is_adapter:
         check_metadata(header)
         check_tokenizer(header)
@@ -115,10 +112,26 @@ def checked_model(path: str | Path) -> Header:
     return header
 
 
+def checked_general(path: str | Path, known: Arrays | None = None) -> Header:
+    """The header of any GGUF file with an architecture, no more of it checked.
+
+    Args:
+        known: as `parse_file` takes it.
+
+    Raises:
+        ModelFileError: it is none.
+    """
+    header = read_header(path, known)
+    header.check(_GENERAL)
+    if "general.architecture" not in header.types:
+        header.refuse("has no general.architecture")
+    return header
+
+
 def check_metadata(header: Header) -> None:
     """Raises ModelFileError for a key that is missing, of another type, or out of its range."""
     arch = header.architecture
-    if arch in _ENCODERS | _DIFFUSION | {"wavtokenizer-dec"}:
+    if arch in ENCODERS | _DIFFUSION | {"wavtokenizer-dec"}:
         raise ModelFileError(
             f"{header.path}: a {arch} model does not generate text token by token, so it cannot "
             "play a role: choose another model"
@@ -319,10 +332,10 @@ _PRE_ADDS_BOS = frozenset(  # pre-tokenizers of byte-pair encodings that start t
 _PRE_NO_BOS = ("chatglm-bpe", "glm4", "glm5")  # these have no BOS unless the file names one
 
 
-def check_tokenizer(header: Header) -> None:
-    """Raises ModelFileError for a tokenizer that is missing, contradicts itself or has holes.
+def check_tokenizer_keys(header: Header) -> StringArray:
+    """The tokens; raises ModelFileError for a tokenizer that is missing, or whose keys are wrong.
 
-    The header must have been read with its arrays.
+    Of the tokens' texts nothing is looked at.
     """
     model = header.metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model in ("none", "no_vocab", ""):
@@ -331,12 +344,18 @@ def check_tokenizer(header: Header) -> None:
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, StringArray) or not len(tokens):
         header.refuse("has no vocabulary (tokenizer.ggml.tokens)")
+    _check_columns(header, len(tokens))
+    return tokens
+
+
+def check_tokenizer(header: Header) -> None:
+    """Raises ModelFileError for a tokenizer that is missing, contradicts itself or has holes."""
+    tokens, model = check_tokenizer_keys(header), header.metadata["tokenizer.ggml.model"]
     longest = int(np.argmax(np.diff(tokens.ends, prepend=0)))
     if len(tokens.to_bytes()[longest]) > _LONGEST:
         header.refuse(f"token {longest} has {len(tokens.to_bytes()[longest]):,} bytes")
     texts = _as_llama_cpp_reads(tokens)
     _check_doubles(header, texts)
-    _check_columns(header, len(texts))
     if model in _BPE and header.metadata.get("tokenizer.ggml.pre") != "kimi-k2":
         header.check({_MERGES: Rule("array of string")})
         if _MERGES not in header.types:

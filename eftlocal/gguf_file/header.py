@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from eftlocal.errors import ModelFileError, UsageError
-from eftlocal.gguf_file.parser import AGAIN, FileHeader, TensorInfo, block_of, parse_file
+from eftlocal.gguf_file.parser import AGAIN, Arrays, FileHeader, TensorInfo, block_of, parse_file
 from eftlocal.settings import CACHE_TYPES
 
 MAX_LAYERS = 512  # llama.cpp's own limit
@@ -203,13 +203,16 @@ class Header:
         return tuple(np.broadcast_to(value, self.n_layers).tolist())
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, known: Arrays | None = None) -> Header:
     """Read and check the header of a GGUF file, and of its shards where it is split.
+
+    Args:
+        known: as `parse_file` takes it.
 
     Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
     """
     path = Path(path)
-    first = parse_file(path)
+    first = parse_file(path, known)
     shards = _shards(path, first.metadata.get("split.count", 0))
     parts = [first]
     for shard in shards[1:]:

@@ -42,6 +42,7 @@ _SCALARS: dict[int, struct.Struct] = {
 _TYPE_NAMES = {int(kind): kind.name.lower() for kind in constants.GGUFValueType}
 _DTYPES = {number: np.dtype("?" if number == 7 else s.format) for number, s in _SCALARS.items()}
 _MAX_TENSOR_NAME = 63  # bytes, llama.cpp's own limit
+_LONG = 1000  # strings of an array that is worth remembering
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,11 @@ def block_of(type_: str) -> tuple[int, int]:
     return int(numbers), int(size)
 
 
-def parse_file(path: Path) -> FileHeader:
+def parse_file(path: Path, known: Arrays | None = None) -> FileHeader:
     """Read and check one file.
+
+    Args:
+        known: arrays of other files; those of this one are added.
 
     Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
     """
@@ -92,7 +96,7 @@ def parse_file(path: Path) -> FileHeader:
                 if len(data) < min(wanted, size):
                     raise ModelFileError(f"{path}: changed while it was read: try again")
                 try:
-                    return _parse(Cursor(data, path), size)
+                    return _parse(Cursor(data, path, known), size)
                 except Short as short:
                     _check_end(path, short.end, size)
                     wanted = min(max(2 * wanted, short.end), HEADER_LIMIT)
@@ -240,6 +244,11 @@ class StringArray:
         return bool(self.raw.count(0) > own)
 
 
+Arrays = dict[int, list[StringArray]]
+"""Long arrays that were read, by their number of strings. A thousand files have a few vocabularies:
+one that begins with the bytes of a known array has that array, and need not be taken apart."""
+
+
 class Short(Exception):  # noqa: N818 - a request for more bytes, not an error
     """The header goes on at least to byte `end`, past what has been read."""
 
@@ -250,8 +259,9 @@ class Short(Exception):  # noqa: N818 - a request for more bytes, not an error
 class Cursor:
     """Reads the parts of a header from the first bytes of its file."""
 
-    def __init__(self, data: bytes, path: Path) -> None:
+    def __init__(self, data: bytes, path: Path, known: Arrays | None = None) -> None:
         self.data, self.path, self.at = data, path, 0
+        self.known = {} if known is None else known
 
     def fail(self, what: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {what}: the file is damaged, {AGAIN}")
@@ -282,6 +292,10 @@ class Cursor:
 
     def strings(self, count: int) -> StringArray:
         self.require(8 * count)
+        for array_ in self.known.get(count, ()):
+            if self.data.startswith(array_.raw, self.at):
+                self.at += len(array_.raw)
+                return array_
         data, start, at, unpack = self.data, self.at, self.at, U64.unpack_from
         ends = array("q", bytes(8 * count))
         try:
@@ -293,7 +307,10 @@ class Cursor:
         if at > len(data):
             raise Short(at)
         self.at = at
-        return StringArray(data[start:at], np.frombuffer(ends, np.int64))
+        found = StringArray(data[start:at], np.frombuffer(ends, np.int64))
+        if count >= _LONG:
+            self.known.setdefault(count, []).append(found)
+        return found
 
     def value(self, key: str) -> tuple[str, Any]:
         """The type of a value, such as "uint32" or "array of string", and the value.

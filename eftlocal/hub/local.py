@@ -140,6 +140,11 @@ def store() -> Path:
     return platformdirs.user_cache_path("eftlocal") / "models"
 
 
+def hub_cache() -> Path:
+    """The folder of huggingface_hub's own cache, which other programs use too."""
+    return Path(huggingface_hub().constants.HF_HUB_CACHE)
+
+
 def stored_path(ref: FileRef) -> Path:
     """Where `ref`, a file of the hub, is or would be kept: <store>/<repo>/<revision>/<file>."""
     if ref.repo is None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 
 import eftlocal
 from eftlocal import hub, llama
@@ -149,13 +150,13 @@ def prepare(
         for role, source in sources.items()
     }
     workers = tuple(dict.fromkeys(reached.values()))
-    planned_for = partial(_planned, sources, headers, adapters, workers, freed or Held())
+    planned_for = partial(planned, sources, headers, adapters, workers, freed)
     if isinstance(n_seq_max, UpTo):
-        most, planned = _most_sequences(planned_for, most, force=force)
+        most, placed = _most_sequences(planned_for, most, force=force)
     else:
-        planned = planned_for(most, force=force)
+        placed = planned_for(most, force=force)
     sources = {
-        role: _even(source, headers[role], planned.roles[role]) for role, source in sources.items()
+        role: _even(source, headers[role], placed.roles[role]) for role, source in sources.items()
     }
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
     files = (file for h in (*headers.values(), *adapters.values()) for file in h.files)
@@ -169,13 +170,13 @@ def prepare(
             Candidate(
                 headers[roles[0]],
                 list(dict.fromkeys(adapters[role] for role in roles if role in adapters)),
-                repacked=planned.roles[roles[0]].n_gpu_layers == 0,
+                repacked=placed.roles[roles[0]].n_gpu_layers == 0,
             )
             for roles in roles_of.values()
         ]
         shared.require(candidates, vouched=is_vouched, checking=checking)
     of_device = {device.name: worker for worker in workers for device in worker.devices}
-    return Prepared(sources, headers, adapters, vocabulary, foreign, planned, most, of_device)
+    return Prepared(sources, headers, adapters, vocabulary, foreign, placed, most, of_device)
 
 
 def checked_files(
@@ -222,26 +223,32 @@ def _most_sequences(
         most = min(most, _MOST_ON_CPU)
     for count in (n for n in _COUNTS if n <= most):
         try:
-            planned = planned_for(count, force=False)
+            placed = planned_for(count, force=False)
         except DoesNotFitError:
             continue
-        free = planned.host_free
-        roomy = free is None or planned.host_bytes <= _SHARE * free
-        if roomy and [placement.split for placement in planned.roles.values()] == whole:
-            return count, planned
+        free = placed.host_free
+        roomy = free is None or placed.host_bytes <= _SHARE * free
+        if roomy and [placement.split for placement in placed.roles.values()] == whole:
+            return count, placed
     return 1, alone
 
 
-def _planned(
+def planned(
     sources: Mapping[str, RoleSource],
     headers: Mapping[str, Header],
-    adapters: Mapping[str, Header],
-    workers: Sequence[llama.Worker],
-    freed: Held,
-    n_seq_max: int,
+    adapters: Mapping[str, Header] = MappingProxyType({}),
+    workers: Sequence[llama.Worker] = (),
+    freed: Held | None = None,
+    n_seq_max: int = 1,
     *,
     force: bool,
 ) -> Plan:
+    """Where checked files go on this machine; the arguments are those of `prepare`.
+
+    Raises:
+        DoesNotFitError: with the numbers; not where it is forced.
+    """
+    freed = freed or Held()
     needs = [
         RoleNeeds.of(
             role,

@@ -9,7 +9,7 @@ they are notes, never errors.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from eftlocal.gguf_file.header import Header
 from eftlocal.gguf_file.parser import StringArray
 
 NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6  # llama_token_type
+_HEAD = 1000  # tokens
 _SHOWN = 3  # differing tokens named in a message
 _PADDING = re.compile(  # what converters write at ids that no token has
     rb"(?:\[PAD\d+\]|\[EMPTY_\d+\]|<\|?(?:dummy|unused|pad|extra|placeholder)_?\d+\|?>)"
@@ -170,6 +171,31 @@ def require(headers: Mapping[str, Header], exceptions: Collection[int] = ()) -> 
             "choose models of one family"
         )
     return report.vocabulary
+
+
+def groups(headers: Sequence[Header]) -> list[int]:
+    """Which of many vocabularies are one: a number for each, the same for those that are.
+
+    Each is compared with the first of a group, so `compare` has the last word on what is to be
+    combined.
+    """
+    firsts: list[_Tokens] = []
+    found = []
+    for header in headers:
+        tokens = _Tokens(header)
+        like = (i for i, first in enumerate(firsts) if _are_one(first, tokens))
+        found.append(next(like, len(firsts)))
+        if found[-1] == len(firsts):
+            firsts.append(tokens)
+    return found
+
+
+def _are_one(a: _Tokens, b: _Tokens) -> bool:
+    head = min(a.n, b.n, _HEAD)  # as a rule enough to see that they differ
+    padding = a.padding[:head] | b.padding[:head]
+    if a.type != b.type or any(not padding[i] for i in _differing(a, b, head)):
+        return False
+    return not _compare_two(a, b, frozenset())[0]
 
 
 def _compare_two(a: _Tokens, b: _Tokens, exceptions: frozenset[int]) -> tuple[list[str], list[str]]:
