@@ -142,3 +142,15 @@ async def test_turns_that_are_not_laid_out_are_walked_to(d: Driver) -> None:
     await d.press("up")
     await d.until(lambda: getattr(d.app.focused, "text", "") == "answer 29")
     assert d.turns[0] == "question 0" and not d.chat.query(Gap)
+
+
+@driving("<think>\nI think of needles.\n</think>\n\nOne needle.", size=(80, 24))
+async def test_the_marks_of_thinking_are_not_found(d: Driver) -> None:
+    await d.ask("a <think> of mine")
+    await d.send("/find think")
+    await d.until(lambda: bar(d) == "1/2")
+    await d.press("down")
+    await d.until(lambda: bar(d) == "2/2" and "I think of needles" in d.screen_text())
+    await d.press("escape")
+    await d.send("/find </think")
+    await d.until(lambda: bar(d) == "not found")

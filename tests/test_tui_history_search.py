@@ -160,3 +160,22 @@ def test_index_and_scan_agree(tmp_path: Path, texts: list[str], query: str) -> N
         words = query.lower().split()
         expected = [t for t in texts if words and all(word in t.lower() for word in words)]
         assert len(indexed) == len(expected)
+
+
+def test_an_answer_is_searched_as_it_is_read(history: History) -> None:
+    chat = add(history, "Where is Braga?", title="untitled")
+    question = history.turns.path(chat)[-1].id
+    with history.answer(question) as answer:
+        answer.append("<think>\nThe rivers of Minho, I think.\n</think>\n\nIn **Portugal**.")
+        answer.finish("stop")
+    (hit,) = history.search("portugal")
+    assert hit.excerpt == "In **Portugal**."
+    (hit,) = history.search("minho think")
+    assert hit.excerpt == "Thinking: The rivers of Minho, I think."
+    assert [hit.excerpt[begin:end] for begin, end in hit.spans] == ["Minho", "think"]
+    assert found(history.search("portugal rivers")) == [chat]
+    assert not history.search("/think") and not history.search("<think>")
+    assert history.conversations.get(chat).snippet == "In **Portugal**."
+    with history.answer(question) as answer:
+        answer.append("<think>The rivers")
+    assert history.conversations.get(chat).snippet == "Thinking: The rivers"

@@ -86,12 +86,35 @@ async def test_an_answer_of_another_process_is_not_shown_as_coming(d: Driver) ->
             assert "still being written elsewhere" in d.screen_text()
 
 
-@driving(size=(80, 24), notifications=True)
-async def test_what_is_told_does_not_cover_the_message_box(d: Driver) -> None:
-    await d.type("x" * 70)
-    d.chat.trouble("something went wrong, and it takes a long line to say what that was " * 2)
-    await d.until(lambda: "something went wrong" in d.screen_text())
-    assert "x" * 70 in d.screen_text()
+@pytest.mark.parametrize("size", [(80, 24), (60, 20), (120, 40), (40, 10)])
+@asynchronous
+async def test_what_is_told_does_not_cover_the_message_box(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    async with driven(ScriptedEngine(), tmp_path, size=size, notifications=True) as d:
+        line = "x" * (size[0] - 4)
+        d.chat.trouble("something went wrong, and it takes a long line to say what that was " * 6)
+        d.chat.trouble("and another thing went wrong of which there is no less to be said " * 6)
+        for keys in ("", "ctrl+b", "ctrl+b"):
+            await d.press(*keys.split())
+            await d.type(f"{line}\n")
+            await d.until(lambda: "something" in d.screen_text() or "another" in d.screen_text())
+            await d.pause()
+            shown, box = d.screen_text().split("\n"), d.chat.prompt.content_region
+            assert not any("▌" in row for row in shown[box.y - 1 : box.bottom + 1])
+            assert any("▌" in row for row in shown[: box.y - 1])
+
+
+@driving(Script(["word "] * 40), size=(80, 24))
+async def test_the_panel_takes_no_width_where_there_is_little(d: Driver) -> None:
+    await d.ask("Go")
+    before = d.chat.transcript.region.width
+    await d.press("ctrl+t")
+    shown = d.screen_text()
+    assert d.chat.transcript.region.width == before
+    assert all(word in shown for word in ("β beta", "speculative", "begins with 1", "word word"))
+    await d.pilot.resize_terminal(100, 24)
+    await d.until(lambda: d.chat.transcript.region.width == 100 - d.chat.side.region.width)
 
 
 @pytest.mark.parametrize("title", ["[/b] [red]x", "\\u001b[31mx", "]["])

@@ -13,10 +13,13 @@ import pytest
 from scripted_engine import Script, ScriptedEngine
 from tui_driver import Driver, asynchronous, driven
 
+from eftlocal.presets.reading import load_presets
+from eftlocal_tui.engine import Offer
 from eftlocal_tui.settings import Settings
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"80x24": (80, 24), "200x60": (200, 60)}
+ROLES = ("base", "tuned", "reference")
 ANSWER = [
     "# Braga\n\n",
     "Braga is in **Portugal**:\n\n",
@@ -76,3 +79,10 @@ async def test_pictures(tmp_path: Path, size: str) -> None:
         await compare(d, f"history-{size}")
         await d.press("escape", "f1")
         await compare(d, f"help-{size}")
+        for name in load_presets():
+            d.engine.offers[name] = Offer(
+                name, ROLES, 10**9, 0, False, 512, 2 * 10**9, 10**10, True
+            )
+        await d.press("escape", "ctrl+l")
+        await d.until(lambda: len(getattr(d.app.screen, "_offers", ())) == len(d.engine.offers))
+        await compare(d, f"models-{size}")

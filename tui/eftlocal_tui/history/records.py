@@ -248,6 +248,12 @@ class SavedTurn(Record):
         """The text without its thinking."""
         return self.text[self.parts.answer]
 
+    @property
+    def read(self) -> list[slice]:
+        """The parts of the text that a person reads: the answer, and what thinking there is."""
+        found = self.parts
+        return [found.answer, *([found.thinking] if found.thinking else [])]
+
     @model_validator(mode="after")
     def _question(self) -> SavedTurn:
         answers = (self.finish_reason, self.error, self.settings, self.figures, *self.marks)
@@ -309,6 +315,13 @@ class Hit:
     excerpt: str
     spans: tuple[tuple[int, int], ...]
     turns: int
+
+
+def as_read(text: str, settings: str | None) -> tuple[str, str]:
+    """Of an answer's row, the answer and its thinking, without the marks between them."""
+    thinks = json.loads(settings).get("thinking") if settings else None
+    found = parts(text, Thinks(**thinks).marks if thinks else None)
+    return text[found.answer], text[found.thinking] if found.thinking else ""
 
 
 def column(value: Any) -> Any:

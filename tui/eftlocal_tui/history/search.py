@@ -5,6 +5,8 @@ any case and inside other words too. Words of three characters or more are looke
 of trigrams where there is one; shorter ones, and all where there is none, are looked for in the
 texts, the newest first. The index folds the case letter by letter, and of a few rare letters not
 at all: it does not find "straße" by "STRASSE".
+
+An answer is searched as it is read: its thinking is, the marks around that are not.
 """
 
 from __future__ import annotations
@@ -15,21 +17,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eftlocal_tui.history.database import Database, HistoryError
-from eftlocal_tui.history.records import Conversation, Hit, Place, excerpt, loaded, stored
+from eftlocal_tui.history.records import (
+    Conversation,
+    Hit,
+    Place,
+    Turn,
+    as_read,
+    excerpt,
+    loaded,
+    stored,
+)
 
 LONGEST_QUERY = 200
 _TRIGRAM = 3
 _BEFORE, _EXCERPT = 40, 160
 
 TITLES = """SELECT id FROM conversation
-    WHERE has_words(title, ?) ORDER BY updated DESC, id DESC"""
+    WHERE has_words(title, '', NULL, ?) ORDER BY updated DESC, id DESC"""
 INDEXED = """SELECT t.id, t.conversation
     FROM turn_text CROSS JOIN turn t ON t.id = turn_text.rowid
-    WHERE turn_text MATCH ? AND has_words(t.text, ?) ORDER BY turn_text.rowid DESC"""
+    WHERE turn_text MATCH ? AND has_words(t.text, t.role, t.settings, ?)
+    ORDER BY turn_text.rowid DESC"""
 SCANNED = """SELECT t.id, t.conversation FROM turn t
-    WHERE t.state <> 'streaming' AND has_words(t.text, ?) ORDER BY t.id DESC"""
+    WHERE t.state <> 'streaming' AND has_words(t.text, t.role, t.settings, ?) ORDER BY t.id DESC"""
 SCANNED_ONE = """SELECT t.id, t.conversation FROM turn t
-    WHERE t.conversation = ? AND t.state <> 'streaming' AND has_words(t.text, ?)
+    WHERE t.conversation = ? AND t.state <> 'streaming' AND has_words(t.text, t.role, t.settings, ?)
     ORDER BY t.id DESC"""
 
 
@@ -46,13 +58,15 @@ class _Found:
 
 
 class Search:
-    """Searches the conversations of a database, archived ones too. `get` gives one by its id."""
+    """Searches the conversations of a database, archived ones too. `conversation` and `turn` give
+    one by its id."""
 
-    def __init__(self, db: Database, get: Callable[[int], Conversation]) -> None:
-        self._db = db
-        self._get = get
+    def __init__(
+        self, db: Database, conversation: Callable[[int], Conversation], turn: Callable[[int], Turn]
+    ) -> None:
+        self._db, self._conversation, self._turn = db, conversation, turn
         with db.reading() as connection:
-            connection.create_function("has_words", 2, _has_words, deterministic=True)
+            connection.create_function("has_words", 4, _has_words, deterministic=True)
 
     def __call__(self, text: str, limit: int = 50, conversation: int | None = None) -> list[Hit]:
         """The first `places`, as a list shows them. Raises HistoryError as `places` does."""
@@ -99,17 +113,17 @@ class Search:
         return connection.execute(SCANNED, (every,)).fetchall()
 
     def _hit(self, place: Place, words: Sequence[str]) -> Hit | None:
-        turns = self._db.rows("SELECT role, text FROM turn WHERE id = ?", place.turn)
         try:
-            conversation = self._get(place.conversation)
+            conversation = self._conversation(place.conversation)
+            turn = None if place.turn is None else self._turn(place.turn)
         except HistoryError:
             return None
-        text = loaded(turns[0]["text"]) if turns else conversation.title
-        line, spans = _excerpt(text, words)
+        text, before = (conversation.title, "") if turn is None else _read(turn, words)
+        line, spans = _excerpt(text, words, before)
         return Hit(
             conversation=conversation,
             turn=place.turn,
-            role=turns[0]["role"] if turns else None,
+            role=turn.role if turn else None,
             excerpt=line,
             spans=spans,
             turns=place.turns,
@@ -137,15 +151,28 @@ def _folded(words: Sequence[str]) -> str:
     return "\n".join(words).casefold()
 
 
-def _has_words(text: str, words: str) -> bool:
-    folded = text.casefold()
-    return all(word in folded for word in words.split("\n"))
+def _has_words(text: str, role: str, settings: str | None, words: str) -> bool:
+    """For SQLite: `words` are folded, a line each."""
+    needed, folded = words.split("\n"), text.casefold()
+    if role == "assistant" and all(word in folded for word in needed):
+        folded = "\n".join(as_read(text, settings)).casefold()
+    return all(word in folded for word in needed)
 
 
-def _excerpt(text: str, words: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+def _read(turn: Turn, words: Sequence[str]) -> tuple[str, str]:
+    """The part of a turn that has any of the words, the answer first; and what is said of it."""
+    any_word = pattern(words)
+    for part in turn.read:
+        if any_word.search(turn.text[part]):
+            return turn.text[part], "" if part == turn.parts.answer else "Thinking: "
+    return turn.answer, ""
+
+
+def _excerpt(
+    text: str, words: Sequence[str], before: str
+) -> tuple[str, tuple[tuple[int, int], ...]]:
     any_word = pattern(words)
     first = any_word.search(text)
     begin = max(0, first.start() - _BEFORE) if first else 0
-    line = excerpt(text[begin:], _EXCERPT)
-    line = ("…" if begin else "") + line
-    return line, tuple(found.span() for found in any_word.finditer(line))
+    line = before + "…" * bool(begin) + excerpt(text[begin:], _EXCERPT)
+    return line, tuple(found.span() for found in any_word.finditer(line, len(before)))

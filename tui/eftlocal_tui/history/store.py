@@ -18,17 +18,18 @@ from eftlocal_tui.history.database import (
     update,
 )
 from eftlocal_tui.history.drafts import Drafts
-from eftlocal_tui.history.records import Conversation, SavedTurn, Settings, excerpt, loaded
+from eftlocal_tui.history.records import Conversation, SavedTurn, Settings, as_read, excerpt, loaded
 from eftlocal_tui.history.search import Search
 from eftlocal_tui.history.turns import PIECES, TITLE_CHARS, Turns, insert_tree
 
 NAME_CHARS = 200  # of a title given by hand
-_SNIPPET_CHARS = 160
+_SNIPPET_CHARS, _HEAD = 160, 800
 
 COLUMNS = """
     c.id, c.title, c.system, c.archived, c.created, c.updated,
     (SELECT count(*) FROM turn WHERE conversation = c.id) AS turns,
-    t.id AS leaf, t.state, substr(t.text, 1, 800) AS head
+    t.id AS leaf, t.state, t.role, t.settings,
+    CASE t.role WHEN 'user' THEN substr(t.text, 1, 800) ELSE t.text END AS head
     FROM conversation c LEFT JOIN turn t ON t.conversation = c.id
         AND t.visited = (SELECT max(visited) FROM turn WHERE conversation = c.id)
 """
@@ -124,14 +125,18 @@ class Conversations:
 
     def _of(self, row: sqlite3.Row) -> Conversation:
         values = dict(row)
-        state, head = values.pop("state"), str(values.pop("head") or "")
+        state, role, settings = (values.pop(name) for name in ("state", "role", "settings"))
+        head = str(values.pop("head") or "")
         if state == "streaming":
             pieces = self._db.rows(f"{PIECES} LIMIT 100", row["leaf"])
             head += "".join(piece["text"] for piece in pieces)
         try:
+            if role == "assistant":
+                answer, thinking = as_read(head, settings)
+                head = answer or (thinking and f"Thinking: {thinking}")
             values["title"], values["system"] = loaded(row["title"]), loaded(row["system"])
             values["archived"] = bool(row["archived"])
-            return Conversation(**values, snippet=excerpt(loaded(head), _SNIPPET_CHARS))
+            return Conversation(**values, snippet=excerpt(loaded(head[:_HEAD]), _SNIPPET_CHARS))
         except (ValueError, TypeError) as error:
             raise damaged(self._db.path, f"conversation {row['id']}") from error
 
@@ -164,7 +169,7 @@ class History(Closing):
             self.turns = Turns(self.db)
             self.drafts = Drafts(self.db)
             self.conversations = Conversations(self.db, self.turns)
-            self.search = Search(self.db, self.conversations.get)
+            self.search = Search(self.db, self.conversations.get, self.turns.get)
             self.recover()
         except BaseException:
             self.db.close()

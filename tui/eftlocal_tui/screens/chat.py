@@ -43,8 +43,7 @@ from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
 from eftlocal_tui.widgets.transcript import Asked, Transcript, TurnView
 
-_BESIDE = 72  # columns from which transcript and panel have room side by side
-_PANEL_FITS = 100  # columns from which the side panel is open unless told
+_PANEL_FITS = 100  # columns from which the panel stands at the side, and is open unless told
 _SHORTEST_TITLE = 16  # cells
 
 
@@ -53,7 +52,7 @@ class ChatScreen(BaseScreen[None]):
     _prompt: PromptArea
     PLACE = "chat"
     AUTO_FOCUS = "#prompt"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_BESIDE, "-wide")]  # noqa: RUF012 - as in Screen
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_PANEL_FITS, "-wide")]  # noqa: RUF012 - as in Screen
 
     def __init__(
         self, services: Services, *, resume: Conversation | None = None, load: bool = True

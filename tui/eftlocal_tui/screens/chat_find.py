@@ -109,8 +109,13 @@ class ChatFind:
         every = [word.casefold() for word in self._apart.split()]
         found: list[_At] = []
         for turn in self.screen.transcript.turns:
+            read = [range(*part.indices(len(turn.text))) for part in turn.read]
+            begins = [
+                match.start()
+                for match in words.finditer(turn.text)
+                if any(match.start() in part and match.end() <= part.stop for part in read)
+            ]
             if all(word in turn.text.casefold() for word in every):
-                begins = [match.start() for match in words.finditer(turn.text)]
                 found += [_At(turn.id, at, len(begins) - n) for n, at in enumerate(begins, 1)]
         return found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from textual import events
+from textual.css.scalar import Scalar
 from textual.message import Message
+from textual.screen import Screen
 from textual.widgets import TextArea
 
 from eftlocal_tui.keys import bindings, of_place
@@ -76,6 +78,17 @@ class PromptArea(TextArea):
         self._menu = menu
         self._recall = recall
         self._suggestions = suggestions
+
+    def on_mount(self) -> None:
+        self.screen.screen_layout_refresh_signal.subscribe(self, self._bound_toasts)
+
+    def _bound_toasts(self, screen: Screen[Any]) -> None:
+        """What is told ends above what is being written; the newest of it is seen."""
+        most = Scalar.from_number(max(self.region.y, 1))
+        for rack in screen.query("ToastRack"):
+            if rack.styles.max_height != most:
+                rack.styles.max_height = most
+                rack.call_after_refresh(rack.scroll_end, animate=False, force=True)
 
     async def _on_key(self, event: events.Key) -> None:
         # Keys that mean something in this box are obeyed here, in the order of typing: the

@@ -20,6 +20,8 @@ from eftlocal_tui.keys import bindings
 from eftlocal_tui.text import plot, speed_text
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
+_STRIP = 36  # columns from which figures stand side by side
+_DIAL = 19  # columns of a dial, where these do
 _HELD = 120  # samples of the plots
 _SAMPLE = 0.1  # seconds that one takes at least
 
@@ -172,7 +174,9 @@ class SidePanel(VerticalScroll, can_focus=False):
         self._show_figures()
 
     def on_resize(self) -> None:
+        self.query_one("#rows").styles.grid_size_columns = max(self.size.width // _DIAL, 1)
         self._show_plots()
+        self._show_figures()
 
     def _show_plots(self) -> None:
         width, lines = self.scrollable_content_region.width, []
@@ -187,7 +191,8 @@ class SidePanel(VerticalScroll, can_focus=False):
         lines = _figures(self.live) if self.live is not None else []
         used = readable(psutil.Process().memory_info().rss)
         lines.append(f"memory {used} · {readable(psutil.virtual_memory().available)} free")
-        self.query_one("#figures", Static).update("\n".join(lines))
+        apart = "\n" if self.size.width < _STRIP else " · "
+        self.query_one("#figures", Static).update(apart.join(lines))
 
     def on_select_changed(self, event: Select.Changed) -> None:
         event.stop()
@@ -210,6 +215,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         explained = self.query_one("#explained", Static)
         explained.update(self._spelled(text))
         explained.display = bool(text)
+        self.set_class(bool(text), "-explains")
 
     def focus_dials(self) -> None:
         rows = self.query(DialInput)
