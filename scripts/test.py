@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ MOST_WORKERS = 4  # each loads the test models for itself
 
 
 def steps(pytest_arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(name, command) of each check; pytest comes last, so that its summary ends the output."""
+    """(name, command) of each check."""
     workers = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "worksteal"]
     python = str(BINARIES / ("python.exe" if sys.platform == "win32" else "python"))
     return [
@@ -36,6 +37,18 @@ def run(name: str, command: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
+def run_all(checks: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, int]]:
+    """(name, exit code) of each; the last two side by side, what the first of them says last."""
+    *first, (beside, command), last = checks
+    codes = [(name, run(name, each)) for name, each in first]
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said) as other:
+            code = run(*last)
+        said.seek(0)
+        print(f"== {beside}\n{said.read().decode(errors='replace').rstrip()}", flush=True)
+    return [*codes, (beside, other.returncode), (last[0], code)]
+
+
 def main(given: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
@@ -47,8 +60,7 @@ def main(given: Sequence[str]) -> int:
     setup = [sys.executable, str(ROOT / "scripts" / "setup.py"), *extras]
     if code := run("set-up", setup):
         return code
-    results = [(name, run(name, command)) for name, command in steps(arguments)]
-    failed = [(name, code) for name, code in results if code]
+    failed = [(name, code) for name, code in run_all(steps(arguments)) if code]
     for name, code in failed:
         print(f"FAILED: {name} (exit code {code})", flush=True)
     return failed[0][1] if failed else 0

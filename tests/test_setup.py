@@ -13,8 +13,10 @@ import subprocess
 import sys
 import threading
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -1035,12 +1037,18 @@ def test_all_checks_run_and_the_first_failure_decides(
         ran.append(command)
         return SimpleNamespace(returncode=codes.get(command[2], 0) if command[1] == "-m" else 0)
 
+    def begin(command: list[str], stdout: IO[bytes], **_: object) -> Any:
+        stdout.write(b"what it said")
+        return nullcontext(run(command))
+
     monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(script.subprocess, "Popen", begin)
     assert script.main(["-k", "x"]) == 3
     assert ran[0][-2:] == ["--extra", "test"]
     assert [command[2] for command in ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
     assert ran[-1][3] == "-n" and ran[-1][-2:] == ["-k", "x"]  # what is given comes last, and wins
-    assert "FAILED: mypy (exit code 3)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "== mypy\nwhat it said\n" in told and "FAILED: mypy (exit code 3)" in told
     ran.clear()
     assert script.main(["--extra", "tune", "-x"]) == 3
     assert ran[0][-4:] == ["--extra", "test", "--extra", "tune"] and ran[-1][-1] == "-x"
