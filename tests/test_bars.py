@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, isolate
+from hub_client import preset_hub
+from hub_server import HubServer
 
 from eftlocal.cli.selection import A_MOMENT, loading_bars
-from eftlocal.presets.reading import user_path
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 ERASE_LINE, SHOW_CURSOR = "\x1b[2K", "\x1b[?25h"
@@ -84,30 +84,11 @@ def test_an_error_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert ERASE_LINE in drawn[drawn.rindex("base.gguf") :]
 
 
-PRESET = """
-[[preset]]
-name = "mine"
-[preset.roles.base]
-repo = "owner/models"
-file = "base.gguf"
-[preset.roles.tuned]
-repo = "owner/models"
-file = "tuned.gguf"
-[preset.roles.reference]
-repo = "owner/models"
-file = "reference.gguf"
-"""
-
-
 @pytest.fixture
 def server(
     demo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubServer]:
-    isolate(monkeypatch, tmp_path)
-    user_path().parent.mkdir(parents=True)
-    user_path().write_text(PRESET, encoding="utf-8")
-    files = {f"owner/models/{role}.gguf": file.read_bytes() for role, file in demo_files.items()}
-    with HubServer(files) as running:
+    with preset_hub(monkeypatch, tmp_path, demo_files) as running:
         yield running
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, isolate
+from hub_client import PRESET, preset_hub
+from hub_server import HubServer
 from huggingface_hub import constants
 
 from eftlocal import Sampling, Speculation
@@ -22,7 +23,6 @@ from eftlocal.errors import (
     UsageError,
 )
 from eftlocal.loading import loader
-from eftlocal.presets.reading import user_path
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.engine import DownloadNeededError, Progress
 from eftlocal_tui.engine.local import LocalEngine
@@ -43,21 +43,7 @@ def quick(defaults: Defaults, _roles: Collection[str]) -> tuple[Defaults, tuple[
     return replace(defaults, sampling=greedy, speculation=Speculation(length=0)), ("a note",)
 
 
-MINE = """
-[[preset]]
-name = "mine"
-[preset.roles.base]
-repo = "owner/models"
-file = "base.gguf"
-approx_size = 5_000_000
-[preset.roles.tuned]
-repo = "owner/models"
-file = "tuned.gguf"
-approx_size = 500_000
-[preset.roles.reference]
-repo = "owner/models"
-file = "reference.gguf"
-approx_size = 500_000
+MORE = """
 [[preset]]
 name = "no-sizes"
 [preset.roles.base]
@@ -84,14 +70,10 @@ file = "{broken}"
 def server(
     demo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubServer]:
-    isolate(monkeypatch, tmp_path)
-    user_path().parent.mkdir(parents=True)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(demo_files["base"].read_bytes()[:100_000])
-    user_path().write_text(MINE.replace("{broken}", str(broken)), encoding="utf-8")
-    files = {f"owner/models/{role}.gguf": file.read_bytes() for role, file in demo_files.items()}
-    with HubServer(files) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.address())
+    presets = PRESET + MORE.replace("{broken}", str(broken))
+    with preset_hub(monkeypatch, tmp_path, demo_files, presets) as running:
         yield running
 
 
