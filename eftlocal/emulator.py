@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eftlocal import arguments
+from eftlocal import arguments, hub
 from eftlocal.answer import Answer, AnswerStream
 from eftlocal.arguments import (
     AnswerOptions,
@@ -112,11 +112,13 @@ class Emulator(Closing):
         """Loads one GGUF file per role: base=..., tuned=..., reference=..., and further roles.
 
         Args:
-            files: role to path; a path may play several roles and is loaded once. Beside them,
-                how contexts are made (`arguments.ContextOptions`): n_ctx, n_batch, cache_type_k,
-                cache_type_v, flash_attention, swa_full, rope_scaling, rope_freq_base,
-                rope_freq_scale, yarn_orig_ctx, yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, as
-                in cache_type_k="q8_0" or rope_scaling={"base": "yarn"}.
+            files: role to path, or to a file of the hub (hf:owner/name/file.gguf, with @revision
+                or without), which is downloaded where it is missing; one may play several roles
+                and is loaded once. Beside them, how contexts are made
+                (`arguments.ContextOptions`): n_ctx, n_batch, cache_type_k, cache_type_v,
+                flash_attention, swa_full, rope_scaling, rope_freq_base, rope_freq_scale,
+                yarn_orig_ctx, yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, as in
+                cache_type_k="q8_0" or rope_scaling={"base": "yarn"}.
             prompts: role to "chat", "same", "plain", a chat format that llama.cpp knows by name
                 ("chatml"), or a template's source. By default the tuned role sees its own chat
                 template, and the others the same text.
@@ -141,7 +143,7 @@ class Emulator(Closing):
         """
         context = {name: files.pop(name) for name in CONTEXT if name in files}
         rule = "a path (every further keyword is a role)"
-        paths = {role: arguments.path(role, file, rule) for role, file in files.items()}
+        paths = {r: hub.fetched(arguments.path(r, file, rule)) for r, file in files.items()}
         if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
         return cls.from_sources(

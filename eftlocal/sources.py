@@ -67,9 +67,24 @@ class Sources:
         )
 
     @classmethod
-    def of_files(cls, files: Mapping[str, Path], *, trust: bool = False, **engine: Any) -> Sources:
-        """Files for roles, with the program's defaults."""
-        return cls(with_settings(file_sources(files), **engine), Defaults(), trust=trust)
+    def of_files(
+        cls,
+        files: Mapping[str, Path],
+        *,
+        offline: bool,
+        trust: bool = False,
+        progress: hub.Progress | None = None,
+        **engine: Any,
+    ) -> Sources:
+        """Files for roles (paths, or hf:owner/name/file.gguf), with the program's defaults.
+
+        Downloads what is missing; the errors are those of `Emulator.from_files`.
+        """
+        found = {
+            role: hub.fetched(file, offline=offline, progress=progress)
+            for role, file in files.items()
+        }
+        return cls(with_settings(file_sources(found), **engine), Defaults(), trust=trust)
 
     def load(self, **options: Unpack[LoadOptions]) -> Emulator:
         """All roles."""

@@ -153,7 +153,7 @@ def test_done_files_are_kept_and_a_name_is_replaced_only_on_demand(mine: dict[st
     text = user_path().read_text("utf-8")
     result = run("mine", "-y", "--tokens", "0")
     assert isinstance(result.exception, UsageError)
-    assert "--force replaces it, --name gives another name" in str(result.exception)
+    assert "--force replaces it; or give another name with --name" in str(result.exception)
     assert "is there" in run("mine", "--force", "--tokens", "0").output  # and nothing to ask
     assert user_path().read_text("utf-8") == text
     assert {path: path.stat().st_mtime_ns for path in folder().glob("*.gguf")} == made

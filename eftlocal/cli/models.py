@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +13,14 @@ import typer
 from eftlocal import hub
 from eftlocal.cli.completion import presets
 from eftlocal.cli.models_adapter import convert_adapter
-from eftlocal.cli.option_rules import context
+from eftlocal.cli.option_rules import context, prompts, trio_files
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import read_text, readable
-from eftlocal.errors import DownloadError, EftlocalError, UsageError
+from eftlocal.errors import DownloadError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources, with_settings
+from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.reading import find, load_presets, user_path
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.presets.writing import is_written
@@ -204,7 +205,7 @@ def _file(state: FileState) -> Iterator[str]:
 def pull_preset(name: Name, json_: AsJson = False) -> None:
     """Download a preset's missing files. An interrupted download resumes where it stopped."""
     preset = find(name)
-    _pull(preset)
+    pull(preset.files().values())
     states = states_of(preset)
     if json_:
         print_json({"name": name, "files": {s.label: s.as_json() for s in states}}, indent=2)
@@ -215,9 +216,9 @@ def pull_preset(name: Name, json_: AsJson = False) -> None:
     Screen().print(table)
 
 
-def _pull(preset: Preset) -> None:
+def pull(files: Iterable[FileRef]) -> None:
     """Download what is missing, with bars on stderr."""
-    missing = [ref for ref in preset.files().values() if hub.locate(ref) is None]
+    missing = [ref for ref in files if hub.locate(ref) is None]
     for ref in missing:
         if ref.repo is None:
             hub.resolve(ref)  # says that the path is wrong
@@ -301,15 +302,12 @@ def _models() -> None:
 
 
 @models_app.command("check")
-@takes(also=[*CONTEXT, "trust"])
+@takes(also=[*TRIO, "chat_template", "chat_template_kwargs", *CONTEXT, "trust"])
 def check_models(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A preset.", autocompletion=presets)
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="A GGUF file instead of a preset.")] = None,
-    tuned: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
-    pull: Annotated[bool, typer.Option("--pull", help="Download missing files first.")] = False,
+    download: Annotated[bool, typer.Option("--pull", help="Download missing files first.")] = False,
     json_: AsJson = False,
     *,
     given: Given,
@@ -320,25 +318,38 @@ def check_models(
     Files that are not downloaded yet are looked up on the hub: whether they exist, and whether
     their size and SHA-256 are what the preset says.
     """
-    from eftlocal.cli.models_check import check_files
+    from eftlocal.cli.models_check import check_files, check_on_the_hub
 
-    files = {"base": base, "tuned": tuned, "reference": reference}
-    paths = {role: path for role, path in files.items() if path is not None}
-    if (name is None) == (not paths):
+    files = trio_files(given)
+    if (name is None) == (not files):
         raise UsageError(
             "models check: give a preset's name, or GGUF files with --base, --tuned, --reference"
         )
     exceptions: tuple[int, ...] = ()
-    sources = file_sources(paths)
-    if name is not None:
+    if download:
+        pull(find(name).files().values() if name else map(FileRef.at, files.values()))
+    if name is None:
+        sources = file_sources({role: _here(file) for role, file in files.items()})
+    else:
         preset = find(name)
-        if pull:
-            _pull(preset)
         if any(state.path is None for state in states_of(preset)):
-            _check_on_the_hub(preset, json_)
+            check_on_the_hub(preset, json_)
         sources, exceptions = preset_sources(preset, hub.resolve), preset.vocabulary_exceptions
-    sources = with_settings(sources, **context(given, sources))
+    sources = with_settings(
+        sources,
+        prompts=prompts(given["chat_template"] or (), sources),
+        chat_template_kwargs=given["chat_template_kwargs"],
+        **context(given, sources),
+    )
     check_files(sources, exceptions, json_, trust=given["trust"])
+
+
+def _here(file: Path) -> Path:
+    """A path, or the file of a name on the hub where it is on this machine."""
+    ref = FileRef.at(file)
+    if ref.repo and hub.locate(ref) is None:
+        raise DownloadError(f"{ref}: is not on this machine; --pull downloads it")
+    return hub.fetched(file)
 
 
 @models_app.command("find")
@@ -359,6 +370,28 @@ def find_models(
     from eftlocal.cli.models_find import find
 
     find(folders or (), most, json_)
+
+
+@models_app.command("add")
+@takes(also=[*TRIO, "chat_template", "trust"])
+def add_models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Of the new preset.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a preset that this command wrote.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    *,
+    given: Given,
+) -> None:
+    """Give three files a name: check them, download what is missing, write a preset.
+
+    On a terminal it asks for what is not given, and proposes what `models find` finds.
+    """
+    from eftlocal.cli.models_add import add
+
+    files = trio_files(given)
+    formats = prompts(given["chat_template"] or (), TRIO)
+    add(name, files, formats, replace=replace, yes=yes, trust=given["trust"])
 
 
 @models_app.command("optimize")
@@ -431,39 +464,4 @@ def optimize_preset(
         force=force,
         json_=json_,
         trust=given["trust"],
-    )
-
-
-def _check_on_the_hub(preset: Preset, json_: bool) -> None:
-    """Report on the files that are not here, and end with an error: there is more to check."""
-    report: dict[str, dict[str, Any]] = {}
-    failures: list[EftlocalError] = []
-    for state in states_of(preset):
-        report[state.label] = found = state.as_json()
-        if state.path is not None:
-            continue
-        try:
-            if state.ref.repo is None:
-                hub.resolve(state.ref)
-            found["size"] = sum(file.size for file in hub.look_up(hub.shards(state.ref)))
-            found["hub"] = "found"
-        except EftlocalError as error:
-            found["hub"] = str(error)
-            failures.append(error)
-    if json_:
-        print_json({"name": preset.name, "files": report, "complete": False}, indent=2)
-    else:
-        table = new_table("file", "name", "size", "here", "on the hub")
-        for label, found in report.items():
-            here = "yes" if found["downloaded"] else "no"
-            size, on_hub = size_text(found["size"]), found.get("hub", "not looked up")
-            add_row(table, label, str(found["file"]), size, here, on_hub)
-        Screen().print(table)
-    if failures:
-        raise failures[0]
-    missing = sum(not found["downloaded"] for found in report.values())
-    raise DownloadError(
-        f"{preset.name}: {missing} of {len(report)} files are not on this machine, so the "
-        f"vocabularies cannot be compared: `eftlocal models check {preset.name} --pull` "
-        "downloads them"
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eftlocal import hub
+from eftlocal.cli.models import size_text, states_of
 from eftlocal.cli.screen import Screen, add_row, new_table
 from eftlocal.cli.selection import loading_bars
 from eftlocal.cli.streams import print_json, say
-from eftlocal.errors import DoesNotFitError, VocabularyError
+from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, VocabularyError
 from eftlocal.loading.loader import Prepared, checked_files, prepare
 from eftlocal.loading.placement import gib
 from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.vocabulary import VocabularyReport, compare
+from eftlocal.presets.schema import Preset
 from eftlocal.terminal_text import one_line
 
 
@@ -107,3 +110,38 @@ def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool)
     free = "unknown" if memory["host_free"] is None else gib(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
     say(f"{gib(memory['host_needed'])} needed, {free} free: {verdict}")
+
+
+def check_on_the_hub(preset: Preset, json_: bool) -> None:
+    """Report on the files that are not here, and end with an error: there is more to check."""
+    report: dict[str, dict[str, Any]] = {}
+    failures: list[EftlocalError] = []
+    for state in states_of(preset):
+        report[state.label] = found = state.as_json()
+        if state.path is not None:
+            continue
+        try:
+            if state.ref.repo is None:
+                hub.resolve(state.ref)
+            found["size"] = sum(file.size for file in hub.look_up(hub.shards(state.ref)))
+            found["hub"] = "found"
+        except EftlocalError as error:
+            found["hub"] = str(error)
+            failures.append(error)
+    if json_:
+        print_json({"name": preset.name, "files": report, "complete": False}, indent=2)
+    else:
+        table = new_table("file", "name", "size", "here", "on the hub")
+        for label, found in report.items():
+            here = "yes" if found["downloaded"] else "no"
+            size, on_hub = size_text(found["size"]), found.get("hub", "not looked up")
+            add_row(table, label, str(found["file"]), size, here, on_hub)
+        Screen().print(table)
+    if failures:
+        raise failures[0]
+    missing = sum(not found["downloaded"] for found in report.values())
+    raise DownloadError(
+        f"{preset.name}: {missing} of {len(report)} files are not on this machine, so the "
+        f"vocabularies cannot be compared: `eftlocal models check {preset.name} --pull` "
+        "downloads them"
+    )

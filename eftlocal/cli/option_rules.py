@@ -121,7 +121,7 @@ def chosen_models(given: Given) -> Preset | dict[str, Path]:
     from eftlocal.presets.reading import find
 
     preset: str | None = given["preset"]
-    files: dict[str, Path] = {role: given[role] for role in TRIO if given[role] is not None}
+    files = trio_files(given)
     for text in given.get("role") or ():
         role, sign, path = text.partition("=")
         if not (role.isidentifier() and sign and path):
@@ -142,6 +142,11 @@ def chosen_models(given: Given) -> Preset | dict[str, Path]:
     return files
 
 
+def trio_files(given: Given) -> dict[str, Path]:
+    """Role to file, from --base, --tuned and --reference."""
+    return {role: given[role] for role in TRIO if given[role] is not None}
+
+
 def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
     """How roles are to be loaded, as `eftlocal.load` takes it.
 
@@ -155,7 +160,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         check_threads(given["threads"], given.named("threads"))
     check_variables(given["chat_template_kwargs"] or {}, given.named("chat_template_kwargs"))
     return {
-        "prompts": _prompts(given["chat_template"] or (), roles),
+        "prompts": prompts(given["chat_template"] or (), roles),
         "system_in_user": given["system_in_user"] or None,
         **{name: given[name] for name in ("chat_template_kwargs", "threads", "trust")},
         **context(given, roles),
@@ -224,7 +229,7 @@ def by_role(
     return found
 
 
-def _prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
+def prompts(given: Sequence[str], roles: Collection[str]) -> dict[str, str]:
     """Role to its prompt, from --chat-template."""
     answers = TUNED if TUNED in roles else next(iter(roles))
     named = by_role("--chat-template", given, roles, otherwise=answers)

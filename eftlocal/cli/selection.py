@@ -46,15 +46,14 @@ class Selection:
     offline: bool
 
     def sources(self, progress: LoadingProgress) -> Sources:
-        """The files, with their own defaults; a preset's are downloaded."""
+        """The files, with their own defaults; those of the hub are downloaded."""
         from eftlocal.sources import Sources
 
         engine = {name: value for name, value in self.engine.items() if name != "force"}
+        more: Any = {"offline": self.offline, "progress": progress.download, **engine}
         if isinstance(self.models, Mapping):
-            return Sources.of_files(self.models, **engine)
-        return Sources.of_preset(
-            self.models, offline=self.offline, progress=progress.download, **engine
-        )
+            return Sources.of_files(self.models, **more)
+        return Sources.of_preset(self.models, **more)
 
     def load(self, progress: LoadingProgress) -> Emulator:
         """The models, loaded with the defaults selected here."""

@@ -9,6 +9,7 @@ and its own cache; the transfer is ours, because it must resume in any later pro
 from eftlocal.hub.local import (
     Progress,
     download,
+    fetched,
     hub_cache,
     is_offline,
     locate,
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "check_room",
     "download",
+    "fetched",
     "free_space",
     "hub_cache",
     "is_offline",

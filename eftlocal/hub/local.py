@@ -82,6 +82,18 @@ def resolve(
     return download([ref], progress=progress)[0]
 
 
+def fetched(
+    path: str | os.PathLike[str], *, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """A path as it is; of hf:owner/name/file.gguf the file, downloaded if need be.
+
+    Raises:
+        UsageError, DownloadError: it is no such name, or cannot be had.
+    """
+    ref = FileRef.at(path)
+    return Path(path) if ref.repo is None else resolve(ref, offline=offline, progress=progress)
+
+
 def is_offline() -> bool:
     """Whether the environment forbids to download (HF_HUB_OFFLINE)."""
     return bool(huggingface_hub().constants.HF_HUB_OFFLINE)

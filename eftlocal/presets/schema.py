@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,11 +17,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from eftlocal.errors import UsageError
 from eftlocal.kinds import of_one_role
 from eftlocal.logits.recipe import TRIO
 from eftlocal.prompt.messages import check_variables
@@ -33,6 +36,8 @@ MOST_SHARDS = 512  # the largest models have about a hundred
 # Names that Windows keeps for devices, whatever follows the first dot.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 _OURS = (".part", ".part.json", ".lock")  # what a download keeps beside its file
+HUB = "hf:"  # begins the name of a file on the hub, where a path may stand too
+_ON_HUB = re.compile(r"hf:([^/@]+/[^/@]+)/([^@]+)(?:@([^@]+))?\Z")
 # The hub's rule for owner/name.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 
@@ -98,8 +103,9 @@ class FileRef(StrictTable):
 
     Attributes:
         repo: owner/name on the hub; without it `file` is a path.
-        file: path on this machine (relative to the presets file), or inside the repository. A
-            file named ...-00001-of-0000N.gguf stands for all N shards.
+        file: path on this machine (relative to the presets file), or inside the repository; or
+            both in one, hf:owner/name/file.gguf, with @revision or without. A file named
+            ...-00001-of-0000N.gguf stands for all N shards.
         revision: commit, tag or branch; None is the main branch.
         sha256: 64 hexadecimal digits the file must have, whatever the hub says.
         size: bytes the file must have, whatever the hub says.
@@ -110,6 +116,36 @@ class FileRef(StrictTable):
     revision: str | None = Field(default=None, min_length=1)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     size: int | None = Field(default=None, gt=0)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> FileRef:
+        """A path, or a file of the hub: hf:owner/name/file.gguf, with @revision or without.
+
+        Raises:
+            UsageError: it begins with hf: and names no file that there could be.
+        """
+        text = os.fspath(path)
+        if text.startswith(HUB):
+            text = text.replace("\\", "/")  # as Windows writes a path
+        try:
+            return cls(file=text)
+        except ValidationError as refused:
+            what = refused.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{text}: {what}") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_hub(cls, data: Any) -> Any:
+        file = data.get("file") if isinstance(data, Mapping) else None
+        if not isinstance(file, str) or not file.startswith(HUB):
+            return data
+        found = _ON_HUB.match(file)
+        if found is None:
+            raise ValueError(f"{file!a} is not hf:owner/name/file.gguf, with @revision or without")
+        if twice := [key for key in ("repo", "revision") if data.get(key) is not None]:
+            raise ValueError(f"{file} says it all; leave {twice[0]} out")
+        parts = dict(zip(("repo", "file", "revision"), found.groups(), strict=True))
+        return {**data, **{key: part for key, part in parts.items() if part is not None}}
 
     @field_validator("repo")
     @classmethod

@@ -23,11 +23,18 @@ _BEGIN, _END = "# written by eftlocal: {}", "# end of {}"
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
-def check_name(name: str, *, replace: bool) -> None:
+def check_name(
+    name: str,
+    *,
+    replace: bool,
+    force: str = "--force",
+    other: str = "give another name with --name",
+) -> None:
     """Refuses a name that cannot be given to a new preset.
 
     Args:
         replace: a preset of this name that the program wrote may be replaced.
+        force, other: what a person can do, for the message.
 
     Raises:
         UsageError: the name is taken, or is none.
@@ -37,11 +44,9 @@ def check_name(name: str, *, replace: bool) -> None:
     if name not in load_presets():
         return
     if not is_written(name):
-        raise UsageError(f'there is a preset "{name}" already; give another name with --name')
+        raise UsageError(f'there is a preset "{name}" already; {other}')
     if not replace:
-        raise UsageError(
-            f'there is a preset "{name}" already; --force replaces it, --name gives another name'
-        )
+        raise UsageError(f'there is a preset "{name}" already; {force} replaces it; or {other}')
 
 
 def made_by(name: str) -> str:

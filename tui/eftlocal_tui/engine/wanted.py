@@ -16,7 +16,7 @@ from eftlocal.kinds import REST
 from eftlocal.loading.loader import Prepared, UpTo
 from eftlocal.loading.placement import Held
 from eftlocal.presets.reading import find
-from eftlocal.presets.schema import Preset
+from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.settings import CONTEXT
 from eftlocal.sources import Sources
 from eftlocal_tui.engine import DownloadNeededError, Progress, Report
@@ -105,7 +105,9 @@ class Wanted:
 
     @property
     def missing(self) -> hub.Missing:
-        return hub.Missing.of(self.preset.files().values() if self.preset else ())
+        if self.preset is None:
+            return hub.Missing.of(FileRef.at(path) for path in self.files.values())
+        return hub.Missing.of(self.preset.files().values())
 
     def ask_first(self) -> None:
         """Raises DownloadNeededError where files are to be downloaded, and DownloadError where the
@@ -126,13 +128,12 @@ class Wanted:
         def progress(file: str, done: int, total: int, /) -> None:
             report(Progress("download", Path(file).name, done, total))
 
-        if self.preset is None:
-            sources = Sources.of_files(self.files, **self.of_roles)
-        else:
-            with hub.while_waiting(lambda: report(Progress("waiting", "the hub", 0.0, 0.0))):
-                sources = Sources.of_preset(
-                    self.preset, offline=self.offline, progress=progress, **self.of_roles
-                )
+        more: Any = {"offline": self.offline, "progress": progress, **self.of_roles}
+        with hub.while_waiting(lambda: report(Progress("waiting", "the hub", 0.0, 0.0))):
+            if self.preset is None:
+                sources = Sources.of_files(self.files, **more)
+            else:
+                sources = Sources.of_preset(self.preset, **more)
         return replace(sources, defaults=self.defaults, trust=self.loading.get("trust", False))
 
     def planned(self, sources: Sources, freed: Held | None, *, force: bool = False) -> Prepared:
