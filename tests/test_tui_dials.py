@@ -460,7 +460,7 @@ async def test_the_panel_says_what_the_recipe_and_the_dial_do(
         assert "The small tuned model, with what a larger base knows." in about
         assert "0: the small tuned model alone\n1: all that" in d.static("#explained")
         assert "Ctrl+Z goes back" in d.static("#explained")
-        rows = [row.partition("│")[2] for row in d.screen_text().split("\n")]
+        rows = [row.rpartition("│")[2] for row in d.screen_text().split("\n")]
         shown = " ".join(" ".join(rows).replace("▎", "").split())
         for said in ("what a larger base knows.", "0: the small tuned model"):
             assert said in shown

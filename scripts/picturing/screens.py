@@ -107,7 +107,7 @@ async def _welcome(d: Driver, engine: Showing, walk: Walk) -> None:
     await d.press("ctrl+t")
     await walk.take("dial")
     await d.press("escape", "ctrl+p")
-    await d.until(lambda: "Every" in d.screen_text() or "Compare" in d.screen_text())
+    await d.until(lambda: "/context" in d.screen_text())
     await walk.take("palette")
 
 
