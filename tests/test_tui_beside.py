@@ -9,7 +9,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.history import HistoryScreen
-from eftlocal_tui.widgets.transcript import AnswerView
+from eftlocal_tui.widgets.turn_view import AnswerView
 
 SLOW = Script(["One ", "two ", "three"], wait_at=1)
 

@@ -12,10 +12,10 @@ from tui_driver import Driver, asynchronous, driven, driving
 from eftlocal.errors import DoesNotFitError, EngineError
 from eftlocal_tui.engine import Progress
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.gap import Gap
 from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.side_panel import DialInput, SidePanel
-from eftlocal_tui.widgets.transcript import AnswerView, MarkLine, TurnView
+from eftlocal_tui.widgets.transcript import Gap
+from eftlocal_tui.widgets.turn_view import AnswerView, MarkLine, TurnView
 
 FENCED = ["Here:\n\n", "```py", "thon\n", "x = 1\n", "```", "\n\nDone", ".\n"]
 

@@ -26,7 +26,7 @@ from eftlocal_tui.screens.dialogs import HelpScreen
 from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.markdown import Streamed
 from eftlocal_tui.widgets.side_panel import DialInput
-from eftlocal_tui.widgets.transcript import MarkLine
+from eftlocal_tui.widgets.turn_view import MarkLine
 
 VALUES = {
     "recipe": ("proxy", "dials", "realign", "contrast", "interpolate", "base", "upscale"),

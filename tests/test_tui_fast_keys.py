@@ -10,7 +10,7 @@ from tui_driver import Driver, driving
 
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.palette import Palette
-from eftlocal_tui.widgets.transcript import AnswerView, TurnView
+from eftlocal_tui.widgets.turn_view import AnswerView, TurnView
 
 ANSWERS = [f"Answer {i}" for i in range(8)]
 

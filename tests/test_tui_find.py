@@ -8,8 +8,8 @@ from tui_driver import Driver, driving
 from eftlocal_tui.history import Settings
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.widgets.find_bar import FindBar, FindInput
-from eftlocal_tui.widgets.gap import Gap
-from eftlocal_tui.widgets.transcript import TurnView
+from eftlocal_tui.widgets.transcript import Gap
+from eftlocal_tui.widgets.turn_view import TurnView
 
 
 def talk(d: Driver, turns: int, **texts: str) -> int:

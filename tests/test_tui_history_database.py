@@ -19,8 +19,9 @@ from eftlocal_tui.history import (
     turns,
 )
 from eftlocal_tui.history.database import Database
+from eftlocal_tui.history.schema import MIGRATIONS
 
-MORE = (*database.MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
+MORE = (*MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT",))
 
 
 def filled(path: Path) -> bytes:
@@ -45,7 +46,7 @@ def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: P
 
 def test_a_file_of_the_first_version_opens_with_all_that_it_has(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
-    with Database(path, database.MIGRATIONS[:1]) as db, db.transaction() as connection:
+    with Database(path, MIGRATIONS[:1]) as db, db.transaction() as connection:
         database.insert(
             connection,
             "conversation",
@@ -72,7 +73,7 @@ def test_a_file_of_the_first_version_opens_with_all_that_it_has(tmp_path: Path) 
         history.conversations.delete(1)
         assert history.db.rows("SELECT * FROM draft") == []
     with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 2, this one knows 1\)"):
-        Database(path, database.MIGRATIONS[:1])
+        Database(path, MIGRATIONS[:1])
 
 
 def test_drafts_are_kept_as_they_were_typed(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from tui_driver import Driver, driving
 from eftlocal_tui.history import Settings as Kept
 from eftlocal_tui.history import from_json, to_json, to_markdown
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.gap import Gap
-from eftlocal_tui.widgets.system_view import SystemView
-from eftlocal_tui.widgets.transcript import TurnView
+from eftlocal_tui.widgets.transcript import Gap, SystemView
+from eftlocal_tui.widgets.turn_view import TurnView
 
 
 def shown(d: Driver) -> list[str]:

@@ -25,7 +25,8 @@ from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.screens.base import Services
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.settings import Settings
-from eftlocal_tui.widgets.transcript import Note, TurnView
+from eftlocal_tui.widgets.transcript import Note
+from eftlocal_tui.widgets.turn_view import TurnView
 
 PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
 HOPS = 4  # the program hands a key to a screen, that to a widget, which posts a message, ...

@@ -12,13 +12,8 @@ Every call is short and may be made from any thread. Every failure is one `Histo
 """
 
 from eftlocal_tui.history.answers import AnswerWriter
-from eftlocal_tui.history.database import (
-    HistoryError,
-    LockedError,
-    UnwritableError,
-    data_folder,
-    database_path,
-)
+from eftlocal_tui.history.database import data_folder, database_path
+from eftlocal_tui.history.failures import HistoryError, LockedError, UnwritableError
 from eftlocal_tui.history.files import (
     export_file,
     free_name,

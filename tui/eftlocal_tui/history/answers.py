@@ -25,7 +25,8 @@ from filelock import FileLock, Timeout
 from eftlocal.bases import Closing
 from eftlocal.terminal_text import one_line
 from eftlocal.thinking import Marks
-from eftlocal_tui.history.database import Database, HistoryError, insert, sqlite_errors, update
+from eftlocal_tui.history.database import Database, insert, update
+from eftlocal_tui.history.failures import HistoryError, sqlite_errors
 from eftlocal_tui.history.records import Figures, Mark, Settings, Thinks, Turn
 from eftlocal_tui.history.turns import PIECES, begin_turn, touch
 

@@ -25,11 +25,10 @@ from eftlocal.disk import read_text, replacing
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.history.database import HistoryError, sqlite_errors
-from eftlocal_tui.history.parts import left_out, sent_from
+from eftlocal_tui.history.failures import HistoryError, sqlite_errors
+from eftlocal_tui.history.parts import left_out, sent_from, systems
 from eftlocal_tui.history.records import Conversation, Mark, Record, SavedTurn, Text, Time, Turn
 from eftlocal_tui.history.store import History
-from eftlocal_tui.history.systems import systems
 from eftlocal_tui.history.turns import at_rest
 from eftlocal_tui.text import outcome, thought_line
 

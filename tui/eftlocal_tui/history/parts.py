@@ -1,4 +1,5 @@
-"""From where on a conversation is sent to the models, once it no longer fits them whole.
+"""What the models are given of a branch: from where on, once it no longer fits them whole, and
+under which system prompt.
 
 What is left out stays in the history. Two things begin a part: a turn that says where what follows
 it begins (`begins_at`), and a summary, which stands for all that is above it.
@@ -38,3 +39,26 @@ def left_out(path: Sequence[Turn], begin: int) -> str:
 def is_summary(answer: Turn) -> bool:
     """Whether an answer to a question for a summary can stand for what is above."""
     return answer.role == "assistant" and answer.state in ("done", "stopped") and bool(answer.text)
+
+
+def systems(path: Sequence[Turn], now: str) -> dict[int | None, str]:
+    """The system prompts of a branch, each by the id of the first turn that it holds for; None
+    stands for what follows the last one. An answer keeps the prompt that it was given under.
+
+    Answers of older versions say nothing of it; before the first that does, its prompt held.
+
+    Args:
+        now: what holds for the next answer.
+    """
+    said = [turn.settings.system for turn in path if turn.settings]
+    held = next((system for system in said if system is not None), now)
+    found: dict[int | None, str] = {path[0].id if path else None: held} if held else {}
+    begin: int | None = None  # the question of the answer that is looked at
+    for turn in path:
+        if turn.role == "user":
+            begin = turn.id
+        elif turn.settings and turn.settings.system not in (None, held):
+            held = found[begin] = turn.settings.system or ""
+    if now != held:
+        found[None] = now
+    return found

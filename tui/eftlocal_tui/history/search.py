@@ -16,7 +16,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eftlocal_tui.history.database import Database, HistoryError
+from eftlocal_tui.history.database import Database
+from eftlocal_tui.history.failures import HistoryError
 from eftlocal_tui.history.records import (
     Conversation,
     Hit,

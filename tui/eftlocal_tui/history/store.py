@@ -9,15 +9,9 @@ from pathlib import Path
 
 from eftlocal.bases import Closing
 from eftlocal_tui.history.answers import AnswerWriter, Writers
-from eftlocal_tui.history.database import (
-    Database,
-    HistoryError,
-    damaged,
-    database_path,
-    insert,
-    update,
-)
+from eftlocal_tui.history.database import Database, database_path, insert, update
 from eftlocal_tui.history.drafts import Drafts
+from eftlocal_tui.history.failures import HistoryError, damaged
 from eftlocal_tui.history.records import Conversation, SavedTurn, Settings, as_read, excerpt, loaded
 from eftlocal_tui.history.search import Search
 from eftlocal_tui.history.turns import PIECES, TITLE_CHARS, Turns, insert_tree

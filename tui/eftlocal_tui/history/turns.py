@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from eftlocal.prompt.messages import Message
-from eftlocal_tui.history.database import Database, HistoryError, damaged, insert, update
+from eftlocal_tui.history.database import Database, insert, update
+from eftlocal_tui.history.failures import HistoryError, damaged
 from eftlocal_tui.history.parts import sent_from
 from eftlocal_tui.history.records import SavedTurn, State, Turn, excerpt, loaded, stored
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from eftlocal_tui.history.database import UnwritableError
+from eftlocal_tui.history.failures import UnwritableError
 from eftlocal_tui.history.store import History
 
 

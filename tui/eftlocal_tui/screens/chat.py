@@ -41,7 +41,8 @@ from eftlocal_tui.widgets.loading_bars import LoadingBars
 from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
-from eftlocal_tui.widgets.transcript import Asked, Transcript, TurnView
+from eftlocal_tui.widgets.transcript import Transcript
+from eftlocal_tui.widgets.turn_view import Asked, TurnView
 
 _PANEL_FITS = 100  # columns from which the panel stands at the side, and is open unless told
 _SHORTEST_TITLE = 16  # cells

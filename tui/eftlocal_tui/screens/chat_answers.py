@@ -22,7 +22,7 @@ from eftlocal_tui.screens.chat_box import ChatBox, Outgoing
 from eftlocal_tui.screens.chat_context import SUMMARY, Asked, ChatContext
 from eftlocal_tui.screens.full_context import Way
 from eftlocal_tui.screens.running_answer import RunningAnswer
-from eftlocal_tui.widgets.transcript import AnswerView, TurnView
+from eftlocal_tui.widgets.turn_view import AnswerView, TurnView
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from eftlocal_tui.history.search import pattern
 from eftlocal_tui.widgets.find_bar import FindBar
 from eftlocal_tui.widgets.marks import Marks
-from eftlocal_tui.widgets.transcript import TurnView
+from eftlocal_tui.widgets.turn_view import TurnView
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen

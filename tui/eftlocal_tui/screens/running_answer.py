@@ -17,7 +17,7 @@ from eftlocal_tui.engine.turning import Refused, Turned
 from eftlocal_tui.history import Mark, Settings, Thinks, Turn
 from eftlocal_tui.screens.waiting import Waiting
 from eftlocal_tui.text import speed_line
-from eftlocal_tui.widgets.transcript import AnswerView
+from eftlocal_tui.widgets.turn_view import AnswerView
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.geometry import Region
 from textual.widgets import Static
 
-from eftlocal_tui.widgets.transcript import TurnView
+from eftlocal_tui.widgets.turn_view import TurnView
 
 _FOUND = "reverse"
 _MEANT = "bold black on yellow"
