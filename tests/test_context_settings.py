@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.kinds import ByRole, Choice, Range, RefusedError, Switch
 from eftlocal.llama import Context, Model
+from eftlocal.loading.attention import n_ubatch, with_attention
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.roles import RoleSource
 from eftlocal.logits.recipe import TRIO
@@ -67,6 +69,40 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(
     with pytest.raises(UsageError) as caught:
         check_context("tuned", RoleSource(header.path, **given), header)
     assert str(caught.value).startswith("role tuned: ") and told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "flash_attention", "cache_type_v", "at_once"),
+    [
+        ({}, True, "off", "f16", 128),
+        ({}, False, "auto", "f16", 512),
+        ({"flash_attention": "on"}, True, "on", "f16", 512),
+        ({"flash_attention": "off"}, True, "off", "f16", 128),
+        ({"flash_attention": "off"}, False, "off", "f16", 512),
+        ({"cache_type_k": "q8_0"}, True, "off", "f16", 128),
+        ({"cache_type_v": "q8_0"}, True, "auto", "q8_0", 512),
+        ({"n_ctx": 512}, True, "auto", "f16", 512),
+        ({"n_ctx": 513, "n_batch": 32}, True, "off", "f16", 32),
+        ({"reproducible": True}, True, "auto", "bf16", 512),
+        ({"reproducible": True}, False, "auto", "f16", 512),
+        ({"reproducible": True, "cache_type_k": "f32"}, True, "auto", "f16", 512),
+    ],
+)
+def test_attention_is_computed_by_where_the_layers_lie(
+    given: dict[str, Any],
+    on_cpu: bool,
+    flash_attention: str,
+    cache_type_v: str,
+    at_once: int,
+    tmp_path: Path,
+) -> None:
+    header = read_header(write_model(tmp_path / "m.gguf"))
+    used = with_attention(RoleSource(header.path, **given), header, on_cpu=on_cpu)
+    assert (used.flash_attention, used.cache_type_v) == (flash_attention, cache_type_v)
+    assert n_ubatch(used, on_cpu=on_cpu) == at_once
+    needs_it = replace(header, metadata={**header.metadata, "general.architecture": "minimax-m3"})
+    used = with_attention(RoleSource(header.path, **given), needs_it, on_cpu=on_cpu)
+    assert used.flash_attention == given.get("flash_attention", "auto")
 
 
 def test_a_model_that_scales_by_yarn_itself_takes_its_settings(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from bench_step import BufferSizes
 from processor import not_with_amx
 from random_gguf import QUANTIZATIONS, write_random_model
 
-from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import EngineError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span, repacked_types
+from eftlocal.loading.loader import load_roles, prepare
 from eftlocal.loading.placement import RoleNeeds, plan
 from eftlocal.loading.roles import RoleSource
 from eftlocal.settings import MAX_DRAFT
@@ -39,7 +39,9 @@ def told() -> Iterator[Counter[str]]:
 @pytest.mark.parametrize(
     ("n_ctx", "n_batch", "n_seq", "flash_attention", "cache_type"),
     [
-        (1024, 512, 1, "auto", "f16"),
+        (1024, 512, 1, "on", "f16"),
+        (4096, 512, 1, "auto", "f16"),
+        (1024, 256, 16, "auto", "f16"),
         (8192, 512, 1, "auto", "q8_0"),
         (2048, 128, 4, "on", "f16"),
         (512, 1024, 16, "auto", "f16"),
@@ -69,21 +71,13 @@ def test_a_context_takes_what_was_planned(
     )
     header = read_header(path)
     need = RoleNeeds.of("base", source, header, n_seq)
-    options = dict.fromkeys(("cache_type_k", "cache_type_v"), cache_type)
-    with Model(path) as model, told() as taken:
-        Context(
-            model,
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_seq_max=n_seq,
-            n_rows=most_rows(n_seq),
-            flash_attention=flash_attention,
-            **options,
-        ).close()
+    prepared = prepare({"base": source}, n_seq_max=n_seq, trust=True)
+    with told() as taken:
+        load_roles(prepared).resources.close()
     assert taken["KV CPU"] == pytest.approx(sum(need.cache), rel=0.001)  # it rounds
     logits = max(n_seq, MAX_DRAFT + 1) * 4 * header.n_vocab  # of the rows that are asked for
-    assert need.compute - logits == pytest.approx(taken["compute CPU"], rel=0.1)
-    assert taken["compute CPU"] < 1.03 * need.compute
+    assert need.on_cpu - logits == pytest.approx(taken["compute CPU"], rel=0.1)
+    assert taken["compute CPU"] < 1.03 * need.on_cpu
 
 
 @not_with_amx
@@ -95,7 +89,7 @@ def test_weights_take_what_was_planned(quantization: str, tmp_path: Path) -> Non
     with told() as taken:
         Model(path, mapped=False).close()
     need = RoleNeeds.of("base", source, header, repacked=repacked_types())
-    others = sum(need.cache) + need.compute + need.vocabulary
+    others = sum(need.cache) + need.on_cpu + need.vocabulary
     weights = plan([need], [], None).host_bytes - others
     assert weights == pytest.approx(taken["model CPU"] + taken["model CPU_REPACK"], rel=0.01)
     copied = any(tensor.type.name in repacked_types() for tensor in header.tensors)

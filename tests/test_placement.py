@@ -40,6 +40,7 @@ def needs(
         output=more.get("output", 50) * MIB,
         rest=more.get("rest", 50) * MIB,
         compute=20 * MIB,
+        on_cpu=more.get("on_cpu", 20) * MIB,
         staging=5 * MIB,
         adapter=more.get("adapter", 0) * MIB,
         tied=bool(more.get("tied", False)),
@@ -238,6 +239,16 @@ def test_more_free_memory_never_places_fewer_layers() -> None:
     assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 11
 
 
+@pytest.mark.parametrize(("layers", "buffers"), [(0, 500), (1, 500), (2, 20), (11, 5)])
+def test_the_host_keeps_buffers_of_its_own_kind_of_attention(layers: int, buffers: int) -> None:
+    """The first of the layers that are counted is the output, in which there is no attention."""
+    need = needs("base", n_gpu_layers=layers, on_cpu=500)
+    placed = plan([need], [device(9000)], None).roles["base"]
+    assert placed.on_cpu == (layers <= 1)
+    weights = 50 + (50 if layers == 0 else 0)
+    assert placed.host_bytes == (weights + (11 - max(1, layers)) * 110 + buffers) * MIB
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     header = read_header(write_model(tmp_path / "m.gguf", tied=tied))
@@ -250,7 +261,7 @@ def test_needs_from_a_file(tmp_path: Path, tied: bool) -> None:
     assert sum(base.layers) + base.rest + (0 if tied else matrix) == header.weight_bytes
     assert base.cache == kv_cache_bytes(header, 512) and base.compute >= 512 * 4 * header.n_vocab
     host = plan([base], [], None).host_bytes
-    assert host == header.weight_bytes + base.vocabulary + sum(base.cache) + base.compute
+    assert host == header.weight_bytes + base.vocabulary + sum(base.cache) + base.on_cpu
     # What constrained answers take is of the role whose tokens they are in.
     assert base.constraints == 0 and tuned.constraints > header.n_vocab
     several = RoleNeeds.of("tuned", source, header, 3, adapter=adapter)

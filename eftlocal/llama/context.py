@@ -65,6 +65,7 @@ class Context(Closing):
         model: stays open as long as the context.
         n_ctx: longest sequence, in tokens. llama.cpp rounds it up; the rest is never used.
         n_batch: most tokens in one `decode`.
+        n_ubatch: of these, as many as llama.cpp computes at once; None is all.
         n_seq_max: sequences that may live side by side.
         n_rows: most rows of logits that one `decode` gives; None is n_batch. llama.cpp holds
             memory for so many from the start: 0.5 MiB each for a vocabulary of 128,256.
@@ -87,6 +88,7 @@ class Context(Closing):
         *,
         n_ctx: int,
         n_batch: int = 512,
+        n_ubatch: int | None = None,
         n_seq_max: int = 1,
         n_rows: int | None = None,
         n_threads: int | None = None,
@@ -109,7 +111,7 @@ class Context(Closing):
             )
         params.n_ctx = n_ctx * n_seq_max
         params.n_batch = max(n_batch, n_seq_max)
-        params.n_ubatch = params.n_batch
+        params.n_ubatch = max(n_ubatch or params.n_batch, n_seq_max)
         params.n_seq_max = n_seq_max
         params.n_outputs_max = max(n_rows or params.n_batch, n_seq_max)
         params.n_threads = params.n_threads_batch = n_threads or default_threads()

@@ -21,13 +21,13 @@ from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError, WorkerError
 from eftlocal.gguf_file.check import check_adapter, checked_model
-from eftlocal.gguf_file.header import Header, is_latent
+from eftlocal.gguf_file.header import Header
+from eftlocal.loading.attention import n_ubatch, with_attention
 from eftlocal.loading.context_rules import check_context
 from eftlocal.loading.host import check_threads, host_memory_free
 from eftlocal.loading.identity import Identity, identity
 from eftlocal.loading.placement import (
     Held,
-    Placement,
     Plan,
     RoleNeeds,
     accelerators,
@@ -156,7 +156,8 @@ def prepare(
     else:
         placed = planned_for(most, force=force)
     sources = {
-        role: _even(source, headers[role], placed.roles[role]) for role, source in sources.items()
+        role: with_attention(source, headers[role], on_cpu=placed.roles[role].on_cpu)
+        for role, source in sources.items()
     }
     foreign = tuple(token for token in vocabulary_exceptions if token < vocabulary.size)
     files = (file for h in (*headers.values(), *adapters.values()) for file in h.files)
@@ -330,8 +331,8 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
                 )
             models[role] = loaded[file]
         contexts = {
-            role: resources.enter_context(_context(models[role], source, prepared.n_seq_max))
-            for role, source in prepared.sources.items()
+            role: resources.enter_context(_context(models[role], role, prepared))
+            for role in prepared.sources
         }
         if any(source.reproducible for source in prepared.sources.values()):
             for role, context in contexts.items():
@@ -421,20 +422,6 @@ def _fingerprint(prepared: Prepared) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _even(source: RoleSource, header: Header, placement: Placement) -> RoleSource:
-    """The source with a cache for which attention is computed alike for any number of rows.
-
-    Over a cache of one 16- or 32-bit float type, llama.cpp's CPU kernels divide the attention of
-    a single row among threads, and compute that of 64 rows and more in tiles. Only f16, which is
-    the default, gives way; what else was chosen stays, with fewer numbers of rows.
-    """
-    kinds = {source.cache_type_k, source.cache_type_v}
-    on_cpu = placement.n_gpu_layers == 0
-    if source.reproducible and on_cpu and kinds == {"f16"} and not is_latent(header):
-        return replace(source, cache_type_v="bf16")
-    return source
-
-
 def is_repacked(header: Header) -> bool:
     """Whether most of the weights would be copied when they are decoded on the CPU."""
     types = llama.repacked_types()
@@ -452,11 +439,13 @@ def _slow(prepared: Prepared) -> dict[str, str]:
     return found
 
 
-def _context(model: llama.Model, source: RoleSource, n_seq_max: int) -> llama.Context:
+def _context(model: llama.Model, role: str, prepared: Prepared) -> llama.Context:
+    source, n_seq_max = prepared.sources[role], prepared.n_seq_max
     return llama.Context(
         model,
         n_ctx=source.n_ctx or DEFAULT_N_CTX,
         n_batch=source.n_batch,
+        n_ubatch=n_ubatch(source, on_cpu=prepared.plan.roles[role].on_cpu),
         n_seq_max=n_seq_max,
         n_rows=most_rows(n_seq_max),
         n_threads=source.threads,

@@ -19,7 +19,9 @@ from eftlocal.constraint import BYTES_A_TOKEN, BYTES_AN_ANSWER
 from eftlocal.decoding.passes import most_rows
 from eftlocal.errors import DoesNotFitError, UsageError
 from eftlocal.gguf_file.header import Header, kv_cache_bytes
+from eftlocal.kinds import OFF
 from eftlocal.llama import Device, Worker
+from eftlocal.loading.attention import n_ubatch, with_attention
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.logits.recipe import TUNED
 from eftlocal.settings import MAX_DRAFT
@@ -39,9 +41,9 @@ class RoleNeeds:
 
     layers and cache: (n_layers,) weights and cache of each layer. output: the output matrix,
     which goes with the last layer; tied: on the host it is the embeddings themselves. rest:
-    weights that stay in the host's memory (embeddings). compute: buffers of one decode; staging:
-    the part of them that the host keeps when the model is whole on devices. adapter: a LoRA
-    adapter's weights.
+    weights that stay in the host's memory (embeddings). compute: buffers of one decode; on_cpu: the
+    same where all layers are on the host; staging: the part that the host keeps when the model is
+    whole on devices. adapter: a LoRA adapter's weights.
     vocabulary: what llama.cpp keeps of the tokens' texts, on the host. constraints: what
     constrained answers take of the host's memory, of the role that they are in.
     n_gpu_layers: None places automatically; 0 keeps all on the host; n puts the output and the
@@ -56,6 +58,7 @@ class RoleNeeds:
     output: int
     rest: int
     compute: int
+    on_cpu: int
     staging: int = 0
     tied: bool = False
     adapter: int = 0
@@ -77,10 +80,7 @@ class RoleNeeds:
         """The needs of a role with a context of n_seq sequences of `source.n_ctx` tokens each.
 
         Weights and cache are exact for ordinary transformers, the compute buffer is within some
-        hundredths of what llama.cpp reserves: for n_batch tokens the widest layer's rows (float32:
-        three of the feed-forward part and four of the model), or the scores of attention where
-        flash attention is off ("auto" is taken to be on), or the logits of `most_rows`, whichever
-        is largest.
+        hundredths of what llama.cpp reserves; see `_buffers`.
 
         Args:
             repacked: tensor types that the host copies; embeddings that are the output as well are
@@ -88,14 +88,8 @@ class RoleNeeds:
         """
         tied, output = header.has_tied_output, header.output_bytes
         n_ctx = source.n_ctx or DEFAULT_N_CTX
-        n_batch = min(source.n_batch, n_ctx * n_seq)  # no more tokens than there is room for
-        hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
-        mask = 2 * n_ctx  # one float16 row of the attention mask a token
-        row = 12 * max(header.n_ff) + 4 * hidden + mask
-        if source.flash_attention == "off":  # scores, and a float32 row of the mask
-            row = max(row, 4 * n_ctx * (max(header.n_heads) + 1) + 6 * hidden)
-        rows = min(n_batch, most_rows(n_seq)) * (logits + 2 * hidden) + 2 * n_batch * hidden
-        asked = max(n_seq, min(n_batch, MAX_DRAFT + 1)) * logits  # llama.cpp's copy of the logits
+        compute, staging = _buffers(source, header, n_ctx, n_seq, on_cpu=False)
+        on_cpu, _ = _buffers(source, header, n_ctx, n_seq, on_cpu=True)
         return cls(
             role=role,
             file=str(header.path.resolve()),
@@ -103,8 +97,9 @@ class RoleNeeds:
             cache=kv_cache_bytes(header, n_ctx, n_seq, source.cache_type_k, source.cache_type_v),
             output=output,
             rest=header.other_bytes - (0 if tied else output),
-            compute=max(n_batch * row, rows) + asked,
-            staging=n_batch * (hidden + mask) + asked,
+            compute=compute,
+            on_cpu=on_cpu,
+            staging=staging,
             tied=tied and header.output_type not in repacked,
             adapter=adapter.weight_bytes if adapter else 0,
             vocabulary=header.n_vocab * _BYTES_A_TOKEN,
@@ -114,6 +109,29 @@ class RoleNeeds:
             n_gpu_layers=source.gpu_layers,
             workers=source.rpc,
         )
+
+
+def _buffers(
+    source: RoleSource, header: Header, n_ctx: int, n_seq: int, *, on_cpu: bool
+) -> tuple[int, int]:
+    """Bytes of a context's buffers, and the part that the host keeps of a model on devices.
+
+    For n_ubatch tokens the widest layer's rows (float32: three of the feed-forward part and four of
+    the model), or the scores of attention where flash attention is off, or the logits of
+    `most_rows`, whichever is largest.
+    """
+    source = with_attention(source, header, on_cpu=on_cpu)
+    n_tokens = min(n_ubatch(source, on_cpu=on_cpu), n_ctx * n_seq)  # no more than there is room for
+    hidden, logits = 4 * header.n_embd, 4 * header.n_vocab
+    off = source.flash_attention == OFF
+    mask = (4 if off else 2) * n_ctx  # one row of the attention mask a token, float32 or float16
+    row = 12 * max(header.n_ff) + 4 * hidden + mask
+    if off:
+        kv = 4 * max(header.n_heads_kv) * (header.key_length + header.value_length)
+        row = max(row, 4 * n_ctx * max(header.n_heads) + mask + 5 * hidden + kv)
+    rows = min(n_tokens, most_rows(n_seq)) * (logits + 2 * hidden) + 2 * n_tokens * hidden
+    asked = max(n_seq, min(source.n_batch, MAX_DRAFT + 1)) * logits  # llama.cpp's copy of them
+    return max(n_tokens * row, rows) + asked, n_tokens * (hidden + mask) + asked
 
 
 @dataclass(frozen=True)
@@ -196,6 +214,11 @@ class Placement:
     split: tuple[int, ...]
     device_bytes: tuple[int, ...]
     host_bytes: int
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all layers are on the host; the output need not be."""
+        return self.n_gpu_layers <= 1
 
 
 @dataclass(frozen=True)
@@ -386,7 +409,8 @@ def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Pl
     for part in split:
         on_devices.append(_on_device(need, start, start + part, with_weights=with_weights))
         start += part
-    host = sum(need.cache[:first]) + (need.compute if first else need.staging) + need.constraints
+    compute = need.on_cpu if count <= 1 else need.compute if first else need.staging
+    host = sum(need.cache[:first]) + compute + need.constraints
     if with_weights:
         host += sum(need.layers[:first]) + need.rest + need.vocabulary
         host += 0 if count or need.tied else need.output

@@ -28,6 +28,7 @@ from eftlocal.child_service import MEMORY_EXIT
 from eftlocal.disk import cache_folder
 from eftlocal.errors import ModelFileError
 from eftlocal.gguf_file.header import Header
+from eftlocal.loading.attention import with_attention
 from eftlocal.loading.host import host_memory_free
 from eftlocal.loading.placement import RoleNeeds, gib
 from eftlocal.loading.roles import RoleSource
@@ -200,13 +201,14 @@ def _request(candidate: Candidate, limits: Limits) -> dict[str, Any]:
         need = RoleNeeds.of("", replace(source, n_ctx=(large := SHORT)), model)
     adapters = sum(adapter.file_size for adapter in candidate.adapters)
     loading = weights * repacked + 16 * sum(model.header_bytes)
-    decoding = sum(need.cache) + 4 * need.compute + 2 * adapters
+    decoding = sum(need.cache) + 4 * need.on_cpu + 2 * adapters
     return {
         "model": str(model.path),
         "adapters": [str(adapter.path) for adapter in candidate.adapters],
         "repacked": repacked,
         "passes": weights < free,
         "n_ctx": large,
+        "flash_attention": with_attention(source, model, on_cpu=True).flash_attention,
         "threads": min(llama.default_threads(), _THREADS, 1 + weights // _PER_THREAD),
         "mapped": model.file_size + adapters,
         "memory": {

@@ -123,6 +123,7 @@ def _decode(
         n_batch=BATCH,
         n_seq_max=sequences,
         n_threads=request["threads"],
+        flash_attention=request["flash_attention"],
         adapters=adapters,
     ) as context:
         several = list(tokens[:_SEVERAL])
