@@ -33,7 +33,7 @@ from eftlocal.loading.loader import is_repacked
 
 ROWS = tuple(range(1, 18))
 BESIDE = (1, 2, 3, 4, 5, 8, 9)  # rows of the side by side table
-LONGEST_CALL = 512  # tokens of one, where the prompt is not longer
+PAST = 64  # tokens before the timed rows; for more see bench_attention.py
 
 
 def load(path: Path) -> Model:
@@ -45,14 +45,12 @@ def context(options: argparse.Namespace, model: Model, threads: int) -> Context:
     """Holds the tokens that stand before the timed ones."""
     made = Context(
         model,
-        n_ctx=max(256, options.past + max(ROWS), options.prompt),
-        n_batch=max(LONGEST_CALL, options.prompt),
+        n_ctx=max(256, PAST + max(ROWS), options.prompt),
+        n_batch=max(512, options.prompt),
         n_rows=max(ROWS),
         n_threads=threads,
-        flash_attention=options.flash_attention,
     )
-    for start in range(0, options.past, LONGEST_CALL):
-        made.decode([Span(0, [0] * min(LONGEST_CALL, options.past - start), 0)])
+    made.decode([Span(0, [0] * PAST, 0)])
     return made
 
 
@@ -210,8 +208,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each line of a table")
     parser.add_argument("--times", type=int, default=15, help="most times each is timed")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the timed prompt")
-    parser.add_argument("--past", type=int, default=64, help="tokens before the timed rows")
-    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     with one_line("bench_rows"):
@@ -232,8 +228,6 @@ def _check(options: argparse.Namespace) -> None:
     require(*options.quantizations, option=f"--quantizations {given}")
     if options.prompt < 1:
         raise UsageError(f"--prompt {options.prompt}: give 1 or more tokens")
-    if options.past < 1:
-        raise UsageError(f"--past {options.past}: give 1 or more tokens")
     if options.small and options.small not in SHAPES:
         raise UsageError(f"--small {options.small}: use one of {', '.join(SHAPES)}")
     every = default_threads()

@@ -341,8 +341,7 @@ def test_the_run_for_a_gpu_wants_a_gpu(
 def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     options = ("--shape", "tiny", "--small", "tiny", "--quantizations", "Q4_K_M,Q4_0+Q6_K")
     short = ("--threads", "1", "--seconds", "0.01", "--times", "2", "--prompt", "8")
-    past = ("--past", "600", "--flash-attention", "off")
-    found = report("bench_rows.py", *options, *short, *past, "--cache", tmp_path)
+    found = report("bench_rows.py", *options, *short, "--cache", tmp_path)
     assert [line["quantization"] for line in found["rows"]] == ["Q4_K_M", "Q4_0+Q6_K"]
     for line in found["rows"]:
         assert list(line["median_ms"]) == [str(n) for n in range(1, 18)]
@@ -352,6 +351,21 @@ def test_rows_by_type_and_roles_side_by_side(tmp_path: Path) -> None:
     assert (beside["threads"], beside["threads_each"]) == (1, 1)
     assert [line["rows"] for line in beside["rows"]] == [1, 2, 3, 4, 5, 8, 9]
     assert all(line["verify_gain"] > 0 and line["drafts_gain"] > 0 for line in beside["rows"])
+
+
+def test_rows_and_prompts_with_flash_attention_and_without(tmp_path: Path) -> None:
+    options = ("--model", "tiny", "--caches", "f16,q8_0", "--turns", "2", "--threads", "1")
+    sizes = ("--rows", "1,2", "--past", "16,40", "--prompt", "64", "--n-batch", "32,16")
+    done = run("bench_attention.py", *options, *sizes, "--cache", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    found = [line for line in lines if line and line[0] in ("f16", "q8_0", "64")]
+    rows = [["f16", past, n] for past in ("16", "40") for n in ("1", "2")]
+    rows += [["q8_0", *line[1:]] for line in rows]
+    prompts = [["64", size, way] for size in ("32", "16") for way in ("on", "off")]
+    assert [line[:3] for line in found] == rows + prompts
+    # A quantized V cache is compared with nothing.
+    assert [len(line) for line in found] == [8] * 4 + [4] * 4 + [4] + [7] * 3
 
 
 def test_prompts_read_in_several_ways(tmp_path: Path) -> None:
