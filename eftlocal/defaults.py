@@ -9,7 +9,8 @@ from typing import Any
 from eftlocal.arguments import checked, refuse
 from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD
-from eftlocal.logits.recipe import REFERENCE, Recipe, parse_recipe
+from eftlocal.logits.meaning import recipe_values
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.settings import LIMITS, SAMPLING, SETTINGS, named
@@ -60,38 +61,43 @@ def _recipe(settings: RecipeSettings | None) -> Recipe:
     if settings is None:
         return Recipe.upscale()
     given: dict[str, Any] = settings.given
-    weights, references = settings.weights, settings.references
-    lambda_: Any = given.get("lambda")
-    if weights is None and not (references and isinstance(lambda_, dict)):
-        given = {SETTINGS[name].parameter: value for name, value in given.items()}
-        return chosen_recipe(Recipe.upscale(), {**given, "recipe": settings.name})
-    recipe = Recipe.interpolate(lambda_, references) if weights is None else Recipe(weights)
-    return recipe.stabilise(**{name: given.get(name) for name in LIMITS})
+    if settings.weights is not None:
+        recipe = Recipe(settings.weights)
+        return recipe.stabilise(**{name: given.get(name) for name in LIMITS})
+    given = {SETTINGS[name].parameter: value for name, value in given.items()}
+    return chosen_recipe(
+        Recipe.upscale(), {**given, "recipe": settings.name}, references=settings.references
+    )
 
 
-def chosen_recipe(default: Recipe, given: Mapping[str, Any], written: Written = str) -> Recipe:
+def chosen_recipe(
+    default: Recipe,
+    given: Mapping[str, Any],
+    *,
+    references: Mapping[str, str] | None = None,
+) -> Recipe:
     """The default recipe, or the one that options name, with the limits given.
 
-    A recipe that options name keeps the default's limits.
+    A recipe that options name keeps the default's limits. Where the default is a mix, alpha or
+    lambda alone leave the other as it is.
 
     Args:
+        references: of the tuned roles of a mixture; None is the default's own.
         given: settings by their parameters; None, or none at all, leaves one as it is.
 
     Raises:
         UsageError: an option is unknown, out of its range, or not for this recipe.
     """
     recipe = default
-    others = {r for r, w in default.weights.items() if w < 0.0} - {REFERENCE}
-    if given.get("lambda_") is not None and default.name == "interpolate" and others:
-        raise UsageError(
-            f"{written('lambda')}: this preset's tuned roles have a reference of their own "
-            f"({', '.join(sorted(others))}); write the weights out, as in "
-            f"{written('recipe')} base=1,..."
-        )
     values = ((name, given.get(name)) for name in _DIALS)
     dials: dict[str, Any] = {n: v for n, v in values if v is not None and v is not False}
     if dials:
-        recipe = parse_recipe(dials.pop("recipe", None), **dials).limited_as(default)
+        if default.name == "mix" and dials.keys() <= {"alpha", "lambda_"}:
+            now = {"alpha": recipe_values(default)["alpha"], "lambda_": default.lambdas}
+            dials = {"recipe": "mix", **now, **dials}
+        named_ = dials.pop("recipe", None)
+        own = default.references if references is None else references
+        recipe = parse_recipe(named_, **dials, references=own).limited_as(default)
     return recipe.stabilise(**{name: given.get(name) for name in LIMITS})
 
 

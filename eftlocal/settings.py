@@ -124,8 +124,8 @@ _models = partial(Setting, group="models", where=(LINE,))
 _ALL: Final = (
     _recipe(
         *("recipe", Text("a name, or weights such as base=1,tuned=1,reference=-1")),
-        "upscale, proxy, dials, downscale, steer, interpolate, realign, contrast, guidance, base, "
-        "tuned, reference, or weights: base=1,tuned=1,reference=-1.",
+        "upscale, proxy, dials, downscale, steer, interpolate, mix, realign, contrast, guidance, "
+        "base, tuned, reference, or weights: base=1,tuned=1,reference=-1.",
         completion="recipes",
     ),
     _recipe("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning)."),

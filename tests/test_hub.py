@@ -78,6 +78,33 @@ def test_a_file_in_a_folder_of_the_repository(server: HubServer, fetch: Fetch) -
     assert path.parent.name == "Q8 0"
 
 
+def test_a_python_package_may_have_the_file(
+    server: HubServer, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found without an import, and taken only where it is what the preset pins."""
+    package = tmp_path / "site"
+    (package / "some_models").mkdir(parents=True)
+    (package / "some_models" / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "some_models" / "small.gguf").write_bytes(b"small")
+    info = package / "some_models-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-models\nVersion: 1.0\n")
+    (info / "RECORD").write_text("some_models/__init__.py,,\nsome_models/small.gguf,,\n")
+    monkeypatch.syspath_prepend(str(package))
+    digest = hashlib.sha256(b"small").hexdigest()
+    ref = FileRef(
+        repo="owner/models", file="q/small.gguf", sha256=digest, python_package="some-models"
+    )
+    path = fetch(ref)
+    assert path == package / "some_models" / "small.gguf"
+    assert hub.pinned(path)
+    assert server.requests == []
+
+    path.write_bytes(b"other")
+    assert hub.locate(ref) is None
+    assert "`pip install some-models`" in fetch.fails(ref, offline=True)
+
+
 # Offline ------------------------------------------------------------------------------------
 
 

@@ -167,7 +167,10 @@ def test_interpolation_at_its_ends_is_one_tuned_model(demo_files: dict[str, Path
         ):
             alone = Recipe({"base": 1.0, tuned: 1.0, "reference": -1.0})
             for prompt in PROMPTS:
-                assert tokens(four, prompt, Recipe.interpolate(lambdas)) == tokens(
-                    four, prompt, alone
+                expected = tokens(four, prompt, alone)
+                assert tokens(four, prompt, Recipe.interpolate(lambdas)) == expected
+                assert tokens(four, prompt, Recipe.mix(lambdas)) == expected
+                assert tokens(four, prompt, Recipe.mix(lambdas, 0.0)) == tokens(
+                    four, prompt, Recipe.single("base")
                 )
         assert four.models["other"] is four.models["reference"]

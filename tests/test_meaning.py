@@ -36,6 +36,10 @@ def test_every_recipe_and_dial_is_explained() -> None:
             "OLMo-7B + 0.3 × (OLMo-1B-Instruct − OLMo-1B) + 0.7 × (plain − OLMo-1B)",
         ),
         (
+            Recipe.mix({"tuned": 0.3, "plain": 0.7}, -2.0, {"plain": "base"}),
+            "OLMo-7B − 2.0 × (0.3 × (OLMo-1B-Instruct − OLMo-1B) + 0.7 × (plain − OLMo-7B))",
+        ),
+        (
             Recipe({"base": -1.0, "tuned": 2.25}, any_sum=True),
             "− 1.0 × OLMo-7B + 2.25 × OLMo-1B-Instruct",
         ),
@@ -58,6 +62,8 @@ RECIPES = (
     lambda a, _: Recipe.interpolate(
         {"tuned": abs(a) / 9, "plain": 1 - abs(a) / 9}, {"plain": "before"}
     ),
+    lambda a, b: Recipe.mix({"tuned": abs(a) / 9, "plain": 1 - abs(a) / 9}, b),
+    lambda a, b: Recipe.mix({"tuned": abs(a) / 9, "plain": 1 - abs(a) / 9}, b, {"plain": "base"}),
     lambda a, b: Recipe({"base": a, "tuned": b, "other": 1.0}, any_sum=True),
 )
 
@@ -77,3 +83,6 @@ def test_a_formula_is_its_weights(make, a: float, b: float) -> None:
 def test_only_a_mixture_of_two_is_one_dial() -> None:
     assert recipe_values(Recipe.interpolate({"a": 0.25, "b": 0.75})) == {"lambda": 0.25}
     assert recipe_values(Recipe.interpolate({"a": 0.2, "b": 0.2, "c": 0.6})) == {}
+    assert recipe_values(Recipe.mix({"a": 0.25, "b": 0.75}, 2.0)) == {"alpha": 2.0, "lambda": 0.25}
+    assert recipe_values(Recipe.mix({"a": 0.25, "b": 0.75}, 0.0)) == {"alpha": 0.0, "lambda": 0.25}
+    assert recipe_values(Recipe.mix({"a": 0.2, "b": 0.2, "c": 0.6}, 2.0)) == {"alpha": 2.0}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eftlocal import hub
-from eftlocal.defaults import preset_defaults
+from eftlocal.defaults import chosen_recipe, preset_defaults
 from eftlocal.errors import UsageError
 from eftlocal.loading.roles import preset_sources
-from eftlocal.logits.recipe import parse_recipe
+from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
 from eftlocal.presets.reading import find, load_presets
@@ -312,6 +312,10 @@ def test_a_file_on_the_hub_cannot_leave_its_folder(file: str) -> None:
 
 
 def test_a_checksum_may_be_in_capitals() -> None:
+    with pytest.raises(ValidationError, match="python_package needs sha256"):
+        FileRef(repo="owner/models", file="x.gguf", python_package="some-package")
+    with pytest.raises(ValidationError, match="python_package"):
+        FileRef(repo="o/m", file="x.gguf", sha256="ab" * 32, python_package="../some")
     pinned = FileRef(repo="owner/models", file="x.gguf", sha256="AB" * 32)
     assert pinned.sha256 == "ab" * 32
 
@@ -400,11 +404,45 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         find("zzzzzzzz")
 
 
+# Several tuned roles --------------------------------------------------------------------------
+
+MOODS = """
+[[preset]]
+name = "two"
+[preset.recipe]
+name = "mix"
+alpha = 1.5
+lambda = { calm = 0.25, happy = 0.75 }
+references = { calm = "base", happy = "base" }
+plausibility = 0.1
+[preset.roles]
+base = { file = "base.gguf" }
+calm = { kind = "tuned", of = "base", lora = { file = "calm.gguf" } }
+happy = { kind = "tuned", of = "base", lora = { file = "happy.gguf" } }
+"""
+
+
+def test_alpha_and_lambda_of_a_mix_are_turned_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "presets.toml"
+    file.write_text(MOODS, encoding="utf-8")
+    begun = preset_defaults(load_presets(file)["two"]).recipe
+    own = {"calm": "base", "happy": "base"}
+    shares = {"calm": 0.25, "happy": 0.75}
+    assert begun == Recipe.mix(shares, 1.5, own).stabilise(plausibility=0.1)
+    assert set(begun.roles) == {"base", "calm", "happy"}
+    more = chosen_recipe(begun, {"alpha": -1.0})
+    assert more == Recipe.mix(shares, -1.0, own).stabilise(plausibility=0.1)
+    calm = chosen_recipe(begun, {"lambda_": {"calm": 1.0, "happy": 0.0}})
+    assert calm == Recipe.mix({"calm": 1.0, "happy": 0.0}, 1.5, own).stabilise(plausibility=0.1)
+    assert chosen_recipe(begun, {"recipe": "interpolate", "lambda_": shares}).references == own
+
+
 # Any text -------------------------------------------------------------------------------------
 
 KEYS = st.sampled_from(
     """name title roles recipe sampling stop gated vocabulary_exceptions base tuned reference file
-    repo of lora kind prompt template weights lambda n_ctx gpu_layers rpc size sha256""".split()  # noqa: SIM905
+    repo of lora kind prompt template weights lambda n_ctx gpu_layers rpc size sha256
+    python_package""".split()  # noqa: SIM905
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable, max_size=8),

@@ -34,6 +34,14 @@ from eftlocal.logits.recipe import parse_recipe
             Recipe.interpolate({"tuned": 0.25, "warm": 0.75}, {"warm": "cold"}),
             {"base": 1, "tuned": 0.25, "warm": 0.75, "reference": -0.25, "cold": -0.75},
         ),
+        (
+            Recipe.mix({"tuned": 0.25, "warm": 0.75}, 2.0),
+            {"base": 1, "tuned": 0.5, "warm": 1.5, "reference": -2},
+        ),
+        (
+            Recipe.mix({"tuned": 0.25, "warm": 0.75}, 2.0, {"tuned": "base", "warm": "base"}),
+            {"base": -1, "tuned": 0.5, "warm": 1.5},
+        ),
     ],
 )
 def test_rows_of_the_papers(recipe: Recipe, weights: dict[str, float]) -> None:
@@ -49,6 +57,9 @@ def test_roles_of_weight_zero_are_not_decoded() -> None:
     assert Recipe.upscale(0.0).roles == ("tuned",)
     assert Recipe.proxy(0.0).roles == ("base",)
     assert Recipe.interpolate({"tuned": 1.0, "warm": 0.0}).roles == ("base", "tuned", "reference")
+    assert Recipe.mix({"tuned": 1.0, "warm": 0.0}, 0.0).roles == ("base",)
+    own = {"tuned": "base", "warm": "base"}
+    assert Recipe.mix({"tuned": 1.0, "warm": 0.0}, 1.0, own).roles == ("tuned",)
 
 
 def test_a_stabiliser_needs_its_anchor_decoded() -> None:
@@ -85,6 +96,8 @@ def test_recipes_are_immutable() -> None:
         (None, {"strength": 0.5}, Recipe.contrast(0.5)),
         (None, {"lambda_": {"tuned": 0.2, "b": 0.8}}, Recipe.interpolate({"tuned": 0.2, "b": 0.8})),
         ("interpolate", {"lambda_": "a=1,b=0"}, Recipe.interpolate({"a": 1.0, "b": 0.0})),
+        (None, {"lambda_": "a=1,b=0", "alpha": -1.0}, Recipe.mix({"a": 1.0, "b": 0.0}, -1.0)),
+        ("mix", {"lambda_": "a=1,b=0"}, Recipe.mix({"a": 1.0, "b": 0.0})),
         ("realign", {"lambda_": "0.5"}, Recipe.realign(0.5)),
         ("guidance", {"strength": 0.5}, Recipe({"tuned": 1.5, "unguided": -0.5})),
         ("base", {}, Recipe.single("base")),

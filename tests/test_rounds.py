@@ -36,6 +36,7 @@ RECIPES = {
     "proxy": Recipe.proxy(0.5),
     "proxy, away": Recipe.proxy(-0.3),
     "interpolate": Recipe.interpolate({"tuned": 0.6, "plain": 0.4}),
+    "mix": Recipe.mix({"tuned": 0.6, "plain": 0.4}, 1.5),
     "realign": Recipe.realign(1.4),
     "contrast": Recipe.contrast(0.5),
     "downscale": Recipe.downscale(),

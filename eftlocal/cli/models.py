@@ -75,7 +75,8 @@ class FileState:
         return cls(label, ref, path, size, all(map(hub.vouched, files)), sha256)
 
     def as_json(self) -> dict[str, Any]:
-        where = {"repo": self.ref.repo, "file": self.ref.file, "revision": self.ref.revision}
+        keys = ("repo", "file", "revision", "python_package")
+        where = {key: getattr(self.ref, key) for key in keys}
         here = {"downloaded": self.path is not None, "checked": self.checked, "sha256": self.sha256}
         return {**where, "size": self.size, **here, "path": self.path and str(self.path)}
 
@@ -193,6 +194,8 @@ def _file(state: FileState) -> Iterator[str]:
         yield f"of {ref.repo}"
     if ref.revision is not None:
         yield f"revision {ref.revision}"
+    if ref.python_package is not None:
+        yield f"or of the Python package {ref.python_package}"
     where = "not here" if state.path is None else "here"
     if state.path is not None and ref.repo is not None:
         where = f"at {state.path}"
@@ -287,6 +290,8 @@ def _why_keep(preset: Preset, ref: FileRef) -> str | None:
     ]
     if users:
         return f"also used by {' and '.join(users)}"
+    if (path := hub.in_python_package(ref)) and not hub.stored_bytes(ref):
+        return f"of the Python package {ref.python_package}: {path}"
     if ref.repo and not hub.stored_bytes(ref):
         return f"in huggingface_hub's own cache: {hub.locate(ref)}"
     return None

@@ -58,7 +58,14 @@ _ROWS = (1, 4, 8)
 _PRESENT = 0.1  # of a file's weights: a type with fewer is not timed for itself
 _GAIN = 1.03  # times as many tokens a second as now: less is not worth the loss
 _FEW_BITS = 5.0  # of a weight: made from fewer, a copy loses twice
-_MISSING = ("repo", "revision", "sha256", "size", "approx_size")  # of a file of one's own
+_MISSING = (
+    "repo",
+    "revision",
+    "sha256",
+    "size",
+    "approx_size",
+    "python_package",
+)  # of a file of one's own
 
 
 @dataclass(frozen=True)

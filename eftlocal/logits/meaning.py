@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -31,6 +32,7 @@ def _at(zero: str, one: str, beyond: str) -> dict[str, str]:
 
 _PROXY = "{base} + {alpha} × ({tuned} − {reference})"
 _WHOLE, _MORE = "the whole fine-tuning", "more than was tuned, soon repeats itself"
+_MIXED = {"0": "only the second", "between": "both, mixed", "1": "only the first"}
 _SIZE, _TOO_MUCH = "all that size adds", "exaggerates, soon loses its form"
 
 MEANINGS: Mapping[str, Meaning] = {
@@ -65,7 +67,15 @@ MEANINGS: Mapping[str, Meaning] = {
     "interpolate": Meaning(
         "The base, with a mixture of several fine-tunings.",
         "",
-        {"lambda": {"0": "only the second", "between": "both, mixed", "1": "only the first"}},
+        {"lambda": _MIXED},
+    ),
+    "mix": Meaning(
+        "The base, with more or less of a mixture of fine-tunings, or (below 0) away from it.",
+        "",
+        {
+            "alpha": {"below 0": "away from it", **_at("the base alone", _WHOLE, _MORE)},
+            "lambda": _MIXED,
+        },
     ),
     "realign": Meaning(
         "The small model, with more or less of its fine-tuning.",
@@ -97,9 +107,14 @@ MEANINGS: Mapping[str, Meaning] = {
 _WRITTEN_OUT = Meaning("Every model with a weight of its own.", "", {})
 
 
+def _alpha(recipe: Recipe) -> float:
+    if recipe.lambdas:
+        return math.fsum(recipe.weights[role] for role in recipe.lambdas)
+    return recipe.weights[TUNED]
+
+
 def _lambda(recipe: Recipe) -> float:
-    tuned = next(iter(dict(recipe.anchor))) if recipe.name == "interpolate" else TUNED
-    return recipe.weights[tuned]
+    return next(iter(recipe.lambdas.values()), recipe.weights.get(TUNED, 0.0))
 
 
 def _strength(recipe: Recipe) -> float:
@@ -108,7 +123,7 @@ def _strength(recipe: Recipe) -> float:
 
 
 _READ: dict[str, Callable[[Recipe], float]] = {  # how a recipe holds each of its dials
-    "alpha": lambda recipe: recipe.weights[TUNED],
+    "alpha": _alpha,
     "beta": lambda recipe: recipe.weights[BASE],
     "lambda": _lambda,
     "strength": _strength,
@@ -123,12 +138,9 @@ def meaning(recipe: Recipe) -> Meaning:
 
 def recipe_values(recipe: Recipe) -> dict[str, float]:
     """The numbers that a recipe may be turned by."""
-    if recipe.name == "interpolate":
-        lambdas = dict(recipe.anchor)  # two, which one number divides
-        if len(lambdas) != 2 or set(recipe.weights) != {BASE, REFERENCE, *lambdas}:
-            return {}
-    takes = NAMED[recipe.name][1] if recipe.name in NAMED else ()
-    return {dial: _READ[dial](recipe) for dial in takes}
+    takes = NAMED[recipe.name][1] if recipe.name in NAMED else {}
+    many = len(recipe.lambdas) not in (0, 2)  # one number divides two
+    return {dial: _READ[dial](recipe) for dial in takes if not (many and dial == "lambda")}
 
 
 def formula(recipe: Recipe, names: Mapping[str, str] | None = None) -> str:
@@ -153,13 +165,15 @@ def formula(recipe: Recipe, names: Mapping[str, str] | None = None) -> str:
 
 def _from_weights(recipe: Recipe) -> str:
     """The terms of a recipe whose name has no formula of its own."""
-    weights = dict(recipe.weights)
-    differences = ""
-    if recipe.name == "interpolate" and set(weights) == {BASE, REFERENCE, *recipe.anchor}:
-        for role, share in recipe.anchor.items():
-            differences += f" + {_number(share)} × ({{{role}}} − {{{REFERENCE}}})"
-        return f"{{{BASE}}}{differences}"
-    terms = [(role, weight) for role, weight in weights.items() if weight]
+    if recipe.lambdas:
+        differences = " + ".join(
+            f"{_number(share)} × ({{{role}}} − {{{recipe.references.get(role, REFERENCE)}}})"
+            for role, share in recipe.lambdas.items()
+        )
+        return f"{{{BASE}}} + " + (
+            differences if recipe.name == "interpolate" else f"{{alpha}} × ({differences})"
+        )
+    terms = [(role, weight) for role, weight in recipe.weights.items() if weight]
     first, *others = [
         f"{'−' if weight < 0 else '+'} {_number(abs(weight))} × {{{role}}}"
         for role, weight in terms

@@ -88,6 +88,8 @@ class Recipe(Frozen):
             below this; elsewhere the anchor stands alone, with no stabiliser (nudging, Fei et
             al. 2024, arXiv 2410.09300). 1 is everywhere. In (0, 1].
         any_sum: the caller means weights that do not sum to 1.
+        lambdas: of a mixture of tuned roles, the share of each.
+        references: of a mixture, the reference of a tuned role where it is not "reference".
 
     Raises:
         UsageError: a weight or a stabiliser is out of its range; the line names it.
@@ -103,6 +105,8 @@ class Recipe(Frozen):
     first_tokens: int | None = None
     unsure_below: float = 1.0
     any_sum: bool = False
+    lambdas: Mapping[str, float] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weights = _by_role("weight", self.weights)
@@ -124,6 +128,8 @@ class Recipe(Frozen):
         object.__setattr__(self, "weights", FrozenMapping(weights))
         object.__setattr__(self, "anchor", FrozenMapping(anchor))
         object.__setattr__(self, "judge", FrozenMapping(judge))
+        object.__setattr__(self, "lambdas", FrozenMapping(self.lambdas))
+        object.__setattr__(self, "references", FrozenMapping(self.references))
 
     @cached_property
     def stabilised(self) -> bool:
@@ -251,19 +257,45 @@ class Recipe(Frozen):
             lambdas: weight of each tuned role; each 0 or more, summing to 1.
             references: the reference role of a tuned role where it is not "reference".
         """
-        lambdas = _by_role("lambda", lambdas, RANGES["lambda"])
-        total = math.fsum(lambdas.values())
-        if not lambdas or min(lambdas.values()) < 0.0 or abs(total - 1.0) > 1e-6:
-            listed = ", ".join(f"{role}={v:g}" for role, v in lambdas.items())
+        return cls._mixed(lambdas, references, 1.0, name="interpolate", anchor=lambdas)
+
+    @classmethod
+    def mix(
+        cls,
+        lambdas: Mapping[str, float],
+        alpha: float = 1.0,
+        references: Mapping[str, str] | None = None,
+    ) -> Recipe:
+        """base + alpha * sum_i lambda_i * (tuned_i - reference_i): proxy-tuning with a mixture.
+
+        Which behaviour (lambda, on the simplex) and how much of it (alpha, of either sign).
+        """
+        alpha = checked("alpha", alpha)
+        judge = lambdas if alpha else {BASE: 1.0}  # as in `dials`
+        return cls._mixed(lambdas, references, alpha, name="mix", anchor={BASE: 1.0}, judge=judge)
+
+    @classmethod
+    def _mixed(
+        cls,
+        lambdas: Mapping[str, float],
+        references: Mapping[str, str] | None,
+        alpha: float,
+        **named: Any,
+    ) -> Recipe:
+        shares = _by_role("lambda", lambdas, RANGES["lambda"])
+        total = math.fsum(shares.values())
+        if not shares or min(shares.values()) < 0.0 or abs(total - 1.0) > 1e-6:
+            listed = ", ".join(f"{role}={v:g}" for role, v in shares.items())
             raise UsageError(
-                f"interpolation: lambda ({listed or 'none given'}) must be 0 or more each "
+                f"{named['name']}: lambda ({listed or 'none given'}) must be 0 or more each "
                 f"and sum to 1, not {total:g}"
             )
-        weights = {BASE: 1.0, **lambdas}
-        for role, value in lambdas.items():
-            reference = (references or {}).get(role, REFERENCE)
-            weights[reference] = weights.get(reference, 0.0) - value
-        return cls(weights, name="interpolate", anchor=lambdas)
+        own = {role: name for role, name in (references or {}).items() if role in shares}
+        weights = {BASE: 1.0, **{role: alpha * share for role, share in shares.items()}}
+        for role, share in shares.items():
+            reference = own.get(role, REFERENCE)
+            weights[reference] = weights.get(reference, 0.0) - alpha * share
+        return cls(weights, lambdas=shares, references=own, **named)
 
     @classmethod
     def realign(cls, lambda_: float) -> Recipe:
@@ -332,15 +364,17 @@ def parse_recipe(
     lambda_: Lambda | str | None = None,
     strength: float | None = None,
     any_sum: bool = False,
+    references: Mapping[str, str] | None = None,
 ) -> Recipe:
     """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
 
     Without a name, the dials say which is meant: beta alone is up-scaling, alpha alone
-    proxy-tuning, both are the two dials, a lambda per role interpolation. A dial that the recipe
-    does not have is refused by name.
+    proxy-tuning, both are the two dials, a lambda per role interpolation, with alpha a mix. A dial
+    that the recipe does not have is refused by name.
 
     Args:
         lambda_: a number, or one per tuned role: a mapping, or written `warm=0.3,plain=0.7`.
+        references: of the tuned roles of a mixture, where they are not "reference".
 
     Raises:
         UsageError: one line that says what was wrong.
@@ -376,17 +410,23 @@ def parse_recipe(
     for dial in required:
         if dial not in dials:
             raise UsageError(f"recipe {text} needs {dial}")
-    if "lambda" in dials and isinstance(lambda_, Mapping) != (text == "interpolate"):
+    if "lambda" in dials and isinstance(lambda_, Mapping) != (text in MIXTURES):
         wanted = "one per tuned role, as in warm=0.3,plain=0.7"
-        if text != "interpolate":
+        if text not in MIXTURES:
             wanted = "one number"
         raise UsageError(f"recipe {text}: lambda is {wanted}")
-    return constructor(**{takes[dial]: value for dial, value in dials.items()})
+    arguments: dict[str, Any] = {takes[dial]: value for dial, value in dials.items()}
+    if text in MIXTURES:
+        arguments["references"] = references
+    return constructor(**arguments)
 
+
+MIXTURES = ("interpolate", "mix")  # of several tuned roles
 
 _IMPLIED = {
     ("alpha",): "proxy",
     ("alpha", "beta"): "dials",
+    ("alpha", "lambda"): "mix",
     ("lambda",): "realign",
     ("strength",): "contrast",
 }
@@ -399,6 +439,7 @@ NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] 
     "downscale": (Recipe.downscale, {}, ()),
     "steer": (Recipe.steer, {"alpha": "alpha"}, ("alpha",)),
     "interpolate": (Recipe.interpolate, {"lambda": "lambdas"}, ("lambda",)),
+    "mix": (Recipe.mix, {"alpha": "alpha", "lambda": "lambdas"}, ("lambda",)),
     "realign": (Recipe.realign, {"lambda": "lambda_"}, ("lambda",)),
     "contrast": (Recipe.contrast, {"strength": "strength"}, ("strength",)),
     "guidance": (Recipe.guidance, {"strength": "strength"}, ("strength",)),

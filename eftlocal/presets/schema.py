@@ -38,6 +38,7 @@ _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNOR
 _OURS = (".part", ".part.json", ".lock")  # what a download keeps beside its file
 HUB = "hf:"  # begins the name of a file on the hub, where a path may stand too
 _ON_HUB = re.compile(r"hf:([^/@]+/[^/@]+)/([^@]+)(?:@([^@]+))?\Z")
+_PACKAGE = r"^[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?$"  # a name on PyPI (PEP 508)
 # The hub's rule for owner/name.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 
@@ -109,6 +110,8 @@ class FileRef(StrictTable):
         revision: commit, tag or branch; None is the main branch.
         sha256: 64 hexadecimal digits the file must have, whatever the hub says.
         size: bytes the file must have, whatever the hub says.
+        python_package: that has the same file, by its name on PyPI: where it is installed, nothing
+            is downloaded. Needs repo and sha256.
     """
 
     repo: str | None = None
@@ -116,6 +119,7 @@ class FileRef(StrictTable):
     revision: str | None = Field(default=None, min_length=1)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     size: int | None = Field(default=None, gt=0)
+    python_package: str | None = Field(default=None, pattern=_PACKAGE)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> FileRef:
@@ -195,6 +199,8 @@ class FileRef(StrictTable):
             raise ValueError("sha256 cannot pin a model split into shards; pin revision instead")
         if self.size and SPLIT.search(self.file):
             raise ValueError("size cannot pin a model split into shards; pin revision instead")
+        if self.python_package and not self.sha256:
+            raise ValueError("python_package needs sha256, which its file is compared with")
         return self
 
     def __str__(self) -> str:

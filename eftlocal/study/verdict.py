@@ -190,7 +190,7 @@ def _subject(by: Sequence[str], recipe: Recipe) -> str:
     weights = recipe.weights
     if tuple(by) == (BASE,) and weights.get(REFERENCE, 0.0) < 0.0 and recipe.name != "downscale":
         return "the base's knowledge"
-    if tuple(by) == (TUNED,) and weights.get(REFERENCE) and recipe.name != "interpolate":
+    if tuple(by) == (TUNED,) and weights.get(REFERENCE) and not recipe.lambdas:
         return "the tuning"
     return _all(by)
 

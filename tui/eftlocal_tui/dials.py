@@ -15,7 +15,7 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
-from eftlocal.logits.recipe import BASE, NAMED, Recipe, parse_recipe
+from eftlocal.logits.recipe import BASE, MIXTURES, NAMED, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
 from eftlocal.speculation.settings import Speculation
@@ -201,8 +201,8 @@ def formula_of(recipe: Recipe, files: Mapping[str, str]) -> str:
 
 
 def range_of(recipe: Recipe, dial: str) -> Range:
-    """The values of a dial; the lambda of an interpolation is a share."""
-    if dial == "lambda" and recipe.name == "interpolate":
+    """The values of a dial; the lambda of a mixture is a share."""
+    if dial == "lambda" and recipe.lambdas:
         return Range(0.0, 1.0)
     return RANGES[dial]
 
@@ -230,8 +230,8 @@ def recipe_names(now: Recipe, roles: Collection[str], begun: Recipe) -> tuple[st
 
 
 def _allowed(name: str, roles: Collection[str]) -> bool:
-    # Which tuned models interpolation mixes is the preset's to say.
-    return name != "interpolate" and set(_begin(name).roles) <= set(roles)
+    # Which tuned models are mixed is the preset's to say.
+    return name not in MIXTURES and set(_begin(name).roles) <= set(roles)
 
 
 def _began(name: str, now: Dials, begun: Dials) -> float:
@@ -244,8 +244,10 @@ def _began(name: str, now: Dials, begun: Dials) -> float:
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, from which `recipe_from` makes it again."""
     values: dict[str, Any] = {"text": recipe_name(recipe)}
-    if recipe.name == "interpolate":
-        values["lambda"] = dict(recipe.anchor)
+    if recipe.lambdas:
+        values["lambda"] = dict(recipe.lambdas)
+    if recipe.references:
+        values["references"] = dict(recipe.references)
     values = recipe_values(recipe) | values
     if "=" in values["text"] and recipe.any_sum:
         values["any_sum"] = True
@@ -276,7 +278,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
 def _renamed(now: Recipe, name: str, roles: Collection[str], begun: Recipe) -> Recipe:
     if name == recipe_name(now):
         recipe = now
-    elif name == recipe_name(begun) and (name == "interpolate" or name not in NAMED):
+    elif name == recipe_name(begun) and (name in MIXTURES or name not in NAMED):
         recipe = begun  # its numbers are nobody else's to know
     elif "=" in name or name not in NAMED:
         recipe = parse_recipe(name)
@@ -290,16 +292,21 @@ def _renamed(now: Recipe, name: str, roles: Collection[str], begun: Recipe) -> R
 
 def _begin(name: str, kept: Mapping[str, float] | None = None) -> Recipe:
     """A recipe by name; a dial that the recipe before it had too keeps its place."""
-    if name == "interpolate":
-        raise UsageError("recipe interpolate needs a preset with several tuned models")
+    if name in MIXTURES:
+        raise UsageError(f"recipe {name} needs a preset with several tuned models")
     values = {**_START, **(kept or {})}
     return _made(name, {dial: values.get(dial, 1.0) for dial in NAMED[name][1]})
 
 
 def _with(recipe: Recipe, name: str, value: float) -> Recipe:
-    if recipe.name == "interpolate":
-        first, second = dict(recipe.anchor)
-        changed = Recipe.interpolate({first: value, second: 1.0 - value})
+    if recipe.lambdas:
+        values: dict[str, Any] = {**recipe_values(recipe), name: value}
+        values = {dial: round(number_, 6) for dial, number_ in values.items()}
+        share = values.pop("lambda", None)
+        shares = recipe.lambdas
+        if share is not None:
+            shares = dict(zip(shares, (share, round(1.0 - share, 6)), strict=True))
+        changed = parse_recipe(recipe.name, lambda_=shares, references=recipe.references, **values)
     else:
         changed = _made(recipe.name, recipe_values(recipe) | {name: value})
     return changed.limited_as(recipe)
