@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 import eftlocal
 from eftlocal import Emulator
 from eftlocal.loading.roles import RoleSource
+
+# Tests of the chat draw when nothing else is left to do; before that, not sixty times a second.
+os.environ.setdefault("TEXTUAL_FPS", "2")
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))

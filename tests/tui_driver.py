@@ -29,7 +29,8 @@ from eftlocal_tui.widgets.transcript import Note
 from eftlocal_tui.widgets.turn_view import TurnView
 
 PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
-HOPS = 4  # the program hands a key to a screen, that to a widget, which posts a message, ...
+HOPS = 20  # drawing may give widgets more to do, and that more to draw; what never ends is left
+BLOCKED = 1.0  # seconds after which a thread is taken for one that the test itself holds up
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
 
 
@@ -62,12 +63,16 @@ class Driver:
         return self.app.services.history
 
     async def pause(self) -> None:
-        """Waits until every message on its way was handled. Pilot's own `pause` waits for an idle
-        processor instead, and takes a process that gets no turn for one that has no work."""
+        """Waits until nothing is left to do but to wait for the engine and timers. Pilot's own
+        `pause` asks every widget, and takes a process that gets no turn for one without work."""
+        loop: Any = asyncio.get_running_loop()
+        until = time.monotonic() + BLOCKED
         for _ in range(HOPS):
-            await self.pilot._wait_for_screen()
-            self.app.screen._on_timer_update()
-            await asyncio.sleep(0)
+            while loop._ready or (_reads(loop) and time.monotonic() < until):
+                await asyncio.sleep(0 if loop._ready else 0.001)
+            self.app.screen._on_timer_update()  # which a timer would do a little later
+            if not loop._ready:
+                return
 
     async def press(self, *keys: str) -> None:
         """Keys, one after the other."""
@@ -107,7 +112,8 @@ class Driver:
         until = time.monotonic() + PATIENCE
         while not what():
             assert time.monotonic() < until, "what the test waits for did not come"
-            await self.pilot.pause(0.01)
+            await self.pause()
+            await asyncio.sleep(0.005)
 
     async def idle(self) -> None:
         await self.until(lambda: not self.chat.answers.busy)
@@ -139,6 +145,13 @@ class Driver:
         strips = self.app.screen._compositor.render_strips()
         assert len(strips) == height
         return "\n".join(strip.text[:width].rstrip() for strip in strips)
+
+
+def _reads(loop: Any) -> bool:
+    """Whether a thread of asyncio's own is at work, as Textual's are that read Markdown. Written
+    for CPython 3.10 to 3.14, which has no public word for this, nor for what is ready to run."""
+    threads = loop._default_executor
+    return threads is not None and threads._idle_semaphore._value < len(threads._threads)
 
 
 @asynccontextmanager
