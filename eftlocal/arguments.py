@@ -19,9 +19,12 @@ from eftlocal.kinds import INT32, Flag, Off, Range, Text, Texts
 from eftlocal.loading.loader import Progress, UpTo
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.settings import CONTEXT, SETTINGS
+from eftlocal.settings import CONTEXT, RANGES, SETTINGS
 from eftlocal.speculation.settings import DraftLength, Speculation
 from eftlocal.terminal_text import shown
+
+AdapterPath = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
+"""A LoRA adapter's GGUF file, or the file and a scale."""
 
 Check = Callable[[str, Any], Any]
 """From an argument's name and value to the value that the program works with."""
@@ -101,6 +104,20 @@ def _prompts(name: str, value: Any) -> dict[str, str]:
     return {text(f"a role of {name}", r): text(f"{name}[{r!r}]", v) for r, v in value.items()}
 
 
+def _adapters(name: str, value: Any) -> dict[str, tuple[Path, float]]:
+    """Role to its adapter and the scale of it."""
+    rule = "a mapping of roles to paths, or to (path, scale)"
+    if not isinstance(value, Mapping):
+        refuse(name, value, rule)
+    found = {}
+    for role, said in value.items():
+        file, scale = said if isinstance(said, tuple) and len(said) == 2 else (said, 1.0)
+        where = f"{name}[{text(f'a role of {name}', role)!r}]"
+        scale = RANGES["adapter"].checked(f"{where}: the scale", scale)
+        found[role] = path(where, file, "a path, or (path, scale)"), scale
+    return found
+
+
 def path(name: str, value: Any, rule: str = "a path") -> Path:
     """Takes names of files that there could be."""
     if not isinstance(value, (str, os.PathLike)):
@@ -132,6 +149,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("grammar", "regex", "lark"), text),
     # of loading
     "prompts": _prompts,
+    "adapters": _adapters,
     "n_seq_max": _sequences,
     "threads": _threads,
     **dict.fromkeys(("progress", "checking", "download_progress"), _CALL),
@@ -214,6 +232,7 @@ class LoadOptions(ContextOptions, total=False):
     """How models are loaded; see `Emulator.from_files`."""
 
     prompts: Mapping[str, str] | None
+    adapters: Mapping[str, AdapterPath] | None
     system_in_user: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
     threads: int | None
@@ -228,8 +247,8 @@ class LoadOptions(ContextOptions, total=False):
 
 
 _OF_ROLES = (
-    *("prompts", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers", "rpc"),
-    *("reproducible", *CONTEXT),
+    *("prompts", "adapters", "system_in_user", "chat_template_kwargs", "threads", "gpu_layers"),
+    *("rpc", "reproducible", *CONTEXT),
 )
 
 

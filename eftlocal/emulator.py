@@ -40,8 +40,9 @@ from eftlocal.loading.roles import (
     RoleSource,
     file_sources,
     require_roles,
+    with_adapted,
 )
-from eftlocal.logits.recipe import BASE, TUNED, Recipe
+from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
 from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
@@ -95,6 +96,7 @@ class Emulator(Closing):
         cls,
         *,
         prompts: Mapping[str, str] | None = None,
+        adapters: Mapping[str, arguments.AdapterPath] | None = None,
         defaults: Defaults | None = None,
         system_in_user: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -122,6 +124,9 @@ class Emulator(Closing):
             prompts: role to "chat", "same", "plain", a chat format that llama.cpp knows by name
                 ("chatml"), or a template's source. By default the tuned role sees its own chat
                 template, and the others the same text.
+            adapters: role to its LoRA adapter (GGUF), or to (path, scale). A role that has one and
+                no file takes the reference's, which is loaded once: from_files(base=...,
+                reference=..., adapters={"tuned": "mine.gguf"}).
             system_in_user: put system messages at the beginning of the user's, for templates
                 that take none.
             chat_template_kwargs: variables for templates, such as {"enable_thinking": False}.
@@ -146,10 +151,13 @@ class Emulator(Closing):
         paths = {r: hub.fetched(arguments.path(r, file, rule)) for r, file in files.items()}
         if not paths:
             raise UsageError("from_files: give at least one file, as in base=...")
+        put_on = arguments.checked("adapters", adapters) or {}
+        adapters = {role: (hub.fetched(file), scale) for role, (file, scale) in put_on.items()}
         return cls.from_sources(
-            file_sources(paths),
+            file_sources(with_adapted(paths, adapters)),
             defaults=defaults,
             prompts=prompts,
+            adapters=adapters,
             system_in_user=system_in_user,
             chat_template_kwargs=chat_template_kwargs,
             n_seq_max=n_seq_max,
@@ -395,7 +403,7 @@ class Emulator(Closing):
         """
         recipe = self.defaults.recipe if recipe is None else self.checked(recipe)
         raw_text = arguments.text("raw_text", raw_text)
-        found = notes_of(self.ensemble, recipe, self.models.get(BASE))
+        found = notes_of(self.ensemble, recipe, self.models)
         if self.name:
             found += slow_notes(self.name, self._slow, self.rounds.planner.costs)
         if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.llama import Model
-from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, Recipe
 from eftlocal.presets.writing import optimized_of
 from eftlocal.speculation.costs import Costs
 
@@ -14,10 +14,12 @@ _CHEAP = 2.2  # times one row: where four cost no more, another type brings litt
 _FEW_READ = 4  # tokens of a call: a prompt read so takes far longer
 
 
-def notes_of(ensemble: Ensemble, recipe: Recipe, base: Model | None) -> list[str]:
+def notes_of(ensemble: Ensemble, recipe: Recipe, models: Mapping[str, Model]) -> list[str]:
     """Warnings about a recipe, contexts and how prompts are read."""
     found: list[str] = []
-    if recipe.name == "steer" and base is not None and base.chat_template:
+    base, reference = models.get(BASE), models.get(REFERENCE)
+    both = reference is not None and reference.chat_template  # then what they share cancels
+    if recipe.name == "steer" and base is not None and base.chat_template and not both:
         found.append(
             f"{base.path.name} has a chat template, so it may be tuned already: steering such "
             "a base gains little (arXiv 2401.17256)"

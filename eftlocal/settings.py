@@ -336,6 +336,11 @@ _ALL: Final = (
     _models("tuned", _FILE, "GGUF of the tuned model, given likewise."),
     _models("reference", _FILE, "GGUF of what the tuned model was before, given likewise."),
     _models("role", Texts(), "A further role, as in plain=FILE.gguf. Repeatable."),
+    _models(
+        *("adapter", Texts()),
+        "LoRA adapter (GGUF) of a role, as in tuned=FILE, or tuned=FILE:0.5 for half of it. A role "
+        "without a file of its own takes the reference's. Repeatable.",
+    ),
     _models("offline", _FLAG, "Never download.", where=(LINE, FILE)),
     _models("trust", _FLAG, "Skip the trial load of new files in a child process."),
     Setting("models", _FILE, "The folder of downloaded models.", group="folders", where=(FILE,)),
@@ -347,6 +352,7 @@ RANGES: Final[Mapping[str, Range]] = {
     **{s.name: s.kind for s in _ALL if isinstance(s.kind, Range)},
     "lambda": _STRENGTH,
     "weight": Range(-1000.0, 1000.0),  # 1 - alpha - beta reaches 201
+    "adapter": Range(-100.0, 100.0),  # its scale
     "logit_bias": Range(-1000.0, 1000.0),  # forces a token under any recipe
 }
 

@@ -58,6 +58,7 @@ class Sources:
         roles = preset_sources(
             preset, lambda file: hub.resolve(file, offline=offline, progress=progress)
         )
+        engine = _with_adapters(engine, offline, progress)
         return cls(
             with_settings(roles, **engine),
             preset_defaults(preset),
@@ -84,6 +85,7 @@ class Sources:
             role: hub.fetched(file, offline=offline, progress=progress)
             for role, file in files.items()
         }
+        engine = _with_adapters(engine, offline, progress)
         return cls(with_settings(file_sources(found), **engine), Defaults(), trust=trust)
 
     def load(self, **options: Unpack[LoadOptions]) -> Emulator:
@@ -116,6 +118,17 @@ class Sources:
             defaults=Defaults(Recipe.single("base")),
             **options,
         )
+
+
+def _with_adapters(
+    engine: dict[str, Any], offline: bool, progress: hub.Progress | None
+) -> dict[str, Any]:
+    """The settings with adapters that are on this machine."""
+    found = {
+        role: (hub.fetched(file, offline=offline, progress=progress), scale)
+        for role, (file, scale) in (engine.get("adapters") or {}).items()
+    }
+    return {**engine, "adapters": found}
 
 
 def load(

@@ -353,11 +353,6 @@ def test_guidance_is_one_model_with_and_without_its_instructions(
     assert guided.tokens
 
 
-def test_steering_a_base_that_may_be_tuned_is_noted(demo: Emulator, smol: Emulator) -> None:
-    assert smol.notes(Recipe.steer(0.5)) and not smol.notes(Recipe.upscale())
-    assert not demo.notes(Recipe.steer(0.5))
-
-
 def test_a_second_stream_drafts_too_where_costs_are_known(tiny_files: dict[str, Path]) -> None:
     sources = {role: RoleSource(path, n_ctx=128, threads=1) for role, path in tiny_files.items()}
     with Emulator.from_sources(sources) as first:

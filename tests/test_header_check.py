@@ -303,6 +303,12 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "wide": (reshape("blk.0.attn_q.weight.lora_a", 2 * EMBD, 4), "do not fit the tensor"),
     "two ranks": (reshape("blk.0.attn_q.weight.lora_a", EMBD, 8), "do not fit the tensor"),
     "a third dimension": (reshape("blk.0.attn_q.weight.lora_a", EMBD, 4, 2), "do not fit"),
+    "of tied embeddings": (
+        lambda f: [
+            setattr(t, "name", t.name.replace(b"blk.0.attn_q", b"token_embd")) for t in f.tensors
+        ],
+        "the embeddings and the output are one matrix",
+    ),
     "of no tensor": (
         lambda f: [setattr(t, "name", t.name.replace(b"blk.0", b"blk.7")) for t in f.tensors],
         "blk.7.attn_q.weight, which model.gguf does not have",

@@ -7,16 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from conftest import THREADS
+from fuzzing.tiny_models import write_adapter as write_tiny_adapter
 from numpy.typing import NDArray
 from random_gguf import ALPHA, RANK, SHAPES, random_deltas, write_adapter
+from typer.testing import CliRunner
 
 import eftlocal
-from eftlocal import Recipe, Sampling
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.cli.app import app
+from eftlocal.cli.options import takes
+from eftlocal.cli.selection import LoadingProgress, select
 from eftlocal.errors import EftlocalError, ModelFileError
 from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span
 from eftlocal.presets.reading import user_path
+from eftlocal.user_settings import Given
 
 WIDTH, LAYERS = SHAPES["tiny"].n_embd, SHAPES["tiny"].n_layers
 TOKENS = list(range(40, 60))
@@ -131,6 +138,97 @@ def test_weights_are_loaded_once(tiny_files: dict[str, Path], adapter: Path, mod
     with context(model) as plain, context(model, (adapter, 1.0)) as adapted:
         np.testing.assert_array_equal(reference, logits(plain))
         np.testing.assert_array_equal(tuned, logits(adapted))
+
+
+def trio(files: dict[str, Path], *adapters: object) -> list[str]:
+    """Options of a trio whose tuned model is the reference with an adapter."""
+    given = [f"--base={files['base']}", f"--reference={files['reference']}", "--recipe=upscale"]
+    return [*given, *(f"--adapter={adapter}" for adapter in adapters)]
+
+
+def load(*options: str) -> eftlocal.Emulator:
+    """What `eftlocal run` loads with these options."""
+    found: list[eftlocal.Emulator] = []
+
+    @takes("models", "recipe", "length", "prompt", "engine")
+    def verb(*, given: Given) -> None:
+        found.append(select(given).load(LoadingProgress()))
+
+    one = typer.Typer()
+    one.command()(verb)
+    options = ("--n-ctx=64", f"--threads={THREADS}", *options)
+    result = CliRunner().invoke(one, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_a_role_with_an_adapter_only_is_the_reference_with_it(
+    tiny_files: dict[str, Path], adapter: Path, model: Model
+) -> None:
+    options = trio(tiny_files, f"tuned={adapter}:0.5", f"warm={adapter}", f"base={adapter}:-1")
+    with load(*options) as em:
+        assert em.roles == ("base", "tuned", "reference", "warm")
+        assert em.models["tuned"] is em.models["reference"] is em.models["warm"]
+        found = {role: logits(c) for role, c in em.ensemble.contexts.items()}
+        prompts = {tuple(ids) for ids in em.tokenize("Hello").values()}
+    for role, scale in {"tuned": 0.5, "warm": 1.0, "reference": None}.items():
+        with context(model, *([(adapter, scale)] if scale is not None else [])) as one:
+            np.testing.assert_array_equal(found[role], logits(one))
+    assert len(prompts) == 1
+    files = {role: tiny_files[role] for role in ("base", "reference")}
+    adapters = {"tuned": (adapter, 0.5), "warm": str(adapter), "base": (adapter, -1)}
+    with Emulator.from_files(**files, adapters=adapters, n_ctx=64, threads=THREADS) as em:
+        again = {role: logits(c) for role, c in em.ensemble.contexts.items()}
+    for role, rows in found.items():
+        np.testing.assert_array_equal(again[role], rows)
+    with load(*trio(tiny_files, f"tuned={adapter}"), f"--tuned={tiny_files['tuned']}") as em:
+        assert em.models["tuned"] is not em.models["reference"]
+
+
+def test_steering_a_tuned_base_is_warned_of_where_the_reference_is_none(
+    tiny_files: dict[str, Path], adapter: Path, tmp_path: Path
+) -> None:
+    steer = ["--recipe=steer", "--alpha=1"]
+    with load(*trio(tiny_files, f"tuned={adapter}"), *steer) as em:
+        assert not em.notes()
+    bare = tmp_path / "bare.gguf"
+    data = tiny_files["reference"].read_bytes()
+    bare.write_bytes(data.replace(b"tokenizer.chat_template", b"tokenizer.chat_nothing!"))
+    options = trio({**tiny_files, "reference": bare}, f"tuned={adapter}")
+    with load(*options, *steer, "--chat-template=chatml") as em:
+        assert "may be tuned already" in "".join(em.notes())
+        assert not em.notes(Recipe.upscale())
+
+
+REFUSED = {
+    "tuned=nowhere.gguf": "nowhere.gguf: no such file",
+    "tuned={zero}:1000": "the scale is 1000; it must be a number from -100 to 100",
+    "tuned={zero} tuned={zero}": "--adapter: tuned is given twice; leave one out",
+    "tuned": "--adapter tuned: give a role and its value",
+    "tuned={model}": "not a LoRA adapter, so it cannot be put on tuned",
+    "tuned={peft}": "{peft}: an adapter as PEFT saves it; `eftlocal models adapter {peft} OUT.gguf",
+    "tuned={wide}": "do not fit the tensor blk.0.attn_q.weight",
+    "tuned={qwen2}": "is an adapter for qwen2, and reference.gguf is of the architecture llama",
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_is_no_adapter_of_a_role_is_one_line(
+    said: str, tiny_files: dict[str, Path], zero: Path, tmp_path: Path
+) -> None:
+    matrices = {"blk.0.attn_q.weight": (WIDTH, WIDTH)}
+    write_tiny_adapter(tmp_path / "qwen2", "qwen2", matrices)
+    write_adapter(tmp_path / "wide", random_deltas("tiny", width=2 * WIDTH))
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    places = {name: tmp_path / name for name in ("peft", "wide", "qwen2")}
+    places |= {"zero": zero, "model": tiny_files["base"]}
+    for verb in ("run", "models check"):
+        options = trio(tiny_files, *said.format(**places).split())
+        if verb != "run":
+            options.remove("--recipe=upscale")
+        line = CliRunner().invoke(app, [*verb.split(), *options], input="Hello").output
+        assert REFUSED[said].format(**places) in line and line.count("\n") == 1, line
 
 
 def test_with_a_zero_adapter_upscaling_is_the_base(tiny_files: dict[str, Path], zero: Path) -> None:

@@ -495,9 +495,9 @@ def as_data(preset: Preset, folder: Path) -> dict[str, Any]:
         "vocabulary_exceptions": preset.vocabulary_exceptions,
         "gated": preset.gated,
     }
-    later = ("rpc", "reproducible", "thinking")
+    later = ("rpc", "reproducible", "thinking", "lora_scale")
     new = {tuple(role.pop(key) for key in later) for role in found["roles"].values()}
-    assert new == {((), False, None)}
+    assert new == {((), False, None, 1.0)}
     text = json.dumps(found, default=lambda v: v.as_posix() if isinstance(v, Path) else dict(v))
     data: dict[str, Any] = json.loads(text.replace(f"{folder.as_posix()}/", ""))
     return data

@@ -10,11 +10,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import VERBS, app
-from eftlocal.presets.reading import user_path
+from eftlocal.presets.reading import load_presets, user_path
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "eftlocal" / "demo"
@@ -35,6 +37,7 @@ def lines(page: str) -> list[str]:
 COMMANDS = lines(README)
 SET_UP = [line for line in COMMANDS if line.startswith("python3 scripts/")]
 WORKERS = lines(PAGES["workers.md"])  # tests/test_rpc.py runs them
+(CONVERT,) = [line for line in COMMANDS if " models adapter " in line]
 HERE = sorted({line for page in PAGES.values() for line in lines(page)} - {*SET_UP, *WORKERS})
 
 
@@ -57,6 +60,17 @@ def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess[s
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that the README calls a person's own, and the preset made of them."""
     files = {"big": "base", "small-tuned": "tuned", "small": "reference"}
+    matrices = {
+        f"base_model.model.model.layers.0.self_attn.o_proj.lora_{x}.weight": np.ones(
+            shape, np.float32
+        )
+        for x, shape in (("A", (2, 64)), ("B", (64, 2)))
+    }
+    (tmp_path / "my-lora").mkdir()
+    (tmp_path / "my-lora" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "lora_alpha": 0.001}', encoding="utf-8"
+    )
+    save_file(matrices, tmp_path / "my-lora" / "adapter_model.safetensors")
     for name, role in files.items():
         shutil.copy(DEMO / f"{role}.gguf", tmp_path / f"{name}.gguf")
     (preset,) = blocks("toml", README)
@@ -78,17 +92,26 @@ def test_every_block_has_a_language() -> None:
 
 @pytest.mark.parametrize("command", HERE)
 def test_a_command(command: str, folder: Path) -> None:
+    if "=my-lora.gguf" in command:
+        assert run(CONVERT, folder).returncode == 0
     result = run(command, folder)
     if DOWNLOADED.search(command) and " show " not in command:
         # Needs the hub: here it must get as far as saying that it is offline.
         assert result.returncode == 5, result.stderr
         assert "offline" in result.stderr.lower()
-    elif command.endswith(" chat"):  # here there is no terminal; tests/test_tui_*.py have one
+    elif command.split()[1] == "chat":  # here there is no terminal; tests/test_tui_*.py have one
         assert result.returncode == 2
         assert "needs a terminal" in result.stderr
     else:
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip()
+
+
+def test_the_preset_of_an_adapter_is_one(tmp_path: Path) -> None:
+    (preset,) = blocks("toml", PAGES["adapters.md"])
+    (tmp_path / "models.toml").write_text(preset, encoding="utf-8")
+    tuned = load_presets(tmp_path / "models.toml")["with-my-lora"].roles["tuned"]
+    assert tuned.of == "reference" and tuned.lora is not None and tuned.lora.scale == 0.5
 
 
 PROGRAMS = [code for page in PAGES.values() for code in blocks("python", page)]
@@ -117,7 +140,13 @@ def test_links_and_pictures_lead_somewhere(page: str) -> None:
 
 def test_options_that_are_named_are_options() -> None:
     """Also those in running text."""
-    verbs = (*([verb] for verb in VERBS), [], ["models", "check"], ["models", "optimize"])
+    verbs = (
+        *([verb] for verb in VERBS),
+        [],
+        ["models", "check"],
+        ["models", "optimize"],
+        ["models", "adapter"],
+    )
     shown = "".join(CliRunner().invoke(app, [*verb, "--help"]).stdout for verb in verbs)
     known = set(re.findall(r"--[a-z][\w-]+", shown))
     for name, page in PAGES.items():

@@ -41,14 +41,20 @@ def test_what_a_preset_says_is_taken() -> None:
             **said,
             **caches,
             flash_attention=False,
-            lora={"file": "adapter.gguf"},
+            lora={"file": "adapter.gguf", "scale": 0.5},
             prompt={"template": "{{ messages }}"},
         ),
         "tuned",
         fetch,
     )
     assert found == RoleSource(
-        BASE, lora=ADAPTER, prompt="{{ messages }}", flash_attention="off", **said, **caches
+        BASE,
+        lora=ADAPTER,
+        lora_scale=0.5,
+        prompt="{{ messages }}",
+        flash_attention="off",
+        **said,
+        **caches,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -355,11 +356,13 @@ def test_an_adapter_is_bound(tiny_files: dict[str, Path], tmp_path: Path) -> Non
     with Emulator.from_sources(tuned) as emulator:
         emulator.generate(LONG, max_tokens=2)
         emulator.save_state(tmp_path / "a")
-    with (
-        Emulator.from_sources(plain) as emulator,
-        pytest.raises(UsageError, match="was saved with another LoRA adapter of tuned"),
-    ):
-        emulator.load_state(tmp_path / "a")
+    half = {**tuned, "tuned": replace(tuned["tuned"], lora_scale=0.5)}
+    for other in (plain, half):
+        with (
+            Emulator.from_sources(other) as emulator,
+            pytest.raises(UsageError, match="was saved with another LoRA adapter of tuned"),
+        ):
+            emulator.load_state(tmp_path / "a")
 
 
 def test_a_damaged_file_is_refused_and_the_next_answer_is_right(

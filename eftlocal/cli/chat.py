@@ -21,7 +21,7 @@ from eftlocal.user_settings import RECIPE, Given
 if TYPE_CHECKING:
     from eftlocal.defaults import Defaults
 
-_MODELS = {"--preset", "--base", "--tuned", "--reference", "--role"}
+_MODELS = {"--preset", "--base", "--tuned", "--reference", "--role", "--adapter"}
 _DUMB = ("", "dumb", "unknown")
 _FAULT = (
     "eftlocal: the chat failed; what it showed is saved (`eftlocal chat --continue`). "
@@ -55,6 +55,7 @@ def chat(
     named = named or any(given[r] for r in ("base", "tuned", "reference", "role"))
     if not named and settings.preset is not None:
         given = given.changed(preset=settings.preset)
+    named = named or bool(given["adapter"])
     # What the options mean is checked before the screen is taken.
     chosen = select(given)
 

@@ -13,13 +13,13 @@ import typer
 from eftlocal import hub
 from eftlocal.cli.completion import presets
 from eftlocal.cli.models_adapter import convert_adapter
-from eftlocal.cli.option_rules import context, prompts, trio_files
+from eftlocal.cli.option_rules import adapter_roles, adapters, context, prompts, trio_files
 from eftlocal.cli.options import takes
 from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import read_text, readable
 from eftlocal.errors import DownloadError, UsageError
-from eftlocal.loading.roles import file_sources, preset_sources, with_settings
+from eftlocal.loading.roles import file_sources, preset_sources, with_adapted, with_settings
 from eftlocal.logits.recipe import TRIO
 from eftlocal.presets.reading import find, load_presets, user_path
 from eftlocal.presets.schema import FileRef, Preset
@@ -175,7 +175,8 @@ def show_preset(name: Name, json_: AsJson = False) -> None:
     for role, source in preset.roles.items():
         lines = [*_file(FileState.of(role, preset.weights(role)))]
         if source.lora is not None:
-            lines += ["with the LoRA adapter", *_file(FileState.of(role, source.lora))]
+            times = "" if source.lora.scale == 1.0 else f", times {source.lora.scale:g}"
+            lines += [f"with the LoRA adapter{times}", *_file(FileState.of(role, source.lora))]
         settings = source.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude=_NOT_A_SETTING
         )
@@ -307,7 +308,7 @@ def _models() -> None:
 
 
 @models_app.command("check")
-@takes(also=[*TRIO, "chat_template", "chat_template_kwargs", *CONTEXT, "trust"])
+@takes(also=[*TRIO, "adapter", "chat_template", "chat_template_kwargs", *CONTEXT, "trust"])
 def check_models(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A preset.", autocompletion=presets)
@@ -332,8 +333,11 @@ def check_models(
         )
     exceptions: tuple[int, ...] = ()
     if download:
-        pull(find(name).files().values() if name else map(FileRef.at, files.values()))
+        put_on = (file for file, _ in adapters(given, adapter_roles(given)).values())
+        refs = find(name).files().values() if name else map(FileRef.at, files.values())
+        pull([*refs, *map(FileRef.at, put_on)])
     if name is None:
+        files = with_adapted(files, adapter_roles(given))
         sources = file_sources({role: _here(file) for role, file in files.items()})
     else:
         preset = find(name)
@@ -343,6 +347,7 @@ def check_models(
     sources = with_settings(
         sources,
         prompts=prompts(given["chat_template"] or (), sources),
+        adapters={r: (_here(file), x) for r, (file, x) in adapters(given, sources).items()},
         chat_template_kwargs=given["chat_template_kwargs"],
         **context(given, sources),
     )

@@ -13,10 +13,10 @@ from eftlocal.constraint import KINDS, Constraint, one_of
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import schema_notes
-from eftlocal.kinds import REST, for_role
+from eftlocal.kinds import REST, for_role, number
 from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
-from eftlocal.settings import CONTEXT, ROPE, SETTINGS, flag_of, misplaced
+from eftlocal.settings import CONTEXT, RANGES, ROPE, SETTINGS, flag_of, misplaced
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def chosen_models(given: Given) -> Preset | dict[str, Path]:
     Args:
         given: a verb's options of models by their names.
     """
+    from eftlocal.loading.roles import with_adapted
     from eftlocal.presets.reading import find
 
     preset: str | None = given["preset"]
@@ -129,6 +130,7 @@ def chosen_models(given: Given) -> Preset | dict[str, Path]:
         if role in TRIO or role in files:
             raise UsageError(f"--role {text}: {role} is given by --{role}, or twice")
         files[role] = Path(path)
+    files = with_adapted(files, adapter_roles(given))
     if not files:
         name = SETTINGS["preset"].default if preset is None else preset
         try:
@@ -161,6 +163,7 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
     check_variables(given["chat_template_kwargs"] or {}, given.named("chat_template_kwargs"))
     return {
         "prompts": prompts(given["chat_template"] or (), roles),
+        "adapters": adapters(given, roles),
         "system_in_user": given["system_in_user"] or None,
         **{name: given[name] for name in ("chat_template_kwargs", "threads", "trust")},
         **context(given, roles),
@@ -169,6 +172,24 @@ def engine(given: Given, roles: Collection[str]) -> dict[str, Any]:
         "reproducible": given["reproducible"] or None,
         "force": given["force"],
     }
+
+
+def adapter_roles(given: Given) -> list[str]:
+    """The roles that --adapter names."""
+    return [text.partition("=")[0] for text in given["adapter"] or ()]
+
+
+def adapters(given: Given, roles: Collection[str]) -> dict[str, tuple[Path, float]]:
+    """Role to its LoRA adapter and the scale of it, from --adapter."""
+    found = {}
+    for role, value in by_role("--adapter", given["adapter"] or (), roles).items():
+        file, _, scale = value.rpartition(":")
+        times = number(scale) if file else scale
+        if isinstance(times, str):  # a colon of the file's own name
+            file, times = value, 1.0
+        times = RANGES["adapter"].checked(f"--adapter {role}={value}: the scale", times)
+        found[role] = Path(file), times
+    return found
 
 
 def context(given: Given, roles: Collection[str]) -> dict[str, Any]:

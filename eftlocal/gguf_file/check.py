@@ -271,6 +271,11 @@ def _check_pair(
     a, b, target = (
         (*t.shape, 1, 1, 1, 1)[:4] for t in (tensors[name + _A], tensors[name + _B], targets[name])
     )
+    if name == "token_embd.weight" and model.has_tied_output:  # llama.cpp aborts as it decodes
+        raise ModelFileError(
+            f"{adapter.path}: changes {name}, and in {model.path.name} the embeddings and the "
+            "output are one matrix: llama.cpp cannot change one of the two; train without it"
+        )
     # rows of the embeddings are looked up, so there A is stored the other way round
     if name == "token_embd.weight":
         (rank, columns), wanted = a[:2], (target[0], target[1])

@@ -121,9 +121,10 @@ def _model(source: RoleSource) -> Manifest:
         prompt += f" with {brief(variables)}"
     prompt += " without system" if source.without_system else ""
     prompt += " system in user" if source.system_in_user else ""
+    scale = "" if source.lora_scale == 1.0 else f" x {source.lora_scale:g}"
     return {
         "file": _file(source.path),
-        "adapter": "none" if source.lora is None else _file(source.lora),
+        "adapter": "none" if source.lora is None else _file(source.lora) + scale,
         "prompt": prompt,
         "n_ctx": "auto" if source.n_ctx is None else str(source.n_ctx),
         "cache": f"{source.cache_type_k} {source.cache_type_v}",

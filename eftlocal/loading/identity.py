@@ -54,10 +54,10 @@ def identity(
         return told.hexdigest()
 
     def of_role(role: str) -> Bound:
-        source = sources[role]
+        source, adapter = sources[role], of_file(adapters.get(role))
         bound = {
             "model file:": of_file(headers[role]),
-            "LoRA adapter:": of_file(adapters.get(role)),
+            "LoRA adapter:": adapter and f"{adapter} x {source.lora_scale:g}",
             "build of llama.cpp:": llama.build(),
             "n_seq_max": n_seq_max,
             **{name: getattr(source, name) for name in CONTEXT if name not in _NOT_BOUND},

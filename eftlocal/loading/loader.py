@@ -193,7 +193,14 @@ def checked_files(
     for role, header in headers.items():
         if header.is_adapter:
             raise ModelFileError(
-                f"{header.path}: is a LoRA adapter, not a model; give it as the lora of {role}"
+                f"{header.path}: is a LoRA adapter, not a model; give it as the adapter of {role} "
+                "(--adapter; in a preset, lora)"
+            )
+    for source in sources.values():
+        if source.lora is not None and (source.lora / "adapter_config.json").is_file():
+            raise ModelFileError(
+                f"{source.lora}: an adapter as PEFT saves it; `eftlocal models adapter "
+                f"{source.lora} OUT.gguf --base {source.path}` writes the GGUF to give"
             )
     adapters = {role: header_of(s.lora) for role, s in sources.items() if s.lora is not None}
     for role, adapter in adapters.items():
@@ -407,6 +414,7 @@ def _fingerprint(prepared: Prepared) -> str:
             source,
             path=Path(),
             lora=None,
+            lora_scale=1.0,
             prompt="",
             without_system=False,
             system_in_user=False,
@@ -454,7 +462,7 @@ def _context(model: llama.Model, role: str, prepared: Prepared) -> llama.Context
         flash_attention=source.flash_attention,
         swa_full=source.swa_full,
         rope=source.rope,
-        adapters=[(source.lora, 1.0)] if source.lora else [],
+        adapters=[(source.lora, source.lora_scale)] if source.lora else [],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.kinds import REST, for_role, of_one_role
-from eftlocal.logits.recipe import TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.settings import CONTEXT, ROPE, SETTINGS, misplaced
 
@@ -24,6 +24,7 @@ class RoleSource:
     Attributes:
         path: the weights.
         lora: an adapter put on them, for this role only.
+        lora_scale: times it.
         prompt: "chat", "same" (the very text of the tuned role), "plain", the name of a chat format
             of llama.cpp's (chatml, llama3, ...), or a template's source.
         without_system: leave out system messages for this role.
@@ -44,6 +45,7 @@ class RoleSource:
 
     path: Path
     lora: Path | None = None
+    lora_scale: float = 1.0
     prompt: str = "chat"
     without_system: bool = False
     system_in_user: bool = False
@@ -89,6 +91,7 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
     return RoleSource(
         fetch(preset.weights(role)),
         lora=fetch(file.lora) if file.lora else None,
+        lora_scale=file.lora.scale if file.lora else 1.0,
         prompt=prompt if isinstance(prompt, str) else prompt.template,
         without_system=bool(file.without_system),
         thinking=file.thinking,
@@ -99,6 +102,18 @@ def role_source(preset: Preset, role: str, fetch: Callable[[FileRef], Path]) -> 
 def preset_sources(preset: Preset, fetch: Callable[[FileRef], Path]) -> dict[str, RoleSource]:
     """Every role of a preset."""
     return {role: role_source(preset, role, fetch) for role in preset.roles}
+
+
+def with_adapted(files: Mapping[str, Path], adapters: Collection[str]) -> dict[str, Path]:
+    """The files of roles, and of those that have an adapter only: the reference's.
+
+    Args:
+        adapters: roles that have one.
+    """
+    found = dict(files)
+    if REFERENCE in files:
+        found |= {role: files[REFERENCE] for role in adapters if role not in (*files, BASE)}
+    return {role: found[role] for role in dict.fromkeys((*TRIO, *found)) if role in found}
 
 
 def file_sources(
@@ -115,6 +130,7 @@ def with_settings(
     sources: Mapping[str, RoleSource],
     *,
     prompts: Mapping[str, str] | None = None,
+    adapters: Mapping[str, tuple[Path, float]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> dict[str, RoleSource]:
@@ -122,6 +138,7 @@ def with_settings(
 
     Args:
         prompts: role to its prompt.
+        adapters: role to its LoRA adapter and the scale of it.
         chat_template_kwargs: on top of those that a role has.
         changes: further attributes of `RoleSource`, or mappings of roles to them.
 
@@ -129,7 +146,7 @@ def with_settings(
         UsageError: there is no role that is named, or a value is out of its range.
     """
     given = {key: value for key, value in changes.items() if value is not None}
-    for key, value in {"prompts": prompts, **given}.items():
+    for key, value in {"prompts": prompts, "adapters": adapters, **given}.items():
         for role in value if isinstance(value, Mapping) else ():
             if role not in (*sources, REST):
                 raise UsageError(f"{key}: there is no role {role}; there are {', '.join(sources)}")
@@ -139,6 +156,8 @@ def with_settings(
         new = {key: value for key, value in new.items() if value is not None}
         if new.get("rope_scaling", source.rope_scaling) != source.rope_scaling:
             new = {**dict.fromkeys(misplaced(new["rope_scaling"])), **new}  # they went with the old
+        if adapters and role in adapters:
+            new["lora"], new["lora_scale"] = adapters[role]
         changed[role] = replace(
             source,
             prompt=(prompts or {}).get(role, source.prompt),

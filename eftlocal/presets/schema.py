@@ -253,6 +253,21 @@ Prompt = Annotated[
 _Mark = Annotated[str, Field(min_length=1)]
 
 
+class AdapterFile(FileRef):
+    """A LoRA adapter's GGUF file.
+
+    Attributes:
+        scale: times the adapter.
+    """
+
+    scale: float = 1.0
+
+    @field_validator("scale")
+    @classmethod
+    def _in_range(cls, value: float) -> float:
+        return float(RANGES["adapter"].checked("scale", value))
+
+
 class RoleFile(FileRef):
     """What plays a role: a file, or another role's weights, with or without an adapter.
 
@@ -277,7 +292,7 @@ class RoleFile(FileRef):
 
     file: str = ""
     of: str | None = None
-    lora: FileRef | None = None
+    lora: AdapterFile | None = None
     kind: Literal["base", "tuned", "reference"] | None = None
     prompt: Prompt | None = None
     without_system: bool | None = None

@@ -88,6 +88,7 @@ class Wanted:
         options: dict[str, Any] = {"n_seq_max": UpTo(PLACES), **start.engine}
         if preset is not None:  # it may have other roles
             options.pop("prompts", None)
+            options.pop("adapters", None)
         for name in ("rpc", *CONTEXT):
             if isinstance(options.get(name), Mapping):
                 there = (*roles, REST)
@@ -99,15 +100,16 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        if self.preset is not None:
-            return self.preset.name
-        return ", ".join(Path(path).name for path in self.files.values())
+        files = dict.fromkeys(Path(path).name for path in self.files.values())
+        models = ", ".join(files) if self.preset is None else self.preset.name
+        adapters = self.of_roles.get("adapters", {}).values()
+        return models + "".join(f" + {path.name}" for path, _scale in adapters)
 
     @property
     def missing(self) -> hub.Missing:
-        if self.preset is None:
-            return hub.Missing.of(FileRef.at(path) for path in self.files.values())
-        return hub.Missing.of(self.preset.files().values())
+        adapters = [path for path, _scale in self.of_roles.get("adapters", {}).values()]
+        files = map(FileRef.at, (*self.files.values(), *adapters))
+        return hub.Missing.of((*files, *(self.preset.files().values() if self.preset else ())))
 
     def ask_first(self) -> None:
         """Raises DownloadNeededError where files are to be downloaded, and DownloadError where the
