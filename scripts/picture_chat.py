@@ -68,7 +68,7 @@ async def take(folder: Path, services: Services) -> None:
         for question in QUESTIONS:
             chat.prompt.insert(question)
             await pilot.press("enter")
-            await until(pilot, lambda: not chat.answers.busy and len(chat.answers.path()) % 2 == 0)
+            await until(pilot, lambda: not chat.answers.busy and len(chat.turns.path()) % 2 == 0)
         keep(app, folder / "chat.svg")
         await pilot.press("f5")
         await until(pilot, lambda: "seed" in str(app.screen.query_one("#about").render()))

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from eftlocal import Message, Recipe, Sampling, Speculation, Step
@@ -15,19 +16,20 @@ from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
-    Check,
     DownloadNeededError,
     Fit,
+    Larger,
     Live,
+    Load,
     Loaded,
     Moved,
     Offer,
     Progress,
-    Read,
     Reading,
     Report,
+    Watch,
 )
-from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.thread import StoppedError
 from eftlocal_tui.history import Figures
 
 ROLES = ("base", "tuned", "reference")
@@ -80,8 +82,10 @@ class ScriptedEngine:
         self.gives_up = False  # what was loaded, before a load fails
         self.offers: dict[str, Offer] = {}
         self.progress: list[Progress] = [Progress("weights", "base", 0.5, 1.0)]
-        self.load_waits = threading.Event()
+        self.load_waits, self.prepare_waits = threading.Event(), threading.Event()
         self.load_waits.set()
+        self.prepare_waits.set()
+        self.n_ctx_most = 0  # of a larger context; 0 is none
         self.answering: list[ScriptedAnswer] = []
         self.inspected: list[str | Sequence[int]] = []
         self.inspects = threading.Event()
@@ -96,17 +100,36 @@ class ScriptedEngine:
         self.counted = 0
         self.files = {role: f"Toy-{role}.Q8_0" for role in ROLES}
 
-    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
+    def prepare(self, preset: str | None, report: Report, *, download: bool = False) -> Load:
         self.loads.append(preset)
         if preset in self.missing and not download:
             raise self.missing[preset]
         self.downloads += [preset] * download
+        self._report(report, ("waiting", "download", "checking"))
+        assert self.prepare_waits.wait(PATIENCE)
+        if preset in self.refuses and not self.gives_up:
+            raise self.refuses[preset]
+        return partial(self._load, preset, self.n_ctx)
+
+    def _report(self, report: Report, stages: Sequence[str]) -> None:
         for progress in self.progress:
-            report(progress)
+            if progress.stage in stages:
+                report(progress)
+
+    def larger(self, fit: Fit) -> Larger | None:
+        n_ctx = min(2 * self.n_ctx, self.n_ctx_most)
+        if not fit.with_sizes(dict.fromkeys(self.roles, n_ctx)).enough:
+            return None
+        load = partial(self._load, self.name, n_ctx)
+        return Larger(dict.fromkeys(self.roles, n_ctx), 2_500_000_000, 0, load)
+
+    def _load(self, preset: str | None, n_ctx: int, report: Report) -> Loaded:
+        self._report(report, ("weights", "measuring"))
         assert self.load_waits.wait(PATIENCE)
         report(Progress("weights", "base", 1.0, 1.0))
         if preset in self.refuses:
             raise self.refuses[preset]
+        self.n_ctx = n_ctx
         self.loaded = Loaded(preset or self.name, self.roles, DIALS, self.notes, self.files)
         return self.loaded
 
@@ -130,50 +153,44 @@ class ScriptedEngine:
         self,
         messages: Sequence[Message],
         dials: Dials,
+        watch: Watch | None = None,
         *,
         continue_last: bool = False,
-        check: Check | None = None,
-        read: Read | None = None,
     ) -> ScriptedAnswer:
         self.heard.append((list(messages), dials, continue_last))
         script = self.scripts.pop(0) if self.scripts else Script(["A", "gain."])
         if script.at_once is not None:
             raise script.at_once
-        for reading in self.readings if read is not None else ():
-            read(reading)
-        answer = ScriptedAnswer(script, dials, check)
+        self._read(watch)
+        answer = ScriptedAnswer(script, dials, watch)
         self.answering.append(answer)
         return answer
 
+    def _read(self, watch: Watch | None) -> None:
+        for reading in self.readings if watch is not None else ():
+            watch.put(reading)
+
     def answers(
-        self,
-        messages: Sequence[Message],
-        dials: Sequence[Dials],
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        self, messages: Sequence[Message], dials: Sequence[Dials], watch: Watch | None = None
     ) -> ScriptedAnswers:
         begun: list[ScriptedAnswer | EftlocalError] = []
         for one in dials:
             try:
-                begun.append(self.answer(messages, one, check=check, read=read))
+                begun.append(self.answer(messages, one, watch))
             except EftlocalError as error:
                 begun.append(error)
-        return ScriptedAnswers(begun, check, self.broken)
+        return ScriptedAnswers(begun, watch, self.broken)
 
     def inspect(
         self,
         messages: Sequence[Message],
         answer: str | Sequence[int],
         dials: Dials,
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        watch: Watch | None = None,
     ) -> Moved:
         self.inspected.append(answer)
-        for reading in self.readings if read is not None else ():
-            read(reading)
-        waiting(self.inspects, check)
+        self._read(watch)
+        waiting(self.inspects, watch)
         return Moved(tuple(token(i, *told) for i, told in enumerate(TOKENS)), SIDES)
 
     def go(self) -> None:
@@ -184,7 +201,7 @@ class ScriptedEngine:
     def held(self) -> int:
         return 0
 
-    def keep(self, path: Path, fits: Callable[[int], bool], check: Check) -> None:
+    def keep(self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]) -> None:
         raise AssertionError("nothing is held")
 
     def resume(self, path: Path) -> None:
@@ -199,9 +216,9 @@ class ScriptedAnswer:
 
     seed = 7
 
-    def __init__(self, script: Script, dials: Dials, check: Check | None = None) -> None:
+    def __init__(self, script: Script, dials: Dials, watch: Watch | None = None) -> None:
         self.dials = dials
-        self._check = check
+        self._watch = watch
         self.closed = False
         self._script = script
         self._given = 0
@@ -213,7 +230,7 @@ class ScriptedAnswer:
     def __next__(self) -> Step:
         script = self._script
         if self._given == script.wait_at:
-            waiting(script.go, None if self._given else self._check)
+            waiting(script.go, None if self._given else self._watch)
         if self._given == len(script.pieces):
             if script.error is not None:
                 raise script.error
@@ -249,20 +266,25 @@ class ScriptedAnswers:
     def __init__(
         self,
         begun: Sequence[ScriptedAnswer | EftlocalError],
-        check: Check | None,
+        watch: Watch | None,
         broken: EftlocalError | None,
     ) -> None:
         self._answers = begun
-        self._check = check
+        self._watch = watch
         self._came = self._rounds(broken)
 
     def __iter__(self) -> ScriptedAnswers:
         return self
 
     def __next__(self) -> Came:
-        if self._check is not None:
-            self._check()
+        if self._watch is not None:
+            self._watch.check()
         return next(self._came)
+
+    @property
+    def marks(self) -> Marks | None:
+        begun = [answer for answer in self._answers if isinstance(answer, ScriptedAnswer)]
+        return begun[0].marks if begun else None
 
     def _rounds(self, broken: EftlocalError | None) -> Iterator[Came]:
         running = dict(enumerate(self._answers))
@@ -296,13 +318,13 @@ class ScriptedAnswers:
                 answer.close()
 
 
-def waiting(go: threading.Event, check: Check | None) -> None:
+def waiting(go: threading.Event, watch: Watch | None) -> None:
     """Waits for the word to go on, as long as the check lets it."""
     for _ in range(round(PATIENCE * 100)):
         if go.wait(0.01):
             return
-        if check is not None:
-            check()
+        if watch is not None:
+            watch.check()
     raise AssertionError("a test forgot to say go")
 
 

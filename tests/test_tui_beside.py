@@ -20,13 +20,13 @@ async def leave(d: Driver) -> tuple[int, int]:
     await d.press("ctrl+n")
     await d.send("Count")
     await d.until(lambda: d.turns[-1:] == ["One "])
-    newer = d.chat.answers.conversation
+    newer = d.chat.turns.conversation
     assert newer is not None
     await d.press("ctrl+o")
     await d.until(lambda: isinstance(d.app.screen, HistoryScreen))
     await d.press("down", "enter")
     await d.until(lambda: d.turns == ["old", "Before."])
-    older = d.chat.answers.conversation
+    older = d.chat.turns.conversation
     assert older is not None
     return older.id, newer.id
 
@@ -47,7 +47,7 @@ async def test_an_answer_goes_on_in_its_conversation(d: Driver) -> None:
 @driving("Before.", SLOW)
 async def test_coming_back_shows_it_streaming(d: Driver) -> None:
     _, newer = await leave(d)
-    await d.chat.answers.open(newer)
+    await d.chat.turns.open(newer)
     assert d.turns == ["Count", "One "]
     view = d.chat.transcript.views[-1]
     assert isinstance(view, AnswerView)
@@ -75,13 +75,13 @@ async def test_a_message_in_another_conversation_waits_for_the_answer(d: Driver)
 async def test_what_waits_stays_in_the_box_of_its_conversation(d: Driver) -> None:
     older, newer = await leave(d)
     await d.send("Now here")
-    await d.chat.answers.open(newer)
+    await d.chat.turns.open(newer)
     assert d.chat.prompt.text == ""
     assert "queued" not in d.screen_text()
     d.engine.go()
     await d.idle()
     assert len(d.engine.heard) == 2
-    await d.chat.answers.open(older)
+    await d.chat.turns.open(older)
     assert d.chat.prompt.text == "Now here"
 
 
@@ -98,7 +98,7 @@ async def test_escape_stops_it_wherever_it_is(d: Driver) -> None:
 async def test_dials_turned_elsewhere_do_not_reach_it(d: Driver) -> None:
     _, newer = await leave(d)
     await d.send("/set beta 0.5")
-    await d.chat.answers.open(newer)
+    await d.chat.turns.open(newer)
     assert d.chat.models.dials.recipe.weights["base"] == 1.0
     await d.send("/set beta 0.25")
     d.engine.go()

@@ -45,7 +45,7 @@ async def test_enter_queues_while_an_answer_comes(d: Driver) -> None:
     d.engine.go()
     await d.idle()
     assert d.turns == ["Count", "One two", "Next", "Three.", "And\nthen?", "Four."]
-    assert [turn.text for turn in d.chat.answers.path()] == d.turns
+    assert [turn.text for turn in d.chat.turns.path()] == d.turns
     assert "queued" not in d.screen_text()
 
 
@@ -115,7 +115,7 @@ async def test_an_edit_waits_as_an_edit(d: Driver) -> None:
     d.engine.go()
     await d.idle()
     assert d.turns == ["Go!", "Edited."]
-    assert d.chat.answers.path()[0].branches == 2
+    assert d.chat.turns.path()[0].branches == 2
 
 
 # Drafts ----------------------------------------------------------------------------------------
@@ -142,13 +142,13 @@ async def test_each_conversation_has_its_draft(d: Driver) -> None:
     await d.press("ctrl+j")
     d.chat.prompt.clear()
     await d.ask("first")
-    first = d.chat.answers.conversation
+    first = d.chat.turns.conversation
     assert first is not None
     await d.type("draft of the first")
     await d.press("ctrl+n")
     assert text_of(d) == ""
     await d.type("draft of the new one")
-    await d.chat.answers.open(first.id)
+    await d.chat.turns.open(first.id)
     assert text_of(d) == "draft of the first"
     await d.press("ctrl+n")
     assert text_of(d) == "draft of the new one"
@@ -248,14 +248,14 @@ async def test_what_is_typed_is_kept_within_a_moment_and_not_at_each_key(d: Driv
 @driving("One.")
 async def test_a_draft_that_cannot_be_kept_is_told_once_and_stays(d: Driver) -> None:
     await d.ask("Go")
-    first = d.chat.answers.conversation
+    first = d.chat.turns.conversation
     assert first is not None
     d.history.db.connection.execute("PRAGMA query_only = ON").fetchall()
     await d.type("draft")
     await d.until(lambda: "what you type is not saved" in d.toasts)
     await d.press("ctrl+n")
     await d.type("other")
-    await d.chat.answers.open(first.id)
+    await d.chat.turns.open(first.id)
     assert text_of(d) == "draft"
     assert d.toasts.count("not saved") == 1
     d.history.db.connection.execute("PRAGMA query_only = OFF").fetchall()
@@ -290,7 +290,7 @@ async def main():
         await d.send("More")
         await d.send("queued")
         await d.type("typed")
-        conversation = d.chat.answers.conversation.id
+        conversation = d.chat.turns.conversation.id
         await d.until(lambda: "typed" in d.history.drafts.get(conversation).text)
         print("kept", flush=True)
         await asyncio.sleep(1000)

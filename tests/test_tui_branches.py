@@ -27,7 +27,7 @@ async def three_branches(d: Driver) -> None:
     horses = answer(d, first, "horses\nare fast")
     answer(d, turns.ask(chat, "how fast?", horses).id, "very")
     answer(d, turns.ask(chat, "how tall?", horses).id, "so")
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
 
 
 def rows(d: Driver) -> list[str]:
@@ -88,7 +88,7 @@ async def test_a_thousand_turns_at_forty_columns(d: Driver) -> None:
             if i % 50 == 0:
                 answer(d, question.id, "another")
             answer(d, question.id, f"answer {i}")
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
     await d.press("ctrl+up", "m")
     await d.pause()
     assert d.static("#head") == "Branches · 11 branches, 1,010 messages"
@@ -112,7 +112,7 @@ async def test_branches_within_branches_do_not_end_it(d: Driver) -> None:
             question = turns.ask(chat, f"question {i}", parent)
             parent = answer(d, question.id, f"answer {i}")
             answer(d, question.id, "left")
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
     await d.send("/branches")
     await d.pause()
     assert d.static("#head") == "Branches · 301 branches, 900 messages"

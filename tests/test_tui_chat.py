@@ -24,7 +24,7 @@ FENCED = ["Here:\n\n", "```py", "thon\n", "x = 1\n", "```", "\n\nDone", ".\n"]
 async def test_enter_sends_and_the_answer_is_kept(d: Driver) -> None:
     await d.ask("Where is Braga?")
     assert d.turns == ["Where is Braga?", "Braga is in Portugal."]
-    conversation = d.chat.answers.conversation
+    conversation = d.chat.turns.conversation
     assert conversation is not None
     path = d.history.turns.path(conversation.id)
     assert [turn.state for turn in path] == ["done", "done"]
@@ -53,7 +53,7 @@ async def test_new_lines_stay_in_the_box(d: Driver) -> None:
 async def test_nothing_is_sent_of_an_empty_box(d: Driver) -> None:
     await d.send("  \n ")
     assert d.engine.heard == []
-    assert d.chat.answers.conversation is None
+    assert d.chat.turns.conversation is None
 
 
 @driving(Script(FENCED))
@@ -71,7 +71,7 @@ async def test_escape_stops_and_keeps_what_came(d: Driver) -> None:
     await d.press("escape")
     d.engine.go()
     await d.idle()
-    turn = d.chat.answers.path()[-1]
+    turn = d.chat.turns.path()[-1]
     assert turn.state == "stopped"
     assert turn.text.startswith("One two ")
     assert "stopped" in d.screen_text()
@@ -84,13 +84,13 @@ async def test_a_stopped_answer_is_continued(d: Driver) -> None:
     await d.press("escape")
     d.engine.go()
     await d.idle()
-    kept = d.chat.answers.path()[-1].text
+    kept = d.chat.turns.path()[-1].text
     await d.press("f3")
     await d.idle()
     messages, _, continued = d.engine.heard[1]
     assert continued
     assert messages[-1] == {"role": "assistant", "content": kept}
-    assert d.chat.answers.path()[-1].text == kept + "five six"
+    assert d.chat.turns.path()[-1].text == kept + "five six"
     assert d.turns[-1] == kept + "five six"
 
 
@@ -99,7 +99,7 @@ async def test_an_engine_that_fails_says_so_in_one_line(d: Driver) -> None:
     await d.ask("Go")
     assert d.notes == []  # it stands below the answer, once
     assert d.screen_text().count("✗ failed: llama.cpp [gave] up") == 1
-    turn = d.chat.answers.path()[-1]
+    turn = d.chat.turns.path()[-1]
     assert (turn.state, turn.text) == ("error", "Half")
     await d.ask("Again")
     assert d.turns[-1] == "Again."
@@ -110,7 +110,7 @@ async def test_what_cannot_be_answered_at_all_is_an_error_too(d: Driver) -> None
     await d.ask("Go")
     assert d.notes == []
     assert d.screen_text().count("✗ failed: the prompt does not fit") == 1
-    assert d.chat.answers.path()[-1].state == "error"
+    assert d.chat.turns.path()[-1].state == "error"
 
 
 # Loading ---------------------------------------------------------------------------------------
@@ -119,6 +119,7 @@ async def test_what_cannot_be_answered_at_all_is_an_error_too(d: Driver) -> None
 @asynchronous
 async def test_loading_shows_bars_and_keeps_a_question(tmp_path: Path) -> None:
     engine = ScriptedEngine("Here.")
+    engine.prepare_waits.clear()
     engine.load_waits.clear()
     engine.progress = [
         Progress("download", "base.gguf", 1_000_000, 4_000_000),
@@ -129,6 +130,8 @@ async def test_loading_shows_bars_and_keeps_a_question(tmp_path: Path) -> None:
         bars = d.chat.query_one(LoadingBars)
         for shown in ("Downloading base.gguf", "1 MB of 4 MB", "Loading base", "Measuring base"):
             await d.until(lambda shown=shown: shown in d.screen_text())
+            if "1 MB" in shown:
+                engine.prepare_waits.set()
         await d.send("Are you there?")
         assert "queued · Are you there?" in d.screen_text()
         assert "Queued; sent when the models are loaded" in d.screen_text()
@@ -197,7 +200,7 @@ async def test_a_dial_turned_in_the_middle_holds_from_the_next_token(d: Driver) 
     followed = [dials.recipe.weights["base"] for dials in d.engine.answering[0].followed]
     assert followed[0] == 1.0
     assert followed[-1] == 0.5
-    (mark,) = d.chat.answers.path()[-1].marks
+    (mark,) = d.chat.turns.path()[-1].marks
     assert mark.what == "beta 1 → 0.5"
     (line,) = d.chat.transcript.query(MarkLine)
     assert "beta 1 → 0.5" in str(line.render())
@@ -217,7 +220,7 @@ async def test_a_mark_inside_a_code_fence_leaves_both_parts_code(tmp_path: Path)
         codes = [fence.code for fence in d.chat.transcript.query(MarkdownFence)]
         assert len(codes) == 2
         assert "".join(code.strip() + "\n" for code in codes) == "x = 1\ny = 2\nz = 3\n"
-        await d.chat.answers.open(d.chat.answers.path()[0].conversation)
+        await d.chat.turns.open(d.chat.turns.path()[0].conversation)
         again = [fence.code for fence in d.chat.transcript.query(MarkdownFence)]
         assert [code.strip() for code in again] == [code.strip() for code in codes]
 
@@ -320,7 +323,7 @@ async def test_escape_ends_the_reading_of_a_prompt(d: Driver) -> None:
     await d.until(lambda: d.engine.answering)
     await d.press("escape")
     await d.idle()
-    answer = d.chat.answers.path()[-1]
+    answer = d.chat.turns.path()[-1]
     assert (answer.state, answer.text, answer.error) == ("stopped", "", None)
     assert answer.settings is not None
     assert answer.settings.seed == 7
@@ -462,7 +465,7 @@ async def test_a_long_conversation_is_laid_out_in_parts(d: Driver) -> None:
         with d.history.answer(question.id, _settings()) as answer:
             answer.append(f"answer {i}")
             answer.finish("stop")
-    await d.chat.answers.open(conversation.id)
+    await d.chat.turns.open(conversation.id)
     assert d.turns[0] == "question 25"
     assert d.turns[-1] == "answer 39"
     d.chat.query_one(Gap).focus()

@@ -108,7 +108,7 @@ async def test_preset_loads(d: Driver) -> None:
     assert d.engine.loads == [None, "demo"]
     assert "demo" in d.static("#head")
     await d.send("/preset demoo")  # what is loaded stays
-    assert 'no preset "demoo"; did you mean "demo"?' in d.toasts
+    assert 'no preset "demoo"; did you mean "demo"? Ctrl+L lists them all' in d.toasts
     assert d.engine.loads == [None, "demo"] and d.chat.models.loaded is not None
 
 
@@ -132,7 +132,7 @@ async def test_system_prompt(d: Driver) -> None:
     assert d.engine.heard[3][0][0]["role"] == "user"
     await d.send("/system")
     await d.press("escape")
-    assert d.chat.answers.system == ""
+    assert d.chat.turns.system == ""
 
 
 @driving()
@@ -185,7 +185,7 @@ async def test_stats_save_and_clear(d: Driver) -> None:
     assert "a name" in d.static("#head")
     await d.send("/clear")
     assert d.turns == []
-    assert d.chat.answers.conversation is None
+    assert d.chat.turns.conversation is None
     assert d.history.conversations.list()[0].title == "a name"
 
 
@@ -196,7 +196,7 @@ async def test_export_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         await d.send("/export")
         assert "no conversation" in d.toasts
         await d.ask("first")
-        number = d.chat.answers.conversation.id
+        number = d.chat.turns.conversation.id
         await d.send("/export")
         await d.send("/export")
         assert (tmp_path / f"chat-{number}.md").read_text("utf-8").count("One.") == 1
@@ -209,10 +209,10 @@ async def test_export_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         await d.send("/export what.docx")
         assert "docx" in d.toasts
         await d.send("/load tree.json")
-        await d.until(lambda: d.chat.answers.conversation.id != number)
+        await d.until(lambda: d.chat.turns.conversation.id != number)
         assert d.turns == ["first", "One."]
         await d.send(f"/load {number}")
-        assert d.chat.answers.conversation.id == number
+        assert d.chat.turns.conversation.id == number
         await d.send("/load nowhere.json")
         assert "nowhere.json" in d.toasts
         await d.send("/load 9999")

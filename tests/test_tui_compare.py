@@ -13,6 +13,7 @@ from textual.widgets import Static
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
+from eftlocal.thinking import Marks
 from eftlocal_tui.differences import common_beginning, foreign_words
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.chat import ChatScreen
@@ -265,7 +266,7 @@ async def test_a_column_is_kept_as_a_branch(d: Driver) -> None:
     assert d.turns == ["Where is Braga?", TOWN]
     await d.press("f7")
     await d.until(lambda: d.turns == ["Where is Braga?", SOUTH])
-    kept = d.chat.answers.path()[-1]
+    kept = d.chat.turns.path()[-1]
     assert (kept.branch, kept.branches, kept.state, kept.finish_reason) == (2, 3, "done", "stop")
     assert kept.settings is not None and kept.figures is not None
     assert kept.settings.recipe["text"] == "tuned"
@@ -331,7 +332,7 @@ async def test_what_is_kept_in_one_conversation_may_be_kept_in_another(d: Driver
     assert feet(d)[0] == "9 tokens"
     await d.press("k", "escape")
     assert d.turns == ["Where is Braga?", NORTH]
-    assert d.chat.answers.conversation.id == 2
+    assert d.chat.turns.conversation.id == 2
 
 
 @driving("First.", Script(["a", "b", "c"], wait_at=1), Script(["d"]), Script(["e", "f"]))
@@ -343,7 +344,7 @@ async def test_a_stopped_column_is_kept_as_stopped(d: Driver) -> None:
     d.engine.go()
     await ended(d)
     await d.press("k", "escape")
-    kept = d.chat.answers.path()[-1]
+    kept = d.chat.turns.path()[-1]
     assert (kept.state, kept.text[:1], kept.branch) == ("stopped", "a", 2)
 
 
@@ -464,3 +465,45 @@ def test_foreign_words_are_those_that_are_not_shared(mine: str, theirs: str) -> 
     if mine.split() and not set(mine) & set(theirs) - set(" \n"):
         (only,) = foreign_words(mine, theirs, begin)
         assert mine[slice(*only)] == mine.strip()
+
+
+# The context and thinking ----------------------------------------------------------------------
+
+
+@driving("Kept.", NORTH, SOUTH, TOWN)
+async def test_a_comparison_is_counted_before_it_is_answered(d: Driver) -> None:
+    await d.ask("Question?")
+    d.engine.n_ctx = 30
+    await d.press("f5")
+    why = "no room for an answer: base holds 30 tokens, 2 are taken; /context in the chat shows"
+    await d.until(lambda: all(why in foot for foot in feet(d)))
+    assert len(d.engine.heard) == 1
+    await d.press("escape")
+    d.engine.n_ctx = 4096
+    await compared(d)  # it was not answered before
+    assert texts(d) == [NORTH, SOUTH, TOWN]
+
+
+THINKING = Marks("<think>", "</think>", opened=True)
+
+
+@driving(
+    "Kept.",
+    Script(["Hm.", "</think>", NORTH], marks=THINKING),
+    Script(["Well.", "</think>", SOUTH]),
+    Script([TOWN]),
+)
+async def test_thinking_is_folded_and_no_part_of_what_is_compared(d: Driver) -> None:
+    await d.ask("Question?")
+    await compared(d)
+    assert texts(d)[:2] == [NORTH, SOUTH]
+    assert styled(d, 0, "dim") == "Braga is in the"
+    assert "Thinking" in d.screen_text()
+    assert "think>" not in d.screen_text()
+    assert "Hm." not in d.screen_text()
+    await d.press("enter")
+    assert "Hm." in d.screen_text()
+    await d.press("k")
+    await d.until(lambda: "Kept in" in d.toasts)
+    kept = d.chat.turns.path()[-1]
+    assert (kept.text, kept.answer) == (f"Hm.</think>{NORTH}", NORTH)

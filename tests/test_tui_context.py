@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from pathlib import Path
 
 import pytest
-from scripted_engine import Script, ScriptedEngine
+from scripted_engine import PATIENCE, Script, ScriptedEngine
 from textual.widgets import OptionList
 from tui_driver import Driver, asynchronous, driven, driving
 
+from eftlocal.errors import EngineError
 from eftlocal_tui.history import History, import_file, to_json, to_markdown
 from eftlocal_tui.screens.chat_context import SUMMARY
 from eftlocal_tui.screens.full_context import ContextScreen
@@ -23,13 +26,13 @@ async def filled(d: Driver) -> int:
     d.engine.scripts = [Script([TWENTY]), Script([TWENTY]), *d.engine.scripts]
     await d.ask(TWENTY)
     await d.ask(TWENTY)
-    assert d.chat.answers.conversation is not None
-    return d.chat.answers.conversation.id
+    assert d.chat.turns.conversation is not None
+    return d.chat.turns.conversation.id
 
 
 async def dialog(d: Driver) -> list[str]:
     """The ways that are offered, by their first words."""
-    await d.until(lambda: isinstance(d.app.screen, ContextScreen))
+    await d.shows(ContextScreen)
     await d.pause()
     return [way.title for way in d.app.screen._ways]
 
@@ -38,7 +41,8 @@ async def choose(d: Driver, title: str) -> None:
     ways = await dialog(d)
     listed = d.app.screen.query_one(OptionList)
     assert d.app.focused is listed
-    await d.press(*["down"] * ways.index(title), "enter")
+    first = listed.highlighted is None  # of a dialog that nobody called
+    await d.press(*["down"] * (ways.index(title) + first), "enter")
 
 
 def contents(d: Driver) -> list[str]:
@@ -168,7 +172,7 @@ async def test_a_new_conversation_takes_the_message_along(d: Driver) -> None:
     await d.idle()
     assert d.turns == ["Third?", "Again."]
     assert contents(d) == ["Third?"]
-    await d.chat.answers.open(old)
+    await d.chat.turns.open(old)
     assert d.chat.prompt.text == ""
 
 
@@ -181,7 +185,7 @@ async def test_a_message_that_is_too_long_alone(d: Driver) -> None:
     await d.press("escape")
     await d.idle()
     assert d.chat.prompt.text == TWENTY * 6
-    assert d.chat.answers.conversation is None
+    assert d.chat.turns.conversation is None
     assert d.history.conversations.list() == []
 
 
@@ -274,6 +278,77 @@ async def test_the_command_in_an_empty_conversation(d: Driver) -> None:
     assert await dialog(d) == []
     assert "base, tuned, reference: 0 of 4,096 tokens" in d.screen_text()
     await d.press("escape")
+
+
+LARGER = "Larger context: 232 tokens"
+
+
+@driving("Third.", size=(100, 40))
+async def test_a_larger_context_keeps_everything(d: Driver) -> None:
+    await filled(d)
+    await d.chat.models.turn("beta", "0.5")
+    d.engine.n_ctx_most = 2 * SIZE
+    await d.send("Third?")
+    assert LARGER in await dialog(d)
+    assert "loads the models again; they take 2.5 GB of memory then" in d.screen_text()
+    await choose(d, LARGER)
+    await d.until(lambda: d.turns[-1:] == ["Third."])
+    await d.idle()
+    assert contents(d) == [*[TWENTY] * 4, "Third?"]
+    assert d.engine.n_ctx == 2 * SIZE
+    assert d.chat.models.dials.shown()["beta"] == "0.5"
+    assert d.notes == []
+
+
+@pytest.mark.parametrize("ends", ["stopped", "failed"])
+@driving("Then.", size=(100, 40))
+async def test_without_a_larger_context_the_former_models_are_there_again(
+    d: Driver, ends: str
+) -> None:
+    await filled(d)
+    d.engine.n_ctx_most, d.engine.gives_up = 2 * SIZE, True
+    d.engine.load_waits.clear()
+    if ends == "failed":
+        d.engine.refuses["fake"] = EngineError("no memory")
+    await d.send("Third?")
+    await choose(d, LARGER)
+    await d.until(lambda: "Loading a larger context" in d.static("#status"))
+    if ends == "stopped":
+        await d.press("escape")
+    d.engine.load_waits.set()
+    await d.idle()
+    await d.until(lambda: d.notes)
+    assert d.notes[-1].endswith("fake is loaded again.")
+    assert d.engine.n_ctx == SIZE
+    assert d.chat.prompt.text == "Third?"
+    assert d.turns == [TWENTY] * 4
+
+
+@driving("Then.", size=(100, 40))
+async def test_keys_typed_while_it_is_counted_go_to_the_box(d: Driver) -> None:
+    await filled(d)
+    count, counts = d.engine.fits, threading.Event()
+
+    def slowly(messages):
+        assert counts.wait(PATIENCE)
+        return count(messages)
+
+    d.engine.fits = slowly
+    await d.send("Third?")
+    await d.until(lambda: d.static("#status") == "Sending · Esc takes it back")
+    counts.set()
+    await d.shows(ContextScreen)
+    screen = d.app.screen
+    screen._seen = math.inf  # as if it were not drawn yet
+    await d.press("o", "n", "down", "enter")
+    assert d.app.screen is screen
+    screen._seen = 0.0
+    await d.press("m", "enter")  # of somebody who does not look up
+    assert d.app.screen is screen
+    await d.press("escape")
+    await d.idle()
+    assert d.chat.prompt.text == "Third?\n\non\n\nm"
+    assert d.turns == [TWENTY] * 4
 
 
 @driving("One.", "Two.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from test_tui_engine import opened, quick, said, text_of
 from tui_driver import asynchronous, driven
 
 from eftlocal.llama.engine import chat_formats
+from eftlocal.loading import loader
 from eftlocal.presets.reading import find, user_path
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
@@ -92,6 +95,50 @@ def test_room_is_a_sixteenth_within_bounds() -> None:
             assert fit.enough == (room == least)
 
 
+def test_a_larger_context_is_what_is_needed_and_there_is_memory_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for engine, _ in opened(demo(n_ctx=512)):
+        assert engine._emulator is not None
+        fit = engine.fits([said("user", "a word " * 50)])
+        assert fit.trained == fit.sizes
+        assert engine.larger(fit) is None
+        fit = replace(fit, trained=dict.fromkeys(fit.sizes, 16_384))
+        double = engine.larger(fit)
+        assert double is not None
+        assert double.sizes == dict.fromkeys(fit.sizes, 1024)
+        more = engine.larger(replace(fit, tokens={**fit.tokens, "base": 1_900}))
+        assert more is not None
+        assert more.sizes["base"] == 2048
+        free = double.needs - 1 - engine._emulator.held.host
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "host_memory_free", partial(int, free))
+            less = engine.larger(fit)
+        assert less is not None
+        assert less.sizes["base"] == 768
+        assert less.needs < double.needs
+        assert less.load(lambda _: None).name == "demo"
+        assert engine.fits([]).sizes == less.sizes
+
+
+@asynchronous
+async def test_the_demo_has_a_larger_context_and_goes_on(tmp_path: Path) -> None:
+    engine = demo(n_ctx=160)
+    async with driven(engine, tmp_path, size=(100, 40)) as d:
+        await d.ask("Where is Braga? Say it in a whole sentence.")
+        await d.send("Where is Porto? " * 20)
+        await d.shows(ContextScreen)
+        titles = [way.title for way in d.app.screen._ways]
+        at = next(i for i, title in enumerate(titles) if title.startswith("Larger context"))
+        await d.press(*["down"] * (at + 1), "enter")
+        await d.until(lambda: len(d.chat.turns.path()) == 4)
+        await d.idle()
+        sizes = engine.fits([]).sizes
+        assert str(sizes["base"]) in titles[at]
+        assert sizes["base"] > 160
+        assert d.chat.turns.path()[-1].state == "done"
+
+
 @asynchronous
 async def test_the_demo_refuses_and_goes_on(tmp_path: Path) -> None:
     engine = demo(n_ctx=160)
@@ -104,12 +151,13 @@ async def test_the_demo_refuses_and_goes_on(tmp_path: Path) -> None:
             )
             asked += 1
             assert asked < 20
-        conversation = d.chat.answers.conversation
+        await d.shows(ContextScreen)
+        conversation = d.chat.turns.conversation
         assert conversation is not None
         turns = d.history.turns.path(conversation.id)
         assert len(turns) == 2 * (asked - 1)
         assert all(turn.finish_reason != "context" for turn in turns)
-        await d.press("enter")
+        await d.press("down", "enter")
         await d.idle()
         *_, question, answer = d.history.turns.path(conversation.id)
         assert answer.state == "done"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hub_server import isolate
+from tui_driver import load
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
@@ -58,10 +59,10 @@ beta = 0.5
 
 def test_defaults_hold_for_every_preset(started: Any) -> None:
     engine = started(FILE, "--top-k", "7")
-    loaded = engine.load(None, unheard)
+    loaded = load(engine, None, unheard)
     for preset in (None, "demo-down", "demo"):
         if preset:
-            loaded = engine.load(preset, unheard)
+            loaded = load(engine, preset, unheard)
         shown = loaded.dials.all()
         assert (shown["temperature"], shown["top_k"], shown["speculative"]) == ("0.25", "7", "off")
         if preset != "demo-down":  # whose recipe has no beta
@@ -78,9 +79,9 @@ def test_defaults_hold_for_every_preset(started: Any) -> None:
 
 def test_a_recipe_that_is_not_for_other_models_is_left_out_and_told(started: Any) -> None:
     engine = started('recipe = "tuned=1,plain=1,base=-1"\nany_sum = true\nspeculative = "off"')
-    loaded = engine.load("demo-blend", unheard)
+    loaded = load(engine, "demo-blend", unheard)
     assert "plain" in loaded.dials.recipe.weights
-    loaded = engine.load("demo", unheard)
+    loaded = load(engine, "demo", unheard)
     assert "plain" not in loaded.dials.recipe.weights
     assert any("settings.toml: recipe does not go with these models" in n for n in loaded.notes)
 
@@ -88,7 +89,7 @@ def test_a_recipe_that_is_not_for_other_models_is_left_out_and_told(started: Any
 def test_a_recipe_that_was_typed_holds_as_far_as_it_goes(started: Any) -> None:
     options = ("--preset", "demo-blend", "--speculative", "off", "--any-sum")
     engine = started("", *options, "--recipe", "tuned=1,plain=1,base=-1")
-    assert engine.load(None, unheard).dials.recipe.weights["plain"] == 1.0
-    loaded = engine.load("demo", unheard)
+    assert load(engine, None, unheard).dials.recipe.weights["plain"] == 1.0
+    loaded = load(engine, "demo", unheard)
     assert loaded.dials.recipe.name == "upscale"
     assert any("the recipe is that of the preset" in note for note in loaded.notes)

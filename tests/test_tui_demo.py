@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tui_driver import asynchronous, driven
+from tui_driver import asynchronous, driven, load
 
 from eftlocal import Recipe, Speculation
 from eftlocal.defaults import Defaults
@@ -54,7 +54,7 @@ def test_the_engine_loads_reports_and_answers(engine: LocalEngine) -> None:
     reports: list[Progress] = []
     with pytest.raises(UsageError, match="no models are loaded"):
         engine.answer(QUESTION, None)  # type: ignore[arg-type]
-    loaded = engine.load(None, reports.append)
+    loaded = load(engine, None, reports.append)
     assert loaded.name == "demo"
     assert set(loaded.roles) == {"base", "tuned", "reference"}
     assert {(r.stage, r.name) for r in reports} == {("weights", role) for role in loaded.roles}
@@ -69,7 +69,7 @@ def test_the_engine_loads_reports_and_answers(engine: LocalEngine) -> None:
 
 
 def test_dials_set_in_the_middle_hold_from_the_next_token(engine: LocalEngine) -> None:
-    loaded = engine.load(None, lambda _: None)
+    loaded = load(engine, None, lambda _: None)
     base = list(engine.answer(QUESTION, replace(loaded.dials, recipe=Recipe.single("base"))))
     answering = engine.answer(QUESTION, loaded.dials)
     first = [next(answering).token for _ in range(3)]
@@ -84,7 +84,7 @@ def test_dials_set_in_the_middle_hold_from_the_next_token(engine: LocalEngine) -
 
 
 def test_a_seed_set_in_the_middle_waits_for_the_next_answer(engine: LocalEngine) -> None:
-    loaded = engine.load(None, lambda _: None)
+    loaded = load(engine, None, lambda _: None)
     answering = engine.answer(QUESTION, loaded.dials)
     seed = answering.seed
     next(answering)
@@ -96,7 +96,7 @@ def test_a_seed_set_in_the_middle_waits_for_the_next_answer(engine: LocalEngine)
 
 
 def test_moved_tokens_add_up_to_the_answer(engine: LocalEngine) -> None:
-    loaded = engine.load(None, lambda _: None)
+    loaded = load(engine, None, lambda _: None)
     pieces = list(engine.answer(QUESTION, loaded.dials))
     moved = engine.inspect(QUESTION, [p.token for p in pieces], loaded.dials)
     assert len(moved.tokens) == len(pieces)
@@ -115,19 +115,19 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
         await d.ask("Where is Braga?")
         answer = d.turns[1]
         assert answer
-        assert d.chat.answers.path()[1].figures is not None
+        assert d.chat.turns.path()[1].figures is not None
         await d.send("/set beta 0.5")
         await d.press("ctrl+r")
         await d.idle()
-        assert d.chat.answers.path()[1].branches == 2
-        assert d.chat.answers.path()[1].settings.recipe["beta"] == 0.5
+        assert d.chat.turns.path()[1].branches == 2
+        assert d.chat.turns.path()[1].settings.recipe["beta"] == 0.5
         await d.press("f5")
         await d.until(lambda: d.static("#about").startswith("seed "))  # all have ended
         columns = list(d.app.screen.query(CompareColumn))
         assert all(column.text for column in columns)
         await d.press("right", "k")
-        assert d.chat.answers.path()[1].text == columns[1].text
-        assert d.chat.answers.path()[1].branches == 3
+        assert d.chat.turns.path()[1].text == columns[1].text
+        assert d.chat.turns.path()[1].branches == 3
         await d.press("i")
         await d.until(lambda: "1/" in d.static("#verdict"))
         assert d.static("#head").startswith("Influence on tuned alone")
@@ -165,7 +165,7 @@ async def test_verdicts_have_the_numbers_that_the_models_score(tmp_path: Path, r
         await d.ask("In which country is Toulouse?")
         await d.press("f6")
         await d.until(lambda: "1/" in d.static("#verdict"))
-        emulator, answer = engine._emulator, d.chat.answers.path()[-1].text
+        emulator, answer = engine._emulator, d.chat.turns.path()[-1].text
         assert emulator is not None
         prompt = "In which country is Toulouse?"
         scored = emulator.logprobs(answer, prompt=prompt, recipe=RECIPES[recipe])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scripted_engine import DIALS, ROLES, Script, ScriptedEngine
 from test_tui_demo import demo
 from textual import events
-from tui_driver import Driver, asynchronous, driven, driving
+from tui_driver import Driver, asynchronous, driven, driving, load
 
 from eftlocal import Recipe
 from eftlocal.errors import UsageError
@@ -297,7 +297,7 @@ async def test_a_dial_held_between_two_tokens(d: Driver) -> None:
     await d.until(lambda: d.chat.models.dials.shown()["beta"] == "0.6")
     d.engine.go()
     await d.idle()
-    (mark,) = d.chat.answers.path()[-1].marks
+    (mark,) = d.chat.turns.path()[-1].marks
     assert (mark.what, mark.char) == ("beta 1 → 0.6", 8)
     assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
         "╌╌ from here: beta 1 → 0.6 ╌╌"
@@ -312,7 +312,7 @@ async def test_a_dial_turned_back_before_the_next_token(d: Driver) -> None:
         await d.send(f"/set beta {value}")
     d.engine.go()
     await d.idle()
-    assert d.chat.answers.path()[-1].marks == ()
+    assert d.chat.turns.path()[-1].marks == ()
     assert not d.chat.transcript.query(MarkLine)
 
 
@@ -337,13 +337,13 @@ async def test_marks_on_screen_are_those_that_are_kept(d: Driver) -> None:
 
     d.engine.answer = turning
     await d.ask("Count")
-    turn = d.chat.answers.path()[-1]
+    turn = d.chat.turns.path()[-1]
     (mark,) = turn.marks
     assert mark.what.startswith("beta 1 → ") and mark.what.endswith(" tokens")
     assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
         f"╌╌ from here: {mark.what} ╌╌"
     ]
-    await d.chat.answers.open(turn.conversation)
+    await d.chat.turns.open(turn.conversation)
     assert [str(line.render()) for line in d.chat.transcript.query(MarkLine)] == [
         f"╌╌ from here: {mark.what} ╌╌"
     ]
@@ -360,7 +360,7 @@ async def test_continuing_an_answer_that_had_ended(d: Driver) -> None:
     await d.idle()
     await d.until(lambda: "the answer had ended; the model added nothing" in d.screen_text())
     assert d.turns == ["Go", "One."]
-    assert d.chat.answers.path()[-1].branches == 2
+    assert d.chat.turns.path()[-1].branches == 2
 
 
 @driving("One.")
@@ -383,7 +383,7 @@ async def test_what_was_stopped_before_its_first_token_has_no_figures(d: Driver)
     await d.idle()
     assert "stopped before the first token" in d.screen_text()
     assert "tok/s" not in d.screen_text() and "0 tokens" not in d.screen_text()
-    assert d.chat.answers.path()[-1].figures is None
+    assert d.chat.turns.path()[-1].figures is None
     await d.send("/stats")
     assert "Last answer: stopped before the first token\nContext:" in d.notes[0]
 
@@ -416,7 +416,7 @@ async def test_no_plot_of_acceptance_without_drafts(d: Driver) -> None:
 @driving("One.", "Two.", size=(120, 40))
 async def test_figures_are_of_what_is_on_screen(d: Driver) -> None:
     await d.ask("Go")
-    conversation = d.chat.answers.path()[-1].conversation
+    conversation = d.chat.turns.path()[-1].conversation
     for leave in ("/preset demo", "/clear", f"/load {conversation}"):
         assert "context" in d.static("#figures")
         await d.send(leave)
@@ -505,7 +505,7 @@ async def test_the_demo_says_that_it_is_a_toy_and_what_to_ask(tmp_path: Path, pr
 
 def test_the_demo_is_as_large_as_it_says_and_its_questions_work() -> None:
     engine = demo(call={"max_tokens": 24})
-    loaded = engine.load(None, lambda _: None)
+    loaded = load(engine, None, lambda _: None)
     assert engine._emulator is not None
     base = GGUFReader(engine._emulator.models["base"].path)
     assert round(sum(int(tensor.n_elements) for tensor in base.tensors) / 1e6) == 5

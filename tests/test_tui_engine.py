@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from scripted_engine import DIALS, PATIENCE
-from tui_driver import asynchronous, driven
+from tui_driver import asynchronous, driven, load
 
 from eftlocal import Recipe, Sampling, Speculation
 from eftlocal.defaults import Defaults
 from eftlocal.errors import PromptError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine import Check, Loaded, Moved, Reading
+from eftlocal_tui.engine import Loaded, Moved, Reading, Watch
 from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine, short_name
-from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.thread import StoppedError
 from eftlocal_tui.engine.wanted import PLACES, Start
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.widgets.compare_column import CompareColumn
@@ -41,7 +41,7 @@ def demo(places: int) -> LocalEngine:
 
 
 def opened(engine: LocalEngine) -> Iterator[tuple[LocalEngine, Dials]]:
-    yield engine, engine.load(None, lambda _: None).dials
+    yield engine, load(engine, None, lambda _: None).dials
     engine.close()
 
 
@@ -214,7 +214,7 @@ def test_answers_that_are_closed_early_give_their_places_back(
 def test_a_preset_without_some_roles_is_loaded_with_the_settings_of_the_others() -> None:
     engine = {"n_ctx": 512, "cache_type_k": {"base": "q8_0", "warm": "q4_0", "*": "q5_0"}}
     chat = LocalEngine(Start("demo", offline=True, adjust=quick, engine={**engine, "threads": 1}))
-    chat.load("demo", lambda _: None)
+    load(chat, "demo", lambda _: None)
     assert chat._emulator is not None
     assert chat._emulator.roles == ("base", "tuned", "reference")
     chat.close()
@@ -228,15 +228,20 @@ def test_as_many_places_are_loaded_as_fit() -> None:
 # Prompts that are left -------------------------------------------------------------------------
 
 
-def stopping_at(call: int) -> Check:
-    """A check that stops the work when it is called for the nth time."""
-    calls = iter(range(call - 1))
+class Heard:
+    """Hears how far reading is, and stops the work when it is checked for the nth time."""
 
-    def check() -> None:
-        if next(calls, None) is None:
+    def __init__(self, stops_at: int = 0) -> None:
+        self.read: list[Reading] = []
+        self._left = stops_at
+
+    def put(self, event: Reading, /) -> None:
+        self.read.append(event)
+
+    def check(self) -> None:
+        self._left -= 1
+        if self._left == 0:
             raise StoppedError("stopped")
-
-    return check
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +265,7 @@ def test_a_long_prompt_is_left_and_read_on_later(
     engine, dials = slow
     messages = [said("user", f"{call}. {LONG}")]
     before = decoded(engine)
-    answering = engine.answer(messages, dials, check=stopping_at(call))
+    answering = engine.answer(messages, dials, Heard(call))
     with pytest.raises(StoppedError):
         next(answering)
     assert answering.live().figures.tokens == 0
@@ -279,7 +284,7 @@ def test_a_long_prompt_is_left_and_read_on_later(
 def test_a_comparison_is_left_while_its_prompt_is_read(slow: tuple[LocalEngine, Dials]) -> None:
     engine, dials = slow
     messages = [said("user", f"Compare. {LONG}")]
-    answers = engine.answers(messages, columns_of(dials), check=stopping_at(5))
+    answers = engine.answers(messages, columns_of(dials), Heard(5))
     with pytest.raises(StoppedError):
         next(answers)
     answers.close()
@@ -293,7 +298,7 @@ def test_an_inspection_is_left(slow: tuple[LocalEngine, Dials]) -> None:
     engine, dials = slow
     messages = [said("user", f"Inspect. {LONG}")]
     with pytest.raises(StoppedError):
-        engine.inspect(messages, "A river.", dials, check=stopping_at(3))
+        engine.inspect(messages, "A river.", dials, Heard(3))
     assert free(engine) == PLACES
     assert engine.inspect([said("user", "Hello")], "A river.", dials).tokens
 
@@ -309,8 +314,9 @@ def test_reading_is_told_in_tokens_of_the_longest_prompt(
         assert done == sorted(done)
         return done[0], totals.pop() if len(totals) == 1 else 0
 
-    read: list[Reading] = []
-    answering = engine.answer(messages, dials, read=read.append)
+    heard = Heard()
+    read = heard.read
+    answering = engine.answer(messages, dials, heard)
     next(answering)
     total = answering.live().figures.prompt_tokens
     first, of = told(read)
@@ -322,27 +328,27 @@ def test_reading_is_told_in_tokens_of_the_longest_prompt(
     assert len(read) == count
     answering.close()
 
-    again: list[Reading] = []
+    again = Heard()
     asked = [*messages, said("assistant", text), said("user", "And?")]
-    answering = engine.answer(asked, dials, read=again.append)
+    answering = engine.answer(asked, dials, again)
     next(answering)
     answering.close()
-    assert told(again)[0] >= of - 1  # what is held is read
+    assert told(again.read)[0] >= of - 1  # what is held is read
 
-    inspected: list[Reading] = []
-    engine.inspect(messages, "A river. " * 20, dials, read=inspected.append)
-    _, of = told(inspected)
-    assert inspected[-1].done == of - 1 > total
+    inspected = Heard()
+    engine.inspect(messages, "A river. " * 20, dials, inspected)
+    _, of = told(inspected.read)
+    assert inspected.read[-1].done == of - 1 > total
 
-    compared: list[Reading] = []
+    compared = Heard()
     other = [said("user", f"Side by side. {LONG}")]
-    answers = engine.answers(other, columns_of(dials), read=compared.append)
+    answers = engine.answers(other, columns_of(dials), compared)
     while not any(answers.live(i) and answers.live(i).figures.tokens for i in range(3)):
         next(answers)
     answers.close()
-    first, of = told(compared)
+    first, of = told(compared.read)
     assert first < 32
-    assert compared[-1].done == of - 1
+    assert compared.read[-1].done == of - 1
 
 
 class Watched(LocalEngine):
@@ -353,28 +359,29 @@ class Watched(LocalEngine):
         self.reading, self.go = threading.Event(), threading.Event()
         self.left = False
 
-    def answer(self, *args: Any, check: Check | None = None, **options: Any) -> LocalAnswering:
-        return super().answer(*args, check=self.watched(check), **options)
+    def answer(self, messages: Any, dials: Any, watch: Any = None, **more: Any) -> LocalAnswering:
+        return super().answer(messages, dials, Slowed(self, watch), **more)
 
-    def answers(self, *args: Any, check: Check | None = None, **options: Any) -> LocalAnswers:
-        return super().answers(*args, check=self.watched(check), **options)
+    def answers(self, messages: Any, dials: Any, watch: Any = None) -> LocalAnswers:
+        return super().answers(messages, dials, Slowed(self, watch))
 
-    def inspect(self, *args: Any, check: Check | None = None, **options: Any) -> Moved:
+    def inspect(self, messages: Any, answer: Any, dials: Any, watch: Any = None) -> Moved:
         try:
-            return super().inspect(*args, check=self.watched(check), **options)
+            return super().inspect(messages, answer, dials, Slowed(self, watch))
         except StoppedError:
             self.left = True
             raise
 
-    def watched(self, check: Check | None) -> Check:
-        assert check is not None
 
-        def watched() -> None:
-            self.reading.set()
-            assert self.go.wait(PATIENCE)
-            check()
+class Slowed(Heard):
+    def __init__(self, engine: Watched, watch: Watch) -> None:
+        super().__init__()
+        self._engine, self._watch = engine, watch
 
-        return watched
+    def check(self) -> None:
+        self._engine.reading.set()
+        assert self._engine.go.wait(PATIENCE)
+        self._watch.check()
 
 
 @asynchronous
@@ -387,7 +394,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         await d.press("escape")
         engine.go.set()
         await d.idle()
-        answer = d.chat.answers.path()[-1]
+        answer = d.chat.turns.path()[-1]
         assert (answer.state, answer.text) == ("stopped", "")
         assert max(decoded(engine).values()) == 0
         await d.type("Hello")
@@ -402,7 +409,7 @@ async def test_escape_ends_the_reading_of_a_long_prompt(tmp_path: Path, smollm2:
         assert [column.text for column in columns] == [""] * 3
         await d.press("escape", "enter")
         await d.idle()
-        assert d.chat.answers.path()[-1].state == "done"
+        assert d.chat.turns.path()[-1].state == "done"
 
 
 @asynchronous
@@ -423,7 +430,7 @@ async def test_leaving_the_influence_view_ends_its_reading(tmp_path: Path, smoll
         await d.until(lambda: engine.left)
         assert decoded(engine) == before
         await d.ask("Go on")
-        assert d.chat.answers.path()[-1].state == "done"
+        assert d.chat.turns.path()[-1].state == "done"
 
 
 def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
@@ -438,7 +445,7 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
     chat = LocalEngine(Start(demo_files, adjust=quick, engine=engine, call={"max_tokens": 4}))
     for loaded, _ in opened(chat):
         answering = loaded.answer(
-            [said("system", "Be brief."), said("user", "Where?")], loaded.load(None, print).dials
+            [said("system", "Be brief."), said("user", "Where?")], load(loaded, None, print).dials
         )
         assert loaded._emulator is not None
         told, model = answering._stream.sequence.prompts, loaded._emulator.models["tuned"]
@@ -446,7 +453,7 @@ def test_prompts_chosen_at_the_start(demo_files: dict[str, Path]) -> None:
         assert texts["tuned"] == texts["reference"] == "Be brief.\n\nWhere? please"
         assert texts["base"] == "Be brief.\n\nUser: Where?\nAssistant:\n"
         answering.close()
-        loaded.load("demo", print)  # whose own prompts then stand
+        load(loaded, "demo", print)  # whose own prompts then stand
 
 
 def test_short_names_of_model_files() -> None:

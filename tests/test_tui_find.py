@@ -56,7 +56,7 @@ async def test_a_search_opens_at_the_message_that_was_found(d: Driver) -> None:
     await d.press("enter")
     await d.until(lambda: isinstance(d.app.screen, ChatScreen) and bar(d))
     await d.until(lambda: in_view(d, "In Africa"))
-    assert d.chat.answers.conversation.id == chat
+    assert d.chat.turns.conversation.id == chat
     assert bar(d) == "1/2" and marked(d) == ["<Africa>", "zebras"]
     assert len(d.turns) < 60 and d.turns[-1] == "answer 899"
     assert [gap.label.plain for gap in d.chat.query(Gap)] == [
@@ -95,7 +95,7 @@ async def test_words_are_found_in_all_turns_and_walked(d: Driver) -> None:
     folded = "\n".join(["line"] * 200) + "\nthe needle\nend"
     long = "\n\n".join(["some text"] * 100) + "\n\n`Needle` and needles"
     chat = talk(d, 900, at_10="a needle", at_450=folded, at_851=long)
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
     await d.press("ctrl+f")
     assert isinstance(d.app.focused, FindInput)
     for letter in "needle":
@@ -137,7 +137,7 @@ async def test_find_takes_words_as_they_stand(d: Driver) -> None:
 
 @driving()
 async def test_turns_that_are_not_laid_out_are_walked_to(d: Driver) -> None:
-    await d.chat.answers.open(talk(d, 60))
+    await d.chat.turns.open(talk(d, 60))
     d.chat.transcript.views[0].focus()
     await d.press("up")
     await d.until(lambda: getattr(d.app.focused, "text", "") == "answer 29")

@@ -125,7 +125,7 @@ async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
         await d.send("/set alpha 0.5")
         await d.send("/set temperature 0.1")
         await d.ask("first")
-        number = d.chat.answers.conversation.id
+        number = d.chat.turns.conversation.id
 
     def resumed(history: History):
         return history.conversations.get(number)

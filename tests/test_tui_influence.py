@@ -168,7 +168,7 @@ async def test_dials_that_changed_meanwhile_are_told(tmp_path: Path) -> None:
         await d.send("/set beta 0.5")
         script.go.set()
         await d.idle()
-        assert d.chat.answers.path()[-1].marks
+        assert d.chat.turns.path()[-1].marks
         await opened(d)
         assert "the dials changed during this answer" in d.static("#summary")
 

@@ -18,10 +18,10 @@ from tui_driver import Driver, asynchronous, driven
 from eftlocal.disk import cache_folder
 from eftlocal.errors import UsageError
 from eftlocal.saved_state import SavedState
-from eftlocal_tui.engine import Check, kept
+from eftlocal_tui.engine import kept
 from eftlocal_tui.engine.kept import KeptCaches
 from eftlocal_tui.engine.local import LocalEngine, Start
-from eftlocal_tui.engine.tasks import EngineThread
+from eftlocal_tui.engine.thread import WorkThread
 from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.settings import Settings
@@ -52,7 +52,7 @@ def newest(history: History) -> Conversation:
 
 async def settled(d: Driver) -> None:
     """Waits until the engine's thread has done what was submitted so far."""
-    await d.until(lambda: all(task.ended for task in d.app.services.thread._open))
+    await d.until(lambda: all(task.ended for task in d.app.services.tasks.thread._open))
 
 
 # Over the demo's models --------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Holding(ScriptedEngine):
         return self.tokens
 
     def keep(  # type: ignore[override]
-        self, path: Path, fits: Callable[[int], bool], check: Check
+        self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]
     ) -> SavedState | None:
         if self.error is not None:
             raise self.error
@@ -214,7 +214,7 @@ class Folder:
 
     def __init__(self, folder: Path, most: int = 3500) -> None:
         self.history = History(folder / "chat.db")
-        self.engine, self.thread = Holding(), EngineThread()
+        self.engine, self.thread = Holding(), WorkThread("engine")
         self.kept = KeptCaches(self.history, self.engine, self.thread, most)
 
     async def settled(self) -> None:

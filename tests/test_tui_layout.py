@@ -76,12 +76,12 @@ async def test_all_of_a_long_line_of_code_is_shown(tmp_path: Path) -> None:
 @driving("One.")
 async def test_an_answer_of_another_process_is_not_shown_as_coming(d: Driver) -> None:
     await d.ask("Go")
-    conversation = d.chat.answers.path()[0].conversation
+    conversation = d.chat.turns.path()[0].conversation
     with History(d.history.path) as other:
         question = other.turns.ask(conversation, "Theirs?")
         with other.answer(question.id, Settings(preset="fake")) as answer:
             answer.append("Begun")
-            await d.chat.answers.open(conversation)
+            await d.chat.turns.open(conversation)
             await d.until(lambda: "Begun" in d.screen_text())
             assert "still being written elsewhere" in d.screen_text()
 

@@ -52,7 +52,7 @@ async def test_a_message_waits_and_keys_are_answered(d: Driver) -> None:
     await d.until(lambda: d.turns == ["Go", "One.", "Go on", "Two.", "ab", "Again."])
     await d.idle()
     assert "locked" not in d.static("#status")
-    assert [turn.text for turn in d.chat.answers.path()] == d.turns
+    assert [turn.text for turn in d.chat.turns.path()] == d.turns
 
 
 @driving("One.")
@@ -78,7 +78,7 @@ async def test_an_edit_waits_too(d: Driver) -> None:
         await d.press("enter")
         await waiting(d)
     await d.until(lambda: d.turns == ["Gone", "Two."])
-    assert d.chat.answers.path()[0].branches == 2
+    assert d.chat.turns.path()[0].branches == 2
 
 
 @asynchronous
@@ -92,11 +92,11 @@ async def test_an_answer_waits_and_holds_nobody_up(tmp_path: Path) -> None:
             script.go.set()
             await d.until(lambda: engine.answering[0]._given == 2)
             for _ in range(20):  # the history is read while the engine's thread waits to write
-                assert d.chat.answers.path()[-1].text == "One "
+                assert d.chat.turns.path()[-1].text == "One "
                 await d.pause()
         await d.idle()
         assert d.turns == ["Count", "One two three"]
-        assert d.chat.answers.path()[-1].state == "done"
+        assert d.chat.turns.path()[-1].state == "done"
 
 
 @pytest.mark.parametrize("key", ["ctrl+r", "f3", "f7"])

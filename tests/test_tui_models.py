@@ -11,6 +11,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import DoesNotFitError, EngineError
 from eftlocal_tui.engine import DownloadNeededError, Progress
+from eftlocal_tui.engine.thread import StoppedError
 from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.history import Settings as Kept
 from eftlocal_tui.screens.dialogs import Confirm
@@ -69,7 +70,7 @@ async def test_models_that_cannot_be_loaded_again_are_not_named(
         raise EngineError("gone")
 
     monkeypatch.setattr(d.engine, "restore", restore)
-    d.engine.refuses["demo"] = REFUSED
+    d.engine.refuses["demo"], d.engine.gives_up = REFUSED, True
     await d.send("/preset demo")
     await d.until(lambda: len(d.notes) == 3)
     assert d.notes[1:] == ["gone", "Ctrl+L shows what can be loaded instead."]
@@ -94,10 +95,10 @@ async def test_a_load_that_is_stopped_leaves_the_others(d: Driver) -> None:
 
 @driving("One.")
 async def test_a_question_that_was_asked_meanwhile_is_given_back(d: Driver) -> None:
-    d.engine.refuses["demo"] = REFUSED
+    d.engine.refuses["demo"], d.engine.gives_up = REFUSED, True
     d.engine.load_waits.clear()
     await d.send("/preset demo")
-    await d.until(lambda: len(d.engine.loads) == 2)
+    await d.until(lambda: d.chat.models.loading)
     await d.send("Which of you?")
     await d.until(lambda: d.chat.answers.box.waiting)
     assert d.static("#status") == "Queued; sent when the models are loaded"
@@ -110,6 +111,46 @@ async def test_a_question_that_was_asked_meanwhile_is_given_back(d: Driver) -> N
     await d.press("enter")
     await d.until(lambda: d.turns[-1:] == ["One."])
     await d.idle()
+
+
+@driving("One.", Script(["Two."], wait_at=0), "Three.")
+async def test_the_loaded_models_answer_until_others_are_ready(d: Driver) -> None:
+    d.engine.prepare_waits.clear()
+    await d.send("/preset demo")
+    await d.until(lambda: len(d.engine.loads) == 2)
+    status = "Preparing demo; fake answers meanwhile · Esc stops"
+    assert d.static("#status") == status
+    await d.ask("Hello")
+    assert d.turns[-1] == "One."
+    assert d.static("#status") == status
+    await d.send("Still you?")
+    await d.until(lambda: d.engine.answering[1:])
+    d.engine.prepare_waits.set()
+    await d.until(lambda: d.chat.models.loading)
+    assert "fake" in head(d)  # it is not given up under its answer
+    await d.send("And now?")
+    d.engine.go()
+    await d.until(lambda: d.turns[-1:] == ["Three."])
+    await d.idle()
+    made = [turn.settings.preset for turn in d.chat.turns.path() if turn.settings]
+    assert made == ["fake", "fake", "demo"]
+
+
+@driving("One.")
+async def test_escape_stops_a_download_and_nothing_else(d: Driver) -> None:
+    d.engine.progress = [Progress("download", "base.gguf", 1, 2)]
+    d.engine.prepare_waits.clear()
+    await d.send("/preset demo")
+    await d.until(lambda: len(d.engine.loads) == 2)
+    await d.ask("Hello")
+    loaded = d.chat.models.loaded
+    stopped = d.engine.loaded
+    await d.press("escape")
+    d.engine.refuses["demo"] = StoppedError("stopped")
+    d.engine.prepare_waits.set()
+    await d.until(lambda: d.notes)
+    assert d.notes == ["Loading stopped; fake stays loaded."]
+    assert d.chat.models.loaded is loaded is stopped
 
 
 @driving("One.", "Two.")
@@ -129,7 +170,7 @@ async def test_figures_of_former_models_go_with_them(d: Driver) -> None:
 async def test_a_download_is_asked_for(d: Driver) -> None:
     d.engine.missing["olmo2-7b"] = DownloadNeededError("olmo2-7b", 7_630_000_000, 0, 120 * 10**9)
     await d.send("/preset olmo2-7b")
-    await d.until(lambda: isinstance(d.app.screen, Confirm))
+    await d.shows(Confirm)
     asked = "Download 7.63 GB for olmo2-7b? 120 GB are free on the disk."
     await d.until(lambda: question(d) == asked)
     await d.press("enter")  # Cancel has the focus
@@ -139,7 +180,7 @@ async def test_a_download_is_asked_for(d: Driver) -> None:
     await d.ask("Hello")
     assert d.turns[-1] == "One."
     await d.send("/preset olmo2-7b")
-    await d.until(lambda: isinstance(d.app.screen, Confirm))
+    await d.shows(Confirm)
     await d.press("tab", "enter")
     await d.until(lambda: "olmo2-7b" in head(d))
     assert d.engine.downloads == ["olmo2-7b"]
@@ -159,7 +200,7 @@ async def test_a_download_at_the_start_is_asked_for(
     engine = ScriptedEngine("One.")
     engine.missing[None] = DownloadNeededError("mine", size, begun, 5 * 10**9)
     async with driven(engine, tmp_path, wait=False) as d:
-        await d.until(lambda: isinstance(d.app.screen, Confirm))
+        await d.shows(Confirm)
         await d.until(lambda: question(d) == asked)
         await d.press("escape")
         await d.until(lambda: d.notes)
@@ -174,7 +215,7 @@ async def test_a_download_at_the_start_is_asked_for(
 @asynchronous
 async def test_bars_say_how_fast_and_how_long(tmp_path: Path) -> None:
     engine = ScriptedEngine()
-    engine.load_waits.clear()
+    engine.prepare_waits.clear()
     engine.progress = [
         Progress("waiting", "the hub", 0, 0),
         Progress("download", "base.gguf", 10**9, 4 * 10**9),
@@ -189,7 +230,7 @@ async def test_bars_say_how_fast_and_how_long(tmp_path: Path) -> None:
         await d.until(lambda: "1 GB of 4 GB · 100 MB/s, about " in str(bars.render()))
         bars.show([Progress("waiting", "the hub", 0, 0)])
         await d.until(lambda: "Waiting for the hub · " in str(bars.render()))
-        engine.load_waits.set()
+        engine.prepare_waits.set()
         await d.until(lambda: not bars.display)
 
 
@@ -228,7 +269,7 @@ async def test_a_conversation_of_another_preset_says_so(
     async with driven(engine, tmp_path, resume=lambda h: of_preset(h, preset)) as d:
         await d.until(lambda: d.notes)
         assert d.notes == [said]  # at the start
-        number = d.chat.answers.conversation.id
+        number = d.chat.turns.conversation.id
         await d.press("ctrl+n")
         assert d.notes == []
         await d.send(f"/load {number}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from scripted_engine import Script, ScriptedEngine
+from textual import events
 from textual.command import CommandPalette
 from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven, driving
@@ -15,7 +16,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 from eftlocal_tui.history import History
 from eftlocal_tui.keys import of_place
 from eftlocal_tui.screens.compare import CompareScreen
-from eftlocal_tui.screens.dialogs import AskText, HelpScreen
+from eftlocal_tui.screens.dialogs import AskText, Confirm, HelpScreen
 from eftlocal_tui.settings import Settings
 
 # Leaving ---------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ async def test_the_palette_acts(d: Driver) -> None:
         if isinstance(d.app.screen, AskText):
             d.app.screen.query_one(Input).value = "a name"
             await d.press("enter")
-            await d.until(lambda: d.chat.answers.conversation.title == "a name")
+            await d.until(lambda: d.chat.turns.conversation.title == "a name")
     await d.until(lambda: d.turns == ["Question?", "Again."])
 
 
@@ -227,3 +228,31 @@ async def test_quit_stops_and_keeps(tmp_path: Path) -> None:
         turn = history.turns.path(newest.id)[-1]
         assert turn.state in ("stopped", "done")
         assert turn.text.startswith("One ")
+
+
+@driving()
+async def test_quitting_asks_where_a_dialog_would_lose_what_is_typed(d: Driver) -> None:
+    await d.send("/system")
+    await d.until(lambda: isinstance(d.app.screen, AskText))
+    dialog = d.app.screen
+    await d.press(*"Be brief", "ctrl+q")
+    await d.until(lambda: isinstance(d.app.screen, Confirm))
+    await d.press("escape")
+    await d.until(lambda: d.app.screen is dialog)
+    assert dialog.text == "Be brief"
+    await d.press("ctrl+q")
+    await d.until(lambda: isinstance(d.app.screen, Confirm))
+    await d.press("tab", "enter")
+    await d.until(lambda: not d.app.is_running)
+
+
+@driving("One.")
+async def test_a_paste_goes_to_the_box_from_wherever_nothing_takes_it(d: Driver) -> None:
+    await d.ask("Question?")
+    await d.press("ctrl+up")
+    assert d.app.focused is not d.chat.prompt
+    d.app.post_message(events.Paste("a\nb"))
+    await d.until(lambda: d.chat.prompt.text == "a\nb")
+    assert d.app.focused is d.chat.prompt
+    await d.press("!")
+    assert d.chat.prompt.text == "a\nb!"

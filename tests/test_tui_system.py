@@ -45,10 +45,10 @@ async def test_a_system_prompt_is_shown_where_it_holds(d: Driver) -> None:
     told = [f"{kind}", "first", "One.", brief, "second", "Two.", "third", "Three."]
     last = "No system prompt from here · /system changes it"
     assert [text.partition(" · ")[0] for text in shown(d)] == [*told, last.partition(" · ")[0]]
-    chat = d.chat.answers.conversation.id
+    chat = d.chat.turns.conversation.id
     await d.press("ctrl+n")
     assert shown(d) == [f"{kind} · /system changes it"]
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
     assert shown(d) == [*told, last]
     await d.ask("fourth")
     assert shown(d)[-3:] == [last, "fourth", "Four."]
@@ -84,7 +84,7 @@ async def test_answers_that_say_nothing_of_it_and_long_conversations(d: Driver) 
             with d.history.answer(question.id, Kept(system=system)) as answer:
                 answer.append(f"answer {i}")
                 answer.finish("stop")
-    await d.chat.answers.open(chat)
+    await d.chat.turns.open(chat)
     old, new = "System prompt: Be old.", "System prompt: Be new."
     assert shown(d)[:3] == [old, "…", "question 25"]
     assert shown(d)[-2:] == ["answer 39", "System prompt: Be kind. · /system changes it"]

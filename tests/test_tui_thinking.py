@@ -62,7 +62,7 @@ async def test_a_prompt_may_have_opened_it(d: Driver) -> None:
     await d.ask("Capital?")
     assert fold(d).startswith("▸ Thought for")
     assert "Hm" not in d.screen_text()
-    turn = d.chat.answers.path()[-1]
+    turn = d.chat.turns.path()[-1]
     assert turn.text.startswith("Hm.\n</think>")  # as it came
     assert turn.answer == "".join(LIMA)
     await d.ask("Sure?")
@@ -73,7 +73,7 @@ async def test_a_prompt_may_have_opened_it(d: Driver) -> None:
         "reasoning_content": "Hm.\n",
     }
     assert fold(d) == ""
-    await d.chat.answers.open(turn.conversation)
+    await d.chat.turns.open(turn.conversation)
     await d.until(lambda: "Thought for" in d.screen_text())
     assert "Hm" not in d.screen_text()
 
@@ -105,7 +105,7 @@ async def test_a_stopped_thought_goes_on(d: Driver) -> None:
     d.engine.go()
     await d.idle()
     assert fold(d).startswith("▸ Thought for N s · ")
-    stopped = d.chat.answers.path()[-1]
+    stopped = d.chat.turns.path()[-1]
     assert (stopped.answer, stopped.parts.open) == ("", True)
     tokens = stopped.figures.thinking.tokens if stopped.figures and stopped.figures.thinking else 0
     await d.press("f3")
@@ -113,7 +113,7 @@ async def test_a_stopped_thought_goes_on(d: Driver) -> None:
     await d.idle()
     messages, _, goes_on = d.engine.heard[-1]
     assert (messages[-1]["content"], goes_on) == (stopped.text, True)
-    turn = d.chat.answers.path()[-1]
+    turn = d.chat.turns.path()[-1]
     assert turn.answer == "Lima."
     assert fold(d) == f"▸ Thought for N s · {tokens + 1} tokens"
     assert "Lima." in d.screen_text()
@@ -123,11 +123,11 @@ async def test_a_stopped_thought_goes_on(d: Driver) -> None:
 async def test_it_goes_on_when_its_conversation_is_shown_again(d: Driver) -> None:
     await d.send("Capital?")
     await d.until(lambda: "Hm" in fold(d))
-    conversation = d.chat.answers.conversation
+    conversation = d.chat.turns.conversation
     assert conversation is not None
     await d.press("ctrl+n")
     assert "Thinking" not in d.screen_text()
-    await d.chat.answers.open(conversation.id)
+    await d.chat.turns.open(conversation.id)
     await d.until(lambda: "Hm" in fold(d))
     d.engine.go()
     await d.idle()
@@ -155,7 +155,7 @@ async def test_dials_turned_while_it_thinks(tmp_path: Path) -> None:
         for _ in range(2):
             shown = d.screen_text()
             assert shown.index("from here") < shown.index("Lima.")
-            await d.chat.answers.open(d.chat.answers.path()[0].conversation)
+            await d.chat.turns.open(d.chat.turns.path()[0].conversation)
             await d.until(lambda: "Lima." in d.screen_text())
 
 

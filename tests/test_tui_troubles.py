@@ -17,7 +17,7 @@ from tui_driver import Driver, asynchronous, driven, driving
 from eftlocal.errors import EngineError, UsageError
 from eftlocal_tui.editor import edit_text
 from eftlocal_tui.engine import Loaded, Report
-from eftlocal_tui.engine.tasks import EngineThread
+from eftlocal_tui.engine.thread import WorkThread
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.screens.history import HistoryScreen
@@ -26,8 +26,8 @@ from eftlocal_tui.settings import Settings
 
 
 def conversation_of(d: Driver) -> int:
-    assert d.chat.answers.conversation is not None
-    return d.chat.answers.conversation.id
+    assert d.chat.turns.conversation is not None
+    return d.chat.turns.conversation.id
 
 
 def delete_elsewhere(d: Driver) -> None:
@@ -224,14 +224,14 @@ async def test_a_new_conversation_while_a_question_is_laid_out(d: Driver, new_fi
     d.engine.go()
     await d.idle()
     assert d.turns[-2:] == ["first", "One"]
-    assert [turn.text for turn in d.chat.answers.path()] == d.turns
+    assert [turn.text for turn in d.chat.turns.path()] == d.turns
     assert len(d.turns) == (2 if new_first else 4)
     assert not d.chat.query("#welcome")
 
 
 @asynchronous
 async def test_who_stops_waiting_for_a_task_leaves_no_trace() -> None:
-    thread, go = EngineThread(), threading.Event()
+    thread, go = WorkThread("engine"), threading.Event()
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: problems.append(what))
     task = thread.submit(lambda _task: go.wait(PATIENCE))
@@ -253,7 +253,7 @@ async def test_two_questions_in_one_burst(d: Driver) -> None:
     d.engine.go()
     await d.idle()
     assert d.turns == ["first", "One", "second", "Again."]
-    assert [t.text for t in d.chat.answers.path()] == d.turns
+    assert [t.text for t in d.chat.turns.path()] == d.turns
 
 
 class SlowLoads(ScriptedEngine):
@@ -263,8 +263,7 @@ class SlowLoads(ScriptedEngine):
         super().__init__(*scripts)
         self.may = {None: threading.Event(), "demo": threading.Event()}
 
-    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
-        self.loads.append(preset)
+    def _load(self, preset: str | None, n_ctx: int, report: Report) -> Loaded:
         assert self.may[preset].wait(PATIENCE)
         return Loaded(preset or self.name, self.roles, DIALS)
 
@@ -283,7 +282,7 @@ async def test_a_second_preset_while_the_first_loads(tmp_path: Path) -> None:
         engine.may["demo"].set()
         await d.until(lambda: d.turns[-1:] == ["Yes."])
         await d.idle()
-        turn = d.chat.answers.path()[-1]
+        turn = d.chat.turns.path()[-1]
         assert turn.settings is not None
         assert turn.settings.preset == "demo"
 
@@ -350,7 +349,7 @@ async def test_odd_arguments_are_refused_in_one_line(
 async def test_a_command_ends_at_a_line_too(d: Driver) -> None:
     await d.send("/system\nBe brief.")
     assert d.engine.heard == []
-    assert d.chat.answers.system == "Be brief."
+    assert d.chat.turns.system == "Be brief."
 
 
 @driving("One.")
@@ -360,7 +359,7 @@ async def test_an_unpaired_surrogate_that_was_imported(d: Driver) -> None:
     with d.history.answer(question.id) as answer:
         answer.append("a\udfffa")
         answer.finish("stop")
-    await d.chat.answers.open(conversation.id)
+    await d.chat.turns.open(conversation.id)
     d.screen_text().encode()
     await d.press("f9")
     await d.press("f4")

@@ -11,6 +11,7 @@ import pytest
 from hub_client import PRESET, preset_hub
 from hub_server import HubServer
 from huggingface_hub import constants
+from tui_driver import load
 
 from eftlocal import Sampling, Speculation
 from eftlocal.defaults import Defaults
@@ -26,7 +27,7 @@ from eftlocal.loading import loader
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.engine import DownloadNeededError, Progress
 from eftlocal_tui.engine.local import LocalEngine
-from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.thread import StoppedError
 from eftlocal_tui.engine.wanted import Start, Wanted
 
 TRIO = ("base", "tuned", "reference")
@@ -82,7 +83,7 @@ def engine(server: HubServer) -> Iterator[LocalEngine]:
     """The demo is loaded."""
     options = {"n_ctx": 512, "n_seq_max": 1, "threads": 1}
     engine = LocalEngine(Start("demo", adjust=quick, engine=options, call={"max_tokens": 4}))
-    engine.load(None, unheard)
+    load(engine, None, unheard)
     yield engine
     engine.close()
 
@@ -119,7 +120,7 @@ def test_memory_of_what_is_loaded_counts_as_free(
 
     monkeypatch.setattr(loader, "host_memory_free", host_memory_free)
     assert engine.look("demo").fits
-    assert engine.load("demo", unheard).name == "demo"
+    assert load(engine, "demo", unheard).name == "demo"
     free -= 1
     assert not engine.look("demo").fits
 
@@ -142,7 +143,7 @@ def test_what_is_refused_is_refused_before_anything_is_given_up(
 
     def refused(preset: str, why: type[EftlocalError], **options: bool) -> str:
         with pytest.raises(why) as error:
-            engine.load(preset, unheard, **options)
+            load(engine, preset, unheard, **options)
         assert still_answers(engine, emulator)
         return str(error.value)
 
@@ -152,7 +153,7 @@ def test_what_is_refused_is_refused_before_anything_is_given_up(
     assert "no such file" in refused("mine", DownloadError, download=True)
     server.head = [401]
     assert "refuses access" in refused("mine", DownloadError, download=True)
-    assert engine.load("mine", unheard, download=True).name == "mine"
+    assert load(engine, "mine", unheard, download=True).name == "mine"
     emulator = engine._emulator
     monkeypatch.setattr(loader, "host_memory_free", lambda: -(10**9))
     assert "MiB" in refused("demo", DoesNotFitError)
@@ -162,25 +163,25 @@ def test_a_download_is_asked_for_and_needs_room(
     engine: LocalEngine, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DownloadNeededError) as needed:
-        engine.load("mine", unheard)
+        load(engine, "mine", unheard)
     asked = needed.value
     assert (asked.name, asked.size, asked.begun) == ("mine", 6_000_000, 0)
     assert asked.free > 0
     with pytest.raises(DownloadNeededError) as needed:
-        engine.load("no-sizes", unheard)
+        load(engine, "no-sizes", unheard)
     assert needed.value.size is None
     assert not server.requests
     usage = shutil.disk_usage("/")._replace(free=5_000_000)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(DownloadError, match="6 MB to download and only 5 MB free"):
-            engine.load("mine", unheard)
-    assert engine.load("mine", unheard, download=True).notes[0] == "a note"
-    assert engine.load("demo", unheard).name == "demo"  # which is here
-    assert engine.load("mine", unheard).name == "mine"
+            load(engine, "mine", unheard)
+    assert load(engine, "mine", unheard, download=True).notes[0] == "a note"
+    assert load(engine, "demo", unheard).name == "demo"  # which is here
+    assert load(engine, "mine", unheard).name == "mine"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match="offline"):  # there is nothing to ask
-        engine.load("no-sizes", unheard)
+        load(engine, "no-sizes", unheard)
 
 
 def test_a_download_that_is_stopped_leaves_the_others(
@@ -195,10 +196,10 @@ def test_a_download_that_is_stopped_leaves_the_others(
             raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        engine.load("mine", report, download=True)
+        load(engine, "mine", report, download=True)
     assert still_answers(engine, emulator)
     with pytest.raises(DownloadNeededError) as needed:
-        engine.load("mine", unheard)
+        load(engine, "mine", unheard)
     assert 0 < needed.value.begun < 6_000_000
     assert needed.value.size == 6_000_000 - needed.value.begun
 
@@ -212,23 +213,23 @@ def test_a_hub_that_says_nothing_can_be_left(engine: LocalEngine, server: HubSer
             raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        engine.load("mine", report, download=True)
+        load(engine, "mine", report, download=True)
     server.go_on.set()
 
 
 def test_a_load_that_fails_at_last_brings_the_former_back(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emulator, load = engine._emulator, Wanted.load
+    emulator, loads = engine._emulator, Wanted.load
 
     def fails(self: Wanted, *args: object) -> object:
         if self.name == "demo-blend":
             raise EngineError("no context")
-        return load(self, *args)  # type: ignore[arg-type]
+        return loads(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Wanted, "load", fails)
     with pytest.raises(EngineError):
-        engine.load("demo-blend", unheard)
+        load(engine, "demo-blend", unheard)
     assert engine._emulator is None
     loaded = engine.restore(unheard)
     assert loaded is not None
@@ -240,7 +241,7 @@ def test_a_load_that_fails_at_last_brings_the_former_back(
 def test_nothing_was_loaded_before(server: HubServer) -> None:
     engine = LocalEngine(Start("broken"))
     with pytest.raises(ModelFileError):
-        engine.load(None, unheard)
+        load(engine, None, unheard)
     assert engine.restore(unheard) is None
     with pytest.raises(UsageError, match="no models are loaded"):
         engine.answer(QUESTION, None)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -20,9 +21,9 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine import Engine
+from eftlocal_tui.engine import Engine, Loaded, Report
 from eftlocal_tui.history import Conversation, History
-from eftlocal_tui.screens.base import Services
+from eftlocal_tui.screens.base import Services, Unasked
 from eftlocal_tui.screens.chat import ChatScreen
 from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.transcript import Note
@@ -123,6 +124,13 @@ class Driver:
         await self.until(lambda: self.chat.models.loaded is not None)
         await self.pause()
 
+    async def shows(self, kind: type[Unasked[Any]]) -> None:
+        """Waits until a screen that opens by itself is drawn: what is pressed then is for it."""
+        await self.until(lambda: isinstance(self.app.screen, kind))
+        front = self.app.screen
+        assert isinstance(front, Unasked)
+        await self.until(lambda: front._seen < math.inf)
+
     @property
     def turns(self) -> list[str]:
         return [view.text for view in self.chat.transcript.query(TurnView)]
@@ -152,6 +160,11 @@ def _reads(loop: Any) -> bool:
     for CPython 3.10 to 3.14, which has no public word for this, nor for what is ready to run."""
     threads = loop._default_executor
     return threads is not None and threads._idle_semaphore._value < len(threads._threads)
+
+
+def load(engine: Engine, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
+    """Prepares models and loads them."""
+    return engine.prepare(preset, report, download=download)(report)
 
 
 @asynccontextmanager

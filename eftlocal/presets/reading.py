@@ -50,8 +50,11 @@ def load_presets(*files: str | Path) -> dict[str, Preset]:
     return presets
 
 
-def find(name: str) -> Preset:
+def find(name: str, listing: str = "`eftlocal models list` shows them all") -> Preset:
     """The preset of that name, the user's before the built-in one.
+
+    Args:
+        listing: how to list them, for the message.
 
     Raises:
         UsageError: there is none; the line names the nearest and how to list them.
@@ -65,7 +68,7 @@ def find(name: str) -> Preset:
             )
         near = get_close_matches(name, presets, 1, 0.5)
         hint = f'did you mean "{near[0]}"? ' if near else ""
-        raise UsageError(f'no preset "{name}"; {hint}`eftlocal models list` shows them all')
+        raise UsageError(f'no preset "{name}"; {hint}{listing}')
     return presets[name]
 
 

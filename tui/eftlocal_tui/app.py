@@ -28,9 +28,9 @@ from eftlocal_tui.engine.wanted import Start
 from eftlocal_tui.history import Conversation, History, HistoryError
 from eftlocal_tui.history.unsaved import opened
 from eftlocal_tui.keys import bindings, of_place, spelled
-from eftlocal_tui.screens.base import Services, tell
+from eftlocal_tui.screens.base import Services, Unasked, tell
 from eftlocal_tui.screens.chat import ChatScreen
-from eftlocal_tui.screens.dialogs import AskText, HelpScreen
+from eftlocal_tui.screens.dialogs import AskText, Confirm, HelpScreen
 from eftlocal_tui.screens.palette import command_palette, theme_palette
 from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.terminal import clipboard
@@ -131,6 +131,9 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                 return  # it was typed before the program was left
             if not event.is_forwarded:
                 await self.screen._mounted_event.wait()  # what the last key opened
+                front = self.screen if isinstance(event, events.Key) else None
+                if isinstance(front, Unasked) and front.passes_on(event):
+                    return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
         await super().on_event(event)
@@ -170,8 +173,16 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
             raise failed
 
     async def action_quit(self) -> None:
-        self.chat.answers.box.save()
-        await super().action_quit()
+        front = self.screen
+        if isinstance(front, AskText) and front.unaccepted:
+            front.ask(Confirm("Quit, and lose what is typed here?", "Quit"), self._quit)
+        else:
+            await self._quit(True)
+
+    async def _quit(self, yes: bool | None) -> None:
+        if yes:
+            self.chat.answers.box.save()
+            await super().action_quit()
 
     def _told_to_end(self, code: int) -> None:
         self._terminal_gone()
@@ -282,7 +293,7 @@ def run_chat(
                 raise app.failure
             if app.return_code:
                 raise SystemExit(app.return_code)
-            return None if unsaved else _left(history, app.chat.answers.conversation)
+            return None if unsaved else _left(history, app.chat.turns.conversation)
         finally:
             services.close()
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from eftlocal.generation import FinishReason
 from eftlocal.logits.recipe import BASE, TUNED, Recipe
 from eftlocal.prompt.messages import Message
+from eftlocal.thinking import Marks, Parts, parts
 from eftlocal_tui.dials import Dials, kept, recipe_line
 from eftlocal_tui.engine import Came, Live, Loaded
-from eftlocal_tui.engine.tasks import Figured
+from eftlocal_tui.engine.tasks import Figured, Thinking
 from eftlocal_tui.history import Figures, Settings, Turn
 
 _ALONE = (TUNED, BASE)
@@ -53,6 +54,16 @@ class Column:
     live: Live | None = None
     running: bool = False
     kept: Turn | None = None
+    marks: Marks | None = None  # of its thinking
+
+    @property
+    def parts(self) -> Parts:
+        return parts(self.text, self.marks, ended=not self.running)
+
+    @property
+    def answer(self) -> str:
+        """The text without any thinking."""
+        return self.text[self.parts.answer]
 
     def take(self, event: Came | Figured) -> None:
         if isinstance(event, Figured):
@@ -95,12 +106,26 @@ class Comparison:
             dials = replace(column.dials, sampling=replace(column.dials.sampling, seed=seed))
             self.columns[at] = Column(column.name, column.about, dials, running=True)
 
+    def take(self, event: Came | Figured | Thinking) -> None:
+        if isinstance(event, Thinking):
+            for column in self.columns:
+                column.marks = event.marks
+        else:
+            self.columns[event.index].take(event)
+
     def end(self, lives: Sequence[Live | None] = ()) -> None:
         """What has not ended by itself is stopped."""
         for column, live in zip(self.columns, lives, strict=False):
             column.live = live or column.live
         for column in self.columns:
             column.running = False
+
+    def fail(self, why: str) -> None:
+        """None of it was answered."""
+        self.end()
+        self.seed = None
+        for column in self.columns:
+            column.error = column.error or why
 
     def answers_as(self, other: Comparison) -> bool:
         """Whether the other one asks the same models the same with the same dials."""

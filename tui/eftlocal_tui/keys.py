@@ -140,6 +140,7 @@ KEYS = (
     Key("compare.influence", "i", "influence", "Influence", "What moved its tokens", FOOTER),
     Key("compare.again", "r", "again", "Again", "Answer again, from another seed", FOOTER),
     Key("compare.copy", "c", "copy", "Copy", "Copy the focused column", FOOTER),
+    Key("compare.unfold", "enter,space", "unfold", "Unfold", "Show its thinking"),
     Key("compare.together", "t", "together", "Together", "Scroll all columns at once, or each"),
     Key("compare.back", "escape", "back", "Back", "Stop; again, back to the chat", FOOTER),
     Key("influence.left", "left,h", "move(-1)", "◂", "Previous token"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -32,10 +32,6 @@ class Progress:
 
 Report = Callable[[Progress], None]
 """May be called often; what it raises ends the work that reports."""
-
-Check = Callable[[], None]
-"""Called often while prompts are read, by any thread, and between the tokens of several answers;
-what it raises ends the work there and comes out of the call. What came before is not lost."""
 
 
 class DownloadNeededError(EftlocalError):
@@ -95,8 +91,15 @@ class Reading:
     total: int
 
 
-Read = Callable[[Reading], None]
-"""Called by the decoding threads, before and after every part that is read."""
+class Watch(Protocol):
+    """Who waits while prompts are read. A task is one."""
+
+    def check(self) -> None:
+        """Called often, by any thread, and between the tokens of several answers; what it raises
+        ends the work there and comes out of the call. What came before is not lost."""
+
+    def put(self, event: Reading, /) -> None:
+        """Called by the decoding threads, before and after every part that is read."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,29 @@ class Loaded:
         """The short name of its file; empty where that says no more than the role."""
         name = self.files.get(role, "")
         return "" if name == role else name
+
+
+Load = Callable[[Report], Loaded]
+"""Loads, on the engine's thread, what was prepared, in the place of what is loaded.
+
+Raises EftlocalError where it cannot be loaded; `Engine.restore` says what is loaded then."""
+
+
+@dataclass(frozen=True)
+class Larger:
+    """A larger context that the same models can have.
+
+    Attributes:
+        sizes: tokens by role.
+        needs: bytes of memory that the models take then, on the host and on devices.
+        slower: layers that have to leave the devices for it.
+        load: loads them so.
+    """
+
+    sizes: Mapping[str, int]
+    needs: int
+    slower: int
+    load: Load
 
 
 @dataclass(frozen=True)
@@ -186,6 +212,10 @@ class Fit:
         least = self.sizes[self.fullest] // 16
         return self.room >= min(max(least, _SHORT), _LONG)
 
+    def with_sizes(self, sizes: Mapping[str, int]) -> Fit:
+        """The same in contexts of these sizes."""
+        return replace(self, sizes=sizes)
+
     def leaves(self, share: float) -> bool:
         """Whether this share of every context is free."""
         return all(self.room_of(role) >= share * size for role, size in self.sizes.items())
@@ -230,6 +260,10 @@ class Answers(Iterator[Came], Protocol):
     What concerns one of them is told by `Came.error`; what is raised concerns all.
     """
 
+    @property
+    def marks(self) -> Marks | None:
+        """As in `Answering`, of all of them."""
+
     def live(self, index: int) -> Live | None:
         """Figures of one of them; None where it has not begun."""
 
@@ -240,18 +274,22 @@ class Answers(Iterator[Came], Protocol):
 class Engine(Protocol):
     """Three models behind one set of dials."""
 
-    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
-        """Loads a preset in the place of what is loaded; None is what the program began with.
-
-        What can be checked or fetched is, before what is loaded is given up.
+    def prepare(self, preset: str | None, report: Report, *, download: bool = False) -> Load:
+        """Finds, fetches and checks what a preset needs; None is what the program began with. For
+        any thread, one call at a time: what is loaded answers meanwhile.
 
         Args:
             download: what is missing may be downloaded.
 
         Raises:
             DownloadNeededError: it may not, and something is missing.
-            EftlocalError: it cannot be loaded. `restore` says what is loaded then.
+            EftlocalError: it cannot be had, or take the place of what is loaded.
         """
+
+    def larger(self, fit: Fit) -> Larger | None:
+        """The context that what is loaded needs so that this fits with room for an answer, at least
+        the double; as much of that as the models were trained for and this machine has room for.
+        None where even that is not enough. Takes a moment; for any thread."""
 
     def restore(self, report: Report) -> Loaded | None:
         """After a load that failed: what is loaded, which was given up for it and is loaded again
@@ -280,10 +318,9 @@ class Engine(Protocol):
         self,
         messages: Sequence[Message],
         dials: Dials,
+        watch: Watch | None = None,
         *,
         continue_last: bool = False,
-        check: Check | None = None,
-        read: Read | None = None,
     ) -> Answering:
         """Answers a conversation, or goes on with its last message.
 
@@ -292,12 +329,7 @@ class Engine(Protocol):
         """
 
     def answers(
-        self,
-        messages: Sequence[Message],
-        dials: Sequence[Dials],
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        self, messages: Sequence[Message], dials: Sequence[Dials], watch: Watch | None = None
     ) -> Answers:
         """Answers a conversation once for each of the dials. What was read of the conversation
         that is being held stays at hand for its next turn, where there is a place besides.
@@ -311,16 +343,16 @@ class Engine(Protocol):
         messages: Sequence[Message],
         answer: str | Sequence[int],
         dials: Dials,
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        watch: Watch | None = None,
     ) -> Moved:
         """How far the combination moved each token of an answer (text or token ids)."""
 
     def held(self) -> int:
         """Tokens that the caches hold of the conversation answered last, of the role with most."""
 
-    def keep(self, path: Path, fits: Callable[[int], bool], check: Check) -> SavedState | None:
+    def keep(
+        self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]
+    ) -> SavedState | None:
         """Writes what they hold of it.
 
         Args:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState, held, save, state_size
 from eftlocal.saved_state import load as load_state
-from eftlocal.scheduler import Scheduler
+from eftlocal.scheduler import Call, Scheduler
 from eftlocal.sources import Sources
 from eftlocal.study.influence import inspect
 from eftlocal.study.inspection import sides_shown
@@ -29,17 +30,18 @@ from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Came,
-    Check,
     Fit,
+    Larger,
     Live,
+    Load,
     Loaded,
     Moved,
     Offer,
-    Read,
     Reading,
     Report,
+    Watch,
 )
-from eftlocal_tui.engine.offers import look
+from eftlocal_tui.engine.offers import larger, look
 from eftlocal_tui.engine.wanted import Start, Wanted
 from eftlocal_tui.history import figures_of
 
@@ -48,7 +50,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 class LocalEngine:
-    """See `protocol.Engine`."""
+    """See `engine.Engine`."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -56,15 +58,25 @@ class LocalEngine:
         self._ready: tuple[Wanted, Sources, Loaded] | None = None  # what works, or last did
         self._talk: RunningSequence | None = None  # the conversation, as it was answered last
 
-    def load(self, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
+    def prepare(self, preset: str | None, report: Report, *, download: bool = False) -> Load:
         wanted = Wanted.of(self._start, preset)
         if not download:
             wanted.ask_first()
         sources = wanted.fetched(report)
-        if self._emulator is not None:
-            wanted.check(sources, self._emulator.held, report)
-        self.close()
-        return self._open(wanted, sources, report)
+        if (emulator := self._emulator) is not None:
+            wanted.check(sources, emulator.held, report)
+        return partial(self._open, wanted, sources)
+
+    def larger(self, fit: Fit) -> Larger | None:
+        emulator = self._emulator
+        if self._ready is None or emulator is None:
+            return None
+        wanted, sources, _ = self._ready
+        grown = larger(wanted, sources, emulator.held, fit)
+        if grown is None:
+            return None
+        load = partial(self._open, wanted, grown.sources)
+        return Larger(grown.sizes, grown.needs, grown.slower, load)
 
     def restore(self, report: Report) -> Loaded | None:
         if self._ready is None:
@@ -73,6 +85,7 @@ class LocalEngine:
         return loaded if self._emulator is not None else self._open(wanted, sources, report)
 
     def _open(self, wanted: Wanted, sources: Sources, report: Report) -> Loaded:
+        self.close()
         emulator = wanted.load(sources, report)
         loaded = Loaded(
             name=wanted.name,
@@ -112,44 +125,36 @@ class LocalEngine:
         self,
         messages: Sequence[Message],
         dials: Dials,
+        watch: Watch | None = None,
         *,
         continue_last: bool = False,
-        check: Check | None = None,
-        read: Read | None = None,
     ) -> LocalAnswering:
         emulator = self._loaded()
         options = self._options(dials)
         stream = emulator.stream(messages, continue_last=continue_last, **options)
         self._talk = stream.sequence
-        return LocalAnswering(emulator, stream, dials, check, read)
+        return LocalAnswering(emulator.ensemble, stream, dials, watch)
 
     def answers(
-        self,
-        messages: Sequence[Message],
-        dials: Sequence[Dials],
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        self, messages: Sequence[Message], dials: Sequence[Dials], watch: Watch | None = None
     ) -> LocalAnswers:
         emulator = self._loaded()
         with ExitStack() as undone:
             undone.enter_context(kept_aside(emulator.ensemble, self._talk))
-            options = [self._options(one) for one in dials]
-            return LocalAnswers(emulator, messages, options, check, read, undone.pop_all())
+            scheduler = Scheduler(emulator, parallel=len(emulator.ensemble.free))
+            calls = [scheduler.add(list(messages), **self._options(one)) for one in dials]
+            return LocalAnswers(emulator.ensemble, scheduler, calls, watch, undone.pop_all())
 
     def inspect(
         self,
         messages: Sequence[Message],
         answer: str | Sequence[int],
         dials: Dials,
-        *,
-        check: Check | None = None,
-        read: Read | None = None,
+        watch: Watch | None = None,
     ) -> Moved:
         emulator = self._loaded()
         ensemble = emulator.ensemble
-        watched = checked(ensemble, check, read, emulator.roles)
-        with kept_aside(ensemble, self._talk), watched:
+        with kept_aside(ensemble, self._talk), watched(ensemble, watch, emulator.roles):
             found = inspect(emulator, messages, answer, recipe=dials.recipe, candidates=_CANDIDATES)
         return Moved(found.tokens, sides_shown(emulator.roles, dials.recipe))
 
@@ -158,7 +163,9 @@ class LocalEngine:
             return 0
         return max(held(self._emulator.ensemble, self._talk).values())
 
-    def keep(self, path: Path, fits: Callable[[int], bool], check: Check) -> SavedState | None:
+    def keep(
+        self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]
+    ) -> SavedState | None:
         emulator, talk = self._emulator, self._talk
         if emulator is None or talk is None or not fits(state_size(emulator.ensemble, talk.slot)):
             return None
@@ -199,26 +206,19 @@ def short_name(path: Path) -> str:
 
 
 class LocalAnswering:
-    """See `protocol.Answering`."""
+    """See `engine.Answering`."""
 
     def __init__(
-        self,
-        emulator: Emulator,
-        stream: AnswerStream,
-        dials: Dials,
-        check: Check | None,
-        read: Read | None,
+        self, ensemble: Ensemble, stream: AnswerStream, dials: Dials, watch: Watch | None
     ) -> None:
-        self._ensemble = emulator.ensemble
-        self._stream = stream
-        self._dials = dials
-        self._check, self._read = check, read
+        self._ensemble, self._stream = ensemble, stream
+        self._dials, self._watch = dials, watch
 
     def __iter__(self) -> LocalAnswering:
         return self
 
     def __next__(self) -> Step:
-        with checked(self._ensemble, self._check, self._read):
+        with watched(self._ensemble, self._watch):
             return next(self._stream)
 
     @property
@@ -252,27 +252,23 @@ class LocalAnswering:
 
 
 class LocalAnswers:
-    """See `protocol.Answers`. They take the places that are free; the others wait.
+    """See `engine.Answers`. They take the places that are free; the others wait.
 
     Args:
-        options: what each is given, as in `Emulator.stream`.
+        calls: of the scheduler, one an answer.
         held: closed with them.
     """
 
     def __init__(
         self,
-        emulator: Emulator,
-        messages: Sequence[Message],
-        options: Sequence[Mapping[str, Any]],
-        check: Check | None,
-        read: Read | None,
+        ensemble: Ensemble,
+        scheduler: Scheduler,
+        calls: Sequence[Call],
+        watch: Watch | None,
         held: ExitStack,
     ) -> None:
-        self._ensemble = emulator.ensemble
-        self._check, self._read = check, read
-        self._held = held
-        self._scheduler = Scheduler(emulator, parallel=len(self._ensemble.free))
-        self._calls = [self._scheduler.add(list(messages), **one) for one in options]
+        self._ensemble, self._scheduler, self._calls = ensemble, scheduler, calls
+        self._watch, self._held = watch, held
         self._came: deque[Came] = deque()
 
     def __iter__(self) -> LocalAnswers:
@@ -282,15 +278,20 @@ class LocalAnswers:
         while not self._came:
             if not self._scheduler:
                 raise StopIteration
-            if self._check is not None:  # a step may read a part of a prompt and bring nothing
-                self._check()
-            with checked(self._ensemble, self._check, self._read):
+            if self._watch is not None:  # a step may read a part of a prompt and bring nothing
+                self._watch.check()
+            with watched(self._ensemble, self._watch):
                 came = self._scheduler.step()
             for call, step in came:
                 index = self._calls.index(call)
                 error = "" if call.error is None else str(call.error)
                 self._came.append(Came(index, step, error))
         return self._came.popleft()
+
+    @property
+    def marks(self) -> Marks | None:
+        streams = (call.stream for call in self._calls)
+        return next((stream.marks for stream in streams if stream is not None), None)
 
     def live(self, index: int) -> Live | None:
         stream = self._calls[index].stream
@@ -303,23 +304,21 @@ class LocalAnswers:
 
 
 @contextmanager
-def checked(
-    ensemble: Ensemble,
-    check: Check | None,
-    read: Read | None = None,
-    roles: Sequence[str] | None = None,
+def watched(
+    ensemble: Ensemble, watch: Watch | None, roles: Sequence[str] | None = None
 ) -> Iterator[None]:
     """What is decoded in the block is ended by what `check` raises, and what is read is told.
 
     Args:
         roles: that read; None is those of the recipe.
     """
+    if watch is not None:
+        put = watch.put
 
-    def tell(sequence: RunningSequence) -> None:
-        if read is not None:
-            read(_reading(ensemble, sequence, roles or sequence.recipe.roles))
+        def tell(sequence: RunningSequence) -> None:
+            put(_reading(ensemble, sequence, roles or sequence.recipe.roles))
 
-    ensemble.check, ensemble.on_read = check, tell
+        ensemble.check, ensemble.on_read = watch.check, tell
     try:
         yield
     finally:

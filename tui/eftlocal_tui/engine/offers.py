@@ -1,15 +1,22 @@
-"""How a preset can be had on this machine: what is here, how large, whether it fits."""
+"""What this machine has room for: a preset, or a larger context for what is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import DoesNotFitError, EftlocalError
 from eftlocal.hub import Missing, size_of
 from eftlocal.loading.host import host_memory_free
-from eftlocal.loading.placement import Held
-from eftlocal_tui.engine import Offer
+from eftlocal.loading.placement import Held, Plan
+from eftlocal.loading.roles import with_settings
+from eftlocal.sources import Sources
+from eftlocal_tui.engine import Fit, Offer
 from eftlocal_tui.engine.wanted import Start, Wanted
+
+_SHARES = (1, 3 / 4, 1 / 2, 1 / 4)  # of what a context is to grow by, where memory is short
+_STEP = 256  # tokens: llama.cpp makes caches of so many
 
 
 def look(start: Start, name: str, held: Held) -> Offer:
@@ -56,3 +63,59 @@ def look(start: Start, name: str, held: Held) -> Offer:
 def _free(held: Held) -> int | None:
     free = host_memory_free()
     return None if free is None else free + held.host
+
+
+class Grown(NamedTuple):
+    """The same models with a larger context; see `engine.Larger`."""
+
+    sources: Sources
+    sizes: Mapping[str, int]
+    needs: int
+    slower: int
+
+
+def larger(wanted: Wanted, sources: Sources, held: Held, fit: Fit) -> Grown | None:
+    """The context that a conversation needs, as far as it can be had; None where it cannot.
+
+    Args:
+        held: by these very models, which are closed before.
+    """
+    factor = 2
+    while not fit.with_sizes(_times(fit, factor)).enough:
+        if _times(fit, factor) == _times(fit, 2 * factor):  # more than they were trained for
+            return None
+        factor *= 2
+    now = wanted.planned(sources, held, force=True).plan
+    for share in _SHARES:
+        sizes = {
+            role: fit.sizes[role] + _part(size - fit.sizes[role], share)
+            for role, size in _times(fit, factor).items()
+        }
+        full = fit.fullest
+        if sizes[full] == fit.sizes[full] or not fit.with_sizes(sizes).enough:
+            return None
+        context = {role: size for role, size in sizes.items() if role in sources.roles}
+        grown = replace(sources, roles=with_settings(sources.roles, n_ctx=context))
+        try:
+            then = wanted.planned(grown, held).plan
+        except DoesNotFitError:
+            continue
+        needs = then.host_bytes + sum(map(then.device_bytes, range(len(then.devices))))
+        return Grown(grown, sizes, needs, max(0, _offloaded(now) - _offloaded(then)))
+    return None
+
+
+def _times(fit: Fit, factor: int) -> dict[str, int]:
+    """Every context so many times as long, where its model was trained for that."""
+    return {
+        role: max(size, min(factor * size, fit.trained[role] or factor * size))
+        for role, size in fit.sizes.items()
+    }
+
+
+def _part(grown: int, share: float) -> int:
+    return grown if share == 1 else int(grown * share) // _STEP * _STEP
+
+
+def _offloaded(plan: Plan) -> int:
+    return sum(sum(placement.split) for placement in plan.roles.values())

@@ -1,21 +1,14 @@
-"""A thread of the engine, and the tasks that run on it: load, answer, compare, inspect.
-
-Reports are collected and handed over in batches, so that many tokens cost the screen one update.
-"""
+"""What the screens ask of the engine, each a task: load, count, answer, compare, inspect."""
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.generation import FinishReason, Step
 from eftlocal.prompt.messages import Message
 from eftlocal.thinking import Marks
@@ -25,177 +18,46 @@ from eftlocal_tui.engine import (
     Answers,
     Came,
     Engine,
+    Fit,
+    Larger,
     Live,
+    Load,
     Loaded,
     Moved,
     Offer,
     Progress,
     Reading,
+    Report,
 )
-from eftlocal_tui.engine.priority import give_way
 from eftlocal_tui.engine.tally import ThinkingTally
+from eftlocal_tui.engine.thread import StoppedError, Task, WorkThread
 from eftlocal_tui.engine.turning import Refused, Turned, Turning
 from eftlocal_tui.history import AnswerWriter, Thinks, Thought
 
-E = TypeVar("E")
 R = TypeVar("R")
 
-_BETWEEN = 1 / 25  # seconds between batches: more often than Markdown can be laid out is waste
-_GOODBYE = 2.0  # seconds that leaving waits for a decode that is under way
-
-
-class StoppedError(EftlocalError):
-    """The person at the keyboard stopped a task."""
-
-
-class Task(Generic[E, R]):
-    """Work on the engine's thread, seen from both sides.
-
-    The work calls `put` and looks at `stopping`; the event loop reads `batches` and `result`.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[Task[E, R]], R]) -> None:
-        self._loop = loop
-        self._work = work
-        self._came: deque[E] = deque()
-        self._woken = asyncio.Event()
-        self._calling = False
-        self._stopping = threading.Event()
-        self._outcome: asyncio.Future[R] = loop.create_future()
-        self._ended = threading.Event()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the work should end where it is."""
-        return self._stopping.is_set()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended.is_set()
-
-    def stop(self) -> None:
-        """Asks the work to end; it does so at its next report or token, or while it reads."""
-        self._stopping.set()
-
-    def put(self, event: E) -> None:
-        """Called by the work: something for the event loop."""
-        self._came.append(event)
-        if not self._calling:  # one call is under way already, and will find this too
-            self._calling = True
-            self._call(self._woken.set)
-
-    def check(self) -> None:
-        """Called by the work, or by what works for it in other threads, where it can end.
-
-        Raises:
-            StoppedError: it was asked to stop.
-        """
-        if self.stopping:
-            raise StoppedError("stopped")
-
-    async def batches(self) -> AsyncIterator[list[E]]:
-        """What was put, until the work has ended."""
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            self._calling = False
-            ended = self.ended
-            batch = [self._came.popleft() for _ in range(len(self._came))]
-            if batch:
-                yield batch
-            if ended and not self._came:
-                return
-            await asyncio.sleep(_BETWEEN)
-
-    async def result(self) -> R:
-        """What the work returned, or what it raised."""
-        return await asyncio.shield(self._outcome)  # who stops waiting does not end the work
-
-    def run(self) -> None:
-        """Called by the engine's thread."""
-        try:
-            self.check()
-            result = self._work(self)
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
-            self._end(self._outcome.set_exception, error)
-        else:
-            self._end(self._outcome.set_result, result)
-
-    def _end(self, settle: Callable[[Any], None], value: object) -> None:
-        def on_loop() -> None:
-            if not self._outcome.done():
-                settle(value)
-            # Whoever stopped listening has decided not to see the error.
-            self._outcome.exception()
-            self._woken.set()
-
-        self._ended.set()
-        self._call(on_loop)
-
-    def _call(self, callback: Callable[[], None]) -> None:
-        if not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(callback)
-            except RuntimeError:  # it was closed between the two lines
-                return
-
-
-class EngineThread:
-    """The thread. A daemon, so that a decode that will not end cannot keep the program."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.Queue[Task[Any, Any] | None] = queue.Queue()
-        self._open: list[Task[Any, Any]] = []
-        self._thread = threading.Thread(target=self._run, name="eftlocal-engine", daemon=True)
-        self._thread.start()
-
-    def submit(self, work: Callable[[Task[E, R]], R]) -> Task[E, R]:
-        """Runs `work` after everything submitted before. Called from the event loop."""
-        task = Task(asyncio.get_running_loop(), work)
-        self._open = [other for other in self._open if not other.ended]
-        self._open.append(task)
-        self._tasks.put(task)
-        return task
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a task waits for the one that runs."""
-        return not self._tasks.empty()
-
-    def close(self, last: Callable[[], None]) -> bool:
-        """Stops every task, then calls `last` on the thread. False if that took too long."""
-        for task in self._open:
-            task.stop()
-        ended = threading.Event()
-
-        def goodbye() -> None:
-            last()
-            ended.set()
-
-        loop = asyncio.new_event_loop()
-        self._tasks.put(Task(loop, lambda _: goodbye()))
-        self._tasks.put(None)
-        fine = ended.wait(_GOODBYE)
-        loop.close()
-        return fine
-
-    def _run(self) -> None:
-        give_way()
-        while (task := self._tasks.get()) is not None:
-            task.run()
-
-
 FIGURES = 0.2  # seconds between live figures
+Clock = Callable[[], float]
 
 
 class Thinking(NamedTuple):
-    """How this answer marks its thinking; it comes before the first token."""
+    """How what is answered marks its thinking; it comes before the first token."""
 
     marks: Marks
 
 
+@dataclass(frozen=True)
+class Figured:
+    """Figures of one of the answers that are compared."""
+
+    index: int
+    live: Live
+
+
 AnswerEvent = Step | Live | Reading | Turned | Refused | Thinking
-Clock = Callable[[], float]
+Column = Came | Figured | Reading | Thinking
+Compared = tuple[Live | None, ...]
+Counted = tuple[int, Fit]
 
 
 @dataclass(frozen=True)
@@ -224,84 +86,182 @@ class LoadOutcome:
     lost: EftlocalError | None = None
 
 
-def load(
-    thread: EngineThread, engine: Engine, preset: str | None, *, download: bool = False
-) -> Task[Progress, LoadOutcome]:
-    """Loads models; where that fails, or is stopped, what was loaded before is loaded after it. A
-    download that was stopped is resumed another time."""
+class Tasks:
+    """The engine's tasks. What needs its models runs on one thread, in the order of the calls; what
+    only looks at files, or downloads, has threads of its own, and does not hold up answers."""
 
-    def work(task: Task[Progress, LoadOutcome]) -> LoadOutcome:
-        def report(progress: Progress) -> None:
-            task.check()
-            task.put(progress)
+    def __init__(self, engine: Engine, clock: Clock = time.monotonic) -> None:
+        self.engine = engine
+        self.thread = WorkThread("engine")
+        self._looking, self._fetching = WorkThread("looking"), WorkThread("fetching")
+        self._clock = clock
 
-        try:
-            return LoadOutcome(engine.load(preset, report, download=download))
-        except EftlocalError as error:
-            failed = error
-        again = False
+    def close(self, last: Callable[[], None]) -> None:
+        """Stops all of them, then calls `last` on the engine's thread."""
+        self._looking.close()
+        self._fetching.close()
+        self.thread.close(last)
 
-        def told(progress: Progress) -> None:
-            nonlocal again
-            again = True
-            task.put(progress)
+    # Models ------------------------------------------------------------------------------------
 
-        try:
-            loaded = engine.restore(told)
-        except EftlocalError as error:
-            return LoadOutcome(None, failed, lost=error)
-        return LoadOutcome(loaded, failed, again)
+    def prepare(self, preset: str | None, *, download: bool = False) -> Task[Progress, Load]:
+        """Finds, fetches and checks models. A download that was stopped is resumed another time."""
+        return self._fetching.submit(
+            lambda task: self.engine.prepare(preset, _reporting(task), download=download)
+        )
 
-    return thread.submit(work)
+    def load(self, load: Load) -> Task[Progress, LoadOutcome]:
+        """Loads what was prepared; where that fails, or is stopped, what was loaded before is
+        loaded after it."""
 
-
-def look(thread: EngineThread, engine: Engine, presets: Sequence[str]) -> Task[Offer, None]:
-    """How each of the presets can be had here, one after the other."""
-
-    def work(task: Task[Offer, None]) -> None:
-        for preset in presets:
-            if task.stopping:
-                return
+        def work(task: Task[Progress, LoadOutcome]) -> LoadOutcome:
             try:
-                task.put(engine.look(preset))
+                return LoadOutcome(load(_reporting(task)))
             except EftlocalError as error:
-                task.put(Offer(preset, problem=str(error)))
+                failed = error
+            again = False
 
-    return thread.submit(work)
+            def told(progress: Progress) -> None:
+                nonlocal again
+                again = True
+                task.put(progress)
+
+            try:
+                loaded = self.engine.restore(told)
+            except EftlocalError as error:
+                return LoadOutcome(None, failed, lost=error)
+            return LoadOutcome(loaded, failed, again)
+
+        return self.thread.submit(work)
+
+    def look(self, presets: Sequence[str]) -> Task[Offer, None]:
+        """How each of the presets can be had here, one after the other."""
+
+        def work(task: Task[Offer, None]) -> None:
+            for preset in presets:
+                if task.stopping:
+                    return
+                try:
+                    task.put(self.engine.look(preset))
+                except EftlocalError as error:
+                    task.put(Offer(preset, problem=str(error)))
+
+        return self._looking.submit(work)
+
+    # Contexts ----------------------------------------------------------------------------------
+
+    def larger(self, fit: Fit) -> Task[None, Larger | None]:
+        """The larger context that this needs, where it can be had."""
+        return self._looking.submit(lambda _: self.engine.larger(fit))
+
+    def fit(self, messages: Sequence[Message]) -> Task[None, Fit]:
+        """What a conversation takes in each role."""
+        return self.thread.submit(lambda _: self.engine.fits(messages))
+
+    def first_that_fits(
+        self, begins: Sequence[int], messages: Callable[[int], Sequence[Message]], share: float
+    ) -> Task[None, Counted | None]:
+        """The first of the places from which on a conversation leaves a share of every context
+        free, or else the last, if there is room for an answer; None where there is not.
+
+        Args:
+            begins: places, from each of which less is sent than from the one before.
+            messages: what is sent from there; called on the engine's thread.
+        """
+
+        def work(task: Task[None, Counted | None]) -> Counted | None:
+            def count(index: int) -> Counted:
+                task.check()
+                return begins[index], self.engine.fits(messages(begins[index]))
+
+            def fits(counted: Counted) -> bool:
+                return counted[1].enough and counted[1].leaves(share)
+
+            low, high = 0, len(begins) - 1
+            if high < 0:
+                return None
+            best = count(high)
+            if not fits(best):
+                return best if best[1].enough else None
+            while low < high:  # `high` fits
+                middle = (low + high) // 2
+                found = count(middle)
+                if fits(found):
+                    best, high = found, middle
+                else:
+                    low = middle + 1
+            return best
+
+        return self.thread.submit(work)
+
+    # Answers -----------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        dials: Callable[[], Dials],
+        writer: AnswerWriter,
+        *,
+        continue_last: bool = False,
+        thought: Thought | None = None,
+    ) -> Task[AnswerEvent, Ended]:
+        """Answers into the history, token by token, and reports the same to the screen.
+
+        Args:
+            dials: those that the next token is to follow; called on the engine's thread.
+            thought: what the thinking took of the answer that this goes on from.
+        """
+
+        def work(task: Task[AnswerEvent, Ended]) -> Ended:
+            with writer:
+                answering = self.engine.answer(messages, dials(), task, continue_last=continue_last)
+                with closing(answering):
+                    writer.set_seed(answering.seed)
+                    if answering.marks is not None and not continue_last:
+                        writer.set_thinking(Thinks(**vars(answering.marks)))
+                        task.put(Thinking(answering.marks))
+                    tally = ThinkingTally(writer.marks, thought, self._clock)
+                    return _follow(task, answering, dials, writer, tally, self._clock)
+
+        return self.thread.submit(work)
+
+    def inspect(
+        self, messages: Sequence[Message], text: str | Sequence[int], dials: Dials
+    ) -> Task[Reading, Moved]:
+        """How far each token of an answer was moved; reports how far it is read."""
+
+        def work(task: Task[Reading, Moved]) -> Moved:
+            return self.engine.inspect(messages, text, dials, task)
+
+        return self.thread.submit(work)
+
+    def compare(
+        self, messages: Sequence[Message], columns: Sequence[Dials]
+    ) -> Task[Column, Compared]:
+        """Answers with all of the dials, side by side; nothing is kept. A column that fails says
+        so. Stopping ends all columns; the result is the figures of what came."""
+
+        def work(task: Task[Column, Compared]) -> Compared:
+            fit = self.engine.fits(messages)
+            if not fit.enough:
+                raise UsageError(
+                    f"no room for an answer: {fit.fullest} holds {fit.sizes[fit.fullest]:,} "
+                    f"tokens, {fit.tokens[fit.fullest]:,} are taken; /context in the chat shows "
+                    "the ways on"
+                )
+            with closing(self.engine.answers(messages, columns, task)) as answers:
+                _follow_all(task, answers, len(columns), self._clock)
+                return tuple(answers.live(index) for index in range(len(columns)))
+
+        return self.thread.submit(work)
 
 
-def answer(
-    thread: EngineThread,
-    engine: Engine,
-    messages: Sequence[Message],
-    dials: Callable[[], Dials],
-    writer: AnswerWriter,
-    *,
-    continue_last: bool = False,
-    thought: Thought | None = None,
-    clock: Clock = time.monotonic,
-) -> Task[AnswerEvent, Ended]:
-    """Answers into the history, token by token, and reports the same to the screen.
+def _reporting(task: Task[Progress, R]) -> Report:
+    def report(progress: Progress) -> None:
+        task.check()
+        task.put(progress)
 
-    Args:
-        dials: those that the next token is to follow; called on the engine's thread.
-        thought: what the thinking took of the answer that this goes on from.
-    """
-
-    def work(task: Task[AnswerEvent, Ended]) -> Ended:
-        with writer:
-            answering = engine.answer(
-                messages, dials(), continue_last=continue_last, check=task.check, read=task.put
-            )
-            with closing(answering):
-                writer.set_seed(answering.seed)
-                if answering.marks is not None and not continue_last:
-                    writer.set_thinking(Thinks(**vars(answering.marks)))
-                    task.put(Thinking(answering.marks))
-                tally = ThinkingTally(writer.marks, thought, clock)
-                return _follow(task, answering, dials, writer, tally, clock)
-
-    return thread.submit(work)
+    return report
 
 
 def _follow(
@@ -345,59 +305,13 @@ def _follow(
     return Ended(reason, last, tuple(tokens))
 
 
-def inspect(
-    thread: EngineThread,
-    engine: Engine,
-    messages: Sequence[Message],
-    text: str | Sequence[int],
-    dials: Dials,
-) -> Task[Reading, Moved]:
-    """How far each token of an answer was moved; reports how far it is read."""
-
-    def work(task: Task[Reading, Moved]) -> Moved:
-        return engine.inspect(messages, text, dials, check=task.check, read=task.put)
-
-    return thread.submit(work)
-
-
-@dataclass(frozen=True)
-class Figured:
-    """Figures of one of the answers that are compared."""
-
-    index: int
-    live: Live
-
-
-Column = Came | Figured | Reading
-Compared = tuple[Live | None, ...]
-
-
-def compare(
-    thread: EngineThread,
-    engine: Engine,
-    messages: Sequence[Message],
-    columns: Sequence[Dials],
-    *,
-    clock: Clock = time.monotonic,
-) -> Task[Column, Compared]:
-    """Answers with all of the dials, side by side; nothing is kept. A column that fails says so.
-
-    Stopping ends all columns; the result is the figures of what came.
-    """
-
-    def work(task: Task[Column, Compared]) -> Compared:
-        with closing(engine.answers(messages, columns, check=task.check, read=task.put)) as answers:
-            _follow_all(task, answers, len(columns), clock)
-            return tuple(answers.live(index) for index in range(len(columns)))
-
-    return thread.submit(work)
-
-
 def _follow_all(task: Task[Column, Compared], answers: Answers, count: int, clock: Clock) -> None:
     running = set(range(count))
-    told = clock()
+    told, marks = clock(), None
     try:
         for came in answers:
+            if marks is None and (marks := answers.marks) is not None:
+                task.put(Thinking(marks))
             task.put(came)
             if came.step is None or came.step.finish_reason is not None:
                 running.discard(came.index)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+from textual import events
+from textual._time import get_time
 from textual.app import App
 from textual.css.query import NoMatches
 from textual.geometry import Offset
@@ -17,7 +20,7 @@ from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.engine import Engine
 from eftlocal_tui.engine.kept import KeptCaches
-from eftlocal_tui.engine.tasks import EngineThread
+from eftlocal_tui.engine.tasks import Tasks
 from eftlocal_tui.history import History
 from eftlocal_tui.settings import VIEW_NAME, Settings
 from eftlocal_tui.text import encodable
@@ -30,7 +33,7 @@ ERROR_SECONDS = 8.0  # that a failure stays to be read
 
 @dataclass
 class Services:
-    """What the screens share: the conversations, the engine with its thread, the settings.
+    """What the screens share: the conversations, the engine with its tasks, the settings.
 
     Attributes:
         unsaved: why conversations are not kept; empty where they are.
@@ -39,13 +42,14 @@ class Services:
     history: History
     engine: Engine
     settings: Settings = field(default_factory=Settings)
-    thread: EngineThread = field(default_factory=EngineThread)
-    looking: EngineThread = field(default_factory=EngineThread)  # at files, whatever is going on
     unsaved: str = ""
+    tasks: Tasks = field(init=False)
     kept: KeptCaches = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = KeptCaches(self.history, self.engine, self.thread, self.settings.kept)
+        self.tasks = Tasks(self.engine)
+        thread = self.tasks.thread
+        self.kept = KeptCaches(self.history, self.engine, thread, self.settings.kept)
 
     @property
     def view_file(self) -> Path:
@@ -54,8 +58,7 @@ class Services:
 
     def close(self) -> None:
         """Ends what runs; what came of an answer is kept as stopped."""
-        self.looking.close(lambda: None)
-        self.thread.close(self._leave)
+        self.tasks.close(self._leave)
         self.history.close()
 
     def _leave(self) -> None:
@@ -90,9 +93,11 @@ class BaseScreen(Screen[R]):
 
     Attributes:
         PLACE: what the names of its keys begin with, and its help.
+        USES_MODELS: whether those that are loaded must stay while it is open.
     """
 
     PLACE: ClassVar[str]
+    USES_MODELS: ClassVar[bool] = False
     _left = False
 
     def trouble(self, error: EftlocalError | str) -> None:
@@ -139,3 +144,38 @@ class BaseScreen(Screen[R]):
         if self.is_active and not self._left:
             self._left = True
             self.dismiss(result)
+
+
+Typed = Callable[[events.Key | events.Paste], None]
+
+
+class Unasked(BaseScreen[R]):
+    """A screen that may open by itself, while somebody types: what was typed before it could be
+    seen, and letters at any time, go where they were meant to go. The key that cancels works.
+
+    Attributes:
+        typed: takes them; None where a key of the person's opened it.
+    """
+
+    typed: Typed | None = None
+    _seen = math.inf  # when it was drawn
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._drawn)
+
+    def _drawn(self) -> None:
+        self._seen = get_time()
+
+    def passes_on(self, key: events.Key) -> bool:
+        """Whether a key was for what is behind, which has it now."""
+        active = self.active_bindings.get(key.key)
+        cancels = active is not None and active.binding.action == "cancel"
+        if self.typed is None or cancels or not (key.is_printable or key.time < self._seen):
+            return False
+        self.typed(key)
+        return True
+
+    def on_paste(self, event: events.Paste) -> None:
+        if self.typed is not None:
+            event.stop()
+            self.typed(event)

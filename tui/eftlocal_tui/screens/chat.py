@@ -1,14 +1,15 @@
 """The chat: one screen, and what it holds. Its parts are objects; its widgets talk by messages.
 
-`models` loads and has the dials, `answers` keeps the turns of the conversation, `commands` obeys
-what is typed after a slash, `find` finds words in the conversation, `comparing` holds the last
-comparison.
+`models` loads and has the dials, `turns` is the conversation, `answers` has its messages answered,
+`commands` obeys what is typed after a slash, `find` finds words in the conversation, `comparing`
+holds the last comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from textual import events
 from textual.app import ComposeResult, SuspendNotSupported
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Markdown, Static
@@ -29,6 +30,7 @@ from eftlocal_tui.screens.chat_compare import ChatCompare
 from eftlocal_tui.screens.chat_find import ChatFind
 from eftlocal_tui.screens.chat_menu import ChatMenu
 from eftlocal_tui.screens.chat_models import ChatModels
+from eftlocal_tui.screens.chat_turns import ChatTurns
 from eftlocal_tui.screens.history import Chosen, HistoryScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.screens.models import ModelsScreen
@@ -61,6 +63,7 @@ class ChatScreen(BaseScreen[None]):
         super().__init__()
         self.services = services
         self.models = ChatModels(self)
+        self.turns = ChatTurns(self)
         self.answers = ChatAnswers(self)
         self.commands = ChatCommands(self)
         self.find = ChatFind(self)
@@ -73,7 +76,7 @@ class ChatScreen(BaseScreen[None]):
         yield Static("", id="head", markup=False)
         with Horizontal():
             with Vertical():
-                yield Transcript(self.spelled, lambda: self.answers.system, id="transcript")
+                yield Transcript(self.spelled, lambda: self.turns.system, id="transcript")
                 yield FindBar()
                 yield LoadingBars(id="loading")
                 yield Static("", id="queued", markup=False)
@@ -121,6 +124,12 @@ class ChatScreen(BaseScreen[None]):
         return self.query_one(SidePanel)
 
     @property
+    def uses_models(self) -> bool:
+        """Whether something needs the models as they are."""
+        front = any(getattr(screen, "USES_MODELS", False) for screen in self.app.screen_stack)
+        return front or self.answers.now is not None
+
+    @property
     def alive(self) -> bool:
         """Whether there is a screen to show things on; the engine's thread outlives it."""
         return self.app.is_running and self.is_attached
@@ -144,7 +153,7 @@ class ChatScreen(BaseScreen[None]):
             first = next(iter(shown))
             if first != "temperature":
                 parts[-1] += f" {first} {shown[first]}"
-        conversation = self.answers.conversation
+        conversation = self.turns.conversation
         title = conversation.title if conversation else "New conversation"
         if self.services.unsaved:
             parts.append("not saved")
@@ -156,12 +165,15 @@ class ChatScreen(BaseScreen[None]):
     def status(self, text: str) -> None:
         """What is going on, in the line above the message box."""
         self.said = text
-        self.on_text_area_changed()
+        self.show_status()
 
     def on_text_area_changed(self) -> None:
         self.answers.box.changed()
         self.menu.changed()
-        text = self.said
+        self.show_status()
+
+    def show_status(self) -> None:
+        text = self.said or self.models.doing
         if (begun := completion.begun(self.prompt.text)) is not None:
             text = f"/{begun[0].name} {begun[0].takes}  {begun[0].about}"
         elif not text and self.answers.box.editing is not None:
@@ -221,7 +233,7 @@ class ChatScreen(BaseScreen[None]):
         self.find.open()
 
     def action_branches(self) -> None:
-        path = self.answers.path()
+        path = self.turns.path()
         if not path:
             raise UsageError("there is no conversation yet, and so no branches")
         self.map(path[-1])
@@ -237,7 +249,7 @@ class ChatScreen(BaseScreen[None]):
             return
         view = await self.transcript.reveal(chosen)
         if view is None:
-            await self.answers.go_to(chosen)
+            await self.turns.go_to(chosen)
             view = await self.transcript.reveal(chosen)
         if view is not None:
             shown = view
@@ -255,10 +267,10 @@ class ChatScreen(BaseScreen[None]):
         self.set_focus(self.prompt)
 
     async def action_new(self) -> None:
-        await self.answers.new()
+        await self.turns.new()
 
     async def action_regenerate(self) -> None:
-        path = self.answers.path()
+        path = self.turns.path()
         if not path:
             raise UsageError("there is nothing to regenerate yet")
         await self.answers.regenerate(path[-1])
@@ -267,14 +279,14 @@ class ChatScreen(BaseScreen[None]):
         await self.answers.go_on()
 
     def action_edit(self) -> None:
-        self.answers.edit(self.answers.last("user", "there is no message of yours to edit yet"))
+        self.answers.edit(self.turns.last("user", "there is no message of yours to edit yet"))
 
     async def action_sibling(self, by: int) -> None:
-        turn = next((turn for turn in reversed(self.answers.path()) if turn.branches > 1), None)
+        turn = next((turn for turn in reversed(self.turns.path()) if turn.branches > 1), None)
         if turn is None:
             self.notify("There is only one branch; {chat.edit} and {chat.regenerate} make more")
         else:
-            await self.answers.sibling(turn, by)
+            await self.turns.sibling(turn, by)
 
     # Keys: what is opened beside ---------------------------------------------------------------
 
@@ -289,7 +301,7 @@ class ChatScreen(BaseScreen[None]):
         self.copy(blocks[-1] if blocks else None, "code block")
 
     def _last_answer(self, to: str) -> Turn:
-        return self.answers.last("assistant", f"there is no answer to {to} yet")
+        return self.turns.last("assistant", f"there is no answer to {to} yet")
 
     def action_compare(self) -> None:
         self.comparing.open()
@@ -327,7 +339,7 @@ class ChatScreen(BaseScreen[None]):
 
     def action_history(self, words: str = "") -> None:
         """The list of conversations; the one chosen is opened."""
-        now = self.answers.conversation
+        now = self.turns.conversation
         screen = HistoryScreen(self.services, words=words, now=now.id if now else None)
         self.ask(screen, self._after_history)
 
@@ -348,13 +360,13 @@ class ChatScreen(BaseScreen[None]):
     async def _after_history(self, chosen: Chosen | None) -> None:
         try:
             if chosen is None:
-                self.answers.refresh()
+                self.turns.refresh()
                 return
-            await self.answers.open(chosen.conversation)
+            await self.turns.open(chosen.conversation)
             if chosen.turn is not None:
                 await self.find.open_at(chosen.turn, chosen.words)
         except HistoryError:  # it is gone, but not what was typed in it
-            await self.answers.new(carry=True)
+            await self.turns.new(carry=True)
 
     async def on_find_bar_changed(self) -> None:
         await self.doing(self.find.changed())
@@ -383,6 +395,15 @@ class ChatScreen(BaseScreen[None]):
             await self.doing(self.commands.obey(*command))
         elif text:
             self.start(self.answers.ask(text))  # it may have to wait, and the screen must not
+
+    def typed(self, event: events.Key | events.Paste) -> None:
+        """What was meant for the message box."""
+        self.prompt._forward_event(event)
+
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        self.set_focus(self.prompt)
+        self.typed(event)
 
     def on_prompt_area_interrupted(self) -> None:
         if self.answers.busy:
@@ -416,7 +437,7 @@ class ChatScreen(BaseScreen[None]):
         elif asked.what == "influence":
             self.influence(turn)
         elif asked.what == "sibling":
-            await self.answers.sibling(turn, asked.by)
+            await self.turns.sibling(turn, asked.by)
         elif asked.what == "walk":
             if view is not None:
                 await self._walk(view, asked.by)

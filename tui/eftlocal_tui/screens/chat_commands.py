@@ -20,7 +20,7 @@ from eftlocal_tui.commands import Command, file_of
 from eftlocal_tui.dials import formula_of, recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
-from eftlocal_tui.screens.chat_answers import NO_CONVERSATION
+from eftlocal_tui.screens.chat_turns import NO_CONVERSATION
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.settings import FIRST, FIRST_DEFAULTS, read_settings, settings_path
 from eftlocal_tui.text import totals_line
@@ -54,7 +54,7 @@ class ChatCommands:
             await self._set_system("" if rest == "-" else rest)
         else:
             question = "System prompt of this conversation"
-            box = AskText(question, self.screen.answers.system, long=True)
+            box = AskText(question, self.screen.turns.system, long=True)
             self.screen.ask(box, self._asked_system)
 
     async def _asked_system(self, text: str | None) -> None:
@@ -62,7 +62,7 @@ class ChatCommands:
             await self._set_system(text)
 
     async def _set_system(self, text: str) -> None:
-        await self.screen.answers.set_system(text)
+        await self.screen.turns.set_system(text)
         what = "System prompt set; it applies from the next answer" if text else "No system prompt"
         self.screen.notify(what)
 
@@ -97,7 +97,7 @@ class ChatCommands:
     async def _stats(self, rest: str) -> None:
         lines: list[str] = []
         models, live = self.screen.models, self.screen.side.live
-        if (conversation := self.screen.answers.conversation) is not None:
+        if (conversation := self.screen.turns.conversation) is not None:
             lines.append(f"Conversation: #{conversation.id} (/load {conversation.id} opens it)")
         if live is not None:
             took = totals_line(live.figures) or "stopped before the first token"
@@ -116,7 +116,7 @@ class ChatCommands:
         self.screen.start(self.screen.answers.ways_on())
 
     async def _save(self, rest: str) -> None:
-        self.screen.answers.rename(rest)
+        self.screen.turns.rename(rest)
         self.screen.notify("Renamed; messages are saved as they come")
 
     async def _load(self, rest: str) -> None:
@@ -126,15 +126,15 @@ class ChatCommands:
             number = rest.lstrip("0") or "0"
             if len(number) >= _LONGEST_ID:
                 raise UsageError(f"there is no conversation {one_line(rest, 30)}")
-            await screen.answers.open(int(number))
+            await screen.turns.open(int(number))
         else:
             came = import_file(screen.services.history, file_of(rest))
             if came:
-                await screen.answers.open(came[-1].id)
+                await screen.turns.open(came[-1].id)
             screen.notify(f"Imported {len(came)} conversation{'s' * (len(came) != 1)}")
 
     async def _export(self, rest: str) -> None:
-        conversation = self.screen.answers.conversation
+        conversation = self.screen.turns.conversation
         if conversation is None:
             raise UsageError(NO_CONVERSATION)
         path = file_of(rest) if rest else free_name(Path.cwd(), f"chat-{conversation.id}", ".md")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eftlocal.errors import UsageError
-from eftlocal.prompt.messages import Message, validate_prompt
+from eftlocal.prompt.messages import validate_prompt
 from eftlocal_tui import commands
 from eftlocal_tui.comparison import Column, Comparison, Question
-from eftlocal_tui.history import Turn
-from eftlocal_tui.history.turns import followed
+from eftlocal_tui.history import Thinks, Turn
+from eftlocal_tui.screens.chat_context import Asked
 from eftlocal_tui.screens.compare import CompareScreen
 from eftlocal_tui.screens.influence import InfluenceScreen
 
@@ -45,30 +45,28 @@ class ChatCompare:
             UsageError: there is neither.
             PromptError: what is typed cannot be a message.
         """
-        answers, turns = self.screen.answers, self.screen.services.history.turns
-        if not typed.strip() or answers.box.editing is not None:
-            last = answers.last("user", "type a message to compare, or ask something first")
-            return Question(turns.messages(last.id), last.id)
-        text, leaf = validate_prompt(commands.message(typed)), self.screen.transcript.leaf
-        before = [Message(role="system", content=answers.system)] if answers.system else []
-        if leaf is not None:
-            before = turns.messages(leaf)
-        return Question(followed(before, text), None, text)
+        turns, read = self.screen.turns, self.screen.services.history.turns
+        if not typed.strip() or self.screen.answers.box.editing is not None:
+            last = turns.last("user", "type a message to compare, or ask something first")
+            return Question(read.messages(last.id), last.id)
+        text = validate_prompt(commands.message(typed))
+        asked = Asked(turns.system, turns.down_to(turns.leaf), text)
+        return Question(asked.messages(asked.begin), None, text)
 
     async def keep(self, comparison: Comparison, column: Column) -> None:
         """Makes a column an answer of the conversation, beside those that its question has. A
         question that was only typed is kept first."""
-        screen, answers = self.screen, self.screen.answers
+        screen, answers, turns = self.screen, self.screen.answers, self.screen.turns
         answers.check_free()
         if not column.text:
             raise UsageError(f"{column.name} has no text that could be kept")
         if column.kept is not None:
             raise UsageError(f"{column.name} is kept already")
-        async with answers.layout:
+        async with turns.layout:
             answers.check_free()
-            turn = await answers.when_free(lambda: self._write(comparison, column))
+            turn = await turns.when_free(lambda: self._write(comparison, column))
             screen.models.tokens[turn.id] = tuple(column.tokens)
-            await answers.show_leaf(turn)
+            await turns.show_leaf(turn)
         column.kept = turn
         screen.notify(f"Kept in the conversation: {column.name}, branch {turn.branch}")
 
@@ -77,9 +75,11 @@ class ChatCompare:
         with history.db.transaction():
             question = asked.question
             if question is None:
-                question = self.screen.answers.add_question(asked.typed).id
+                question = self.screen.turns.ask(asked.typed).id
             settings, figures = comparison.settings(column), comparison.figures(column)
             with history.answer(question, settings) as writer:
+                if column.marks is not None:
+                    writer.set_thinking(Thinks(**vars(column.marks)))
                 writer.append(column.text, len(column.tokens))
                 if column.reason is None:
                     writer.stop(figures)

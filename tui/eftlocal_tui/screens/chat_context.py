@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from eftlocal.errors import UsageError
+from eftlocal.disk import readable
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message
-from eftlocal_tui.engine import Fit, counting
-from eftlocal_tui.engine.counting import Counted
+from eftlocal_tui.engine import Fit, Larger
+from eftlocal_tui.engine.tasks import Counted
 from eftlocal_tui.history import Turn
 from eftlocal_tui.history.parts import sent_from
 from eftlocal_tui.history.turns import followed, sent
-from eftlocal_tui.screens.full_context import ContextScreen, Way, role_lines
+from eftlocal_tui.screens.full_context import ContextScreen, Go, Way, role_lines
 
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
@@ -22,6 +24,7 @@ SUMMARY = (
     "Summarise our conversation so far, so that we can go on from the summary alone: what I asked "
     "for, facts and names, what was decided, and what is still open. Give only the summary."
 )
+SENDING = "Sending · {chat.stop} takes it back"
 _FREE = 1 / 4  # of a context, where the oldest messages are left out
 _FOR_SUMMARY = 1 / 8
 
@@ -64,67 +67,137 @@ class Asked:
         return found
 
 
+class Sending:
+    """A message on its way to the models, or one that is asked again: it is counted, may need a
+    larger context, and is put into the history, which may take its time.
+
+    Attributes:
+        given_up: nobody waits any more.
+        stop: ends what it waits for.
+    """
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self.stop: Callable[[], object] = lambda: None
+
+
 class ChatContext:
     """The contexts, as the conversation on the screen fills them."""
 
     def __init__(self, screen: ChatScreen) -> None:
         self.screen = screen
         self.history = screen.services.history
+        self._tasks = screen.services.tasks
 
-    async def fit(self, asked: Asked, begin: int | None = None) -> Fit:
-        """What is taken in each role, sent from a turn on; None is where it is sent from now."""
-        services = self.screen.services
-        messages = asked.messages(asked.begin if begin is None else begin)
-        return await counting.fit(services.thread, services.engine, messages).result()
+    async def has_room(self, asked: Asked, sending: Sending) -> bool:
+        """Whether there is room for an answer, or the person made some."""
+        while not sending.given_up:
+            fit = await self._fit(asked)
+            if fit.enough:
+                return not sending.given_up
+            if sending.given_up:
+                break
+            way = await self._way_on(asked, fit, sending)
+            if way is None or not await way.go():
+                break
+            self.screen.status(SENDING)
+            if asked.path:  # which may say now from where on it is sent
+                asked = replace(asked, path=self.screen.turns.down_to(asked.path[-1].id))
+        return False
 
-    async def way_on(self, asked: Asked, fit: Fit) -> Way | None:
-        """Asks how to go on where there is no room; None is not at all."""
-        title = "The context is full" if asked.path else "The message is too long"
-        lines = [*role_lines(fit), "That leaves no room for an answer."]
-        ways = await self._ways(asked)
-        if not asked.path:
-            lines.append("Shorten it, or load the models with a larger context (--n-ctx).")
-        return await self._choose(title, lines, ways)
-
-    async def show(self, asked: Asked) -> Way | None:
-        """Shows what is taken, and offers the same ways."""
-        fit = await self.fit(asked)
+    async def show(self, asked: Asked) -> None:
+        """Shows what is taken, offers the same ways, and goes the one that is chosen."""
+        fit = await self._fit(asked)
         lines = role_lines(fit)
         if asked.begin:
             lines.append(f"Not sent any more: the oldest {messages_of(asked.begin)}")
-        ways = await self._ways(asked) if asked.path else []
-        if asked.begin and (await self.fit(asked, 0)).enough:
-            ways.insert(0, Way("all", "Send all messages again", "there is room for them"))
-        return await self._choose(f"Context: {fit.room:,} tokens left", lines, ways)
+        full = asked.path or not fit.enough
+        ways = await self._ways(asked, fit, lines, None) if full else []
+        if asked.begin and (await self._fit(asked, 0)).enough:
+            go = partial(self._send_from, asked, 0)
+            ways.insert(0, Way("Send all messages again", "there is room for them", go))
+        title = f"Context: {fit.room:,} tokens left"
+        way = await self.screen.app.push_screen_wait(ContextScreen(title, lines, ways))
+        if way is not None:
+            await way.go()
 
-    async def _choose(self, title: str, lines: Sequence[str], ways: Sequence[Way]) -> Way | None:
-        return await self.screen.app.push_screen_wait(ContextScreen(title, lines, ways))
+    async def _fit(self, asked: Asked, begin: int | None = None) -> Fit:
+        """What is taken in each role, sent from a turn on; None is where it is sent from now."""
+        messages = asked.messages(asked.begin if begin is None else begin)
+        return await self._tasks.fit(messages).result()
 
-    async def _ways(self, asked: Asked) -> list[Way]:
+    async def _way_on(self, asked: Asked, fit: Fit, sending: Sending) -> Way | None:
+        """Asks how to go on where there is no room; None is not at all."""
+        title = "The context is full" if asked.path else "The message is too long"
+        lines = [*role_lines(fit), "That leaves no room for an answer."]
+        ways = await self._ways(asked, fit, lines, sending)
+        if not ways:
+            lines.append("Shorten it, or load the models with a larger context (--n-ctx).")
+        screen = ContextScreen(title, lines, ways, typed=self.screen.typed)
+        return await self.screen.app.push_screen_wait(screen)
+
+    async def _ways(
+        self, asked: Asked, fit: Fit, lines: list[str], sending: Sending | None
+    ) -> list[Way]:
+        """The ways that there are. Lines say more."""
         ways: list[Way] = []
         if found := await self._first(asked, asked.later(), _FREE):
-            begin, fit = found
+            begin, then = found
             title = f"Leave out the oldest {messages_of(begin)}"
-            kept = f"{max(fit.tokens.values()):,} tokens are still sent" if fit.tokens else ""
-            ways.append(Way("leave", title, f"they stay in the history; {kept}", begin))
+            kept = f"{max(then.tokens.values()):,} tokens are still sent" if then.tokens else ""
+            go = partial(self._send_from, asked, begin)
+            ways.append(Way(title, f"they stay in the history; {kept}", go))
+        answers = self.screen.answers
         if any(turn.role == "assistant" and turn.text for turn in asked.path[asked.begin :]):
             about = "the models sum it up; the summary is sent instead"
-            ways.append(Way("summary", "Continue from a summary", about))
+            ways.append(Way("Continue from a summary", about, self._instead(answers.summarise)))
+        if not self.screen.models.doing:
+            try:
+                larger = await self._tasks.larger(fit).result()
+            except EftlocalError as error:
+                lines.append(f"A larger context cannot be had: {error}")
+                larger = None
+            if larger is not None:
+                ways.append(self._larger(larger, fit, sending))
         if asked.path:
             about = "with your message in the box" if asked.text else "this one stays as it is"
-            ways.append(Way("new", "New conversation", about))
+            new = partial(self.screen.turns.new, carry=True)
+            ways.append(Way("New conversation", about, self._instead(new)))
         return ways
 
-    async def _first(self, asked: Asked, begins: Sequence[int], share: float) -> Counted | None:
-        services = self.screen.services
-        return await counting.first_that_fits(
-            services.thread, services.engine, begins, asked.messages, share
-        ).result()
+    def _larger(self, larger: Larger, fit: Fit, sending: Sending | None) -> Way:
+        async def go() -> bool:
+            self.screen.status("")  # the models say what they do
+            if sending is not None:
+                sending.stop = self.screen.models.stop
+            return await self.screen.models.enlarge(larger)
 
-    def send_from(self, asked: Asked, begin: int) -> None:
+        about = f"loads the models again; they take {readable(larger.needs)} of memory then"
+        if larger.slower:
+            about += f"; slower: {larger.slower} layers leave the GPU"
+        return Way(f"Larger context: {larger.sizes[fit.fullest]:,} tokens", about, go)
+
+    def _instead(self, do: Callable[[], Coroutine[Any, Any, None]]) -> Go:
+        """A way on which what was asked is not sent."""
+
+        async def go() -> bool:
+            self.screen.start(do())
+            return False
+
+        return go
+
+    async def _send_from(self, asked: Asked, begin: int) -> bool:
         """Notes in the history from where on is sent what follows the path."""
+        turns = self.screen.turns
         first = asked.path[min(begin, len(asked.path) - 1)]
-        self.history.turns.begin_at(asked.path[-1].id, first.id)
+        last = asked.path[-1]
+        await turns.when_free(lambda: self.history.turns.begin_at(last.id, first.id))
+        async with turns.layout:
+            await turns.show(turns.path())
+        return True
+
+    async def _first(self, asked: Asked, begins: Sequence[int], share: float) -> Counted | None:
+        return await self._tasks.first_that_fits(begins, asked.messages, share).result()
 
     async def summary(self, system: str, path: Sequence[Turn]) -> int:
         """From which turn on a summary can cover the conversation.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from eftlocal.disk import readable
-from eftlocal.errors import UsageError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
-from eftlocal_tui.engine import DownloadNeededError, Loaded, Progress, tasks
-from eftlocal_tui.engine.tasks import LoadOutcome, StoppedError, Task
+from eftlocal_tui.engine import DownloadNeededError, Larger, Load, Loaded, Progress, Report
+from eftlocal_tui.engine.tasks import LoadOutcome
+from eftlocal_tui.engine.thread import R, StoppedError, Task
 from eftlocal_tui.history import Turn
 from eftlocal_tui.screens.dialogs import Confirm
 from eftlocal_tui.widgets.loading_bars import LoadingBars
@@ -19,26 +21,35 @@ from eftlocal_tui.widgets.loading_bars import LoadingBars
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
-_LOADING = "the models are not loaded yet"
+_NOT_YET = "the models are not loaded yet"
 _NONE = "no models are loaded; /preset NAME loads some"
 _INSTEAD = "{chat.models} shows what can be loaded instead."
+_LOADING = "Loading {}; you can already type"
+_PREPARING = "Preparing {}; {} answers meanwhile"
+_STOPS = " · {chat.stop} stops"
+_AGAIN = 0.05  # seconds between looks at whether the models are in use
 
 
 class ChatModels:
     """What is loaded, and its dials.
 
+    What is to take the place of loaded models is found, downloaded and checked while these go on
+    answering. They are given up when nothing uses them.
+
     Attributes:
         loaded: None while something is being loaded, and where nothing could be.
+        doing: what is going on with them, in a line; empty where nothing is.
         tokens: ids of the answers of these models, by turn; their text may be tokenized otherwise.
     """
 
     def __init__(self, screen: ChatScreen) -> None:
         self.screen = screen
         self.loaded: Loaded | None = None
+        self.doing = ""
         self.tokens: dict[int, tuple[int, ...]] = {}
         self._dials: Dials | None = None
         self._before: tuple[Loaded, Dials | None] | None = None  # what a load is to replace
-        self._task: Task[Progress, LoadOutcome] | None = None
+        self._task: Task[Progress, Any] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
         self._came = False  # whether the last load brought what was asked for
@@ -47,7 +58,7 @@ class ChatModels:
     def ready(self) -> Loaded:
         """What is loaded. Raises UsageError where nothing is."""
         if self.loaded is None:
-            raise UsageError(_LOADING if self.loading else _NONE)
+            raise UsageError(_NOT_YET if self.loading else _NONE)
         return self.loaded
 
     @property
@@ -56,14 +67,16 @@ class ChatModels:
         return self._dials or self.ready.dials
 
     async def settled(self) -> bool:
-        """Waits until no loading is on its way any more; whether there are models, and where this
-        waited, those that it waited for."""
+        """Waits while models are on their way that are to answer next; whether there are any, and
+        where this waited, those that it waited for."""
         waited = self.loading
         await self._settled.wait()
         return self.loaded is not None and (self._came or not waited)
 
     @property
     def loading(self) -> bool:
+        """Whether what is asked next waits for models. While some are only prepared, those that
+        are loaded answer."""
         return not self._settled.is_set()
 
     def choose(self, preset: str) -> None:
@@ -73,13 +86,17 @@ class ChatModels:
             UsageError: there is none of that name, or an answer is being written.
         """
         self.screen.answers.check_free()
-        find(preset)
+        find(preset, "{chat.models} lists them all")
         self.load(preset)
 
     def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
-        self._settled.clear()
-        self.screen.start(self._load(preset), exclusive=True, group="load")
+        self._begin(self._load(preset), waits=self.loaded is None)
+
+    async def enlarge(self, larger: Larger) -> bool:
+        """Loads the same models with a larger context; whether that came about."""
+        self._begin(self._enlarge(larger), waits=True)
+        return await self.settled()
 
     def stop(self) -> bool:
         """Stops a load; whether there was one."""
@@ -87,40 +104,87 @@ class ChatModels:
             self._task.stop()
         return self._task is not None
 
-    async def _load(self, preset: str | None) -> None:
-        screen = self.screen
+    def _begin(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
         self.stop()
+        if waits:
+            self._settled.clear()
+        else:
+            self._settled.set()
+        self.screen.start(work, exclusive=True, group="load")
+
+    async def _load(self, preset: str | None) -> None:
+        name, loaded = one_line(preset or "the models", 60), self.loaded
+        doing = _LOADING.format(name)
+        if loaded is not None:
+            doing = _PREPARING.format(name, one_line(loaded.name, 40))
+        try:
+            load = await self._prepared(preset, doing)
+        except EftlocalError as error:
+            outcome = await self._failed(error)
+        else:
+            self._settled.clear()
+            while self.screen.uses_models:
+                await asyncio.sleep(_AGAIN)
+            outcome = await self._exchange(load, _LOADING.format(name))
+        await self._take(outcome, chosen=preset is not None)
+
+    async def _enlarge(self, larger: Larger) -> None:
+        outcome = await self._exchange(larger.load, _LOADING.format("a larger context"))
+        await self._take(outcome, same=True)
+
+    async def _prepared(self, preset: str | None, doing: str) -> Load:
+        tasks = self.screen.services.tasks
+        try:
+            return await self._follow(tasks.prepare(preset), doing)
+        except DownloadNeededError as needed:
+            if not await self._agreed(needed):
+                raise
+        return await self._follow(tasks.prepare(preset, download=True), doing)
+
+    async def _exchange(self, load: Load, doing: str) -> LoadOutcome:
+        """Gives up what is loaded for what was prepared."""
+        self._remember()
+        self.loaded = self._dials = None
+        self.screen.transcript.greet("", ())
+        self.screen.show_head()
+        try:
+            return await self._follow(self.screen.services.tasks.load(load), doing)
+        except StoppedError as error:  # before its turn came
+            return await self._failed(error)
+
+    async def _failed(self, error: EftlocalError) -> LoadOutcome:
+        """What is loaded after a failure before anything was given up; or another load, which
+        this one stopped, has given it up."""
+        if self.loaded is not None:
+            self._remember()
+            return LoadOutcome(self.loaded, error)
+
+        def fail(report: Report) -> NoReturn:
+            raise error
+
+        return await self._follow(self.screen.services.tasks.load(fail), "")
+
+    def _remember(self) -> None:
         if self.loaded is not None:
             self._before = self.loaded, self._dials
-        self.loaded = self._dials = None
-        screen.transcript.greet("", ())
-        screen.show_head()
-        outcome = await self._run(preset)
-        if isinstance(outcome.error, DownloadNeededError) and await self._agreed(outcome.error):
-            outcome = await self._run(preset, download=True)
-        if screen.alive:
-            self._take(outcome)
-            await screen.doing(self._show(outcome, chosen=preset is not None))
-            self._settled.set()
 
-    async def _run(self, preset: str | None, *, download: bool = False) -> LoadOutcome:
-        screen, services = self.screen, self.screen.services
-        self._task = task = tasks.load(services.thread, services.engine, preset, download=download)
-        screen.status(
-            f"Loading {preset or 'the models'}; you can already type · {{chat.stop}} stops"
-        )
+    async def _follow(self, task: Task[Progress, R], doing: str) -> R:
+        """Shows how far it has come, and gives what came of it."""
+        screen, self._task = self.screen, task
         bars = screen.query_one(LoadingBars)
+        self._do(doing + _STOPS if doing else "")
         async for batch in task.batches():
             if screen.alive:
                 bars.show(batch)
         self._task = None
         if screen.alive:
             bars.clear()
-            screen.status("")
-        try:
-            return await task.result()
-        except StoppedError as error:  # before its turn came
-            return LoadOutcome(self._before[0] if self._before else None, error)
+            self._do("")
+        return await task.result()
+
+    def _do(self, doing: str) -> None:
+        self.doing = doing
+        self.screen.show_status()
 
     async def _agreed(self, needed: DownloadNeededError) -> bool:
         """Whether the person wants this downloaded."""
@@ -131,51 +195,63 @@ class ChatModels:
             of = "more of" if needed.begun else "for"
             question = f"Download {readable(needed.size)} {of} {name}? {free}."
         return await self.screen.app.push_screen_wait(
-            Confirm(question, "Download", dangerous=False)
+            Confirm(question, "Download", dangerous=False, typed=self.screen.typed)
         )
 
-    def _take(self, outcome: LoadOutcome) -> None:
-        """What is loaded now is what is used: the new models, the former ones, or none."""
+    async def _take(
+        self, outcome: LoadOutcome, *, chosen: bool = False, same: bool = False
+    ) -> None:
+        """What is loaded now is what is used: the new models, the former ones, or none.
+
+        Args:
+            chosen: the person named them.
+            same: they are the former ones with another context.
+        """
+        screen = self.screen
+        if not screen.alive:
+            return
         before, self._before = self._before, None
         self.loaded, self._came = outcome.loaded, outcome.error is None
-        if before is not None and outcome.loaded == before[0] and outcome.error is not None:
-            self._dials = before[1]
-        else:
-            self._dials = None
+        kept = before is not None and outcome.loaded == before[0] and (same or not self._came)
+        self._dials = before[1] if before is not None and kept else None
+        if not kept:
             self.tokens.clear()
-        if before is not None and outcome.loaded is before[0]:
-            return
-        self.screen.side.clear()  # there are no caches any more
-        if self.loaded is not None:
-            conversation = self.screen.answers.conversation
-            self.screen.services.kept.loaded(conversation.id if conversation else None)
+        if before is None or outcome.loaded is not before[0]:
+            screen.side.clear()  # there are no caches any more
+            if self.loaded is not None:
+                conversation = screen.turns.conversation
+                screen.services.kept.loaded(conversation.id if conversation else None)
+        await screen.doing(self._show(outcome, chosen=chosen, same=same))
+        self._settled.set()
 
-    async def _show(self, outcome: LoadOutcome, *, chosen: bool) -> None:
-        loaded, error = outcome.loaded, outcome.error
+    async def _show(self, outcome: LoadOutcome, *, chosen: bool, same: bool) -> None:
+        loaded, error, say = outcome.loaded, outcome.error, self.screen.say
         if loaded is not None:
             self.screen.transcript.greet(loaded.about, loaded.questions)
-        if error is None:
+        if error is None and not same:
             await self.restore(chosen=chosen)
             for note in loaded.notes if loaded is not None else ():
-                await self.screen.say(f"Note: {note}")
+                await say(f"Note: {note}")
             return
         await self.show_dials()
+        if error is None:
+            return
         if isinstance(error, StoppedError):
             what = "Loading stopped"
         elif isinstance(error, DownloadNeededError):
             what = f"{one_line(error.name, 60)} was not downloaded"
         else:
-            await self.screen.say(str(error), error=True)
+            await say(str(error), error=True)
             what = ""
         if outcome.lost is not None:
-            await self.screen.say(f"{outcome.lost}", error=True)
+            await say(f"{outcome.lost}", error=True)
         if loaded is not None:
             stays = "is loaded again" if outcome.again else "stays loaded"
             stays = f"{one_line(loaded.name, 60)} {stays}"
-            await self.screen.say(f"{what}; {stays}." if what else f"{stays}.")
-            return
-        self.screen.status("No models are loaded")
-        await self.screen.say(f"{what}. /preset NAME loads models." if what else _INSTEAD)
+            await say(f"{what}; {stays}." if what else f"{stays}.")
+        else:
+            self._do("No models are loaded")
+            await say(f"{what}. /preset NAME loads models." if what else _INSTEAD)
 
     async def show_dials(self) -> None:
         """The dials in the side panel and in the head."""
@@ -190,7 +266,7 @@ class ChatModels:
         Args:
             chosen: the person has just loaded these models for it.
         """
-        conversation = self.screen.answers.conversation
+        conversation = self.screen.turns.conversation
         if dials is not None:
             self._dials = dials
         elif self.loaded is not None and conversation is not None:

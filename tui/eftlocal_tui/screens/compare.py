@@ -9,13 +9,14 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from eftlocal.errors import UsageError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.comparison import Comparison
 from eftlocal_tui.dials import PANEL
 from eftlocal_tui.differences import common_beginning, foreign_words
-from eftlocal_tui.engine import Reading, tasks
-from eftlocal_tui.engine.tasks import Compared, StoppedError, Task
+from eftlocal_tui.engine import Reading
+from eftlocal_tui.engine.tasks import Column, Compared
+from eftlocal_tui.engine.thread import StoppedError, Task
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.waiting import Waiting
@@ -37,13 +38,14 @@ class CompareScreen(BaseScreen[None]):
 
     BINDINGS = bindings("compare")
     PLACE = "compare"
+    USES_MODELS = True
     AUTO_FOCUS = "CompareColumn"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide")]  # noqa: RUF012 - declared so in Screen
 
     def __init__(self, services: Services, comparison: Comparison, chat: ChatCompare) -> None:
         super().__init__()
         self._services, self._comparison, self._chat = services, comparison, chat
-        self._job: Task[tasks.Column, Compared] | None = None
+        self._job: Task[Column, Compared] | None = None
         self._together = False
 
     def compose(self) -> ComposeResult:
@@ -84,9 +86,7 @@ class CompareScreen(BaseScreen[None]):
     async def _answer(self) -> None:
         comparison, services = self._comparison, self._services
         dials = [column.dials for column in comparison.columns]
-        self._job = task = tasks.compare(
-            services.thread, services.engine, comparison.asked.messages, dials
-        )
+        self._job = task = services.tasks.compare(comparison.asked.messages, dials)
         waiting = Waiting(self, self._about)
         try:
             async for batch in task.batches():
@@ -94,7 +94,7 @@ class CompareScreen(BaseScreen[None]):
                     if isinstance(event, Reading):
                         waiting.told(event)
                     else:
-                        comparison.columns[event.index].take(event)
+                        comparison.take(event)
                         waiting.end()
                 self.show()
         finally:
@@ -103,19 +103,21 @@ class CompareScreen(BaseScreen[None]):
             comparison.end(await task.result())
         except StoppedError:  # before its turn came
             comparison.end()
+        except EftlocalError as error:
+            comparison.fail(str(error))
         self.show()
 
     def show(self) -> None:
         """What came so far; once it is all there, with the differences."""
         comparison = self._comparison
-        said = [column.text for column in comparison.columns if column.text]
+        said = [column.answer for column in comparison.columns if column.answer]
         same = common_beginning(said)
-        first = comparison.columns[0].text
+        first = comparison.columns[0].answer
         for at, (column, view) in enumerate(zip(comparison.columns, self.columns, strict=False)):
             foreign = []
             if at and first and not comparison.running:
-                foreign = foreign_words(column.text, first, same.end)
-            view.show(column, same.end if column.text else 0, foreign)
+                foreign = foreign_words(column.answer, first, same.end)
+            view.show(column, same.end if column.answer else 0, foreign)
         if not comparison.running:
             self._about(" · ".join([self._dials(), *_alike(said, same.words)]))
         elif said:
@@ -141,7 +143,10 @@ class CompareScreen(BaseScreen[None]):
         self.answer(None)
 
     def action_copy(self) -> None:
-        self.copy(self._comparison.columns[self._focused].text, "answer")
+        self.copy(self._comparison.columns[self._focused].answer, "answer")
+
+    def action_unfold(self) -> None:
+        self.columns[self._focused].action_unfold()
 
     def action_column(self, by: int) -> None:
         columns = self.columns

@@ -17,7 +17,7 @@ from eftlocal.terminal_text import one_line
 from eftlocal.user_settings import settings_path as defaults_path
 from eftlocal_tui.commands import COMMANDS
 from eftlocal_tui.keys import bindings, display, of_place, spelled
-from eftlocal_tui.screens.base import BaseScreen
+from eftlocal_tui.screens.base import BaseScreen, Typed, Unasked
 from eftlocal_tui.settings import settings_path
 from eftlocal_tui.text import pasted
 from eftlocal_tui.widgets.key_bar import KeyBar
@@ -35,6 +35,7 @@ class AskText(ModalScreen[str | None], BaseScreen[str | None]):
         self._box: Input | TextArea = (
             TextArea(pasted(text), tab_behavior="focus") if long else Input(one_line(text))
         )
+        self._began = self.text
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -42,24 +43,38 @@ class AskText(ModalScreen[str | None], BaseScreen[str | None]):
             yield self._box
         yield KeyBar()
 
+    @property
+    def text(self) -> str:
+        """What is typed."""
+        return self._box.value if isinstance(self._box, Input) else self._box.text
+
+    @property
+    def unaccepted(self) -> bool:
+        """Whether something was typed that leaving would lose."""
+        return self.text != self._began
+
     def on_input_submitted(self) -> None:
         self.action_accept()
 
     def action_accept(self) -> None:
-        self.leave(self._box.value if isinstance(self._box, Input) else self._box.text)
+        self.leave(self.text)
 
     def action_cancel(self) -> None:
         self.leave(None)
 
 
-class Confirm(ModalScreen[bool], BaseScreen[bool]):
-    """Yes or no; no is where the focus is. `dangerous` is what cannot be undone."""
+class Confirm(ModalScreen[bool], Unasked[bool]):
+    """Yes or no; no is where the focus is. `dangerous` is what cannot be undone; for `typed` see
+    `Unasked`."""
 
     BINDINGS = bindings("dialog.cancel")
     PLACE = "dialog"
 
-    def __init__(self, question: str, yes: str, *, dangerous: bool = True) -> None:
+    def __init__(
+        self, question: str, yes: str, *, dangerous: bool = True, typed: Typed | None = None
+    ) -> None:
         super().__init__()
+        self.typed = typed
         self._question, self._yes = question, yes
         self._variant: ButtonVariant = "error" if dangerous else "primary"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -14,8 +14,11 @@ from textual.widgets.option_list import Option
 
 from eftlocal_tui.engine import Fit
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.screens.base import BaseScreen
+from eftlocal_tui.screens.base import Typed, Unasked
 from eftlocal_tui.widgets.key_bar import KeyBar
+
+Go = Callable[[], Awaitable[bool]]
+"""Goes a way; whether what was asked can be sent then."""
 
 
 class Way(NamedTuple):
@@ -23,24 +26,29 @@ class Way(NamedTuple):
 
     Attributes:
         title, about: what it is called, and what it does.
-        begin: the turn from which on is sent then, counted from the first.
     """
 
-    kind: Literal["leave", "all", "summary", "new"]
     title: str
     about: str
-    begin: int = 0
+    go: Go
 
 
-class ContextScreen(ModalScreen[Way | None], BaseScreen[Way | None]):
+class ContextScreen(ModalScreen[Way | None], Unasked[Way | None]):
     """Gives the way that was chosen; None where nothing is to change."""
 
     BINDINGS = bindings("dialog.cancel")
     PLACE = "dialog"
+    USES_MODELS = True
 
-    def __init__(self, title: str, lines: Sequence[str], ways: Sequence[Way]) -> None:
+    def __init__(
+        self,
+        title: str,
+        lines: Sequence[str],
+        ways: Sequence[Way],
+        typed: Typed | None = None,
+    ) -> None:
         super().__init__()
-        self._title, self._lines, self._ways = title, lines, ways
+        self._title, self._lines, self._ways, self.typed = title, lines, ways, typed
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -48,6 +56,11 @@ class ContextScreen(ModalScreen[Way | None], BaseScreen[Way | None]):
             yield Static("\n".join(self._lines), markup=False)
             yield OptionList(*map(_option, self._ways), markup=False)
         yield KeyBar()
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        if self.typed is not None:  # Enter alone, which may have been meant for the box, is no way
+            self.query_one(OptionList).highlighted = None
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.leave(self._ways[event.option_index])

@@ -14,8 +14,8 @@ from eftlocal.study.inspection import COMBINATION
 from eftlocal.study.verdict import Verdict, named, tally, verdict
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_line
-from eftlocal_tui.engine import Loaded, Moved, Reading, tasks
-from eftlocal_tui.engine.tasks import StoppedError, Task
+from eftlocal_tui.engine import Loaded, Moved, Reading
+from eftlocal_tui.engine.thread import StoppedError, Task
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.waiting import Waiting
@@ -36,6 +36,7 @@ class InfluenceScreen(BaseScreen[None]):
 
     BINDINGS = bindings("influence")
     PLACE = "influence"
+    USES_MODELS = True
 
     def __init__(
         self,
@@ -87,10 +88,8 @@ class InfluenceScreen(BaseScreen[None]):
         self.query_one("#summary", Static).update(said)
 
     async def _read(self) -> None:
-        services = self._services
-        self._job = task = tasks.inspect(
-            services.thread, services.engine, self._messages, self._answer, self._dials
-        )
+        tasks = self._services.tasks
+        self._job = task = tasks.inspect(self._messages, self._answer, self._dials)
         waiting = Waiting(self, self._say, "the answer")
         try:
             async for batch in task.batches():

@@ -12,8 +12,8 @@ from textual.widgets.option_list import Option
 from eftlocal.disk import readable
 from eftlocal.presets.schema import Preset
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.engine import Offer, tasks
-from eftlocal_tui.engine.tasks import Task
+from eftlocal_tui.engine import Offer
+from eftlocal_tui.engine.thread import Task
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.text import fitted
@@ -58,8 +58,7 @@ class ModelsScreen(BaseScreen[str | None]):
         return self.query_one(OptionList)
 
     async def _look(self) -> None:
-        services = self._services
-        self._job = task = tasks.look(services.looking, services.engine, list(self._presets))
+        self._job = task = self._services.tasks.look(list(self._presets))
         async for batch in task.batches():
             for offer in batch:
                 self._offers[offer.name] = offer

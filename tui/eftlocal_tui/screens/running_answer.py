@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from eftlocal.errors import EftlocalError
@@ -12,7 +11,7 @@ from eftlocal.terminal_text import one_line
 from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials, kept
 from eftlocal_tui.engine import Live, Reading, tasks
-from eftlocal_tui.engine.tasks import StoppedError
+from eftlocal_tui.engine.thread import StoppedError
 from eftlocal_tui.engine.turning import Refused, Turned
 from eftlocal_tui.history import Mark, Settings, Thinks, Turn
 from eftlocal_tui.screens.waiting import Waiting
@@ -31,7 +30,6 @@ class RunningAnswer:
 
     Args:
         before: the answer that it goes on from.
-        layout: held by whoever changes what the transcript shows.
 
     Attributes:
         question: that is answered.
@@ -42,16 +40,13 @@ class RunningAnswer:
         EftlocalError: it cannot begin.
     """
 
-    def __init__(
-        self, screen: ChatScreen, question: Turn, before: Turn | None, layout: asyncio.Lock
-    ) -> None:
+    def __init__(self, screen: ChatScreen, question: Turn, before: Turn | None) -> None:
         services, models = screen.services, screen.models
         self.screen = screen
         self.question = question
         self.history = services.history
         self.view: AnswerView | None = None
         self.dials: Dials | None = None
-        self._layout = layout
         messages = self.history.turns.messages(question.id)
         told = messages[0]["content"] if messages[0]["role"] == "system" else ""
         settings = kept(models.ready.name, models.dials).model_copy(update={"system": told})
@@ -69,9 +64,7 @@ class RunningAnswer:
         self._came = 0  # tokens
         self._reading: Waiting | None = Waiting(screen, self._show_reading)  # until the first
         services.kept.answering(question.conversation)
-        self._task = tasks.answer(
-            services.thread,
-            services.engine,
+        self._task = services.tasks.answer(
             messages,
             lambda: self.dials or models.dials,
             self._writer,
@@ -87,7 +80,7 @@ class RunningAnswer:
     @property
     def is_shown(self) -> bool:
         """Whether its conversation is the one on the screen."""
-        shown = self.screen.answers.conversation
+        shown = self.screen.turns.conversation
         return shown is not None and shown.id == self._turn.conversation
 
     @property
@@ -102,7 +95,7 @@ class RunningAnswer:
     async def follow(self) -> bool:
         """Shows it as it comes, to its end; whether that was a good one."""
         screen, task = self.screen, self._task
-        async with self._layout:
+        async with self.screen.turns.layout:
             if self.view is None and self.is_shown:
                 view = await screen.transcript.add(self._turn)
                 assert isinstance(view, AnswerView)
@@ -114,7 +107,7 @@ class RunningAnswer:
         try:
             async for batch in task.batches():
                 if screen.alive:
-                    async with self._layout:
+                    async with self.screen.turns.layout:
                         await self._show(batch)
             ended = await task.result()
             if not self._prefix:
@@ -140,19 +133,19 @@ class RunningAnswer:
         try:
             # It was stopped before its turn came, or could not be closed.
             if self._task.ended and not self._writer.closed:
-                await screen.answers.when_free(self._writer.stop)
+                await screen.turns.when_free(self._writer.stop)
             self._turn = self.history.turns.get(self._turn.id)
         except EftlocalError:
             lost = {"state": "error", "error": "the end of the answer was not saved"}
             self._turn = self._turn.model_copy(update=lost)
             raise
         finally:
-            async with self._layout:
+            async with self.screen.turns.layout:
                 if self.view is not None:
                     done = self._turn.state == "done"
                     nothing = done and self._prefix and self._prefix == self._turn.text
                     await self.view.finish(self._turn, _NOTHING if nothing else "")
-        screen.answers.refresh()
+        screen.turns.refresh()
         return self._turn.state == "done" and self._turn.finish_reason != "context"
 
     async def _show(self, batch: list[tasks.AnswerEvent]) -> None:

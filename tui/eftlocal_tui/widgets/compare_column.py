@@ -15,6 +15,7 @@ from textual.widgets import Static
 from eftlocal.terminal_text import one_line, printable
 from eftlocal_tui.comparison import Column
 from eftlocal_tui.text import reason_text
+from eftlocal_tui.widgets.thinking import ThinkingFold
 
 _FRAME = 6  # cells of the border around its title
 
@@ -30,10 +31,12 @@ class CompareColumn(VerticalScroll, can_focus=True):
     def __init__(self, name: str, about: str) -> None:
         super().__init__()
         self._who, self._about = name, one_line(about)
-        self.text = ""  # as it came
+        self.text = ""  # without its thinking
+        self._fold = ThinkingFold()
 
     def compose(self) -> ComposeResult:
         yield Static(self._about, classes="about", markup=False)
+        yield self._fold
         yield Static("", classes="body", markup=False)
         yield Static("", classes="foot", markup=False)
 
@@ -41,22 +44,28 @@ class CompareColumn(VerticalScroll, can_focus=True):
         """What came so far.
 
         Args:
-            same: characters at its beginning that all columns have.
+            same: characters at the answer's beginning that all columns have.
             foreign: stretches that the first column has not.
         """
-        self.text = column.text
+        found, answer = column.parts, column.answer
+        self.text = answer
+        if found.thinking is not None:
+            self._fold.show(column.text[found.thinking], going=found.open and column.running)
         text = Text()
-        text.append(printable(column.text[:same]), "dim")
+        text.append(printable(answer[:same]), "dim")
         at = same
         for start, end in foreign:
-            text.append(printable(column.text[at:start]))
-            text.append(printable(column.text[start:end]), "underline")
+            text.append(printable(answer[at:start]))
+            text.append(printable(answer[start:end]), "underline")
             at = end
-        text.append(printable(column.text[at:]))
+        text.append(printable(answer[at:]))
         self.query_one(".body", Static).update(text)
         foot = self.query_one(".foot", Static)
         foot.update(_foot(column))
         foot.set_class(bool(column.error), "-error")
+
+    def action_unfold(self) -> None:
+        self._fold.toggle()
 
     def on_resize(self) -> None:
         """What it is about stands in the title where there is room, and below where not."""
