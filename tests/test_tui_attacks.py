@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_engine import Script, ScriptedEngine
 from textual import events
-from textual.widgets import Markdown
+from textual.widgets import Input, Markdown
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.terminal_text import one_line, printable
@@ -185,3 +185,24 @@ def test_bombs_are_told_from_texts() -> None:
     assert is_bomb(BOMBS["long"])
     for fine in ("- a\n  - b\n", "> quoted\n", "-" * 200, "* * *\n", "=" * 500, "word " * 2_000):
         assert not is_bomb(fine)
+
+
+@driving("One.", size=(80, 24), notifications=True)
+async def test_a_huge_paste_into_a_box_of_one_line_is_cut(d: Driver) -> None:
+    await d.ask("Go")
+    for keys, selector in (("ctrl+f", "FindInput"), ("ctrl+t", "DialInput"), ("ctrl+p", "Input")):
+        await d.press(keys)
+        await d.until(lambda: isinstance(d.app.focused, Input))
+        box = d.app.focused
+        assert isinstance(box, Input) and box in d.app.screen.query(selector)
+        d.app.post_message(events.Paste("abc def " * 131_072))
+        await d.until(lambda: "Only the first 1,000" in d.toasts)
+        assert len(box.value) < 1_100
+        d.app.clear_notifications()
+        await d.press("escape")
+    for command in ("find", "history"):
+        await d.send(f"/{command} {'abc def ' * 131_072}")
+        await d.until(lambda: "a search takes at most 200 characters" in d.toasts)
+        assert d.app.screen is d.chat
+        d.chat.prompt.clear()
+        d.app.clear_notifications()

@@ -17,7 +17,7 @@ from textual.driver import Driver
 from textual.markup import escape
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
@@ -40,6 +40,7 @@ from eftlocal_tui.terminal.signals import on_signals
 from eftlocal_tui.text import pasted
 from eftlocal_tui.widgets.late_clicks import drop_late_clicks
 
+_LONGEST_LINE = 1_000  # characters that a box of one line takes at once
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
 
@@ -136,6 +137,10 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                     return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
+            if isinstance(self.focused, Input) and len(event.text) > _LONGEST_LINE:
+                # Each key would then take as long as it takes to lay all of the line out.
+                event.text = event.text[:_LONGEST_LINE]
+                self.notify(f"Only the first {_LONGEST_LINE:,} characters were pasted")
         await super().on_event(event)
 
     async def run_action(self, action: Any, default_namespace: Any = None, *more: Any) -> bool:

@@ -20,6 +20,7 @@ from eftlocal_tui.commands import Command, file_of
 from eftlocal_tui.dials import formula_of, recipe_names
 from eftlocal_tui.editor import edit_file
 from eftlocal_tui.history import export_file, free_name, import_file
+from eftlocal_tui.history.search import LONGEST_QUERY
 from eftlocal_tui.screens.chat_turns import NO_CONVERSATION
 from eftlocal_tui.screens.dialogs import AskText
 from eftlocal_tui.settings import FIRST, FIRST_DEFAULTS, read_settings, settings_path
@@ -151,10 +152,10 @@ class ChatCommands:
             raise UsageError(f"/copy takes code, all or nothing, not {rest!r}")
 
     async def _history(self, rest: str) -> None:
-        self.screen.action_history(rest)
+        self.screen.action_history(_searched(rest))
 
     async def _find(self, rest: str) -> None:
-        self.screen.find.open(rest)
+        self.screen.find.open(_searched(rest))
 
     async def _theme(self, rest: str) -> None:
         app = self.screen.app
@@ -179,3 +180,10 @@ class ChatCommands:
         _ = from_file() if rest else read_settings()  # says what is wrong in it
         more = "" if rest else "; /settings dials edits the defaults of dials and limits"
         self.screen.notify(f"{path} is read at the next start{more}")
+
+
+def _searched(words: str) -> str:
+    """What a box of one line can hold."""
+    if len(words) > LONGEST_QUERY:
+        raise UsageError(f"a search takes at most {LONGEST_QUERY} characters, not {len(words):,}")
+    return words
