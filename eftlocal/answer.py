@@ -97,6 +97,7 @@ class AnswerStream(Closing, Iterator[Step]):
         generation: the answer in the making, on a sequence opened on the ensemble.
         started: time.perf_counter() of the call that asked for it.
         check: raises UsageError for a recipe that the ensemble has no roles for.
+        persona: that the prompt was read with.
         mask: which tokens may follow; closed with the stream.
         prompt: its prompt's log-probabilities, where they were asked for.
         marks: of its thinking, where more is known of them than that they are usual ones.
@@ -115,6 +116,7 @@ class AnswerStream(Closing, Iterator[Step]):
         *,
         started: float,
         check: Callable[[Recipe | str], Recipe],
+        persona: str = "",
         mask: Guide | None = None,
         prompt: TextLogprobs | None = None,
         marks: Marks | None = None,
@@ -130,6 +132,7 @@ class AnswerStream(Closing, Iterator[Step]):
         self._reading = False
         self._at_first = 0
         self._check = check
+        self._persona = persona
         self._mask = mask
         self._steps: list[tuple[float, Step]] = []  # each with its time
         self._closed = False
@@ -220,6 +223,10 @@ class AnswerStream(Closing, Iterator[Step]):
             self._sequence.cut(len(self._steps))
 
         chosen = self._check(recipe)
+        if chosen.persona_prompt not in ("", self._persona):
+            raise UsageError(
+                "the persona is part of the prompt; another holds from the next answer"
+            )
         self._rounds.ensemble.alone(lambda: change(chosen))
 
     @property

@@ -184,6 +184,7 @@ _PLACES = {
     "alpha": "recipe=Recipe.proxy(alpha=...)",
     "beta": "recipe=Recipe.upscale(beta=...)",
     "lambda_": "recipe=Recipe.realign(...)",
+    "persona": "recipe=Recipe.persona(...)",
     "system": "a message of the role system",
     "messages": "the prompt, the first argument",
 }

@@ -42,7 +42,7 @@ from eftlocal.loading.roles import (
     require_roles,
     with_adapted,
 )
-from eftlocal.logits.recipe import TUNED, Recipe
+from eftlocal.logits.recipe import PERSONA, TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
 from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
@@ -207,7 +207,8 @@ class Emulator(Closing):
             special: in raw text, parse special tokens such as `<|im_start|>`.
             recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
                 defaults. A recipe may be given as text (`recipe.parse_recipe`), a speculation by
-                its draft length: 0, False or "off"; True or "auto"; 1 to 16 tokens.
+                its draft length: 0, False or "off"; True or "auto"; 1 to 16 tokens. The persona of
+                a recipe is read of conversations only.
             stop: strings that end the answer, in addition to those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             top_logprobs: with logprobs, also those of this many most probable tokens.
@@ -258,7 +259,10 @@ class Emulator(Closing):
         raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
         ignore_end = asked.get("ignore_end", False)
         reading = asked.keys() & PromptOptions.__annotations__.keys()
-        ids = self._reader.ids(prompt, **{name: asked[name] for name in reading})
+        persona = self._persona(recipe)
+        if raw and persona and PERSONA in recipe.roles:
+            raise UsageError("raw text has no system prompt, so no persona; give another recipe")
+        ids = self._reader.ids(prompt, persona=persona, **{name: asked[name] for name in reading})
         scored = None
         if asked.get("prompt_logprobs"):
             if not raw and not is_ids(prompt):
@@ -305,6 +309,7 @@ class Emulator(Closing):
                 generation,
                 started=started,
                 check=self.checked,
+                persona=persona,
                 mask=mask,
                 prompt=scored,
                 marks=self._marks.of(ids[self._text_role]),
@@ -355,6 +360,7 @@ class Emulator(Closing):
         arguments.text("text", text)
         options = checked_all(raw=raw, special=special, chat_template_kwargs=chat_template_kwargs)
         chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
+        options["persona"] = self._persona(chosen)
 
         def work() -> TextLogprobs:
             ids, tokens, first = self._reader.scored_ids(text, self._text_role, prompt, **options)
@@ -372,8 +378,15 @@ class Emulator(Closing):
     def _special_piece(self, token: int) -> bytes:
         return self._text_model.piece(token, special=True)
 
-    def tokenize(self, prompt: Prompt, **options: Unpack[PromptOptions]) -> dict[str, list[int]]:
+    def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        recipe: Recipe | str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> dict[str, list[int]]:
         """The token ids that each role is given of a prompt; the arguments are those of `stream`.
+        Of a recipe only the persona matters here.
 
         Raises:
             PromptError: it is empty or far too long, or its template fails.
@@ -381,7 +394,13 @@ class Emulator(Closing):
         """
         refuse_unknown(options, tuple(PromptOptions.__annotations__))
         asked = checked_all(**options)
-        return self.ensemble.alone(lambda: self._reader.ids(prompt, **asked))
+        persona = self._persona(arguments.checked("recipe", recipe))
+        return self.ensemble.alone(lambda: self._reader.ids(prompt, persona=persona, **asked))
+
+    def _persona(self, recipe: Recipe | None) -> str:
+        """What the role persona reads; without a word of the recipe's, that of the defaults."""
+        of_recipe = recipe.persona_prompt if recipe else ""
+        return of_recipe or self.defaults.recipe.persona_prompt
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token in an answer.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eftlocal.arguments import LoadOptions, split_load_options
 from eftlocal.loading.loader import Prepared, prepare
 from eftlocal.loading.placement import Held
-from eftlocal.loading.roles import RoleSource, require_roles, with_settings, with_unguided
+from eftlocal.loading.roles import RoleSource, require_roles, with_made, with_settings
 from eftlocal.logits.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,6 +33,6 @@ def prepare_roles(
         EftlocalError: they cannot be loaded; see `loading.loader.prepare`.
     """
     of_roles, loading = split_load_options(options)
-    sources = with_unguided(with_settings(sources, **of_roles), recipe)
+    sources = with_made(with_settings(sources, **of_roles), recipe)
     require_roles(recipe, sources)
     return prepare(sources, vocabulary_exceptions=vocabulary_exceptions, freed=freed, **loading)

@@ -163,6 +163,8 @@ def read_request(
                 f"recipe {used.name} is one model with and without its "
                 "instructions; give them as a system message"
             )
+        if is_raw and used.persona_prompt:
+            raise UsageError(f"recipe {used.name} has a persona, and raw text no system prompt")
         logprobs, top_logprobs = _logprobs(given)
         if given["logit_bias"] is not None:
             given["logit_bias"] = _logit_bias(given["logit_bias"], defaults.vocab_size)

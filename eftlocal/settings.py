@@ -125,16 +125,22 @@ _ALL: Final = (
     _recipe(
         *("recipe", Text("a name, or weights such as base=1,tuned=1,reference=-1")),
         "upscale, proxy, dials, downscale, steer, interpolate, mix, realign, contrast, guidance, "
-        "base, tuned, reference, or weights: base=1,tuned=1,reference=-1.",
+        "persona, base, tuned, reference, or weights: base=1,tuned=1,reference=-1.",
         completion="recipes",
     ),
-    _recipe("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning)."),
+    _recipe("alpha", _STRENGTH, "Weight of tuned - reference (proxy-tuning), or of the persona."),
     _recipe("beta", _STRENGTH, "Weight of base - reference (up-scaling)."),
     _recipe(
         *("lambda", Lambda(_STRENGTH)),
         "Strength of realignment; or a weight for each tuned role: tuned=0.3,plain=0.7.",
     ),
     _recipe("strength", _STRENGTH, "Strength of contrast or guidance."),
+    _recipe(
+        *("persona", Text("a system prompt, as in 'You are a patient teacher.'", least=1)),
+        "A system prompt for the tuned model; what it changes there is added to the base, alpha "
+        "times.",
+        where=(LINE, BODY, PRESET, FILE, CHAT),
+    ),
     _recipe("any_sum", _FLAG, "Allow weights that do not sum to 1.", where=(LINE, BODY, FILE)),
     _limit("delta_top_p", _SHARE, "Apply the delta inside the tuned model's top-p set only."),
     _limit(

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 SIZE, LENGTH = 24, 7
 STOPS = frozenset({0, 9})
-ROLES = ("base", "tuned", "reference", "other")
+ROLES = ("base", "tuned", "reference", "persona")
 PROMPTS = {role: [5, 9, 2, 5, 9][: 2 + i] for i, role in enumerate(ROLES)}
 
 FACTORS: dict[str, Sequence[Any]] = {
@@ -43,7 +43,8 @@ FACTORS: dict[str, Sequence[Any]] = {
         Recipe.upscale(1.7),
         Recipe.proxy(1.5),
         Recipe.steer(-0.5),
-        Recipe.interpolate({"tuned": 0.25, "other": 0.75}),
+        Recipe.interpolate({"tuned": 0.25, "persona": 0.75}),
+        Recipe.persona("You are a pirate.", 1.3),
         Recipe({"base": 2.0, "reference": -0.5}, any_sum=True),
     ),
     "delta_top_p": (1.0, 0.9, 0.4),

@@ -20,7 +20,7 @@ def test_every_recipe_and_dial_is_explained() -> None:
     assert list(MEANINGS) == list(NAMED)
     for name, (does, _, dials) in MEANINGS.items():
         assert does.endswith(".") and "\n" not in does
-        assert set(dials) == set(NAMED[name][1])
+        assert set(dials) == NAMED[name][1].keys() - {"persona"}
         assert all(dial_text(name, dial).startswith(("0: ", "below 0: ")) for dial in dials)
 
 
@@ -57,6 +57,7 @@ RECIPES = (
     lambda a, _: Recipe.realign(a),
     lambda a, _: Recipe.contrast(a),
     lambda a, _: Recipe.guidance(a),
+    lambda a, _: Recipe.persona("You are a pirate.", a),
     lambda a, _: Recipe.downscale(),
     lambda a, _: Recipe.interpolate({"tuned": abs(a) / 9, "plain": 1 - abs(a) / 9}),
     lambda a, _: Recipe.interpolate(

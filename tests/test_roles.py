@@ -75,7 +75,8 @@ UP = "recipe upscale needs the role"
         (Recipe.upscale(), ["base"], f"{UP}s tuned and reference, and there is only base; give"),
         (Recipe.upscale(), ["base", "tuned"], f"{UP} reference, and there are only base, tuned; "),
         (Recipe.guidance(1.0), ["base", "tuned"], "only base, tuned; load with this recipe"),
-        (Recipe.guidance(1.0), ["base"], "roles tuned and unguided, .* give them, or another"),
+        (Recipe.guidance(1.0), ["base"], "the role tuned, and .*; give it, or another"),
+        (Recipe.persona("Hi"), ["base"], "needs the role tuned, .*; it may be the base's own file"),
     ],
 )
 def test_a_recipe_whose_roles_are_not_there(recipe: Recipe, roles: list[str], says: str) -> None:

@@ -173,7 +173,7 @@ def test_workers_of_every_run(
 def test_a_settings_file_with_every_key() -> None:
     write_settings(SAMPLE.read_text(encoding="utf-8"))
     with_a_value = {name for name, s in SETTINGS.items() if FILE in s.where}
-    assert set(from_file()) == with_a_value - {"alpha", "lambda", "strength"}
+    assert set(from_file()) == with_a_value - {"alpha", "lambda", "strength", "persona"}
     selection, given, told = selected()
     defaults = selection.defaults
     assert told == "" and name_of(selection) == "demo" and selection.offline
@@ -221,6 +221,10 @@ file = "reference.gguf"
         ("beta = 0.5", ("--recipe", "upscale"), "upscale: +0.5 base, +1 tuned, -0.5 reference"),
         ("beta = 0.5", ("--recipe", "base"), "base: +1 base"),
         ("beta = 0.5", ("--recipe", "base=1"), "weights: +1 base"),
+        ('persona = "Hi"', (), "persona: +1 base, +1 persona, -1 tuned, persona 'Hi'"),
+        ('persona = "Hi"', ("--recipe", "persona", "--alpha", "2"), "persona: +1 base, +2 persona"),
+        ('persona = "Hi"', ("--alpha", "2"), "proxy: +1 base, +2 tuned"),
+        ("alpha = 0.5", ("--persona", "Hi"), "persona: +1 base, +0.5 persona"),
         ("alpha = -1", ("--recipe", "steer"), "steer: +1 base, -1 tuned, +1 reference"),
         ('recipe = "guidance"\nstrength = 1', (), "upscale: +1 base, +1 tuned, -1 reference"),
         (

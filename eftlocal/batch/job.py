@@ -18,7 +18,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.journal.manifest import Manifest, brief, of_roles, of_versions
 from eftlocal.loading.loader import Progress, UpTo, prepare
-from eftlocal.loading.roles import with_unguided
+from eftlocal.loading.roles import with_made
 from eftlocal.logits.recipe import UNGUIDED
 from eftlocal.request import RequestDefaults
 from eftlocal.scheduler import best_parallel
@@ -127,7 +127,7 @@ class Batch(Closing):
     def __init__(self, job: Job, *, checking: Progress | None = None) -> None:
         self.job = job
         check_output(job.output, job.source)
-        roles = with_unguided(job.sources.roles, job.sources.defaults.recipe)
+        roles = with_made(job.sources.roles, job.sources.defaults.recipe)
         with ExitStack() as undone:
             self._source = undone.enter_context(open_source(job.source))
             prepared = prepare(
@@ -149,7 +149,7 @@ class Batch(Closing):
                 vocab_size=prepared.vocabulary.size,
                 unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
             )
-            with prompt_bound(prepared.sources) as bound:
+            with prompt_bound(prepared.sources, job.sources.defaults.recipe) as bound:
                 bound.check_constraint(job.constraint)
                 self.checked = check(
                     self._source,

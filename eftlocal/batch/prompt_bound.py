@@ -22,7 +22,7 @@ from eftlocal.llama import Model
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import role_prompt
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
-from eftlocal.logits.recipe import TUNED
+from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt, render_roles
@@ -40,6 +40,7 @@ class PromptBound:
         models: by role; without weights is enough.
         prompts: how each role sees a conversation.
         n_ctx: tokens that each role's context holds, the answer's included.
+        persona: of lines that give none.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class PromptBound:
         models: Mapping[str, Model],
         prompts: Mapping[str, RolePrompt],
         n_ctx: Mapping[str, int],
+        persona: str = "",
     ) -> None:
         self._reader = PromptReader(models, prompts, n_ctx)
         self._text_model = models.get(TUNED) or next(iter(models.values()))
         self._prompts = prompts
         self._n_ctx = n_ctx
+        self._persona = persona
         self._least = min(n_ctx.values())
         self._bounded = all(len(m.tokenize(_ODD)) <= _bytes(_ODD) + 1 for m in models.values())
         texts = {text for prompt in prompts.values() for text in prompt.special_texts}
@@ -75,13 +78,16 @@ class PromptBound:
     def _check_prompt(self, prompt: Prompt, request: Request) -> None:
         if request.raw and not request.special and isinstance(prompt, str):
             self._look_for_special(prompt)
-        if self._bound(prompt, request.raw, request.chat_template_kwargs) < self._least:
+        persona = request.recipe.persona_prompt if request.recipe else ""
+        persona = persona or self._persona
+        if self._bound(prompt, request.raw, request.chat_template_kwargs, persona) < self._least:
             return
         ids = self._reader.ids(
             prompt,
             raw=request.raw,
             special=request.special,
             chat_template_kwargs=request.chat_template_kwargs,
+            persona=persona,
         )
         for role, n_ctx in self._n_ctx.items():
             check_length(role, ids[role], n_ctx)
@@ -95,6 +101,7 @@ class PromptBound:
         prompt: Prompt,
         raw: bool,
         variables: Mapping[str, Any] | None = None,
+        persona: str = "",
     ) -> float:
         """At least the tokens of any role's prompt; inf where only tokenizing tells."""
         if not self._bounded:
@@ -105,11 +112,13 @@ class PromptBound:
         if isinstance(prompt, str):
             messages = [Message(role="user", content=prompt)]
         order = tuple(message["role"] for message in messages)
-        added = self._added(order, json.dumps(variables, sort_keys=True) if variables else "{}")
+        told = json.dumps(variables, sort_keys=True) if variables else "{}"
+        added = self._added(order, told, persona)
         return added + sum(_bytes(message["content"]) for message in messages)
 
-    def _measure(self, order: tuple[str, ...], variables: str) -> float:
-        """Bytes that templates add to contents; inf where one does not show each as it stands.
+    def _measure(self, order: tuple[str, ...], variables: str, persona: str) -> float:
+        """Bytes that templates and the persona add to contents; inf where a template does not show
+        each as it stands.
 
         Args:
             variables: of the templates, as JSON.
@@ -126,7 +135,11 @@ class PromptBound:
         same_as = TUNED if TUNED in self._prompts else next(iter(self._prompts))
         most = 0
         told = render_roles(
-            messages, self._prompts, same_as=same_as, variables=json.loads(variables)
+            messages,
+            self._prompts,
+            same_as=same_as,
+            variables=json.loads(variables),
+            persona=persona,
         )
         for role_text in told.values():
             text = str(role_text)
@@ -147,11 +160,12 @@ class PromptBound:
 
 
 @contextmanager
-def prompt_bound(sources: Mapping[str, RoleSource]) -> Iterator[PromptBound]:
+def prompt_bound(sources: Mapping[str, RoleSource], recipe: Recipe) -> Iterator[PromptBound]:
     """The bound of these roles, from the vocabularies of their files.
 
     Args:
         sources: as `loading.prepare` gives them, their headers checked.
+        recipe: of lines that give none.
 
     Raises:
         ModelFileError: llama.cpp refuses a file.
@@ -167,6 +181,7 @@ def prompt_bound(sources: Mapping[str, RoleSource]) -> Iterator[PromptBound]:
             models,
             {role: role_prompt(source, models[role]) for role, source in sources.items()},
             {role: source.n_ctx or DEFAULT_N_CTX for role, source in sources.items()},
+            recipe.persona_prompt,
         )
 
 

@@ -14,7 +14,7 @@ from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import schema_notes
 from eftlocal.kinds import REST, for_role, number
-from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import MADE, PERSONA, TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
 from eftlocal.settings import CONTEXT, RANGES, ROPE, SETTINGS, flag_of, misplaced
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
@@ -38,12 +38,12 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> tuple[Gi
     lost: list[str] = []
     recipe = [name for name in RECIPE if given.get(name) is not None and given[name] is not False]
     if recipe and given.sources.keys() >= set(recipe):
-        guided = {UNGUIDED} if TUNED in roles and given.get("system") is not None else set()
+        made = {PERSONA, *([UNGUIDED] if given.get("system") is not None else ())}
         try:
             needed = set(chosen_recipe(default.recipe, given).roles)
         except UsageError:
             needed = {""}
-        if not needed <= {*roles, *guided}:
+        if not needed <= {*roles, *(made if TUNED in roles else ())}:
             lost = [given.sources[name] for name in recipe]
             given = given.changed(**dict.fromkeys(recipe))
     try:
@@ -58,13 +58,13 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> tuple[Gi
 
 def without_axes(given: Given, axes: Collection[str]) -> Given:
     """The options of a sweep with the user's own dials where its axes stood."""
-    names = [*axes, "any_sum"]
+    names = [*axes, "any_sum", "persona"]
     dials, _ = with_user_settings(dict.fromkeys(names), (), names)
-    along = [name for name in RECIPE if name in axes and given[name] is not None]
+    along = [name for name in RECIPE if name in (*axes, "persona") and given[name] is not None]
     if along:  # the points say what the recipe is
         others = [name for name in RECIPE if name in dials.sources and name not in along]
         tell_left_out((dials.sources[name] for name in others), "the recipes of this sweep")
-        dials = dials.changed(**dict.fromkeys(RECIPE))
+        dials = dials.changed(**{**dict.fromkeys(RECIPE), "persona": given["persona"]})
     return Given({**given, **dials}, {**given.sources, **dials.sources})
 
 
@@ -289,7 +289,7 @@ def check_raw(given: Mapping[str, Any]) -> None:
     """Refuses what does not go with --raw, or only with it."""
     if given["special"] and not given["raw"]:
         raise UsageError("--special is for raw text; add --raw")
-    for name in ("system", "chat_template", "system_in_user", "chat_template_kwargs"):
+    for name in ("system", "persona", "chat_template", "system_in_user", "chat_template_kwargs"):
         if given["raw"] and given[name]:  # no variables at all change nothing
             raise UsageError(
                 f"{flag_of(name)} needs the chat template, which --raw leaves out; drop one"
@@ -309,7 +309,7 @@ def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> lis
     """The roles to show; refuses a recipe or --show that names a role which is not there."""
     from eftlocal.loading.roles import require_roles
 
-    made = (UNGUIDED,) if TUNED in roles else ()
+    made = MADE if TUNED in roles else ()
     require_roles(recipe, roles, made=made, written=_role_flag)
     shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
     for role in shown:

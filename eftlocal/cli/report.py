@@ -98,7 +98,7 @@ def report(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The user's settings; of texts, which may be private, only that they are set."""
-    texts = ("stop", "chat_template_kwargs")
+    texts = ("stop", "chat_template_kwargs", "persona")
     values = {
         name: {"source": one["source"]} if name.startswith(texts) else one
         for name, one in settings["values"].items()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _PROMPTS, _OUTPUT = "Prompts", "Output"
+_FIXED = "any_sum", "persona"  # of the recipe, the same at every point
 
 
 _AXES = opt.axes(
@@ -47,7 +48,7 @@ _AXES = opt.axes(
 @takes(
     *("models", "length", "drafts", "prompt", "raw", "engine"),
     first=_AXES,
-    also=["any_sum"],
+    also=_FIXED,
     shared=["seed", "speculative"],
 )
 def sweep(
@@ -138,7 +139,7 @@ def sweep(
     from eftlocal.cli.progress import Tally, keeping, terminable
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.loading.loader import UpTo
-    from eftlocal.logits.recipe import UNGUIDED
+    from eftlocal.logits.recipe import MADE
     from eftlocal.output_file import check_outputs, write_whole
     from eftlocal.scheduler import best_parallel
     from eftlocal.study import sweep_report as report
@@ -156,7 +157,7 @@ def sweep(
         longest = given["max_tokens"] or LONGEST
         defaults = replace(defaults, sampling=greedy, max_tokens=longest)
     dials = parse_dials({name.rstrip("_"): given[name] for name in _AXES})
-    points = cross(dials, _builder(defaults, selected.roles, given["any_sum"]))
+    points = cross(dials, _builder(defaults, selected.roles, given))
     items = _items(given)
     if not all(item.has_system for item in items):
         for point in points:
@@ -173,8 +174,8 @@ def sweep(
         return
     if out is None:
         raise UsageError("--out is missing: name a file for the results, as in --out sweep.jsonl")
-    # Only a default recipe that needs it brings the role `unguided` along.
-    first = next((p for p in points if UNGUIDED in p.recipe.roles), points[0])
+    # Only a default recipe that has it brings a role along that is made of the tuned one.
+    first = next((p for p in points if p.recipe.weights.keys() & {*MADE}), points[0])
     with loading_bars() as bars:
         sources = replace(selected.sources(bars), defaults=replace(defaults, recipe=first.recipe))
     identity = manifest(sources, items, seed)
@@ -252,14 +253,14 @@ def _metrics(asked: str | None, there: tuple[str, ...]) -> tuple[str, ...]:
     return wanted
 
 
-def _builder(defaults: Defaults, roles: tuple[str, ...], any_sum: bool) -> Build:
+def _builder(defaults: Defaults, roles: tuple[str, ...], given: Given) -> Build:
     """What a combination of dials means; the others are the preset's."""
 
     def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
-        given = dict.fromkeys(opt.GROUPS["recipe"]) | {"any_sum": any_sum}
+        here = {name: given.get(name) if name in _FIXED else None for name in opt.GROUPS["recipe"]}
         for dial, value in dials.items():  # no limit at all is None in a grid
-            given["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
-        made = rules.chosen_defaults(defaults, given)
+            here["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
+        made = rules.chosen_defaults(defaults, here)
         rules.check_roles(made.recipe, None, roles)
         return made.recipe, made.sampling
 

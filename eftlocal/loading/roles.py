@@ -9,7 +9,7 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.kinds import REST, for_role, of_one_role
-from eftlocal.logits.recipe import BASE, REFERENCE, TRIO, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import BASE, MADE, PERSONA, REFERENCE, TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.settings import CONTEXT, ROPE, SETTINGS, misplaced
 
@@ -187,19 +187,26 @@ def require_roles(
     missing = [role for role in recipe.roles if role not in roles and role not in made]
     if not missing:
         return recipe
-    if missing == [UNGUIDED]:
+    if all(role in MADE for role in missing):
         advice = "load with this recipe"
     else:
+        missing = [role for role in missing if role not in MADE]  # made of what is missing, too
         it = "them" if missing[1:] else "it"
         advice = f"give {' and '.join(map(written, missing)) if written else it}, or another recipe"
+        if missing == [TUNED] and recipe.weights.get(BASE) and recipe.weights.get(PERSONA):
+            advice += "; it may be the base's own file"
     raise UsageError(
         f"recipe {recipe.name} needs the role{'s' * bool(missing[1:])} {' and '.join(missing)}, "
         f"and there {'are' if len(roles) > 1 else 'is'} only {', '.join(roles)}; {advice}"
     )
 
 
-def with_unguided(sources: Mapping[str, RoleSource], recipe: Recipe) -> dict[str, RoleSource]:
-    """The sources, and where the recipe is guidance the tuned model without its instructions."""
-    if UNGUIDED in recipe.roles and TUNED in sources and UNGUIDED not in sources:
-        return {**sources, UNGUIDED: replace(sources[TUNED], without_system=True)}
-    return dict(sources)
+def with_made(sources: Mapping[str, RoleSource], recipe: Recipe) -> dict[str, RoleSource]:
+    """The sources, and of the recipe's roles that are the tuned model under another prompt those
+    that are not there: without its instructions, or with a persona's (which `prompt` adds)."""
+    found = dict(sources)
+    for role in MADE:
+        if role in recipe.weights and TUNED in sources and role not in sources:
+            apart = sources[TUNED].without_system or role == UNGUIDED
+            found[role] = replace(sources[TUNED], without_system=apart)
+    return found

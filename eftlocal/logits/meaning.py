@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from eftlocal.logits.recipe import BASE, NAMED, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import BASE, NAMED, PERSONA, REFERENCE, TUNED, UNGUIDED, Recipe
 
 _PLACE = re.compile(r"([+−] )?\{(\w+)\}")
 
@@ -100,6 +100,15 @@ MEANINGS: Mapping[str, Meaning] = {
             )
         },
     ),
+    PERSONA: Meaning(
+        "The base, with what a system prompt does to a small tuned model.",
+        "{base} + {alpha} × ({persona} − {tuned})",
+        {
+            "alpha": _at(
+                "the base alone", "as much as in the small model", "more, soon repeats itself"
+            )
+        },
+    ),
     BASE: Meaning("The base alone.", "{base}", {}),
     TUNED: Meaning("The tuned model alone.", "{tuned}", {}),
     REFERENCE: Meaning("The small model before fine-tuning, alone.", "{reference}", {}),
@@ -110,7 +119,7 @@ _WRITTEN_OUT = Meaning("Every model with a weight of its own.", "", {})
 def _alpha(recipe: Recipe) -> float:
     if recipe.lambdas:
         return math.fsum(recipe.weights[role] for role in recipe.lambdas)
-    return recipe.weights[TUNED]
+    return recipe.weights[PERSONA if recipe.name == PERSONA else TUNED]
 
 
 def _lambda(recipe: Recipe) -> float:
@@ -140,7 +149,8 @@ def recipe_values(recipe: Recipe) -> dict[str, float]:
     """The numbers that a recipe may be turned by."""
     takes = NAMED[recipe.name][1] if recipe.name in NAMED else {}
     many = len(recipe.lambdas) not in (0, 2)  # one number divides two
-    return {dial: _READ[dial](recipe) for dial in takes if not (many and dial == "lambda")}
+    dials = (dial for dial in takes if dial in _READ)
+    return {dial: _READ[dial](recipe) for dial in dials if not (many and dial == "lambda")}
 
 
 def formula(recipe: Recipe, names: Mapping[str, str] | None = None) -> str:

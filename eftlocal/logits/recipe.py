@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from eftlocal.bases import Frozen, FrozenMapping
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Off, Range
-from eftlocal.settings import LIMITS, RANGES, checked
+from eftlocal.settings import LIMITS, RANGES, SETTINGS, checked
 from eftlocal.terminal_text import shown
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 BASE, TUNED, REFERENCE = TRIO = "base", "tuned", "reference"
 UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
+PERSONA = "persona"  # the tuned model under a system prompt that only it reads
+MADE = UNGUIDED, PERSONA  # roles that loading makes of the tuned one
 
 
 _LIMIT_WORDS = {
@@ -90,6 +92,8 @@ class Recipe(Frozen):
         any_sum: the caller means weights that do not sum to 1.
         lambdas: of a mixture of tuned roles, the share of each.
         references: of a mixture, the reference of a tuned role where it is not "reference".
+        persona_prompt: the system prompt that only the role `persona` reads; empty is none. It is
+            part of the prompt, so it cannot be changed within an answer.
 
     Raises:
         UsageError: a weight or a stabiliser is out of its range; the line names it.
@@ -107,6 +111,7 @@ class Recipe(Frozen):
     any_sum: bool = False
     lambdas: Mapping[str, float] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
+    persona_prompt: str = ""
 
     def __post_init__(self) -> None:
         weights = _by_role("weight", self.weights)
@@ -125,6 +130,13 @@ class Recipe(Frozen):
         judge = _by_role("judge weight", self.judge) or anchor
         for name in LIMITS:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
+        if self.persona_prompt != "":
+            SETTINGS[PERSONA].checked(PERSONA, self.persona_prompt)
+            if PERSONA not in weights:
+                raise UsageError(
+                    f"recipe {self.name} has no weight for the role {PERSONA}, which alone reads "
+                    f"the persona; give {PERSONA}=1 too, or leave the persona out"
+                )
         object.__setattr__(self, "weights", FrozenMapping(weights))
         object.__setattr__(self, "anchor", FrozenMapping(anchor))
         object.__setattr__(self, "judge", FrozenMapping(judge))
@@ -208,6 +220,7 @@ class Recipe(Frozen):
     def __str__(self) -> str:
         parts = [f"{w:+g} {role}" for role, w in self.weights.items() if w != 0.0]
         parts += [_LIMIT_WORDS[name].format(value) for name, value in self.limits.items()]
+        parts += [f"persona {shown(self.persona_prompt)}"] if self.persona_prompt else []
         return f"{self.name}: " + ", ".join(parts)
 
     # The rows of the papers ------------------------------------------------------------------
@@ -328,6 +341,21 @@ class Recipe(Frozen):
         return replace(recipe, name="guidance")
 
     @classmethod
+    def persona(cls, prompt: str, alpha: float = 1.0) -> Recipe:
+        """base + alpha * (persona - tuned): a system prompt as the fine-tuning.
+
+        The role `persona` is the tuned model, and reads this system prompt after the
+        conversation's own; base and tuned do not. Where base and tuned are one file, it is
+        `guidance` by this prompt alone: alpha is 1 + g.
+        """
+        alpha = checked("alpha", alpha)
+        prompt = SETTINGS[PERSONA].checked(PERSONA, prompt)
+        weights = {BASE: 1.0, PERSONA: alpha, TUNED: 0.0 - alpha}
+        judge = {PERSONA: 1.0} if alpha else {BASE: 1.0}
+        anchor = {BASE: 1.0}
+        return cls(weights, name=PERSONA, anchor=anchor, judge=judge, persona_prompt=prompt)
+
+    @classmethod
     def single(cls, role: str) -> Recipe:
         """One role alone: its logits pass through unchanged, and no other role is decoded."""
         return cls({role: 1.0}, name=role)
@@ -363,14 +391,15 @@ def parse_recipe(
     beta: float | None = None,
     lambda_: Lambda | str | None = None,
     strength: float | None = None,
+    persona: str | None = None,
     any_sum: bool = False,
     references: Mapping[str, str] | None = None,
 ) -> Recipe:
     """A recipe from its name, or from weights written `base=1,tuned=1,reference=-1`.
 
     Without a name, the dials say which is meant: beta alone is up-scaling, alpha alone
-    proxy-tuning, both are the two dials, a lambda per role interpolation, with alpha a mix. A dial
-    that the recipe does not have is refused by name.
+    proxy-tuning, both are the two dials, a lambda per role interpolation, with alpha a mix, a
+    persona is one. A dial that the recipe does not have is refused by name.
 
     Args:
         lambda_: a number, or one per tuned role: a mapping, or written `warm=0.3,plain=0.7`.
@@ -381,7 +410,8 @@ def parse_recipe(
     """
     if isinstance(lambda_, str):
         lambda_ = parse_lambda(lambda_)
-    given = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
+    given: dict[str, Any] = {"alpha": alpha, "beta": beta, "lambda": lambda_, "strength": strength}
+    given[PERSONA] = persona
     dials = {dial: value for dial, value in given.items() if value is not None}
     if text is None:
         if len(dials) > 1 and tuple(dials) not in _IMPLIED:
@@ -390,9 +420,10 @@ def parse_recipe(
         if text == "realign" and isinstance(lambda_, Mapping):
             text = "interpolate"
     if "=" in text:
+        read = dials.pop(PERSONA, "")
         if dials:
             raise UsageError(f"recipe {text!r} gives all weights: leave out {_join(dials)}")
-        return Recipe(parse_weights(text), any_sum=any_sum)
+        return Recipe(parse_weights(text), any_sum=any_sum, persona_prompt=read)
     if any_sum:
         raise UsageError("any_sum is for weights, such as base=1,tuned=1")
     if text not in NAMED:
@@ -429,6 +460,8 @@ _IMPLIED = {
     ("alpha", "lambda"): "mix",
     ("lambda",): "realign",
     ("strength",): "contrast",
+    (PERSONA,): PERSONA,
+    ("alpha", PERSONA): PERSONA,
 }
 
 # name -> constructor, {dial: its argument}, dials that must be given
@@ -443,6 +476,7 @@ NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] 
     "realign": (Recipe.realign, {"lambda": "lambda_"}, ("lambda",)),
     "contrast": (Recipe.contrast, {"strength": "strength"}, ("strength",)),
     "guidance": (Recipe.guidance, {"strength": "strength"}, ("strength",)),
+    PERSONA: (Recipe.persona, {"alpha": "alpha", PERSONA: "prompt"}, (PERSONA,)),
     BASE: (lambda: Recipe.single(BASE), {}, ()),
     TUNED: (lambda: Recipe.single(TUNED), {}, ()),
     REFERENCE: (lambda: Recipe.single(REFERENCE), {}, ()),

@@ -48,6 +48,7 @@ _FEWER = {
     "realign": ("tuned", "reference"),
     "contrast": ("base", "reference"),
     "guidance": ("tuned",),
+    "persona": ("base", "tuned"),
     "base": ("base",),
     "tuned": ("tuned",),
     "reference": ("reference",),

@@ -41,8 +41,12 @@ class PromptReader:
         special: bool = False,
         continue_last: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        persona: str = "",
     ) -> dict[str, list[int]]:
         """The token ids of a prompt, by role; the arguments are those of `Emulator.stream`.
+
+        Args:
+            persona: of a conversation, what the role of this name reads besides.
 
         Raises:
             PromptError: it is empty, not valid or far too long, or a template fails.
@@ -78,6 +82,7 @@ class PromptReader:
             same_as="tuned" if "tuned" in self.prompts else next(iter(self.prompts)),
             continue_last=continue_last,
             variables=chat_template_kwargs,
+            persona=persona,
         )
         return self._tokens({role: texts[role] for role in self.models})
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama.engine import chat_formats, format_chat
 from eftlocal.llama.model import parted
+from eftlocal.logits.recipe import PERSONA
 from eftlocal.prompt.messages import (
     Message,
     check_variables,
@@ -109,12 +110,14 @@ def render_roles(
     same_as: str = "tuned",
     continue_last: bool = False,
     variables: Mapping[str, Any] | None = None,
+    persona: str = "",
 ) -> dict[str, RoleText]:
     """What each role reads of one conversation.
 
     `same_as`: whose text a role of format "same" reads. `continue_last`: the last message is the
     assistant's, and its text is the beginning of the answer: every role's text ends with it.
-    `variables` are for the templates, on top of each role's own.
+    `variables` are for the templates, on top of each role's own. `persona` is a system prompt that
+    only the role of this name reads.
 
     Raises PromptError when a template fails or leaves a message out, when a model has none and
     "chat" is asked for, or when a message holds a special token's text and the template gives no
@@ -132,7 +135,8 @@ def render_roles(
     given = bool(variables) or any(role.variables for role in roles.values())
     if given and not any(is_template(role.source) for role in roles.values()):
         raise UsageError("chat_template_kwargs: no role's prompt is a template; leave them out")
-    texts: dict[str, list[Segment]] = {}  # by owner: a render asks another process
+    # By owner, and the persona that is told: a render asks another process.
+    texts: dict[tuple[str, str], list[Segment]] = {}
     found: dict[str, RoleText] = {}
     for name, role in roles.items():
         owner = same_as if role.format == "same" else name
@@ -140,10 +144,11 @@ def render_roles(
             raise UsageError(
                 f"prompt format of {name}: 'same' needs a role {same_as!r} with its own format"
             )
-        if owner not in texts:
-            text = _render_one(owner, roles[owner], checked, variables)
-            texts[owner] = _continued(text, partial, roles[owner].special_texts)
-        found[name] = _with_bos(texts[owner], role)
+        key = owner, persona if name == PERSONA else ""
+        if key not in texts:
+            text = _render_one(owner, roles[owner], checked, variables, key[1])
+            texts[key] = _continued(text, partial, roles[owner].special_texts)
+        found[name] = _with_bos(texts[key], role)
     return found
 
 
@@ -183,14 +188,26 @@ def system_into_user(messages: Sequence[Message]) -> list[Message]:
     return told
 
 
+def _with_persona(messages: Sequence[Message], persona: str) -> list[Message]:
+    """The conversation with the persona at the end of its system prompt."""
+    system, rest = "", messages
+    if messages[0]["role"] == "system":
+        system, rest = messages[0]["content"], messages[1:]
+    content = f"{system}\n\n{persona}" if system.strip() else persona
+    return [Message(role="system", content=content), *rest]
+
+
 def _render_one(
     name: str,
     role: RolePrompt,
     messages: Sequence[Message],
     variables: Mapping[str, Any] | None,
+    persona: str,
 ) -> list[Segment]:
     if role.without_system:
         messages = [message for message in messages if message["role"] != "system"]
+    if persona:
+        messages = _with_persona(messages, persona)
     template = role.source if is_template(role.source) else ""
     messages = cast(list[Message], told(messages, template, role.special_texts))
     if role.format == "plain":

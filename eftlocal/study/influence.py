@@ -85,7 +85,7 @@ def inspect(
     compared = pairs(emulator.roles, chosen)
 
     def score() -> Columns:
-        ensemble, prompts = emulator.ensemble, emulator.tokenize(prompt, **read)
+        ensemble, prompts = emulator.ensemble, emulator.tokenize(prompt, recipe=chosen, **read)
         scored = text_rows(
             ensemble, prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer"
         )

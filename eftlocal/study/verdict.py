@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import BASE, PERSONA, REFERENCE, TUNED, UNGUIDED, Recipe
 from eftlocal.study.inspection import COMBINATION, InspectedToken, Inspection
 from eftlocal.terminal_text import one_line
 
@@ -23,6 +23,7 @@ _THE = {
     TUNED: "the tuned model",
     REFERENCE: "the reference",
     UNGUIDED: "the model without instructions",
+    PERSONA: "the persona",
 }
 _SHORT = {UNGUIDED: "without instructions"}
 

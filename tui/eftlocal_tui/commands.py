@@ -32,6 +32,7 @@ HISTORY = "screen.history"
 _NAME, _IMPORT = "Rename the conversation", "Import conversations (.json)"
 _EXPORT = "Export to a file (.md or .json)"
 _SET = "/set beta 0.5 turns a dial; /set beta explains it"
+_PERSONA = "A system prompt for the tuned model alone, alpha strong"
 _RESET = "Turn a dial back; alone, all of them"
 _LOAD = "Open a conversation, or import one"
 _THEME = "Set the theme; alone, switch light and dark"
@@ -47,6 +48,7 @@ COMMANDS = (
     ),
     Command("models", "", "The presets: what is here, how large, what fits", "screen.models"),
     Command("system", "[TEXT|-]", "Set the system prompt; - removes it"),
+    Command("persona", "[TEXT|-]", _PERSONA),
     Command("set", "[DIAL [VALUE]]", _SET, completes=("dials",)),
     Command("reset", "[DIAL]", _RESET, completes=("dials",)),
     Command("stats", "", "Figures of the last answer, models, memory"),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
-from eftlocal.logits.recipe import BASE, MIXTURES, NAMED, Recipe, parse_recipe
+from eftlocal.logits.recipe import BASE, MADE, MIXTURES, NAMED, PERSONA, Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
 from eftlocal.speculation.settings import Speculation
@@ -67,6 +67,23 @@ class Dials:
         if name in LIMITS:
             return replace(self, recipe=self.recipe.stabilise(**{name: value}))
         return replace(self, sampling=replace(self.sampling, **{name: value}))
+
+    def with_persona(self, text: str, roles: Collection[str], begun: Dials) -> Dials:
+        """With this persona, and alpha where it is; without one, with the recipe of these dials,
+        or the base alone where that has a persona or a role that is not loaded.
+
+        Raises:
+            UsageError: it is not valid text.
+        """
+        now = self.recipe
+        if not text:
+            other = begun.recipe
+            if PERSONA in other.weights or not set(other.roles) <= set(roles):
+                other = Recipe.single(BASE)
+            return replace(self, recipe=other.limited_as(now))
+        if PERSONA in now.weights:
+            return replace(self, recipe=replace(now, persona_prompt=text))
+        return replace(self, recipe=Recipe.persona(text).limited_as(now))
 
     def stepped(self, name: str, by: int) -> Dials:
         """With a dial of the side panel so many steps up; these very dials at its end."""
@@ -196,6 +213,7 @@ class Dials:
 
 def formula_of(recipe: Recipe, files: Mapping[str, str]) -> str:
     """The recipe over the models' names: those of their files, without the quantization."""
+    files = {role: file for role, file in files.items() if role not in MADE}
     names = {role: _QUANTIZED.sub("", file) for role, file in files.items()}
     return formula(recipe, names if len({*names.values()}) == len({*files.values()}) else files)
 
@@ -230,8 +248,8 @@ def recipe_names(now: Recipe, roles: Collection[str], begun: Recipe) -> tuple[st
 
 
 def _allowed(name: str, roles: Collection[str]) -> bool:
-    # Which tuned models are mixed is the preset's to say.
-    return name not in MIXTURES and set(_begin(name).roles) <= set(roles)
+    # Which tuned models are mixed is the preset's to say, and a persona the person's.
+    return name not in (*MIXTURES, PERSONA) and set(_begin(name).roles) <= set(roles)
 
 
 def _began(name: str, now: Dials, begun: Dials) -> float:
@@ -251,6 +269,8 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     values = recipe_values(recipe) | values
     if "=" in values["text"] and recipe.any_sum:
         values["any_sum"] = True
+    if recipe.persona_prompt:
+        values[PERSONA] = recipe.persona_prompt
     plain = Recipe({BASE: 1.0})
     for name in LIMITS:
         value = getattr(recipe, name)
@@ -283,19 +303,22 @@ def _renamed(now: Recipe, name: str, roles: Collection[str], begun: Recipe) -> R
     elif "=" in name or name not in NAMED:
         recipe = parse_recipe(name)
     else:
-        recipe = _begin(name, recipe_values(begun) | recipe_values(now))
+        persona = now.persona_prompt or begun.persona_prompt
+        recipe = _begin(name, recipe_values(begun) | recipe_values(now), persona)
     missing = [role for role in recipe.roles if role not in roles]
     if missing:
         raise UsageError(f"recipe {name} needs the role {missing[0]}, which is not loaded")
     return recipe.limited_as(now)
 
 
-def _begin(name: str, kept: Mapping[str, float] | None = None) -> Recipe:
+def _begin(name: str, kept: Mapping[str, float] | None = None, persona: str = "") -> Recipe:
     """A recipe by name; a dial that the recipe before it had too keeps its place."""
     if name in MIXTURES:
         raise UsageError(f"recipe {name} needs a preset with several tuned models")
-    values = {**_START, **(kept or {})}
-    return _made(name, {dial: values.get(dial, 1.0) for dial in NAMED[name][1]})
+    if name == PERSONA and not persona:
+        raise UsageError("recipe persona needs one; /persona TEXT gives it")
+    values, takes = {**_START, **(kept or {})}, NAMED[name][1]
+    return _made(name, {dial: values.get(dial, 1.0) for dial in takes if dial != PERSONA}, persona)
 
 
 def _with(recipe: Recipe, name: str, value: float) -> Recipe:
@@ -308,16 +331,19 @@ def _with(recipe: Recipe, name: str, value: float) -> Recipe:
             shares = dict(zip(shares, (share, round(1.0 - share, 6)), strict=True))
         changed = parse_recipe(recipe.name, lambda_=shares, references=recipe.references, **values)
     else:
-        changed = _made(recipe.name, recipe_values(recipe) | {name: value})
+        turned = recipe_values(recipe) | {name: value}
+        changed = _made(recipe.name, turned, recipe.persona_prompt)
     return changed.limited_as(recipe)
 
 
-def _made(name: str, values: Mapping[str, float]) -> Recipe:
+def _made(name: str, values: Mapping[str, float], persona: str) -> Recipe:
     # Sums of dials are rounded, so that ten steps of 0.1 are 1.
-    rounded = {key: round(value, 6) for key, value in values.items()}
+    rounded: dict[str, Any] = {key: round(value, 6) for key, value in values.items()}
+    if name == PERSONA:
+        rounded[PERSONA] = persona
     if "lambda" in rounded:
         rounded["lambda_"] = rounded.pop("lambda")
-    return parse_recipe(name, **cast(dict[str, Any], rounded))
+    return parse_recipe(name, **rounded)
 
 
 def _parsed(name: str, text: str, range_: Range) -> Any:

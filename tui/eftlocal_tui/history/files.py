@@ -287,6 +287,8 @@ def _notes(turn: Turn) -> list[str]:
     words = [outcome(turn)]
     if turn.settings and turn.settings.preset:
         words.append(f"preset {turn.settings.preset}")
+    if persona := turn.settings and turn.settings.recipe.get("persona"):
+        words.append(f"persona “{persona}”")
     if any(words):
         notes.append(f"*{_inline(' · '.join(filter(None, words)))}*")
     return notes

@@ -67,6 +67,18 @@ class ChatCommands:
         what = "System prompt set; it applies from the next answer" if text else "No system prompt"
         self.screen.notify(what)
 
+    async def _persona(self, rest: str) -> None:
+        if rest:
+            await self._set_persona("" if rest == "-" else rest)
+        else:
+            question = "Persona: a system prompt that only the tuned model reads"
+            box = AskText(question, self.screen.models.dials.recipe.persona_prompt, long=True)
+            self.screen.ask(box, self._set_persona)
+
+    async def _set_persona(self, text: str | None) -> None:
+        if text is not None:
+            await self.screen.models.set_persona(text)
+
     async def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
         name, models = name.removesuffix("?").replace("-", "_"), self.screen.models

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.logits.recipe import PERSONA
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
@@ -299,7 +300,13 @@ class ChatModels:
         dials = self.dials
         if self.loaded and turn.settings and turn.settings.preset == self.loaded.name:
             try:
-                return restored(turn.settings, self.loaded.dials)
+                found = restored(turn.settings, self.loaded.dials)
+                if PERSONA in found.recipe.roles and PERSONA not in self.loaded.roles:
+                    persona = one_line(found.recipe.persona_prompt, 60)
+                    raise UsageError(
+                        f"its persona was “{persona}”; `eftlocal chat --persona TEXT` has one again"
+                    )
+                return found
             except UsageError as error:
                 self.screen.trouble(error)
         return dials
@@ -323,6 +330,24 @@ class ChatModels:
                 self._dials = dials.turned(name, to, loaded.roles, loaded.dials)
         finally:
             await self.show_dials()
+
+    async def set_persona(self, text: str) -> None:
+        """From the next answer on; empty is none.
+
+        Raises:
+            UsageError: nothing is loaded, no role can read it, or it is not valid text.
+        """
+        loaded = self.ready
+        if text and PERSONA not in loaded.roles:
+            raise UsageError(
+                "these models were loaded without a role for it; start with "
+                "`eftlocal chat --persona TEXT`, and it can be changed here"
+            )
+        begun = loaded.preset or loaded.dials
+        self._dials = self.dials.with_persona(text, loaded.roles, begun)
+        await self.show_dials()
+        what = "Persona set; it applies from the next answer" if text else "No persona"
+        self.screen.notify(what)
 
     async def reset(self) -> None:
         """Every dial where the preset began.

@@ -22,6 +22,7 @@ from eftlocal_tui.text import plot, speed_text
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
 _STRIP = 36  # columns from which figures stand side by side
 _DIAL = 19  # columns of a dial, where these do
+_PERSONA = 160  # characters of it that are shown
 _HELD = 120  # samples of the plots
 _SAMPLE = 0.1  # seconds that one takes at least
 
@@ -119,6 +120,8 @@ class SidePanel(VerticalScroll, can_focus=False):
         names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
         values = dials.shown()
         does = f"{dials.told('recipe')}\n{formula_of(dials.recipe, loaded.files)}"
+        if dials.recipe.persona_prompt:
+            does += f"\n“{one_line(dials.recipe.persona_prompt, _PERSONA)}”"
         self.query_one("#about", Static).update("\n".join(map(one_line, does.split("\n"))))
         self._explain()
         self._recipe = values.pop("recipe")
