@@ -72,7 +72,7 @@ class Sources:
         cls,
         files: Mapping[str, Path],
         *,
-        offline: bool,
+        offline: bool = False,
         trust: bool = False,
         progress: hub.Progress | None = None,
         **engine: Any,

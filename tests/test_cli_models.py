@@ -342,7 +342,9 @@ def test_check_of_files(
     good = ["--base", paths["base"], "--tuned", paths["tuned"], "--reference", paths["reference"]]
     read: list[Path] = []
     once = check.read_header
-    monkeypatch.setattr(check, "read_header", lambda path: (read.append(path), once(path))[1])
+    monkeypatch.setattr(
+        check, "read_header", lambda path, *known: (read.append(path), once(path, *known))[1]
+    )
     found = run_json("check", *good)["vocabulary"]
     assert sorted(map(str, read)) == sorted(paths[role] for role in ("base", "reference", "tuned"))
     assert found["widths"] == {"base": 512, "tuned": 512, "reference": 512}
