@@ -14,7 +14,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -71,6 +71,7 @@ class HubServer:
     error_code: str = ""
     retry_after: str = ""
     after_get: Any = None  # called with the number of the GET that has just ended
+    search: bytes | None = None  # what a search gives, instead of what it finds
     requests: list[Request] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -121,12 +122,14 @@ def _handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
             self.answer(hub.head.pop(0) if hub.head else None)
 
         def do_GET(self) -> None:
+            if urlsplit(self.path).path == "/api/models":
+                return self.found(parse_qs(urlsplit(self.path).query))
             listing = re.fullmatch(r"/api/models/(.+)/tree/(.+)", urlsplit(self.path).path)
             if listing:
                 repo = listing[1] + "/"
                 tree = [
-                    {"type": "file", "path": name[len(repo) :], "size": 1, "oid": "0" * 40}
-                    for name in hub.files
+                    {"type": "file", "path": name[len(repo) :], "size": len(content)}
+                    for name, content in hub.files.items()
                     if name.startswith(repo)
                 ]
                 return self.finish_with(200, json.dumps(tree).encode())
@@ -158,6 +161,17 @@ def _handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
                     head["X-Linked-Size"] = str(len(content))
                 return self.finish_with(302, b"", head)
             return self.content(content, {**head, "ETag": etag}, fault)
+
+        def found(self, query: dict[str, list[str]]) -> None:
+            """Repositories whose names hold the words, as the hub's search gives them."""
+            if hub.search is not None:
+                return self.finish_with(200, hub.search)
+            repos = dict.fromkeys("/".join(name.split("/")[:2]) for name in hub.files)
+            asked = query["search"][0].lower().split()
+            fits = [repo for repo in repos if all(word in repo.lower() for word in asked)]
+            limit = int(query["limit"][0])
+            page = [{"id": repo, "gated": "manual" if "gated" in repo else False} for repo in fits]
+            return self.finish_with(200, json.dumps(page[:limit]).encode())
 
         def errors(self) -> dict[str, str]:
             named = {"X-Error-Code": hub.error_code, "Retry-After": hub.retry_after}

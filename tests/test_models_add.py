@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,71 @@ def test_on_a_terminal_it_proposes_what_find_finds(
     assert "1. base steered by plain over reference" in result.stdout
     assert "give a number up to 2" in result.stderr
     assert find("mine").roles["tuned"].file == str(demo_files["tuned"])
+
+
+def search(*arguments: str) -> Any:
+    result = run("models", "search", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_search_tells_base_from_tuned_and_sizes(server: HubServer) -> None:
+    server.files |= {
+        "some/Qwen2.5-7B-GGUF/Qwen2.5-7B.Q4_K_M-00001-of-00002.gguf": b"x" * 3000,
+        "some/Qwen2.5-7B-GGUF/Qwen2.5-7B.Q4_K_M-00002-of-00002.gguf": b"x" * 2000,
+        "some/Qwen2.5-7B-GGUF/Qwen2.5-7B.Q2_K.gguf": b"x",
+        "some/Qwen2.5-7B-GGUF/mmproj-q8_0.gguf": b"x",
+        "Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf": b"x" * 700,
+        "gated/Qwen2.5-0.5B/only.gguf": b"x" * 600,
+        "some/Qwen2.5-notes/README.md": b"x",
+    }
+    found = search("qwen2.5")["files"]
+    assert [(row["kind"], row["file"], row["size"]) for row in found] == [
+        ("base", "hf:some/Qwen2.5-7B-GGUF/Qwen2.5-7B.Q4_K_M-00001-of-00002.gguf", 5000),
+        ("tuned", "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf", 700),
+        ("base", "hf:gated/Qwen2.5-0.5B/only.gguf", 600),
+    ]
+    assert [row["gated"] for row in found] == [False, False, True]
+    assert len(search("qwen2.5", "--most", "1")["files"]) == 1
+    none = run("models", "search", "llama-3.2-1b-instruct")  # of a preset, too, that is not there
+    assert 'has no GGUF for "llama-3.2-1b-instruct"' in none.stdout
+    assert "note: preset llama3.1-8b: bartowski/" in none.stderr
+
+
+def test_search_tells_of_newer_revisions(server: HubServer) -> None:
+    user_path().parent.mkdir(parents=True)
+    roles = "".join(
+        f'[preset.roles.{role}]\nrepo = "owner/models"\nfile = "{role}.gguf"\n'
+        f'revision = "{COMMIT if role == "base" else "0" * 40}"\n'
+        for role in ROLES
+    )
+    roles += f'sha256 = "{server.etag("owner/models/reference.gguf")}"\n'  # the file is the same
+    user_path().write_text(f'[[preset]]\nname = "old"\n{roles}', encoding="utf-8")
+    assert search("models")["newer"] == [
+        {"preset": "old", "file": "owner/models/tuned.gguf", "pinned": "0" * 40, "now": COMMIT}
+    ]
+    assert (
+        "is pinned to 0000000000, and the hub has c0ffee"
+        in run("models", "search", "models").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "part"),
+    [
+        (b"{}", "no list of repositories"),
+        (b"[1", "not valid JSON"),
+        (b'[{"id": "../../etc"}, {"id": 1}, 2, {}]', ""),
+    ],
+)
+def test_a_search_that_the_hub_answers_wrongly_is_one_line(
+    server: HubServer, page: bytes, part: str
+) -> None:
+    server.search = page
+    result = run("models", "search", "x")
+    if not part:
+        assert "has no GGUF" in result.stdout
+        return
+    assert result.exit_code == DownloadError.exit_code
+    assert len(result.stderr.splitlines()) == 1
+    assert 'searching the hub for "x": ' in result.stderr

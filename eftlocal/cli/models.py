@@ -382,6 +382,23 @@ def find_models(
     find(folders or (), most, json_)
 
 
+@models_app.command("search")
+def search_models(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="Such as qwen2.5.")],
+    most: Annotated[
+        int, typer.Option(min=1, max=100, metavar="<number>", help="How many repositories.")
+    ] = 15,
+    json_: AsJson = False,
+) -> None:
+    """Search the Hugging Face hub for base and tuned GGUF files of a family.
+
+    Says too where a preset's pinned file has a newer revision.
+    """
+    from eftlocal.cli.models_search import search
+
+    search(words, most, json_)
+
+
 @models_app.command("add")
 @takes(also=[*TRIO, "chat_template", "trust"])
 def add_models(

@@ -353,7 +353,7 @@ class Fatal(Exception):  # noqa: N818 - the caller knows the file, and makes the
 
 def patiently(
     attempt: Callable[[], T],
-    ref: FileRef,
+    ref: FileRef | str,
     *,
     tries: int,
     gained: Callable[[], int] = lambda: 0,
@@ -362,6 +362,9 @@ def patiently(
 
     Progress is the most bytes there have ever been, so that a server that knows no ranges and
     always breaks at the same place cannot keep us for ever.
+
+    Args:
+        ref: what an error is about.
 
     Raises:
         DownloadError: it was given up, or was hopeless.

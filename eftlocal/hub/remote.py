@@ -163,9 +163,9 @@ def _nearest(listing: Listing, ref: FileRef) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """Names of files in a repository; `whole` if there are no others."""
+    """Names of files in a repository and their bytes; `whole` if there are no others."""
 
-    names: frozenset[str]
+    names: Mapping[str, int]
     whole: bool
 
 
@@ -183,7 +183,7 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
     if folder_only and folder.name:
         url += "/" + quote(str(folder), safe="")
     url += f"?recursive={'false' if folder_only else 'true'}"
-    names: set[str] = set()
+    names: dict[str, int] = {}
     until = time.monotonic() + patience()
     for _ in range(MOST_PAGES):
         with ask_for("GET", url) as answer:
@@ -191,18 +191,23 @@ def files_of(ref: FileRef, *, folder_only: bool = False) -> Listing | None:
                 raise Retryable(f"the list of files: the server answered {phrase(answer.status)}")
             if answer.status != 200:
                 return None
-            names.update(_names(_page(answer, until)))
+            names.update(_names(page_of(answer, until)))
             following = _NEXT.search(answer.headers.get("Link", ""))
             if following is None:
-                return Listing(frozenset(names), whole=True)
+                return Listing(names, whole=True)
             try:
                 url = urljoin(answer.url, following[1])
             except ValueError as error:
                 raise Fatal("the list of files continues at an invalid address") from error
-    return Listing(frozenset(names), whole=False)
+    return Listing(names, whole=False)
 
 
-def _page(answer: Answer, until: float) -> Any:
+def page_of(answer: Answer, until: float) -> Any:
+    """JSON that the hub answered, of bounded length.
+
+    Args:
+        until: by time.monotonic.
+    """
     text = bytearray()
     for chunk in answer.chunks:
         text += chunk
@@ -216,10 +221,11 @@ def _page(answer: Answer, until: float) -> Any:
         raise Fatal(f"the list of files: {error}") from error
 
 
-def _names(page: Any) -> list[str]:
+def _names(page: Any) -> dict[str, int]:
     if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
         raise Fatal("the list of files is not a list of files")
-    found = [entry.get("path") for entry in page if entry.get("type") == "file"]
-    if not all(isinstance(name, str) for name in found):
+    found = [entry for entry in page if entry.get("type") == "file"]
+    if not all(isinstance(entry.get("path"), str) for entry in found):
         raise Fatal("the list of files has an entry without a name")
-    return [name for name in found if is_inside(name)]
+    sizes = {entry["path"]: entry.get("size") for entry in found if is_inside(entry["path"])}
+    return {name: size if isinstance(size, int) else 0 for name, size in sizes.items()}

@@ -119,6 +119,20 @@ def guesses(models: Sequence[Model]) -> list[Guess]:
     ]
 
 
+def kinds_of_names(names: Sequence[str]) -> list[str]:
+    """What each is by its name alone, and by how its family is named; empty where nothing tells."""
+    said = [kinds_said(words(name)) for name in names]
+    families = [without_size(stem(words(name))) for name in names]
+    customs: dict[object, set[str]] = defaultdict(set)
+    for family, kinds in zip(families, said, strict=True):
+        customs[family] |= kinds
+    other = {(): "", (BASE,): TUNED, (TUNED,): BASE, (BASE, TUNED): ""}
+    return [
+        next(iter(kinds)) if len(kinds) == 1 else other[tuple(sorted(customs[family] - kinds))]
+        for family, kinds in zip(families, said, strict=True)
+    ]
+
+
 def _judged(model: Model, said: set[str], custom: set[str]) -> tuple[str, Sure, str]:
     template = "has a chat template" if model.has_template else "has no chat template"
     if len(said) == 1:
