@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 from hub_server import COMMIT, HubServer, isolate
 from huggingface_hub import constants
+from random_gguf import random_deltas, write_adapter
 from typer.testing import CliRunner
 
 from eftlocal import Emulator
@@ -114,6 +115,23 @@ def test_files_of_the_hub_are_asked_about_fetched_and_pinned(server: HubServer) 
     assert server.bytes_sent() == sent
     wrong = options({**HUB, "tuned": "hf:owner/models/tuner.gguf"})
     refused(DownloadError, "nearest of the 3 .gguf files there: tuned.gguf", "next", *wrong)
+
+
+def test_an_adapter_takes_the_place_of_the_tuned_file(
+    tiny_files: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "mine.gguf", random_deltas("tiny"))
+    files = {role: tiny_files[role] for role in ("base", "reference")}
+    put_on = ["--adapter", f"tuned={adapter}:0.5"]
+    refused(UsageError, "models add: give --reference", "mine", *options(files)[:2], *put_on)
+    result = add("mine", *options(files), *put_on)
+    assert result.exit_code == 0, result.output
+    tuned = find("mine").roles["tuned"]
+    assert tuned.of == "reference"
+    assert tuned.lora is not None
+    assert (tuned.lora.file, tuned.lora.scale) == (str(adapter), 0.5)
+    answer = run("run", "--preset", "mine", "word", "--max-tokens", "2", "--threads", "1")
+    assert answer.exit_code == 0, answer.output
 
 
 def test_run_takes_names_of_the_hub_wherever_paths_go(

@@ -13,8 +13,9 @@ import typer
 from eftlocal import hub
 from eftlocal.cli.completion import presets
 from eftlocal.cli.models_adapter import convert_adapter
+from eftlocal.cli.models_library import add_models, find_models, search_models
 from eftlocal.cli.option_rules import adapter_roles, adapters, context, prompts, trio_files
-from eftlocal.cli.options import takes
+from eftlocal.cli.options import AsJson, takes
 from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.streams import print_json, say
 from eftlocal.disk import read_text, readable
@@ -30,14 +31,17 @@ from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
 models_app = typer.Typer(
-    no_args_is_help=True, help="Presets: list, download, remove, check, optimize; adapters."
+    no_args_is_help=True,
+    help="Models on this machine and on the hub; presets: list, add, download, remove, check.",
 )
 models_app.command("adapter")(convert_adapter)
+models_app.command("find")(find_models)
+models_app.command("add")(add_models)
+models_app.command("search")(search_models)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A preset's name.", autocompletion=presets)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _OF_THE_PRESET = ("recipe", "sampling", "stop", "vocabulary_exceptions", "evidence", "notes")
 _NOT_A_SETTING = {*FileRef.model_fields, "lora", "approx_size", "evidence"}
@@ -360,65 +364,6 @@ def _here(file: Path) -> Path:
     if ref.repo and hub.locate(ref) is None:
         raise DownloadError(f"{ref}: is not on this machine; --pull downloads it")
     return hub.fetched(file)
-
-
-@models_app.command("find")
-def find_models(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders to look in, too.")
-    ] = None,
-    most: Annotated[
-        int, typer.Option(min=1, metavar="<number>", help="How many trios to propose.")
-    ] = 5,
-    json_: AsJson = False,
-) -> None:
-    """Find the models on this machine, and trios of them that fit its memory.
-
-    Looks where other programs keep theirs: the Hugging Face hub's cache, llama.cpp, LM Studio,
-    Ollama and GPT4All. Only headers are read.
-    """
-    from eftlocal.cli.models_find import find
-
-    find(folders or (), most, json_)
-
-
-@models_app.command("search")
-def search_models(
-    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="Such as qwen2.5.")],
-    most: Annotated[
-        int, typer.Option(min=1, max=100, metavar="<number>", help="How many repositories.")
-    ] = 15,
-    json_: AsJson = False,
-) -> None:
-    """Search the Hugging Face hub for base and tuned GGUF files of a family.
-
-    Says too where a preset's pinned file has a newer revision.
-    """
-    from eftlocal.cli.models_search import search
-
-    search(words, most, json_)
-
-
-@models_app.command("add")
-@takes(also=[*TRIO, "chat_template", "trust"])
-def add_models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Of the new preset.")] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a preset that this command wrote.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    *,
-    given: Given,
-) -> None:
-    """Give three files a name: check them, download what is missing, write a preset.
-
-    On a terminal it asks for what is not given, and proposes what `models find` finds.
-    """
-    from eftlocal.cli.models_add import add
-
-    files = trio_files(given)
-    formats = prompts(given["chat_template"] or (), TRIO)
-    add(name, files, formats, replace=replace, yes=yes, trust=given["trust"])
 
 
 @models_app.command("optimize")

@@ -17,7 +17,7 @@ from eftlocal.cli.streams import say
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.loading.roles import preset_sources
-from eftlocal.logits.recipe import TRIO
+from eftlocal.logits.recipe import REFERENCE, TRIO, TUNED
 from eftlocal.output_file import check_place
 from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import FileRef, Preset
@@ -32,6 +32,7 @@ _ASKED = 3  # trios to choose from
 def add(
     name: str | None,
     files: Mapping[str, Path],
+    adapters: Mapping[str, tuple[Path, float]],
     prompts: Mapping[str, str],
     *,
     replace: bool,
@@ -42,11 +43,13 @@ def add(
 
     Args:
         files: role to path or name on the hub, as the command line gave them.
+        adapters: role to its adapter and the scale of it; without a file it takes the reference's.
         prompts: role to its prompt, as `RoleSource.prompt`.
     """
-    missing = [f"--{role}" for role in TRIO if role not in files]
+    adapted = {role for role in adapters if role == TUNED}  # the others need a file
+    missing = [role for role in TRIO if role not in files and role not in adapted]
     if (missing or name is None) and not _can_ask():
-        wanted = "a name" if name is None else " and ".join(missing)
+        wanted = "a name" if name is None else " and ".join(f"--{role}" for role in missing)
         raise UsageError(
             f"models add: give {wanted}, as in `eftlocal models add mine --base FILE --tuned FILE "
             "--reference FILE`; on a terminal it asks"
@@ -54,13 +57,18 @@ def add(
     if name is not None:
         _check(name, replace=replace)
     if missing:
-        files = {**(_chosen() if not files else {}), **files}
-        files |= {role: Path(_asked(role)) for role in TRIO if role not in files}
+        files = {**(_chosen() if not (files or adapters) else {}), **files}
+        files |= {role: Path(_asked(role)) for role in missing if role not in files}
     if name is None:
         name = _asked_name(replace=replace)
     if user_path().parent.is_dir():
         check_place(user_path())
-    table = _table(name, {role: FileRef.at(file) for role, file in files.items()}, prompts)
+    table = _table(
+        name,
+        {role: FileRef.at(file) for role, file in files.items()},
+        {role: (FileRef.at(file), scale) for role, (file, scale) in adapters.items()},
+        prompts,
+    )
     preset = _fetched(table, yes=yes)
     check_files(preset_sources(preset, hub.resolve), (), json_=False, trust=trust)
     add_preset(table, f"{name}: {_COMMENT}")
@@ -75,17 +83,30 @@ def _check(name: str, *, replace: bool) -> None:
     check_name(name, replace=replace, force="--replace", other="give another name")
 
 
-def _table(name: str, files: Mapping[str, FileRef], prompts: Mapping[str, str]) -> dict[str, Any]:
+def _table(
+    name: str,
+    files: Mapping[str, FileRef],
+    adapters: Mapping[str, tuple[FileRef, float]],
+    prompts: Mapping[str, str],
+) -> dict[str, Any]:
     """The preset as TOML has it; paths are absolute."""
     roles: dict[str, dict[str, Any]] = {}
-    for role, ref in files.items():
-        entry = ref.model_dump(include={"repo", "file", "revision"}, exclude_none=True)
-        if ref.repo is None:
-            entry["file"] = str(Path(ref.file).expanduser().absolute())
+    for role in TRIO:
+        entry: dict[str, Any] = _entry(files[role]) if role in files else {"of": REFERENCE}
+        if role in adapters:
+            adapter, scale = adapters[role]
+            entry["lora"] = _entry(adapter) | ({"scale": scale} if scale != 1.0 else {})
         if prompt := prompts.get(role):
             entry["prompt"] = {"template": prompt} if is_template(prompt) else prompt
         roles[role] = entry
     return {"name": name, "roles": roles}
+
+
+def _entry(ref: FileRef) -> dict[str, Any]:
+    entry = ref.model_dump(include={"repo", "file", "revision"}, exclude_none=True)
+    if ref.repo is None:
+        entry["file"] = str(Path(ref.file).expanduser().absolute())
+    return entry
 
 
 def _fetched(table: dict[str, Any], *, yes: bool) -> Preset:
@@ -95,22 +116,23 @@ def _fetched(table: dict[str, Any], *, yes: bool) -> Preset:
     Raises:
         EftlocalError: a file is not there, or cannot be had.
     """
-    preset = Preset.model_validate(table)
-    size, sizes = 0, []
-    for role, ref in preset.roles.items():
-        if ref.repo is None:
-            hub.resolve(ref)  # says that the path is wrong
-        elif hub.locate(ref) is None:
-            parts = hub.look_up(hub.shards(ref))
-            bytes_ = sum(part.size for part in parts)
-            sizes.append(f"  {ref}: {readable(bytes_)}\n")
-            size += bytes_
-            if ref.revision is None and parts[0].commit:
-                table["roles"][role]["revision"] = parts[0].commit
+    sizes: dict[str, int] = {}
+    for role in table["roles"].values():
+        for entry in filter(lambda part: "file" in part, (role, role.get("lora", {}))):
+            ref = FileRef(**{k: v for k, v in entry.items() if k in ("repo", "file", "revision")})
+            if ref.repo is None:
+                hub.resolve(ref)  # says that the path is wrong
+            elif hub.locate(ref) is None:
+                parts = hub.look_up(hub.shards(ref))
+                sizes[str(ref)] = sum(part.size for part in parts)
+                if ref.revision is None and parts[0].commit:
+                    entry["revision"] = parts[0].commit
     if sizes:
-        hub.check_room(size)
+        total = sum(sizes.values())
+        hub.check_room(total)
         if not yes:
-            question = f"{''.join(sizes)}Download {readable(size)}?"
+            lines = (f"  {name}: {readable(size)}\n" for name, size in sizes.items())
+            question = f"{''.join(lines)}Download {readable(total)}?"
             typer.confirm(printable(question), abort=True, err=True)
     preset = Preset.model_validate(table)
     pull(preset.files().values())

@@ -29,6 +29,9 @@ HEADINGS = {
 }
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
 class OptionError(EftlocalError):
     """An option's value is wrong. No ValueError: typer would put words of its own before it."""
 
