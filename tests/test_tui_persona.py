@@ -31,13 +31,13 @@ async def test_a_persona_of_the_demo(tmp_path: Path) -> None:
         assert models.loaded is not None and models.loaded.name == "demo"
         await d.send("/set alpha 1.5")
         await d.ask("Where is Braga?")
-        turn = d.chat.answers.path()[1]
+        turn = d.chat.turns.path()[1]
         assert turn.settings is not None
         assert turn.settings.recipe == {"text": "persona", "alpha": 1.5, "persona": PIRATE}
         await d.send("/persona You are a monk.")  # now at once, and alpha stays
         assert models.dials.recipe.persona_prompt == "You are a monk."
         assert models.dials.recipe.weights["persona"] == 1.5
-        chat = d.chat.answers.conversation.id
+        chat = d.chat.turns.conversation.id
         assert f"persona “{PIRATE}”" in to_markdown(d.history, chat)
         assert PIRATE in json.dumps(json.loads(to_json(d.history, [chat])))
         await d.send("/persona -")
