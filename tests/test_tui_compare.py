@@ -375,9 +375,9 @@ async def test_the_influence_of_a_column_is_that_of_the_emulation(d: Driver) -> 
 async def test_a_locked_history_is_told_and_nothing_is_half_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eftlocal_tui.screens import chat_answers
+    from eftlocal_tui.screens import chat_turns
 
-    monkeypatch.setattr(chat_answers, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(chat_turns, "BUSY_SECONDS", 0.0)
     async with driven(ScriptedEngine(NORTH, SOUTH, TOWN), tmp_path) as d:
         await d.type("Where is Braga?")
         await compared(d)

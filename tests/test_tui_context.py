@@ -351,6 +351,23 @@ async def test_keys_typed_while_it_is_counted_go_to_the_box(d: Driver) -> None:
     assert d.turns == [TWENTY] * 4
 
 
+@driving(Script(["One."], wait_at=0), "Two.")
+async def test_what_is_sent_while_a_message_is_counted_is_shown_as_queued(d: Driver) -> None:
+    count = d.engine.fits
+
+    def sends_another(messages):
+        d.engine.fits = count
+        d.app.call_from_thread(d.chat.prompt.post_message, d.chat.prompt.Sent("Next"))
+        return count(messages)
+
+    d.engine.fits = sends_another
+    await d.send("Go")
+    await d.until(lambda: d.engine.answering and "queued · Next" in d.screen_text())
+    d.engine.go()
+    await d.until(lambda: d.turns == ["Go", "One.", "Next", "Two."])
+    await d.idle()
+
+
 @driving("One.", "Two.")
 async def test_escape_while_it_is_counted_takes_the_message_back(d: Driver) -> None:
     count, stop = d.engine.fits, d.chat.action_stop

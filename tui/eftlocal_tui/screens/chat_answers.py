@@ -161,6 +161,7 @@ class ChatAnswers:
     def _reply(self, question: Turn, *, before: Turn | None = None) -> None:
         """Has a question answered; the answer is shown as it comes."""
         running = self.now = RunningAnswer(self.screen, question, before)
+        self.box.show_waiting()  # what was sent while this was on its way
         self.screen.start(self._follow(running))
 
     async def _follow(self, running: RunningAnswer) -> None:
