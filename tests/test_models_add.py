@@ -63,17 +63,16 @@ def test_three_paths_become_a_preset_that_answers(
 ) -> None:
     user_path().parent.mkdir(parents=True)
     user_path().write_text("# mine, and kept\n", encoding="utf-8")
-    result = add("mine", *options(demo_files), "--chat-template", "base=plain")
+    result = add("mine", *options(demo_files))
     assert result.exit_code == 0, result.output
     assert "shared, 4096 tokens" in result.stdout
     assert "fits" in result.stdout
     assert "eftlocal chat --preset mine" in result.stdout
     assert user_path().read_text(encoding="utf-8").startswith("# mine, and kept\n")
-    assert find("mine").roles["base"].prompt == "plain"
     assert find("mine").roles["base"].file == str(demo_files["base"].absolute())
-    answer = run("run", "--preset", "mine", QUESTION, "--max-tokens", "4", "--threads", "1")
+    answer = run("run", "--preset", "mine", QUESTION, "--temperature", "0", "--threads", "1")
     assert answer.exit_code == 0, answer.output
-    assert answer.stdout.strip()
+    assert "France" in answer.stdout
 
 
 def test_a_name_that_is_taken_needs_replace(demo_files: dict[str, Path]) -> None:

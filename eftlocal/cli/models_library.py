@@ -22,7 +22,7 @@ def find_models(
     ] = 5,
     json_: AsJson = False,
 ) -> None:
-    """Find the models on this machine, and trios of them that fit its memory.
+    """Find models on this machine, and trios that fit it.
 
     Looks where other programs keep theirs: the Hugging Face hub's cache, llama.cpp, LM Studio,
     Ollama and GPT4All. Only headers are read.
@@ -42,9 +42,9 @@ def add_models(
     *,
     given: Given,
 ) -> None:
-    """Give three files a name: check them, download what is missing, write a preset.
+    """Check three files, and make a preset of them.
 
-    On a terminal it asks for what is not given, and proposes what `models find` finds.
+    Files of the hub are downloaded where they are missing. On a terminal it asks for what is not given, and proposes what `models find` finds.
     """
     from eftlocal.cli.models_add import add
 
@@ -61,7 +61,7 @@ def search_models(
     ] = 15,
     json_: AsJson = False,
 ) -> None:
-    """Search the Hugging Face hub for base and tuned GGUF files of a family.
+    """Search the hub for base and tuned files of a family.
 
     Says too where a preset's pinned file has a newer revision.
     """
