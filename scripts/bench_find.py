@@ -42,7 +42,8 @@ def write_files(folder: Path, count: int) -> int:
         head, size, shape = templates[number % len(templates)]
         name = b"random " + str(SHAPES[shape].n_layers).encode()
         own = f"{number:06}"[: len(name)].rjust(len(name)).encode()
-        path = folder / f"model-{number}-{shape}-{'instruct' if number % 3 else 'base'}.gguf"
+        kind = ("base", "instruct")[number // len(templates) % 2]
+        path = folder / f"family{number // 16}.{number % 8}-{shape}-{kind}.gguf"
         path.write_bytes(head.replace(name, own, 1))
         os.truncate(path, size)
         written += len(head)

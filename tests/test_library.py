@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
+from eftlocal.gguf_file import parser
 from eftlocal.gguf_file.header import read_header
 from eftlocal.gguf_file.parser import Arrays
 from eftlocal.library.guess import BASE, TUNED, Sure, guesses, words
@@ -252,7 +253,11 @@ def test_a_split_model_is_one_and_links_do_not_lead_in_circles(tmp_path: Path) -
     assert [entry.path for entry in found.models] == [part]
 
 
-def test_arrays_of_files_read_before_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [1 << 20, 1024])  # bytes read at first: all, and some
+def test_arrays_of_files_read_before_change_nothing(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parser, "_FIRST_OF_MANY", first)
     words = [f"w{i}" for i in range(1500)]
     names = {"a": words, "b": words, "c": [*words[:-1], "other"], "d": [*words, "more"]}
     files = [write_model(tmp_path / n, tokens=t, merges=["w 1"]) for n, t in names.items()]

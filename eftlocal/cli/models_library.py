@@ -44,7 +44,8 @@ def add_models(
 ) -> None:
     """Check three files, and make a preset of them.
 
-    Files of the hub are downloaded where they are missing. On a terminal it asks for what is not given, and proposes what `models find` finds.
+    Files of the hub are downloaded where they are missing. On a terminal it asks for what is not
+    given, and proposes what `models find` finds.
     """
     from eftlocal.cli.models_add import add
 

@@ -28,7 +28,8 @@ constants = submodule("gguf.constants")
 
 HEADER_LIMIT = 128 << 20  # bytes; the largest vocabulary known (262,144 tokens) takes 16 MiB
 MAX_ENTRIES = 1 << 17  # metadata keys, and tensors; the largest mixtures have some 20,000
-_FIRST_READ = 16 << 20
+_FIRST_READ = 16 << 20  # more than most headers have
+_FIRST_OF_MANY = 1 << 20  # where their arrays are known, reading takes longer than parsing again
 _MAX_KEY = 65535  # bytes, from the format's definition
 _MAX_VOCAB = 1 << 24  # tokens
 _ALIGNMENT = 32  # bytes: the default, and where ggml wants mapped weights to begin
@@ -84,15 +85,15 @@ def parse_file(path: Path, known: Arrays | None = None) -> FileHeader:
 
     Raises ModelFileError for a file that is missing, torn, not a GGUF or not sane.
     """
-    wanted = _FIRST_READ
+    wanted, data = _FIRST_OF_MANY if known else _FIRST_READ, b""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ModelFileError(f"{path}: is a folder, a pipe or a device: name a GGUF file")
         with path.open("rb") as file:
             size = file.seek(0, 2)
             while True:
-                file.seek(0)
-                data = file.read(min(wanted, size))
+                file.seek(len(data))
+                data += file.read(min(wanted, size) - len(data))
                 if len(data) < min(wanted, size):
                     raise ModelFileError(f"{path}: changed while it was read: try again")
                 try:
@@ -296,6 +297,8 @@ class Cursor:
             if self.data.startswith(array_.raw, self.at):
                 self.at += len(array_.raw)
                 return array_
+            if array_.raw.startswith(self.data[self.at :]):  # as far as it has been read
+                raise Short(len(self.data) + 1)
         data, start, at, unpack = self.data, self.at, self.at, U64.unpack_from
         ends = array("q", bytes(8 * count))
         try:

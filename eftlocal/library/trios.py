@@ -119,7 +119,9 @@ def _pairs(members: Sequence[Guess]) -> Iterator[tuple[Guess, Guess, Sure]]:
         others = [g for g in members if g is not tuned and g.model.shape == tuned.model.shape]
         rated = [(other, sure) for other in others if (sure := _relation(other, tuned)) is not None]
         best = max((sure for _, sure in rated), default=None)
-        yield from ((tuned, other, sure) for other, sure in rated if sure == best)
+        likely = [(tuned, other, sure) for other, sure in rated if sure == best]
+        if best != Sure.UNSURE or len(likely) == 1:  # of many of one shape, nothing tells which
+            yield from likely
 
 
 def _relation(other: Guess, tuned: Guess) -> Sure | None:
