@@ -132,8 +132,12 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                 return  # it was typed before the program was left
             if not event.is_forwarded:
                 await self.screen._mounted_event.wait()  # what the last key opened
-                front = self.screen if isinstance(event, events.Key) else None
-                if isinstance(front, Unasked) and front.passes_on(event):
+                front: Screen[Any] = self.screen
+                if (
+                    isinstance(event, events.Key)
+                    and isinstance(front, Unasked)
+                    and front.passes_on(event)
+                ):
                     return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
