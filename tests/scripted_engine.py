@@ -15,6 +15,7 @@ from eftlocal.study.inspection import Candidate, InspectedToken
 from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
+    Again,
     Came,
     DownloadNeededError,
     Fit,
@@ -121,7 +122,14 @@ class ScriptedEngine:
         if not fit.with_sizes(dict.fromkeys(self.roles, n_ctx)).enough:
             return None
         load = partial(self._load, self.name, n_ctx)
-        return Larger(dict.fromkeys(self.roles, n_ctx), 2_500_000_000, 0, load)
+        return Larger(2_500_000_000, 0, load, dict.fromkeys(self.roles, n_ctx))
+
+    def also(self, recipe: Recipe) -> Again:
+        def load(report: Report) -> Loaded:
+            self.roles = tuple(dict.fromkeys((*self.roles, *recipe.roles)))
+            return self._load(None, self.n_ctx, report)
+
+        return Again(2_500_000_000, 0, load)
 
     def _load(self, preset: str | None, n_ctx: int, report: Report) -> Loaded:
         self._report(report, ("weights", "measuring"))

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scripted_engine import ROLES
 from test_tui_demo import demo, quick
 from textual.widgets import TextArea
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal import Defaults, Recipe
-from eftlocal.errors import UsageError
+from eftlocal.errors import EngineError, UsageError
 from eftlocal_tui.history import History, to_json, to_markdown
+from eftlocal_tui.screens.dialogs import Confirm
 
 PIRATE = "You are a pirate."
 
@@ -47,18 +49,45 @@ async def test_a_persona_of_the_demo(tmp_path: Path) -> None:
         return history.conversations.list(limit=1)[0]
 
     async with driven(demo(), tmp_path, resume=newest, notifications=True) as d:
-        await d.until(
-            lambda: "its persona was “You are a pirate.”" in "\n".join(d.notes) + d.toasts
-        )
-        assert d.chat.models.dials.recipe.name == "upscale"
+        models = d.chat.models
+        await d.until(lambda: "“You are a pirate.”; /persona brings it back" in d.toasts)
+        assert models.dials.recipe.name == "upscale"
+        await models.turn("temperature", "0.25")
+        await d.send("/persona")
+        await d.press("ctrl+s")  # the box has it
+        await d.shows(Confirm)
+        assert "B of memory then." in d.app.screen._question
+        await d.press("tab", "enter")
+        await d.until(lambda: models.loaded is not None and "persona" in models.loaded.roles)
+        await d.until(lambda: models.dials.recipe.persona_prompt == PIRATE)
+        assert models.dials.recipe.weights["persona"] == 1.5
+        assert models.dials.shown()["temperature"] == "0.25"
+        await d.ask("Where is Porto?")
+        turn = d.chat.turns.path()[-1]
+        assert turn.settings is not None and turn.settings.recipe["persona"] == PIRATE
 
 
-@driving("One.")
-async def test_it_is_asked_for_where_the_command_is_alone(d: Driver) -> None:
+@driving("One.", "Two.")
+async def test_the_role_is_loaded_where_it_is_missing(d: Driver) -> None:
     with pytest.raises(UsageError, match="recipe persona needs one; /persona TEXT gives it"):
         await d.chat.models.turn("recipe", "persona")
     await d.send("/persona")
     d.app.screen.query_one(TextArea).insert("Rhyme.")
     await d.press("ctrl+s")
-    await d.until(lambda: "start with `eftlocal chat --persona TEXT`" in d.toasts)
-    assert d.chat.models.dials.recipe.name == "upscale"
+    await d.shows(Confirm)
+    assert "loads the models again; they take 2.5 GB of memory" in d.app.screen._question
+    await d.press("escape")
+    await d.idle()
+    assert d.chat.models.dials.recipe.name == "upscale" and d.engine.roles == ROLES
+    d.engine.refuses[None], d.engine.gives_up = EngineError("no memory"), True
+    for ends in ("is loaded again", ""):
+        await d.send("/persona Rhyme.")
+        await d.shows(Confirm)
+        await d.press("tab", "enter")
+        if ends:
+            await d.until(lambda ends=ends: d.notes and ends in d.notes[-1])
+            assert d.chat.models.dials.recipe.name == "upscale"
+            d.engine.refuses.clear()
+    await d.until(lambda: d.chat.models.dials.recipe.persona_prompt == "Rhyme.")
+    await d.ask("Hello")
+    assert d.engine.heard[-1][1].recipe.persona_prompt == "Rhyme."

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import Step
+from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState
 from eftlocal.study.inspection import InspectedToken
@@ -139,20 +141,35 @@ Raises EftlocalError where it cannot be loaded; `Engine.restore` says what is lo
 
 
 @dataclass(frozen=True)
-class Larger:
-    """A larger context that the same models can have.
+class Again:
+    """The same models, to be loaded again with more beside their weights.
 
     Attributes:
-        sizes: tokens by role.
         needs: bytes of memory that the models take then, on the host and on devices.
         slower: layers that have to leave the devices for it.
         load: loads them so.
     """
 
-    sizes: Mapping[str, int]
     needs: int
     slower: int
     load: Load
+
+    @property
+    def costs(self) -> str:
+        """What a person should know before."""
+        slower = f"; slower: {self.slower} layers leave the GPU" * bool(self.slower)
+        return f"loads the models again; they take {readable(self.needs)} of memory then{slower}"
+
+
+@dataclass(frozen=True)
+class Larger(Again):
+    """A larger context that the same models can have.
+
+    Attributes:
+        sizes: tokens by role.
+    """
+
+    sizes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -290,6 +307,14 @@ class Engine(Protocol):
         """The context that what is loaded needs so that this fits with room for an answer, at least
         the double; as much of that as the models were trained for and this machine has room for.
         None where even that is not enough. Takes a moment; for any thread."""
+
+    def also(self, recipe: Recipe) -> Again:
+        """What is loaded, with the roles of a recipe that loading makes of it, such as a persona's:
+        their weights are there. Takes a moment; for any thread.
+
+        Raises:
+            EftlocalError: nothing is loaded, it cannot be made, or there is no memory for it.
+        """
 
     def restore(self, report: Report) -> Loaded | None:
         """After a load that failed: what is loaded, which was given up for it and is loaded again

@@ -18,6 +18,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import TooLongError, UsageError
 from eftlocal.generation import Step
 from eftlocal.loading.placement import Held
+from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import Message
 from eftlocal.saved_state import SavedState, held, save, state_size
@@ -29,6 +30,7 @@ from eftlocal.study.inspection import sides_shown
 from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
+    Again,
     Came,
     Fit,
     Larger,
@@ -41,7 +43,7 @@ from eftlocal_tui.engine import (
     Report,
     Watch,
 )
-from eftlocal_tui.engine.offers import larger, look
+from eftlocal_tui.engine.offers import also, larger, look
 from eftlocal_tui.engine.wanted import Start, Wanted
 from eftlocal_tui.history import figures_of
 
@@ -76,7 +78,14 @@ class LocalEngine:
         if grown is None:
             return None
         load = partial(self._open, wanted, grown.sources)
-        return Larger(grown.sizes, grown.needs, grown.slower, load)
+        return Larger(grown.needs, grown.slower, load, grown.sizes)
+
+    def also(self, recipe: Recipe) -> Again:
+        emulator = self._loaded()
+        assert self._ready is not None
+        wanted, sources, _ = self._ready
+        more, needs, slower = also(wanted, sources, emulator.held, recipe)
+        return Again(needs, slower, partial(self._open, wanted, more))
 
     def restore(self, report: Report) -> Loaded | None:
         if self._ready is None:

@@ -1,4 +1,5 @@
-"""What this machine has room for: a preset, or a larger context for what is loaded."""
+"""What this machine has room for: a preset, or a larger context or another role beside what is
+loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from eftlocal.errors import DoesNotFitError, EftlocalError
 from eftlocal.hub import Missing, size_of
 from eftlocal.loading.host import host_memory_free
 from eftlocal.loading.placement import Held, Plan
-from eftlocal.loading.roles import with_settings
+from eftlocal.loading.roles import require_roles, with_made, with_settings
+from eftlocal.logits.recipe import Recipe
 from eftlocal.sources import Sources
 from eftlocal_tui.engine import Fit, Offer
 from eftlocal_tui.engine.wanted import Start, Wanted
@@ -100,9 +102,29 @@ def larger(wanted: Wanted, sources: Sources, held: Held, fit: Fit) -> Grown | No
             then = wanted.planned(grown, held).plan
         except DoesNotFitError:
             continue
-        needs = then.host_bytes + sum(map(then.device_bytes, range(len(then.devices))))
-        return Grown(grown, sizes, needs, max(0, _offloaded(now) - _offloaded(then)))
+        return Grown(grown, sizes, *_costs(now, then))
     return None
+
+
+def also(wanted: Wanted, sources: Sources, held: Held, recipe: Recipe) -> tuple[Sources, int, int]:
+    """The sources with the roles of a recipe that loading makes, and `needs` and `slower`; see
+    `engine.Again`.
+
+    Args:
+        held: by these models, which are closed before.
+
+    Raises:
+        EftlocalError: other roles are missing, or they do not fit.
+    """
+    require_roles(recipe, sources.roles, to_load=True)
+    more = replace(sources, roles=with_made(sources.roles, recipe))
+    now = wanted.planned(sources, held, force=True).plan
+    return more, *_costs(now, wanted.planned(more, held).plan)
+
+
+def _costs(now: Plan, then: Plan) -> tuple[int, int]:
+    needs = then.host_bytes + sum(map(then.device_bytes, range(len(then.devices))))
+    return needs, max(0, _offloaded(now) - _offloaded(then))
 
 
 def _times(fit: Fit, factor: int) -> dict[str, int]:

@@ -10,10 +10,12 @@ from typing import NamedTuple, TypeVar
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.generation import FinishReason, Step
+from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
+    Again,
     Answering,
     Answers,
     Came,
@@ -153,6 +155,10 @@ class Tasks:
     def larger(self, fit: Fit) -> Task[None, Larger | None]:
         """The larger context that this needs, where it can be had."""
         return self._looking.submit(lambda _: self.engine.larger(fit))
+
+    def also(self, recipe: Recipe) -> Task[None, Again]:
+        """What is loaded, with the roles that this recipe has besides."""
+        return self._looking.submit(lambda _: self.engine.also(recipe))
 
     def fit(self, messages: Sequence[Message]) -> Task[None, Fit]:
         """What a conversation takes in each role."""

@@ -72,7 +72,7 @@ class ChatCommands:
             await self._set_persona("" if rest == "-" else rest)
         else:
             question = "Persona: a system prompt that only the tuned model reads"
-            box = AskText(question, self.screen.models.dials.recipe.persona_prompt, long=True)
+            box = AskText(question, self.screen.models.persona, long=True)
             self.screen.ask(box, self._set_persona)
 
     async def _set_persona(self, text: str | None) -> None:

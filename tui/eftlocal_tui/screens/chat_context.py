@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message
 from eftlocal_tui.engine import Fit, Larger
@@ -172,10 +171,7 @@ class ChatContext:
                 sending.stop = self.screen.models.stop
             return await self.screen.models.enlarge(larger)
 
-        about = f"loads the models again; they take {readable(larger.needs)} of memory then"
-        if larger.slower:
-            about += f"; slower: {larger.slower} layers leave the GPU"
-        return Way(f"Larger context: {larger.sizes[fit.fullest]:,} tokens", about, go)
+        return Way(f"Larger context: {larger.sizes[fit.fullest]:,} tokens", larger.costs, go)
 
     def _instead(self, do: Callable[[], Coroutine[Any, Any, None]]) -> Go:
         """A way on which what was asked is not sent."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.logits.recipe import PERSONA
+from eftlocal.logits.recipe import PERSONA, Recipe
 from eftlocal.presets.reading import find, load_presets
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, restored
-from eftlocal_tui.engine import DownloadNeededError, Larger, Load, Loaded, Progress, Report
+from eftlocal_tui.engine import Again, DownloadNeededError, Larger, Load, Loaded, Progress, Report
 from eftlocal_tui.engine.tasks import LoadOutcome
 from eftlocal_tui.engine.thread import R, StoppedError, Task
 from eftlocal_tui.history import Turn
@@ -28,6 +29,7 @@ _INSTEAD = "{chat.models} shows what can be loaded instead."
 _LOADING = "Loading {}; you can already type"
 _PREPARING = "Preparing {}; {} answers meanwhile"
 _STOPS = " · {chat.stop} stops"
+Exchange = Callable[[Load, str], Awaitable[LoadOutcome]]
 _AGAIN = 0.05  # seconds between looks at whether the models are in use
 
 
@@ -40,6 +42,8 @@ class ChatModels:
     Attributes:
         loaded: None while something is being loaded, and where nothing could be.
         doing: what is going on with them, in a line; empty where nothing is.
+        offered: a recipe with a persona, of the conversation's last answer, that these models lack
+            the role for.
         tokens: ids of the answers of these models, by turn; their text may be tokenized otherwise.
     """
 
@@ -47,6 +51,7 @@ class ChatModels:
         self.screen = screen
         self.loaded: Loaded | None = None
         self.doing = ""
+        self.offered: Recipe | None = None
         self.tokens: dict[int, tuple[int, ...]] = {}
         self._dials: Dials | None = None
         self._before: tuple[Loaded, Dials | None] | None = None  # what a load is to replace
@@ -96,7 +101,7 @@ class ChatModels:
 
     async def enlarge(self, larger: Larger) -> bool:
         """Loads the same models with a larger context; whether that came about."""
-        self._begin(self._enlarge(larger), waits=True)
+        self._begin(self._again(larger, "a larger context", self._exchange), waits=True)
         return await self.settled()
 
     def stop(self) -> bool:
@@ -123,15 +128,11 @@ class ChatModels:
         except EftlocalError as error:
             outcome = await self._failed(error)
         else:
-            self._settled.clear()
-            while self.screen.uses_models:
-                await asyncio.sleep(_AGAIN)
-            outcome = await self._exchange(load, _LOADING.format(name))
+            outcome = await self._exchange_unused(load, _LOADING.format(name))
         await self._take(outcome, chosen=preset is not None)
 
-    async def _enlarge(self, larger: Larger) -> None:
-        outcome = await self._exchange(larger.load, _LOADING.format("a larger context"))
-        await self._take(outcome, same=True)
+    async def _again(self, again: Again, what: str, exchange: Exchange) -> None:
+        await self._take(await exchange(again.load, _LOADING.format(what)), same=True)
 
     async def _prepared(self, preset: str | None, doing: str) -> Load:
         tasks = self.screen.services.tasks
@@ -141,6 +142,12 @@ class ChatModels:
             if not await self._agreed(needed):
                 raise
         return await self._follow(tasks.prepare(preset, download=True), doing)
+
+    async def _exchange_unused(self, load: Load, doing: str) -> LoadOutcome:
+        self._settled.clear()
+        while self.screen.uses_models:
+            await asyncio.sleep(_AGAIN)
+        return await self._exchange(load, doing)
 
     async def _exchange(self, load: Load, doing: str) -> LoadOutcome:
         """Gives up what is loaded for what was prepared."""
@@ -206,14 +213,14 @@ class ChatModels:
 
         Args:
             chosen: the person named them.
-            same: they are the former ones with another context.
+            same: they are the former ones with another context, or another role.
         """
         screen = self.screen
         if not screen.alive:
             return
         before, self._before = self._before, None
         self.loaded, self._came = outcome.loaded, outcome.error is None
-        kept = before is not None and outcome.loaded == before[0] and (same or not self._came)
+        kept = same or (before is not None and not self._came and outcome.loaded == before[0])
         self._dials = before[1] if before is not None and kept else None
         if not kept:
             self.tokens.clear()
@@ -268,6 +275,7 @@ class ChatModels:
             chosen: the person has just loaded these models for it.
         """
         conversation = self.screen.turns.conversation
+        self.offered = None
         if dials is not None:
             self._dials = dials
         elif self.loaded is not None and conversation is not None:
@@ -302,10 +310,9 @@ class ChatModels:
             try:
                 found = restored(turn.settings, self.loaded.dials)
                 if PERSONA in found.recipe.roles and PERSONA not in self.loaded.roles:
+                    self.offered = found.recipe
                     persona = one_line(found.recipe.persona_prompt, 60)
-                    raise UsageError(
-                        f"its persona was “{persona}”; `eftlocal chat --persona TEXT` has one again"
-                    )
+                    raise UsageError(f"its persona was “{persona}”; /persona brings it back")
                 return found
             except UsageError as error:
                 self.screen.trouble(error)
@@ -331,20 +338,43 @@ class ChatModels:
         finally:
             await self.show_dials()
 
+    @property
+    def persona(self) -> str:
+        """That of the dials, or that may be brought back. Raises UsageError: nothing is loaded."""
+        of_dials = self.dials.recipe.persona_prompt
+        return of_dials or (self.offered.persona_prompt if self.offered else "")
+
     async def set_persona(self, text: str) -> None:
-        """From the next answer on; empty is none.
+        """From the next answer on; empty is none. Where no role can read it, the person is asked
+        whether the models are to be loaded again with one.
 
         Raises:
-            UsageError: nothing is loaded, no role can read it, or it is not valid text.
+            UsageError: nothing is loaded, or it is not valid text.
         """
         loaded = self.ready
-        if text and PERSONA not in loaded.roles:
-            raise UsageError(
-                "these models were loaded without a role for it; start with "
-                "`eftlocal chat --persona TEXT`, and it can be changed here"
-            )
-        begun = loaded.preset or loaded.dials
-        self._dials = self.dials.with_persona(text, loaded.roles, begun)
+        if not text or PERSONA in loaded.roles:
+            await self._use_persona(text)
+            return
+        if self.doing:
+            raise UsageError("models are on their way; give the persona when they are there")
+        self.screen.start(self._load_persona(Recipe.persona(text)))
+
+    async def _load_persona(self, recipe: Recipe) -> None:
+        screen = self.screen
+        again = await screen.services.tasks.also(recipe).result()
+        question = f"The persona needs a role of its own, which {again.costs}."
+        asked = Confirm(question, "Load", dangerous=False, typed=screen.typed)
+        if await screen.app.push_screen_wait(asked):
+            self._begin(self._again(again, "a persona", self._exchange_unused), waits=True)
+            if await self.settled():
+                await self._use_persona(recipe.persona_prompt)
+
+    async def _use_persona(self, text: str) -> None:
+        loaded, begun, now = self.ready, self.ready.preset or self.ready.dials, self.dials
+        if self.offered and text == self.offered.persona_prompt:
+            self._dials, self.offered = replace(now, recipe=self.offered), None
+        else:
+            self._dials = now.with_persona(text, loaded.roles, begun)
         await self.show_dials()
         what = "Persona set; it applies from the next answer" if text else "No persona"
         self.screen.notify(what)
