@@ -17,7 +17,8 @@ from eftlocal.errors import UsageError
 from eftlocal.json_text import broken_text
 from eftlocal.kinds import INT32, Flag, Off, Range, Text, Texts
 from eftlocal.loading.loader import Progress, UpTo
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import CONTEXT, RANGES, SETTINGS
 from eftlocal.speculation.settings import DraftLength, Speculation

@@ -10,7 +10,8 @@ from eftlocal.arguments import checked, refuse
 from eftlocal.errors import UsageError
 from eftlocal.generation import LOOP_GUARD
 from eftlocal.logits.meaning import recipe_values
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.schema import Preset, RecipeSettings
 from eftlocal.settings import LIMITS, SAMPLING, SETTINGS, named

@@ -7,10 +7,8 @@ tokens of their streams alternate, and who finds no free sequence waits for one.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,40 +20,32 @@ from eftlocal.arguments import (
     LoadOptions,
     PromptOptions,
     checked_all,
-    needed,
     refuse,
     refuse_unknown,
 )
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.decoding.score import TextLogprobs, score, score_prompt
+from eftlocal.decoding.score import TextLogprobs, score
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
-from eftlocal.generation import Generation
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles
-from eftlocal.loading.roles import (
-    RoleSource,
-    file_sources,
-    require_roles,
-    with_adapted,
-)
-from eftlocal.logits.recipe import PERSONA, TUNED, Recipe
+from eftlocal.loading.roles import RoleSource, file_sources, with_adapted
+from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.notes import notes_of, slow_notes
+from eftlocal.opener import Opener, persona_of
 from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
 from eftlocal.prompt.answer_marks import AnswerMarks
-from eftlocal.prompt.messages import Message, Prompt, is_ids
+from eftlocal.prompt.messages import Message, Prompt
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import special_note
 from eftlocal.saved_state import SavedState, load, read, save
 from eftlocal.settings import CONTEXT
 from eftlocal.slots import Slots
 from eftlocal.speculation.costs import Costs
-from eftlocal.speculation.drafting import SequenceDrafts
-from eftlocal.speculation.settings import read_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -89,7 +79,8 @@ class Emulator(Closing):
         self._resources = loaded.resources
         self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
         self._text_model = self.models[self._text_role]
-        self._marks = AnswerMarks(self._text_model, self.prompts[self._text_role])
+        marks = AnswerMarks(self._text_model, self.prompts[self._text_role])
+        self._opener = Opener(self.rounds, self._reader, self._text_role, self._text_model, marks)
 
     @classmethod
     def from_files(
@@ -206,9 +197,9 @@ class Emulator(Closing):
             raw: continue the string as it is, without a chat template.
             special: in raw text, parse special tokens such as `<|im_start|>`.
             recipe, sampling, max_tokens, speculation, loop_guard: None takes the emulator's
-                defaults. A recipe may be given as text (`recipe.parse_recipe`), a speculation by
-                its draft length: 0, False or "off"; True or "auto"; 1 to 16 tokens. The persona of
-                a recipe is read of conversations only.
+                defaults. A recipe may be given as text (`recipe_text.parse_recipe`), a speculation
+                by its draft length: 0, False or "off"; True or "auto"; 1 to 16 tokens. The persona
+                of a recipe is read of conversations only.
             stop: strings that end the answer, in addition to those of the emulator's defaults.
             logprobs: give each step its log-probability under the combination.
             top_logprobs: with logprobs, also those of this many most probable tokens.
@@ -240,83 +231,17 @@ class Emulator(Closing):
             options["max_tokens"] = 1
         asked = {name: v for name, v in checked_all(**options).items() if v is not None}
         constraint = Constraint.of(asked)
-        stream = self.slots.when_free(lambda: self._stream(prompt, asked, constraint, started))
+
+        def work() -> AnswerStream:
+            stream = self._opener.open(prompt, asked, constraint, started, self.defaults)
+            self._latest = stream.sequence
+            self.slots.streams.add(stream)
+            return stream
+
+        stream = self.slots.when_free(work)
         if only_prompt:
             stream.end_with_prompt()
         return stream
-
-    def _stream(
-        self,
-        prompt: Prompt,
-        asked: Mapping[str, Any],
-        constraint: Constraint | None,
-        started: float,
-    ) -> AnswerStream:
-        defaults, planner = self.defaults, self.rounds.planner
-        recipe = self.checked(asked.get("recipe", defaults.recipe))
-        sampling = asked.get("sampling", defaults.sampling)
-        drafts = planner.allowed(read_speculation(asked.get("speculation"), defaults.speculation))
-        raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
-        ignore_end = asked.get("ignore_end", False)
-        reading = asked.keys() & PromptOptions.__annotations__.keys()
-        persona = self._persona(recipe)
-        if raw and persona and PERSONA in recipe.roles:
-            raise UsageError("raw text has no system prompt, so no persona; give another recipe")
-        ids = self._reader.ids(prompt, persona=persona, **{name: asked[name] for name in reading})
-        scored = None
-        if asked.get("prompt_logprobs"):
-            if not raw and not is_ids(prompt):
-                raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
-            scored = score_prompt(
-                self.ensemble,
-                ids,
-                self._text_role,
-                recipe=recipe,
-                piece=self._special_piece,
-                top=top_logprobs,
-            )
-        with ExitStack() as undone:
-            mask = None
-            if constraint:
-                from eftlocal.llama.guide import Guide  # with llguidance, which few need
-
-                mask = Guide(self._text_model, constraint, ends=self.ensemble.stop_tokens)
-                undone.callback(mask.close)
-            sequence = self.ensemble.open(
-                ids,
-                mask=mask.allowed if mask else None,
-                recipe=recipe,
-                sampling=sampling,
-                seed=secrets.randbits(32) if sampling.seed is None else sampling.seed,
-                speculation=drafts,
-                logprobs=asked.get("logprobs", False),
-                top_logprobs=top_logprobs,
-                drafting=SequenceDrafts(planner.acceptance(recipe, drafts.rule)),
-                ends=frozenset() if ignore_end else None,
-            )
-            undone.callback(self.ensemble.close, sequence)
-            self._latest = sequence
-            generation = Generation(
-                self.ensemble,
-                sequence,
-                piece=self._marks.piece,
-                max_tokens=asked.get("max_tokens", defaults.max_tokens),
-                stop=(*defaults.stop, *asked.get("stop", ())),
-                loop_guard=0 if ignore_end else asked.get("loop_guard", defaults.loop_guard),
-            )
-            stream = AnswerStream(
-                self.rounds,
-                generation,
-                started=started,
-                check=self.checked,
-                persona=persona,
-                mask=mask,
-                prompt=scored,
-                marks=self._marks.of(ids[self._text_role]),
-            )
-            self.slots.streams.add(stream)
-            undone.pop_all()
-            return stream
 
     def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer at once; the same arguments as `stream`."""
@@ -360,7 +285,7 @@ class Emulator(Closing):
         arguments.text("text", text)
         options = checked_all(raw=raw, special=special, chat_template_kwargs=chat_template_kwargs)
         chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
-        options["persona"] = self._persona(chosen)
+        options["persona"] = persona_of(chosen, self.defaults)
 
         def work() -> TextLogprobs:
             ids, tokens, first = self._reader.scored_ids(text, self._text_role, prompt, **options)
@@ -369,14 +294,11 @@ class Emulator(Closing):
                 ids,
                 tokens,
                 recipe=chosen,
-                piece=self._special_piece,
+                piece=self._opener.piece,
                 unpredicted=first,
             )
 
         return self.slots.when_free(work)
-
-    def _special_piece(self, token: int) -> bytes:
-        return self._text_model.piece(token, special=True)
 
     def tokenize(
         self,
@@ -394,13 +316,8 @@ class Emulator(Closing):
         """
         refuse_unknown(options, tuple(PromptOptions.__annotations__))
         asked = checked_all(**options)
-        persona = self._persona(arguments.checked("recipe", recipe))
+        persona = persona_of(arguments.checked("recipe", recipe), self.defaults)
         return self.ensemble.alone(lambda: self._reader.ids(prompt, persona=persona, **asked))
-
-    def _persona(self, recipe: Recipe | None) -> str:
-        """What the role persona reads; without a word of the recipe's, that of the defaults."""
-        of_recipe = recipe.persona_prompt if recipe else ""
-        return of_recipe or self.defaults.recipe.persona_prompt
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token in an answer.
@@ -506,4 +423,4 @@ class Emulator(Closing):
         Raises:
             UsageError: it names a role that is not loaded, or is no recipe.
         """
-        return require_roles(needed("recipe", recipe), self.models)
+        return self._opener.checked(recipe)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.llama import Model
-from eftlocal.logits.recipe import BASE, REFERENCE, Recipe
+from eftlocal.logits.recipe import BASE, PERSONA, REFERENCE, TUNED, Recipe
 from eftlocal.presets.writing import optimized_of
 from eftlocal.speculation.costs import Costs
 
@@ -23,6 +23,11 @@ def notes_of(ensemble: Ensemble, recipe: Recipe, models: Mapping[str, Model]) ->
         found.append(
             f"{base.path.name} has a chat template, so it may be tuned already: steering such "
             "a base gains little (arXiv 2401.17256)"
+        )
+    if recipe.name == PERSONA and base is not None and base is models.get(TUNED):
+        found.append(
+            "base and tuned are one model, so this is guidance: at alpha 1 that model reads the "
+            "persona, and beyond 1 the persona is made stronger"
         )
     beyond: dict[tuple[int, int], list[str]] = {}
     for role, context in ensemble.contexts.items():

@@ -282,7 +282,7 @@ def _parsed(options: Mapping[str, Default]) -> Any:
     Raises:
         UsageError: they name none; the line says where they were given.
     """
-    from eftlocal.logits.recipe import parse_recipe
+    from eftlocal.logits.recipe_text import parse_recipe
 
     if not options:
         return None

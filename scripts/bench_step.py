@@ -36,7 +36,8 @@ from eftlocal.decoding.sequence import Choice, RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.llama import Check, Context, Span, default_threads
-from eftlocal.logits.recipe import TRIO, Recipe, parse_recipe
+from eftlocal.logits.recipe import TRIO, Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.study.statistics import median
 

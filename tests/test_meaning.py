@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eftlocal import Recipe
 from eftlocal.logits.meaning import MEANINGS, dial_text, formula, recipe_values
-from eftlocal.logits.recipe import NAMED
+from eftlocal.logits.recipe_text import NAMED
 
 NAMES = {"base": "OLMo-7B", "tuned": "OLMo-1B-Instruct", "reference": "OLMo-1B"}
 VALUES = st.floats(-9, 9).map(lambda value: round(value, 2))

@@ -15,8 +15,9 @@ from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.cli.app import app
 from eftlocal.decoding.score import text_rows
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.loading.roles import RoleSource, with_made
-from eftlocal.logits.recipe import MADE, parse_recipe
+from eftlocal.loading.roles import RoleSource, require_roles, with_made
+from eftlocal.logits.recipe import MADE
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.render import RolePrompt, render_roles
 from eftlocal.request import RequestDefaults, read_request
@@ -115,13 +116,31 @@ def test_it_is_refused(arguments: dict[str, object], says: str) -> None:
 
 
 def test_its_role_is_made_of_the_tuned_one() -> None:
-    tuned = RoleSource(Path("t.gguf"))
+    base, tuned = RoleSource(Path("b.gguf")), RoleSource(Path("t.gguf"))
+    two = {"base": base, "tuned": tuned}
     for recipe in (Recipe.persona(PIRATE), Recipe.persona(PIRATE, 0.0)):  # 0 can be turned up
-        assert with_made({"tuned": tuned}, recipe) == {"tuned": tuned, "persona": tuned}
-    own = {"tuned": tuned, "persona": RoleSource(Path("p.gguf"))}
+        assert with_made(two, recipe) == {**two, "persona": tuned}
+    own = {**two, "persona": RoleSource(Path("p.gguf"))}
     assert with_made(own, Recipe.persona(PIRATE)) == own
     assert not with_made({"tuned": tuned}, Recipe.proxy()).keys() & {*MADE}
     assert with_made({"tuned": tuned}, Recipe.guidance(0.0))["unguided"].without_system
+
+
+@pytest.mark.parametrize("role", ["base", "tuned"])
+def test_one_model_alone_is_base_and_pair(role: str) -> None:
+    only = {role: RoleSource(Path("m.gguf"))}
+    made = with_made(only, Recipe.persona(PIRATE))
+    assert made == dict.fromkeys(("base", "tuned", "persona"), only[role])
+    require_roles(Recipe.persona(PIRATE), only, to_load=True)
+    fewer = Recipe({"base": -0.5, "persona": 1.5}, persona_prompt=PIRATE)  # the same, two rows
+    assert with_made({"base": only[role]}, fewer).keys() == {"base", "persona"}
+    with pytest.raises(UsageError, match=r"needs the role persona, .*; load with this recipe"):
+        require_roles(fewer, ["base"])
+    with pytest.raises(UsageError, match="tuned and reference, and there is only base; give them,"):
+        require_roles(Recipe.proxy(), ["base"], to_load=True)
+    for roles in (["base", "reference"], ["reference"]):  # where a tuned model was forgotten
+        with pytest.raises(UsageError, match=r"tuned.*; give "):
+            require_roles(Recipe.persona(PIRATE), roles, to_load=True)
 
 
 def test_it_is_loaded_once_and_read_by_one_role(pirate: Emulator) -> None:
@@ -175,9 +194,9 @@ def test_drafts_do_not_change_the_text(pirate: Emulator) -> None:
 
 def test_a_small_model_beside_itself_is_the_one_that_reads_it(smollm2: Path) -> None:
     """base + 1 (with - without), all of one model, is the model with it."""
-    sources = dict.fromkeys(("base", "tuned"), RoleSource(smollm2, n_ctx=256, threads=1))
     defaults = Defaults(Recipe.persona(PIRATE), GREEDY, max_tokens=12)
-    with Emulator.from_sources(sources, defaults=defaults) as em:
+    with Emulator.from_files(base=smollm2, n_ctx=256, threads=1, defaults=defaults) as em:
+        assert "base and tuned are one model, so this is guidance" in em.notes()[0]
         assert len({id(model) for model in em.models.values()}) == 1
         told = em.chat([{"role": "system", "content": PIRATE}, *ASKED], recipe="tuned")
         assert em.chat(ASKED).tokens == told.tokens
@@ -202,6 +221,8 @@ def test_it_is_given_on_the_command_line(demo_files: dict[str, Path], tmp_path: 
     result = run("run", "Hello", *files, *quick, "--persona", PIRATE, "--alpha", "0.5", "--json")
     recipe = json.loads(result.stdout)["recipe"]
     assert recipe["weights"] == {"base": 1.0, "persona": 0.5, "tuned": -0.5}
+    alone = run("run", "Hello", *files[2:], *quick, "--persona", PIRATE)
+    assert alone.exit_code == 0 and "this is guidance" in alone.stderr, alone.output
     lines, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     asked = [{"prompt": "Hello", "custom_id": "plain"}]
     asked += [{"prompt": "Hello", "custom_id": "monk", "persona": "You are a monk.", "alpha": 2}]

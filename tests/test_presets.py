@@ -16,7 +16,8 @@ from eftlocal import hub
 from eftlocal.defaults import chosen_recipe, preset_defaults
 from eftlocal.errors import UsageError
 from eftlocal.loading.roles import preset_sources
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.presets import reading as presets
 from eftlocal.presets import schema as preset_schema
 from eftlocal.presets.reading import find, load_presets

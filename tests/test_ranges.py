@@ -15,7 +15,7 @@ from eftlocal.errors import EngineError, UsageError
 from eftlocal.kinds import OFF
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.race import draw
-from eftlocal.logits.recipe import MIXTURES, NAMED, parse_recipe
+from eftlocal.logits.recipe_text import MIXTURES, NAMED, parse_recipe
 from eftlocal.logits.step import Step
 from eftlocal.settings import LIMITS, RANGES
 
@@ -84,7 +84,8 @@ def test_every_dial_of_a_recipe_may_go_to_its_ends() -> None:
     for name, (_, takes, _) in NAMED.items():
         for end in (-100.0, 100.0):
             if takes and name not in MIXTURES:
-                parse_recipe(name, **{("lambda_" if d == "lambda" else d): end for d in takes})
+                dials = {("lambda_" if d == "lambda" else d): end for d in takes if d in RANGES}
+                parse_recipe(name, **dials, persona="You." if "persona" in takes else None)
 
 
 def test_a_bias_bans_or_is_in_range() -> None:

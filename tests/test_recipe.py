@@ -11,7 +11,7 @@ import pytest
 
 from eftlocal import Recipe
 from eftlocal.errors import UsageError
-from eftlocal.logits.recipe import parse_recipe
+from eftlocal.logits.recipe_text import parse_recipe
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,15 @@ UP = "recipe upscale needs the role"
         (Recipe.upscale(), ["base", "tuned"], f"{UP} reference, and there are only base, tuned; "),
         (Recipe.guidance(1.0), ["base", "tuned"], "only base, tuned; load with this recipe"),
         (Recipe.guidance(1.0), ["base"], "the role tuned, and .*; give it, or another"),
-        (Recipe.persona("Hi"), ["base"], "needs the role tuned, .*; it may be the base's own file"),
+        (Recipe.persona("Hi"), ["base"], "roles persona and tuned, .*; load with this recipe"),
     ],
 )
 def test_a_recipe_whose_roles_are_not_there(recipe: Recipe, roles: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         require_roles(recipe, roles)
-    with pytest.raises(UsageError, match="needs the role"):
-        require_roles(recipe, roles, made=("other",))
+    if not says.endswith("load with this recipe"):
+        with pytest.raises(UsageError, match="needs the role"):
+            require_roles(recipe, roles, to_load=True)
 
 
 def test_a_recipe_whose_roles_are_there() -> None:
@@ -91,7 +92,7 @@ def test_a_recipe_whose_roles_are_there() -> None:
     assert require_roles(recipe, ["reference", "base", "tuned", "plain"]) is recipe
     assert require_roles(Recipe.proxy(0.0), ["base"]).roles == ("base",)
     guided = Recipe.guidance(1.0)
-    assert require_roles(guided, ["tuned"], made=("unguided",)) is guided
+    assert require_roles(guided, ["tuned"], to_load=True) is guided
 
 
 def test_the_message_says_how_roles_are_given() -> None:

@@ -24,7 +24,8 @@ from typer.testing import CliRunner, Result
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation

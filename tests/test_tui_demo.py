@@ -14,7 +14,7 @@ from tui_driver import asynchronous, driven, load
 from eftlocal import Recipe, Speculation
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
-from eftlocal.logits.recipe import parse_recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.study.inspection import COMBINATION
 from eftlocal_tui.engine import Progress
 from eftlocal_tui.engine.local import LocalEngine

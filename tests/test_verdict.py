@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.recipe import parse_recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.study.influence import compare, inspect, tips
 from eftlocal.study.inspection import COMBINATION, Candidate, InspectedToken
 from eftlocal.study.verdict import Verdict, named, percent, tally, verdict, verdicts

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import typer
 
 from eftlocal.errors import EftlocalError
-from eftlocal.logits.recipe import NAMED, TRIO
+from eftlocal.logits.recipe import TRIO
+from eftlocal.logits.recipe_text import NAMED
 
 _FORMATS = ("plain", "chat", "same")
 

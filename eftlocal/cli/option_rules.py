@@ -14,7 +14,7 @@ from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
 from eftlocal.json_schema import schema_notes
 from eftlocal.kinds import REST, for_role, number
-from eftlocal.logits.recipe import MADE, PERSONA, TRIO, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import TRIO, TUNED, UNGUIDED, Recipe
 from eftlocal.prompt.messages import check_variables
 from eftlocal.settings import CONTEXT, RANGES, ROPE, SETTINGS, flag_of, misplaced
 from eftlocal.user_settings import RECIPE, Given, with_user_settings
@@ -34,16 +34,16 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> tuple[Gi
         The options; and where recipe settings stand that are not for these models.
     """
     from eftlocal.defaults import chosen_recipe, chosen_speculation
+    from eftlocal.loading.roles import require_roles
 
     lost: list[str] = []
     recipe = [name for name in RECIPE if given.get(name) is not None and given[name] is not False]
     if recipe and given.sources.keys() >= set(recipe):
-        made = {PERSONA, *([UNGUIDED] if given.get("system") is not None else ())}
         try:
-            needed = set(chosen_recipe(default.recipe, given).roles)
+            chosen = chosen_recipe(default.recipe, given)
+            require_roles(chosen, roles, to_load=True)
+            check_guidance(chosen, given.get("system"), roles)
         except UsageError:
-            needed = {""}
-        if not needed <= {*roles, *(made if TUNED in roles else ())}:
             lost = [given.sources[name] for name in recipe]
             given = given.changed(**dict.fromkeys(recipe))
     try:
@@ -309,8 +309,7 @@ def check_roles(recipe: Recipe, show: str | None, roles: Collection[str]) -> lis
     """The roles to show; refuses a recipe or --show that names a role which is not there."""
     from eftlocal.loading.roles import require_roles
 
-    made = MADE if TUNED in roles else ()
-    require_roles(recipe, roles, made=made, written=_role_flag)
+    require_roles(recipe, roles, to_load=True, written=_role_flag)
     shown = list(dict.fromkeys(role.strip() for role in (show or "").split(",") if role.strip()))
     for role in shown:
         if role not in roles:

@@ -171,42 +171,53 @@ def require_roles(
     recipe: Recipe,
     roles: Collection[str],
     *,
-    made: Collection[str] = (),
+    to_load: bool = False,
     written: Callable[[str], str] | None = None,
 ) -> Recipe:
     """The recipe, if there is every role that it needs.
 
     Args:
         roles: that are there.
-        made: that loading adds to these.
+        to_load: they are still to be loaded, which adds those of `made_roles`.
         written: how a user would give a role, for the message.
 
     Raises:
         UsageError: a role is missing; the line names it.
     """
-    missing = [role for role in recipe.roles if role not in roles and role not in made]
-    if not missing:
+    made = made_roles(recipe, roles)
+    missing = [role for role in recipe.roles if role not in roles]
+    if not missing or (to_load and made.keys() >= set(missing)):
         return recipe
-    if all(role in MADE for role in missing):
+    if made.keys() >= set(missing):
         advice = "load with this recipe"
-    else:
-        missing = [role for role in missing if role not in MADE]  # made of what is missing, too
+    else:  # others are made of what is missing
+        missing = [role for role in missing if role not in MADE] or [TUNED]
         it = "them" if missing[1:] else "it"
         advice = f"give {' and '.join(map(written, missing)) if written else it}, or another recipe"
-        if missing == [TUNED] and recipe.weights.get(BASE) and recipe.weights.get(PERSONA):
-            advice += "; it may be the base's own file"
     raise UsageError(
         f"recipe {recipe.name} needs the role{'s' * bool(missing[1:])} {' and '.join(missing)}, "
         f"and there {'are' if len(roles) > 1 else 'is'} only {', '.join(roles)}; {advice}"
     )
 
 
+def made_roles(recipe: Recipe, roles: Collection[str]) -> dict[str, str]:
+    """The recipe's roles that loading makes of those that are there, each with what it is made of:
+    the tuned model under another prompt; and for a persona of one model alone, the pair."""
+    made: dict[str, str] = {}
+    tuned = TUNED if TUNED in roles else ""
+    if PERSONA in recipe.weights and len(roles) == 1 and {BASE, TUNED}.issuperset(roles):
+        (tuned,) = roles
+        made = {role: tuned for role in (BASE, TUNED) if role in recipe.weights and role != tuned}
+    if tuned:
+        made |= {role: tuned for role in MADE if role in recipe.weights and role not in roles}
+    return made
+
+
 def with_made(sources: Mapping[str, RoleSource], recipe: Recipe) -> dict[str, RoleSource]:
-    """The sources, and of the recipe's roles that are the tuned model under another prompt those
-    that are not there: without its instructions, or with a persona's (which `prompt` adds)."""
+    """The sources, and those that loading makes of them: of `unguided` the conversation's system
+    prompt is left out, and `prompt` adds a persona to what the role of this name reads."""
     found = dict(sources)
-    for role in MADE:
-        if role in recipe.weights and TUNED in sources and role not in sources:
-            apart = sources[TUNED].without_system or role == UNGUIDED
-            found[role] = replace(sources[TUNED], without_system=apart)
+    for role, of in made_roles(recipe, sources).items():
+        apart = found[of].without_system or role == UNGUIDED
+        found[role] = replace(found[of], without_system=apart)
     return found

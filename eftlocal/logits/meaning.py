@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from eftlocal.logits.recipe import BASE, NAMED, PERSONA, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe import BASE, PERSONA, REFERENCE, TUNED, UNGUIDED, Recipe
+from eftlocal.logits.recipe_text import NAMED
 
 _PLACE = re.compile(r"([+−] )?\{(\w+)\}")
 

@@ -18,7 +18,7 @@ from eftlocal import Emulator
 from eftlocal.defaults import Defaults
 from eftlocal.errors import EftlocalError
 from eftlocal.loading.roles import RoleSource
-from eftlocal.logits.recipe import parse_recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.settings import OFF
 

@@ -15,7 +15,8 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
-from eftlocal.logits.recipe import BASE, MADE, MIXTURES, NAMED, PERSONA, Recipe, parse_recipe
+from eftlocal.logits.recipe import BASE, MADE, PERSONA, Recipe
+from eftlocal.logits.recipe_text import MIXTURES, NAMED, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
 from eftlocal.speculation.settings import Speculation
