@@ -440,7 +440,7 @@ def test_commands_of_the_pages_are_understood(
         ("bench_rows.py", ["--quantizations", "Q3_K"], "--quantizations Q3_K: use Q4_0"),
         ("bench_rows.py", ["--small", "9b"], "--small 9b: use one of tiny"),
         ("bench_rows.py", ["--threads", "0"], "--threads 0: give numbers"),
-        ("bench_rows.py", ["--past", "0"], "--past 0: give 1 or more tokens"),
+        ("bench_attention.py", ["--past", "0"], "--rows, --past, --n-batch and --turns: give 1"),
         ("bench_step.py", ["--shapes", "9b,1b,1b"], "--shapes 9b,1b,1b: give three of tiny"),
         ("bench_step.py", ["--quantization", "Q3_K"], "--quantization Q3_K: use Q4_0"),
         ("bench_step.py", ["--quantization", "bass=Q4_0"], "there is no role bass"),

@@ -104,7 +104,8 @@ def test_a_sweep_goes_on_and_takes_further_points(folder: Path) -> None:
         assert new["dials"] == row["dials"] and new["finish_reason"] == row["finish_reason"]
         assert new["values"].keys() == row["values"].keys()
         for metric in row["values"].keys() - {"tokens_per_second"}:
-            assert new["values"][metric] == pytest.approx(row["values"][metric], abs=1e-4)
+            # Another processor has other kernels: up to 2e-4 was seen.
+            assert new["values"][metric] == pytest.approx(row["values"][metric], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -597,6 +597,8 @@ def test_a_batch_keeps_what_is_done_and_goes_on_with_another_worker(
 
 @real
 def test_the_chat_tells_of_a_lost_worker_and_loads_other_models(start: Start) -> None:
+    from tui_driver import load
+
     from eftlocal_tui.dials import Dials
     from eftlocal_tui.engine.local import LocalEngine
     from eftlocal_tui.engine.wanted import Start as Begin
@@ -604,7 +606,7 @@ def test_the_chat_tells_of_a_lost_worker_and_loads_other_models(start: Start) ->
     worker = start()
     places = {role: [worker.endpoint] for role in ("base", "plain")}
     engine = LocalEngine(Begin("demo-blend", engine={"rpc": places}))
-    loaded = engine.load(None, lambda _: None)
+    loaded = load(engine, None, lambda _: None)
     dials: Dials = loaded.dials
     answering = engine.answer([{"role": "user", "content": QUESTIONS[0]}], dials)
     assert next(answering).text is not None
@@ -613,9 +615,9 @@ def test_the_chat_tells_of_a_lost_worker_and_loads_other_models(start: Start) ->
         list(answering)
     answering.close()
     with pytest.raises(WorkerError, match=r"role base: worker .* nothing listens there"):
-        engine.load("demo-down", lambda _: None)
+        load(engine, "demo-down", lambda _: None)
     start(worker.port)
     for preset in ("demo-down", None):  # the first has no role of the name plain
-        engine.load(preset, lambda _: None)
+        load(engine, preset, lambda _: None)
     assert list(engine.answer([{"role": "user", "content": QUESTIONS[0]}], dials))
     engine.close()

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from conftest import DEMO
 from random_gguf import random_deltas, write_adapter
+from tui_driver import load
 from typer.testing import CliRunner
 
 import eftlocal
@@ -420,7 +421,7 @@ def test_python_and_the_chat_go_through_the_door(
 
     def chat(trust: bool) -> LocalEngine:
         engine = LocalEngine(Start(new_files, engine={**settings, "trust": trust}))
-        engine.load(None, lambda _: None)
+        load(engine, None, lambda _: None)
         return engine
 
     doors: list[Callable[[bool], Any]] = [

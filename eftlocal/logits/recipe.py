@@ -43,6 +43,7 @@ UNGUIDED = "unguided"  # the tuned model under a prompt without its instructions
 PERSONA = "persona"  # the tuned model under a system prompt that only it reads
 MADE = UNGUIDED, PERSONA  # roles that loading makes of the tuned one
 
+_LATER = ("lambdas", "references", "persona_prompt")  # fields that version 0.1.0 did not have
 
 _LIMIT_WORDS = {
     "delta_top_p": "delta top-p {:g}",
@@ -141,6 +142,15 @@ class Recipe(Frozen):
         object.__setattr__(self, "judge", FrozenMapping(judge))
         object.__setattr__(self, "lambdas", FrozenMapping(self.lambdas))
         object.__setattr__(self, "references", FrozenMapping(self.references))
+
+    def told(self) -> dict[str, Any]:
+        """All that it computes with. What version 0.1.0 did not have is there only where used, so
+        that runs which that version began go on."""
+        held = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in held.items() if value or name not in _LATER}
+
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.told().items())})"
 
     @cached_property
     def stabilised(self) -> bool:

@@ -192,8 +192,8 @@ class Point:
         """The same for all that gives the same texts, however it was written."""
         recipe: dict[str, Any] = {
             name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in vars(self.recipe).items()
-            if name in Recipe.__dataclass_fields__ and name not in ("name", "any_sum")
+            for name, value in self.recipe.told().items()
+            if name not in ("name", "any_sum")
         }
         sampling = {
             name: sorted(value.items()) if isinstance(value, Mapping) else value

@@ -144,12 +144,12 @@ def train(
     except KeyboardInterrupt:
         optimizer.zero_grad(set_to_none=True)
         save()
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         raise InterruptedRunError(
             f"stopped after step {step} of {len(plan)}; the adapter so far is in {folder}, and "
             "the same command goes on"
         ) from None
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     saved.unlink(missing_ok=True)
     return before, after
 

@@ -65,12 +65,12 @@ def load(file: Path, *, rank: int, alpha: float, seed: int) -> Any:
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         raise ModelFileError(f"{file}: transformers cannot read its weights: {error}") from None
     model.config.use_cache = False
+    model.name_or_path = file.name  # what the adapter's config names, without this machine's folder
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-        base_model_name_or_path=file.name,
     )
     return peft.get_peft_model(model, config).to(device())

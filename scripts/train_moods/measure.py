@@ -28,21 +28,19 @@ MOODS = ("calm", "happy")
 PLAIN = "plain"
 FILTERS = {"delta-top-p": "0.95", "plausibility": "0.1", "delta-clip": "2"}
 COMMON = ("--preset", "moods", "--temperature", "0", "--max-tokens", "24")
-_ALPHA = "-1:2:0.5"
-_FILTERED = "-1,2"  # at which each filter is measured, too
+CALM, HAPPY = "calm=1,happy=0", "calm=0,happy=1"
 
 
 def sweeps(folder: Path) -> dict[str, tuple[Path, list[list[str]]]]:
     """Of each file of answers, its prompts and the grids that fill it."""
-    own = {mood: f"{mood}=1,{other}=0" for mood, other in zip(MOODS, reversed(MOODS), strict=True)}
     held_out, trained = folder / "held_out.jsonl", folder / "trained.jsonl"
-    filtered = [["--alpha", _FILTERED, f"--{name}", value] for name, value in FILTERS.items()]
-    alphas = {"calm": [["--alpha", _ALPHA], *filtered], "happy": [["--alpha", "-1,0,0.5,1,2"]]}
-    along = {m: [[*grid, "--lambda", own[m]] for grid in grids] for m, grids in alphas.items()}
+    filtered = [[f"--{name}", value] for name, value in FILTERS.items()]
     return {
-        "plain": (trained, [["--alpha", "0"]]),
-        **{mood: (held_out, grids) for mood, grids in along.items()},
+        PLAIN: (trained, [["--alpha", "0"]]),  # what the classifier takes for no mood
+        "calm": (held_out, [["--alpha", "-1:2:0.5", "--lambda", CALM]]),
         "lambda": (held_out, [["--lambda", "calm=0:1:0.25,happy=rest"]]),
+        "happy": (held_out, [["--alpha", "-1,2", "--lambda", HAPPY]]),
+        "filters": (held_out, [["--alpha", "-1,2", "--lambda", CALM, *f] for f in filtered]),
     }
 
 
@@ -100,19 +98,22 @@ def measured(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     }
     unseen[PLAIN] = [row["text"] for row in rows["calm"] if row["dials"]["alpha"] == 0]
     right = {c: mean([float(classify(t) == c) for t in of]) for c, of in unseen.items()}
-    points: dict[str, list[dict[str, Any]]] = {}
-    for name in (*MOODS, "lambda"):
-        found: dict[str, list[Mapping[str, Any]]] = {}
-        for row in rows[name]:
-            found.setdefault(json.dumps(row["dials"], sort_keys=True), []).append(row)
-        points[name] = [
-            {"dials": json.loads(dials), "n": len(of), **_shares(of, classify)}
-            for dials, of in found.items()
-        ]
+    points = {name: _points(rows[name], classify) for name in rows if name != PLAIN}
     return {
         "classifier": {c: {"right": right[c], "n": len(unseen[c])} for c in right},
         "points": points,
     }
+
+
+def _points(rows: Sequence[Mapping[str, Any]], classify: Classifier) -> list[dict[str, Any]]:
+    """Of each point of a grid, the share of its answers in each class."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(json.dumps(row["dials"], sort_keys=True), []).append(row)
+    return [
+        {"dials": json.loads(dials), "n": len(of), **_shares(of, classify)}
+        for dials, of in found.items()
+    ]
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], classify: Classifier) -> dict[str, Interval]:
@@ -126,18 +127,22 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     """A panel for each mood over alpha, one over lambda, one of how much is said twice."""
     picture, (calm, happy, mixed, said) = panels(4, columns=2, width=5, height=3.4)
     points = report["points"]
+    line = sorted(points["lambda"], key=lambda point: point["dials"]["lambda"]["calm"])
+    # Alpha 0 is the plain model whatever lambda is, and lambda's end is alpha 1.
+    nothing = [point for point in points["calm"] if point["dials"]["alpha"] == 0]
+    whole = [{**line[0], "dials": {"alpha": 1.0}}]
+    along = {"calm": points["calm"], "happy": [*points["happy"], *nothing, *whole]}
     for axes, mood in ((calm, "calm"), (happy, "happy")):
         axes.set_title(f"answers that are {mood}")
-        _along(axes, _unfiltered(points[mood]), mood, "no filter")
-        for name in FILTERS:
-            key = name.replace("-", "_")
-            of = [point for point in points[mood] if point["dials"].get(key) is not None]
-            if of:
-                _along(axes, of, mood, f"{name} {FILTERS[name]}")
+        _over_alpha(axes, along[mood], mood, f"{mood}, no filter")
         axes.set_xlabel("alpha")
+    for name, value in FILTERS.items():
+        key = name.replace("-", "_")
+        of = [point for point in points["filters"] if point["dials"].get(key) is not None]
+        xs = [point["dials"]["alpha"] for point in of]
+        curve(calm, xs, [Interval(*point["calm"]) for point in of], f"{name} {value}", joined=False)
     calm.legend(fontsize="small")
     mixed.set_title("answers in each mood, alpha 1")
-    line = sorted(points["lambda"], key=lambda point: point["dials"]["lambda"]["calm"])
     for mood in MOODS:
         xs = [point["dials"]["lambda"]["calm"] for point in line]
         curve(mixed, xs, [Interval(*point[mood]) for point in line], mood)
@@ -145,7 +150,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     mixed.legend(fontsize="small")
     said.set_title("distinct pairs of tokens in an answer")
     for mood in MOODS:
-        _along(said, _unfiltered(points[mood]), "distinct_2", mood)
+        _over_alpha(said, along[mood], "distinct_2", mood)
     said.set_xlabel("alpha")
     said.legend(fontsize="small")
     for axes in (calm, happy, mixed):
@@ -153,11 +158,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     save(picture, path)
 
 
-def _unfiltered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [point for point in points if set(point["dials"]) == {"alpha", "lambda"}]
-
-
-def _along(axes: Any, points: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
+def _over_alpha(axes: Any, points: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
     line = sorted(points, key=lambda point: point["dials"]["alpha"])
     found = [Interval(*point[key]) for point in line]
     curve(axes, [point["dials"]["alpha"] for point in line], found, label)

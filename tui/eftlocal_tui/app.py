@@ -132,7 +132,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                 return  # it was typed before the program was left
             if not event.is_forwarded:
                 await self.screen._mounted_event.wait()  # what the last key opened
-                front = self.screen
+                front: Screen[Any] = self.screen
                 if (
                     isinstance(event, events.Key)
                     and isinstance(front, Unasked)
