@@ -18,8 +18,9 @@ from tui_driver import Driver, asynchronous, driven, driving, load
 from eftlocal import Recipe
 from eftlocal.errors import UsageError
 from eftlocal.settings import LIMITS, SAMPLING
-from eftlocal_tui.dials import DRAFT, Dials, formula_of, recipe_names
-from eftlocal_tui.engine import Live
+from eftlocal_tui.comparison import Comparison, Question
+from eftlocal_tui.dials import DRAFT, Dials, formula_of, kept, recipe_names, restored
+from eftlocal_tui.engine import Live, Loaded
 from eftlocal_tui.engine.turning import HELD, Turned, Turning
 from eftlocal_tui.history import Figures
 from eftlocal_tui.screens.dialogs import HelpScreen
@@ -112,6 +113,21 @@ def test_a_dial_that_the_recipe_lacks_is_refused() -> None:
         DIALS.turned("recipe", "base", ROLES).turned("beta", "1", ROLES)
     with pytest.raises(UsageError, match="unknown dial 'temprature'; did you mean"):
         DIALS.reset("temprature", DIALS)
+
+
+def test_a_mix_has_two_dials_and_its_own_references() -> None:
+    own = {"calm": "base", "happy": "base"}
+    roles = ("base", "calm", "happy")
+    begun = replace(DIALS, recipe=Recipe.mix({"calm": 0.5, "happy": 0.5}, 1.0, own))
+    turned = begun.turned("lambda", "0.3", roles, begun).stepped("alpha", 5)
+    assert turned.recipe == Recipe.mix({"calm": 0.3, "happy": 0.7}, 1.5, own)
+    nothing = turned.turned("alpha", "0", roles, begun)
+    assert nothing.recipe.roles == ("base",)
+    assert nothing.turned("alpha", "1.5", roles, begun) == turned  # lambda is still known
+    assert turned.reset("alpha", begun).reset("lambda", begun) == begun
+    assert restored(kept("moods", turned), begun) == turned
+    columns = Comparison(Loaded("moods", roles, turned), turned, Question([], None)).columns
+    assert [c.name for c in columns] == ["emulation", "calm alone", "happy alone", "base alone"]
 
 
 @pytest.mark.parametrize("begun", [BLEND, WRITTEN])

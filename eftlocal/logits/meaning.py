@@ -119,7 +119,7 @@ _WRITTEN_OUT = Meaning("Every model with a weight of its own.", "", {})
 
 def _alpha(recipe: Recipe) -> float:
     if recipe.lambdas:
-        return math.fsum(recipe.weights[role] for role in recipe.lambdas)
+        return round(math.fsum(recipe.weights[role] for role in recipe.lambdas), 9)
     return recipe.weights[PERSONA if recipe.name == PERSONA else TUNED]
 
 

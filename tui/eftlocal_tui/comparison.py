@@ -15,8 +15,6 @@ from eftlocal_tui.engine import Came, Live, Loaded
 from eftlocal_tui.engine.tasks import Figured, Thinking
 from eftlocal_tui.history import Figures, Settings, Turn
 
-_ALONE = (TUNED, BASE)
-
 
 class Question(NamedTuple):
     """What is answered.
@@ -89,7 +87,7 @@ class Comparison:
         self.loaded, self.dials, self.asked = loaded, dials, asked
         self.seed: int | None = None
         self.columns = [Column("emulation", recipe_line(dials.recipe), dials)]
-        for role in _ALONE:
+        for role in (*(dials.recipe.lambdas or (TUNED,)), BASE):
             if role in loaded.roles:
                 alone = replace(dials, recipe=Recipe.single(role))
                 about = loaded.file_of(role)
