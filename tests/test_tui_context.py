@@ -12,9 +12,10 @@ from textual.widgets import OptionList
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
+from eftlocal_tui.engine import Fit
 from eftlocal_tui.history import History, import_file, to_json, to_markdown
 from eftlocal_tui.screens.chat_context import SUMMARY
-from eftlocal_tui.screens.full_context import ContextScreen
+from eftlocal_tui.screens.full_context import ContextScreen, role_lines
 
 SIZE = 116
 TWENTY = "word " * 19 + "end"
@@ -187,6 +188,23 @@ async def test_a_message_that_is_too_long_alone(d: Driver) -> None:
     assert d.chat.prompt.text == TWENTY * 6
     assert d.chat.turns.conversation is None
     assert d.history.conversations.list() == []
+
+
+@driving(size=(100, 40))
+async def test_a_system_prompt_that_is_too_long_is_named(d: Driver) -> None:
+    d.engine.n_ctx = SIZE
+    await d.chat.turns.set_system(TWENTY * 6)
+    await d.send("Hello?")
+    assert await dialog(d) == []
+    assert "The system prompt is too long" in d.screen_text()
+
+
+def test_roles_that_were_not_counted_are_left_out() -> None:
+    sizes = {"base": 512, "tuned": 512}
+    fit = Fit({"base": 71_433, "tuned": 0}, sizes, dict.fromkeys(sizes, 0))
+    assert role_lines(fit) == ["base: 71,433 of 512 tokens"]
+    fit = Fit({"base": 0, "tuned": 0}, sizes, fit.trained)
+    assert role_lines(fit) == ["base, tuned: 0 of 512 tokens"]
 
 
 @driving(Script([TWENTY], wait_at=1), size=(100, 40))

@@ -8,6 +8,7 @@ import pytest
 from scripted_engine import ScriptedEngine
 from tui_driver import Driver, asynchronous, driven, driving
 
+from eftlocal_tui.commands import COMMANDS
 from eftlocal_tui.screens.dialogs import HelpScreen
 from eftlocal_tui.widgets.command_menu import CommandMenu
 
@@ -153,3 +154,8 @@ async def test_a_click_chooses(d: Driver) -> None:
     await d.pilot.click(CommandMenu, offset=(2, 3))
     await d.until(lambda: d.chat.prompt.text == "/system ")
     assert d.app.focused is d.chat.prompt
+
+
+def test_what_a_command_does_fits_a_terminal_of_80_columns() -> None:
+    room = 80 - 2 - max(len(f"/{command.name} {command.takes}") for command in COMMANDS) - 2 - 2
+    assert not [c.name for c in COMMANDS if len(c.about) > room]

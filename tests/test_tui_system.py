@@ -95,3 +95,13 @@ async def test_answers_that_say_nothing_of_it_and_long_conversations(d: Driver) 
     await d.press("enter")
     await d.until(lambda: "question 0" in shown(d))
     assert shown(d)[:2] == [old, "question 0"] and shown(d).count(old) == 1
+
+
+@driving("One.")
+async def test_what_a_dialog_holds_is_in_the_box_when_the_program_is_told_to_end(
+    d: Driver,
+) -> None:
+    await d.send("/system")
+    await d.press(*"Be brief")
+    d.app._terminal_gone()
+    assert d.history.drafts.get(None).text == "Be brief"

@@ -15,7 +15,7 @@ from eftlocal.errors import EngineError
 from eftlocal.presets.reading import find
 from eftlocal.thinking import Marks
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine import Loaded, Progress
+from eftlocal_tui.engine import Loaded, Progress, Report
 from eftlocal_tui.screens.full_context import ContextScreen
 from eftlocal_tui.settings import Settings
 
@@ -41,6 +41,7 @@ RICH = (
     "> No river is too long for `max`.\n\nSee [the map](https://example.org), and \\(a^2\\).\n",
 )
 THOUGHT = ("They ask for a sum. ", "17 and 25 make 42, ", "as 17 + 3 is 20 and 22 more is 42.\n")
+LOADING = Progress("weights", "OLMo-2-1124-7B.Q4_K_M.gguf", 2e9, 4.4e9)
 COMPARED = "Toulouse is a city in {}. It lies on the Garonne, and is known for its aircraft."
 
 
@@ -49,8 +50,8 @@ class Showing(ScriptedEngine):
 
     greets = False
 
-    def load(self, preset: str | None, report: Any, **options: Any) -> Loaded:
-        found = super().load(preset, report, **options)
+    def _load(self, preset: str | None, n_ctx: int, report: Report) -> Loaded:
+        found = super()._load(preset, n_ctx, report)
         demo = find("demo")
         return replace(found, about=demo.notes, questions=demo.questions) if self.greets else found
 
@@ -83,6 +84,8 @@ async def every_screen(folder: Path, size: str, only: str, keep: Keep) -> None:
             options: dict[str, Any] = {"settings": Settings(), "notifications": True, "wait": False}
             if part is _welcome:
                 engine.load_waits.clear()
+                engine.progress = [LOADING]
+                engine.greets = True
             async with driven(engine, Path(private), size=SIZES[size], **options) as d:
                 d.chat.prompt.cursor_blink = False
                 await part(d, engine, Walk(d, folder, size, only, keep))
@@ -90,9 +93,7 @@ async def every_screen(folder: Path, size: str, only: str, keep: Keep) -> None:
 
 
 async def _welcome(d: Driver, engine: Showing, walk: Walk) -> None:
-    engine.progress = [Progress("weights", "OLMo-2-1124-7B.Q4_K_M.gguf", 2e9, 4.4e9)]
-    engine.greets = True
-    await d.pause()
+    await d.until(lambda: "OLMo" in d.screen_text())
     await walk.take("welcome-loading")
     engine.load_waits.set()
     await d.ready()

@@ -198,7 +198,12 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         self.exit(return_code=code)
 
     def _terminal_gone(self) -> None:
-        self.chat.answers.box.save()
+        """Keeps what is typed; a dialog's text is in the message box then."""
+        box = self.chat.answers.box
+        for screen in self.screen_stack:
+            if isinstance(screen, AskText) and screen.unaccepted:
+                box.add(screen.text)
+        box.save()
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):

@@ -32,7 +32,7 @@ HISTORY = "screen.history"
 _NAME, _IMPORT = "Rename the conversation", "Import conversations (.json)"
 _EXPORT = "Export to a file (.md or .json)"
 _SET = "/set beta 0.5 turns a dial; /set beta explains it"
-_PERSONA = "A system prompt for the tuned model alone, alpha strong"
+_PERSONA = "A prompt for the tuned model alone; - removes it"
 _RESET = "Turn a dial back; alone, all of them"
 _LOAD = "Open a conversation, or import one"
 _THEME = "Set the theme; alone, switch light and dark"
@@ -67,7 +67,7 @@ COMMANDS = (
     Command("find", "[WORDS]", "Find words in this conversation", "screen.find"),
     Command("branches", "", "A map of the branches, to go to any message", "screen.branches"),
     Command("theme", "[NAME]", _THEME, "app.light_or_dark", completes=("themes",)),
-    Command("settings", "[dials]", "Edit the chat's settings; dials: defaults of dials, limits"),
+    Command("settings", "[dials]", "Edit the chat's settings, or the dials' defaults"),
     Command("exit", "", "Quit; everything is saved", "app.quit"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

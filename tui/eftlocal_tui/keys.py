@@ -65,6 +65,7 @@ NO_KEY = "no_key"  # which nobody can press: Textual (8.2) keeps the default of 
 _LAST = ("prompt", "find", "dial", "search")  # places whose keys leave the others theirs
 _INSIDE = ("prompt", "menu", "turn", "find", "dial")  # places of the chat screen
 _UNLISTED = ("command_palette", "page(", "walk(", "back")
+_NEEDED = ("send", "back", "ask('back')", "cancel", "close")  # nothing else does what these do
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
@@ -195,8 +196,8 @@ def check_keys(keys: dict[str, str]) -> dict[str, str]:
     of two bindings that work at the same time, the person's has the key.
 
     Raises:
-        ValueError: a name or a key is unknown, the person gave one key to two such bindings, or
-            a key would be taken from the message box.
+        ValueError: a name or a key is unknown, the person gave one key to two such bindings, a
+            key would be taken from the message box, or nothing would send or lead back any more.
     """
     for name in keys:
         if name not in _NAMES:
@@ -211,7 +212,10 @@ def check_keys(keys: dict[str, str]) -> dict[str, str]:
                 continue
             if other.name in keys:
                 raise ValueError(f'"{name}" and "{other.name}" both want {both[0]}')
-            found[other.name] = ",".join(key for key in theirs if key not in both) or NO_KEY
+            left = ",".join(key for key in theirs if key not in both)
+            if not left and other.action in _NEEDED:
+                raise ValueError(f'"{name}" takes the last key of "{other.name}": {both[0]}')
+            found[other.name] = left or NO_KEY
     return found
 
 

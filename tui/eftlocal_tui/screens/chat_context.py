@@ -127,7 +127,8 @@ class ChatContext:
 
     async def _way_on(self, asked: Asked, fit: Fit, sending: Sending) -> Way | None:
         """Asks how to go on where there is no room; None is not at all."""
-        title = "The context is full" if asked.path else "The message is too long"
+        longest = "system prompt" if len(asked.system) > len(asked.text) else "message"
+        title = "The context is full" if asked.path else f"The {longest} is too long"
         lines = [*role_lines(fit), "That leaves no room for an answer."]
         ways = await self._ways(asked, fit, lines, sending)
         if not ways:

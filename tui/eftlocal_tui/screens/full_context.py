@@ -74,9 +74,11 @@ def _option(way: Way) -> Option:
 
 
 def role_lines(fit: Fit) -> list[str]:
-    """What each role's context holds, the fullest first; roles that are alike share a line."""
+    """What each role's context holds, the fullest first; roles that are alike share a line. Where
+    one is far too long the others were not counted."""
     alike: dict[tuple[int, int], list[str]] = {}
-    for role in sorted(fit.tokens, key=fit.room_of):
+    counted = [role for role, tokens in fit.tokens.items() if tokens] or fit.tokens
+    for role in sorted(counted, key=fit.room_of):
         alike.setdefault((fit.tokens[role], fit.sizes[role]), []).append(role)
     return [
         f"{', '.join(roles)}: {tokens:,} of {size:,} tokens"
