@@ -27,6 +27,7 @@ VERBS = {
     "models": ("models:models_app", "List, download, check, optimize and remove models."),
     "inspect": ("inspect:inspect", "Show which model moved which token."),
     "sweep": ("sweep:sweep", "Answer the same prompts at every point of a grid of settings."),
+    "tune": ("tune:tune", "Train a behaviour from examples, for a small model."),
     "eval": ("eval:evaluate", "Measure how much of the gap to a large tuned model is recovered."),
     "bench": ("bench:bench", "Measure speed, memory and energy on this machine."),
     "worker": ("worker:worker", "Offer this machine's devices to eftlocal on another one."),

@@ -63,13 +63,13 @@ def add(
         name = _asked_name(replace=replace)
     if user_path().parent.is_dir():
         check_place(user_path())
-    table = _table(
+    table = preset_table(
         name,
         {role: FileRef.at(file) for role, file in files.items()},
         {role: (FileRef.at(file), scale) for role, (file, scale) in adapters.items()},
         prompts,
     )
-    preset = _fetched(table, yes=yes)
+    preset = fetched(table, yes=yes)
     check_files(preset_sources(preset, hub.resolve), (), json_=False, trust=trust)
     add_preset(table, f"{name}: {_COMMENT}")
     say(
@@ -83,7 +83,7 @@ def _check(name: str, *, replace: bool) -> None:
     check_name(name, replace=replace, force="--replace", other="give another name")
 
 
-def _table(
+def preset_table(
     name: str,
     files: Mapping[str, FileRef],
     adapters: Mapping[str, tuple[FileRef, float]],
@@ -109,7 +109,7 @@ def _entry(ref: FileRef) -> dict[str, Any]:
     return entry
 
 
-def _fetched(table: dict[str, Any], *, yes: bool) -> Preset:
+def fetched(table: dict[str, Any], *, yes: bool) -> Preset:
     """The preset with its files on this machine. What is downloaded is pinned to the revision that
     the hub has now, in the table too.
 

@@ -95,26 +95,29 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-class Tally:
-    """Counts rows and tokens, and shows them as they come: a bar, or a line now and then.
+class Bar:
+    """How far a long run is: a bar on a terminal, elsewhere a line now and then.
 
     Args:
-        total: rows to come.
-        bar: False where the terminal is needed for the rows themselves.
+        what: is done, as in "answering".
+        unit: what is counted, as in "rows".
+        total: of them.
+        drawn: False where the terminal is needed for something else.
     """
 
-    def __init__(self, total: int, *, quiet: bool, bar: bool = True) -> None:
-        self.rows = self.failed = self.tokens = 0
-        self._total = total
-        self._quiet = quiet
+    def __init__(
+        self, what: str, unit: str, total: int, *, quiet: bool, drawn: bool = True
+    ) -> None:
+        self._unit, self._total, self._quiet = unit, total, quiet
+        self._done = self._at_first = 0
         self._began = self._told = time.monotonic()
         console = Screen(stderr=True)
-        self._draws = bar and console.is_terminal and not quiet
+        self._draws = drawn and console.is_terminal and not quiet
         self._bars = Progress(
-            TextColumn("answering"),
+            TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -123,7 +126,7 @@ class Tally:
             speed_estimate_period=300.0,
             disable=not self._draws,
         )
-        self._bar = self._bars.add_task("answering", total=total, rate="")
+        self._bar = self._bars.add_task(what, total=total, figures="")
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -132,38 +135,60 @@ class Tally:
         with self._bars:
             yield
 
-    def on_tokens(self, count: int) -> None:
-        self.tokens += count
-        self._show()
-
-    def on_row(self, answered: bool) -> None:
-        self.rows += 1
-        self.failed += not answered
-        self._bars.advance(self._bar)
-        self._show()
-
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def _show(self) -> None:
+    def begin_at(self, done: int) -> None:
+        """So many were done in an earlier run."""
+        self._done = self._at_first = done
+        self._began = self._told = time.monotonic()
+        self._bars.reset(self._bar, completed=done)
+
+    def show(self, done: int, figures: str) -> None:
+        """Shows that so many are done, and a few words beside it."""
+        self._done = done
         now = time.monotonic()
         if self._draws:
-            self._bars.update(self._bar, rate=self._rate())
+            self._bars.update(self._bar, completed=done, figures=figures)
         elif not self._quiet and now - self._told >= _EVERY:
             self._told = now
-            left = (self._total - self.rows) * self.seconds / max(1, self.rows)
-            eta = f", about {_duration(left)} left" if self.rows else ""
-            tell(f"{self.rows} of {self._total} rows, {self._rate()}{eta}")
+            new = done - self._at_first
+            left = (self._total - done) * self.seconds / max(1, new)
+            eta = f", about {_duration(left)} left" if new else ""
+            tell(f"{done} of {self._total} {self._unit}, {figures}{eta}")
+
+
+class Tally:
+    """Counts rows and tokens, and shows them as they come.
+
+    Args:
+        total: rows to come.
+        bar: False where the terminal is needed for the rows themselves.
+    """
+
+    def __init__(self, total: int, *, quiet: bool, bar: bool = True) -> None:
+        self.rows = self.failed = self.tokens = 0
+        self._bar = Bar("answering", "rows", total, quiet=quiet, drawn=bar)
+        self.shown = self._bar.shown
+
+    def on_tokens(self, count: int) -> None:
+        self.tokens += count
+        self._bar.show(self.rows, self._rate())
+
+    def on_row(self, answered: bool) -> None:
+        self.rows += 1
+        self.failed += not answered
+        self._bar.show(self.rows, self._rate())
 
     def _rate(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.tokens / max(1e-9, self.seconds):.1f} tok/s{failed}"
+        return f"{self.tokens / max(1e-9, self._bar.seconds):.1f} tok/s{failed}"
 
     def figures(self) -> str:
         """A line of what was done."""
         done = f"{counted(self.rows, 'row')}, {counted(self.tokens, 'token')}"
-        return f"{done} in {self.seconds:.1f} s: {self._rate()}"
+        return f"{done} in {self._bar.seconds:.1f} s: {self._rate()}"
 
 
 def _duration(seconds: float) -> str:

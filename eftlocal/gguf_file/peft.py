@@ -91,16 +91,21 @@ def convert(folder: Path, target: Path, base: Header, type_: str | None = None) 
         ModelFileError: it is no LoRA that llama.cpp can put on this base; the line says why.
         OSError: the target cannot be written.
     """
-    if base.architecture not in ARCHITECTURES:
-        raise ModelFileError(
-            f"{base.path}: of the architecture {base.architecture}, for which no adapter can be "
-            f"converted: only for {', '.join(ARCHITECTURES)}"
-        )
+    check_base(base)
     config = _read_config(folder)
     pairs = {_target(folder, pair, base): pair for pair in _pairs(folder, config)}
     alpha = Counter(pair.strength for pair in pairs.values()).most_common(1)[0][0]
     _write(target, base, pairs, alpha, type_)
     return len(pairs)
+
+
+def check_base(base: Header) -> None:
+    """Raises ModelFileError where no adapter for such a model can be converted."""
+    if base.architecture not in ARCHITECTURES:
+        raise ModelFileError(
+            f"{base.path}: of the architecture {base.architecture}, for which no adapter can be "
+            f"converted: only for {', '.join(ARCHITECTURES)}"
+        )
 
 
 def _refuse(file: Path, what: str) -> NoReturn:
@@ -147,7 +152,7 @@ def _read_tensors(folder: Path) -> dict[str, _Part]:
     except SafetensorError as error:
         _refuse(file, f"is no safetensors file: {error}")
     tensors = {}
-    for name, tensor in found:
+    for name, tensor in sorted(found, key=lambda pair: str(pair[0])):  # it gives them in any order
         if (type_ := _STORED.get(tensor["dtype"])) is None:
             _refuse(file, f"tensor {name} is of type {tensor['dtype']}; give F32, F16 or BF16")
         raw = np.frombuffer(tensor["data"], np.uint8)

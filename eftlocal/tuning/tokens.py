@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from eftlocal.errors import ModelFileError, PromptError
@@ -26,36 +25,55 @@ class Encoded(NamedTuple):
     n_prompt: int
 
 
-def encode(
-    file: Path, examples: Sequence[Example], *, longest: int, prompt: str = "chat"
-) -> list[Encoded]:
-    """Examples as a role that is played by `file` reads them.
+class Encoding(NamedTuple):
+    """What became of examples.
+
+    encoded: those that fit, in order. faults: of the others, each naming its line. cut: lines of
+    answers that were too long.
+    """
+
+    encoded: list[Encoded]
+    faults: list[PromptError]
+    cut: list[int]
+
+
+def encode(source: RoleSource, examples: Iterable[Example], *, longest: int) -> Encoding:
+    """Examples as a role reads and gives them.
 
     Args:
-        file: a GGUF; only its vocabulary is loaded.
+        source: of the role; only the vocabulary of its file is loaded.
         longest: tokens of an example; what an answer has more is cut off, its end too.
-        prompt: as in `RoleSource`.
 
     Raises:
-        PromptError: a prompt fills `longest` alone; names the example.
+        PromptError: the role has no chat template.
         ModelFileError: llama.cpp cannot load the file, or it has no end token.
     """
-    with Model(file, vocab_only=True) as model:
-        role = role_prompt(RoleSource(file, prompt=prompt), model)
+    found = Encoding([], [], [])
+    with Model(source.path, vocab_only=True) as model:
+        role = role_prompt(source, model)
+        if not role.source:
+            raise PromptError(
+                f"{source.path}: has no chat template; give one with --chat-template, as in "
+                "--chat-template plain or --chat-template chatml"
+            )
         reader = PromptReader({_ROLE: model}, {_ROLE: role}, {_ROLE: longest})
         end = _end_of_answer(model, role)
         if end is None:
-            raise ModelFileError(f"{file}: it has no token that ends an answer")
-        found = []
+            raise ModelFileError(f"{source.path}: it has no token that ends an answer")
         for example in examples:
-            asked = reader.ids(example.messages)[_ROLE]
-            if len(asked) >= longest:
-                raise PromptError(
-                    f"{example.where}: the prompt has {len(asked)} tokens, and an example at most "
-                    f"{longest}; shorten it"
-                )
-            answer = model.tokenize(example.answer, continues=True)
-            found.append(Encoded((*asked, *answer, end)[:longest], len(asked)))
+            try:
+                asked = reader.ids(example.messages)[_ROLE]
+                if len(asked) >= longest:
+                    raise PromptError(
+                        f"the prompt has {len(asked)} tokens, and an example at most {longest}"
+                    )
+            except PromptError as error:
+                found.faults.append(PromptError(f"{example.where}: {error}"))
+                continue
+            ids = (*asked, *model.tokenize(example.answer, continues=True), end)
+            if len(ids) > longest:
+                found.cut.append(example.line)
+            found.encoded.append(Encoded(ids[:longest], len(asked)))
     return found
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +25,36 @@ def require() -> None:
         ) from None
 
 
-def device() -> str:
-    """Where it is trained: an NVIDIA, AMD or Apple GPU, else the CPU."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_of(wanted: str) -> str:
+    """Where it is trained; auto is an NVIDIA, AMD or Apple GPU, else the CPU.
+
+    Raises:
+        UsageError: this PyTorch has no such device here.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [name for name, is_there in there.items() if is_there] + ["cpu"]
+    if wanted == "auto":
+        return found[0]
+    if wanted not in found:
+        raise UsageError(f"--device {wanted}: PyTorch {torch.__version__} finds {', '.join(found)}")
+    return wanted
 
 
-def has_bfloat16() -> bool:
+def has_bfloat16(device: str) -> bool:
     """Whether bfloat16 is faster there than float32; many CPUs take eight times as long."""
     import torch
 
-    if device() == "cpu":
+    if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return device() == "cuda" and torch.cuda.is_bf16_supported()
+    return device == "cuda" and torch.cuda.is_bf16_supported()
 
 
-def load(file: Path, *, rank: int, alpha: float, seed: int) -> Any:
+def load(file: Path, *, rank: int, alpha: float, seed: int, device: str) -> Any:
     """A PEFT model: the file's weights in float32, frozen, and a new adapter on every projection.
 
     Source of the method: Hu et al. 2021, arXiv 2106.09685.
@@ -48,6 +63,7 @@ def load(file: Path, *, rank: int, alpha: float, seed: int) -> Any:
         rank: of the adapter's matrices.
         alpha: the adapter's output is multiplied by alpha / rank.
         seed: of the adapter's random matrices.
+        device: PyTorch's name of it.
 
     Raises:
         ModelFileError: transformers cannot read the file; the line says why.
@@ -56,21 +72,37 @@ def load(file: Path, *, rank: int, alpha: float, seed: int) -> Any:
     import torch
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32
+    with _quiet():
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                str(file.parent), gguf_file=file.name, dtype=torch.float32
+            )
+        except (ValueError, KeyError, NotImplementedError, OSError) as error:
+            raise ModelFileError(f"{file}: transformers cannot read its weights: {error}") from None
+        model.config.use_cache = False
+        model.name_or_path = file.name  # what the adapter's config names, without its folder
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
         )
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
-        raise ModelFileError(f"{file}: transformers cannot read its weights: {error}") from None
-    model.config.use_cache = False
-    model.name_or_path = file.name  # what the adapter's config names, without this machine's folder
-    torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return peft.get_peft_model(model, config).to(device())
+        return peft.get_peft_model(model, config).to(device)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes the adapter as PEFT does."""
+    with _quiet():
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What these libraries say of their own workings, bars among it, is not for a person here."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -15,6 +15,7 @@ from data import HELD_OUT, MOODS, write_examples
 
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.peft import convert
+from eftlocal.loading.roles import RoleSource
 from eftlocal.tuning.examples import read_examples, split
 from eftlocal.tuning.tokens import encode
 from eftlocal.tuning.training import Options, Progress, train
@@ -36,12 +37,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         examples = folder / "examples.jsonl"
         write_examples(mood, examples)
-        trained, held_out = split(read_examples(examples), HELD_OUT)
+        trained, held_out = split(read_examples(examples).examples, HELD_OUT)
         print(f"{mood}: {len(trained)} examples, {len(held_out)} held out", flush=True)
         before, after = train(
             model,
-            encode(model, trained, longest=LONGEST),
-            encode(model, held_out[:MEASURED], longest=LONGEST),
+            encode(RoleSource(model), trained, longest=LONGEST).encoded,
+            encode(RoleSource(model), held_out[:MEASURED], longest=LONGEST).encoded,
             folder,
             Options(rank=8, alpha=16.0, learning_rate=8e-4, passes=1),
             on_progress=_told,
@@ -53,8 +54,8 @@ def main() -> None:
 
 
 def _told(at: Progress) -> None:
-    held_out = "" if at.held_out is None else f", held out {at.held_out:.3f}"
-    print(f"step {at.step} of {at.steps}: loss {at.loss:.3f}{held_out}", flush=True)
+    if at.loss is not None:
+        print(f"step {at.step} of {at.steps}: loss {at.loss:.3f}", flush=True)
 
 
 if __name__ == "__main__":
