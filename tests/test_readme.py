@@ -71,6 +71,8 @@ def folder(tmp_path: Path) -> Path:
         '{"peft_type": "LORA", "lora_alpha": 0.001}', encoding="utf-8"
     )
     save_file(matrices, tmp_path / "my-lora" / "adapter_model.safetensors")
+    examples = [f'{{"prompt": "Say {n}.", "response": "No."}}' for n in range(12)]
+    (tmp_path / "examples.jsonl").write_text("\n".join(examples), encoding="utf-8")
     for name, role in files.items():
         shutil.copy(DEMO / f"{role}.gguf", tmp_path / f"{name}.gguf")
     (preset,) = blocks("toml", README)
@@ -95,6 +97,11 @@ def test_a_command(command: str, folder: Path) -> None:
     if "=my-lora.gguf" in command:  # whose model has a chat template
         shutil.copy(folder / "small-tuned.gguf", folder / "small.gguf")
         assert run(CONVERT, folder).returncode == 0
+    if " tune " in command:  # tests/test_tune.py trains
+        result = run(f"{command} --dry-run", folder)
+        assert (result.returncode, result.stdout) == (0, ""), result.stderr
+        assert "9 examples to train on, 3 held out" in result.stderr
+        return
     result = run(command, folder)
     if DOWNLOADED.search(command) and " show " not in command:
         # Needs the hub: here it must get as far as saying that it is offline.

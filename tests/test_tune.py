@@ -21,6 +21,7 @@ from eftlocal.loading.trial import shared
 from eftlocal.logits.recipe import Recipe, parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
+from eftlocal.tuning import weights
 from eftlocal.tuning.training import SAVED
 
 QUESTION = "In which country is Quito?"
@@ -109,6 +110,14 @@ def test_what_is_wrong_is_told_before_the_work(
     result = tune(examples, "--model", model, "--dry-run", *words)
     assert result.exit_code in (2, 3, 7) and says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_model_that_is_too_large_is_refused(
+    model: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "host_memory_free", lambda: 1 << 20)
+    result = tune(examples, "--model", model, "--out", "mine", "--dry-run")
+    assert result.exit_code == 6 and "1 MiB are free; take a smaller model" in result.stderr
 
 
 def test_what_is_not_installed_is_told_with_its_command(

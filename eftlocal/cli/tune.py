@@ -10,7 +10,8 @@ import typer
 from eftlocal.cli.options import takes
 from eftlocal.cli.options import verb_option as _option
 from eftlocal.cli.streams import say, tell
-from eftlocal.errors import InterruptedRunError, PromptError, UsageError
+from eftlocal.errors import InterruptedRunError, ModelFileError, PromptError, UsageError
+from eftlocal.tuning import DEVICES
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from eftlocal.tuning.training_set import TrainingSet
 
 _TRAINING = "Training"
-_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @takes(also=["base", "chat_template", "threads", "trust"])
@@ -88,7 +88,7 @@ def tune(
         str,
         _option(
             *("--device", "Where PyTorch trains (default: auto).", _TRAINING),
-            metavar=f"<{'|'.join(_DEVICES)}>",
+            metavar=f"<{'|'.join(DEVICES)}>",
         ),
     ] = "auto",
     replace: Annotated[
@@ -120,10 +120,10 @@ def tune(
     from eftlocal.presets.schema import FileRef
     from eftlocal.presets.writing import check_name
     from eftlocal.tuning.training import SAVED, Options
-    from eftlocal.tuning.weights import require
+    from eftlocal.tuning.weights import check_memory, require
 
-    if device not in _DEVICES:
-        raise UsageError(f"--device {device}: give {', '.join(_DEVICES[:-1])} or {_DEVICES[-1]}")
+    if device not in DEVICES:
+        raise UsageError(f"--device {device}: give {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
     folder = hub.store() / "tuned" / out
     begun = (folder / SAVED).is_file() or replace
     check_name(out, replace=begun, force="--replace", other="give another with --out")
@@ -142,6 +142,9 @@ def tune(
     sources = with_settings(sources, threads=given["threads"])
     header = checked_model(sources[TUNED].path)
     check_base(header)
+    if len(header.files) > 1:
+        raise ModelFileError(f"{header.path}: is split into parts; merge them (llama-gguf-split)")
+    check_memory(header)
     with loading_bars() as bars:
         prepare(sources, trust=given["trust"], checking=bars.checking)
     options = Options(

@@ -2,3 +2,5 @@
 
 PyTorch, transformers and PEFT are imported only where a tuning is run.
 """
+
+DEVICES = ("auto", "cpu", "cuda", "mps")

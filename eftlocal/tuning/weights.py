@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from eftlocal.errors import ModelFileError, UsageError
+from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError
+from eftlocal.gguf_file.header import Header
+from eftlocal.loading.host import host_memory_free
+from eftlocal.loading.placement import gib
 
 
 def require() -> None:
@@ -23,9 +27,6 @@ def require() -> None:
             f"tuning needs PyTorch, transformers and PEFT ({error}); "
             "pip install 'eftlocal[tune]' installs them"
         ) from None
-
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def device_of(wanted: str) -> str:
@@ -52,6 +53,20 @@ def has_bfloat16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return device == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def check_memory(header: Header) -> None:
+    """Refuses a model whose weights alone, in float32, do not fit the host's memory.
+
+    Raises:
+        DoesNotFitError: with the numbers.
+    """
+    needed, free = 4 * sum(math.prod(t.shape) for t in header.tensors), host_memory_free()
+    if free is not None and needed > free:
+        raise DoesNotFitError(
+            f"{header.path}: its weights take {gib(needed)} in float32, in which they are trained "
+            f"on, and {gib(free)} are free; take a smaller model"
+        )
 
 
 def load(file: Path, *, rank: int, alpha: float, seed: int, device: str) -> Any:
