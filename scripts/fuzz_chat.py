@@ -35,7 +35,6 @@ from textual.geometry import Size
 
 from eftlocal.errors import EngineError
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine import Engine
 from eftlocal_tui.engine.local import LocalEngine, Start
 from eftlocal_tui.history import History
 from eftlocal_tui.screens.base import Services
@@ -66,7 +65,7 @@ def _script(draw: random.Random) -> Script:
     return Script(pieces, error=failed)
 
 
-def _engine(name: str, draw: random.Random) -> Engine:
+def _engine(name: str, draw: random.Random) -> LocalEngine | Random:
     if name == "demo":
         call = {"max_tokens": 40}
         return LocalEngine(Start("demo", engine={"threads": 1, "n_ctx": 512}, call=call))

@@ -69,7 +69,7 @@ class Script:
 
 
 class ScriptedEngine:
-    """See `eftlocal_tui.engine.Engine`. `heard` is what it was asked."""
+    """See `eftlocal_tui.engine.local.LocalEngine`. `heard` is what it was asked."""
 
     def __init__(self, *scripts: Script | str) -> None:
         self.scripts = [s if isinstance(s, Script) else Script(_words(s)) for s in scripts]
@@ -220,7 +220,7 @@ class ScriptedEngine:
 
 
 class ScriptedAnswer:
-    """See `eftlocal_tui.engine.Answering`."""
+    """See `LocalAnswering`."""
 
     seed = 7
 
@@ -269,7 +269,7 @@ class ScriptedAnswer:
 
 
 class ScriptedAnswers:
-    """See `eftlocal_tui.engine.Answers`: a piece of each in turn."""
+    """See `LocalAnswers`: a piece of each in turn."""
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ def test_an_answer_is_there_while_it_comes_and_keeps_all_that_is_known_of_it(
         answer.append("In ")
         answer.append("Portu", tokens=2)
         answer.mark("beta 1 -> 0.5")
-        answer.set_seed(7)
+        answer.note(seed=7)
         with History(history.path) as other:  # as another window would see it
             seen = other.turns.get(answer.id)
             assert (seen.text, seen.state, seen.closed) == ("In Portu", "streaming", None)

@@ -21,7 +21,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from eftlocal_tui.app import ChatApp
-from eftlocal_tui.engine import Engine, Loaded, Report
+from eftlocal_tui.engine import Loaded, Report
 from eftlocal_tui.history import Conversation, History
 from eftlocal_tui.screens.base import Services, Unasked
 from eftlocal_tui.screens.chat import ChatScreen
@@ -162,14 +162,14 @@ def _reads(loop: Any) -> bool:
     return threads is not None and threads._idle_semaphore._value < len(threads._threads)
 
 
-def load(engine: Engine, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
+def load(engine: Any, preset: str | None, report: Report, *, download: bool = False) -> Loaded:
     """Prepares models and loads them."""
     return engine.prepare(preset, report, download=download)(report)
 
 
 @asynccontextmanager
 async def driven(
-    engine: Engine,
+    engine: Any,
     folder: Path,
     *,
     size: tuple[int, int] = (100, 30),

@@ -1,20 +1,16 @@
-"""What answers, as the screens know it: an engine, behind which tests put a scripted one."""
+"""What the engine says of itself and of its answers, as the screens know it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, Protocol
 
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import Step
 from eftlocal.logits.recipe import Recipe
-from eftlocal.prompt.messages import Message
-from eftlocal.saved_state import SavedState
 from eftlocal.study.inspection import InspectedToken
-from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures
 
@@ -137,7 +133,7 @@ class Loaded:
 Load = Callable[[Report], Loaded]
 """Loads, on the engine's thread, what was prepared, in the place of what is loaded.
 
-Raises EftlocalError where it cannot be loaded; `Engine.restore` says what is loaded then."""
+Raises EftlocalError where it cannot be loaded; `LocalEngine.restore` says what is loaded then."""
 
 
 @dataclass(frozen=True)
@@ -250,150 +246,3 @@ class Moved:
 
     tokens: tuple[InspectedToken, ...]
     sides: tuple[str, ...]
-
-
-class Answering(Iterator[Step], Protocol):
-    """An answer as it comes. What is set holds from the next token."""
-
-    dials: Dials
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def marks(self) -> Marks | None:
-        """Of its thinking, where the prompt opened it, or a preset says them."""
-
-    def live(self) -> Live:
-        """Costs little more than reading it; still, not for every token."""
-
-    def close(self) -> None:
-        """Ends the answer here."""
-
-
-class Answers(Iterator[Came], Protocol):
-    """Several answers that advance together, as far as there are places for them.
-
-    What concerns one of them is told by `Came.error`; what is raised concerns all.
-    """
-
-    @property
-    def marks(self) -> Marks | None:
-        """As in `Answering`, of all of them."""
-
-    def live(self, index: int) -> Live | None:
-        """Figures of one of them; None where it has not begun."""
-
-    def close(self) -> None:
-        """Ends all of them here."""
-
-
-class Engine(Protocol):
-    """Three models behind one set of dials."""
-
-    def prepare(self, preset: str | None, report: Report, *, download: bool = False) -> Load:
-        """Finds, fetches and checks what a preset needs; None is what the program began with. For
-        any thread, one call at a time: what is loaded answers meanwhile.
-
-        Args:
-            download: what is missing may be downloaded.
-
-        Raises:
-            DownloadNeededError: it may not, and something is missing.
-            EftlocalError: it cannot be had, or take the place of what is loaded.
-        """
-
-    def larger(self, fit: Fit) -> Larger | None:
-        """The context that what is loaded needs so that this fits with room for an answer, at least
-        the double; as much of that as the models were trained for and this machine has room for.
-        None where even that is not enough. Takes a moment; for any thread."""
-
-    def also(self, recipe: Recipe) -> Again:
-        """What is loaded, with the roles of a recipe that loading makes of it, such as a persona's:
-        their weights are there. Takes a moment; for any thread.
-
-        Raises:
-            EftlocalError: nothing is loaded, it cannot be made, or there is no memory for it.
-        """
-
-    def restore(self, report: Report) -> Loaded | None:
-        """After a load that failed: what is loaded, which was given up for it and is loaded again
-        here, or was never given up. None where there was nothing.
-
-        Raises:
-            EftlocalError: it cannot be loaded any more.
-        """
-
-    def look(self, preset: str) -> Offer:
-        """How a preset can be had here. Takes a moment; for any thread, whatever is going on.
-
-        Raises:
-            EftlocalError: there is no such preset.
-        """
-
-    def fits(self, messages: Sequence[Message]) -> Fit:
-        """What a conversation takes in each role; where its last message is the assistant's, as
-        an answer that goes on. Takes milliseconds.
-
-        Raises:
-            EftlocalError: nothing is loaded, or a template fails.
-        """
-
-    def answer(
-        self,
-        messages: Sequence[Message],
-        dials: Dials,
-        watch: Watch | None = None,
-        *,
-        continue_last: bool = False,
-    ) -> Answering:
-        """Answers a conversation, or goes on with its last message.
-
-        Raises:
-            EftlocalError: it cannot be answered.
-        """
-
-    def answers(
-        self, messages: Sequence[Message], dials: Sequence[Dials], watch: Watch | None = None
-    ) -> Answers:
-        """Answers a conversation once for each of the dials. What was read of the conversation
-        that is being held stays at hand for its next turn, where there is a place besides.
-
-        Raises:
-            EftlocalError: nothing can be answered.
-        """
-
-    def inspect(
-        self,
-        messages: Sequence[Message],
-        answer: str | Sequence[int],
-        dials: Dials,
-        watch: Watch | None = None,
-    ) -> Moved:
-        """How far the combination moved each token of an answer (text or token ids)."""
-
-    def held(self) -> int:
-        """Tokens that the caches hold of the conversation answered last, of the role with most."""
-
-    def keep(
-        self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]
-    ) -> SavedState | None:
-        """Writes what they hold of it.
-
-        Args:
-            fits: told the bytes that it takes; whether to write them.
-            check: called before each MiB; what it raises ends the writing.
-
-        Returns:
-            what was written, if anything.
-
-        Raises:
-            EftlocalError: it cannot be written.
-        """
-
-    def resume(self, path: Path) -> SavedState | None:
-        """Reads what `keep` wrote, so that the conversation goes on without being read again; None
-        where it does not match what is loaded."""
-
-    def close(self) -> None:
-        """Gives everything back. A second call does nothing."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from eftlocal.disk import cache_folder, readable, remove_torn
 from eftlocal.errors import EftlocalError
 from eftlocal.saved_state import SavedState
-from eftlocal_tui.engine import Engine
+from eftlocal_tui.engine.local import LocalEngine
 from eftlocal_tui.engine.thread import StoppedError, Task, WorkThread
 from eftlocal_tui.history import History, HistoryError, LockedError
 
@@ -43,7 +43,9 @@ class KeptCaches:
         trouble: why it could not be; empty if it could.
     """
 
-    def __init__(self, history: History, engine: Engine, thread: WorkThread, most: int) -> None:
+    def __init__(
+        self, history: History, engine: LocalEngine, thread: WorkThread, most: int
+    ) -> None:
         self._history = history
         self._engine = engine
         self._thread = thread

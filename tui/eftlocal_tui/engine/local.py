@@ -1,4 +1,4 @@
-"""The engine of the program: an `Emulator` of this process behind the protocol of the screens."""
+"""The engine: three models behind one set of dials, which are an `Emulator` of this process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 class LocalEngine:
-    """See `engine.Engine`."""
+    """Finds, loads and asks models. What cannot be done raises EftlocalError."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -61,6 +61,16 @@ class LocalEngine:
         self._talk: RunningSequence | None = None  # the conversation, as it was answered last
 
     def prepare(self, preset: str | None, report: Report, *, download: bool = False) -> Load:
+        """Finds, fetches and checks what a preset needs; None is what the program began with. For
+        any thread, one call at a time: what is loaded answers meanwhile.
+
+        Args:
+            download: what is missing may be downloaded.
+
+        Raises:
+            DownloadNeededError: it may not, and something is missing.
+            EftlocalError: it cannot be had, or take the place of what is loaded.
+        """
         wanted = Wanted.of(self._start, preset)
         if not download:
             wanted.ask_first()
@@ -70,6 +80,9 @@ class LocalEngine:
         return partial(self._open, wanted, sources)
 
     def larger(self, fit: Fit) -> Larger | None:
+        """The context that what is loaded needs so that this fits with room for an answer, at least
+        the double; as much of that as the models were trained for and this machine has room for.
+        None where even that is not enough. Takes a moment; for any thread."""
         emulator = self._emulator
         if self._ready is None or emulator is None:
             return None
@@ -81,6 +94,8 @@ class LocalEngine:
         return Larger(grown.needs, grown.slower, load, grown.sizes)
 
     def also(self, recipe: Recipe) -> Again:
+        """What is loaded, with the roles of a recipe that loading makes of it, such as a persona's:
+        their weights are there. Takes a moment; for any thread."""
         emulator = self._loaded()
         assert self._ready is not None
         wanted, sources, _ = self._ready
@@ -88,6 +103,8 @@ class LocalEngine:
         return Again(needs, slower, partial(self._open, wanted, more))
 
     def restore(self, report: Report) -> Loaded | None:
+        """After a load that failed: what is loaded, which was given up for it and is loaded again
+        here, or was never given up. None where there was nothing."""
         if self._ready is None:
             return None
         wanted, sources, loaded = self._ready
@@ -110,10 +127,13 @@ class LocalEngine:
         return loaded
 
     def look(self, preset: str) -> Offer:
+        """How a preset can be had here. Takes a moment; for any thread, whatever is going on."""
         emulator = self._emulator
         return look(self._start, preset, Held() if emulator is None else emulator.held)
 
     def fits(self, messages: Sequence[Message]) -> Fit:
+        """What a conversation takes in each role; where its last message is the assistant's, as
+        an answer that goes on. Takes milliseconds."""
         emulator = self._loaded()
         contexts = emulator.ensemble.contexts
         tokens = dict.fromkeys(contexts, 0)
@@ -138,6 +158,7 @@ class LocalEngine:
         *,
         continue_last: bool = False,
     ) -> LocalAnswering:
+        """Answers a conversation, or goes on with its last message."""
         emulator = self._loaded()
         options = self._options(dials)
         stream = emulator.stream(messages, continue_last=continue_last, **options)
@@ -147,6 +168,8 @@ class LocalEngine:
     def answers(
         self, messages: Sequence[Message], dials: Sequence[Dials], watch: Watch | None = None
     ) -> LocalAnswers:
+        """Answers a conversation once for each of the dials. What was read of the conversation
+        that is being held stays at hand for its next turn, where there is a place besides."""
         emulator = self._loaded()
         with ExitStack() as undone:
             undone.enter_context(kept_aside(emulator.ensemble, self._talk))
@@ -161,6 +184,7 @@ class LocalEngine:
         dials: Dials,
         watch: Watch | None = None,
     ) -> Moved:
+        """How far the combination moved each token of an answer (text or token ids)."""
         emulator = self._loaded()
         ensemble = emulator.ensemble
         with kept_aside(ensemble, self._talk), watched(ensemble, watch, emulator.roles):
@@ -168,6 +192,7 @@ class LocalEngine:
         return Moved(found.tokens, sides_shown(emulator.roles, dials.recipe))
 
     def held(self) -> int:
+        """Tokens that the caches hold of the conversation answered last, of the role with most."""
         if self._emulator is None or self._talk is None:
             return 0
         return max(held(self._emulator.ensemble, self._talk).values())
@@ -175,6 +200,12 @@ class LocalEngine:
     def keep(
         self, path: Path, fits: Callable[[int], bool], check: Callable[[], None]
     ) -> SavedState | None:
+        """Writes what they hold of it; what was written, if anything.
+
+        Args:
+            fits: told the bytes that it takes; whether to write them.
+            check: called before each MiB; what it raises ends the writing.
+        """
         emulator, talk = self._emulator, self._talk
         if emulator is None or talk is None or not fits(state_size(emulator.ensemble, talk.slot)):
             return None
@@ -182,6 +213,8 @@ class LocalEngine:
         return ensemble.alone(lambda: save(ensemble, identity, talk, path, check, durable=False))
 
     def resume(self, path: Path) -> SavedState | None:
+        """Reads what `keep` wrote, so that the conversation goes on without being read again; None
+        where it does not match what is loaded."""
         if (emulator := self._emulator) is None:
             return None
         ensemble, identity = emulator.ensemble, emulator.identity()
@@ -191,6 +224,7 @@ class LocalEngine:
             return None
 
     def close(self) -> None:
+        """Gives everything back. A second call does nothing."""
         if self._emulator is not None:
             emulator, self._emulator, self._talk = self._emulator, None, None
             emulator.close()
@@ -214,17 +248,14 @@ def short_name(path: Path) -> str:
     return _SHARD.sub("", path.name.removesuffix(".gguf"))
 
 
-class LocalAnswering:
-    """See `engine.Answering`."""
+class LocalAnswering(Iterator[Step]):
+    """An answer as it comes. Dials that are set hold from the next token."""
 
     def __init__(
         self, ensemble: Ensemble, stream: AnswerStream, dials: Dials, watch: Watch | None
     ) -> None:
         self._ensemble, self._stream = ensemble, stream
         self._dials, self._watch = dials, watch
-
-    def __iter__(self) -> LocalAnswering:
-        return self
 
     def __next__(self) -> Step:
         with watched(self._ensemble, self._watch):
@@ -251,17 +282,20 @@ class LocalAnswering:
 
     @property
     def marks(self) -> Marks | None:
+        """Of its thinking, where the prompt opened it, or a preset says them."""
         return self._stream.marks
 
     def live(self) -> Live:
+        """Costs little more than reading it; still, not for every token."""
         return _live(self._ensemble, self._stream)
 
     def close(self) -> None:
         self._stream.close()
 
 
-class LocalAnswers:
-    """See `engine.Answers`. They take the places that are free; the others wait.
+class LocalAnswers(Iterator[Came]):
+    """Several answers that advance together. They take the places that are free; the others wait.
+    What concerns one of them is told by `Came.error`; what is raised concerns all.
 
     Args:
         calls: of the scheduler, one an answer.
@@ -279,9 +313,6 @@ class LocalAnswers:
         self._ensemble, self._scheduler, self._calls = ensemble, scheduler, calls
         self._watch, self._held = watch, held
         self._came: deque[Came] = deque()
-
-    def __iter__(self) -> LocalAnswers:
-        return self
 
     def __next__(self) -> Came:
         while not self._came:
@@ -303,6 +334,7 @@ class LocalAnswers:
         return next((stream.marks for stream in streams if stream is not None), None)
 
     def live(self, index: int) -> Live | None:
+        """Figures of one of them; None where it has not begun."""
         stream = self._calls[index].stream
         return None if stream is None else _live(self._ensemble, stream)
 

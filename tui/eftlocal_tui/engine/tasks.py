@@ -16,10 +16,7 @@ from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import (
     Again,
-    Answering,
-    Answers,
     Came,
-    Engine,
     Fit,
     Larger,
     Live,
@@ -31,6 +28,7 @@ from eftlocal_tui.engine import (
     Reading,
     Report,
 )
+from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine
 from eftlocal_tui.engine.tally import ThinkingTally
 from eftlocal_tui.engine.thread import StoppedError, Task, WorkThread
 from eftlocal_tui.engine.turning import Refused, Turned, Turning
@@ -92,7 +90,7 @@ class Tasks:
     """The engine's tasks. What needs its models runs on one thread, in the order of the calls; what
     only looks at files, or downloads, has threads of its own, and does not hold up answers."""
 
-    def __init__(self, engine: Engine, clock: Clock = time.monotonic) -> None:
+    def __init__(self, engine: LocalEngine, clock: Clock = time.monotonic) -> None:
         self.engine = engine
         self.thread = WorkThread("engine")
         self._looking, self._fetching = WorkThread("looking"), WorkThread("fetching")
@@ -222,9 +220,9 @@ class Tasks:
             with writer:
                 answering = self.engine.answer(messages, dials(), task, continue_last=continue_last)
                 with closing(answering):
-                    writer.set_seed(answering.seed)
+                    writer.note(seed=answering.seed)
                     if answering.marks is not None and not continue_last:
-                        writer.set_thinking(Thinks(**vars(answering.marks)))
+                        writer.note(thinking=Thinks(**vars(answering.marks)))
                         task.put(Thinking(answering.marks))
                     tally = ThinkingTally(writer.marks, thought, self._clock)
                     return _follow(task, answering, dials, writer, tally, self._clock)
@@ -272,7 +270,7 @@ def _reporting(task: Task[Progress, R]) -> Report:
 
 def _follow(
     task: Task[AnswerEvent, Ended],
-    answering: Answering,
+    answering: LocalAnswering,
     dials: Callable[[], Dials],
     writer: AnswerWriter,
     tally: ThinkingTally,
@@ -311,7 +309,9 @@ def _follow(
     return Ended(reason, last, tuple(tokens))
 
 
-def _follow_all(task: Task[Column, Compared], answers: Answers, count: int, clock: Clock) -> None:
+def _follow_all(
+    task: Task[Column, Compared], answers: LocalAnswers, count: int, clock: Clock
+) -> None:
     running = set(range(count))
     told, marks = clock(), None
     try:
@@ -332,7 +332,7 @@ def _follow_all(task: Task[Column, Compared], answers: Answers, count: int, cloc
             task.put(Came(index, None, str(error)))
 
 
-def _tell(task: Task[Column, Compared], answers: Answers, which: Iterable[int]) -> None:
+def _tell(task: Task[Column, Compared], answers: LocalAnswers, which: Iterable[int]) -> None:
     for index in which:
         live = answers.live(index)
         if live is not None:

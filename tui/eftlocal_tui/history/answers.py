@@ -187,21 +187,14 @@ class AnswerWriter:
             self._set(marks=marks)
             self._marks = marks
 
-    def set_seed(self, seed: int) -> None:
-        """Notes the seed, where it is drawn only after the answer began."""
+    def note(self, **settings: int | Thinks) -> None:
+        """Notes settings that are known only after the answer began: its seed, and how thinking is
+        marked."""
         with self._lock:
             self._check()
-            settings = self._settings.model_copy(update={"seed": seed})
-            self._set(settings=settings)
-            self._settings = settings
-
-    def set_thinking(self, thinking: Thinks) -> None:
-        """Notes how thinking is marked, once the models have told."""
-        with self._lock:
-            self._check()
-            settings = self._settings.model_copy(update={"thinking": thinking})
-            self._set(settings=settings)
-            self._settings = settings
+            changed = self._settings.model_copy(update=settings)
+            self._set(settings=changed)
+            self._settings = changed
 
     @property
     def marks(self) -> Marks | None:

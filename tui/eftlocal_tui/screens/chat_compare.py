@@ -79,7 +79,7 @@ class ChatCompare:
             settings, figures = comparison.settings(column), comparison.figures(column)
             with history.answer(question, settings) as writer:
                 if column.marks is not None:
-                    writer.set_thinking(Thinks(**vars(column.marks)))
+                    writer.note(thinking=Thinks(**vars(column.marks)))
                 writer.append(column.text, len(column.tokens))
                 if column.reason is None:
                     writer.stop(figures)
