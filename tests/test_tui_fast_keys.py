@@ -107,7 +107,7 @@ async def test_a_key_for_a_turn_that_is_gone(d: Driver) -> None:
     view = d.chat.transcript.views[-1]
     await d.press("ctrl+n")
     await d.until(lambda: not view.is_attached)
-    assert await d.app.run_action("ask('copy')", view)
+    assert await d.app.run_action("unfold", view)
 
 
 @driving(*ANSWERS)

@@ -133,11 +133,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
             if not event.is_forwarded:
                 await self.screen._mounted_event.wait()  # what the last key opened
                 front: Screen[Any] = self.screen
-                if (
-                    isinstance(event, events.Key)
-                    and isinstance(front, Unasked)
-                    and front.passes_on(event)
-                ):
+                if isinstance(front, Unasked) and front.passes_on(event):
                     return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError
 from eftlocal.generation import Step
-from eftlocal.logits.recipe import Recipe
 from eftlocal.study.inspection import InspectedToken
 from eftlocal_tui.dials import Dials
 from eftlocal_tui.history import Figures

@@ -28,7 +28,8 @@ from eftlocal_tui.engine import (
     Reading,
     Report,
 )
-from eftlocal_tui.engine.local import LocalAnswering, LocalAnswers, LocalEngine
+from eftlocal_tui.engine.answering import LocalAnswering, LocalAnswers
+from eftlocal_tui.engine.local import LocalEngine
 from eftlocal_tui.engine.tally import ThinkingTally
 from eftlocal_tui.engine.thread import StoppedError, Task, WorkThread
 from eftlocal_tui.engine.turning import Refused, Turned, Turning

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from eftlocal.errors import EftlocalError
 from eftlocal_tui.dials import Dials
-from eftlocal_tui.engine.local import LocalAnswering
+from eftlocal_tui.engine.answering import LocalAnswering
 from eftlocal_tui.history import AnswerWriter
 
 HELD = 1.0  # seconds; what is turned again sooner is one change: a key is held

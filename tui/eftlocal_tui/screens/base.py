@@ -18,8 +18,8 @@ from textual.widget import MountError, Widget
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.engine import Engine
 from eftlocal_tui.engine.kept import KeptCaches
+from eftlocal_tui.engine.local import LocalEngine
 from eftlocal_tui.engine.tasks import Tasks
 from eftlocal_tui.history import History
 from eftlocal_tui.settings import VIEW_NAME, Settings
@@ -40,7 +40,7 @@ class Services:
     """
 
     history: History
-    engine: Engine
+    engine: LocalEngine
     settings: Settings = field(default_factory=Settings)
     unsaved: str = ""
     tasks: Tasks = field(init=False)
@@ -166,8 +166,10 @@ class Unasked(BaseScreen[R]):
     def _drawn(self) -> None:
         self._seen = get_time()
 
-    def passes_on(self, key: events.Key) -> bool:
+    def passes_on(self, key: events.InputEvent) -> bool:
         """Whether a key was for what is behind, which has it now."""
+        if not isinstance(key, events.Key):
+            return False
         active = self.active_bindings.get(key.key)
         cancels = active is not None and active.binding.action == "cancel"
         if self.typed is None or cancels or not (key.is_printable or key.time < self._seen):

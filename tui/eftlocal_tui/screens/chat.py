@@ -2,7 +2,7 @@
 
 `models` loads and has the dials, `turns` is the conversation, `answers` has its messages answered,
 `commands` obeys what is typed after a slash, `find` finds words in the conversation, `comparing`
-holds the last comparison.
+holds the last comparison, `message` does what is done with a single message.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from eftlocal_tui.editor import edit_text
 from eftlocal_tui.history import Conversation, HistoryError, Turn
 from eftlocal_tui.keys import bindings, spelled
 from eftlocal_tui.screens.base import BaseScreen, Services
-from eftlocal_tui.screens.branches import BranchesScreen
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
 from eftlocal_tui.screens.chat_compare import ChatCompare
 from eftlocal_tui.screens.chat_find import ChatFind
 from eftlocal_tui.screens.chat_menu import ChatMenu
+from eftlocal_tui.screens.chat_message import ChatMessage
 from eftlocal_tui.screens.chat_models import ChatModels
 from eftlocal_tui.screens.chat_turns import ChatTurns
 from eftlocal_tui.screens.history import Chosen, HistoryScreen
-from eftlocal_tui.screens.influence import InfluenceScreen
 from eftlocal_tui.screens.models import ModelsScreen
 from eftlocal_tui.settings import read_view, save_view
 from eftlocal_tui.text import fitted
@@ -44,7 +43,7 @@ from eftlocal_tui.widgets.markdown import code_blocks
 from eftlocal_tui.widgets.prompt import PLACEHOLDER, PromptArea
 from eftlocal_tui.widgets.side_panel import DialTurned, SidePanel
 from eftlocal_tui.widgets.transcript import Transcript
-from eftlocal_tui.widgets.turn_view import Asked, TurnView
+from eftlocal_tui.widgets.turn_view import TurnView
 
 _PANEL_FITS = 100  # columns from which the panel stands at the side, and is open unless told
 _SHORTEST_TITLE = 16  # cells
@@ -70,6 +69,7 @@ class ChatScreen(BaseScreen[None]):
         self.menu = ChatMenu(self)
         self._loads_first, self._resume = load, resume
         self.comparing = ChatCompare(self)
+        self.message = ChatMessage(self)
         self.said = ""  # in the line above the message box
 
     def compose(self) -> ComposeResult:
@@ -229,6 +229,12 @@ class ChatScreen(BaseScreen[None]):
         if views := self.transcript.views:
             self.set_focus(self.find.view or views[-1])
 
+    async def action_turn(self, what: str, *by: int) -> None:
+        """Obeys a key of the message that has the focus. Other keys wait until that is done, and
+        find the focus where it was put."""
+        if isinstance(self.focused, TurnView):
+            await self.message.obey(self.focused, what, *by)
+
     def action_find(self) -> None:
         self.find.open()
 
@@ -236,25 +242,7 @@ class ChatScreen(BaseScreen[None]):
         path = self.turns.path()
         if not path:
             raise UsageError("there is no conversation yet, and so no branches")
-        self.map(path[-1])
-
-    def map(self, turn: Turn) -> None:
-        """Opens the map of the conversation's branches, at a turn."""
-        turns = self.services.history.turns.all(turn.conversation)
-        shown = [turn.id for turn in self.transcript.turns]
-        self.ask(BranchesScreen(turns, shown, turn.id), self._go)
-
-    async def _go(self, chosen: int | None) -> None:
-        if chosen is None:
-            return
-        view = await self.transcript.reveal(chosen)
-        if view is None:
-            await self.turns.go_to(chosen)
-            view = await self.transcript.reveal(chosen)
-        if view is not None:
-            shown = view
-            self.set_focus(shown, scroll_visible=False)
-            self.transcript.bring(shown, lambda: shown.region)
+        self.message.map(path[-1])
 
     # Keys: answers -----------------------------------------------------------------------------
 
@@ -307,25 +295,7 @@ class ChatScreen(BaseScreen[None]):
         self.comparing.open()
 
     def action_influence(self) -> None:
-        self.influence(self._last_answer("inspect"))
-
-    def influence(self, turn: Turn) -> None:
-        """Opens the influence view of an answer."""
-        self.answers.check_free()
-        if turn.role != "assistant" or not turn.text or turn.parent is None:
-            raise UsageError("only an answer can be inspected")
-        dials, loaded = self.models.dials_of(turn), self.models.ready
-        messages = self.services.history.turns.messages(turn.parent)
-        text = self.models.tokens.get(turn.id) or turn.text
-        of, present = "", self.models.dials
-        if turn.settings is None or turn.settings.preset != loaded.name:
-            of = one_line((turn.settings and turn.settings.preset) or "another model", 40)
-        elif len(dials.recipe.roles) == 1 < len(present.recipe.roles):
-            # Of one model's answer a person asks what the emulation would have done to it.
-            of, dials = f"{dials.recipe.roles[0]} alone", present
-        marked = bool(turn.marks) and not of
-        screen = InfluenceScreen(self.services, loaded, messages, text, dials, marked=marked, of=of)
-        self.app.push_screen(screen)
+        self.message.influence(self._last_answer("inspect"))
 
     def action_editor(self) -> None:
         self.answers.box.save()
@@ -418,35 +388,3 @@ class ChatScreen(BaseScreen[None]):
         # Never opened: the model wrote it.
         event.stop()
         self.copy(event.href, f"link {one_line(event.href, 80)}")
-
-    async def obey_turn(self, asked: Asked) -> None:
-        """Does with a turn what its key asks for."""
-        turn, view = asked.turn, self.transcript.view_of(asked.turn.id)
-        if asked.what == "copy":
-            self.copy(view.answer if view else turn.answer, "message")
-        elif asked.what == "copy_all":
-            self.copy(view.text if view else turn.text, "whole message")
-        elif asked.what == "copy_code":
-            self.copy(view.code() if view else None, "code block")
-        elif asked.what == "edit":
-            self.answers.edit(turn)
-        elif asked.what == "regenerate":
-            await self.answers.regenerate(turn)
-        elif asked.what == "map":
-            self.map(turn)
-        elif asked.what == "influence":
-            self.influence(turn)
-        elif asked.what == "sibling":
-            await self.turns.sibling(turn, asked.by)
-        elif asked.what == "walk":
-            if view is not None:
-                await self._walk(view, asked.by)
-        else:
-            self.set_focus(self.prompt)
-
-    async def _walk(self, view: TurnView, by: int) -> None:
-        found = await self.transcript.beside(view, by)
-        if found is not None:
-            self.set_focus(found)
-        elif by > 0:
-            self.set_focus(self.prompt)

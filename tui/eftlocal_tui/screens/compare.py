@@ -87,18 +87,15 @@ class CompareScreen(BaseScreen[None]):
         comparison, services = self._comparison, self._services
         dials = [column.dials for column in comparison.columns]
         self._job = task = services.tasks.compare(comparison.asked.messages, dials)
-        waiting = Waiting(self, self._about)
-        try:
+        with Waiting(self, self._about) as waiting:
             async for batch in task.batches():
                 for event in batch:
                     if isinstance(event, Reading):
                         waiting.told(event)
                     else:
                         comparison.take(event)
-                        waiting.end()
+                        waiting.close()
                 self.show()
-        finally:
-            waiting.end()
         try:
             comparison.end(await task.result())
         except StoppedError:  # before its turn came

@@ -90,19 +90,17 @@ class InfluenceScreen(BaseScreen[None]):
     async def _read(self) -> None:
         tasks = self._services.tasks
         self._job = task = tasks.inspect(self._messages, self._answer, self._dials)
-        waiting = Waiting(self, self._say, "the answer")
-        try:
+        with Waiting(self, self._say, "the answer") as waiting:
             async for batch in task.batches():
                 waiting.told(batch[-1])
+        try:
             moved = await task.result()
         except StoppedError:
             return
         except EftlocalError as error:
             self._summary(f"Error: {one_line(str(error), 400)}")
-            return
-        finally:
-            waiting.end()
-        self._show(moved)
+        else:
+            self._show(moved)
 
     def _show(self, moved: Moved) -> None:
         self._moved, recipe = moved, self._dials.recipe

@@ -98,15 +98,10 @@ class ModelsScreen(BaseScreen[str | None]):
     def action_load(self) -> None:
         option = self._list.highlighted_option
         if option is not None:
-            self._end(option.id)
+            self.leave(option.id)
 
     def action_back(self) -> None:
-        self._end(None)
-
-    def _end(self, chosen: str | None) -> None:
-        if self._job is not None:
-            self._job.stop()
-        self.leave(chosen)
+        self.leave(None)
 
     def on_unmount(self) -> None:
         if self._job is not None:

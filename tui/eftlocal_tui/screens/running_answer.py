@@ -173,7 +173,7 @@ class RunningAnswer:
     def _read(self) -> None:
         """The prompt is read, or nobody waits for it any more."""
         if self._reading is not None:
-            self._reading.end()
+            self._reading.close()
             self._reading = None
 
     def _show_reading(self, line: str) -> None:

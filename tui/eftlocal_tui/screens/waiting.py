@@ -8,6 +8,7 @@ from typing import Any
 
 from textual.timer import Timer
 
+from eftlocal.bases import Closing
 from eftlocal_tui.engine import Reading
 from eftlocal_tui.pace import Clock, Pace
 from eftlocal_tui.screens.base import BaseScreen
@@ -16,8 +17,8 @@ _MOMENT = 1.0  # seconds that pass without a word
 _AGAIN = 0.5  # seconds between two lines
 
 
-class Waiting:
-    """Says it again and again until `end`.
+class Waiting(Closing):
+    """Says it again and again until it is closed.
 
     Args:
         screen: whose timer it is; it is left with the screen.
@@ -40,7 +41,7 @@ class Waiting:
         self._pace.told(reading.done, reading.total)
         self._show()
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._timer is not None:
             self._timer.stop()
             self._timer = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
-
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -30,24 +28,8 @@ class MarkLine(Static):
 _FOLDED_LINES, _FOLDED_CHARACTERS = 30, 3_000
 
 
-class Asked(NamedTuple):
-    """Something is to be done with a turn."""
-
-    what: str
-    turn: Turn
-    by: int = 0
-
-
-@runtime_checkable
-class ObeysTurns(Protocol):
-    """A screen of turns."""
-
-    async def obey_turn(self, asked: Asked) -> None:
-        """Does what is asked."""
-
-
 class TurnView(Vertical, can_focus=True):
-    """A turn that can have the focus; what is done to it goes to the chat screen."""
+    """A turn that can have the focus; what its keys do to it is the chat screen's."""
 
     BINDINGS = bindings("turn")
 
@@ -83,12 +65,6 @@ class TurnView(Vertical, can_focus=True):
         if self.turn.branches > 1:
             found.append(f"  ◂ {self.turn.branch}/{self.turn.branches} ▸")
         return found
-
-    async def action_ask(self, what: str, by: int = 0) -> None:
-        """What the screen does, until it is done: keys wait for it, and the next one finds the
-        focus where this one has put it."""
-        assert isinstance(self.screen, ObeysTurns)
-        await self.screen.obey_turn(Asked(what, self.turn, by))
 
     def action_unfold(self) -> None:
         """Nothing is folded here."""
