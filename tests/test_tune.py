@@ -18,7 +18,8 @@ from eftlocal.cli.app import app
 from eftlocal.errors import ModelFileError
 from eftlocal.hub import store
 from eftlocal.loading.trial import shared
-from eftlocal.logits.recipe import Recipe, parse_recipe
+from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.presets.reading import find
 from eftlocal.tuning import weights
