@@ -26,7 +26,7 @@ async def three_branches(d: Driver) -> None:
     answer(d, turns.ask(chat, "stripes?", zebras).id, "many [bold]stripes[/]")
     horses = answer(d, first, "horses\nare fast")
     answer(d, turns.ask(chat, "how fast?", horses).id, "very")
-    answer(d, turns.ask(chat, "how tall?", horses).id, "so")
+    answer(d, turns.ask(chat, "how tall?", horses).id, "<think>\nas tall as that\n</think>\nso")
     await d.chat.turns.open(chat)
 
 

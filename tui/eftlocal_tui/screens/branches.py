@@ -115,7 +115,7 @@ class BranchesScreen(BaseScreen[int | None]):
             notes.append("you are here")
         tail = "".join(f" · {note}" for note in notes)
         room = self.app.size.width - 8 - _INDENT * (depth + 1) - len(tail)
-        words = fitted(turn.text or "(no text)", max(room, _SHORTEST))
+        words = fitted(turn.answer or "(no text)", max(room, _SHORTEST))
         label = Text(f"{'' if folds else '  '}{'›' if turn.role == 'user' else ' '} {words}")
         label.append(tail, "italic")
         label.stylize("bold" if turn.id in self._shown else "dim")
