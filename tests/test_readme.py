@@ -158,5 +158,5 @@ def test_options_that_are_named_are_options() -> None:
     shown = "".join(CliRunner().invoke(app, [*verb, "--help"]).stdout for verb in verbs)
     known = set(re.findall(r"--[a-z][\w-]+", shown))
     for name, page in PAGES.items():
-        text = re.sub(r"`(?:python3 |)scripts/[^`]*`", "", page)
+        text = re.sub(r"`(?:(?:python3 |)scripts/|pip )[^`]*`", "", page)
         assert set(re.findall(r"(?<=[ `])--[a-z][\w-]+", text)) <= known, name
