@@ -39,6 +39,7 @@ from eftlocal.constraint import Constraint, Kind
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.loading.roles import file_sources, with_settings
+from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
 from eftlocal.prompt.render import RolePrompt
@@ -617,7 +618,8 @@ SHORT = 300
 
 @pytest.fixture(scope="module")
 def bound(demo_files: dict[str, Path]) -> Iterator[PromptBound]:
-    with prompt_bound(with_settings(file_sources(demo_files), n_ctx=SHORT)) as made:
+    sources = with_settings(file_sources(demo_files), n_ctx=SHORT)
+    with prompt_bound(sources, Recipe.upscale()) as made:
         yield made
 
 

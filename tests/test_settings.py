@@ -36,7 +36,7 @@ from eftlocal.settings import (
     Setting,
 )
 from eftlocal.study.grid import cross, parse_dials
-from eftlocal.user_settings import RECIPE, from_environment, from_file
+from eftlocal.user_settings import RECIPE, Given, from_environment, from_file
 from eftlocal_tui.dials import Dials, recipe_from, recipe_record
 
 NUMBERS = [s for s in SETTINGS.values() if isinstance(s.kind, Range)]
@@ -86,7 +86,7 @@ def in_the_chat(setting: Setting, value: Any) -> Any:
 def on_an_axis(setting: Setting, value: Any) -> Any:
     dials = parse_dials({setting.name: str(value)})
     ((found,),) = dials.values()
-    _builder(Defaults(), ROLES, False)({setting.name: found})
+    _builder(Defaults(), ROLES, Given({}, {}))({setting.name: found})
     return found
 
 
@@ -204,7 +204,7 @@ def off_in_a_preset(name: str, on: Defaults) -> Defaults:
 
 
 def off_on_an_axis(name: str, on: Defaults) -> Defaults:
-    build = _builder(on, ROLES, False)
+    build = _builder(on, ROLES, Given({}, {}))
     off, back = cross(parse_dials({name: f"off,{ON[name]:g}"}), build)
     assert (back.recipe, back.sampling) == (on.recipe, on.sampling)
     return Defaults(off.recipe, off.sampling)

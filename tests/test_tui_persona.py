@@ -88,6 +88,7 @@ async def test_the_role_is_loaded_where_it_is_missing(d: Driver) -> None:
             await d.until(lambda ends=ends: d.notes and ends in d.notes[-1])
             assert d.chat.models.dials.recipe.name == "upscale"
             d.engine.refuses.clear()
-    await d.until(lambda: d.chat.models.dials.recipe.persona_prompt == "Rhyme.")
+    models = d.chat.models
+    await d.until(lambda: models.loaded and models.dials.recipe.persona_prompt == "Rhyme.")
     await d.ask("Hello")
     assert d.engine.heard[-1][1].recipe.persona_prompt == "Rhyme."

@@ -5,8 +5,10 @@ EFTLOCAL_NEW_PICTURES=1 draws them again; look at what changed before keeping th
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from eftlocal_tui.settings import Settings
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"80x24": (80, 24), "200x60": (200, 60)}
+SETTLES = 5.0  # seconds: a scrollbar comes with a later frame than what it scrolls
 ROLES = ("base", "tuned", "reference")
 ANSWER = [
     "# Braga\n\n",
@@ -32,18 +35,27 @@ ANSWER = [
 
 async def compare(d: Driver, name: str) -> None:
     """The screen against its picture; what no two runs share is left out."""
+    path = PICTURES / f"{name}.txt"
+    drawing = bool(os.environ.get("EFTLOCAL_NEW_PICTURES"))
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    until = time.monotonic() + SETTLES
     await d.pause()
+    while (text := told(d) + "\n") != known and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+        await d.pause()
+    if drawing:
+        path.write_text(text, encoding="utf-8")
+    else:
+        assert text == known, f"{path.name}: the screen has changed"
+
+
+def told(d: Driver) -> str:
     text = d.screen_text()
     size = r"[\d.]+ [kMG]?B"
     text = re.sub(rf"memory +{size} · {size} free *", "memory SIZE · SIZE free", text)
     text = re.sub(r"(\d+ (?:s|min) ago)(.*)", of_any_age, text)
     text = re.sub(r"seed \d+", "seed N", text)
-    text = re.sub(r"\S*chat\.toml", "chat.toml", text)
-    path = PICTURES / f"{name}.txt"
-    if os.environ.get("EFTLOCAL_NEW_PICTURES"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    assert text + "\n" == path.read_text(encoding="utf-8"), f"{path.name}: the screen has changed"
+    return re.sub(r"\S*chat\.toml", "chat.toml", text)
 
 
 def of_any_age(line: re.Match[str]) -> str:

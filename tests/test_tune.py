@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -91,7 +92,8 @@ def test_a_model_goes_through_the_door(
         raise ModelFileError("it was tried")
 
     monkeypatch.setattr(shared, "run", refuse)
-    words = ("--model", tiny_files["tuned"], "--out", "mine", *OPTIONS, "--dry-run")
+    model = shutil.copy(tiny_files["tuned"], examples.with_name("new.gguf"))  # never tried
+    words = ("--model", model, "--out", "mine", *OPTIONS, "--dry-run")
     assert tune(examples, *words).stderr == "eftlocal: it was tried\n"
 
 

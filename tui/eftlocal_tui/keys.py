@@ -65,7 +65,7 @@ NO_KEY = "no_key"  # which nobody can press: Textual (8.2) keeps the default of 
 _LAST = ("prompt", "find", "dial", "search")  # places whose keys leave the others theirs
 _INSIDE = ("prompt", "menu", "turn", "find", "dial")  # places of the chat screen
 _UNLISTED = ("command_palette", "page(", "walk(", "back")
-_NEEDED = ("send", "back", "ask('back')", "cancel", "close")  # nothing else does what these do
+_NEEDED = ("send", "back", "screen.turn('back')", "cancel", "close")  # nothing else does these
 FOOTER = True
 KEYS = (
     Key("app.help", "f1", "help", "Help", "Help for the screen you are on", FOOTER),
