@@ -21,7 +21,7 @@ from eftlocal_tui.settings import Settings
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"80x24": (80, 24), "200x60": (200, 60)}
-SETTLES = 5.0  # seconds: a scrollbar comes with a later frame than what it scrolls
+SETTLES = 5.0  # seconds
 ROLES = ("base", "tuned", "reference")
 ANSWER = [
     "# Braga\n\n",
@@ -50,7 +50,8 @@ async def compare(d: Driver, name: str) -> None:
 
 
 def told(d: Driver) -> str:
-    text = d.screen_text()
+    """The screen without its scrollbars, whose thumbs' eighths of a row differ between runs."""
+    text = re.sub(r"[ ▁▂▃▄▅▆▇█▔▀]+$", "", d.screen_text(), flags=re.MULTILINE)
     size = r"[\d.]+ [kMG]?B"
     text = re.sub(rf"memory +{size} · {size} free *", "memory SIZE · SIZE free", text)
     text = re.sub(r"(\d+ (?:s|min) ago)(.*)", of_any_age, text)
