@@ -136,10 +136,10 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axes.set_title(f"answers that are {mood}")
         _over_alpha(axes, along[mood], mood, f"{mood}, no filter")
         axes.set_xlabel("alpha")
-    for name, value in FILTERS.items():
+    for i, (name, value) in enumerate(FILTERS.items(), 1):
         key = name.replace("-", "_")
         of = [point for point in points["filters"] if point["dials"].get(key) is not None]
-        xs = [point["dials"]["alpha"] for point in of]
+        xs = [point["dials"]["alpha"] + 0.05 * i for point in of]  # beside one another
         curve(calm, xs, [Interval(*point["calm"]) for point in of], f"{name} {value}", joined=False)
     calm.legend(fontsize="small")
     mixed.set_title("answers in each mood, alpha 1")
