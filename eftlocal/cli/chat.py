@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ import typer
 from eftlocal.cli import option_rules as rules
 from eftlocal.cli.interrupts import raising
 from eftlocal.cli.options import takes
-from eftlocal.cli.streams import tell
+from eftlocal.cli.streams import command, tell
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.user_settings import RECIPE, Given
 
@@ -111,7 +110,7 @@ def resuming(arguments: Sequence[str], conversation: int, by_preset: bool) -> st
                 next(words, None)
         elif word != "--continue":
             kept.append(word)
-    return shlex.join(["eftlocal", *kept, "--resume", str(conversation)])
+    return command([*kept, "--resume", str(conversation)])
 
 
 def _is_terminal() -> bool:

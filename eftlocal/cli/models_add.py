@@ -12,8 +12,8 @@ import typer
 from eftlocal import hub
 from eftlocal.cli.models import pull
 from eftlocal.cli.models_check import check_files
-from eftlocal.cli.models_find import command, look, show_trio
-from eftlocal.cli.streams import say
+from eftlocal.cli.models_find import look, show_trio
+from eftlocal.cli.streams import command, say
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.loading.roles import preset_sources

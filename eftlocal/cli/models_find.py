@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eftlocal.cli.screen import Screen, add_row, counting_bars, new_table
-from eftlocal.cli.streams import print_json, say
+from eftlocal.cli.streams import command, print_json, say
 from eftlocal.disk import readable
 from eftlocal.errors import UsageError
 from eftlocal.library.guess import Guess, Sure, guesses
@@ -133,12 +130,6 @@ def add_command(trio: Trio) -> str:
 
 def _files(trio: Trio) -> list[str]:
     return [word for role, path in trio.files.items() for word in (f"--{role}", str(path))]
-
-
-def command(words: Sequence[str]) -> str:
-    """A command of eftlocal as this system's shell takes it."""
-    words = ["eftlocal", *words]
-    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def _count(weights: int) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +54,12 @@ def prepare_streams() -> None:
 def _nowhere(name: str) -> IO[Any]:
     mode = "r" if name == "stdin" else "w"
     return Path(os.devnull).open(mode, encoding="utf-8")
+
+
+def command(words: Sequence[str]) -> str:
+    """A command of eftlocal as this system's shell takes it."""
+    words = ["eftlocal", *words]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from eftlocal.cli.options import takes
 from eftlocal.cli.options import verb_option as _option
-from eftlocal.cli.streams import say, tell
+from eftlocal.cli.streams import command, say, tell
 from eftlocal.errors import InterruptedRunError, ModelFileError, PromptError, UsageError
 from eftlocal.tuning import DEVICES
 from eftlocal.user_settings import Given
@@ -276,7 +276,5 @@ class _Job:
             say(f"\n> {example.prompt.strip()}\nbefore: {before.strip()}\nafter:  {after.strip()}")
 
     def commands(self) -> str:
-        from eftlocal.cli.models_find import command
-
         words = [["run", "--preset", self._name, "..."], ["chat", "--preset", self._name]]
         return "\n".join(f"  {command([*word, '--alpha', '1.3'])}" for word in words)

@@ -99,9 +99,7 @@ def refuse(status: int, headers: Mapping[str, str], ref: FileRef) -> NoReturn:
     code = headers.get("X-Error-Code", "")
     page, revision = f"{public(hub_address())}/{ref.repo}", ref.revision or "main"
     if may_pass(status):
-        raise Retryable(
-            f"the server answered {phrase(status)}", _wait(headers.get("Retry-After", ""))
-        )
+        raise failed(status, headers)
     if status in (401, 403):
         raise Fatal(
             f"the hub refuses access ({status}): gated, private, or not there; "
@@ -113,7 +111,15 @@ def refuse(status: int, headers: Mapping[str, str], ref: FileRef) -> NoReturn:
         raise Fatal(f'{page} has no revision "{revision}"')
     if status == 404:
         raise Fatal(f"no such file; {_nearest_files(ref)}")
-    raise Fatal(f"the server answered {phrase(status)}")
+    raise failed(status, headers)
+
+
+def failed(status: int, headers: Mapping[str, str]) -> Retryable | Fatal:
+    """What an error status is, where nothing more is known of it."""
+    told = f"the server answered {phrase(status)}"
+    if not may_pass(status):
+        return Fatal(told)
+    return Retryable(told, _wait(headers.get("Retry-After", "")))
 
 
 def _wait(asked: str) -> float | None:

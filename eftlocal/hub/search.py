@@ -13,16 +13,13 @@ from pydantic import ValidationError
 
 from eftlocal.hub.http import (
     Fatal,
-    Retryable,
     ask_for,
     hub_address,
-    may_pass,
     patience,
     patiently,
-    phrase,
 )
-from eftlocal.hub.remote import files_of, page_of
-from eftlocal.presets.schema import SPLIT, FileRef
+from eftlocal.hub.remote import failed, files_of, page_of
+from eftlocal.presets.schema import FileRef, first_part
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,8 @@ def _found(words: str, most: int) -> list[tuple[str, bool]]:
     query = {"search": words, "filter": "gguf", "sort": "downloads", "limit": most}
     until = time.monotonic() + patience()
     with ask_for("GET", f"{hub_address()}/api/models?{urlencode(query)}") as answer:
-        if may_pass(answer.status):
-            raise Retryable(f"the server answered {phrase(answer.status)}")
         if answer.status != 200:
-            raise Fatal(f"the server answered {phrase(answer.status)}")
+            raise failed(answer.status, answer.headers)
         page = page_of(answer, until)
     if not isinstance(page, list):
         raise Fatal("what came is no list of repositories")
@@ -85,7 +80,6 @@ def _models(files: Mapping[str, int]) -> dict[str, int]:
     for name, size in sorted(files.items()):
         if not name.endswith(".gguf") or "mmproj" in name.lower():
             continue
-        split = SPLIT.search(name)
-        first = f"{name[: split.start()]}-00001-of-{split[2]}.gguf" if split else name
+        first = first_part(name)
         found[first] = found.get(first, 0) + size
     return found

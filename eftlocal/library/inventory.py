@@ -24,7 +24,7 @@ from eftlocal.gguf_file.parser import Arrays
 from eftlocal.library.places import Found, Place, files
 from eftlocal.loading.vocabulary import groups
 from eftlocal.loading.weight_types import main_type, name_without_type
-from eftlocal.presets.schema import SPLIT
+from eftlocal.presets.schema import first_part
 
 _EMBEDDING = ("embed", "rerank")
 _MERGES = "tokenizer.ggml.merges"
@@ -146,10 +146,8 @@ def _each_once(files_: Iterable[Found]) -> list[Found]:
 
 def _first_part(path: Path) -> Path | None:
     """The file that a later part of a split model belongs to; None of any other file."""
-    split = SPLIT.search(path.name)
-    if split is None or int(split[1]) == 1:
-        return None
-    return path.with_name(f"{path.name[: split.start()]}-00001-of-{split[2]}.gguf")
+    first = first_part(path.name)
+    return None if first == path.name else path.with_name(first)
 
 
 def _by_name(file: Found) -> str:

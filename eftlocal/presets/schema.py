@@ -38,6 +38,7 @@ _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNOR
 _OURS = (".part", ".part.json", ".lock")  # what a download keeps beside its file
 HUB = "hf:"  # begins the name of a file on the hub, where a path may stand too
 _ON_HUB = re.compile(r"hf:([^/@]+/[^/@]+)/([^@]+)(?:@([^@]+))?\Z")
+
 _PACKAGE = r"^[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?$"  # a name on PyPI (PEP 508)
 # The hub's rule for owner/name.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
@@ -53,6 +54,12 @@ _FEWER = {
     "tuned": ("tuned",),
     "reference": ("reference",),
 }
+
+
+def first_part(name: str) -> str:
+    """The name of a split model's first file, of any of its files; any other name as it is."""
+    split = SPLIT.search(name)
+    return f"{name[: split.start()]}-00001-of-{split[2]}.gguf" if split else name
 
 
 class StrictTable(BaseModel):
