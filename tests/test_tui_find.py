@@ -96,11 +96,12 @@ async def test_words_are_found_in_all_turns_and_walked(d: Driver) -> None:
     long = "\n\n".join(["some text"] * 100) + "\n\n`Needle` and needles"
     chat = talk(d, 900, at_10="a needle", at_450=folded, at_851=long)
     await d.chat.turns.open(chat)
+    await d.until(lambda: "answer 899" in d.screen_text())
     await d.press("ctrl+f")
     assert isinstance(d.app.focused, FindInput)
     for letter in "needle":
         await d.press(letter)
-    await d.until(lambda: bar(d) == "4/4")  # nothing is in view, so it is the last one
+    await d.until(lambda: bar(d) == "4/4")  # none comes after what is in view, so it is the last one
     await d.until(lambda: in_view(d, "and needles") and "and needles" in d.screen_text())
     assert marked(d) == ["Needle", "<needle>"]
     await d.press("enter")

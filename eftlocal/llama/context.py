@@ -128,7 +128,7 @@ class Context(Closing):
             self.cannot_rewind = "is recurrent or hybrid: it cannot drop its last tokens"
         elif self._window:
             self.cannot_rewind = "has a sliding window and keeps no older tokens (set swa_full)"
-        self.decoded = 0  # tokens decoded in all: what prefix reuse saves is seen here
+        self.decoded = 0  # tokens decoded in all, without padding: what prefix reuse saves
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._unsettled: set[int] = set()
         self._copied: set[int] = set()  # targets that the next decode fills, and says much of it
@@ -230,7 +230,7 @@ class Context(Closing):
             tokens.extend(span.tokens)
             if not span.padding:
                 self._unsettled.discard(span.sequence)
-        self.decoded += self._batch.struct.n_tokens
+        self.decoded += sum(len(span.tokens) for span in spans)
         if not rows:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
         # What ctypeslib.as_array does, without its 50 microseconds.
