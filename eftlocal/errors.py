@@ -73,6 +73,10 @@ class EngineError(EftlocalError):
     exit_code = 8
 
 
+class NoTokenError(EngineError):
+    """No token is possible: a mask, a ban or the models themselves leave none."""
+
+
 class WorkerError(EngineError):
     """A worker, whose devices take part over RPC, cannot be used, or was lost."""
 

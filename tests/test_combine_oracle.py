@@ -5,8 +5,10 @@ one stage's rounding; the whole chain is compared as well, where no threshold is
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import oracle
@@ -51,7 +53,8 @@ def some_row(rng: Rng, n: int) -> Row:
             x = np.sort(x)[::-1].copy()
         case 6:
             bad = rng.random(n) < 0.05
-            x[bad] = rng.choice([np.nan, np.inf, -np.inf], size=int(bad.sum()), p=[0.4, 0.2, 0.4])
+            kinds = ([np.nan], [np.inf], [np.nan, -np.inf], [np.nan, np.inf, -np.inf])
+            x[bad] = rng.choice(kinds[rng.integers(4)], size=int(bad.sum()))
     x += rng.choice([0.0, 0.0, rng.normal() * 50, 1e3])
     if not (x > -np.inf).any():
         x[0] = 1.0
@@ -70,6 +73,9 @@ def some_recipe(rng: Rng) -> Recipe:
         lambda: Recipe.realign(dial()),
         lambda: Recipe.contrast(dial()),
         lambda: Recipe.interpolate({"tuned": 0.25, "b": 0.75}, {"b": "own_reference"}),
+        lambda: Recipe.mix({"tuned": 0.25, "b": 0.75}, dial()),
+        lambda: Recipe.mix({"tuned": 0.4, "b": 0.6}, dial(), {"tuned": "base", "b": "own"}),
+        lambda: Recipe.persona("You are a pirate.", dial()),
         lambda: Recipe.single(str(rng.choice(["base", "tuned"]))),
         lambda: Recipe({"base": dial(), "tuned": dial(), "reference": dial()}, any_sum=True),
     ]
@@ -186,6 +192,91 @@ def test_combined_rows() -> None:
         assert (error.min(axis=0) <= case.tolerance).all(), case
         compared += 1
     assert compared > 2500
+
+
+SPECIAL = (1.5, np.nan, np.inf, -np.inf)
+
+
+@pytest.mark.parametrize("delta_clip", [np.inf, 1000.0])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe.upscale(1.5),
+        Recipe.steer(-0.5),
+        Recipe.dials(2.0, -0.5),
+        Recipe.mix({"tuned": 0.3, "b": 0.7}, 1.5, {"b": "base"}),
+        Recipe.persona("You are a pirate.", 1.5),
+        Recipe({"reference": -1.0}, any_sum=True),
+    ],
+    ids=str,
+)
+def test_every_meeting_of_what_is_not_finite(recipe: Recipe, delta_clip: float) -> None:
+    """NaN is impossible and +inf certain, in a role of either sign, whatever the others hold."""
+    recipe = recipe.stabilise(delta_clip=delta_clip)
+    for first in itertools.product(SPECIAL, repeat=len(recipe.roles)):
+        rows = {
+            role: np.array([special, i, 2 - i, 1], np.float32)
+            for i, (role, special) in enumerate(zip(recipe.roles, first, strict=True))
+        }
+        found = oracle.log_softmax(Combiner(4)(rows, recipe).astype(np.float64))
+        wanted = oracle.log_softmax(oracle.combine(rows, recipe, 4).row)
+        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=str(rows))
+
+
+Logs = Mapping[str, oracle.Floats]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "formula"),
+    [
+        (Recipe.upscale(1.7), lambda lp: lp["tuned"] + 1.7 * (lp["base"] - lp["reference"])),
+        (Recipe.proxy(0.6), lambda lp: lp["base"] + 0.6 * (lp["tuned"] - lp["reference"])),
+        (Recipe.downscale(), lambda lp: lp["base"] + lp["tuned"] - lp["reference"]),
+        (Recipe.steer(-1.2), lambda lp: lp["base"] - 1.2 * (lp["tuned"] - lp["reference"])),
+        (
+            Recipe.dials(2.0, 0.5),
+            lambda lp: 2.0 * lp["tuned"] + 0.5 * lp["base"] + (1 - 2.0 - 0.5) * lp["reference"],
+        ),
+        (
+            Recipe.realign(1.4),
+            lambda lp: lp["reference"] + 1.4 * (lp["tuned"] - lp["reference"]),
+        ),
+        (Recipe.contrast(0.8), lambda lp: 1.8 * lp["base"] - 0.8 * lp["reference"]),
+        (Recipe.guidance(0.8), lambda lp: 1.8 * lp["tuned"] - 0.8 * lp["unguided"]),
+        (
+            Recipe.interpolate({"tuned": 0.3, "b": 0.7}, {"b": "own"}),
+            lambda lp: (
+                lp["base"] + 0.3 * (lp["tuned"] - lp["reference"]) + 0.7 * (lp["b"] - lp["own"])
+            ),
+        ),
+        *(
+            (
+                Recipe.mix({"tuned": 0.3, "b": 0.7}, alpha, {"b": "base"}),
+                lambda lp, alpha=alpha: (
+                    lp["base"]
+                    + alpha * (0.3 * (lp["tuned"] - lp["reference"]) + 0.7 * (lp["b"] - lp["base"]))
+                ),
+            )
+            for alpha in (1.5, 1.0, 0.0, -0.7)
+        ),
+        (
+            Recipe.persona("You are a pirate.", 1.3),
+            lambda lp: lp["base"] + 1.3 * (lp["persona"] - lp["tuned"]),
+        ),
+    ],
+    ids=str,
+)
+def test_named_recipes_are_their_formulas(recipe: Recipe, formula: Callable[[Logs], Any]) -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(20):
+        names = ("base", "tuned", "reference", "unguided", "persona", "b", "own")
+        rows = {name: rng.normal(0, 4, 60).astype(np.float32) for name in names}
+        lp = {role: oracle.log_softmax(row.astype(np.float64)) for role, row in rows.items()}
+        found = oracle.log_softmax(Combiner(60)(rows, recipe).astype(np.float64))
+        wanted = oracle.log_softmax(formula(lp))
+        np.testing.assert_allclose(found, wanted, atol=5e-5)
+        by_oracle = oracle.log_softmax(oracle.combine(rows, recipe, 60).row)
+        np.testing.assert_allclose(by_oracle, wanted, atol=1e-9)
 
 
 def test_penalties_and_bias() -> None:

@@ -44,6 +44,8 @@ FACTORS: dict[str, Sequence[Any]] = {
         Recipe.proxy(1.5),
         Recipe.steer(-0.5),
         Recipe.interpolate({"tuned": 0.25, "persona": 0.75}),
+        Recipe.mix({"tuned": 0.25, "persona": 0.75}, 1.5),
+        Recipe.mix({"tuned": 0.5, "persona": 0.5}, -0.8, {"persona": "base"}),
         Recipe.persona("You are a pirate.", 1.3),
         Recipe({"base": 2.0, "reference": -0.5}, any_sum=True),
     ),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exactness.texts import SETTINGS, FixedCosts
-from fake_models import fake_emulator
+from fake_models import BOS, VOCAB, FakeModel, fake_emulator, fake_ensemble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -275,6 +275,46 @@ def test_a_mask_stands_where_the_plausibility_cut_leaves_nothing_of_it(
     ]
     assert found[0] != plain and all(20 <= token < 40 for token in found[0][1::3])
     assert found[1:] == found[:1] * 2
+
+
+@pytest.mark.parametrize("rule", ["coupled", "rejection"])
+@pytest.mark.parametrize("length", [4, None])
+def test_a_drafter_that_can_give_nothing_of_a_mask_drafts_nothing(
+    length: int | None, rule: Any
+) -> None:
+    class Barred(FakeModel):
+        """Some of its tokens are impossible; of negative weight, it bars nobody from them."""
+
+        def _row(self, tokens: tuple[int, ...]) -> Any:
+            row = super()._row(tokens)
+            row[20:40] = -np.inf
+            return row
+
+    def mask(before: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Only those of them, at every third position."""
+        return (np.arange(VOCAB) // 20 == 1) | (len(before) % 3 != 1)
+
+    roles = ("base", "tuned", "reference")
+    models = {role: (Barred if role == "tuned" else FakeModel)(role) for role in roles}
+    rounds = Rounds(fake_ensemble(models), costs=FixedCosts(roles))
+
+    def told(speculation: Speculation) -> RunningSequence:
+        sequence = rounds.ensemble.open(
+            {role: [BOS, 9, 30, 7] for role in roles},
+            recipe=Recipe.proxy(-0.3),
+            sampling=WARM,
+            seed=3,
+            mask=mask,
+            ends=frozenset(),
+            speculation=speculation,
+        )
+        finish(rounds, [sequence])
+        return sequence
+
+    plain, drafted = told(OFF), told(Speculation(length=length, rule=rule, source="model"))
+    assert all(20 <= token < 40 for token in drafted.tokens()[1::3])
+    assert length is None or drafted.drafting.totals.drafts > 0
+    assert rule == "rejection" or drafted.tokens()[:24] == plain.tokens()[:24]
 
 
 def test_a_looked_up_draft_across_the_end_of_a_delta_that_outweighs_its_anchor(

@@ -101,7 +101,7 @@ async def test_words_are_found_in_all_turns_and_walked(d: Driver) -> None:
     assert isinstance(d.app.focused, FindInput)
     for letter in "needle":
         await d.press(letter)
-    await d.until(lambda: bar(d) == "4/4")  # none comes after what is in view, so it is the last one
+    await d.until(lambda: bar(d) == "4/4")  # none is after the view: the last
     await d.until(lambda: in_view(d, "and needles") and "and needles" in d.screen_text())
     assert marked(d) == ["Needle", "<needle>"]
     await d.press("enter")

@@ -25,7 +25,7 @@ import numpy as np
 from eftlocal.decoding.ensemble import Ensemble, Rows
 from eftlocal.decoding.planner import Planner
 from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Turn, Wanted
-from eftlocal.errors import EngineError
+from eftlocal.errors import EngineError, NoTokenError
 from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.race import draw
@@ -128,7 +128,9 @@ class Rounds:
         """Draws one more draft token where one is wanted; whether yet another is."""
         sequence, made, length = turn.sequence, len(turn.drafts), turn.most
         assert turn.drafter is not None
-        _, source = self._distribution(self._draft_step, turn, turn.drafter, made)
+        source = self._drafts(turn, turn.drafter, made)
+        if source is None:
+            return False
         confidence = source.confidence
         if turn.plan is not None:
             acceptance = sequence.drafting.acceptance
@@ -150,6 +152,13 @@ class Rounds:
         turn.draft(token, source.kept() if rule.compares else None)
         turn.confidences.append(confidence)
         return made + 1 < length and token not in sequence.ends
+
+    def _drafts(self, turn: Turn, drafter: Recipe, position: int) -> Candidates | None:
+        """What a draft may be drawn from; None where the drafter alone leaves nothing."""
+        try:
+            return self._distribution(self._draft_step, turn, drafter, position)[1]
+        except NoTokenError:
+            return None
 
     # Verifying --------------------------------------------------------------------------------
 
@@ -284,8 +293,7 @@ class Rounds:
         if turn.found:
             hit = turn.choices[0].token == turn.found[0]
             state.acceptance.of_match(turn.agreed).add(float(hit))
-        if drafter is not None and state.due():
-            _, source = self._distribution(self._draft_step, turn, drafter, 0)
+        if drafter is not None and state.due() and (source := self._drafts(turn, drafter, 0)):
             rule = self._rules[sequence.speculation.rule]
             likely = rule.likelihood(target, source, sequence.seed, at)
             state.acceptance.add(source.confidence, likely)

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.errors import EngineError
+from eftlocal.errors import NoTokenError
 from eftlocal.logits.distribution import Fold, Ids, Row, heaviest, nucleus, top_k
 from eftlocal.logits.sampling import Sampling
 
@@ -91,7 +91,7 @@ class Filters:
             Candidates, valid until the next call, or until the row is changed.
 
         Raises:
-            EngineError: no token of the row is possible.
+            NoTokenError: no token of the row is possible.
         """
         k = sampling.top_k if sampling.top_k < len(row) else 0
         fold = len(row) >= _LARGE and not (k or sampling.greedy)
@@ -100,7 +100,7 @@ class Filters:
         at = int(tops.argmax())
         best = tops[at]
         if not math.isfinite(best):
-            raise EngineError("no token is possible here: every candidate was masked out")
+            raise NoTokenError("no token is possible here: every candidate was masked out")
         if sampling.greedy:
             return Candidates(np.array([at], dtype=np.intp), row[at : at + 1].copy())
         ids: Ids | None = None

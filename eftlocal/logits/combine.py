@@ -52,6 +52,8 @@ class Combiner:
         self._unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self._stop = np.asarray(sorted(stop_tokens), dtype=np.intp)
         self._out = np.empty(size, dtype=np.float32)
+        half = (size + 1) // 2
+        self._halves = self._out[:half], self._out[size - half :]
         self._delta = np.empty(size, dtype=np.float32)
         self._scratch = np.empty(size, dtype=np.float32)
         self._repaired: dict[str, Row] = {}
@@ -113,8 +115,12 @@ class Combiner:
     def _plain(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
         """z = sum w * logits. False when the result is not usable as it stands."""
         _weighted_sum(rows, recipe.weights, self._out, self._scratch)
-        # max() carries a NaN or +inf out of the row, so one pass finds them all.
-        return math.isfinite(self._out.max())
+        # One pass that NaN and both infinities show in, wherever they meet what. So may huge ones.
+        if math.isfinite(np.dot(*self._halves)):
+            return True
+        # -inf is as it should be, unless it is what a negative weight makes of +inf.
+        certain = (rows[r].max() == np.inf for r, w in recipe.weights.items() if w < 0.0)
+        return math.isfinite(self._out.max()) and not any(certain)
 
     def _careful(self, rows: Mapping[str, Row], recipe: Recipe) -> bool:
         """z by the rule that uses log-probabilities, where stabilisers or -inf ask for it.

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.errors import EngineError
+from eftlocal.errors import EngineError, NoTokenError
 from eftlocal.logits.candidates import Candidates, Filters
 from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import Row, keep_only
@@ -59,7 +59,8 @@ class Step:
             combiner's next one, and the candidates, valid until the next call.
 
         Raises:
-            EngineError: no token is possible, or a role's logits are NaN.
+            NoTokenError: no token is possible.
+            EngineError: nor could one be, because a role's logits are NaN.
             UsageError: a biased token id is outside the vocabulary.
         """
         scaled = sampling.repeat_penalty != 1.0 and len(counts) > 0
@@ -74,7 +75,7 @@ class Step:
                 return self(rows, recipe.uncut, sampling, counts, mask, to_draw=to_draw)
         try:
             return row, self._filter(changed, sampling, to_draw=to_draw)
-        except EngineError:
+        except NoTokenError:
             if broken := [role for role in recipe.roles if np.isnan(rows[role]).any()]:
                 raise EngineError(
                     f"the logits of {' and '.join(broken)} are not numbers (NaN): the model file "
