@@ -220,6 +220,7 @@ class ContextOptions(TypedDict, total=False):
     cache_type_k: str | Mapping[str, str] | None
     cache_type_v: str | Mapping[str, str] | None
     flash_attention: str | bool | None
+    translation: str | Mapping[str, str] | None
     swa_full: bool | None
     rope_scaling: str | Mapping[str, str] | None
     rope_freq_base: float | Mapping[str, float] | None

@@ -32,8 +32,8 @@ from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
 from eftlocal.llama.model import special_text_in
 from eftlocal.loading.loader import Loaded, Progress, UpTo, load_roles
-from eftlocal.loading.roles import RoleSource, file_sources, with_adapted
-from eftlocal.logits.recipe import TUNED, Recipe
+from eftlocal.loading.roles import RoleSource, file_sources, text_role, with_adapted
+from eftlocal.logits.recipe import Recipe
 from eftlocal.notes import notes_of, slow_notes
 from eftlocal.opener import Opener, persona_of
 from eftlocal.output_file import check_outputs
@@ -69,7 +69,17 @@ class Emulator(Closing):
         self.models = dict(loaded.models)
         self.prompts = dict(loaded.prompts)
         n_ctx = {role: context.n_ctx for role, context in self.ensemble.contexts.items()}
-        self._reader = PromptReader(self.models, self.prompts, n_ctx, self.ensemble.vocab_size)
+        others = self.ensemble.translations
+        self.text_role = text_role(self.models, others)
+        self.text_model = self.models[self.text_role]
+        self._reader = PromptReader(
+            self.models,
+            self.prompts,
+            n_ctx,
+            self.ensemble.vocab_size,
+            text_model=self.text_model,
+            others=frozenset(others),
+        )
         self.defaults = defaults
         self.name = name
         self.identity = loaded.identity
@@ -77,10 +87,8 @@ class Emulator(Closing):
         self.held = loaded.held
         self._slow = loaded.slow
         self._resources = loaded.resources
-        self._text_role = TUNED if TUNED in self.models else next(iter(self.models))
-        self._text_model = self.models[self._text_role]
-        marks = AnswerMarks(self._text_model, self.prompts[self._text_role])
-        self._opener = Opener(self.rounds, self._reader, self._text_role, self._text_model, marks)
+        marks = AnswerMarks(self.text_model, self.prompts[text_role(self.models)])
+        self._opener = Opener(self.rounds, self._reader, self.text_role, self.text_model, marks)
 
     @classmethod
     def from_files(
@@ -109,9 +117,9 @@ class Emulator(Closing):
                 or without), which is downloaded where it is missing; one may play several roles
                 and is loaded once. Beside them, how contexts are made
                 (`arguments.ContextOptions`): n_ctx, n_batch, cache_type_k, cache_type_v,
-                flash_attention, swa_full, rope_scaling, rope_freq_base, rope_freq_scale,
-                yarn_orig_ctx, yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, as in
-                cache_type_k="q8_0" or rope_scaling={"base": "yarn"}.
+                flash_attention, translation, swa_full, rope_scaling, rope_freq_base,
+                rope_freq_scale, yarn_orig_ctx, yarn_ext_factor, yarn_beta_fast, yarn_beta_slow,
+                as in cache_type_k="q8_0" or rope_scaling={"base": "yarn"}.
             prompts: role to "chat", "same", "plain", a chat format that llama.cpp knows by name
                 ("chatml"), or a template's source. By default the tuned role sees its own chat
                 template, and the others the same text.
@@ -288,7 +296,7 @@ class Emulator(Closing):
         options["persona"] = persona_of(chosen, self.defaults)
 
         def work() -> TextLogprobs:
-            ids, tokens, first = self._reader.scored_ids(text, self._text_role, prompt, **options)
+            ids, tokens, first = self._reader.scored_ids(text, self.text_role, prompt, **options)
             return score(
                 self.ensemble,
                 ids,
@@ -329,7 +337,7 @@ class Emulator(Closing):
             UsageError: there is no such token.
         """
         id = arguments.token("token", token)
-        return self.ensemble.alone(lambda: self._text_model.piece(id, special=special))
+        return self.ensemble.alone(lambda: self.text_model.piece(id, special=special))
 
     def notes(self, recipe: Recipe | str | None = None, *, raw_text: str = "") -> tuple[str, ...]:
         """Warnings about a recipe (None: the default) with these models, for people.
@@ -342,7 +350,7 @@ class Emulator(Closing):
         found = notes_of(self.ensemble, recipe, self.models)
         if self.name:
             found += slow_notes(self.name, self._slow, self.rounds.planner.costs)
-        if spelled := special_text_in(raw_text, self.prompts[self._text_role].special_texts):
+        if spelled := special_text_in(raw_text, self.prompts[self.text_role].special_texts):
             found.append(special_note(spelled))
         return tuple(found)
 

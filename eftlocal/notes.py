@@ -29,6 +29,17 @@ def notes_of(ensemble: Ensemble, recipe: Recipe, models: Mapping[str, Model]) ->
             "base and tuned are one model, so this is guidance: at alpha 1 that model reads the "
             "persona, and beyond 1 the persona is made stronger"
         )
+    kinds: dict[tuple[int, int], list[str]] = {}
+    for role, translation in ensemble.translations.items():
+        if role in recipe.roles:
+            rows = translation.rows
+            kinds.setdefault((rows.twins, len(rows.missing)), []).append(role)
+    for (twins, missing), roles in kinds.items():
+        found.append(
+            f"{' and '.join(roles)} {'have' if len(roles) > 1 else 'has'} another vocabulary than "
+            f"base, so the rows are translated: {twins / ensemble.vocab_size:.0%} of base's tokens "
+            f"are tokens there too, {missing:,} are left to base"
+        )
     beyond: dict[tuple[int, int], list[str]] = {}
     for role, context in ensemble.contexts.items():
         if 0 < context.n_ctx_train < context.n_ctx:

@@ -88,6 +88,7 @@ class Opener:
                 self._text_role,
                 recipe=recipe,
                 piece=self.piece,
+                spelled=self._reader.spelled,
                 top=top_logprobs,
             )
         with ExitStack() as undone:

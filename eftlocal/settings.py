@@ -303,6 +303,12 @@ _ALL: Final = (
         "and for contexts of up to 512 tokens.",
         default="auto",
     ),
+    _context(
+        *("translation", ByRole(Choice(("prefix", "text", OFF)))),
+        "Where a role has another vocabulary than the base. prefix: its row is translated, by the "
+        "pieces that the base's tokens begin with; text: only tokens of equal text; off: refuse.",
+        default="prefix",
+    ),
     _context("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
     _context(
         *("rope_scaling", ByRole(Choice(("none", "linear", "yarn")))),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -28,11 +28,17 @@ from eftlocal.llama.engine import llama_cpp  # the one that other tests patch
 from eftlocal.loading.loader import Loaded
 from eftlocal.prompt.render import RolePrompt
 from eftlocal.speculation.widths import Widths
+from eftlocal.translation.lattice import Lattice
+from eftlocal.translation.rows import Rows
+from eftlocal.translation.spelling import Speller
+from eftlocal.translation.translation import Translation
 
 BOS, EOS = 0, 1
 _LETTERS = "\n !,.:?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _PAIRS = [a + b for a in "aeiourstln" for b in "aeiourstlnmdbcgkfhpvw ."]
 PIECES = ["", "", *_LETTERS, *_PAIRS]
+_LONGER = [a + b + c for a in "aeiou " for b in "rstln" for c in "aeio "]
+OTHER_PIECES = ["", "", *_LETTERS, *_PAIRS[::3], *_LONGER]  # of roles with another vocabulary
 VOCAB = 320
 TRIO = ("base", "tuned", "reference")
 
@@ -60,7 +66,9 @@ class FakeModel:
         rewinds: bool = True,
         sharp: float = 1.5,
         kernel: Kernel = lambda tokens, past: 0,
+        pieces: Sequence[str] = PIECES,
     ) -> None:
+        self.pieces = pieces
         self.kernel = kernel
         self.handle = self
         self.path = Path(f"{name}.gguf")
@@ -79,7 +87,7 @@ class FakeModel:
         shared = _gumbel(f"all {tokens[-3:]}", self.vocab_size)
         own = _gumbel(f"{self._seed} {tokens}", self.vocab_size)
         row = (self._sharp * (shared + 0.4 * own)).astype(np.float32)
-        if self.vocab_size == VOCAB:
+        if self.vocab_size in (VOCAB, len(OTHER_PIECES)):
             ends = zlib.crc32(f"end {tokens[-3:]}".encode()) % 24 == 0
             row[EOS] = row.max() + (2.0 if ends else -4.0)  # after some dozens of tokens
         return row
@@ -87,10 +95,19 @@ class FakeModel:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         if token in (BOS, EOS):
             return b"<s>" if special else b""
-        return (PIECES[token] if token < len(PIECES) else f"<{token}>").encode()
+        return (self.pieces[token] if token < len(self.pieces) else f"<{token}>").encode()
 
     def tokenize(self, text: str, **_: bool) -> list[int]:
         return [PIECES.index(letter) if letter in _LETTERS else 2 for letter in text]
+
+    def longest(self, text: str) -> list[int]:
+        """The longest tokens that fit, one after the other; a letter that none has is left out."""
+        found: list[int] = []
+        while text:
+            size = next((n for n in (3, 2, 1) if text[:n] in self.pieces), 0)
+            found += [self.pieces.index(text[:size])] if size else []
+            text = text[size or 1 :]
+        return found
 
     def at_least(self, size: int) -> int:
         return size // 2
@@ -228,37 +245,74 @@ def fake_ensemble(
     stop_tokens: Iterable[int] = (EOS,),
     ids: Mapping[str, Sequence[int]] | None = None,
     widths: Mapping[str, Widths] | None = None,
+    translations: Mapping[str, Translation] | None = None,
     **settings: Any,
 ) -> Ensemble:
     """An ensemble of models by role.
 
     Args:
+        translations: of roles with another vocabulary.
         ids, widths: unusable and foreign ids, and widths, as `Ensemble` takes them.
         settings: of `Context`.
     """
     settings = {"n_ctx": 256, "n_batch": 64} | settings
     contexts = {role: fake_context(model, **settings) for role, model in models.items()}
-    size = min(model.vocab_size for model in models.values())
-    stop = frozenset(stop_tokens)
-    return Ensemble(contexts, vocab_size=size, stop_tokens=stop, widths=widths, **(ids or {}))
+    others = translations or {}
+    size = min(model.vocab_size for role, model in models.items() if role not in others)
+    return Ensemble(
+        contexts,
+        vocab_size=size,
+        stop_tokens=frozenset(stop_tokens),
+        widths=widths,
+        translations=others,
+        **(ids or {}),
+    )
+
+
+def translation(small: FakeModel, base: FakeModel) -> Translation:
+    """Of a model whose pieces are its own."""
+    texts = {
+        model: {t: p.encode() for t, p in enumerate(model.pieces) if p} for model in (small, base)
+    }
+    speller = Speller(
+        small.longest, texts[small], base.piece, base_ends=[EOS], end=EOS, needed=_LETTERS
+    )
+    lattice = Lattice.of(texts[base], base.vocab_size, texts[small])
+    rows = Rows(lattice, ends=[EOS], base_ends=[EOS])
+    return Translation(speller, rows, small.vocab_size, 3)
 
 
 def fake_emulator(
     roles: Sequence[str] = TRIO,
     *,
+    others: Collection[str] = (),
     rewinds: bool = True,
     kernel: Kernel = lambda tokens, past: 0,
     widths: Widths | None = None,
     **settings: Any,
 ) -> Emulator:
-    """An emulator of fake models, whose prompts have other lengths for each role."""
-    models = {role: FakeModel(role, rewinds=rewinds, kernel=kernel) for role in roles}
+    """An emulator of fake models, whose prompts have other lengths for each role.
+
+    Args:
+        others: roles that have another vocabulary than the base.
+    """
+    own: dict[str, Any] = {"pieces": OTHER_PIECES, "vocab_size": len(OTHER_PIECES)}
+    models = {
+        role: FakeModel(role, rewinds=rewinds, kernel=kernel, **(own if role in others else {}))
+        for role in roles
+    }
+    translations = {role: translation(models[role], models["base"]) for role in others}
     prompts = {
         role: RolePrompt(format="plain", bos_token="<s>", add_bos=role != "base") for role in roles
     }
     n_ctx = settings.get("n_ctx", 256)
     loaded = Loaded(
-        fake_ensemble(models, widths=widths and dict.fromkeys(roles, widths), **settings),
+        fake_ensemble(
+            models,
+            widths=widths and dict.fromkeys(roles, widths),
+            translations=translations,
+            **settings,
+        ),
         cast(Mapping[str, Model], models),
         prompts,
         "fake",

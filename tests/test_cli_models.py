@@ -350,7 +350,8 @@ def test_check_of_files(
     assert found["widths"] == {"base": 512, "tuned": 512, "reference": 512}
     (note,) = (note for note in found["notes"] if "template" in note)
     assert note.startswith("tuned has no chat template") and "--chat-template tuned=" in note
-    wrong = run("check", "--base", paths["base"], "--tuned", paths["stranger"])
+    two = ("check", "--base", paths["base"], "--tuned", paths["stranger"])
+    wrong = run(*two, "--translation", "off")
     assert isinstance(wrong.exception, VocabularyError)
     torn = tmp_path / "torn.gguf"
     torn.write_bytes(models["base"][:1000])

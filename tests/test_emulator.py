@@ -273,7 +273,7 @@ def test_calls_that_are_refused(smol: Emulator, call: Any, kind: type, says: str
 
 
 def test_files_that_do_not_go_together(smollm2: Path, tiny_files: dict[str, Path]) -> None:
-    with pytest.raises(VocabularyError, match="base"):
+    with pytest.raises(VocabularyError, match="tuned and reference do not share"):
         Emulator.from_files(base=smollm2, tuned=tiny_files["tuned"], reference=smollm2)
     with pytest.raises(ModelFileError, match=r"none\.gguf"):
         Emulator.from_files(base="none.gguf", tuned=smollm2, reference=smollm2)

@@ -32,12 +32,15 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import LONGEST, Costs, Curve
 from eftlocal.speculation.widths import Widths
+from eftlocal.translation.spelling import Place, Spelling, extends
+from eftlocal.translation.translation import Translation
 
 Rows = NDArray[np.float32]
 T = TypeVar("T")
 
 WORTH_COPYING = 32  # tokens of a prompt whose decoding takes longer than to copy a slot's memory
 _AT_RISK = 4 * MAX_DRAFT  # a cache differs from its sequence in drafts and tokens taken back only
+_SPELLED = 1024  # and, in another vocabulary, in words that are not settled
 
 
 class Ensemble:
@@ -52,6 +55,7 @@ class Ensemble:
         pool: threads in which roles can decode side by side, where devices or cores are idle.
         side_by_side: whether they do; it is worth measuring (`speculation.measurement`).
         widths: by role, the numbers of rows that its calls keep to; none is any number.
+        translations: of roles that have another vocabulary.
 
     Attributes:
         observer: told the role, rows and seconds of each decode that had no prompt in it.
@@ -74,8 +78,10 @@ class Ensemble:
         pool: ThreadPoolExecutor | None = None,
         side_by_side: bool = False,
         widths: Mapping[str, Widths] | None = None,
+        translations: Mapping[str, Translation] | None = None,
     ) -> None:
         self.contexts = dict(contexts)
+        self.translations = dict(translations or {})
         self.vocab_size = vocab_size
         self.stop_tokens = stop_tokens
         self.n_ctx = min(context.n_ctx for context in contexts.values())
@@ -84,7 +90,11 @@ class Ensemble:
         self._turns = Turns()
         self.unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self.combine = Combiner(
-            vocab_size, unusable=unusable, stop_tokens=sorted(stop_tokens), foreign=foreign
+            vocab_size,
+            unusable=unusable,
+            stop_tokens=sorted(stop_tokens),
+            foreign=foreign,
+            missing={role: each.rows.missing for role, each in self.translations.items()},
         )
         self.observer: Callable[[str, int, float], None] | None = None
         self.widths = dict(widths or {})
@@ -149,6 +159,7 @@ class Ensemble:
 
         slot = max(free, key=lambda slot: (shared(slot), -slot))
         ends = self.stop_tokens if ends is None else ends
+        settings["spellings"] = {r: Spelling(t.speller) for r, t in self.translations.items()}
         sequence = RunningSequence(slot, prompts, recipe, sampling, ends, **settings)
         for role, context in self.contexts.items():
             # One token at least must be decoded: its row predicts the first of the answer.
@@ -246,7 +257,11 @@ class Ensemble:
 
     def room(self, sequence: RunningSequence) -> int:
         """Tokens that can still be appended before some role's context is full."""
-        return min(context.n_ctx - sequence.length(role) for role, context in self.contexts.items())
+        return min(self._room(role, sequence) for role in self.contexts)
+
+    def _room(self, role: str, sequence: RunningSequence) -> int:
+        left = self.contexts[role].n_ctx - sequence.length(role)
+        return left // self.translations[role].most if role in self.translations else left
 
     def decode(self, wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, list[Rows]]:
         """Decodes for each role what its cache lacks of some sequences.
@@ -295,8 +310,44 @@ class Ensemble:
             self.check()
 
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
-        """Decodes spans in as few calls as it takes; (rows, vocab) float32 for each."""
-        spans = [self._last_rows(role, each) for each in wanted]
+        """The rows wanted, (rows, vocab) float32 for each."""
+        if role in self.translations:
+            return self._translated(role, wanted)
+        return self._rows(role, [self._last_rows(role, each) for each in wanted])
+
+    def _translated(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
+        """What `_decode` gives, of a role with another vocabulary.
+
+        A call decodes places whose tokens continue each other; where a longer token takes the
+        place of some, another call follows.
+        """
+        translation, context = self.translations[role], self.contexts[role]
+        ends = list(accumulate(each.rows for each in wanted))
+        memory = self._memory(role, ends[-1])
+        found = [memory[end - w.rows : end] for w, end in zip(wanted, ends, strict=True)]
+        legs = [
+            list(_legs(each.sequence.places(role, each.rows, each.draft), context.n_rows))
+            for each in wanted
+        ]
+        done = [0] * len(wanted)
+        while some := [i for i, left in enumerate(legs) if left]:
+            spans, parts = [], []
+            for i in some:
+                sequence, leg = wanted[i].sequence, legs[i].pop(0)
+                begin = len(sequence.prompts[role]) + leg[0].length - leg[0].path
+                spans.append(self._span(role, sequence, leg[-1], begin))
+                parts.append((i, begin - len(sequence.prompts[role]), leg))
+            for rows, (i, begin, leg) in zip(self._rows(role, spans), parts, strict=True):
+                for place in leg:
+                    last = place.length - begin
+                    path = place.tokens(place.length - place.path)
+                    own = rows[last - place.path : last + 1]
+                    translation.rows(list(own), found[i][done[i]], path, place.open)
+                    done[i] += 1
+        return found
+
+    def _rows(self, role: str, spans: Sequence[Span]) -> list[Rows]:
+        """Decodes spans in as few calls as it takes; (rows, width) float32 for each."""
         turns = list(self._in_turn(role, spans))
         calls = self._calls(role, turns[0])
         if len(turns) == len(calls) == 1:
@@ -304,7 +355,7 @@ class Ensemble:
             return [found[span.sequence] for span in spans]
         # llama.cpp's rows live until its next call.
         ends = list(accumulate(span.rows for span in spans))
-        memory = self._memory(role, ends[-1])
+        memory = self._memory(f"{role} itself", ends[-1], self._width(role))
         kept = {s.sequence: memory[end - s.rows : end] for s, end in zip(spans, ends, strict=True)}
         left = dict(kept)
         for some in turns:
@@ -328,7 +379,7 @@ class Ensemble:
     def _call(self, role: str, call: Sequence[Span]) -> Iterator[tuple[int, Rows]]:
         """The slots of a call that have rows, and these (rows, vocab) float32."""
         began = time.perf_counter()
-        rows = self.contexts[role].decode(call, self._check)[:, : self.vocab_size]
+        rows = self.contexts[role].decode(call, self._check)[:, : self._width(role)]
         if self.observer is not None:
             count = sum(len(span.tokens) + span.padding for span in call)
             self.observer(role, count, time.perf_counter() - began)
@@ -354,11 +405,16 @@ class Ensemble:
                 if s.rows > count
             ]
 
-    def _memory(self, role: str, rows: int) -> Rows:
-        """(rows, vocab) float32 of a role's own, overwritten by its next use."""
-        if role not in self._gathered or len(self._gathered[role]) < rows:
-            self._gathered[role] = np.empty((rows, self.vocab_size), dtype=np.float32)
-        return self._gathered[role][:rows]
+    def _width(self, role: str) -> int:
+        """Tokens of the role's own vocabulary."""
+        return self.translations[role].width if role in self.translations else self.vocab_size
+
+    def _memory(self, name: str, rows: int, width: int = 0) -> Rows:
+        """(rows, width) float32 of this name, overwritten by its next use; 0 is the vocabulary."""
+        if name not in self._gathered or len(self._gathered[name]) < rows:
+            shape = (rows, width or self.vocab_size)
+            self._gathered[name] = np.empty(shape, dtype=np.float32)
+        return self._gathered[name][:rows]
 
     def _last_rows(self, role: str, wanted: Wanted) -> Span:
         """The tokens whose rows are wanted, once the cache holds all that comes before them.
@@ -367,21 +423,43 @@ class Ensemble:
         neither on how much of it a cache already held nor on what a batch reads between rounds.
         """
         sequence, draft, rows = wanted
+        length = sequence.length(role) + len(draft)
+        return self._reach(
+            role, sequence, lambda at: sequence.given(role, at, draft), length - rows
+        )
+
+    def _span(self, role: str, sequence: RunningSequence, place: Place, begin: int) -> Span:
+        """The tokens of a place, with the rows from the one after `begin` tokens on."""
+        prompt = sequence.prompts[role]
+
+        def given(start: int) -> list[int]:
+            return [*prompt[start:], *place.tokens(max(0, start - len(prompt)))]
+
+        return self._reach(role, sequence, given, begin - 1)
+
+    def _reach(
+        self,
+        role: str,
+        sequence: RunningSequence,
+        given: Callable[[int], list[int]],
+        end: int,
+    ) -> Span:
+        """The tokens after the first `end`, once the cache holds these."""
         context, slot = self.contexts[role], sequence.slot
         held = context.tokens(slot)
-        tail = max(0, len(held) - _AT_RISK)
-        agreed = tail + common(held[tail:], sequence.given(role, tail, draft))
+        tail = max(0, len(held) - (_SPELLED if role in self.translations else _AT_RISK))
+        agreed = tail + common(held[tail:], given(tail))
         # Rows are given for tokens that are decoded now: take back those decoded before.
-        end = sequence.length(role) + len(draft) - rows
         keep = min(agreed, end)
         if context.can_rewind(slot, keep):
             context.rewind(slot, keep)
         else:
             context.clear(slot)
             keep = 0
-        lacking = sequence.given(role, keep, draft)
+        lacking = given(keep)
         self._read(role, sequence, lacking[: end - keep])
-        return Span(slot, lacking[end - keep :], rows)
+        wanted = lacking[end - keep :]
+        return Span(slot, wanted, len(wanted))
 
     def _read(self, role: str, sequence: RunningSequence, tokens: Sequence[int]) -> None:
         """Decodes tokens of which no row is wanted."""
@@ -395,3 +473,18 @@ class Ensemble:
             context.decode([Span(slot, tokens[:count], 0)], self._check)
             sequence.tell(role, held + count, self.on_read)
             tokens = tokens[count:]
+
+
+def _legs(places: Sequence[Place], most: int) -> Iterator[list[Place]]:
+    """Places in parts, in each of which the tokens continue each other, of `most` rows at most."""
+    leg: list[Place] = []
+    for place in places:
+        if leg and not (
+            extends(leg[-1], place)
+            and place.length - place.path >= leg[0].length - leg[0].path
+            and place.length - leg[0].length + leg[0].path < most
+        ):
+            yield leg
+            leg = []
+        leg.append(place)
+    yield leg

@@ -150,6 +150,7 @@ def score_prompt(
     *,
     recipe: Recipe,
     piece: Callable[[int], bytes],
+    spelled: Callable[[Sequence[int]], Mapping[str, list[int]]],
     top: int = 0,
 ) -> TextLogprobs:
     """A raw prompt under the combination. BOS, and a first token that no role has BOS before,
@@ -159,12 +160,17 @@ def score_prompt(
         prompts: token ids for every role, which end alike.
         role: whose tokens are the text.
         piece, top: see `score`.
+        spelled: the role's tokens as those of each role.
     """
-    whole = prompts[role]
-    same = common_end(prompts)
+    whole, others = prompts[role], ensemble.translations
+    same = common_end({name: ids for name, ids in prompts.items() if name not in others})
+    heads = {name: tokens[: len(tokens) - same] for name, tokens in prompts.items()}
+    if others:
+        own = spelled(whole[: len(whole) - same])
+        heads |= {name: own[name] for name in others}
     return score(
         ensemble,
-        {name: tokens[: len(tokens) - same] for name, tokens in prompts.items()},
+        heads,
         whole[len(whole) - same :],
         recipe=recipe,
         piece=piece,

@@ -24,6 +24,7 @@ from eftlocal.logits.sampling import Sampling
 from eftlocal.speculation.drafting import Plan, SequenceDrafts
 from eftlocal.speculation.rules import Draft
 from eftlocal.speculation.settings import OFF, Speculation
+from eftlocal.translation.spelling import Place, Spelling
 
 Source = Literal["plain", "accepted", "recovered", "bonus"]
 Mask = Callable[[Sequence[int]], NDArray[np.bool_]]
@@ -69,6 +70,7 @@ class RunningSequence:
         reused: tokens of each role's prompt that a cache already held.
         scored: tokens of a given text after its prompts, of which the rows are wanted.
         read: tokens that a role's cache held when that was told last (`Ensemble.on_read`).
+        spellings: of roles with another vocabulary: their own tokens of the answer.
         closed: its slot was given back.
     """
 
@@ -88,6 +90,7 @@ class RunningSequence:
     reused: dict[str, int] = field(default_factory=dict)
     scored: int = 0
     read: dict[str, int] = field(default_factory=dict)
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
     closed: bool = False
 
     def tokens(self, start: int = 0) -> list[int]:
@@ -95,8 +98,17 @@ class RunningSequence:
         return [choice.token for choice in self.choices[start:]]
 
     def length(self, role: str) -> int:
-        """Tokens of the role's prompt and of the answer."""
+        """Tokens of the role's prompt and of the answer, in its vocabulary."""
+        if role in self.spellings:
+            return len(self.prompts[role]) + self.places(role, 1)[0].length
         return len(self.prompts[role]) + len(self.choices)
+
+    def places(self, role: str, count: int, draft: Sequence[int] = ()) -> list[Place]:
+        """Where a role of another vocabulary stands after the answer and a draft: the last
+        `count` places."""
+        spelling = self.spellings[role]
+        spelling.extend(self.tokens(len(spelling)))
+        return spelling.last(count, draft)
 
     def tell(self, role: str, held: int, told: Told | None) -> None:
         """Notes the tokens that a role's cache holds while it reads, and tells it."""
@@ -113,6 +125,8 @@ class RunningSequence:
         """Token ids of the role's prompt, the answer and a draft, from a position on."""
         prompt = self.prompts[role]
         beyond = max(0, start - len(prompt))
+        if role in self.spellings:
+            return [*prompt[start:], *self.places(role, 1, draft)[0].tokens(beyond)]
         drafted = draft[max(0, beyond - len(self.choices)) :]
         return [*prompt[start:], *self.tokens(beyond), *drafted]
 
@@ -120,6 +134,8 @@ class RunningSequence:
         """Takes back the answer's tokens beyond a length."""
         if length < len(self.choices):
             self.drafting.lookup.clear()  # first: it is made again from what is there
+            for spelling in self.spellings.values():
+                spelling.cut(length)
             del self.choices[length:]
 
 

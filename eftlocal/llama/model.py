@@ -215,6 +215,14 @@ class Model(Closing):
         kinds = ((t, attribute(vocab, t)) for t in range(self.vocab_size))
         return {t: kind for t, kind in kinds if kind & special}
 
+    def text_pieces(self, size: int) -> dict[int, bytes]:
+        """The bytes of the tokens below `size` that stand for text, by id."""
+        unknown = llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        unknown_ids = {t for t, kind in self._special.items() if kind & unknown}
+        apart = self._control | unknown_ids
+        pieces = ((t, self.piece(t)) for t in range(size) if t not in apart)
+        return {token: piece for token, piece in pieces if piece}
+
     def tokenize(
         self,
         text: str,

@@ -21,7 +21,7 @@ Identity = Callable[[], Mapping[str, Bound]]
 Raises UsageError where a file was changed after it was loaded.
 """
 
-_NOT_BOUND = ("n_batch",)  # it decides in which calls a prompt is read, not what a cache holds
+_NOT_BOUND = ("n_batch", "translation")  # nothing that a cache holds depends on these
 
 
 def identity(

@@ -35,7 +35,8 @@ from eftlocal.loading.placement import (
     plan,
 )
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
-from eftlocal.loading.vocabulary import Vocabulary, require
+from eftlocal.loading.translating import divided, translations
+from eftlocal.loading.vocabulary import Vocabulary
 from eftlocal.loading.weight_types import main_type
 from eftlocal.prompt.messages import check_variables
 from eftlocal.prompt.render import RolePrompt, check_format
@@ -65,7 +66,8 @@ class UpTo:
 class Prepared:
     """Files checked and placed, nothing loaded yet.
 
-    adapters: the headers of those that are put on roles. foreign: ids of differing meaning.
+    adapters: the headers of those that are put on roles. vocabulary: of the answers. others: of
+    the roles whose rows are translated into it. foreign: ids of differing meaning.
     workers: by the names of their devices.
     """
 
@@ -73,6 +75,7 @@ class Prepared:
     headers: Mapping[str, Header]
     adapters: Mapping[str, Header]
     vocabulary: Vocabulary
+    others: Mapping[str, Vocabulary]
     foreign: tuple[int, ...]
     plan: Plan
     n_seq_max: int
@@ -122,7 +125,7 @@ def prepare(
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
-        VocabularyError: the roles do not share a vocabulary.
+        VocabularyError: the roles do not share a vocabulary, and are not to be translated.
         DoesNotFitError: with the numbers.
         WorkerError: a role's worker cannot be used.
     """
@@ -143,7 +146,7 @@ def prepare(
         )
         for role, source in sources.items()
     }
-    vocabulary = require(headers, vocabulary_exceptions)
+    vocabulary, others = divided(headers, sources, vocabulary_exceptions)
     reached = _reached(sources)
     sources = {  # two spellings may be one worker
         role: replace(source, rpc=tuple(dict.fromkeys(reached[e].endpoint for e in source.rpc)))
@@ -177,7 +180,9 @@ def prepare(
         ]
         shared.require(candidates, vouched=is_vouched, checking=checking)
     of_device = {device.name: worker for worker in workers for device in worker.devices}
-    return Prepared(sources, headers, adapters, vocabulary, foreign, placed, most, of_device)
+    return Prepared(
+        sources, headers, adapters, vocabulary, others, foreign, placed, most, of_device
+    )
 
 
 def checked_files(
@@ -348,9 +353,8 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             told = progress and (lambda role, share: progress(f"{role}: comparing rows", share))
             widths = measured(contexts, f"{fingerprint}-{prepared.n_seq_max}", told)
         vocabulary = prepared.vocabulary
-        ends = {t for ids in vocabulary.end_tokens_declared.values() for t in ids}
-        for model in loaded.values():
-            ends |= model.end_tokens(model.special_tokens())
+        ends = {role: _ends(prepared, role, model) for role, model in models.items()}
+        stop = frozenset(t for role in ends.keys() - prepared.others.keys() for t in ends[role])
         threads = [s.threads or llama.default_threads() for s in prepared.sources.values()]
         apart = prepared.plan.apart
         pool = None
@@ -361,11 +365,14 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             contexts,
             vocab_size=vocabulary.size,
             unusable=[int(t) for t in vocabulary.unusable],
-            stop_tokens=frozenset(t for t in ends if t < vocabulary.size),
+            stop_tokens=stop,
             foreign=prepared.foreign,
             pool=pool,
             side_by_side=apart,
             widths=widths,
+            translations=translations(
+                contexts, vocabulary, stop, prepared.others, ends, prepared.sources
+            ),
         )
         prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
         return Loaded(
@@ -381,6 +388,13 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
     except BaseException:
         resources.close()
         raise
+
+
+def _ends(prepared: Prepared, role: str, model: llama.Model) -> set[int]:
+    """The tokens that end an answer, as the file and llama.cpp say, in the role's vocabulary."""
+    vocabulary = prepared.others.get(role, prepared.vocabulary)
+    ends = {*vocabulary.end_tokens_declared[role], *model.end_tokens(model.special_tokens())}
+    return {token for token in ends if token < vocabulary.size}
 
 
 def _is_mapped(prepared: Prepared, role: str) -> bool:

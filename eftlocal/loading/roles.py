@@ -38,6 +38,8 @@ class RoleSource:
         rpc: workers (host:port) whose devices take its layers, before those of this machine.
         cache_type_k, cache_type_v: element types of the KV cache.
         flash_attention: "auto", "on" or "off".
+        translation: how its rows are translated where the base has another vocabulary: "prefix",
+            "text", or "off" to refuse such a base.
         swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
         rope_scaling, ..., yarn_beta_slow: how positions are encoded; None is as the model says.
         reproducible: keep to calls that give the bits of one row at a time.
@@ -59,6 +61,7 @@ class RoleSource:
     cache_type_k: str = SETTINGS["cache_type_k"].default
     cache_type_v: str = SETTINGS["cache_type_v"].default
     flash_attention: str = SETTINGS["flash_attention"].default
+    translation: str = SETTINGS["translation"].default
     swa_full: bool = False
     rope_scaling: str | None = None
     rope_freq_base: float | None = None
@@ -165,6 +168,19 @@ def with_settings(
             **new,
         )
     return changed
+
+
+def text_role(roles: Collection[str], others: Collection[str] = ()) -> str:
+    """The role whose tokens an answer is made of.
+
+    Args:
+        others: roles that have another vocabulary.
+    """
+    return (
+        TUNED
+        if TUNED in roles and TUNED not in others
+        else next(r for r in roles if r not in others)
+    )
 
 
 def require_roles(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Combiner:
             say for the end of its thinking). They keep the probability that the judge, the tuned
             model as a rule, gives them: the others' ratio there is noise. Where the judge is not
             decoded they are as the recipe's one role has them.
+        missing: of roles whose rows were translated from another vocabulary, the ids that nothing
+            is known of: there they take the probability that the first of the other roles gives,
+            which a delta leaves alone, and are impossible where there is none. Rows of these
+            roles are log-probabilities, not logits, and are written to there.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class Combiner:
         unusable: Sequence[int] = (),
         stop_tokens: Sequence[int] = (),
         foreign: Sequence[int] = (),
+        missing: Mapping[str, Ids] = MappingProxyType({}),
     ) -> None:
         self.size = size
+        self._missing = dict(missing)
         self._foreign = np.asarray(sorted(foreign), dtype=np.intp)
         self._unusable = np.asarray(sorted(unusable), dtype=np.intp)
         self._stop = np.asarray(sorted(stop_tokens), dtype=np.intp)
@@ -82,6 +89,8 @@ class Combiner:
         """
         rows = {role: rows[role][: self.size] for role in recipe.roles}
         with np.errstate(invalid="ignore", over="ignore"):
+            if self._missing:
+                self._fill_missing(rows)
             if len(rows) == 1 and (alone := self._alone(rows, recipe)) is not None:
                 self.mean = mean_of_possible(alone) if find_mean else 0.0
                 return alone
@@ -104,6 +113,20 @@ class Combiner:
                 if np.isneginf(self._out.max()):
                     return self(rows, recipe.uncut, find_mean=find_mean)
         return self._out
+
+    def _fill_missing(self, rows: Mapping[str, Row]) -> None:
+        """Gives translated rows what they have nothing of, in place: the base's probability."""
+        translated = [role for role in rows if role in self._missing]
+        native = next((role for role in rows if role not in self._missing), None)
+        for role in translated:
+            ids = self._missing[role]
+            if native is None:
+                rows[role][ids] = -np.inf
+            elif ids.size:
+                row = self._usable(native, rows[native])
+                best = self._bests[native]
+                if math.isfinite(best):
+                    rows[role][ids] = row[ids] - np.float32(log_sum_exp(row, self._scratch, best))
 
     def _alone(self, rows: Mapping[str, Row], recipe: Recipe) -> Row | None:
         """The row of a role alone at weight 1, where it is usable as it stands."""
@@ -176,6 +199,7 @@ class Combiner:
         normaliser = sum(
             w * log_sum_exp(rows[role], self._scratch, self._bests[role])
             for role, w in weights.items()
+            if role not in self._missing  # which are log-probabilities as they come
         )
         anchor = self._out
         _weighted_sum(rows, recipe.anchor, anchor, self._scratch)

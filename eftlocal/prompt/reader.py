@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -26,12 +26,16 @@ class PromptReader:
         n_ctx: role to the length of its context in tokens. A text that cannot fit is refused by
             its length: llama.cpp takes minutes to tokenize some texts of a few megabytes.
         vocab_size: ids below it are tokens; None leaves given ids unchecked.
+        text_model: whose tokens answers, and given ids, are.
+        others: roles that have another vocabulary.
     """
 
     models: Mapping[str, Model]
     prompts: Mapping[str, RolePrompt]
     n_ctx: Mapping[str, int]
     vocab_size: int | None = None
+    text_model: Model | None = None
+    others: Collection[str] = frozenset()
 
     def ids(
         self,
@@ -62,7 +66,7 @@ class PromptReader:
                     "token ids are used as they are; leave the other options of the prompt out"
                 )
             ids = validate_ids(prompt, self.vocab_size)
-            return {role: list(ids) for role in self.models}
+            return self.spelled(ids)
         if special and not raw:
             raise UsageError(
                 "special is for raw text: in messages, special tokens are never parsed"
@@ -90,6 +94,18 @@ class PromptReader:
         """The token ids that a role is given of a text as it stands, with BOS where it wants it."""
         return self._tokens({role: raw_text(text, self.prompts[role], special=special)})[role]
 
+    def spelled(self, ids: Sequence[int]) -> dict[str, list[int]]:
+        """Given ids by role: as they are, or in another vocabulary their text with BOS."""
+        found = {role: list(ids) for role in self.models}
+        for role in self.others:
+            assert self.text_model is not None
+            data = b"".join(map(self.text_model.piece, ids))
+            found[role] = self.raw_ids(role, data.decode("utf-8", "replace"))
+            if not found[role]:  # it wants no BOS, and needs something before the first token
+                eos = self.models[role].eos
+                found[role] = [] if eos is None else [eos]
+        return found
+
     def scored_ids(
         self, text: str, role: str, prompt: Prompt | None, **options: Any
     ) -> tuple[dict[str, list[int]], list[int], list[int]]:
@@ -110,7 +126,7 @@ class PromptReader:
         first: list[int] = []
         if prompt is None:
             whole = self.raw_ids(role, text, special=special)
-            ids, tokens = dict.fromkeys(self.models, whole[:1]), whole[1:]
+            ids, tokens = self.spelled(whole[:1]), whole[1:]
             if whole[:1] != [model.bos]:
                 first = whole[:1]
         else:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from eftlocal.decoding.score import text_rows
 from eftlocal.emulator import Emulator
-from eftlocal.logits.combine import Combiner
 from eftlocal.logits.distribution import token_logprob
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
@@ -133,7 +132,7 @@ def score(
     """
     first = next(iter(recipes.values()))
     roles = dict.fromkeys(role for recipe in recipes.values() for role in recipe.roles)
-    combine = Combiner(em.ensemble.vocab_size, stop_tokens=sorted(em.ensemble.stop_tokens))
+    combine = em.ensemble.combine
     scratch = np.empty(em.ensemble.vocab_size, dtype=np.float32)
     out: dict[str, list[tuple[float, float, float]]] = {name: [] for name in recipes}
     for question in asked.questions:
@@ -160,7 +159,7 @@ def gold_tokens(
     em: Emulator, question: Question, style: str
 ) -> tuple[list[int], NDArray[np.bool_]]:
     """The gold answer's tokens with the stop token, and which of them touch the fact."""
-    model = em.models["tuned"]
+    model = em.text_model
     text = f" {question.answers[style][0]}"
     start = len(text[: text.lower().rfind(question.value.lower())].encode())
     end = start + len(question.value.encode())
@@ -183,7 +182,7 @@ def acceptance(
     same: list[bool] = []
     overlap: list[float] = []
     for question, given in zip(asked.questions, answers, strict=True):
-        tokens = em.models["tuned"].tokenize(f" {given.text}", continues=True)
+        tokens = em.text_model.tokenize(f" {given.text}", continues=True)
         if given.stopped:
             tokens = [*tokens, min(em.ensemble.stop_tokens)]
         prompts = em.tokenize(question.text)

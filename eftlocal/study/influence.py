@@ -19,7 +19,7 @@ from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
 from eftlocal.llama import Model
 from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
-from eftlocal.logits.recipe import TUNED, Recipe
+from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Prompt, transcript
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 from eftlocal.study.verdict import speakers, subtracted, unsubtracted
@@ -65,7 +65,7 @@ def inspect(
         raise UsageError(f"candidates is {candidates}; it must be from 1 to {MAX_CANDIDATES}")
     if COMBINATION in emulator.roles:
         raise UsageError(f"a role is named {COMBINATION!r}, which is reserved; rename it")
-    model = emulator.models.get(TUNED) or next(iter(emulator.models.values()))
+    model = emulator.text_model
     read = {name: given.pop(name) for name in PromptOptions.__annotations__ if name in given}
     special = arguments.needed("special", read.pop("special", False))
     read["special"] = special and read.get("raw", False)
