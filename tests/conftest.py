@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 import eftlocal
 from eftlocal import Emulator
+from eftlocal.__main__ import start_quickly
 from eftlocal.loading.roles import RoleSource
 
 # Tests of the chat draw when nothing else is left to do; before that, not sixty times a second.
@@ -39,12 +41,17 @@ MOST_MEMORY = max(8 << 30, psutil.virtual_memory().total // 2)
 def pytest_configure() -> None:
     """Ctrl-C is tested, here and in child processes: a shell's background job ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    start_quickly()  # as the command does; child processes inherit its variables
     if sys.platform == "linux":  # which counts only what a process may write to
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         if hard == resource.RLIM_INFINITY or hard > MOST_MEMORY:
             resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: no collection looks through it again
 
 
 @pytest.fixture(autouse=True)

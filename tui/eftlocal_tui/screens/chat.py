@@ -73,6 +73,12 @@ class ChatScreen(BaseScreen[None]):
         self.said = ""  # in the line above the message box
 
     def compose(self) -> ComposeResult:
+        # Known before its widgets are: a class that comes later styles all of them once more.
+        panel = self.services.settings.panel
+        if panel is None:
+            panel = read_view(self.services.view_file).panel
+        self.set_class(self._panel_fits if panel is None else panel, "-panel")
+        self.add_class("-wide" if self._panel_fits else "-narrow")
         yield Static("", id="head", markup=False)
         with Horizontal():
             with Vertical():
@@ -94,10 +100,6 @@ class ChatScreen(BaseScreen[None]):
         yield KeyBar()
 
     async def on_mount(self) -> None:
-        panel = self.services.settings.panel
-        if panel is None:
-            panel = read_view(self.services.view_file).panel
-        self.set_class(self._panel_fits if panel is None else panel, "-panel")
         self.show_head()
         if self.services.unsaved:
             await self.say(f"This chat is not saved: {self.services.unsaved}")
