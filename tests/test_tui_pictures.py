@@ -51,7 +51,8 @@ async def compare(d: Driver, name: str) -> None:
 
 def told(d: Driver) -> str:
     """The screen without its scrollbars, whose thumbs' eighths of a row differ between runs."""
-    text = re.sub(r"[ ▁▂▃▄▅▆▇█▔▀]+$", "", d.screen_text(), flags=re.MULTILINE)
+    text = re.sub(r"[▁▂▃▄▅▆▇█▔▀](?=[▁▂▃▄▅▆▇█▔▀]*│?$)", " ", d.screen_text(), flags=re.MULTILINE)
+    text = re.sub(r" +$", "", text, flags=re.MULTILINE)
     size = r"[\d.]+ [kMG]?B"
     text = re.sub(rf"memory +{size} · {size} free *", "memory SIZE · SIZE free", text)
     text = re.sub(r"(\d+ (?:s|min) ago)(.*)", of_any_age, text)
