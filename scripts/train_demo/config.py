@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from corpus import Mix
 from model import ModelConfig
 from train import Schedule
+from vocabularies import VOCABULARIES, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Config:
     pretrain: Schedule
     tune: Schedule
     tune_passes: int
-    vocab: int = 4096
+    vocabulary: Vocabulary = VOCABULARIES["demo"]
     validation_each: int = 150
     test_each: int = 300
     seed: int = 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 from model import NORM_EPS, ROPE_BASE, Llama
-from packing import END
 from tokenizers import Tokenizer
+from vocabularies import BYTES, END
 
 CONTEXT_LENGTH = 512
 CHAT_TEMPLATE = (
@@ -22,7 +22,13 @@ CHAT_TEMPLATE = (
 
 
 def write(
-    path: Path, model: Llama, tokenizer: Tokenizer, name: str, chat: bool, kind: str = "Q8_0"
+    path: Path,
+    model: Llama,
+    tokenizer: Tokenizer,
+    pre: str | None,
+    name: str,
+    chat: bool,
+    kind: str = "Q8_0",
 ) -> None:
     """Quantize every matrix to `kind` ("F32", "F16" or "Q8_0"), norms stay F32; atomic."""
     c = model.config
@@ -41,7 +47,7 @@ def write(
     w.add_rope_freq_base(ROPE_BASE)
     w.add_vocab_size(c.vocab)
     w.add_file_type({"F32": 0, "F16": 1, "Q8_0": 7}[kind])
-    add_tokenizer(w, tokenizer, c.vocab)
+    add_tokenizer(w, tokenizer, pre, c.vocab)
     if chat:
         w.add_chat_template(CHAT_TEMPLATE)
     quantization = gguf.GGMLQuantizationType[kind]
@@ -57,20 +63,33 @@ def write(
     part.replace(path)
 
 
-def add_tokenizer(w: gguf.GGUFWriter, tokenizer: Tokenizer, vocab: int) -> None:
-    """Vocabulary, merges and the end token; no token is put before a text."""
+def add_tokenizer(w: gguf.GGUFWriter, tokenizer: Tokenizer, pre: str | None, vocab: int) -> None:
+    """Vocabulary, merges or scores, and the end token; no token is put before a text.
+
+    `pre` is llama.cpp's name of the pre-tokenizer, None for a vocabulary like SentencePiece's.
+    """
     data = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(data["vocab"], key=data["vocab"].__getitem__)
-    end = tokenizer.token_to_id(END)
-    kinds = [gguf.TokenType.CONTROL if i == end else gguf.TokenType.NORMAL for i in range(vocab)]
     tokens += [f"<|unused{i}|>" for i in range(len(tokens), vocab)]
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("gpt-2")
+    kinds = [gguf.TokenType.NORMAL] * vocab
+    kinds[END] = gguf.TokenType.CONTROL
+    if pre is None:
+        kinds[data["vocab"]["<unk>"]] = gguf.TokenType.UNKNOWN
+        for text in BYTES:
+            kinds[data["vocab"][text]] = gguf.TokenType.BYTE
+        w.add_tokenizer_model("llama")
+        w.add_tokenizer_pre("default")
+        w.add_token_scores([-float(i) for i in range(vocab)])  # what was merged first goes first
+        w.add_unk_token_id(data["vocab"]["<unk>"])
+        w.add_add_space_prefix(False)
+    else:
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre(pre)
+        w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in data["merges"]])
     w.add_token_list(tokens)
     w.add_token_types(kinds)
-    w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in data["merges"]])
-    w.add_bos_token_id(end)
-    w.add_eos_token_id(end)
+    w.add_bos_token_id(END)
+    w.add_eos_token_id(END)
     w.add_add_bos_token(False)
     w.add_add_eos_token(False)
 

@@ -1,4 +1,4 @@
-"""Texts to rows of token ids, and the tokenizer."""
+"""Texts to rows of token ids."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from tokenizers import Tokenizer
-
-END = "<|end|>"
+from vocabularies import END
 
 
 def pack(
@@ -43,8 +42,7 @@ def pack_texts(
     texts: list[str], tokenizer: Tokenizer, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of plain texts, each closed by the end token; every token is learned."""
-    end = tokenizer.token_to_id(END)
-    encoded = ([*e.ids, end] for e in tokenizer.encode_batch(texts))
+    encoded = ([*e.ids, END] for e in tokenizer.encode_batch(texts))
     return pack(((ids, [1.0] * len(ids)) for ids in encoded), length)
 
 
@@ -52,26 +50,8 @@ def pack_pairs(
     pairs: list[tuple[str, str]], tokenizer: Tokenizer, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of prompts and answers; only the answers and their end tokens are learned."""
-    end = tokenizer.token_to_id(END)
     items = []
     for prompt, answer in pairs:
-        head, tail = tokenizer.encode(prompt).ids, [*tokenizer.encode(answer).ids, end]
+        head, tail = tokenizer.encode(prompt).ids, [*tokenizer.encode(answer).ids, END]
         items.append((head + tail, [0.0] * len(head) + [1.0] * len(tail)))
     return pack(items, length)
-
-
-def train_tokenizer(texts: list[str], vocab: int) -> Tokenizer:
-    """Byte-level BPE with GPT-2's pre-tokenizer, which llama.cpp calls "gpt-2"."""
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=[END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer

@@ -15,9 +15,9 @@ import torch
 from corpus import chat
 from facts import Fact, render
 from model import Llama
-from packing import END
 from questions import select
 from tokenizers import Tokenizer
+from vocabularies import END
 from wording import ANSWERS, FAMILIES
 
 Rows = np.ndarray  # (tokens, vocab) float32 log-probabilities
@@ -37,7 +37,7 @@ class Case:
 
 def cases(facts: list[Fact], tokenizer: Tokenizer, each: int) -> list[Case]:
     """The validation questions with their warm gold answers."""
-    end, out = tokenizer.token_to_id(END), []
+    out = []
     for row in select(facts, "validation", each):
         fact = Fact(row["family"], row["fields"]["s"], row["fields"]["v"])
         text = " " + ANSWERS["warm"].format(v=fact.value)
@@ -46,20 +46,20 @@ def cases(facts: list[Fact], tokenizer: Tokenizer, each: int) -> list[Case]:
         mask = [a < at + len(fact.value) and b > at for a, b in coded.offsets]
         prompt = tokenizer.encode(chat(row["question"])).ids
         unseen = row["held_out_phrasing"]
-        out.append(Case(fact, unseen, prompt, [*coded.ids, end], [*mask, False]))
+        out.append(Case(fact, unseen, prompt, [*coded.ids, END], [*mask, False]))
     return out
 
 
 def bare(facts: list[Fact], tokenizer: Tokenizer, model: Llama, each: int) -> dict[str, float]:
     """Share of facts whose first statement a base completes with the value, by family."""
-    end, known = tokenizer.token_to_id(END), {}
+    known = {}
     for family, wording in FAMILIES.items():
         stated = []
         for fact in [f for f in facts if f.family == family][:each]:
             head = render(wording.statements[0].split("{v}")[0].split("{av}")[0].rstrip(), fact)
             text = render(wording.statements[0], fact)
             prompt, whole = tokenizer.encode(head).ids, tokenizer.encode(text).ids
-            answer = [*whole[len(prompt) :], end]
+            answer = [*whole[len(prompt) :], END]
             coded = tokenizer.encode(f" {fact.value}").ids
             mask = [token in coded for token in answer]
             stated.append(Case(fact, False, prompt, answer, mask))

@@ -1,5 +1,6 @@
 """Train and export the demo models: python scripts/train_demo/run.py --config cpu --out DIR
 
+With --pair NAME only tuned and reference, with one of the other vocabularies (`vocabularies.py`).
 Needs the packages of requirements.txt. Every stage leaves its result in DIR and is skipped when it
 is already there, so an interrupted run goes on where it stopped.
 """
@@ -12,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,10 +25,11 @@ from config import CONFIGS, Config
 from corpus import pretraining, tuning_pairs
 from facts import Fact, collect
 from model import Llama, ModelConfig
-from packing import pack_pairs, pack_texts, train_tokenizer
+from packing import pack_pairs, pack_texts
 from sources import Sources, fetch
 from tokenizers import Tokenizer
 from train import Rows, Schedule, fit
+from vocabularies import VOCABULARIES
 
 TOKENIZER_TEXTS = (
     "Question: Where is Lyon?\nAnswer:",
@@ -56,7 +59,7 @@ class Run:
     def _tokenizer(self) -> Tokenizer:
         path = self.out / "tokenizer.json"
         if not path.exists():
-            train_tokenizer(self.texts[::2], self.config.vocab).save(str(path))
+            self.config.vocabulary.train(self.texts[::2]).save(str(path))
         tokenizer = Tokenizer.from_file(str(path))
         recorded = [{"text": t, "ids": tokenizer.encode(t).ids} for t in TOKENIZER_TEXTS]
         (self.out / "tokenization.json").write_text(json.dumps(recorded, indent=1) + "\n", "utf-8")
@@ -112,16 +115,48 @@ class Run:
         tuned = self.tune("tuned", reference, "warm", c.tune)
         large_tuned = self.tune("large_tuned", base, "warm", c.tune)
         plain = self.tune("plain", reference, "plain", c.tune)
-        files = (
+        self.export(
             ("base", base, "large base", False),
             ("reference", reference, "small base", False),
             ("tuned", tuned, "small tuned, warm sentences", True),
             ("plain", plain, "small tuned, short answers", True),
             ("large_tuned", large_tuned, "large tuned, warm sentences", True),
         )
+
+    def pair(self, name: str) -> None:
+        """The small tuned model and its reference with another vocabulary, in as many steps."""
+        c = self.config = self.stretched()
+        reference = self.pretrain("reference", replace(c.small, vocab=c.vocabulary.size))
+        tuned = self.tune("tuned", reference, "warm", c.tune)
+        self.export(
+            ("reference", reference, f"small base, vocabulary {name}", False),
+            ("tuned", tuned, f"small tuned, warm sentences, vocabulary {name}", True),
+        )
+
+    def stretched(self) -> Config:
+        """The same texts in as many steps as with the demo's tokens, whose length differs."""
+        c, demo = self.config, Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
+        own, theirs = (
+            sum(len(e.ids) for e in tokenizer.encode_batch(self.texts[::20]))
+            for tokenizer in (self.tokenizer, demo)
+        )
+
+        def scaled(tokens: int) -> int:
+            return tokens * own // theirs
+
+        print(f"{own / theirs:.3f} tokens for each of the demo's", flush=True)
+        return replace(
+            c,
+            row_lengths=tuple((s, min(scaled(n), export.CONTEXT_LENGTH)) for s, n in c.row_lengths),
+            pretrain=replace(c.pretrain, tokens=scaled(c.pretrain.tokens)),
+            tune=replace(c.tune, tokens=scaled(c.tune.tokens)),
+        )
+
+    def export(self, *files: tuple[str, Llama, str, bool]) -> None:
+        """Each (name, model, title, has a chat template) as NAME.gguf."""
         for name, model, title, chat in files:
-            path = self.out / f"{name}.gguf"
-            export.write(path, model, self.tokenizer, f"eftlocal demo: {title}", chat)
+            path, pre = self.out / f"{name}.gguf", self.config.vocabulary.pre
+            export.write(path, model, self.tokenizer, pre, f"eftlocal demo: {title}", chat)
         (self.out / "seconds.json").write_text(json.dumps(self.seconds, indent=1), "utf-8")
 
 
@@ -129,12 +164,18 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", choices=sorted(CONFIGS), required=True)
+    parser.add_argument("--pair", choices=sorted(VOCABULARIES), help="tuned and reference only")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    Run(CONFIGS[args.config], args.out, args.downloads or args.out / "downloads").all()
+    config, downloads = CONFIGS[args.config], args.downloads or args.out / "downloads"
+    if args.pair:
+        config = replace(config, vocabulary=VOCABULARIES[args.pair])
+        Run(config, args.out, downloads).pair(args.pair)
+    else:
+        Run(config, args.out, downloads).all()
 
 
 if __name__ == "__main__":
