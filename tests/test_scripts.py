@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import runpy
@@ -14,6 +15,7 @@ import fuzz_files
 import llama_cpp
 import numpy as np
 import pytest
+from _answered import answered
 from fuzz_files import Case, Sources, Worker, cases_of, fuzz, make_case
 from fuzzing.edits import EDITS
 from gguf import LlamaFileType
@@ -23,8 +25,11 @@ from processor import not_with_amx
 from random_blocks import TYPES, random_blocks
 from random_gguf import LOGITS_STD, QUANTIZATIONS, SHAPES, Shape, tensor_type, write_random_model
 
+from eftlocal import Emulator
+from eftlocal.batch.lines import Line
 from eftlocal.gguf_file.header import read_header
 from eftlocal.llama import Context, Model, Span, repacked_types
+from eftlocal.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
@@ -221,3 +226,17 @@ def test_what_happens_to_a_worker_is_seen(
         assert worker.run(tmp_path / "model.gguf", None, 2.0)["outcome"] == found
     finally:
         worker.close()
+
+
+def test_what_a_stopped_script_has_answered_is_not_asked_again(tmp_path: Path) -> None:
+    def load() -> Emulator:
+        raise AssertionError("nothing is missing")
+
+    out = tmp_path / "rows.jsonl"
+    asked = [Line(0, name, Request(("Where?",))) for name in ("a", "b")]
+    rows = {name: {"id": name, "text": name, "distinct_2": 1.0} for name in ("b", "a", "old")}
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
+    assert answered(out, asked, load) == {"a": rows["a"], "b": rows["b"]}
+    out.write_text(json.dumps(rows["a"]) + "\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="nothing is missing"):
+        answered(out, asked, load)

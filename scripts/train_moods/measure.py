@@ -1,156 +1,219 @@
 """Measure the moods over alpha and lambda on held-out prompts, and draw the curves.
 
-Runs `eftlocal sweep` (which goes on where it was stopped), then says of every answer which mood it
-is in (words.py), and writes moods.json and moods.svg.
+Every prompt is answered at every point, side by side; goes on where it was stopped. words.py says
+which mood an answer is in. Writes moods.json, docs/moods-curves.svg and the tables of
+docs/moods.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(Path(__file__).parent)]
 
+from _answered import Rows, answered
 from data import HELD_OUT, all_prompts, answers
 from words import Classifier
 
+import eftlocal
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.batch.lines import Line
+from eftlocal.request import Request
 from eftlocal.study.plot import curve, panels, save
+from eftlocal.study.report import interval
 from eftlocal.study.statistics import Interval, mean
 from eftlocal.tuning.examples import is_held_out
 
 MOODS = ("calm", "happy")
 PLAIN = "plain"
-FILTERS = {"delta-top-p": "0.95", "plausibility": "0.1", "delta-clip": "2"}
-COMMON = ("--preset", "moods", "--temperature", "0", "--max-tokens", "24")
-CALM, HAPPY = "calm=1,happy=0", "calm=0,happy=1"
+ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+SHARES = (0.25, 0.5, 0.75)
+FILTERS = {"delta_top_p": 0.95, "plausibility": 0.1, "delta_clip": 2.0, "unsure_below": 0.6}
+FILTERED = (-1.0, 2.0)  # alphas, of the calm mood
+TOKENS = 16
+SIDE_BY_SIDE = 24  # as many as there are points
 
 
-def sweeps(folder: Path) -> dict[str, tuple[Path, list[list[str]]]]:
-    """Of each file of answers, its prompts and the grids that fill it."""
-    held_out, trained = folder / "held_out.jsonl", folder / "trained.jsonl"
-    filtered = [[f"--{name}", value] for name, value in FILTERS.items()]
-    return {
-        PLAIN: (trained, [["--alpha", "0"]]),  # what the classifier takes for no mood
-        "calm": (held_out, [["--alpha", "-1:2:0.5", "--lambda", CALM]]),
-        "lambda": (held_out, [["--lambda", "calm=0:1:0.25,happy=rest"]]),
-        "happy": (held_out, [["--alpha", "-1,2", "--lambda", HAPPY]]),
-        "filters": (held_out, [["--alpha", "-1,2", "--lambda", CALM, *f] for f in filtered]),
-    }
+class Point(NamedTuple):
+    """Dials: lambda of the calm mood, alpha, and one of the filters or none."""
+
+    share: float
+    alpha: float
+    limit: str = ""
+
+    def recipe(self) -> Recipe:
+        shares = {"calm": self.share, "happy": 1.0 - self.share}
+        made = Recipe.mix(shares, self.alpha, dict.fromkeys(MOODS, "base"))
+        return replace(made, **{self.limit: FILTERS[self.limit]}) if self.limit else made
+
+
+POINTS = (
+    *(Point(calm, alpha) for calm in (1.0, 0.0) for alpha in ALPHAS if alpha),
+    Point(1.0, 0.0),  # whatever lambda is
+    *(Point(calm, 1.0) for calm in SHARES),
+    *(Point(1.0, alpha, limit) for limit in FILTERS for alpha in FILTERED),
+)
+NOTHING = Point(1.0, 0.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="for the prompts and answers")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "moods-curves.svg")
-    parser.add_argument("--limit", type=int, help="prompts of each sweep (default: all)")
-    parser.add_argument("--parallel", default="8", help="answers at once (default: 8)")
-    parser.add_argument("--threads", help="of llama.cpp (default: one a core)")
-    parser.add_argument("--only", help="the sweep of this name, and nothing else")
+    parser.add_argument("folder", type=Path, help="for the answers")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="of the page and picture")
+    parser.add_argument("--limit", type=int, help="prompts (default: all)")
+    parser.add_argument("--threads", type=int, help="of llama.cpp (default: one a core)")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_prompts(folder)
-    rows = {}
-    chosen = sweeps(folder)
-    if arguments.only:
-        chosen = {arguments.only: chosen[arguments.only]}
-    for name, (prompts, grids) in chosen.items():
-        out = folder / f"{name}.jsonl"
-        for grid in grids:
-            command = ["sweep", "--prompts", str(prompts), *COMMON, *grid, "--out", str(out)]
-            command += ["--parallel", arguments.parallel, "--metrics", "tokens"]
-            command += ["--limit", str(arguments.limit)] if arguments.limit else []
-            command += ["--threads", arguments.threads] if arguments.threads else []
-            subprocess.run([sys.executable, "-m", "eftlocal", *command], check=True)
-        rows[name] = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    if arguments.only:
-        return
-    report = measured(rows)
+
+    def load() -> Emulator:
+        return eftlocal.load("moods", n_ctx=256, n_seq_max=SIDE_BY_SIDE, threads=arguments.threads)
+
+    plain = answered(folder / "plain.jsonl", lines(False, [NOTHING], arguments.limit), load)
+    rows = answered(folder / "answers.jsonl", lines(True, POINTS, arguments.limit), load)
+    report = measured(plain, rows)
     (folder / "moods.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    draw(report, arguments.picture)
-    print(json.dumps(report["classifier"], indent=2))
+    draw(report, arguments.docs / "moods-curves.svg")
+    page = arguments.docs / "moods.md"
+    before, mark, rest = page.read_text("utf-8").partition("<!-- curves -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    page.write_text(f"{before}{mark}\n{tables(report)}\n{end}{after}", encoding="utf-8")
 
 
-def write_prompts(folder: Path) -> None:
-    for name, wanted in (("held_out", True), ("trained", False)):
-        chosen = [p for p in all_prompts() if is_held_out(p, HELD_OUT) == wanted]
-        lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in chosen)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+def lines(held_out: bool, points: Sequence[Point], limit: int | None) -> Iterator[Line]:
+    """The requests, prompt by prompt; the prompts in an order that says nothing of them."""
+    chosen = [prompt for prompt in all_prompts() if is_held_out(prompt, HELD_OUT) == held_out]
+    greedy = Sampling(temperature=0.0)
+    for prompt in sorted(chosen, key=lambda p: sha256(p.encode()).digest())[:limit]:
+        for point in points:
+            asked = Request((prompt,), recipe=point.recipe(), sampling=greedy, max_tokens=TOKENS)
+            yield Line(0, json.dumps([prompt, *point]), asked)
 
 
-def measured(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The shares of answers in each mood, with intervals over the prompts."""
-    people = {mood: answers(mood) for mood in MOODS}
-    taught = {
-        mood: [text for prompt, text in of.items() if not is_held_out(prompt, HELD_OUT)]
-        for mood, of in people.items()
-    }
-    classify = Classifier({**taught, PLAIN: [row["text"] for row in rows["plain"]]})
-    unseen = {
-        mood: [text for prompt, text in of.items() if is_held_out(prompt, HELD_OUT)]
-        for mood, of in people.items()
-    }
-    unseen[PLAIN] = [row["text"] for row in rows["calm"] if row["dials"]["alpha"] == 0]
+def measured(plain: Rows, rows: Rows) -> dict[str, Any]:
+    """The shares of answers in each mood at every point, with intervals over the prompts."""
+    taught, unseen = (
+        {
+            mood: [t for p, t in answers(mood).items() if is_held_out(p, HELD_OUT) == held_out]
+            for mood in MOODS
+        }
+        for held_out in (False, True)
+    )
+    at: dict[Point, list[Mapping[str, Any]]] = {}
+    for key, row in rows.items():
+        at.setdefault(Point(*json.loads(key)[1:]), []).append(row)
+    classify = Classifier({**taught, PLAIN: [row["text"] for row in plain.values()]})
+    unseen[PLAIN] = [row["text"] for row in at[NOTHING]]
     right = {c: mean([float(classify(t) == c) for t in of]) for c, of in unseen.items()}
-    points = {name: _points(rows[name], classify) for name in rows if name != PLAIN}
     return {
         "classifier": {c: {"right": right[c], "n": len(unseen[c])} for c in right},
-        "points": points,
+        "points": [
+            {**point._asdict(), "n": len(at[point]), **_shares(at[point], classify)}
+            for point in POINTS
+        ],
     }
-
-
-def _points(rows: Sequence[Mapping[str, Any]], classify: Classifier) -> list[dict[str, Any]]:
-    """Of each point of a grid, the share of its answers in each class."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(json.dumps(row["dials"], sort_keys=True), []).append(row)
-    return [
-        {"dials": json.loads(dials), "n": len(of), **_shares(of, classify)}
-        for dials, of in found.items()
-    ]
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], classify: Classifier) -> dict[str, Interval]:
     classes = [classify(row["text"]) for row in rows]
     shares = {c: mean([float(found == c) for found in classes]) for c in (*MOODS, PLAIN)}
-    pairs = [row["values"]["distinct_2"] for row in rows if "distinct_2" in row["values"]]
-    return {**shares, "distinct_2": mean(pairs)}
+    return {**shares, "distinct_2": mean([row["distinct_2"] for row in rows])}
+
+
+def along(report: Mapping[str, Any], mood: str, limit: str = "") -> list[dict[str, Any]]:
+    """The points of one mood alone, under one filter or none, over alpha."""
+    share = float(mood == "calm")
+    found = [
+        point
+        for point in report["points"]
+        if point["limit"] == limit and (point["share"] == share or not point["alpha"])
+    ]
+    return sorted(found, key=lambda point: point["alpha"])
+
+
+def between(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The points from one mood to the other, at alpha 1."""
+    found = [p for p in report["points"] if p["alpha"] == 1 and not p["limit"]]
+    return sorted(found, key=lambda point: point["share"])
+
+
+def tables(report: Mapping[str, Any]) -> str:
+    """All figures in Markdown."""
+    judged = [[c, interval(of["right"]), str(of["n"])] for c, of in report["classifier"].items()]
+    parts = [markdown(["answers", "put in their class", "of"], judged)]
+    for mood, other in (MOODS, MOODS[::-1]):
+        columns = [mood, PLAIN, other, "distinct_2"]
+        rows = [_row(f"{p['alpha']:g}", p, columns) for p in along(report, mood)]
+        parts.append(markdown([f"alpha, {mood} alone", *_named(columns)], rows))
+    columns = ["calm", "happy", PLAIN, "distinct_2"]
+    rows = [_row(f"{p['share']:g}", p, columns) for p in between(report)]
+    parts.append(markdown(["lambda of calm, alpha 1", *_named(columns)], rows))
+    columns = ["calm", PLAIN, "happy", "distinct_2"]
+    rows = [
+        _row(f"{p['alpha']:g}, {_option(limit) if limit else 'no filter'}", p, columns)
+        for alpha in FILTERED
+        for limit in ("", *FILTERS)
+        for p in along(report, "calm", limit)
+        if p["alpha"] == alpha
+    ]
+    parts.append(markdown(["alpha, calm alone", *_named(columns)], rows))
+    return "\n".join(parts)
+
+
+def _option(limit: str) -> str:
+    return f"`--{limit.replace('_', '-')} {FILTERS[limit]:g}`"
+
+
+def _named(columns: Sequence[str]) -> list[str]:
+    return [*("distinct pairs" if c == "distinct_2" else c for c in columns), "prompts"]
+
+
+def _row(first: str, point: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    return [first, *(_cell(point[c]) for c in columns), str(point["n"])]
+
+
+def _cell(found: Sequence[float]) -> str:
+    """Without an interval where all prompts have one value."""
+    return interval(found) if found[1] < found[2] else f"{found[0]:.2f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """A panel for each mood over alpha, one over lambda, one of how much is said twice."""
     picture, (calm, happy, mixed, said) = panels(4, columns=2, width=5, height=3.4)
-    points = report["points"]
-    line = sorted(points["lambda"], key=lambda point: point["dials"]["lambda"]["calm"])
-    # Alpha 0 is the plain model whatever lambda is, and lambda's end is alpha 1.
-    nothing = [point for point in points["calm"] if point["dials"]["alpha"] == 0]
-    whole = [{**line[0], "dials": {"alpha": 1.0}}]
-    along = {"calm": points["calm"], "happy": [*points["happy"], *nothing, *whole]}
     for axes, mood in ((calm, "calm"), (happy, "happy")):
         axes.set_title(f"answers that are {mood}")
-        _over_alpha(axes, along[mood], mood, f"{mood}, no filter")
+        _over_alpha(axes, along(report, mood), mood, f"{mood}, no filter")
         axes.set_xlabel("alpha")
     for i, (name, value) in enumerate(FILTERS.items(), 1):
-        key = name.replace("-", "_")
-        of = [point for point in points["filters"] if point["dials"].get(key) is not None]
-        xs = [point["dials"]["alpha"] + 0.05 * i for point in of]  # beside one another
-        curve(calm, xs, [Interval(*point["calm"]) for point in of], f"{name} {value}", joined=False)
+        of = along(report, "calm", name)
+        xs = [point["alpha"] + 0.05 * i for point in of]  # beside one another
+        found = [Interval(*point["calm"]) for point in of]
+        curve(calm, xs, found, f"{name} {value:g}", joined=False)
     calm.legend(fontsize="small")
     mixed.set_title("answers in each mood, alpha 1")
+    line = between(report)
     for mood in MOODS:
-        xs = [point["dials"]["lambda"]["calm"] for point in line]
+        xs = [point["share"] for point in line]
         curve(mixed, xs, [Interval(*point[mood]) for point in line], mood)
     mixed.set_xlabel("lambda of calm (the rest is happy)")
     mixed.legend(fontsize="small")
     said.set_title("distinct pairs of tokens in an answer")
     for mood in MOODS:
-        _over_alpha(said, along[mood], "distinct_2", mood)
+        _over_alpha(said, along(report, mood), "distinct_2", mood)
     said.set_xlabel("alpha")
     said.legend(fontsize="small")
     for axes in (calm, happy, mixed):
@@ -158,10 +221,9 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     save(picture, path)
 
 
-def _over_alpha(axes: Any, points: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
-    line = sorted(points, key=lambda point: point["dials"]["alpha"])
+def _over_alpha(axes: Any, line: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
     found = [Interval(*point[key]) for point in line]
-    curve(axes, [point["dials"]["alpha"] for point in line], found, label)
+    curve(axes, [point["alpha"] for point in line], found, label)
 
 
 if __name__ == "__main__":

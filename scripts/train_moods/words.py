@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-LONGEST = 110  # characters that are looked at: about 24 tokens, so that length says nothing
+LONGEST = 70  # characters that are looked at: about 16 tokens, so that length says nothing
 _WORD = re.compile(r"[a-z']+|[!?—…]|\n|[☀-➿\U0001f300-\U0001faff]")
 
 
