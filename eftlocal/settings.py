@@ -304,10 +304,11 @@ _ALL: Final = (
         default="auto",
     ),
     _context(
-        *("translation", ByRole(Choice(("prefix", "text", OFF)))),
-        "Where a role has another vocabulary than the base. prefix: its row is translated, by the "
-        "pieces that the base's tokens begin with; text: only tokens of equal text; off: refuse.",
-        default="prefix",
+        *("translation", ByRole(Choice(("candidates", "prefix", "text", OFF)))),
+        "Where a role has another vocabulary than the base. candidates: the base's likely tokens "
+        "are read as a whole, the others by their first piece; prefix: all by their first piece; "
+        "text: only tokens of equal text; off: refuse.",
+        default="candidates",
     ),
     _context("swa_full", _FLAG, "Keep the whole cache of sliding-window layers."),
     _context(

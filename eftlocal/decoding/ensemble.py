@@ -22,17 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.passes import passes
-from eftlocal.decoding.sequence import RunningSequence, Told, Wanted, check_length, common
+from eftlocal.decoding.sequence import Point, RunningSequence, Told, Wanted, check_length, common
+from eftlocal.decoding.translator import Translator
 from eftlocal.decoding.turns import Turns
 from eftlocal.errors import EngineError
 from eftlocal.llama import Check, Context, Span
 from eftlocal.logits.combine import Combiner
-from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe import BASE, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import MAX_DRAFT
 from eftlocal.speculation.costs import LONGEST, Costs, Curve
 from eftlocal.speculation.widths import Widths
-from eftlocal.translation.spelling import Place, Spelling, extends
+from eftlocal.translation.spelling import Spelling
 from eftlocal.translation.translation import Translation
 
 Rows = NDArray[np.float32]
@@ -82,6 +83,7 @@ class Ensemble:
     ) -> None:
         self.contexts = dict(contexts)
         self.translations = dict(translations or {})
+        self._translator = Translator(self)
         self.vocab_size = vocab_size
         self.stop_tokens = stop_tokens
         self.n_ctx = min(context.n_ctx for context in contexts.values())
@@ -276,6 +278,16 @@ class Ensemble:
         parts = {role: some for role, some in wanted.items() if some}
         return self._each_role(lambda role: self._decode(role, parts[role]), parts)
 
+    def refine(self, points: Sequence[Point]) -> None:
+        """Improves translated rows that stand beside the base's, in place; see `Translator`."""
+        wanted = {
+            role: [point for point in points if {role, BASE} <= point.rows.keys()]
+            for role, translation in self.translations.items()
+            if translation.candidates
+        }
+        parts = {role: some for role, some in wanted.items() if some}
+        self._each_role(lambda role: self._translator.refine(role, parts[role]), parts)
+
     def _each_role(self, work: Callable[[str], T], roles: Collection[str]) -> dict[str, T]:
         """Runs `work` for each role, in parallel where that measured faster."""
         if self.pool is None or not self.side_by_side or len(roles) < 2:
@@ -312,41 +324,10 @@ class Ensemble:
     def _decode(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
         """The rows wanted, (rows, vocab) float32 for each."""
         if role in self.translations:
-            return self._translated(role, wanted)
-        return self._rows(role, [self._last_rows(role, each) for each in wanted])
+            return self._translator.decode(role, wanted)
+        return self.rows(role, [self._last_rows(role, each) for each in wanted])
 
-    def _translated(self, role: str, wanted: Sequence[Wanted]) -> list[Rows]:
-        """What `_decode` gives, of a role with another vocabulary.
-
-        A call decodes places whose tokens continue each other; where a longer token takes the
-        place of some, another call follows.
-        """
-        translation, context = self.translations[role], self.contexts[role]
-        ends = list(accumulate(each.rows for each in wanted))
-        memory = self._memory(role, ends[-1])
-        found = [memory[end - w.rows : end] for w, end in zip(wanted, ends, strict=True)]
-        legs = [
-            list(_legs(each.sequence.places(role, each.rows, each.draft), context.n_rows))
-            for each in wanted
-        ]
-        done = [0] * len(wanted)
-        while some := [i for i, left in enumerate(legs) if left]:
-            spans, parts = [], []
-            for i in some:
-                sequence, leg = wanted[i].sequence, legs[i].pop(0)
-                begin = len(sequence.prompts[role]) + leg[0].length - leg[0].path
-                spans.append(self._span(role, sequence, leg[-1], begin))
-                parts.append((i, begin - len(sequence.prompts[role]), leg))
-            for rows, (i, begin, leg) in zip(self._rows(role, spans), parts, strict=True):
-                for place in leg:
-                    last = place.length - begin
-                    path = place.tokens(place.length - place.path)
-                    own = rows[last - place.path : last + 1]
-                    translation.rows(list(own), found[i][done[i]], path, place.open)
-                    done[i] += 1
-        return found
-
-    def _rows(self, role: str, spans: Sequence[Span]) -> list[Rows]:
+    def rows(self, role: str, spans: Sequence[Span]) -> list[Rows]:
         """Decodes spans in as few calls as it takes; (rows, width) float32 for each."""
         turns = list(self._in_turn(role, spans))
         calls = self._calls(role, turns[0])
@@ -355,7 +336,7 @@ class Ensemble:
             return [found[span.sequence] for span in spans]
         # llama.cpp's rows live until its next call.
         ends = list(accumulate(span.rows for span in spans))
-        memory = self._memory(f"{role} itself", ends[-1], self._width(role))
+        memory = self.memory(f"{role} itself", ends[-1], self._width(role))
         kept = {s.sequence: memory[end - s.rows : end] for s, end in zip(spans, ends, strict=True)}
         left = dict(kept)
         for some in turns:
@@ -409,7 +390,7 @@ class Ensemble:
         """Tokens of the role's own vocabulary."""
         return self.translations[role].width if role in self.translations else self.vocab_size
 
-    def _memory(self, name: str, rows: int, width: int = 0) -> Rows:
+    def memory(self, name: str, rows: int, width: int = 0) -> Rows:
         """(rows, width) float32 of this name, overwritten by its next use; 0 is the vocabulary."""
         if name not in self._gathered or len(self._gathered[name]) < rows:
             shape = (rows, width or self.vocab_size)
@@ -424,20 +405,9 @@ class Ensemble:
         """
         sequence, draft, rows = wanted
         length = sequence.length(role) + len(draft)
-        return self._reach(
-            role, sequence, lambda at: sequence.given(role, at, draft), length - rows
-        )
+        return self.reach(role, sequence, lambda at: sequence.given(role, at, draft), length - rows)
 
-    def _span(self, role: str, sequence: RunningSequence, place: Place, begin: int) -> Span:
-        """The tokens of a place, with the rows from the one after `begin` tokens on."""
-        prompt = sequence.prompts[role]
-
-        def given(start: int) -> list[int]:
-            return [*prompt[start:], *place.tokens(max(0, start - len(prompt)))]
-
-        return self._reach(role, sequence, given, begin - 1)
-
-    def _reach(
+    def reach(
         self,
         role: str,
         sequence: RunningSequence,
@@ -473,18 +443,3 @@ class Ensemble:
             context.decode([Span(slot, tokens[:count], 0)], self._check)
             sequence.tell(role, held + count, self.on_read)
             tokens = tokens[count:]
-
-
-def _legs(places: Sequence[Place], most: int) -> Iterator[list[Place]]:
-    """Places in parts, in each of which the tokens continue each other, of `most` rows at most."""
-    leg: list[Place] = []
-    for place in places:
-        if leg and not (
-            extends(leg[-1], place)
-            and place.length - place.path >= leg[0].length - leg[0].path
-            and place.length - leg[0].length + leg[0].path < most
-        ):
-            yield leg
-            leg = []
-        leg.append(place)
-    yield leg

@@ -24,7 +24,7 @@ import numpy as np
 
 from eftlocal.decoding.ensemble import Ensemble, Rows
 from eftlocal.decoding.planner import Planner
-from eftlocal.decoding.sequence import Choice, RunningSequence, Source, Turn, Wanted
+from eftlocal.decoding.sequence import Choice, Point, RunningSequence, Source, Turn, Wanted
 from eftlocal.errors import EngineError, NoTokenError
 from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
@@ -83,6 +83,7 @@ class Rounds:
         self._draft(turns)
         drafted = time.perf_counter()
         self._verify(turns)
+        self._refine(turns)
         verified = time.perf_counter()
         whole = [turn for turn in turns if self._accept(turn)]
         feeding = self._bonus(whole)
@@ -187,6 +188,18 @@ class Rounds:
             for (turn, _), rows_ in zip(some, found[role], strict=True):
                 turn.add_rows(role, rows_, len(turn.drafts) + 1 - len(rows_))
 
+    def _refine(self, turns: Sequence[Turn]) -> None:
+        """Improves translated rows, once all roles' rows of a position are at hand."""
+        points = []
+        for turn in turns:
+            needed = set(turn.recipe.roles)
+            for position in range(turn.refined, len(turn.rows)):
+                if needed <= turn.rows[position].keys():
+                    back = len(turn.drafts) + 1 - position
+                    points.append(Point(turn.sequence, turn.tokens, back, turn.rows[position]))
+                    turn.refined = position + 1
+        self.ensemble.refine(points)
+
     # Combining and accepting ------------------------------------------------------------------
 
     def _accept(self, turn: Turn) -> bool:
@@ -224,6 +237,7 @@ class Rounds:
             return 0.0
         began = time.perf_counter()
         self._feed_drafters(turns)
+        self._refine(turns)
         feeding = time.perf_counter() - began
         for turn in turns:
             self._last(turn)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.decoding.sequence import Choice, Wanted
+from eftlocal.decoding.sequence import Choice, Point, Wanted
 from eftlocal.errors import PromptError
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
@@ -87,11 +87,14 @@ def text_rows(
             sequence.choices.extend(Choice(token) for token in chunk[:-1])
             wanted = [Wanted(sequence, rows=len(chunk))]
             found = ensemble.decode(dict.fromkeys(roles or recipe.roles, wanted))
+            at_hand = [{r: rows[i] for r, (rows,) in found.items()} for i in range(len(chunk))]
+            points = [Point(sequence, (), len(chunk) - i, rows) for i, rows in enumerate(at_hand)]
+            ensemble.refine(points)
             for role in found:
                 held = len(ensemble.contexts[role].tokens(sequence.slot))
                 sequence.tell(role, held, ensemble.on_read)
             for i, token in enumerate(chunk):
-                rows = {role: of_role[i] for role, (of_role,) in found.items()}
+                rows = at_hand[i]
                 yield token, ensemble.combine(rows, recipe.at(start + i)), rows
             sequence.choices.append(Choice(chunk[-1]))
     finally:

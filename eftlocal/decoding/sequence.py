@@ -155,6 +155,7 @@ class Turn:
         expected: tokens that the round is expected to bring.
         found: token ids that a lookup proposes, used or not.
         agreed: tokens that agreed before it.
+        refined: positions whose translated rows know whole tokens; see `Translator`.
         rows: (<= k + 1,) positions from the first token to come on; at each, the rows at hand by
             role, (vocab,) float32. Row i stands before draft i, row k before the bonus.
         choices: what was chosen, 1 to k + 1 tokens.
@@ -172,6 +173,7 @@ class Turn:
     expected: float = 1.0
     found: list[int] = field(default_factory=list)
     agreed: int = 0
+    refined: int = 0
     rows: list[dict[str, Row]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
@@ -211,6 +213,20 @@ class Wanted(NamedTuple):
     sequence: RunningSequence
     draft: Sequence[int] = ()
     rows: int = 1
+
+
+class Point(NamedTuple):
+    """A place of a sequence and a draft after it, where rows are at hand.
+
+    Attributes:
+        back: which of the last places it is, from 1 for the one after the whole draft.
+        rows: (vocab,) by role.
+    """
+
+    sequence: RunningSequence
+    draft: Sequence[int]
+    back: int
+    rows: Mapping[str, Row]
 
 
 def common(held: Sequence[int], wanted: Sequence[int]) -> int:

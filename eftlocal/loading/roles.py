@@ -38,8 +38,8 @@ class RoleSource:
         rpc: workers (host:port) whose devices take its layers, before those of this machine.
         cache_type_k, cache_type_v: element types of the KV cache.
         flash_attention: "auto", "on" or "off".
-        translation: how its rows are translated where the base has another vocabulary: "prefix",
-            "text", or "off" to refuse such a base.
+        translation: how its rows are translated where the base has another vocabulary:
+            "candidates", "prefix", "text", or "off" to refuse such a base.
         swa_full: keep the whole cache of sliding-window layers, so that it can be rewound.
         rope_scaling, ..., yarn_beta_slow: how positions are encoded; None is as the model says.
         reproducible: keep to calls that give the bits of one row at a time.

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from eftlocal.logits.distribution import Row
 from eftlocal.translation.lattice import NONE, Ids, Lattice
 
-METHODS = ("prefix", "text")
+METHODS = ("candidates", "prefix", "text")
+CANDIDATES = 12
 
 
 class Rows:
@@ -44,6 +45,8 @@ class Rows:
         twins: how many of the base's tokens are tokens of the small vocabulary, too.
         begun: how many others it has something of: a token that they begin with, or tokens that
             begin with them.
+        known: (B,) bool, the base's tokens that are tokens of the small vocabulary, too, or that it
+            has no piece of: there is no more to know of them.
         missing: base ids that nothing is known of, ascending: control tokens, tokens without a
             piece in the small vocabulary, and under `text` all without a twin. A translated row is
             -inf there; the combiner leaves them to the base.
@@ -87,6 +90,8 @@ class Rows:
         self.begun = int(known.sum()) - self.twins
         known[self._base_ends] = True
         self.missing: Ids = np.flatnonzero(~known)
+        self.known = ~known | (lattice.equal > 0)
+        self.known[self._base_ends] = True
         self._ordered = np.empty(len(lattice.order) + 1, np.float64)
         self._ordered[-1] = 0.0  # reduceat takes no index past the end
         self._unusable = np.array(sorted(unusable), np.intp)
@@ -106,10 +111,7 @@ class Rows:
                 together with what follows, such as the first bytes of a character.
         """
         out.fill(-np.inf)
-        if len(self._unusable):
-            rows = [row.copy() for row in rows]
-            for row in rows:
-                row[self._unusable] = -np.inf
+        rows = [self._usable(row) for row in rows]
         last = rows[-1]
         best = float(last.max())
         if not math.isfinite(best):
@@ -129,6 +131,32 @@ class Rows:
             out[self._base_ends] = _log_sum(end)
         if open_ and len(rows) > 1:
             self._add_longer(rows, out, path, open_)
+
+    def whole(self, rows: NDArray[np.float32], pieces: Sequence[int], replaced: int = -1) -> float:
+        """Log-probability of a base token in these pieces, each of which one of the rows (pieces,
+        S) stands before.
+
+        Args:
+            replaced: the last token of the answer so far, where the first piece takes its place:
+                what came before it is given, and the probability is that of the rest.
+        """
+        found = 0.0
+        for at, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
+            row = self._usable(row)
+            best = float(row.max())
+            if not math.isfinite(best):
+                return -math.inf
+            total = _log_total(row, best)
+            found += float(row[piece]) - total
+            if replaced >= 0 and not at:
+                found -= float(row[replaced]) - total
+        return found
+
+    def _usable(self, row: Row) -> Row:
+        if len(self._unusable):
+            row = row.copy()
+            row[self._unusable] = -np.inf
+        return row
 
     def _add_longer(self, rows: Sequence[Row], out: Row, path: Sequence[int], open_: bytes) -> None:
         """What small tokens say that would have taken the open bytes and more at once."""
