@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
+BEGUN = b"\x1b[?1049h"
 READY = b"nter sends"  # the cursor may stand on the first letter
 
 
@@ -93,11 +94,14 @@ class Terminal:
 
 
 @contextmanager
-def chatting(folder: Path, size: tuple[int, int] = (80, 24), **options: str) -> Iterator[Terminal]:
-    """The scripted chat in a terminal, ready to be typed into."""
+def chatting(
+    folder: Path, size: tuple[int, int] = (80, 24), typed: bytes = b"", **options: str
+) -> Iterator[Terminal]:
+    """The scripted chat in a terminal, ready to be typed into; some was typed before."""
     terminal = Terminal([sys.executable, __file__, str(folder)], size=size, **options)
     try:
-        terminal.until(READY)
+        terminal.send(typed)
+        terminal.until(BEGUN if typed else READY)
         yield terminal
     finally:
         terminal.close()

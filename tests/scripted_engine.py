@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eftlocal import Message, Recipe, Sampling, Speculation, Step
 from eftlocal.errors import EftlocalError
+from eftlocal.logits.recipe import PERSONA
 from eftlocal.study.inspection import Candidate, InspectedToken
 from eftlocal.thinking import Marks
 from eftlocal_tui.dials import Dials
@@ -150,11 +151,13 @@ class ScriptedEngine:
     def look(self, preset: str) -> Offer:
         return self.offers.get(preset, Offer(preset))
 
-    def fits(self, messages: Sequence[Message]) -> Fit:
+    def fits(self, messages: Sequence[Message], dials: Dials) -> Fit:
         """A token a word, and one more a message in the base."""
         self.counted += 1
         words = sum(len(message["content"].split()) for message in messages)
         tokens = {role: words + (role == "base") * len(messages) for role in self.roles}
+        if PERSONA in tokens:
+            tokens[PERSONA] += len(dials.recipe.persona_prompt.split())
         return Fit(tokens, dict.fromkeys(self.roles, self.n_ctx), dict.fromkeys(self.roles, 0))
 
     def answer(

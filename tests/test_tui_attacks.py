@@ -200,6 +200,20 @@ async def test_a_huge_paste_into_a_box_of_one_line_is_cut(d: Driver) -> None:
         assert len(box.value) < 1_100
         d.app.clear_notifications()
         await d.press("escape")
+    await d.press("ctrl+o", "slash", "x")
+    text = "abc def " * 25
+    for keys, room, value in (
+        ((), 199, f"x{text}"[:200]),
+        ((), 0, f"x{text}"[:200]),
+        (("home", "shift+end"), 200, text),
+    ):
+        await d.press(*keys)
+        d.app.post_message(events.Paste("abc def " * 131_072))
+        await d.until(lambda room=room: f"Only the first {room} characters" in d.toasts)
+        assert d.app.screen.query_one(Input).value == value
+        d.app.clear_notifications()
+    assert "a search takes" not in d.toasts
+    await d.press("escape", "escape")
     for command in ("find", "history"):
         await d.send(f"/{command} {'abc def ' * 131_072}")
         await d.until(lambda: "a search takes at most 200 characters" in d.toasts)

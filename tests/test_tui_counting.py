@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from test_tui_engine import opened, quick, said, text_of
 from tui_driver import asynchronous, driven
 
+from eftlocal import Defaults, Recipe
 from eftlocal.llama.engine import chat_formats
 from eftlocal.loading import loader
 from eftlocal.presets.reading import find, user_path
@@ -54,12 +55,27 @@ def prompted(request: pytest.FixtureRequest) -> Iterator[tuple[LocalEngine, Dial
 def test_the_count_is_what_the_prompts_take(prompted: tuple[LocalEngine, Dials]) -> None:
     engine, dials = prompted
     for messages in CONVERSATIONS.values():
-        fit = engine.fits(messages)
+        fit = engine.fits(messages, dials)
         goes_on = messages[-1]["role"] == "assistant"
         answering = engine.answer(messages, dials, continue_last=goes_on)
         text_of(answering)
         assert fit.tokens == answering._stream.answer().timing.prompt_tokens
         assert fit.enough
+
+
+def test_a_persona_that_was_set_later_is_counted() -> None:
+    def begun(defaults: Defaults, roles: Collection[str]) -> tuple[Defaults, tuple[str, ...]]:
+        return replace(quick(defaults, roles)[0], recipe=Recipe.persona("Rhyme.")), ()
+
+    start = Start("demo", offline=True, adjust=begun, engine={"n_ctx": 512, "threads": 1})
+    messages = CONVERSATIONS["question"]
+    for engine, dials in opened(LocalEngine(start)):
+        later = replace(dials, recipe=Recipe.persona("Answer only in rhymes. " * 8))
+        answering = engine.answer(messages, later)
+        text_of(answering)
+        fit = engine.fits(messages, later)
+        assert fit.tokens == answering._stream.answer().timing.prompt_tokens
+        assert fit.tokens["persona"] > engine.fits(messages, dials).tokens["persona"]
 
 
 def test_each_role_has_its_length_and_the_fullest_decides() -> None:
@@ -71,18 +87,18 @@ def test_each_role_has_its_length_and_the_fullest_decides() -> None:
     user_path().parent.mkdir(parents=True, exist_ok=True)
     user_path().write_text(f'[[preset]]\nname = "mine"\n[preset.roles]\n{roles}')
     start = Start("mine", offline=True, adjust=quick, engine={"n_seq_max": 1, "threads": 1})
-    for engine, _ in opened(LocalEngine(start)):
-        fit = engine.fits([said("user", "a word " * 50)])
+    for engine, dials in opened(LocalEngine(start)):
+        fit = engine.fits([said("user", "a word " * 50)], dials)
         assert fit.sizes == sizes
         assert fit.fullest == "tuned"
         assert fit.room == 128 - fit.tokens["tuned"]
-        assert engine.fits([]).tokens == {"tuned": 0, "base": 0, "reference": 0}
+        assert engine.fits([], dials).tokens == {"tuned": 0, "base": 0, "reference": 0}
 
 
 def test_a_text_that_cannot_fit_is_told_at_once() -> None:
-    for engine, _ in opened(demo()):
+    for engine, dials in opened(demo()):
         began = time.monotonic()
-        fit = engine.fits([said("user", "a b c " * 150_000)])
+        fit = engine.fits([said("user", "a b c " * 150_000)], dials)
         assert time.monotonic() - began < 30  # tokenizing it takes minutes
         assert not fit.enough
         assert fit.room < 0
@@ -98,9 +114,9 @@ def test_room_is_a_sixteenth_within_bounds() -> None:
 def test_a_larger_context_is_what_is_needed_and_there_is_memory_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for engine, _ in opened(demo(n_ctx=512)):
+    for engine, dials in opened(demo(n_ctx=512)):
         assert engine._emulator is not None
-        fit = engine.fits([said("user", "a word " * 50)])
+        fit = engine.fits([said("user", "a word " * 50)], dials)
         assert fit.trained == fit.sizes
         assert engine.larger(fit) is None
         fit = replace(fit, trained=dict.fromkeys(fit.sizes, 16_384))
@@ -118,7 +134,7 @@ def test_a_larger_context_is_what_is_needed_and_there_is_memory_for(
         assert less.sizes["base"] == 768
         assert less.needs < double.needs
         assert less.load(lambda _: None).name == "demo"
-        assert engine.fits([]).sizes == less.sizes
+        assert engine.fits([], dials).sizes == less.sizes
 
 
 @asynchronous
@@ -133,7 +149,7 @@ async def test_the_demo_has_a_larger_context_and_goes_on(tmp_path: Path) -> None
         await d.press(*["down"] * (at + 1), "enter")
         await d.until(lambda: len(d.chat.turns.path()) == 4)
         await d.idle()
-        sizes = engine.fits([]).sizes
+        sizes = engine.fits([], d.chat.models.dials).sizes
         assert str(sizes["base"]) in titles[at]
         assert sizes["base"] > 160
         assert d.chat.turns.path()[-1].state == "done"
@@ -161,7 +177,7 @@ async def test_the_demo_refuses_and_goes_on(tmp_path: Path) -> None:
         await d.idle()
         *_, question, answer = d.history.turns.path(conversation.id)
         assert answer.state == "done"
-        sent = engine.fits(d.history.turns.messages(question.id))
+        sent = engine.fits(d.history.turns.messages(question.id), d.chat.models.dials)
         assert answer.figures is not None
         assert answer.figures.prompt_tokens == max(sent.tokens.values())
         assert sent.leaves(1 / 4)

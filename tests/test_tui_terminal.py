@@ -45,6 +45,14 @@ def test_the_title_of_the_window_is_given_back(tmp_path: Path) -> None:
         assert b"\x1b[23;2t" in terminal.shown
 
 
+def test_what_is_typed_before_the_chat_is_there_is_sent(tmp_path: Path) -> None:
+    """Until then the terminal makes a new line of Enter."""
+    with chatting(tmp_path, typed=b"caf\xc3\xa9?\rtwo\rthr") as terminal:
+        terminal.send(b"ee\r")
+        terminal.until(lambda: questions(tmp_path) == ["café?", "two", "three"])
+        quit_it(terminal)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, -signal.SIGHUP)]
 )

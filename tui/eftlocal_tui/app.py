@@ -40,7 +40,7 @@ from eftlocal_tui.terminal.signals import on_signals
 from eftlocal_tui.text import pasted
 from eftlocal_tui.widgets.late_clicks import drop_late_clicks
 
-_LONGEST_LINE = 1_000  # characters that a box of one line takes at once
+_LONGEST_LINE = 1_000
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
 
@@ -137,10 +137,9 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
                     return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
-            if isinstance(self.focused, Input) and len(event.text) > _LONGEST_LINE:
-                # Each key would then take as long as it takes to lay all of the line out.
-                event.text = event.text[:_LONGEST_LINE]
-                self.notify(f"Only the first {_LONGEST_LINE:,} characters were pasted")
+            if isinstance(box := self.focused, Input) and len(event.text) > (most := _room(box)):
+                event.text = event.text[:most]
+                self.notify(f"Only the first {most:,} characters were pasted")
         await super().on_event(event)
 
     async def run_action(self, action: Any, default_namespace: Any = None, *more: Any) -> bool:
@@ -267,6 +266,14 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
 
     async def _act(self, where: Screen[object] | App[None], action: str) -> None:
         await self.run_action(action, where)
+
+
+def _room(box: Input) -> int:
+    """How many characters a box of one line takes at once. With many more, each key would take as
+    long as it takes to lay all of the line out."""
+    if not box.max_length:
+        return _LONGEST_LINE
+    return box.max_length - len(box.value) + len(box.selected_text)
 
 
 def run_chat(

@@ -74,6 +74,17 @@ def _joined(*parts: str) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def packed(parts: Sequence[str], cells: int) -> str:
+    """The parts in lines of at most so many cells each, with `·` between those of one line."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + 3 <= cells:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
 def outcome(turn: Turn, if_stopped: str = "", *, short: bool = False) -> str:
     """How an answer ended and what it took, in one line; empty where nothing is known.
 

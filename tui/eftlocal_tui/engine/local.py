@@ -123,16 +123,17 @@ class LocalEngine:
         emulator = self._emulator
         return look(self._start, preset, Held() if emulator is None else emulator.held)
 
-    def fits(self, messages: Sequence[Message]) -> Fit:
-        """What a conversation takes in each role; where its last message is the assistant's, as
-        an answer that goes on. Takes milliseconds."""
+    def fits(self, messages: Sequence[Message], dials: Dials) -> Fit:
+        """What a conversation takes in each role, its persona's included; where its last message is
+        the assistant's, as an answer that goes on. Takes milliseconds."""
         emulator = self._loaded()
         contexts = emulator.ensemble.contexts
         tokens = dict.fromkeys(contexts, 0)
         goes_on = bool(messages) and messages[-1]["role"] == "assistant"
         try:
             if messages:
-                ids = emulator.tokenize(messages, continue_last=goes_on)
+                recipe = dials.recipe
+                ids = emulator.tokenize(messages, recipe=recipe, continue_last=goes_on)
                 tokens = {role: len(ids[role]) for role in contexts}
         except TooLongError as error:
             tokens[error.role] = error.tokens

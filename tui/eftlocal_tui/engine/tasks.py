@@ -159,12 +159,16 @@ class Tasks:
         """What is loaded, with the roles that this recipe has besides."""
         return self._looking.submit(lambda _: self.engine.also(recipe))
 
-    def fit(self, messages: Sequence[Message]) -> Task[None, Fit]:
+    def fit(self, messages: Sequence[Message], dials: Dials) -> Task[None, Fit]:
         """What a conversation takes in each role."""
-        return self.thread.submit(lambda _: self.engine.fits(messages))
+        return self.thread.submit(lambda _: self.engine.fits(messages, dials))
 
     def first_that_fits(
-        self, begins: Sequence[int], messages: Callable[[int], Sequence[Message]], share: float
+        self,
+        begins: Sequence[int],
+        messages: Callable[[int], Sequence[Message]],
+        share: float,
+        dials: Dials,
     ) -> Task[None, Counted | None]:
         """The first of the places from which on a conversation leaves a share of every context
         free, or else the last, if there is room for an answer; None where there is not.
@@ -177,7 +181,7 @@ class Tasks:
         def work(task: Task[None, Counted | None]) -> Counted | None:
             def count(index: int) -> Counted:
                 task.check()
-                return begins[index], self.engine.fits(messages(begins[index]))
+                return begins[index], self.engine.fits(messages(begins[index]), dials)
 
             def fits(counted: Counted) -> bool:
                 return counted[1].enough and counted[1].leaves(share)
@@ -247,7 +251,7 @@ class Tasks:
         so. Stopping ends all columns; the result is the figures of what came."""
 
         def work(task: Task[Column, Compared]) -> Compared:
-            fit = self.engine.fits(messages)
+            fit = self.engine.fits(messages, columns[0])
             if not fit.enough:
                 raise UsageError(
                     f"no room for an answer: {fit.fullest} holds {fit.sizes[fit.fullest]:,} "

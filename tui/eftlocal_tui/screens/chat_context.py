@@ -123,7 +123,7 @@ class ChatContext:
     async def _fit(self, asked: Asked, begin: int | None = None) -> Fit:
         """What is taken in each role, sent from a turn on; None is where it is sent from now."""
         messages = asked.messages(asked.begin if begin is None else begin)
-        return await self._tasks.fit(messages).result()
+        return await self._tasks.fit(messages, self.screen.models.dials).result()
 
     async def _way_on(self, asked: Asked, fit: Fit, sending: Sending) -> Way | None:
         """Asks how to go on where there is no room; None is not at all."""
@@ -194,7 +194,8 @@ class ChatContext:
         return True
 
     async def _first(self, asked: Asked, begins: Sequence[int], share: float) -> Counted | None:
-        return await self._tasks.first_that_fits(begins, asked.messages, share).result()
+        dials = self.screen.models.dials
+        return await self._tasks.first_that_fits(begins, asked.messages, share, dials).result()
 
     async def summary(self, system: str, path: Sequence[Turn]) -> int:
         """From which turn on a summary can cover the conversation.

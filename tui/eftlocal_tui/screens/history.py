@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.history import Conversation, Hit, Place, export_file, free_name
+from eftlocal_tui.history.search import LONGEST_QUERY
 from eftlocal_tui.keys import bindings
 from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.dialogs import AskText, Confirm
@@ -63,7 +64,9 @@ class HistoryScreen(BaseScreen[Chosen | None]):
 
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
-        yield SearchBox(self._words, placeholder=_SEARCH, id="words", compact=True)
+        yield SearchBox(
+            self._words, placeholder=_SEARCH, id="words", compact=True, max_length=LONGEST_QUERY
+        )
         yield OptionList(id="found", markup=False)
         yield KeyBar()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import sys
 from codecs import getincrementaldecoder
 from contextlib import suppress
+from typing import Any
 
 from textual.driver import Driver
 
@@ -42,7 +44,9 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
             return super()._get_terminal_size()
 
         def start_application_mode(self) -> None:
+            modes, self._typed = _typed_before(self.fileno)
             super().start_application_mode()  # type: ignore[no-untyped-call]
+            self.attrs_before = modes
             self.write(_KEEP_TITLE + title_sequence(self._app.title))
 
         def stop_application_mode(self) -> None:
@@ -62,8 +66,8 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.fileno, selectors.EVENT_READ)
                 while not self.exit_event.is_set():
-                    if selector.select(_TICK):
-                        data = _read(self.fileno)
+                    if self._typed or selector.select(_TICK):
+                        data, self._typed = self._typed or _read(self.fileno), b""
                         if not data:  # the terminal is gone
                             self._app.call_later(self._app.exit)
                             return
@@ -74,6 +78,21 @@ def with_keyboard(driver: type[Driver]) -> type[Driver]:
                         self.process_message(event)
 
     return Terminal if driver is LinuxDriver else driver
+
+
+def _typed_before(fileno: int) -> tuple[list[Any] | None, bytes]:
+    """The modes that a terminal has, and what was typed in these: it made a new line of Enter."""
+    import termios
+
+    try:
+        modes = termios.tcgetattr(fileno)
+        termios.tcsetattr(fileno, termios.TCSANOW, [modes[0] & ~termios.ICRNL, *modes[1:]])
+    except termios.error:
+        return None, b""
+    typed = b""
+    while select.select([fileno], [], [], 0.0)[0] and (line := _read(fileno)):
+        typed += line
+    return modes, typed.replace(b"\n", b"\r") if modes[0] & termios.ICRNL else typed
 
 
 def _read(fileno: int) -> bytes:

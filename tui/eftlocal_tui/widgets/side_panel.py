@@ -17,10 +17,9 @@ from eftlocal_tui.dials import Dials, formula_of, recipe_names
 from eftlocal_tui.engine import Live, Loaded
 from eftlocal_tui.history import Figures
 from eftlocal_tui.keys import bindings
-from eftlocal_tui.text import plot, speed_text
+from eftlocal_tui.text import packed, plot, speed_text
 
 _SYMBOLS = {"alpha": "α alpha", "beta": "β beta", "lambda": "λ lambda", "top_p": "top-p"}
-_STRIP = 36  # columns from which figures stand side by side
 _DIAL = 19  # columns of a dial, where these do
 _PERSONA = 160  # characters of it that are shown
 _HELD = 120  # samples of the plots
@@ -194,8 +193,8 @@ class SidePanel(VerticalScroll, can_focus=False):
         lines = _figures(self.live) if self.live is not None else []
         used = readable(psutil.Process().memory_info().rss)
         lines.append(f"memory {used} · {readable(psutil.virtual_memory().available)} free")
-        apart = "\n" if self.size.width < _STRIP else " · "
-        self.query_one("#figures", Static).update(apart.join(lines))
+        width = self.scrollable_content_region.width
+        self.query_one("#figures", Static).update(packed(lines, width))
 
     def on_select_changed(self, event: Select.Changed) -> None:
         event.stop()
