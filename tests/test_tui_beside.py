@@ -99,7 +99,7 @@ async def test_dials_turned_elsewhere_do_not_reach_it(d: Driver) -> None:
     _, newer = await leave(d)
     await d.send("/set beta 0.5")
     await d.chat.turns.open(newer)
-    assert d.chat.models.dials.recipe.weights["base"] == 1.0
+    assert d.chat.dials.now.recipe.weights["base"] == 1.0
     await d.send("/set beta 0.25")
     d.engine.go()
     await d.idle()

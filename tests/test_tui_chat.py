@@ -231,9 +231,9 @@ async def test_dials_are_stepped_with_the_arrow_keys(d: Driver) -> None:
     await d.until(lambda: isinstance(d.app.focused, DialInput))
     assert d.app.focused.dial == "beta"
     await d.press("up")
-    await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 1.1)
+    await d.until(lambda: d.chat.dials.now.recipe.weights["base"] == 1.1)
     await d.press("down", "down")
-    await d.until(lambda: d.chat.models.dials.recipe.weights["base"] == 0.9)
+    await d.until(lambda: d.chat.dials.now.recipe.weights["base"] == 0.9)
     await d.press("escape")
     assert d.app.focused is d.chat.prompt
     await d.ask("Go")
@@ -252,11 +252,11 @@ async def test_steps_stop_at_the_ends_of_a_dial(d: Driver) -> None:
         ("top_p", "0.05", "down", {"0.05"}),  # 0 is no value of it
         ("speculative", "off", "down", {"off"}),
     ):
-        await d.chat.models.turn(dial, near)
+        await d.chat.dials.turn(dial, near)
         row = next(row for row in d.chat.query(DialInput) if row.dial == dial)
         row.focus()
         await d.press(up, up)
-        assert {row.value, d.chat.models.dials.shown()[dial]} == ends
+        assert {row.value, d.chat.dials.now.shown()[dial]} == ends
     assert not d.toasts
 
 
@@ -272,7 +272,7 @@ async def test_every_dial_of_the_panel_turns(d: Driver) -> None:
         ("top_k", "20"),
     ):
         await d.send(f"/set {name} {value}")
-    dials = d.chat.models.dials
+    dials = d.chat.dials.now
     assert dials.recipe.name == "proxy"
     assert dials.recipe.weights["tuned"] == 1.5
     assert dials.recipe.plausibility == 0.1
@@ -287,7 +287,7 @@ async def test_every_dial_of_the_panel_turns(d: Driver) -> None:
 
 @driving(size=(120, 40))
 async def test_a_value_out_of_range_is_refused_and_nothing_changes(d: Driver) -> None:
-    before = d.chat.models.dials
+    before = d.chat.dials.now
     for wrong, named in (
         ("top_p 2", "top_p is 2"),
         ("temperature warm", "'warm'"),
@@ -298,7 +298,7 @@ async def test_a_value_out_of_range_is_refused_and_nothing_changes(d: Driver) ->
         d.app.clear_notifications()
         await d.send(f"/set {wrong}")
         assert named in d.toasts
-    assert d.chat.models.dials == before
+    assert d.chat.dials.now == before
 
 
 @driving(size=(120, 40))
@@ -306,7 +306,7 @@ async def test_the_recipe_is_chosen_without_a_mouse(d: Driver) -> None:
     select = d.chat.query_one("#recipe")
     select.focus()
     await d.press("enter", "down", "enter")
-    await d.until(lambda: d.chat.models.dials.recipe.name == "proxy")
+    await d.until(lambda: d.chat.dials.now.recipe.name == "proxy")
     assert d.chat.query_one(DialInput).dial == "alpha"
 
 

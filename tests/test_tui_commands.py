@@ -142,7 +142,7 @@ async def test_set_without_a_value_shows_the_dials(d: Driver) -> None:
     rows = [line.split(maxsplit=2) for line in d.notes[0].split("\n")]
     assert ["beta", "1", "default"] in rows
     assert ["plausibility", "0.1", "turned here, was off"] in rows  # only /set turns and shows it
-    assert len(rows) == len(d.chat.models.dials.all()) + 1
+    assert len(rows) == len(d.chat.dials.now.all()) + 1
     for asked in ("/set beta", "/set beta?"):
         await d.send(asked)
         assert d.notes[-1].startswith("beta = 1\n0: the small tuned model alone")

@@ -304,7 +304,7 @@ LARGER = "Larger context: 232 tokens"
 @driving("Third.", size=(100, 40))
 async def test_a_larger_context_keeps_everything(d: Driver) -> None:
     await filled(d)
-    await d.chat.models.turn("beta", "0.5")
+    await d.chat.dials.turn("beta", "0.5")
     d.engine.n_ctx_most = 2 * SIZE
     await d.send("Third?")
     assert LARGER in await dialog(d)
@@ -314,7 +314,7 @@ async def test_a_larger_context_keeps_everything(d: Driver) -> None:
     await d.idle()
     assert contents(d) == [*[TWENTY] * 4, "Third?"]
     assert d.engine.n_ctx == 2 * SIZE
-    assert d.chat.models.dials.shown()["beta"] == "0.5"
+    assert d.chat.dials.now.shown()["beta"] == "0.5"
     assert d.notes == []
 
 

@@ -149,7 +149,7 @@ async def test_the_demo_has_a_larger_context_and_goes_on(tmp_path: Path) -> None
         await d.press(*["down"] * (at + 1), "enter")
         await d.until(lambda: len(d.chat.turns.path()) == 4)
         await d.idle()
-        sizes = engine.fits([], d.chat.models.dials).sizes
+        sizes = engine.fits([], d.chat.dials.now).sizes
         assert str(sizes["base"]) in titles[at]
         assert sizes["base"] > 160
         assert d.chat.turns.path()[-1].state == "done"
@@ -177,7 +177,7 @@ async def test_the_demo_refuses_and_goes_on(tmp_path: Path) -> None:
         await d.idle()
         *_, question, answer = d.history.turns.path(conversation.id)
         assert answer.state == "done"
-        sent = engine.fits(d.history.turns.messages(question.id), d.chat.models.dials)
+        sent = engine.fits(d.history.turns.messages(question.id), d.chat.dials.now)
         assert answer.figures is not None
         assert answer.figures.prompt_tokens == max(sent.tokens.values())
         assert sent.leaves(1 / 4)

@@ -143,15 +143,15 @@ async def test_chat_compare_influence_and_resume(tmp_path: Path) -> None:
 
     async with driven(demo(), tmp_path, resume=newest) as d:
         assert d.turns == turns
-        assert d.chat.models.dials.recipe.weights["base"] == 0.5
+        assert d.chat.dials.now.recipe.weights["base"] == 0.5
         await d.send("/preset demo-blend")
         await d.until(
             lambda: d.chat.models.loaded is not None and d.chat.models.loaded.name == "demo-blend"
         )
-        await d.until(lambda: "lambda" in d.chat.models.dials.shown())
-        await d.chat.models.turn("lambda", "0.25")
-        assert d.chat.models.dials.recipe.weights["tuned"] == 0.25
-        assert d.chat.models.dials.recipe.weights["plain"] == 0.75
+        await d.until(lambda: "lambda" in d.chat.dials.now.shown())
+        await d.chat.dials.turn("lambda", "0.25")
+        assert d.chat.dials.now.recipe.weights["tuned"] == 0.25
+        assert d.chat.dials.now.recipe.weights["plain"] == 0.75
 
 
 @pytest.mark.parametrize("recipe", ["upscale", "proxy", "realign", "tuned", "base=1,tuned=1"])

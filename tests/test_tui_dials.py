@@ -143,19 +143,19 @@ def test_the_recipe_of_the_preset_can_be_chosen_again(begun: Dials) -> None:
 @asynchronous
 async def test_interpolation_is_chosen_again_on_the_demo(tmp_path: Path) -> None:
     async with driven(demo(models="demo-blend"), tmp_path, size=(120, 40)) as d:
-        began = d.chat.models.dials
+        began = d.chat.dials.now
         await d.send("/set lambda 0.2")
         await d.send("/set recipe tuned")
         await d.ask("Where is Braga?")
         await d.send("/set recipe interpolate")
-        assert d.chat.models.dials == began
+        assert d.chat.dials.now == began
         await d.ask("Where is Braga?")
         await d.send("/set recipe realign")
         await d.send("/set temperature 1.5")
         await d.send("/reset recipe")
-        assert d.chat.models.dials.difference(began) == "temperature 1.5 → 0"
+        assert d.chat.dials.now.difference(began) == "temperature 1.5 → 0"
         await d.send("/reset")
-        assert d.chat.models.dials == began
+        assert d.chat.dials.now == began
 
 
 @driving(size=(120, 40))
@@ -163,18 +163,18 @@ async def test_reset_by_key_and_by_command(d: Driver) -> None:
     await d.send("/set recipe proxy")
     await d.send("/set alpha 2")
     await d.press("ctrl+t", "up", "ctrl+z")
-    assert d.chat.models.dials.shown()["alpha"] == "1"  # this recipe is not the preset's
+    assert d.chat.dials.now.shown()["alpha"] == "1"  # this recipe is not the preset's
     d.chat.query_one("#recipe").focus()
     await d.press("ctrl+z")
-    assert d.chat.models.dials == DIALS
+    assert d.chat.dials.now == DIALS
     await d.press("escape")
     await d.send("/set top-p 0.5")
     await d.send("/set seed 9")
     await d.send("/reset top-p")
     assert "top_p 0.5 → 0.95" in d.toasts
-    assert DIALS.difference(d.chat.models.dials) == "seed off → 9"
+    assert DIALS.difference(d.chat.dials.now) == "seed off → 9"
     await d.send("/reset")
-    assert d.chat.models.dials == DIALS
+    assert d.chat.dials.now == DIALS
     await d.send("/reset")
     assert "Nothing to reset" in d.toasts
     await d.send("/reset alpha")
@@ -200,8 +200,8 @@ async def test_no_step_of_a_held_key_is_lost_and_an_end_is_no_error(
     tmp_path: Path, recipe: str
 ) -> None:
     async with driven(ScriptedEngine(), tmp_path, size=(120, 40)) as d:
-        await d.chat.models.turn("recipe", recipe)
-        for dial, value in d.chat.models.dials.shown().items():
+        await d.chat.dials.turn("recipe", recipe)
+        for dial, value in d.chat.dials.now.shown().items():
             if dial == "recipe":
                 continue
             row = next(row for row in d.chat.query(DialInput) if row.dial == dial)
@@ -215,11 +215,11 @@ async def test_no_step_of_a_held_key_is_lost_and_an_end_is_no_error(
                 "top_p": (("0.9", "up", "1"), ("0.2", "down", "0.05")),
                 "temperature": (("99.8", "up", "100"), ("0.3", "down", "0")),
             }.get(dial, (("99.8", "up", "100"), ("-99.8", "down", "-100"))):
-                await d.chat.models.turn(dial, near)
+                await d.chat.dials.turn(dial, near)
                 row.focus()
                 await hold(d, key, 12)
                 await d.until(lambda row=row, end=end: row.value == end)
-                assert d.chat.models.dials.shown()[dial] == end
+                assert d.chat.dials.now.shown()[dial] == end
         assert d.toasts == ""
 
 
@@ -230,10 +230,10 @@ async def test_what_was_typed_into_a_dial_counts_before_a_step(d: Driver) -> Non
     assert isinstance(d.app.focused, DialInput)
     d.app.focused.value = "2"
     await d.press("up")
-    assert d.chat.models.dials.shown()["beta"] == "2.1"
+    assert d.chat.dials.now.shown()["beta"] == "2.1"
     d.app.focused.value = "warm"
     await d.press("up")
-    assert d.chat.models.dials.shown()["beta"] == "2.2"
+    assert d.chat.dials.now.shown()["beta"] == "2.2"
     assert d.toasts == "beta needs a number from -100 to 100, not 'warm'"
 
 
@@ -310,7 +310,7 @@ async def test_a_dial_held_between_two_tokens(d: Driver) -> None:
     await d.press("ctrl+t")
     await d.until(lambda: isinstance(d.app.focused, DialInput))
     await hold(d, "down", 4)
-    await d.until(lambda: d.chat.models.dials.shown()["beta"] == "0.6")
+    await d.until(lambda: d.chat.dials.now.shown()["beta"] == "0.6")
     d.engine.go()
     await d.idle()
     (mark,) = d.chat.turns.path()[-1].marks
@@ -344,8 +344,8 @@ async def test_marks_on_screen_are_those_that_are_kept(d: Driver) -> None:
 
         class Turned(answer.__class__):  # type: ignore[name-defined]
             def __next__(self) -> object:
-                models = d.chat.models
-                models._dials = models.dials.turned("beta", f"{next(beta)}", ROLES)
+                dials = d.chat.dials
+                dials.turned = dials.now.turned("beta", f"{next(beta)}", ROLES)
                 return came(self)
 
         answer.__class__ = Turned

@@ -132,9 +132,9 @@ async def test_a_conversation_is_resumed_with_its_dials(tmp_path: Path) -> None:
 
     async with driven(ScriptedEngine("Two."), tmp_path, resume=resumed) as d:
         assert d.turns == ["first", "One."]
-        assert d.chat.models.dials.shown()["recipe"] == "proxy"
-        assert d.chat.models.dials.shown()["alpha"] == "0.5"
-        assert d.chat.models.dials.sampling.temperature == 0.1
+        assert d.chat.dials.now.shown()["recipe"] == "proxy"
+        assert d.chat.dials.now.shown()["alpha"] == "0.5"
+        assert d.chat.dials.now.sampling.temperature == 0.1
         await d.ask("second")
         assert d.turns == ["first", "One.", "second", "Two."]
 

@@ -93,15 +93,15 @@ async def test_names_of_presets_dials_and_themes(d: Driver) -> None:
     await d.type("temp")
     await d.until(lambda: offered(d) == ["temperature"])
     await d.press("tab", *"0.3", "enter")
-    assert d.chat.models.dials.sampling.temperature == 0.3
+    assert d.chat.dials.now.sampling.temperature == 0.3
     await d.type("/set recipe st")
     await d.until(lambda: offered(d) == ["recipe steer"])
     await d.press("tab", "enter")
-    assert d.chat.models.dials.shown()["recipe"] == "steer"
+    assert d.chat.dials.now.shown()["recipe"] == "steer"
     await d.type("/reset tem")
     await d.until(lambda: offered(d) == ["temperature"])
     await d.press("tab", "enter")
-    assert d.chat.models.dials.sampling.temperature == 0.7
+    assert d.chat.dials.now.sampling.temperature == 0.7
     await d.type("/theme gruv")
     await d.until(lambda: offered(d) == ["gruvbox"])
     await d.press("tab", "enter")

@@ -35,7 +35,7 @@ def question(d: Driver) -> str:
 @driving("One.", "Two.")
 async def test_models_that_cannot_be_loaded_leave_the_others(d: Driver) -> None:
     await d.ask("Hello")
-    await d.chat.models.turn("beta", "0.5")
+    await d.chat.dials.turn("beta", "0.5")
     assert "context " in d.static("#figures")
     d.engine.refuses["demo"] = REFUSED
     await d.send("/preset demo")
@@ -47,7 +47,7 @@ async def test_models_that_cannot_be_loaded_leave_the_others(d: Driver) -> None:
     assert d.static("#status") == ""
     await d.ask("Are you there?")
     assert d.turns[-1] == "Two."
-    assert d.chat.models.dials.shown()["beta"] == "0.5"
+    assert d.chat.dials.now.shown()["beta"] == "0.5"
 
 
 @driving("One.", "Two.")

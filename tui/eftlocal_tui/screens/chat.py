@@ -26,6 +26,7 @@ from eftlocal_tui.screens.base import BaseScreen, Services
 from eftlocal_tui.screens.chat_answers import ChatAnswers
 from eftlocal_tui.screens.chat_commands import ChatCommands
 from eftlocal_tui.screens.chat_compare import ChatCompare
+from eftlocal_tui.screens.chat_dials import ChatDials
 from eftlocal_tui.screens.chat_find import ChatFind
 from eftlocal_tui.screens.chat_menu import ChatMenu
 from eftlocal_tui.screens.chat_message import ChatMessage
@@ -62,6 +63,7 @@ class ChatScreen(BaseScreen[None]):
         super().__init__()
         self.services = services
         self.models = ChatModels(self)
+        self.dials = ChatDials(self)
         self.turns = ChatTurns(self)
         self.answers = ChatAnswers(self)
         self.commands = ChatCommands(self)
@@ -150,7 +152,7 @@ class ChatScreen(BaseScreen[None]):
     def show_head(self) -> None:
         parts: list[str] = []
         if self.models.loaded is not None:
-            shown = self.models.dials.shown()
+            shown = self.dials.now.shown()
             parts += [one_line(self.models.loaded.name, 40), f"{shown.pop('recipe')}"]
             first = next(iter(shown))
             if first != "temperature":
@@ -384,7 +386,7 @@ class ChatScreen(BaseScreen[None]):
             self.notify("{app.quit} quits; Ctrl+C copies what is selected")
 
     async def on_dial_turned(self, event: DialTurned) -> None:
-        await self.doing(self.models.turn(event.dial, event.to))
+        await self.doing(self.dials.turn(event.dial, event.to))
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         # Never opened: the model wrote it.

@@ -72,19 +72,19 @@ class ChatCommands:
             await self._set_persona("" if rest == "-" else rest)
         else:
             question = "Persona: a system prompt that only the tuned model reads"
-            box = AskText(question, self.screen.models.persona, long=True)
+            box = AskText(question, self.screen.dials.persona, long=True)
             self.screen.ask(box, self._set_persona)
 
     async def _set_persona(self, text: str | None) -> None:
         if text is not None:
-            await self.screen.models.set_persona(text)
+            await self.screen.dials.set_persona(text)
 
     async def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
-        name, models = name.removesuffix("?").replace("-", "_"), self.screen.models
-        loaded, dials = models.ready, models.dials
+        name = name.removesuffix("?").replace("-", "_")
+        loaded, dials = self.screen.models.ready, self.screen.dials.now
         if value.strip():
-            await models.turn(name, value.strip())
+            await self.screen.dials.turn(name, value.strip())
         elif name == "recipe":
             names = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
             lines = [f"{name}: {MEANINGS[name].does}" for name in names if name in MEANINGS]
@@ -98,13 +98,13 @@ class ChatCommands:
             await self.screen.say(f"{table}\n{_HOW_TO_SET}")
 
     async def _reset(self, rest: str) -> None:
-        models = self.screen.models
-        before = models.dials
+        dials = self.screen.dials
+        before = dials.now
         if rest:
-            await models.turn(rest.replace("-", "_"), None)
+            await dials.turn(rest.replace("-", "_"), None)
         else:
-            await models.reset()
-        what = before.difference(models.dials)
+            await dials.reset()
+        what = before.difference(dials.now)
         self.screen.notify(what or "Nothing to reset: it is as the preset began")
 
     async def _stats(self, rest: str) -> None:
@@ -120,7 +120,7 @@ class ChatCommands:
             lines.append(f"Context: {live.context_used:,} of {live.context_size:,} tokens")
         if models.loaded is not None:
             lines.append(f"Models: {models.loaded.name} ({', '.join(models.loaded.roles)})")
-            lines.append(f"Recipe: {models.dials.recipe}")
+            lines.append(f"Recipe: {self.screen.dials.now.recipe}")
         lines.append(self.screen.services.kept.about())
         lines.append(f"Memory: {readable(psutil.Process().memory_info().rss)}")
         await self.screen.say("\n".join(lines))

@@ -31,7 +31,7 @@ class ChatCompare:
         screen.answers.check_free()
         loaded = screen.models.ready
         asked = self._question(screen.prompt.text)
-        comparison = Comparison(loaded, screen.models.dials, asked)
+        comparison = Comparison(loaded, screen.dials.now, asked)
         if self._last is not None and self._last.answers_as(comparison):
             comparison = self._last
             comparison.ask_again(asked)

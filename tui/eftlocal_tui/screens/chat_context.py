@@ -123,7 +123,7 @@ class ChatContext:
     async def _fit(self, asked: Asked, begin: int | None = None) -> Fit:
         """What is taken in each role, sent from a turn on; None is where it is sent from now."""
         messages = asked.messages(asked.begin if begin is None else begin)
-        return await self._tasks.fit(messages, self.screen.models.dials).result()
+        return await self._tasks.fit(messages, self.screen.dials.now).result()
 
     async def _way_on(self, asked: Asked, fit: Fit, sending: Sending) -> Way | None:
         """Asks how to go on where there is no room; None is not at all."""
@@ -194,7 +194,7 @@ class ChatContext:
         return True
 
     async def _first(self, asked: Asked, begins: Sequence[int], share: float) -> Counted | None:
-        dials = self.screen.models.dials
+        dials = self.screen.dials.now
         return await self._tasks.first_that_fits(begins, asked.messages, share, dials).result()
 
     async def summary(self, system: str, path: Sequence[Turn]) -> int:

@@ -98,13 +98,14 @@ class ChatMenu:
         return [(str(found.id), found.title) for found in newest]
 
     def _dials(self, command: Command, rest: str) -> list[Choice]:
-        models, loaded = self.screen.models, self.screen.models.loaded
+        loaded = self.screen.models.loaded
         if loaded is None:
             return []
-        values = models.dials.all()
+        dials = self.screen.dials.now
+        values = dials.all()
         dial, space, _ = rest.partition(" ")
         if space and command.name == "set":
-            recipes = recipe_names(models.dials.recipe, loaded.roles, loaded.dials.recipe)
+            recipes = recipe_names(dials.recipe, loaded.roles, loaded.dials.recipe)
             known = [(f"recipe {name}", "") for name in recipes if dial == "recipe"]
         else:
             known = [(name, f"{value} · {_about(name)}") for name, value in values.items()]

@@ -86,15 +86,15 @@ class ChatMessage:
         screen.answers.check_free()
         if turn.role != "assistant" or not turn.text or turn.parent is None:
             raise UsageError("only an answer can be inspected")
-        dials, loaded = models.dials_of(turn), models.ready
+        dials, loaded = screen.dials.of(turn), models.ready
         messages = screen.services.history.turns.messages(turn.parent)
         text = models.tokens.get(turn.id) or turn.text
         of = ""
         if turn.settings is None or turn.settings.preset != loaded.name:
             of = one_line((turn.settings and turn.settings.preset) or "another model", 40)
-        elif len(dials.recipe.roles) == 1 < len(models.dials.recipe.roles):
+        elif len(dials.recipe.roles) == 1 < len(screen.dials.now.recipe.roles):
             # Of one model's answer a person asks what the emulation would have done to it.
-            of, dials = f"{dials.recipe.roles[0]} alone", models.dials
+            of, dials = f"{dials.recipe.roles[0]} alone", screen.dials.now
         marked = bool(turn.marks) and not of
         screen.app.push_screen(
             InfluenceScreen(screen.services, loaded, messages, text, dials, marked=marked, of=of)

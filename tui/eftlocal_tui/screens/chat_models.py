@@ -1,22 +1,19 @@
-"""The chat's models: loading them, and the dials that the next token follows."""
+"""The chat's models, and loading others in their place."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.logits.recipe import PERSONA, Recipe
-from eftlocal.presets.reading import find, load_presets
+from eftlocal.presets.reading import find
 from eftlocal.terminal_text import one_line
-from eftlocal_tui.dials import Dials, restored
+from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Again, DownloadNeededError, Larger, Load, Loaded, Progress, Report
 from eftlocal_tui.engine.tasks import LoadOutcome
 from eftlocal_tui.engine.thread import R, StoppedError, Task
-from eftlocal_tui.history import Turn
 from eftlocal_tui.screens.dialogs import Confirm
 from eftlocal_tui.widgets.loading_bars import LoadingBars
 
@@ -34,7 +31,7 @@ _AGAIN = 0.05  # seconds between looks at whether the models are in use
 
 
 class ChatModels:
-    """What is loaded, and its dials.
+    """What is loaded.
 
     What is to take the place of loaded models is found, downloaded and checked while these go on
     answering. They are given up when nothing uses them.
@@ -42,8 +39,6 @@ class ChatModels:
     Attributes:
         loaded: None while something is being loaded, and where nothing could be.
         doing: what is going on with them, in a line; empty where nothing is.
-        offered: a recipe with a persona, of the conversation's last answer, that these models lack
-            the role for.
         tokens: ids of the answers of these models, by turn; their text may be tokenized otherwise.
     """
 
@@ -51,9 +46,7 @@ class ChatModels:
         self.screen = screen
         self.loaded: Loaded | None = None
         self.doing = ""
-        self.offered: Recipe | None = None
         self.tokens: dict[int, tuple[int, ...]] = {}
-        self._dials: Dials | None = None
         self._before: tuple[Loaded, Dials | None] | None = None  # what a load is to replace
         self._task: Task[Progress, Any] | None = None
         self._settled = asyncio.Event()
@@ -66,11 +59,6 @@ class ChatModels:
         if self.loaded is None:
             raise UsageError(_NOT_YET if self.loading else _NONE)
         return self.loaded
-
-    @property
-    def dials(self) -> Dials:
-        """What the next token follows. Raises UsageError where nothing is loaded."""
-        return self._dials or self.ready.dials
 
     async def settled(self) -> bool:
         """Waits while models are on their way that are to answer next; whether there are any, and
@@ -102,6 +90,12 @@ class ChatModels:
     async def enlarge(self, larger: Larger) -> bool:
         """Loads the same models with a larger context; whether that came about."""
         self._begin(self._again(larger, "a larger context", self._exchange), waits=True)
+        return await self.settled()
+
+    async def load_again(self, again: Again, what: str) -> bool:
+        """Loads the same models with something besides, once nothing uses them; whether that came
+        about."""
+        self._begin(self._again(again, what, self._exchange_unused), waits=True)
         return await self.settled()
 
     def stop(self) -> bool:
@@ -152,7 +146,7 @@ class ChatModels:
     async def _exchange(self, load: Load, doing: str) -> LoadOutcome:
         """Gives up what is loaded for what was prepared."""
         self._remember()
-        self.loaded = self._dials = None
+        self.loaded = self.screen.dials.turned = None
         self.screen.transcript.greet("", ())
         self.screen.show_head()
         try:
@@ -174,7 +168,7 @@ class ChatModels:
 
     def _remember(self) -> None:
         if self.loaded is not None:
-            self._before = self.loaded, self._dials
+            self._before = self.loaded, self.screen.dials.turned
 
     async def _follow(self, task: Task[Progress, R], doing: str) -> R:
         """Shows how far it has come, and gives what came of it."""
@@ -221,7 +215,7 @@ class ChatModels:
         before, self._before = self._before, None
         self.loaded, self._came = outcome.loaded, outcome.error is None
         kept = same or (before is not None and not self._came and outcome.loaded == before[0])
-        self._dials = before[1] if before is not None and kept else None
+        screen.dials.turned = before[1] if before is not None and kept else None
         if not kept:
             self.tokens.clear()
         if before is None or outcome.loaded is not before[0]:
@@ -237,11 +231,11 @@ class ChatModels:
         if loaded is not None:
             self.screen.transcript.greet(loaded.about, loaded.questions)
         if error is None and not same:
-            await self.restore(chosen=chosen)
+            await self.screen.dials.restore(chosen=chosen)
             for note in loaded.notes if loaded is not None else ():
                 await say(f"Note: {note}")
             return
-        await self.show_dials()
+        await self.screen.dials.show()
         if error is None:
             return
         if isinstance(error, StoppedError):
@@ -260,130 +254,3 @@ class ChatModels:
         else:
             self._do("No models are loaded")
             await say(f"{what}. /preset NAME loads models." if what else _INSTEAD)
-
-    async def show_dials(self) -> None:
-        """The dials in the side panel and in the head."""
-        if self.loaded is not None:
-            await self.screen.side.show_dials(self.dials, self.loaded)
-        self.screen.show_head()
-
-    async def restore(self, dials: Dials | None = None, *, chosen: bool = False) -> None:
-        """Goes on with these dials, or with those of the conversation's last answer, if it is of
-        this preset; if it is another's, says so.
-
-        Args:
-            chosen: the person has just loaded these models for it.
-        """
-        conversation = self.screen.turns.conversation
-        self.offered = None
-        if dials is not None:
-            self._dials = dials
-        elif self.loaded is not None and conversation is not None:
-            path = self.screen.services.history.turns.path(conversation.id, last=2)
-            answers = [turn for turn in path if turn.settings is not None]
-            if answers and answers[-1].settings is not None:
-                self._dials = self.dials_of(answers[-1])
-                made = answers[-1].settings.preset
-                if made is not None and made != self.loaded.name:
-                    await self.screen.say(self._of_other(made, chosen=chosen), once=True)
-        await self.show_dials()
-
-    def _of_other(self, made: str, *, chosen: bool) -> str:
-        """What to say of a conversation that other models have answered so far."""
-        now = one_line(self.ready.name, 60)
-        made_by = one_line(made, 60)
-        if chosen:
-            return f"From here {now} answers; so far {made_by} did."
-        said = f"{made_by} answered this conversation, and {now} is loaded."
-        if made in load_presets():
-            return f"{said} /preset {made_by} loads it; without that, {now} answers from here."
-        return f"{said} There is no preset {made_by} any more; {now} answers from here."
-
-    def dials_of(self, turn: Turn) -> Dials:
-        """The dials that an answer was given with, if it is of this preset; else the present ones.
-
-        Raises:
-            UsageError: nothing is loaded.
-        """
-        dials = self.dials
-        if self.loaded and turn.settings and turn.settings.preset == self.loaded.name:
-            try:
-                found = restored(turn.settings, self.loaded.dials)
-                if PERSONA in found.recipe.roles and PERSONA not in self.loaded.roles:
-                    self.offered = found.recipe
-                    persona = one_line(found.recipe.persona_prompt, 60)
-                    raise UsageError(f"its persona was “{persona}”; /persona brings it back")
-                return found
-            except UsageError as error:
-                self.screen.trouble(error)
-        return dials
-
-    async def turn(self, name: str, to: str | int | None) -> None:
-        """Turns a dial; an answer that is being written follows from its next token.
-
-        Args:
-            to: a value as text, so many steps, or (None) where the preset began.
-
-        Raises:
-            UsageError: nothing is loaded, there is no such dial, or it does not go there.
-        """
-        loaded, dials = self.ready, self.dials
-        try:
-            if to is None:
-                self._dials = dials.reset(name, loaded.dials)
-            elif isinstance(to, int):
-                self._dials = dials.stepped(name, to)
-            else:
-                self._dials = dials.turned(name, to, loaded.roles, loaded.dials)
-        finally:
-            await self.show_dials()
-
-    @property
-    def persona(self) -> str:
-        """That of the dials, or that may be brought back. Raises UsageError: nothing is loaded."""
-        of_dials = self.dials.recipe.persona_prompt
-        return of_dials or (self.offered.persona_prompt if self.offered else "")
-
-    async def set_persona(self, text: str) -> None:
-        """From the next answer on; empty is none. Where no role can read it, the person is asked
-        whether the models are to be loaded again with one.
-
-        Raises:
-            UsageError: nothing is loaded, or it is not valid text.
-        """
-        loaded = self.ready
-        if not text or PERSONA in loaded.roles:
-            await self._use_persona(text)
-            return
-        if self.doing:
-            raise UsageError("models are on their way; give the persona when they are there")
-        self.screen.start(self._load_persona(Recipe.persona(text)))
-
-    async def _load_persona(self, recipe: Recipe) -> None:
-        screen = self.screen
-        again = await screen.services.tasks.also(recipe).result()
-        question = f"The persona needs a role of its own, which {again.costs}."
-        asked = Confirm(question, "Load", dangerous=False, typed=screen.typed)
-        if await screen.app.push_screen_wait(asked):
-            self._begin(self._again(again, "a persona", self._exchange_unused), waits=True)
-            if await self.settled():
-                await self._use_persona(recipe.persona_prompt)
-
-    async def _use_persona(self, text: str) -> None:
-        loaded, begun, now = self.ready, self.ready.preset or self.ready.dials, self.dials
-        if self.offered and text == self.offered.persona_prompt:
-            self._dials, self.offered = replace(now, recipe=self.offered), None
-        else:
-            self._dials = now.with_persona(text, loaded.roles, begun)
-        await self.show_dials()
-        what = "Persona set; it applies from the next answer" if text else "No persona"
-        self.screen.notify(what)
-
-    async def reset(self) -> None:
-        """Every dial where the preset began.
-
-        Raises:
-            UsageError: nothing is loaded.
-        """
-        self._dials = self.ready.dials
-        await self.show_dials()

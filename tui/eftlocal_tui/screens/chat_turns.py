@@ -115,7 +115,7 @@ class ChatTurns:
         self.screen.find.close()
         dials = self._leave(found)
         await self.show(path)
-        await self.screen.models.restore(dials)
+        await self.screen.dials.restore(dials)
         self.screen.set_focus(self.screen.prompt)
 
     @in_turn
@@ -141,7 +141,7 @@ class ChatTurns:
         Such an answer keeps its dials while others are on the screen."""
         running, id = self.screen.answers.running, to.id if to else None
         if running is not None and running.is_shown:
-            running.dials = self.screen.models.dials
+            running.dials = self.screen.dials.now
         self.screen.answers.box.enter(id)
         self.screen.side.clear()
         self.conversation = to

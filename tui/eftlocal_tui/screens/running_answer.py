@@ -49,7 +49,7 @@ class RunningAnswer:
         self.dials: Dials | None = None
         messages = self.history.turns.messages(question.id)
         told = messages[0]["content"] if messages[0]["role"] == "system" else ""
-        settings = kept(models.ready.name, models.dials).model_copy(update={"system": told})
+        settings = kept(models.ready.name, screen.dials.now).model_copy(update={"system": told})
         prefix, thought = "", None
         if before is not None:
             prefix = before.text
@@ -66,7 +66,7 @@ class RunningAnswer:
         services.kept.answering(question.conversation)
         self._task = services.tasks.answer(
             messages,
-            lambda: self.dials or models.dials,
+            lambda: self.dials or screen.dials.now,
             self._writer,
             continue_last=bool(prefix),
             thought=thought,
