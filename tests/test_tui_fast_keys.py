@@ -8,6 +8,7 @@ from textual import events
 from textual.widgets import Input, OptionList
 from tui_driver import Driver, driving
 
+from eftlocal.presets.reading import load_presets
 from eftlocal_tui.screens.history import HistoryScreen
 from eftlocal_tui.screens.palette import Palette
 from eftlocal_tui.widgets.turn_view import AnswerView, TurnView
@@ -66,6 +67,30 @@ async def test_an_answer_made_again_on_its_turn_gives_the_message_box_the_keys(d
     await d.idle()
     await d.press("x")
     assert d.chat.prompt.text == "x"
+
+
+@driving(*ANSWERS)
+async def test_a_key_of_a_screen_does_not_overtake_one_of_its_list(d: Driver) -> None:
+    presets = list(load_presets())
+    await d.rush("ctrl+l", "down", "down", "enter")
+    await d.until(lambda: d.engine.loads == [None, presets[2]])
+    made = [d.history.conversations.create(title=title) for title in ("a", "b", "c", "d")]
+    await d.rush("ctrl+o", "down", "a")
+    await d.until(lambda: d.history.conversations.get(made[2].id).archived)
+    await d.rush("escape", "ctrl+o", "down", "down", "enter")
+    await d.until(lambda: d.chat.turns.conversation is not None)
+    assert d.chat.turns.conversation.id == made[0].id
+
+
+@driving(*ANSWERS)
+async def test_what_is_typed_stays_where_it_was_typed(d: Driver) -> None:
+    await d.ask("Go")
+    first = d.chat.turns.conversation.id
+    await d.rush("x", "y", "ctrl+n", "z")
+    await d.until(lambda: d.chat.prompt.text == "z")
+    await d.rush("ctrl+o", "enter")
+    await d.until(lambda: d.chat.turns.conversation is not None)
+    assert d.chat.turns.conversation.id == first and d.chat.prompt.text == "xy"
 
 
 @driving(*ANSWERS)

@@ -35,6 +35,7 @@ from eftlocal_tui.screens.palette import command_palette, theme_palette
 from eftlocal_tui.settings import Settings, read_view, save_view
 from eftlocal_tui.terminal import clipboard
 from eftlocal_tui.terminal.driver import title_sequence, with_keyboard
+from eftlocal_tui.terminal.in_order import InOrder
 from eftlocal_tui.terminal.room import RoomyApp
 from eftlocal_tui.terminal.signals import on_signals
 from eftlocal_tui.text import pasted
@@ -67,6 +68,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         self.services = services
         self._chat = ChatScreen(services, resume=resume, load=load)
         self._keys = dict(services.settings.keys)
+        self._typed = InOrder(self, self._obey)
         self._themed = False  # whether a theme that is set from now on was chosen
         self._other = ""  # the theme that light_or_dark left
 
@@ -127,6 +129,12 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         return self._chat
 
     async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, (events.Key, events.Paste)) and not event.is_forwarded:
+            await self._typed.take(event)
+        else:
+            await self._obey(event)
+
+    async def _obey(self, event: events.Event) -> None:
         if isinstance(event, events.InputEvent):
             if not (self.screen_stack and self.is_running):
                 return  # it was typed before the program was left
