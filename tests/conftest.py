@@ -119,3 +119,16 @@ def tiny(tiny_files: dict[str, Path]) -> Iterator[Emulator]:
     }
     with Emulator.from_sources(sources, n_seq_max=4) as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def cross_files(demo_files: dict[str, Path], tiny_files: dict[str, Path]) -> dict[str, Path]:
+    """The demo's base with a random pair of another vocabulary."""
+    return {**tiny_files, "base": demo_files["base"]}
+
+
+@pytest.fixture(scope="session")
+def cross(cross_files: dict[str, Path]) -> Iterator[Emulator]:
+    """That trio, two sequences wide."""
+    with Emulator.from_files(**cross_files, n_seq_max=2, n_ctx=256, threads=THREADS) as emulator:
+        yield emulator

@@ -73,6 +73,7 @@ class FakeModel:
         self.handle = self
         self.path = Path(f"{name}.gguf")
         self.vocab_size, self.rewinds, self.n_swa, self.workers = vocab_size, rewinds, 0, ()
+        self.cannot_rewind = "" if rewinds else "is recurrent or hybrid"
         self.chat_template, self.n_ctx_train, self.bos = None, 0, BOS
         self._seed, self._sharp = zlib.crc32(name.encode()), sharp
         self.row = lru_cache(maxsize=100_000)(self._row)

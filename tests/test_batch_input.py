@@ -38,7 +38,9 @@ from eftlocal.batch.source import MAX_LINE, TooLong, open_source
 from eftlocal.constraint import Constraint, Kind
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
+from eftlocal.loading.loader import prepare
 from eftlocal.loading.roles import file_sources, with_settings
+from eftlocal.loading.tokenizers import tokenizers
 from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
@@ -619,7 +621,7 @@ SHORT = 300
 @pytest.fixture(scope="module")
 def bound(demo_files: dict[str, Path]) -> Iterator[PromptBound]:
     sources = with_settings(file_sources(demo_files), n_ctx=SHORT)
-    with prompt_bound(sources, Recipe.upscale()) as made:
+    with prompt_bound(prepare(sources, trust=True), Recipe.upscale()) as made:
         yield made
 
 
@@ -661,6 +663,20 @@ def test_prompts_that_surely_fit_are_not_tokenized(
     assert bound(of("Once", raw=True)) is None
     with pytest.raises(AssertionError):
         bound(of("x" * 400, raw=True))
+
+
+def test_the_bound_of_a_role_of_another_vocabulary(cross_files: dict[str, Path]) -> None:
+    sources = with_settings(file_sources(cross_files), n_ctx=SHORT)
+    prepared = prepare(sources, trust=True)
+    with prompt_bound(prepared, Recipe.proxy(1.0)) as made, tokenizers(sources) as models:
+        ids = models["base"].tokenize("Toulouse lies in France. " * 20)
+        count = len(models["tuned"].tokenize("Toulouse lies in France. " * 20))
+        assert len(ids) < SHORT < count  # in its tokens it does not fit
+        assert f"tuned has {count} tokens" in str(made(of(tuple(ids), raw=True)))
+        assert made(of(tuple(ids[:40]), raw=True)) is None
+        assert made(of("x", constraint=Constraint("regex", "Toulouse"))) is None
+        beyond = 4095  # of base's vocabulary only
+        assert made(of((beyond,), raw=True)) is None
 
 
 CONTENTS = st.text(max_size=60) | st.lists(

@@ -24,6 +24,7 @@ from eftlocal.errors import (
     VocabularyError,
 )
 from eftlocal.gguf_file import check
+from eftlocal.llama import Model
 from eftlocal.loading import loader, placement
 from eftlocal.presets.reading import load_presets, user_path
 from eftlocal.presets.schema import FileRef
@@ -309,6 +310,41 @@ def test_check_of_strangers(server: HubServer) -> None:
     # A preset may let one token differ.
     write_presets(text.replace("gated = true", f"vocabulary_exceptions = [{3 + 256 + 7}]"))
     assert run_json("check", "mine")["vocabulary"]["ok"]
+
+
+def test_check_of_two_vocabularies_says_what_is_translated(cross_files: dict[str, Path]) -> None:
+    files = [word for role, file in cross_files.items() for word in (f"--{role}", str(file))]
+    found = run_json("check", *files)["vocabulary"]
+    assert found["ok"] and found["size"] == 4096 and list(found["widths"]) == ["base"]
+    assert found["translated"]["tuned"] == found["translated"]["reference"]
+    own = found["translated"]["tuned"]
+    assert (own["method"], own["size"]) == ("prefix", 1024)
+    with Model(cross_files["base"], vocab_only=True) as base:
+        pieces = base.text_pieces(4096)
+    with Model(cross_files["tuned"], vocab_only=True) as small:
+        texts = set(small.text_pieces(1024).values())
+    assert own["twins"] == sum(piece in texts for piece in pieces.values())
+    assert own["twins"] + own["begun"] + own["missing"] == 4095  # and the end, which is an end
+    two = ("check", *files)
+    text = run(*two).stdout
+    assert "base's, 4096 tokens" in text and "shared" not in text
+    assert f"translated by prefix: {own['twins'] / 4096:.1%} of base's tokens" in text
+    method = ("--translation", "text")
+    by_text = run_json("check", *files, *method)["vocabulary"]["translated"]["tuned"]
+    assert (by_text["method"], by_text["begun"]) == ("text", 0)
+    assert by_text["missing"] == 4095 - own["twins"]
+    shown = ", ".join(map(repr, by_text["missing_first"]))
+    assert f"{by_text['missing']:,} are left to base: {shown}, ..." in run(*two, *method).stdout
+
+
+def test_check_of_a_recurrent_model_of_another_vocabulary(
+    cross_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "cannot_rewind", "is recurrent", raising=True)
+    files = [word for role, file in cross_files.items() for word in (f"--{role}", str(file))]
+    error = run("check", *files, "--trust").exception
+    assert isinstance(error, UsageError)
+    assert "tuned has another vocabulary" in str(error) and str(error).endswith("is recurrent")
 
 
 def test_check_without_the_files_asks_the_hub(server: HubServer, models: dict[str, bytes]) -> None:

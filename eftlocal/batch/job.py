@@ -149,7 +149,7 @@ class Batch(Closing):
                 vocab_size=prepared.vocabulary.size,
                 unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
             )
-            with prompt_bound(prepared.sources, job.sources.defaults.recipe) as bound:
+            with prompt_bound(prepared, job.sources.defaults.recipe) as bound:
                 bound.check_constraint(job.constraint)
                 self.checked = check(
                     self._source,

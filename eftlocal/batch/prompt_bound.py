@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 from eftlocal.batch.lines import Line
@@ -20,8 +19,9 @@ from eftlocal.decoding.sequence import check_length
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama import Model
 from eftlocal.llama.model import special_text_in
-from eftlocal.loading.loader import role_prompt
-from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
+from eftlocal.loading.loader import Prepared, role_prompt
+from eftlocal.loading.roles import DEFAULT_N_CTX, text_role
+from eftlocal.loading.tokenizers import tokenizers
 from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
@@ -41,6 +41,7 @@ class PromptBound:
         prompts: how each role sees a conversation.
         n_ctx: tokens that each role's context holds, the answer's included.
         persona: of lines that give none.
+        others: roles that have another vocabulary than answers.
     """
 
     def __init__(
@@ -49,9 +50,13 @@ class PromptBound:
         prompts: Mapping[str, RolePrompt],
         n_ctx: Mapping[str, int],
         persona: str = "",
+        others: Collection[str] = (),
     ) -> None:
-        self._reader = PromptReader(models, prompts, n_ctx)
-        self._text_model = models.get(TUNED) or next(iter(models.values()))
+        self._text_model = models[text_role(models, others)]
+        self._others = others
+        self._reader = PromptReader(
+            models, prompts, n_ctx, text_model=self._text_model, others=others
+        )
         self._prompts = prompts
         self._n_ctx = n_ctx
         self._persona = persona
@@ -107,7 +112,9 @@ class PromptBound:
         if not self._bounded:
             return float("inf")
         if raw:
-            return _bytes(prompt) + _AROUND if isinstance(prompt, str) else len(prompt)
+            if isinstance(prompt, str):
+                return _bytes(prompt) + _AROUND
+            return float("inf") if self._others else len(prompt)
         messages = cast(Sequence[Message], prompt)
         if isinstance(prompt, str):
             messages = [Message(role="user", content=prompt)]
@@ -160,28 +167,23 @@ class PromptBound:
 
 
 @contextmanager
-def prompt_bound(sources: Mapping[str, RoleSource], recipe: Recipe) -> Iterator[PromptBound]:
+def prompt_bound(prepared: Prepared, recipe: Recipe) -> Iterator[PromptBound]:
     """The bound of these roles, from the vocabularies of their files.
 
     Args:
-        sources: as `loading.prepare` gives them, their headers checked.
         recipe: of lines that give none.
 
     Raises:
         ModelFileError: llama.cpp refuses a file.
     """
-    with ExitStack() as resources:
-        loaded: dict[Path, Model] = {}
-        for source in sources.values():
-            file = source.path.resolve()
-            if file not in loaded:
-                loaded[file] = resources.enter_context(Model(file, vocab_only=True))
-        models = {role: loaded[source.path.resolve()] for role, source in sources.items()}
+    sources = prepared.sources
+    with tokenizers(sources) as models:
         yield PromptBound(
             models,
             {role: role_prompt(source, models[role]) for role, source in sources.items()},
             {role: source.n_ctx or DEFAULT_N_CTX for role, source in sources.items()},
             recipe.persona_prompt,
+            prepared.others,
         )
 
 

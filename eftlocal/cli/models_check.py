@@ -1,8 +1,9 @@
-"""What `eftlocal models check` reports: one vocabulary, does it fit in memory, does it load."""
+"""What `eftlocal models check` reports: whether vocabularies go together, memory, loading."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from eftlocal import hub
@@ -14,9 +15,14 @@ from eftlocal.errors import DoesNotFitError, DownloadError, EftlocalError, Vocab
 from eftlocal.loading.loader import Prepared, checked_files, prepare
 from eftlocal.loading.placement import gib
 from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.tokenizers import tokenizers
+from eftlocal.loading.translating import end_tokens, require_rewinding, translations
 from eftlocal.loading.vocabulary import VocabularyReport, compare
+from eftlocal.logits.recipe import BASE
 from eftlocal.presets.schema import Preset
 from eftlocal.terminal_text import one_line
+
+_SHOWN = 5  # tokens of which nothing is known
 
 
 def check_files(
@@ -45,10 +51,44 @@ def check_files(
         for role, source in sources.items()
         if source.prompt == "chat" and not prepared.headers[role].chat_template
     )
-    report = VocabularyReport((), (*prepared.vocabulary.notes, *bare), prepared.vocabulary)
-    _print(report, _memory(prepared, fits=too_large is None), json_)
+    kinds = dict.fromkeys((prepared.vocabulary, *prepared.others.values()))
+    notes = [note for kind in kinds for note in kind.notes]
+    report = VocabularyReport((), (*notes, *bare), prepared.vocabulary)
+    translated = _translated(prepared)
+    _print(report, _memory(prepared, fits=too_large is None), json_, translated)
     if too_large is not None:
         raise too_large
+
+
+def _translated(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Of each role that has another vocabulary, what its rows have of the base's tokens.
+
+    Raises:
+        UsageError: its model cannot take tokens back.
+        VocabularyError: it cannot spell every text.
+    """
+    if not prepared.others:
+        return {}
+    found = {}
+    with tokenizers(prepared.sources) as models:
+        require_rewinding(models, prepared.others)
+        ends = end_tokens(models, prepared.vocabulary, prepared.others)
+        made = translations(models, prepared.vocabulary, prepared.others, ends, prepared.sources)
+        for role, translation in made.items():
+            own, rows = prepared.others[role], translation.rows
+            shown = [models[BASE].piece(t, special=True) for t in rows.missing[:_SHOWN].tolist()]
+            found[role] = {
+                "method": prepared.sources[role].translation,
+                "size": own.size,
+                "type": own.type,
+                "width": own.widths[role],
+                "end_tokens": own.end_tokens_declared[role],
+                "twins": rows.twins,
+                "begun": rows.begun,
+                "missing": len(rows.missing),
+                "missing_first": list(map(_text, shown)),
+            }
+    return found
 
 
 def _memory(prepared: Prepared, *, fits: bool) -> dict[str, Any]:
@@ -74,7 +114,12 @@ def _memory(prepared: Prepared, *, fits: bool) -> dict[str, Any]:
     }
 
 
-def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool) -> None:
+def _print(
+    report: VocabularyReport,
+    memory: dict[str, Any] | None,
+    json_: bool,
+    translated: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
     found = report.vocabulary
     if json_:
         vocabulary = {
@@ -86,15 +131,19 @@ def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool)
             "widths": found and dict(found.widths),
             "unusable": found and len(found.unusable),
             "end_tokens": found and dict(found.end_tokens_declared),
+            "translated": dict(translated),
         }
         print_json({"vocabulary": vocabulary, "memory": memory, "complete": True}, indent=2)
         return
     screen, sheet = Screen(), new_table()
     if found is not None:
-        add_row(sheet, "vocabulary", f"shared, {found.size} tokens ({found.type})")
+        which = "base's" if translated else "shared"
+        add_row(sheet, "vocabulary", f"{which}, {found.size} tokens ({found.type})")
         for role, ends in found.end_tokens_declared.items():
-            ids = ", ".join(map(str, ends)) or "none"
-            add_row(sheet, role, f"{found.widths[role]} tokens, end token ids: {ids}")
+            add_row(sheet, role, _tokens(found.widths[role], ends))
+        for own in {str(each): each for each in translated.values()}.values():
+            roles = [role for role, each in translated.items() if each == own]
+            add_row(sheet, "\n".join(roles), _translation(own, found.size))
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         for line in lines:
             add_row(sheet, title, one_line(line, 500))
@@ -110,6 +159,34 @@ def _print(report: VocabularyReport, memory: dict[str, Any] | None, json_: bool)
     free = "unknown" if memory["host_free"] is None else gib(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
     say(f"{gib(memory['host_needed'])} needed, {free} free: {verdict}")
+
+
+def _tokens(width: int, ends: Sequence[int], type: str = "") -> str:
+    ids = ", ".join(map(str, ends)) or "none"
+    return f"{width} tokens{type and f' ({type})'}, end token ids: {ids}"
+
+
+def _text(piece: bytes) -> str:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in piece)  # as SentencePiece writes bytes
+
+
+def _translation(own: Mapping[str, Any], size: int) -> list[str]:
+    """What there is to say of a role of another vocabulary, a line each."""
+    missing, first = own["missing"], own["missing_first"]
+    shown = ", ".join(one_line(repr(text), 30) for text in first)
+    begun = f", {own['begun'] / size:.1%} are part of some or begin with one" * (own["begun"] > 0)
+    lines = [
+        _tokens(own["width"], own["end_tokens"], own["type"]),
+        f"translated by {own['method']}: {own['twins'] / size:.1%} of base's tokens are tokens "
+        f"here, too{begun}",
+    ]
+    if missing:
+        more = ", ..." * (missing > len(first))
+        lines.append(f"{missing:,} are left to base: {shown}{more}")
+    return lines
 
 
 def check_on_the_hub(preset: Preset, json_: bool) -> None:

@@ -123,10 +123,8 @@ class Context(Closing):
         params.no_perf = True
         self.n_seq_max = n_seq_max
         self._window = 0 if swa_full else model.n_swa
-        self.cannot_rewind = ""  # why tokens cannot be dropped from the end, if so
-        if not model.rewinds:
-            self.cannot_rewind = "is recurrent or hybrid: it cannot drop its last tokens"
-        elif self._window:
+        self.cannot_rewind = model.cannot_rewind  # why tokens cannot be dropped from the end
+        if self._window and not self.cannot_rewind:
             self.cannot_rewind = "has a sliding window and keeps no older tokens (set swa_full)"
         self.decoded = 0  # tokens decoded in all, without padding: what prefix reuse saves
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]

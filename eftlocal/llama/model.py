@@ -160,6 +160,11 @@ class Model(Closing):
             self.call(work, later)
 
     @property
+    def cannot_rewind(self) -> str:
+        """Why no context of it can drop its last tokens; empty where some can."""
+        return "" if self.rewinds else "is recurrent or hybrid: it cannot drop its last tokens"
+
+    @property
     def _vocab(self) -> Any:
         return llama_cpp.llama_model_get_vocab(self.handle)
 

@@ -35,7 +35,13 @@ from eftlocal.loading.placement import (
     plan,
 )
 from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
-from eftlocal.loading.translating import divided, translations
+from eftlocal.loading.translating import (
+    divided,
+    end_tokens,
+    require_rewinding,
+    stop_tokens,
+    translations,
+)
 from eftlocal.loading.vocabulary import Vocabulary
 from eftlocal.loading.weight_types import main_type
 from eftlocal.prompt.messages import check_variables
@@ -346,6 +352,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             role: resources.enter_context(_context(models[role], role, prepared))
             for role in prepared.sources
         }
+        require_rewinding(contexts, prepared.others)
         if any(source.reproducible for source in prepared.sources.values()):
             for role, context in contexts.items():
                 if why := context.cannot_rewind:
@@ -353,8 +360,7 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             told = progress and (lambda role, share: progress(f"{role}: comparing rows", share))
             widths = measured(contexts, f"{fingerprint}-{prepared.n_seq_max}", told)
         vocabulary = prepared.vocabulary
-        ends = {role: _ends(prepared, role, model) for role, model in models.items()}
-        stop = frozenset(t for role in ends.keys() - prepared.others.keys() for t in ends[role])
+        ends = end_tokens(models, vocabulary, prepared.others)
         threads = [s.threads or llama.default_threads() for s in prepared.sources.values()]
         apart = prepared.plan.apart
         pool = None
@@ -365,14 +371,12 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
             contexts,
             vocab_size=vocabulary.size,
             unusable=[int(t) for t in vocabulary.unusable],
-            stop_tokens=stop,
+            stop_tokens=stop_tokens(ends, prepared.others),
             foreign=prepared.foreign,
             pool=pool,
             side_by_side=apart,
             widths=widths,
-            translations=translations(
-                contexts, vocabulary, stop, prepared.others, ends, prepared.sources
-            ),
+            translations=translations(models, vocabulary, prepared.others, ends, prepared.sources),
         )
         prompts = {r: role_prompt(s, models[r]) for r, s in prepared.sources.items()}
         return Loaded(
@@ -388,13 +392,6 @@ def load_roles(prepared: Prepared, *, progress: Progress | None = None) -> Loade
     except BaseException:
         resources.close()
         raise
-
-
-def _ends(prepared: Prepared, role: str, model: llama.Model) -> set[int]:
-    """The tokens that end an answer, as the file and llama.cpp say, in the role's vocabulary."""
-    vocabulary = prepared.others.get(role, prepared.vocabulary)
-    ends = {*vocabulary.end_tokens_declared[role], *model.end_tokens(model.special_tokens())}
-    return {token for token in ends if token < vocabulary.size}
 
 
 def _is_mapped(prepared: Prepared, role: str) -> bool:

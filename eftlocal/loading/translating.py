@@ -45,10 +45,36 @@ def divided(
     return shared[of[BASE]], {role: shared[of[role]] for role in others}
 
 
+def end_tokens(
+    models: Mapping[str, Model], vocabulary: Vocabulary, others: Mapping[str, Vocabulary]
+) -> dict[str, set[int]]:
+    """By role, the tokens that end an answer, as file and llama.cpp say, in its own vocabulary."""
+    found = {}
+    for role, model in models.items():
+        own = others.get(role, vocabulary)
+        ends = {*own.end_tokens_declared[role], *model.end_tokens(model.special_tokens())}
+        found[role] = {token for token in ends if token < own.size}
+    return found
+
+
+def stop_tokens(ends: Mapping[str, Collection[int]], others: Collection[str]) -> frozenset[int]:
+    """The tokens of answers that end them: those of all roles that have this vocabulary."""
+    return frozenset(token for role in ends.keys() - others for token in ends[role])
+
+
+def require_rewinding(held: Mapping[str, Context | Model], others: Collection[str]) -> None:
+    """UsageError where a role's last tokens cannot be taken back, as another vocabulary needs."""
+    for role in others:
+        if why := held[role].cannot_rewind:
+            raise UsageError(
+                f"{role} has another vocabulary than the base, so its last tokens must be taken "
+                f"back when a longer one takes their place, and its model {why}"
+            )
+
+
 def translations(
-    contexts: Mapping[str, Context],
+    models: Mapping[str, Model],
     vocabulary: Vocabulary,
-    stop_tokens: Collection[int],
     others: Mapping[str, Vocabulary],
     ends: Mapping[str, Collection[int]],
     sources: Mapping[str, RoleSource],
@@ -56,23 +82,17 @@ def translations(
     """What it takes to use the roles of other vocabularies, made once for each of these.
 
     Args:
-        vocabulary, stop_tokens: of the answers.
+        models: their tokenizers are enough.
+        vocabulary: of the answers.
         others: the vocabularies of these roles.
-        ends: the tokens that end an answer, by role, each in its own vocabulary.
+        ends: as `end_tokens` gives them.
 
     Raises:
         VocabularyError: a vocabulary cannot spell every text.
-        UsageError: a model cannot drop its last tokens.
     """
     if not others:
         return {}
-    models = {role: context.model for role, context in contexts.items()}
-    for role in others:
-        if why := contexts[role].cannot_rewind:
-            raise UsageError(
-                f"{role} has another vocabulary than the base, so its last tokens must be taken "
-                f"back when a longer one takes their place, and its model {why}"
-            )
+    stop = stop_tokens(ends, others)
     unusable = set(vocabulary.unusable.tolist())
     base = models[BASE].text_pieces(vocabulary.size)
     base = {token: piece for token, piece in base.items() if token not in unusable}
@@ -90,7 +110,7 @@ def translations(
             lambda text: model.tokenize(text, continues=True),
             small,
             lambda token: base.get(token, b""),
-            base_ends=stop_tokens,
+            base_ends=stop,
             end=min(ends[role], default=None),
         )
         return Lattice.of(base, vocabulary.size, small), speller
@@ -107,7 +127,7 @@ def translations(
             lattice,
             method=sources[role].translation,
             ends=ends[role],
-            base_ends=stop_tokens,
+            base_ends=stop,
             unusable=own.unusable.tolist(),
         )
         candidates = CANDIDATES if sources[role].translation == "candidates" else 0
