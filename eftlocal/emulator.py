@@ -87,7 +87,8 @@ class Emulator(Closing):
         self.held = loaded.held
         self._slow = loaded.slow
         self._resources = loaded.resources
-        marks = AnswerMarks(self.text_model, self.prompts[text_role(self.models)])
+        told = text_role(self.models)
+        marks = AnswerMarks(self.text_model, told, self.prompts[told], self.models[told])
         self._opener = Opener(self.rounds, self._reader, self.text_role, self.text_model, marks)
 
     @classmethod

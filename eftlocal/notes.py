@@ -40,6 +40,12 @@ def notes_of(ensemble: Ensemble, recipe: Recipe, models: Mapping[str, Model]) ->
             f"base, so the rows are translated: {twins / ensemble.vocab_size:.0%} of base's tokens "
             f"are tokens there too, {missing:,} are left to base"
         )
+    if ensemble.translations.keys() >= set(recipe.roles):
+        found.append(
+            "no role of base's vocabulary is in this recipe: of tokens that begin alike it knows "
+            "only their first piece, so answers are poor; what a translation is for is the delta "
+            "of a tuned role and its reference"
+        )
     beyond: dict[tuple[int, int], list[str]] = {}
     for role, context in ensemble.contexts.items():
         if 0 < context.n_ctx_train < context.n_ctx:

@@ -127,7 +127,7 @@ class Opener:
                 persona=persona,
                 mask=mask,
                 prompt=scored,
-                marks=self._marks.of(ids[self._text_role]),
+                marks=self._marks.of(ids),
             )
             undone.pop_all()
             return stream

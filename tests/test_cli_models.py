@@ -312,13 +312,16 @@ def test_check_of_strangers(server: HubServer) -> None:
     assert run_json("check", "mine")["vocabulary"]["ok"]
 
 
-def test_check_of_two_vocabularies_says_what_is_translated(cross_files: dict[str, Path]) -> None:
+def test_check_of_two_vocabularies_says_what_is_translated(
+    cross_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     files = [word for role, file in cross_files.items() for word in (f"--{role}", str(file))]
     found = run_json("check", *files)["vocabulary"]
     assert found["ok"] and found["size"] == 4096 and list(found["widths"]) == ["base"]
     assert found["translated"]["tuned"] == found["translated"]["reference"]
     own = found["translated"]["tuned"]
-    assert (own["method"], own["size"]) == ("prefix", 1024)
+    assert (own["method"], own["size"]) == ("candidates", 1024)
     with Model(cross_files["base"], vocab_only=True) as base:
         pieces = base.text_pieces(4096)
     with Model(cross_files["tuned"], vocab_only=True) as small:
@@ -328,7 +331,7 @@ def test_check_of_two_vocabularies_says_what_is_translated(cross_files: dict[str
     two = ("check", *files)
     text = run(*two).stdout
     assert "base's, 4096 tokens" in text and "shared" not in text
-    assert f"translated by prefix: {own['twins'] / 4096:.1%} of base's tokens" in text
+    assert f"translated by candidates: {own['twins'] / 4096:.1%} of base's tokens" in text
     method = ("--translation", "text")
     by_text = run_json("check", *files, *method)["vocabulary"]["translated"]["tuned"]
     assert (by_text["method"], by_text["begun"]) == ("text", 0)

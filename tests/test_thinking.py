@@ -211,17 +211,17 @@ class Control:
 
 def test_control_tokens_that_mark_thinking_are_written() -> None:
     model: Any = Control()
-    magistral = AnswerMarks(model, RolePrompt(format="{{ '[THINK]' }}"))
+    magistral = AnswerMarks(model, "tuned", RolePrompt(format="{{ '[THINK]' }}"))
     assert b"".join(map(magistral.piece, (0, 3, 1, 2))) == b"[THINK]Hm[/THINK]"
-    other = AnswerMarks(model, RolePrompt(format="{{ 'x' }}"))
+    other = AnswerMarks(model, "tuned", RolePrompt(format="{{ 'x' }}"))
     assert b"".join(map(other.piece, (0, 3, 1, 2))) == b"Hm"
 
 
 def test_a_preset_says_other_marks() -> None:
     model: Any = Control()
-    marks = AnswerMarks(model, RolePrompt(format="plain", thinking=("[INST]", "Hm")))
-    assert marks.of([3]) == Marks("[INST]", "Hm")
-    assert marks.of([3, 2]) == Marks("[INST]", "Hm", opened=True)
+    marks = AnswerMarks(model, "tuned", RolePrompt(format="plain", thinking=("[INST]", "Hm")))
+    assert marks.of({"tuned": [3]}) == Marks("[INST]", "Hm")
+    assert marks.of({"tuned": [3, 2]}) == Marks("[INST]", "Hm", opened=True)
     assert marks.piece(2) == b"[INST]"
     role = RoleFile(file="x.gguf", thinking=["~", "~~"])  # type: ignore[arg-type]  # of TOML
     assert role.thinking == ("~", "~~")

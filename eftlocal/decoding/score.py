@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.decoding.ensemble import Ensemble
-from eftlocal.decoding.sequence import Choice, Point, Wanted
+from eftlocal.decoding.sequence import Choice, Point, RunningSequence, Wanted
 from eftlocal.errors import PromptError
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
@@ -75,10 +75,10 @@ def text_rows(
         prompts, recipe=recipe, sampling=Sampling(temperature=0.0), scored=len(tokens)
     )
     try:
-        room = ensemble.room(sequence)
-        if len(tokens) > room:
+        fit = _fitting(ensemble, sequence, tokens)
+        if len(tokens) > fit:
             raise PromptError(
-                f"the {what} has {len(tokens)} tokens and {room} fit after its prompt; "
+                f"the {what} has {len(tokens)} tokens and {fit} fit after its prompt; "
                 "shorten it or raise n_ctx"
             )
         count = min(_SCORED, ensemble.n_rows)
@@ -99,6 +99,19 @@ def text_rows(
             sequence.choices.append(Choice(chunk[-1]))
     finally:
         ensemble.close(sequence)
+
+
+def _fitting(ensemble: Ensemble, sequence: RunningSequence, tokens: Sequence[int]) -> int:
+    """How many of these tokens fit every context; in another vocabulary, as they are spelled."""
+    fit = len(tokens)
+    for role, context in ensemble.contexts.items():
+        room = context.n_ctx - len(sequence.prompts[role])
+        if role not in ensemble.translations:
+            fit = min(fit, room)
+        elif fit > 0:
+            places = sequence.places(role, fit, tokens[:fit])
+            fit = next((i for i, place in enumerate(places) if place.length > room), fit)
+    return fit
 
 
 def score(

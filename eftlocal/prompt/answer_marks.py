@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from eftlocal.llama.model import Model
@@ -14,20 +14,31 @@ _TAIL = 32  # tokens of a prompt's end in which a mark has room
 
 
 class AnswerMarks:
-    """Of the model whose tokens become the answer's text, and its prompt."""
+    """Of the model whose tokens become the answer's text, and the prompt that opens thinking.
 
-    def __init__(self, model: Model, prompt: RolePrompt) -> None:
+    Args:
+        model: whose tokens are the answer's.
+        role, prompt: whose prompt may open thinking; the tuned role as a rule.
+        reader: the model of that role, where it has another vocabulary.
+    """
+
+    def __init__(
+        self, model: Model, role: str, prompt: RolePrompt, reader: Model | None = None
+    ) -> None:
         self._model = model
+        self._role = role
         self._prompt = prompt
+        self._reader = reader or model
 
     def piece(self, token: int) -> bytes:
         """A token's bytes in an answer: of control tokens those that mark thinking have a text."""
         return self._model.piece(token, special=token in self._written)
 
-    def of(self, prompt: Sequence[int]) -> Marks | None:
-        """The marks of an answer to a prompt of these tokens, where more is known of them than
-        that they are of `KINDS`."""
-        end = b"".join(self._model.piece(token, special=True) for token in prompt[-_TAIL:])
+    def of(self, prompts: Mapping[str, Sequence[int]]) -> Marks | None:
+        """The marks of an answer to the roles' prompts of these tokens, where more is known of them
+        than that they are of `KINDS`."""
+        tail = prompts[self._role][-_TAIL:]
+        end = b"".join(self._reader.piece(token, special=True) for token in tail)
         return opened_by(end.decode("utf-8", "replace"), self._prompt.marks)
 
     @cached_property

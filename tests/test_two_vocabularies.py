@@ -1,0 +1,73 @@
+"""A base and a pair of another vocabulary, from the door to the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.errors import PromptError
+from eftlocal.thinking import Marks
+
+GREEDY = Sampling(temperature=0.0)
+QUESTION = "In which country is Toulouse?"
+
+
+def test_alpha_0_is_the_base_alone(cross: Emulator) -> None:
+    asked = {"sampling": GREEDY, "max_tokens": 12, "speculation": "off"}
+    alone = cross.generate(QUESTION, recipe="base", **asked)
+    assert cross.generate(QUESTION, recipe=Recipe.proxy(0.0), **asked).tokens == alone.tokens
+    assert cross.generate(QUESTION, recipe=Recipe.proxy(1.0), **asked).tokens != alone.tokens
+
+
+def test_a_scored_text_fits_as_it_is_spelled(cross: Emulator) -> None:
+    word, spelled = " occupation", len(cross.models["tuned"].tokenize("occupation occupation")) // 2
+    most = cross.ensemble.translations["tuned"].most
+    count = 200 // spelled
+    assert (256 - 20) // most < count  # the longest token, that many times, would not fit
+    found = cross.logprobs(word * count, prompt="Toulouse", raw=True, recipe="proxy")
+    assert len(found.tokens) == count and np.isfinite(found.logprobs).all()
+    with pytest.raises(PromptError, match=r"has \d+ tokens and \d+ fit after its prompt"):
+        cross.logprobs(word * 2 * count, prompt="Toulouse", raw=True, recipe="proxy")
+
+
+def test_prompt_logprobs_of_a_text_and_of_its_ids_are_one(cross: Emulator) -> None:
+    text = "The occupation of Marie Curie"
+    ids = cross.text_model.tokenize(text)
+    asked = {"recipe": "proxy", "max_tokens": 0, "prompt_logprobs": True}
+    of_text = cross.generate(text, raw=True, **asked).prompt
+    of_ids = cross.generate(ids, **asked).prompt
+    assert of_text and of_ids and list(of_text.tokens) == list(of_ids.tokens) == ids
+    assert np.array_equal(of_text.logprobs, of_ids.logprobs, equal_nan=True)
+
+
+def test_a_recipe_of_translated_roles_alone_is_warned_of(cross: Emulator) -> None:
+    (translated,) = (note for note in cross.notes("proxy") if "another vocabulary" in note)
+    assert translated.startswith("tuned and reference have")
+    assert not any("no role of base's vocabulary" in note for note in cross.notes("proxy"))
+    assert any("no role of base's vocabulary" in note for note in cross.notes("tuned"))
+    assert not any("vocabulary" in note for note in cross.notes("base"))
+
+
+def test_thinking_that_the_tuned_role_s_prompt_opens(cross_files: dict[str, Path]) -> None:
+    opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    with Emulator.from_files(
+        **cross_files, prompts={"tuned": opens}, n_ctx=256, threads=1
+    ) as emulator:
+        assert emulator.text_role == "base"
+        with emulator.stream(QUESTION, max_tokens=2) as stream:
+            assert stream.marks == Marks("<think>", "</think>", opened=True)
+
+
+def test_a_saved_conversation_goes_on(cross: Emulator, tmp_path: Path) -> None:
+    asked = {"sampling": GREEDY, "max_tokens": 8, "speculation": "off", "recipe": "proxy"}
+    first = cross.generate(QUESTION, **asked)
+    cross.save_state(tmp_path / "state", QUESTION)
+    cross.generate("Another question, which takes its place.", **asked)
+    cross.load_state(tmp_path / "state")
+    again = cross.generate(QUESTION, **asked)
+    assert again.tokens == first.tokens
+    for role, count in again.timing.prompt_tokens.items():
+        assert again.timing.reused_tokens[role] == count - 1
