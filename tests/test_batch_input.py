@@ -672,7 +672,7 @@ def test_the_bound_of_a_role_of_another_vocabulary(cross_files: dict[str, Path])
         ids = models["base"].tokenize("Toulouse lies in France. " * 20)
         count = len(models["tuned"].tokenize("Toulouse lies in France. " * 20))
         assert len(ids) < SHORT < count  # in its tokens it does not fit
-        assert f"tuned has {count} tokens" in str(made(of(tuple(ids), raw=True)))
+        assert f"tuned has {count + 1} tokens" in str(made(of(tuple(ids), raw=True)))  # and BOS
         assert made(of(tuple(ids[:40]), raw=True)) is None
         assert made(of("x", constraint=Constraint("regex", "Toulouse"))) is None
         beyond = 4095  # of base's vocabulary only

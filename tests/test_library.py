@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eftlocal.gguf_file.parser import Arrays
 from eftlocal.library.guess import BASE, TUNED, Sure, guesses, words
 from eftlocal.library.inventory import Inventory, Model, take
 from eftlocal.library.places import Place, places
+from eftlocal.library.trios import _by_identity, _possible
 from eftlocal.loading import loader
 
 TEMPLATE = {"tokenizer.chat_template": "{{ messages[0].content }}"}
@@ -203,6 +205,38 @@ def test_what_does_not_fit_comes_last_with_the_numbers(
     assert report["trios"]
     assert not any(trio["fits"] for trio in report["trios"])
     assert " needed, 1 MiB free: does not fit" in find().stdout
+
+
+def test_a_base_without_a_pair_of_its_vocabulary_is_proposed_with_others(
+    tmp_path: Path, home: Path
+) -> None:
+    for large, folder in ((True, tmp_path / "a"), (False, tmp_path / "b")):
+        model(folder / "Phi-4-Base.gguf", "Phi 4 Base", "phi", large=large)
+    report = find_json(str(tmp_path / "a"), "--most", "9")
+    names = {entry["path"]: entry["name"] for entry in report["models"]}
+    trios = report["trios"]
+    one, two = ([t for t in trios if t["translated"] is which] for which in (False, True))
+    assert trios == one + two and len(one) == 3
+    assert [names[trio["base"]] for trio in two] == ["Phi-4-Base"] * 2  # and three pairs are there
+    assert [trio["sure"] for trio in two] == ["sure", "sure"]
+    assert report["possible"] == 5
+    lines = find(str(tmp_path / "a"), "--most", "9").stdout
+    assert lines.count("translated: the pair's vocabulary has 96 tokens, base's has 96") == 2
+    assert not any(t["translated"] for t in find_json(str(tmp_path / "b"))["trios"])  # too small
+
+
+def test_no_pair_that_cannot_take_tokens_back_is_translated() -> None:
+    names = ("Rwkv-1B-Base", False), ("Rwkv-1B-Instruct", True), ("Phi-4-Base", False)
+    known = of_names(*names).models
+    shapes = (("rwkv7",), ("rwkv7",), ("phi",))
+    models = [
+        replace(m, vocabulary=i // 2, parameters=10 ** (i // 2), shape=shape)
+        for i, (m, shape) in enumerate(zip(known, shapes, strict=True))
+    ]
+    assert [*_possible(_by_identity(guesses(models)))] == []
+    others = [replace(m, shape=m.shape[0].replace("rwkv7", "llama").split()) for m in models]
+    (found,) = _possible(_by_identity(guesses([replace(m, shape=tuple(m.shape)) for m in others])))
+    assert found.is_translated and found.base.model.path == models[2].path
 
 
 def test_no_trio_says_what_one_takes(tmp_path: Path, home: Path) -> None:

@@ -75,6 +75,18 @@ def test_three_paths_become_a_preset_that_answers(
     assert "France" in answer.stdout
 
 
+def test_a_pair_of_another_vocabulary_becomes_a_preset_that_says_so(
+    cross_files: dict[str, Path],
+) -> None:
+    result = add("mine", *options(cross_files))
+    assert result.exit_code == 0, result.output
+    assert "base's, 4096 tokens" in result.stdout and "translated by" in result.stdout
+    asked = ("--recipe", "proxy", "--max-tokens", "2", "--n-ctx", "128", "--threads", "1")
+    answer = run("run", "--preset", "mine", QUESTION, *asked)
+    assert answer.exit_code == 0, answer.output
+    assert "tuned and reference have another vocabulary than base" in answer.stderr
+
+
 def test_a_name_that_is_taken_needs_replace(demo_files: dict[str, Path]) -> None:
     files = options(demo_files)
     assert add("mine", *files).exit_code == 0

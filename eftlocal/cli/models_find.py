@@ -64,7 +64,7 @@ def find(folders: Sequence[Path], most: int, json_: bool) -> None:
     elif not proposed:
         say(
             "\nno trio: it takes a tuned model, the base of that (the reference), and a larger "
-            "base, all of one vocabulary; `eftlocal models search WORDS` finds what is missing"
+            "base, best all of one vocabulary; `eftlocal models search WORDS` finds what is missing"
         )
     for number, trio in enumerate(proposed, 1):
         say("")
@@ -113,6 +113,9 @@ def show_trio(trio: Trio, number: int) -> None:
     doubt = f"; {_SURE[trio.sure]}" if trio.sure < Sure.SURE else ""
     say(f"{number}. {names['base']} steered by {names['tuned']} over {names['reference']}")
     say(f"  {gib(trio.needed)} needed, {free} free: {fits}{doubt}")
+    if trio.is_translated:
+        small, large = (guess.model.tokens for guess in (trio.tuned, trio.base))
+        say(f"  translated: the pair's vocabulary has {small:,} tokens, base's has {large:,}")
     for role, guess in trio.roles.items():
         if guess.sure < Sure.SURE:
             say(f"  {role}: {guess.why}")
@@ -158,6 +161,7 @@ def _model(guess: Guess) -> dict[str, Any]:
 def _trio(trio: Trio) -> dict[str, Any]:
     return {
         **{role: str(path) for role, path in trio.files.items()},
+        "translated": trio.is_translated,
         "sure": trio.sure.name.lower(),
         "needed": trio.needed,
         "free": trio.free,

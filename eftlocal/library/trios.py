@@ -1,7 +1,8 @@
 """Trios of the models on this machine: a large base, a small tuned model and what that was before.
 
 One vocabulary is proven by `loading.vocabulary`, the memory by `loading.placement`; that a model is
-what the tuned one was before is guessed from names, metadata and shapes.
+what the tuned one was before is guessed from names, metadata and shapes. A base that has no pair of
+its vocabulary is proposed with pairs of others, whose rows are translated.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from pathlib import Path
 
 from eftlocal.errors import EftlocalError
 from eftlocal.gguf_file.check import checked_model
-from eftlocal.gguf_file.header import Header
+from eftlocal.gguf_file.header import RECURRENT, Header
 from eftlocal.library.guess import BASE, TUNED, Guess, Sure, stem, words
 from eftlocal.loading.loader import planned
 from eftlocal.loading.roles import file_sources
-from eftlocal.loading.vocabulary import require
+from eftlocal.loading.translating import divided
 from eftlocal.loading.weight_types import bits
 
 _LARGER = 1.5  # times the weights of the tuned model: less is no large base
 _ENOUGH = bits("Q8_0")  # more bits of a weight bring the small models nothing that is seen
+_TRANSLATED = 2  # trios of a base with pairs of another vocabulary
 _MOST_PLANNED = 40  # trios: what is looked at where few fit
 
 
@@ -50,6 +52,11 @@ class Trio:
         return min(self.relation, *(guess.sure for guess in self.roles.values()))
 
     @property
+    def is_translated(self) -> bool:
+        """Whether the pair has another vocabulary than the base."""
+        return self.base.model.vocabulary != self.tuned.model.vocabulary
+
+    @property
     def roles(self) -> dict[str, Guess]:
         return {"base": self.base, "tuned": self.tuned, "reference": self.reference}
 
@@ -64,8 +71,8 @@ _Read = Callable[[Path], Header]
 def trios(
     guesses: Sequence[Guess], most: int, refused: Callable[[str], object] = lambda _: None
 ) -> tuple[list[Trio], int]:
-    """The best trios, the best first: those that fit this machine, then the surest, then those
-    with the largest base; and how many there are.
+    """The best trios, the best first: those that fit this machine, then those of one vocabulary,
+    then the surest, then those with the largest base; and how many there are.
 
     Args:
         most: how many are wanted.
@@ -90,7 +97,14 @@ def trios(
 
 def _rank(trio: Trio) -> tuple[object, ...]:
     sizes = (-guess.model.parameters for guess in (trio.base, trio.tuned))
-    return (-trio.sure, *sizes, trio.base.name, trio.tuned.name, trio.reference.name)
+    return (
+        trio.is_translated,
+        -trio.sure,
+        *sizes,
+        trio.base.name,
+        trio.tuned.name,
+        trio.reference.name,
+    )
 
 
 def _possible(files: Mapping[object, Sequence[Guess]]) -> Iterator[Trio]:
@@ -98,11 +112,11 @@ def _possible(files: Mapping[object, Sequence[Guess]]) -> Iterator[Trio]:
     of_vocabulary: dict[int, list[Guess]] = defaultdict(list)
     for first, *_ in files.values():
         of_vocabulary[first.model.vocabulary].append(first)
-    for members in of_vocabulary.values():
-        for tuned, reference, relation in _pairs(members):
-            for base in members:
-                if _is_base(base, tuned, reference):
-                    yield Trio(base, tuned, reference, relation)
+    pairs = [pair for members in of_vocabulary.values() for pair in _pairs(members)]
+    for base in (first for first, *_ in files.values()):
+        found = [Trio(base, *pair) for pair in pairs if _is_base(base, *pair[:2])]
+        own = [trio for trio in found if not trio.is_translated]
+        yield from own or sorted(found, key=_rank)[:_TRANSLATED]
 
 
 def _by_identity(guesses: Sequence[Guess]) -> dict[object, list[Guess]]:
@@ -138,10 +152,15 @@ def _relation(other: Guess, tuned: Guess) -> Sure | None:
 
 
 def _is_base(base: Guess, tuned: Guess, reference: Guess) -> bool:
-    """Whether a model is large, and of the reference's kind; a tuned one is of its family too."""
+    """Whether a model is large, and of the reference's kind; a tuned one is of its family too.
+
+    Rows of a recurrent model are not translated: it cannot take tokens back.
+    """
     kin = reference.kind == BASE or base.family == reference.family
     large = base.model.parameters >= _LARGER * tuned.model.parameters
-    return kin and large and base.kind == reference.kind
+    one = base.model.vocabulary == tuned.model.vocabulary
+    possible = one or tuned.model.shape[0] not in RECURRENT
+    return kin and large and possible and base.kind == reference.kind
 
 
 def _best(trio: Trio, files: Mapping[object, Sequence[Guess]], header_of: _Read) -> Trio:
@@ -155,8 +174,9 @@ def _best(trio: Trio, files: Mapping[object, Sequence[Guess]], header_of: _Read)
     for base in files[trio.base.identity]:
         trio = replace(trio, base=base, tuned=tuned, reference=reference)
         headers = {role: header_of(path) for role, path in trio.files.items()}
-        require(headers)
-        plan = planned(file_sources(trio.files), headers, force=True)
+        sources = file_sources(trio.files)
+        divided(headers, sources)
+        plan = planned(sources, headers, force=True)
         trio = replace(trio, needed=plan.needed, free=plan.host_free, fits=plan.fits)
         if trio.fits:
             break
