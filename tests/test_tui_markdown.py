@@ -76,6 +76,14 @@ LOOKS = {
         "Do\n```sh\nls\n```\nand\n\n    cd\n\n# H", "Do\n\n ls\n\nand\n\n cd\n\nH",
     ),
     "a quote": ("> one\n> two\n>\n> - a\n> - b\n\nEnd", "▌ one\n▌ two\n▌\n▌  • a\n▌  • b\n\nEnd"),
+    "products": (
+        "2*3*4, a*b+c*d, 2**3**4, *i*, **b**x, 強*調*",
+        "2*3*4, a*b+c*d, 2**3**4, i, bx, 強調",
+    ),
+    "links": (
+        "[a](http://b.org/c_d), [http://e](http://e),\nhttp://f and a@g.org",
+        "a (http://b.org/c_d), http://e,\nhttp://f and a@g.org",
+    ),
     "a rule": ("a\n\n---\n\nb", f"a\n\n{'─' * 40}\n\nb"),
     "HTML": ("a<br>b <b>c</b>\n<div>d</div>", "a<br>b <b>c</b>\n<div>d</div>"),
     "notes at the foot": ("See [1].\n\n[1]: x\n[^2]: y", "See [1].\n\n[1]: x\n[^2]: y"),

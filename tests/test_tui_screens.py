@@ -200,6 +200,23 @@ async def test_the_palette_acts(d: Driver) -> None:
     await d.until(lambda: d.turns == ["Question?", "Again."])
 
 
+@driving(Script(["One ", "two ", "three."], wait_at=1))
+async def test_the_palette_while_an_answer_comes(d: Driver) -> None:
+    """The answer goes on behind it; what was chosen is done, and the message box has the keys."""
+    await d.send("Question?")
+    await d.until(lambda: "One" in d.screen_text())
+    shown = d.chat.side.display
+    await d.press("ctrl+p", *"panel")
+    await d.until(lambda: "Show or hide the side panel" in d.screen_text())
+    d.engine.go()
+    await d.until(lambda: not d.chat.answers.busy)
+    assert isinstance(d.app.screen, CommandPalette)
+    await d.press("enter")
+    await d.until(lambda: d.app.screen is d.chat and d.chat.side.display is not shown)
+    await d.press("x")
+    assert d.turns == ["Question?", "One two three."] and d.chat.prompt.text == "x"
+
+
 @driving(settings=Settings(theme="nord"))
 async def test_themes_light_and_dark(d: Driver) -> None:
     assert d.app.theme == "nord"

@@ -1,4 +1,4 @@
-"""Markdown as models write it: a line break is a line break, LaTeX stays as it stands.
+"""Markdown as models write it: a line break is a line break, LaTeX and products stay as they stand.
 
 HTML is shown as text, since nothing here could render it, and so is a link's definition: whatever
 a model wrote can be read.
@@ -20,6 +20,8 @@ _DISPLAY = {"\\[": "\\]", "$$": "$$"}  # what opens a formula that stands by its
 _INLINE = {"\\(": "\\)", **_DISPLAY}
 # A dollar sign is one of money unless its formula touches it and no digit follows the other one.
 _DOLLARS = re.compile(r"\$(?![\s$])(?:\\.|[^\\$\n])*(?<!\s)\$(?!\d)")
+# One star between letters or digits, or two between digits, is an operator.
+_TIMES = re.compile(r"(?<=[A-Za-z0-9])\*(?=[A-Za-z0-9])|(?<=\d)\*\*(?=\d)")
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
@@ -32,7 +34,9 @@ def parser() -> MarkdownIt:
         "fence", MATH, _math_block, {"alt": ["paragraph", "blockquote", "list"]}
     )
     found.inline.ruler.before("escape", MATH, _math)
+    found.inline.ruler.before("emphasis", "times", _times)
     found.core.ruler.push("breaks", _breaks)
+    found.core.ruler.push("targets", _targets)
     found.core.ruler.push("looks", _looks)
     return found
 
@@ -88,6 +92,17 @@ def _math(state: StateInline, silent: bool) -> bool:
     return True
 
 
+def _times(state: StateInline, silent: bool) -> bool:
+    """`2*3*4` is a product, in which nothing is emphasised."""
+    found = _TIMES.match(state.src, state.pos, state.posMax)
+    if found is None:
+        return False
+    if not silent:
+        state.pending += found[0]
+    state.pos = found.end()
+    return True
+
+
 def _breaks(state: StateCore) -> None:
     """A line ends where the model ended it; in a table, which has lines of its own, at <br>."""
     in_table = False
@@ -109,6 +124,22 @@ def _parted(token: Token) -> list[Token]:
     for text in more:
         found += [Token("hardbreak", "br", 0), Token("text", "", 0, content=text)]
     return found
+
+
+def _targets(state: StateCore) -> None:
+    """Where a link leads stands behind it, unless it says so itself: it is not opened from here."""
+    for token in state.tokens:
+        children: list[Token] = []
+        target = said = ""
+        for child in token.children or ():
+            children.append(child)
+            said += child.content
+            if child.type == "link_open":
+                target = str(child.attrs["href"]) if child.info != "auto" else ""
+                said = ""
+            elif child.type == "link_close" and target not in ("", said):
+                children.append(Token("text", "", 0, content=f" ({target})"))
+        token.children = children or token.children
 
 
 def _looks(state: StateCore) -> None:
