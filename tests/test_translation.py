@@ -52,13 +52,18 @@ def test_a_lattice_is_what_its_fields_say(base: list[bytes], small: list[bytes])
         assert lattice.begin[token] == lattice.end[token] and lattice.parent[token] == NONE
 
 
-def by_definition(p: Mapping[bytes, float], text: bytes) -> float:
-    """M of a base token: its twin; else what begins with it, and the longest piece of it."""
+def by_definition(p: Mapping[bytes, float], text: bytes, base: Sequence[bytes]) -> float:
+    """M of a base token: its twin; else what begins with it, and its part of its first piece."""
+
+    def piece(of: bytes) -> bytes:
+        shorter = [small for small in p if of.startswith(small)]
+        return max(shorter, key=len, default=b"") if of not in p else b""
+
     if text in p:
         return p[text]
     longer = sum(mass for small, mass in p.items() if small.startswith(text))
-    shorter = [small for small in p if text.startswith(small)]
-    return longer + (p[max(shorter, key=len)] if shorter else 0.0)
+    first = piece(text)
+    return longer + (p[first] / sum(piece(other) == first for other in base) if first else 0.0)
 
 
 def mass_of(small: Sequence[bytes], row: np.ndarray) -> dict[bytes, float]:
@@ -88,7 +93,7 @@ def test_prefix_is_its_definition(base: list[bytes], small: list[bytes], seed: i
     p = mass_of([*small, b"\x00end"], row)
     end = p.pop(b"\x00end")
     for token, text in enumerate(base):
-        want = by_definition(p, text)
+        want = by_definition(p, text, base)
         assert math.isclose(math.exp(out[token]), want, rel_tol=1e-5, abs_tol=0.0), text
         assert (token in rows.missing) == (want == 0.0)
     assert math.isclose(math.exp(out[len(base)]), end, rel_tol=1e-5)
@@ -138,7 +143,7 @@ def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
         joined = sum(mass for beyond, mass in longer.items() if beyond.startswith(text))
         begun = [beyond for beyond in longer if text.startswith(beyond) and text != beyond]
         joined += longer[max(begun, key=len)] if begun else 0.0
-        want = (joined + p[fox[:1]] * by_definition(q, text)) / whole
+        want = (joined + p[fox[:1]] * by_definition(q, text, base)) / whole
         assert math.isclose(math.exp(out[token]), want, rel_tol=1e-5), text
 
 

@@ -4,11 +4,11 @@ Write p for the small role's distribution and b for the bytes of a base token. `
 
     M(b) = p(s)                                 where a small token s has exactly b's bytes
          = sum of p(s), s beginning with b,     else: text that b is a part of
-           + p(the longest s that is a proper prefix of b)
+           + p(s) / n, s the longest proper prefix of b, and of n base tokens without a twin
 
-The last term knows only the first piece of b. Base tokens that begin alike thus share it, so M is
-no distribution over the base's tokens; what recipes use of it are differences between a tuned role
-and its reference, and there the shared part is what is known of both.
+The last term knows only the first piece of b. Base tokens that begin alike have equal parts of it,
+so M is nearly a distribution over the base's tokens, as filters and a role alone need it. In the
+difference between a tuned role and its reference n cancels: they share what is known of the piece.
 
 `text`: equal bytes only (as ThinkLogit maps tokens, Zhang et al. 2025, arXiv 2507.12759); all other
 tokens are left to the base. Either way log-probabilities are translated, never raw logits, whose
@@ -81,11 +81,16 @@ class Rows:
         self._single = np.flatnonzero(known & ~summed)
         at = np.where(twin, lattice.begin, self._parent)[self._single]
         self._source = lattice.order[at]
+        begun = np.where(known, self._parent, NONE)
+        sharing = np.bincount(begun[begun != NONE], minlength=len(lattice.order) + 1)
+        parts = np.maximum(sharing[self._parent], 1)  # NONE is the last, which none shares
+        self._log_parts = np.log(parts[self._single]).astype(np.float32)
         self._summed = np.flatnonzero(known & summed)
         self._summed = self._summed[np.argsort(lattice.begin[self._summed], kind="stable")]
         begins, ends_ = lattice.begin[self._summed], run_end[self._summed]
         self._edges = np.stack([begins, ends_], axis=1).ravel()
         self._parents = self._parent[self._summed]
+        self._parts = parts[self._summed]
         self.twins = int((lattice.equal > 0).sum())
         self.begun = int(known.sum()) - self.twins
         known[self._base_ends] = True
@@ -118,12 +123,13 @@ class Rows:
             return
         total = _log_total(last, best)
         out[self._single] = last[self._source]
-        out[self._single] -= np.float32(total)
+        out[self._single] -= np.float32(total) + self._log_parts
         share = self._ordered[:-1]
         if len(self._summed):
             np.exp(np.subtract(last[self._lattice.order], total, dtype=np.float64), out=share)
             sums = np.add.reduceat(self._ordered, self._edges)[::2]
-            sums[self._parents != NONE] += share[self._parents[self._parents != NONE]]
+            begun = self._parents != NONE
+            sums[begun] += share[self._parents[begun]] / self._parts[begun]
             with np.errstate(divide="ignore"):
                 out[self._summed] = np.log(sums)
         if len(self._base_ends):
