@@ -276,7 +276,7 @@ def translation(small: FakeModel, base: FakeModel) -> Translation:
         model: {t: p.encode() for t, p in enumerate(model.pieces) if p} for model in (small, base)
     }
     speller = Speller(
-        small.longest, texts[small], base.piece, base_ends=[EOS], end=EOS, needed=_LETTERS
+        small.longest, texts[small], texts[base], base_ends=[EOS], end=EOS, needed=_LETTERS
     )
     lattice = Lattice.of(texts[base], base.vocab_size, texts[small])
     rows = Rows(lattice, ends=[EOS], base_ends=[EOS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -125,6 +125,12 @@ def test_one_vocabulary_passes_through() -> None:
     assert np.ptp(out - row) < 1e-6 and math.isclose(np.exp(out).sum(), 1.0, rel_tol=1e-5)
 
 
+def longest(beginnings: Iterable[bytes], text: bytes) -> bytes:
+    """The longest of these that is a proper beginning of a text."""
+    begun = [each for each in beginnings if text.startswith(each) and text != each]
+    return max(begun, key=len, default=b"")
+
+
 def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
     """A base that has bytes, a small vocabulary that has whole characters too: after the first
     byte of one, the next is as likely as all small tokens that go on so."""
@@ -141,8 +147,9 @@ def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
     whole = sum(longer.values()) + p[fox[:1]]
     for token, text in enumerate(base):
         joined = sum(mass for beyond, mass in longer.items() if beyond.startswith(text))
-        begun = [beyond for beyond in longer if text.startswith(beyond) and text != beyond]
-        joined += longer[max(begun, key=len)] if begun else 0.0
+        if first := longest(longer, text):
+            sharing = sum(longest(longer, other) == first for other in base)
+            joined += longer[first] / sharing
         want = (joined + p[fox[:1]] * by_definition(q, text, base)) / whole
         assert math.isclose(math.exp(out[token]), want, rel_tol=1e-5), text
 
@@ -160,13 +167,8 @@ def greedy(vocabulary: Sequence[bytes]) -> Speller:
             data = data[length:]
         return found
 
-    return Speller(
-        tokenize,
-        pieces,
-        lambda token: bytes([token]) if token < 256 else b"",
-        base_ends=[256],
-        end=len(vocabulary),
-    )
+    base = dict(enumerate(BYTES))
+    return Speller(tokenize, pieces, base, base_ends=[256], end=len(vocabulary))
 
 
 WORDS = [*BYTES, b"th", b"the", b" the", b" of", b"of", "é".encode(), "東".encode(), b"12", b"  "]
@@ -189,6 +191,10 @@ def test_bytes_never_part(text: bytes) -> None:
         assert b"".join(WORDS[token] for token in tokens) == text[: at + 1]
         assert place.length == len(tokens)
         assert b"".join(WORDS[t] for t in tokens[len(tokens) - place.path :]) == place.open
+        longer = [
+            word for word in WORDS[256:] if word.startswith(place.open) and word != place.open
+        ]
+        assert longer or not place.path
         for start in {0, 1, len(tokens) // 2, len(tokens)}:
             assert place.tokens(start) == tokens[start:]
 

@@ -36,14 +36,17 @@ class _Candidate(NamedTuple):
     Attributes:
         token: its id.
         place: where the role stands after it.
-        same: how many of the role's tokens of the answer are those without it.
-        replaced: the last token without it, where a longer one takes its place; else -1.
+        begin: how many of the role's tokens of the answer come before its pieces, and before the
+            path.
+        path: tokens that these pieces continue or replace.
+        open: the bytes of the path in whose place a longer token is reckoned with.
     """
 
     token: int
     place: Place
-    same: int
-    replaced: int
+    begin: int
+    path: Sequence[int]
+    open: bytes
 
 
 class Translator:
@@ -90,20 +93,18 @@ class Translator:
                 if point.sequence.slot not in now:
                     now[point.sequence.slot] = point, some.pop(0)
             spans = [
-                self._span(role, point.sequence, each.place, each.same, less=1)
+                self._span(role, point.sequence, each.place, each.begin, less=1)
                 for point, each in now.values()
             ]
             for rows, (point, each) in zip(ensemble.rows(role, spans), now.values(), strict=True):
-                pieces = each.place.tokens(each.same)
-                point.rows[role][each.token] = whole(rows, pieces, each.replaced)
+                pieces = each.place.tokens(each.begin)
+                point.rows[role][each.token] = whole(rows, pieces, each.path, each.open)
 
     def _candidates(self, role: str, point: Point) -> list[_Candidate]:
         """The base's likely tokens that are no single token of the role's, the likeliest last."""
         ensemble, translation = self._ensemble, self._ensemble.translations[role]
         sequence, base = point.sequence, point.rows[BASE]
         (place, *_) = sequence.places(role, point.back, point.draft)
-        if place.path:
-            return []
         ids = top_k(base, translation.candidates)
         ids = ids[(base[ids] >= base.max() - _LIKELY) & ~translation.rows.known[ids]]
         context = ensemble.contexts[role]
@@ -111,14 +112,15 @@ class Translator:
         found = []
         for token in ids[np.argsort(base[ids], kind="stable")].tolist():
             after = translation.speller.after(place, token)
-            same, replaced = place.length, -1
-            if not extends(place, after):
-                same, replaced = place.length - 1, place.tokens(place.length - 1)[0]
-                if after.tokens(same - 1)[:1] != place.tokens(same - 1)[:1]:
+            goes_on = extends(place, after)
+            begin = place.length - max(place.path, 0 if goes_on else 1)
+            if not goes_on:
+                known = max(0, begin - 1)
+                mine, theirs = place.tokens(known)[:-1], after.tokens(known)
+                if theirs[: len(mine)] != mine:
                     continue  # it changes more than the last token
-            fits = after.length <= room and 0 < after.length - same <= context.n_rows
-            if fits and not after.path:
-                found.append(_Candidate(token, after, same, replaced))
+            if after.length <= room and 0 < after.length - begin <= context.n_rows:
+                found.append(_Candidate(token, after, begin, place.tokens(begin), place.open))
         return found
 
     def _span(

@@ -109,7 +109,7 @@ def translations(
         speller = Speller(
             lambda text: model.tokenize(text, continues=True),
             small,
-            lambda token: base.get(token, b""),
+            base,
             base_ends=stop,
             end=min(ends[role], default=None),
         )
@@ -131,5 +131,5 @@ def translations(
             unusable=own.unusable.tolist(),
         )
         candidates = CANDIDATES if sources[role].translation == "candidates" else 0
-        found[role] = Translation(speller, rows, own.size, speller.most(base.values()), candidates)
+        found[role] = Translation(speller, rows, own.size, speller.most(), candidates)
     return found

@@ -18,6 +18,7 @@ constant would stay in the tokens that are mapped.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
@@ -112,8 +113,8 @@ class Rows:
             rows: (S,) float32 each, raw logits. The last one stands after all of the answer; those
                 before it stand before and within `path`, the last small tokens, one row for each.
             path: small tokens that spell the open bytes.
-            open_: bytes at the end of the answer that a longer small token might have taken
-                together with what follows, such as the first bytes of a character.
+            open_: bytes at the end of the answer that a longer small token, which is none of the
+                base's, might have taken together with what follows.
         """
         out.fill(-np.inf)
         rows = [self._usable(row) for row in rows]
@@ -138,25 +139,27 @@ class Rows:
         if open_ and len(rows) > 1:
             self._add_longer(rows, out, path, open_)
 
-    def whole(self, rows: NDArray[np.float32], pieces: Sequence[int], replaced: int = -1) -> float:
-        """Log-probability of a base token in these pieces, each of which one of the rows (pieces,
-        S) stands before.
+    def whole(
+        self, rows: NDArray[np.float32], pieces: Sequence[int], path: Sequence[int], open_: bytes
+    ) -> float:
+        """Log-probability of a base token, all of it.
 
         Args:
-            replaced: the last token of the answer so far, where the first piece takes its place:
-                what came before it is given, and the probability is that of the rest.
+            rows: (pieces, S) float32, raw logits; each stands before one of the pieces.
+            pieces: small tokens that spell the open bytes and the base token.
+            path: those that spell the open bytes without it. Each has a row, too: they are the
+                first pieces, but for the last one, whose place another piece may take.
+            open_: see `__call__`; empty where no longer token is to be reckoned with.
         """
         found = 0.0
-        for at, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
+        for row, piece in zip(rows, pieces, strict=True):
             row = self._usable(row)
             best = float(row.max())
             if not math.isfinite(best):
                 return -math.inf
-            total = _log_total(row, best)
-            found += float(row[piece]) - total
-            if replaced >= 0 and not at:
-                found -= float(row[replaced]) - total
-        return found
+            found += float(row[piece]) - _log_total(row, best)
+        _, whole = self._go_on(rows, path, open_)
+        return found - math.log(whole) if whole > 0.0 else -math.inf
 
     def _usable(self, row: Row) -> Row:
         if len(self._unusable):
@@ -166,57 +169,69 @@ class Rows:
 
     def _add_longer(self, rows: Sequence[Row], out: Row, path: Sequence[int], open_: bytes) -> None:
         """What small tokens say that would have taken the open bytes and more at once."""
-        spelled = 0.0  # log-probability of the path so far
         masses = np.zeros(len(out), np.float64)
-        whole = 0.0  # probability that the answer goes on from the path's start with these bytes
-        rest = open_
-        for row, token in zip(rows[:-1], path, strict=True):
-            best = float(row.max())
-            if not math.isfinite(best):
-                return
-            total = _log_total(row, best)
-            tokens, chunks = self._added(rest)
-            if len(tokens):
-                p = np.exp(row[tokens].astype(np.float64) - total + spelled)
-                whole += float(p.sum())
-                for (ids, within), mass in zip(chunks, p, strict=True):
-                    masses[within] += mass
-                    masses[ids] += mass
-            spelled += float(row[token]) - total
-            rest = rest[len(self._text_of[token]) :]
-        whole += math.exp(spelled) if spelled > -math.inf else 0.0
+        spelled, whole = self._go_on(rows, path, open_, masses)
         if whole <= 0.0:
             return
         with np.errstate(divide="ignore"):
-            np.add(np.exp(out.astype(np.float64) + spelled), masses, out=masses)
+            masses += np.exp(out.astype(np.float64) + spelled)
             out[:] = np.log(masses) - math.log(whole)
 
-    def _find_added(self, open_: bytes) -> tuple[Ids, list[tuple[list[int], list[int]]]]:
-        """The small tokens that begin with the open bytes and are longer, by ascending length;
-        and for each the base tokens that are a part of what it says beyond them, and those that
-        it is the longest beginning of."""
+    def _go_on(
+        self,
+        rows: Sequence[Row] | NDArray[np.float32],
+        path: Sequence[int],
+        open_: bytes,
+        masses: NDArray[np.float64] | None = None,
+    ) -> tuple[float, float]:
+        """The log-probability of the path, and the probability that an answer goes on from where
+        it begins with the open bytes, by the path or by a longer token; of what these tokens say
+        beyond the open bytes, the probability is added to `masses` (B,)."""
+        spelled, whole, rest = 0.0, 0.0, open_
+        for row, token in zip(rows, path, strict=False):
+            row = self._usable(row)
+            best = float(row.max())
+            if not math.isfinite(best):
+                return -math.inf, 0.0
+            total = _log_total(row, best)
+            if rest:
+                tokens, which, ids, parts = self._added(rest)
+                p = np.exp(row[tokens].astype(np.float64) - total + spelled)
+                whole += float(p.sum())
+                if masses is not None:
+                    np.add.at(masses, ids, p[which] / parts)
+                rest = rest[len(self._text_of[token]) :]
+            spelled += float(row[token]) - total
+        return spelled, whole + math.exp(spelled)
+
+    def _find_added(self, open_: bytes) -> tuple[Ids, Ids, Ids, Ids]:
+        """The small tokens that begin with the open bytes, are longer, and are none of the base's,
+        which would have taken them; and pairs of one of them (where it stands among these) and a
+        base token: a part of what it says beyond the open bytes, or what that is the longest
+        beginning of, with the number of base tokens that share it."""
         lattice = self._lattice
         run = [at for at in lattice.run(open_) if len(lattice.texts[at]) > len(open_)]
+        run = [at for at in run if not self._in_base(lattice.texts[at])]
         begun: dict[int, int] = {}  # base token -> the small one that begins it, the longest
-        within: dict[int, list[int]] = {at: [] for at in run}
-        for at in sorted(run, key=lambda at: len(lattice.texts[at])):
-            beyond = lattice.texts[at][len(open_) :]
+        pairs: list[tuple[int, int, int]] = []
+        for which in sorted(range(len(run)), key=lambda i: len(lattice.texts[run[i]])):
+            beyond = lattice.texts[run[which]][len(open_) :]
             for base in lattice.base_run(beyond):
                 if lattice.base_texts[base] != beyond:
-                    begun[base] = at
+                    begun[base] = which
             for length in range(1, len(beyond) + 1):
                 for base in lattice.base_run(beyond[:length]):
                     if len(lattice.base_texts[base]) != length:
                         break
-                    within[at].append(base)
-        begins: dict[int, list[int]] = {at: [] for at in run}
-        for base, at in begun.items():
-            begins[at].append(base)
-        ids = lattice.sorted_base
-        chunks = [
-            ([int(ids[b]) for b in begins[at]], [int(ids[b]) for b in within[at]]) for at in run
-        ]
-        return lattice.order[run] if run else np.empty(0, np.intp), chunks
+                    pairs.append((which, base, 1))
+        sharing = Counter(begun.values())
+        pairs += [(which, base, sharing[which]) for base, which in begun.items()]
+        which, base, parts = np.array(pairs, np.intp).reshape(-1, 3).T
+        return lattice.order[run], which, lattice.sorted_base[base], parts
+
+    def _in_base(self, text: bytes) -> bool:
+        run = self._lattice.base_run(text)
+        return len(run) > 0 and self._lattice.base_texts[run[0]] == text
 
 
 def _log_total(row: Row, best: float) -> float:

@@ -14,6 +14,7 @@ and refused leaves no trace.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from eftlocal.errors import EngineError
 
 PRINTABLE = "\n" + "".join(map(chr, range(0x20, 0x7F)))
+_OPEN = 4  # tokens at the end in whose place a longer one is looked for
 _SETTLED = 32  # bytes from which on text is settled
 _LONG = 256  # bytes without a word's beginning from which on it is settled anywhere
 _WORD = re.compile(rb"(?<=[^\s]) (?=[A-Za-z])")  # where no tokenizer's token reaches across
@@ -43,7 +45,8 @@ class Place(NamedTuple):
         text: the bytes after these.
         tail: the tokens of them.
         path: how many of the last tokens spell the open bytes.
-        open: bytes of a character that is not yet whole.
+        open: bytes at the end that a longer token, which is none of the base's, begins with; such
+            a token might yet take the place of the path.
     """
 
     settled: Settled | None
@@ -76,7 +79,7 @@ class Speller:
     Args:
         tokenize: ids of a text that goes on where another one ended.
         pieces: bytes of the role's tokens that stand for text, by id.
-        base_piece: bytes of a base token; empty for a control token.
+        base: bytes of the base's tokens that stand for text, by id.
         base_ends: base tokens that end an answer.
         end: what the role is given for these; None is nothing.
         needed: characters without which no text could be spelled.
@@ -89,14 +92,15 @@ class Speller:
         self,
         tokenize: Callable[[str], list[int]],
         pieces: Mapping[int, bytes],
-        base_piece: Callable[[int], bytes],
+        base: Mapping[int, bytes],
         *,
         base_ends: Collection[int] = (),
         end: int | None = None,
         needed: str = PRINTABLE,
     ) -> None:
         self._tokenize, self._pieces = tokenize, pieces
-        self._base_piece, self._base_ends, self._end = base_piece, frozenset(base_ends), end
+        self._base, self._base_ends, self._end = base, frozenset(base_ends), end
+        self._longer = sorted({*pieces.values()} - {*base.values()})
         self._by_text: dict[bytes, int] = {}
         for token, text in pieces.items():
             self._by_text.setdefault(text, token)
@@ -111,7 +115,7 @@ class Speller:
         if token in self._base_ends and self._end is not None:
             ended = Settled(place.settled, (*place.tail, self._end), place.length + 1)
             return Place(ended, b"", (), 0, b"")
-        piece = self._base_piece(token)
+        piece = self._base.get(token, b"")
         if not piece:
             return place
         settled, text = place.settled, place.text + piece
@@ -122,21 +126,26 @@ class Speller:
         tail, path, open_ = self._spelled(text)
         return Place(settled, text, tail, path, open_)
 
-    def most(self, pieces: Collection[bytes]) -> int:
-        """The most tokens that any of these takes."""
-        longest = sorted(pieces, key=len)[-1000:]
+    def most(self) -> int:
+        """The most tokens that one of the base's takes."""
+        longest = sorted(self._base.values(), key=len)[-1000:]
         return max((len(self._fitting(piece)) for piece in longest), default=1)
 
     def _spell(self, text: bytes) -> tuple[tuple[int, ...], int, bytes]:
-        """Tokens of a text, how many of them spell its open end, and that."""
+        """Tokens of a text, how many of the last ones spell its open end, and that."""
         tokens: list[int] = []
         for part in _parts(text):
             if isinstance(part, bytes):
                 tokens += self._fitting(part)
             else:
                 tokens += self._tokens(part)
-        open_ = _open_end(text)
-        return tuple(tokens), len(self._fitting(open_)) if open_ else 0, open_
+        path, open_, end = 0, b"", b""
+        for count, token in enumerate(reversed(tokens[-_OPEN:]), 1):
+            end = self._pieces[token] + end
+            at = bisect_left(self._longer, end)
+            if any(longer.startswith(end) for longer in self._longer[at : at + 2] if longer != end):
+                path, open_ = count, end
+        return tuple(tokens), path, open_
 
     def _tokens(self, text: str) -> list[int]:
         """The tokenizer's tokens, if their bytes are the text's."""
@@ -242,22 +251,3 @@ def _parts(text: bytes) -> Iterator[str | bytes]:
 
 def _is_text(character: str) -> bool:
     return not "\udc80" <= character <= "\udcff"
-
-
-def _open_end(text: bytes) -> bytes:
-    """The first bytes of a character whose last ones are missing at the end of a text."""
-    for length in range(1, min(3, len(text)) + 1):
-        byte = text[-length]
-        if byte & 0xC0 == 0x80:
-            continue
-        needed = (
-            2
-            if byte >> 5 == 0b110
-            else 3
-            if byte >> 4 == 0b1110
-            else 4
-            if byte >> 3 == 0b11110
-            else 1
-        )
-        return text[-length:] if needed > length else b""
-    return b""
