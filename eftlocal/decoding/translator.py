@@ -98,7 +98,7 @@ class Translator:
             ]
             for rows, (point, each) in zip(ensemble.rows(role, spans), now.values(), strict=True):
                 pieces = each.place.tokens(each.begin)
-                point.rows[role][each.token] = whole(rows, pieces, each.path, each.open)
+                point.rows[role][each.token] = whole(each.token, rows, pieces, each.path, each.open)
 
     def _candidates(self, role: str, point: Point) -> list[_Candidate]:
         """The base's likely tokens that are no single token of the role's, the likeliest last."""

@@ -102,7 +102,10 @@ class Rows:
         self._ordered[-1] = 0.0  # reduceat takes no index past the end
         self._unusable = np.array(sorted(unusable), np.intp)
         self._text_of = dict(zip(lattice.order.tolist(), lattice.texts, strict=True))
+        self._place_of = np.full(size, NONE, np.intp)
+        self._place_of[lattice.sorted_base] = np.arange(len(lattice.sorted_base))
         self._added = lru_cache(maxsize=256)(self._find_added)
+        self._beyond = lru_cache(maxsize=4096)(self._find_beyond)
 
     def __call__(
         self, rows: Sequence[Row], out: Row, path: Sequence[int] = (), open_: bytes = b""
@@ -140,26 +143,56 @@ class Rows:
             self._add_longer(rows, out, path, open_)
 
     def whole(
-        self, rows: NDArray[np.float32], pieces: Sequence[int], path: Sequence[int], open_: bytes
+        self,
+        token: int,
+        rows: NDArray[np.float32],
+        pieces: Sequence[int],
+        path: Sequence[int],
+        open_: bytes,
     ) -> float:
-        """Log-probability of a base token, all of it.
+        """Log-probability of a base token, all of it: of these pieces, or of longer ones that go
+        beyond it to what is no token of the base's.
 
         Args:
+            token: of the base.
             rows: (pieces, S) float32, raw logits; each stands before one of the pieces.
             pieces: small tokens that spell the open bytes and the base token.
             path: those that spell the open bytes without it. Each has a row, too: they are the
                 first pieces, but for the last one, whose place another piece may take.
             open_: see `__call__`; empty where no longer token is to be reckoned with.
         """
-        found = 0.0
+        spelled, found = 0.0, 0.0
+        rest = b"".join(self._text_of[piece] for piece in pieces)
         for row, piece in zip(rows, pieces, strict=True):
             row = self._usable(row)
             best = float(row.max())
             if not math.isfinite(best):
                 return -math.inf
-            found += float(row[piece]) - _log_total(row, best)
-        _, whole = self._go_on(rows, path, open_)
-        return found - math.log(whole) if whole > 0.0 else -math.inf
+            total = _log_total(row, best)
+            longer = self._beyond(rest, token)
+            if len(longer):
+                found += float(np.exp(row[longer].astype(np.float64) - total + spelled).sum())
+            spelled += float(row[piece]) - total
+            rest = rest[len(self._text_of[piece]) :]
+        _, given = self._go_on(rows, path, open_)
+        found += math.exp(spelled)
+        return math.log(found) - math.log(given) if found > 0.0 and given > 0.0 else -math.inf
+
+    def _find_beyond(self, rest: bytes, token: int) -> Ids:
+        """The small tokens that begin with the rest of a base token, and go beyond it to what is
+        no token of the base's."""
+        lattice, text = self._lattice, self._base_text(token)
+        run = lattice.run(rest)
+        return lattice.order[
+            [
+                at
+                for at in run
+                if (beyond := lattice.texts[at][len(rest) :]) and not self._in_base(text + beyond)
+            ]
+        ]
+
+    def _base_text(self, token: int) -> bytes:
+        return self._lattice.base_texts[int(self._place_of[token])]
 
     def _usable(self, row: Row) -> Row:
         if len(self._unusable):

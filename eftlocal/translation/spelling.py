@@ -26,7 +26,7 @@ PRINTABLE = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 _OPEN = 4  # tokens at the end in whose place a longer one is looked for
 _SETTLED = 32  # bytes from which on text is settled
 _LONG = 256  # bytes without a word's beginning from which on it is settled anywhere
-_WORD = re.compile(rb"(?<=[^\s]) (?=[A-Za-z])")  # where no tokenizer's token reaches across
+_WORD = re.compile(rb"(?<=[^\s]) (?=[A-Za-z])")  # where few tokenizers' tokens reach across
 
 
 class Settled(NamedTuple):
@@ -105,6 +105,8 @@ class Speller:
         for token, text in pieces.items():
             self._by_text.setdefault(text, token)
         self._longest = max(map(len, self._by_text), default=0)
+        across = [len(piece) for piece in self._by_text if _WORD.search(piece)]
+        self._across = max(across, default=0)  # bytes of a token of several words
         lacking = [c for c in needed if c.encode() not in self._by_text]
         if lacking:
             raise EngineError(f"no token for {lacking[0]!r}, so it cannot spell every text")
@@ -119,7 +121,7 @@ class Speller:
         if not piece:
             return place
         settled, text = place.settled, place.text + piece
-        if cut := _cut(text):
+        if cut := _cut(text, self._across):
             tokens = self._spelled(text[:cut])[0]
             length = (settled.length if settled else 0) + len(tokens)
             settled, text = Settled(settled, tokens, length), text[cut:]
@@ -140,7 +142,8 @@ class Speller:
             else:
                 tokens += self._tokens(part)
         path, open_, end = 0, b"", b""
-        for count, token in enumerate(reversed(tokens[-_OPEN:]), 1):
+        most = max(_OPEN, self._across)
+        for count, token in enumerate(reversed(tokens[-most:]), 1):
             end = self._pieces[token] + end
             at = bisect_left(self._longer, end)
             if any(longer.startswith(end) for longer in self._longer[at : at + 2] if longer != end):
@@ -227,16 +230,20 @@ def extends(place: Place, other: Place) -> bool:
     return other.tokens(start)[: len(mine)] == mine
 
 
-def _cut(text: bytes) -> int:
-    """How many bytes of a text are settled by what follows them; 0 where none are."""
-    if len(text) < _SETTLED:
+def _cut(text: bytes, across: int) -> int:
+    """How many bytes of a text are settled by what follows them; 0 where none are.
+
+    Args:
+        across: bytes of the longest token that has several words.
+    """
+    if len(text) < _SETTLED + across:
         return 0
-    starts = [found.start() for found in _WORD.finditer(text)]
+    starts = [found.start() for found in _WORD.finditer(text, 0, len(text) - across)]
     if starts:
         return starts[-1]
-    if len(text) < _LONG:
+    if len(text) < _LONG + across:
         return 0
-    at = len(text) - _SETTLED
+    at = len(text) - _SETTLED - across
     while at > 0 and text[at] & 0xC0 == 0x80:  # within a character
         at -= 1
     return at
