@@ -176,7 +176,10 @@ class Rows:
             rest = rest[len(self._text_of[piece]) :]
         _, given = self._go_on(rows, path, open_)
         found += math.exp(spelled)
-        return math.log(found) - math.log(given) if found > 0.0 and given > 0.0 else -math.inf
+        if found <= 0.0 or given <= 0.0:
+            return -math.inf
+        # Other pieces than the tokenizer's may have spelled what is given; they are not summed.
+        return min(0.0, math.log(found) - math.log(given))
 
     def _find_beyond(self, rest: bytes, token: int) -> Ids:
         """The small tokens that begin with the rest of a base token, and go beyond it to what is
