@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
 from dataclasses import dataclass
 
 from tokenizers import (
@@ -21,6 +22,9 @@ SPACE = "▁"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 ALPHABET = 100
 """The characters that a SentencePiece-style vocabulary has of its own; others fall to bytes."""
+
+SUPERWORDS = 15
+"""One token in so many goes over words, with "superbpe"."""
 
 # How a text is parted before merging, by llama.cpp's name (tokenizer.ggml.pre); None is GPT-2's.
 PRE_TOKENIZERS: dict[str, tuple[str, ...] | None] = {
@@ -48,16 +52,14 @@ class Vocabulary:
     size: int
     pre: str | None = "gpt-2"
 
-    def train(self, texts: Iterable[str]) -> Tokenizer:
+    def train(self, texts: list[str]) -> Tokenizer:
         """A tokenizer of at most `size` tokens, whose ids are those that llama.cpp gives."""
-        return _piecewise(texts, self.size) if self.pre is None else self._bytewise(texts, self.pre)
-
-    def _bytewise(self, texts: Iterable[str], pre: str) -> Tokenizer:
+        if self.pre is None:
+            return _piecewise(texts, self.size)
+        if self.pre == "superbpe":
+            return _over_words(texts, self.size)
         tokenizer = Tokenizer(models.BPE())
-        parts = PRE_TOKENIZERS[pre]
-        splits = [pre_tokenizers.Split(Regex(part), "isolated") for part in parts or ()]
-        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=parts is None)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, level]) if splits else level
+        tokenizer.pre_tokenizer = _parted(self.pre)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self.size,
@@ -80,7 +82,45 @@ VOCABULARIES = {
 }
 
 
-def _piecewise(texts: Iterable[str], size: int) -> Tokenizer:
+def _parted(pre: str) -> pre_tokenizers.PreTokenizer:
+    parts = PRE_TOKENIZERS[pre]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=parts is None)
+    splits = [pre_tokenizers.Split(Regex(part), "isolated") for part in parts or ()]
+    return pre_tokenizers.Sequence([*splits, level]) if splits else level
+
+
+def _over_words(texts: list[str], size: int) -> Tokenizer:
+    """SuperBPE (Liu et al. 2025, arXiv 2503.13423): words are merged first, then neighbours."""
+    words = Vocabulary(size - size // SUPERWORDS).train(texts)
+    tokens = sorted(words.get_vocab(), key=words.get_vocab().__getitem__)
+    # each token a letter of its own, so that the same trainer merges tokens
+    letters = [chr(0x4E00 + i) for i in range(len(tokens))]
+    spelled = (
+        "".join(letters[i] for i in coded.ids)
+        for coded in words.encode_batch([text for text in texts if not re.search(r"\d", text)])
+    )
+    joined = Tokenizer(models.BPE())
+    joined.train_from_iterator(
+        spelled,
+        trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, show_progress=False),
+    )
+
+    def text(word: str) -> str:
+        return "".join(tokens[ord(letter) - 0x4E00] for letter in word)
+
+    merges = [tuple(pair) for pair in json.loads(words.to_str())["model"]["merges"]]
+    over = json.loads(joined.to_str())["model"]["merges"]
+    merges += [(text(one), text(other)) for one, other in over]
+    tokens = list(dict.fromkeys([*tokens, *(text(one + other) for one, other in over)]))
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.add_special_tokens([tokens[END]])
+    tokenizer.pre_tokenizer = _parted("superbpe")
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _piecewise(texts: list[str], size: int) -> Tokenizer:
     """No token goes over a blank or from one script into another, as in SentencePiece."""
     special = ["</s>", "<unk>", *BYTES]
     found = Tokenizer(models.BPE())
