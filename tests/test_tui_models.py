@@ -146,10 +146,12 @@ async def test_escape_stops_a_download_and_nothing_else(d: Driver) -> None:
     loaded = d.chat.models.loaded
     stopped = d.engine.loaded
     await d.press("escape")
+    assert d.static("#status") == "Stopping …"
     d.engine.refuses["demo"] = StoppedError("stopped")
     d.engine.prepare_waits.set()
     await d.until(lambda: d.notes)
     assert d.notes == ["Loading stopped; fake stays loaded."]
+    assert d.static("#status") == ""
     assert d.chat.models.loaded is loaded is stopped
 
 

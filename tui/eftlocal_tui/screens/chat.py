@@ -251,11 +251,8 @@ class ChatScreen(BaseScreen[None]):
     # Keys: answers -----------------------------------------------------------------------------
 
     def action_stop(self) -> None:
-        if not self.answers.stop():
-            if self.models.stop():
-                self.status("Stopping …")
-            else:
-                self.find.close()
+        if not self.answers.stop() and not self.models.stop():
+            self.find.close()
         self.set_focus(self.prompt)
 
     async def action_new(self) -> None:

@@ -100,9 +100,11 @@ class ChatModels:
 
     def stop(self) -> bool:
         """Stops a load; whether there was one."""
-        if self._task is not None:
-            self._task.stop()
-        return self._task is not None
+        if self._task is None:
+            return False
+        self._task.stop()
+        self._do("Stopping …")
+        return True
 
     def _begin(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
         self.stop()
