@@ -26,6 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))
 import small_models
 from random_gguf import write_random_model
 
+from eftlocal_tui.history import database
+
+# No test ends with the power, so nothing waits for the disk; a wrong descriptor is still told.
+os.fsync = os.fstat  # type: ignore[assignment]
+database.SYNCHRONOUS = dict.fromkeys(database.SYNCHRONOUS, "OFF")
+
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -133,7 +133,7 @@ ROWS = st.fixed_dictionaries(
 WEIGHTS = st.tuples(*(st.sampled_from(corners("weight")) for _ in range(3))).filter(any)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(
     ROWS,
     WEIGHTS | one_of("alpha"),
