@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import eftlocal
-from eftlocal import Emulator
+from eftlocal import Defaults, Emulator, Speculation
 from eftlocal.__main__ import start_quickly
 from eftlocal.loading.roles import RoleSource
 
@@ -72,9 +72,12 @@ def private_folders(
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Costs of decodes are measured once a session; they say nothing about an answer."""
+    """Costs of decodes are measured once for all workers; they say nothing about an answer."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EFTLOCAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EFTLOCAL_CACHE", str(folder / "cache"))
         yield
 
 
@@ -100,9 +103,10 @@ def demo(demo_files: dict[str, Path]) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def smol(smollm2: Path) -> Iterator[Emulator]:
-    """SmolLM2 in all three roles: its weights loaded once."""
+    """SmolLM2 in all three roles: its weights loaded once. Nothing is drafted, unless asked for."""
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
-    with Emulator.from_files(**files, n_ctx=512, threads=THREADS) as emulator:
+    plain = Defaults(speculation=Speculation(length=0))
+    with Emulator.from_files(**files, defaults=plain, n_ctx=512, threads=THREADS) as emulator:
         yield emulator
 
 

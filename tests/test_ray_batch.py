@@ -207,6 +207,7 @@ def test_a_machine_that_sees_other_files_is_refused(shard: Shard, tmp_path: Path
 def test_a_shard_whose_process_is_ended_is_tried_again(
     number: signal.Signals, asked: Path, tmp_path: Path
 ) -> None:
+    asked.write_text("".join(asked.read_text().splitlines(keepends=True)[-60:]))
     out, size = tmp_path / "out.jsonl", asked.stat().st_size
     whole = Shard("1/1", asked, out, OPTIONS, asked, size, tmp_path, ())
 
@@ -222,7 +223,7 @@ def test_a_shard_whose_process_is_ended_is_tried_again(
         run_shard(whole)
     ending.join()
     assert run_shard(whole).code == 11  # the one bad line
-    assert len(texts(out)) == LINES + 1
+    assert len(texts(out)) == 60
 
 
 def test_a_refused_shard_is_told_with_its_last_words(shard: Shard) -> None:

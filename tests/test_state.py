@@ -17,7 +17,7 @@ from fuzzing.tiny_models import write_tiny_model
 from numpy.typing import NDArray
 from random_gguf import random_deltas, write_adapter
 
-from eftlocal import Emulator, Recipe, Sampling
+from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.llama import Context, Model, Span
 from eftlocal.loading.roles import RoleSource
@@ -203,11 +203,12 @@ def test_another_process_goes_on_with_what_is_new(
 
 def test_smollm2_says_the_same(smollm2: Path, tmp_path: Path) -> None:
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
-    with trio(files) as emulator:
-        messages = conversation(emulator)
+    plain = Defaults(speculation=Speculation(length=0))  # measures nothing
+    with trio(files, defaults=plain) as emulator:
+        messages = conversation(emulator, "Where does the river end?")
         emulator.save_state(tmp_path / "a")
         want = asked(emulator, messages)
-    with trio(files) as emulator:
+    with trio(files, defaults=plain) as emulator:
         emulator.load_state(tmp_path / "a")
         assert asked(emulator, messages) == want
 

@@ -17,7 +17,7 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("textual.screen.UPDATE_PERIOD", 1 / 60)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(8))
 def test_nothing_that_a_terminal_sends_ends_the_chat(number: int) -> None:
     seed = f"suite-{number}"
     fault = run(seed, sequence(seed, EVENTS), "scripted")

@@ -16,6 +16,7 @@ from typing import Any
 
 from scripted_engine import Script, ScriptedEngine
 from textual import events
+from textual.css.stylesheet import Stylesheet
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -33,6 +34,21 @@ PATIENCE = 240.0  # seconds after which what does not come is an error, on a bus
 HOPS = 20  # drawing may give widgets more to do, and that more to draw; what never ends is left
 BLOCKED = 1.0  # seconds after which a thread is taken for one that the test itself holds up
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
+
+
+_parse_rules, _parsed = Stylesheet._parse_rules, {}
+
+
+def _parsed_once(sheet: Stylesheet, *source: Any, **more: Any) -> Any:
+    """Rules of a source, which every program of a test run has: parsing them is a tenth of its
+    start."""
+    key = (source, *more.items(), *sheet._variables.items())
+    if key not in _parsed:
+        _parsed[key] = _parse_rules(sheet, *source, **more)
+    return _parsed[key]
+
+
+Stylesheet._parse_rules = _parsed_once  # type: ignore[method-assign]
 
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
