@@ -38,6 +38,7 @@ settings.load_profile("patient")
 
 DEMO = Path(eftlocal.__file__).parent / "demo"
 THREADS = 1  # one thread each: tests share their machine
+PLAIN = Defaults(speculation=Speculation(length=0))  # no costs of drafts are measured
 
 
 # Bytes a process may take: what runs away ends by itself, and not with the machine.
@@ -105,8 +106,7 @@ def demo(demo_files: dict[str, Path]) -> Iterator[Emulator]:
 def smol(smollm2: Path) -> Iterator[Emulator]:
     """SmolLM2 in all three roles: its weights loaded once. Nothing is drafted, unless asked for."""
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
-    plain = Defaults(speculation=Speculation(length=0))
-    with Emulator.from_files(**files, defaults=plain, n_ctx=512, threads=THREADS) as emulator:
+    with Emulator.from_files(**files, defaults=PLAIN, n_ctx=512, threads=THREADS) as emulator:
         yield emulator
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +312,7 @@ def test_ctrl_c_while_weights_are_loaded(
 def test_defaults_can_be_changed(smol: Emulator) -> None:
     before = smol.defaults
     try:
-        smol.defaults = Defaults(Recipe.single("base"), GREEDY, max_tokens=3)
+        smol.defaults = replace(before, recipe=Recipe.single("base"), max_tokens=3)
         assert len(smol.generate(QUESTION).tokens) == 3
     finally:
         smol.defaults = before

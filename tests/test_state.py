@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import THREADS
+from conftest import PLAIN, THREADS
 from fake_models import fake_emulator
 from fuzzing.tiny_models import write_tiny_model
 from numpy.typing import NDArray
 from random_gguf import random_deltas, write_adapter
 
-from eftlocal import Defaults, Emulator, Recipe, Sampling, Speculation
+from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.llama import Context, Model, Span
 from eftlocal.loading.roles import RoleSource
@@ -203,12 +203,11 @@ def test_another_process_goes_on_with_what_is_new(
 
 def test_smollm2_says_the_same(smollm2: Path, tmp_path: Path) -> None:
     files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
-    plain = Defaults(speculation=Speculation(length=0))  # measures nothing
-    with trio(files, defaults=plain) as emulator:
+    with trio(files, defaults=PLAIN) as emulator:
         messages = conversation(emulator, "Where does the river end?")
         emulator.save_state(tmp_path / "a")
         want = asked(emulator, messages)
-    with trio(files, defaults=plain) as emulator:
+    with trio(files, defaults=PLAIN) as emulator:
         emulator.load_state(tmp_path / "a")
         assert asked(emulator, messages) == want
 
@@ -352,15 +351,15 @@ def test_exchanged_and_changed_files_are_named(
 
 def test_an_adapter_is_bound(tiny_files: dict[str, Path], tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter.gguf", random_deltas("tiny"))
-    plain = {role: RoleSource(path, n_ctx=256) for role, path in tiny_files.items()}
-    tuned = {**plain, "tuned": RoleSource(tiny_files["tuned"], n_ctx=256, lora=adapter)}
-    with Emulator.from_sources(tuned) as emulator:
+    plain = {role: RoleSource(path, n_ctx=256, threads=1) for role, path in tiny_files.items()}
+    tuned = {**plain, "tuned": replace(plain["tuned"], lora=adapter)}
+    with Emulator.from_sources(tuned, defaults=PLAIN) as emulator:
         emulator.generate(LONG, max_tokens=2)
         emulator.save_state(tmp_path / "a")
     half = {**tuned, "tuned": replace(tuned["tuned"], lora_scale=0.5)}
     for other in (plain, half):
         with (
-            Emulator.from_sources(other) as emulator,
+            Emulator.from_sources(other, defaults=PLAIN) as emulator,
             pytest.raises(UsageError, match="was saved with another LoRA adapter of tuned"),
         ):
             emulator.load_state(tmp_path / "a")
