@@ -11,6 +11,7 @@ from eftlocal.presets.writing import optimized_of
 from eftlocal.speculation.costs import Costs
 
 _CHEAP = 2.2  # times one row: where four cost no more, another type brings little
+_ROUNDED = 1e-6  # weights that sum to less sum to 0
 _FEW_READ = 4  # tokens of a call: a prompt read so takes far longer
 
 
@@ -40,11 +41,12 @@ def notes_of(ensemble: Ensemble, recipe: Recipe, models: Mapping[str, Model]) ->
             f"base, so the rows are translated: {twins / ensemble.vocab_size:.0%} of base's tokens "
             f"are tokens there too, {missing:,} are left to base"
         )
-    if ensemble.translations.keys() >= set(recipe.roles):
+    translated = [role for role in recipe.roles if role in ensemble.translations]
+    if abs(total := sum(recipe.weights.get(role, 0.0) for role in translated)) > _ROUNDED:
         found.append(
-            "no role of base's vocabulary is in this recipe: of tokens that begin alike it knows "
-            "only their first piece, so answers are poor; what a translation is for is the delta "
-            "of a tuned role and its reference"
+            f"the weights of {' and '.join(translated)} sum to {total:g}, not 0: a translated row "
+            "knows of most tokens only their first piece, so answers are poor; use the difference "
+            "of a tuned role and its reference, as proxy does, and upscale at beta 1"
         )
     beyond: dict[tuple[int, int], list[str]] = {}
     for role, context in ensemble.contexts.items():

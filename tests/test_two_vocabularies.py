@@ -43,12 +43,14 @@ def test_prompt_logprobs_of_a_text_and_of_its_ids_are_one(cross: Emulator) -> No
     assert np.array_equal(of_text.logprobs, of_ids.logprobs, equal_nan=True)
 
 
-def test_a_recipe_of_translated_roles_alone_is_warned_of(cross: Emulator) -> None:
-    (translated,) = (note for note in cross.notes("proxy") if "another vocabulary" in note)
-    assert translated.startswith("tuned and reference have")
-    assert not any("no role of base's vocabulary" in note for note in cross.notes("proxy"))
-    assert any("no role of base's vocabulary" in note for note in cross.notes("tuned"))
-    assert not any("vocabulary" in note for note in cross.notes("base"))
+def test_translated_rows_that_do_not_cancel_are_warned_of(cross: Emulator) -> None:
+    (translated,) = cross.notes("proxy")
+    assert translated.startswith("tuned and reference have another vocabulary than base")
+    assert cross.notes("upscale") == (translated,)
+    alone, poor = cross.notes("tuned")
+    assert alone.startswith("tuned has") and poor.startswith("the weights of tuned sum to 1, not 0")
+    assert "sum to 0.5" in cross.notes(Recipe.upscale(0.5))[1]
+    assert cross.notes("base") == ()
 
 
 def test_thinking_that_the_tuned_role_s_prompt_opens(cross_files: dict[str, Path]) -> None:
