@@ -9,6 +9,9 @@ import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.errors import PromptError
+from eftlocal.study.influence import inspect
+from eftlocal.study.verdict import pieces_of
+from eftlocal.study.view import as_data
 from eftlocal.thinking import Marks
 
 GREEDY = Sampling(temperature=0.0)
@@ -51,6 +54,28 @@ def test_translated_rows_that_do_not_cancel_are_warned_of(cross: Emulator) -> No
     assert alone.startswith("tuned has") and poor.startswith("the weights of tuned sum to 1, not 0")
     assert "sum to 0.5" in cross.notes(Recipe.upscale(0.5))[1]
     assert cross.notes("base") == ()
+
+
+def test_inspection_shows_the_pieces_of_each_token(cross: Emulator) -> None:
+    answer = " France is a country\u00e9"
+    found = inspect(cross, QUESTION, answer, recipe="proxy")
+    small = cross.models["tuned"]
+    pieces = [token.spelled["tuned"] for token in found.tokens]
+    assert pieces == [token.spelled["reference"] for token in found.tokens]
+    assert any(len(each) > 1 for each in pieces)
+    for token, each in zip(found.tokens, pieces, strict=True):
+        if token.text.isascii() and token.text:
+            assert "".join(each) == token.text
+            assert len(each) == len(small.tokenize(token.text, continues=True))
+    long = next(token for token in found.tokens if len(token.spelled["tuned"]) > 1)
+    assert pieces_of(long).startswith("to tuned and reference “")
+    told = as_data(found)["tokens"][long.index]["spelled"]
+    assert told["tuned"] == list(long.spelled["tuned"])
+
+
+def test_inspection_of_one_vocabulary_has_no_pieces(demo: Emulator) -> None:
+    (token, *_) = inspect(demo, QUESTION, " France", recipe="proxy").tokens
+    assert token.spelled == {} and pieces_of(token) == ""
 
 
 def test_thinking_that_the_tuned_role_s_prompt_opens(cross_files: dict[str, Path]) -> None:

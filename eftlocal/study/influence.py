@@ -23,6 +23,7 @@ from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Prompt, transcript
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 from eftlocal.study.verdict import speakers, subtracted, unsubtracted
+from eftlocal.translation.spelling import START
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,7 +121,19 @@ def inspect(
         preset=emulator.name,
         seed=seed,
         finish_reason=finish_reason,
+        spelled=_spelled(emulator, tokens),
     )
+
+
+def _spelled(emulator: Emulator, tokens: Sequence[int]) -> dict[str, dict[int, list[bytes]]]:
+    """See `Inspection.spelled`."""
+    return {
+        role: {
+            token: list(map(emulator.models[role].piece, own.speller.after(START, token).tokens()))
+            for token in set(tokens)
+        }
+        for role, own in emulator.ensemble.translations.items()
+    }
 
 
 def _tokens(answer: str | Sequence[int], model: Model, special: bool) -> list[int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import NamedTuple
@@ -76,6 +76,7 @@ class InspectedToken:
         candidates: the most probable tokens of each distribution, best first.
         won: whose first choice it is (see `won`).
         subtracted: see `Columns.subtracted`.
+        spelled: the labels of its pieces, per role that has another vocabulary.
     """
 
     index: int
@@ -89,6 +90,7 @@ class InspectedToken:
     candidates: Mapping[str, tuple[Candidate, ...]]
     won: str
     subtracted: bool = False
+    spelled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -113,6 +115,8 @@ class Inspection:
         preset: its name; empty for files given by path.
         seed: of a generated answer; None where the answer was given.
         finish_reason: of a generated answer, as in `Answer`.
+        spelled: of roles that have another vocabulary, the pieces of each of the answer's ids, as
+            they are at the beginning of a text.
     """
 
     prompt: str
@@ -127,6 +131,7 @@ class Inspection:
     preset: str = ""
     seed: int | None = None
     finish_reason: FinishReason | None = None
+    spelled: Mapping[str, Mapping[int, Sequence[bytes]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -179,6 +184,9 @@ class Inspection:
                 },
                 won=self.won[i],
                 subtracted=subtracted[i],
+                spelled={
+                    role: tuple(map(_label, pieces[token])) for role, pieces in self.spelled.items()
+                },
             )
             for i, token in enumerate(self.ids)
         )
@@ -187,10 +195,7 @@ class Inspection:
         """What to show for a token that occurs here, apart from its context."""
         if token in self.controls:
             return self.controls[token]
-        try:
-            return self.pieces[token].decode("utf-8")
-        except UnicodeDecodeError:
-            return f"<{self.pieces[token].hex(' ').upper()}>"
+        return _label(self.pieces[token])
 
     def distribution(self, name: str) -> Values:
         """(n,) log-probabilities of the answer's tokens under one distribution, nats."""
@@ -217,6 +222,13 @@ class Inspection:
         names = np.array(["unshifted", "marginal", "shifted"])
         found = Counter(names[(ranks > 1).astype(int) + (ranks > 3)].tolist())
         return {str(name): found[str(name)] for name in names}
+
+
+def _label(piece: bytes) -> str:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"<{piece.hex(' ').upper()}>"
 
 
 def texts_of(pieces: Sequence[bytes]) -> list[str]:

@@ -154,6 +154,18 @@ def named(label: str, limit: int = 24) -> str:
     return f"“{one_line(text.replace(chr(10), '↵'), limit) or '␣'}”"
 
 
+def pieces_of(token: InspectedToken) -> str:
+    """The pieces that a token is in other vocabularies; empty where it is one token in all."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for role, pieces in token.spelled.items():
+        if len(pieces) > 1:
+            kinds.setdefault(pieces, []).append(role)
+    return "; ".join(
+        f"to {' and '.join(roles)} {' '.join(map(named, pieces))}"
+        for pieces, roles in kinds.items()
+    )
+
+
 def _first(token: InspectedToken, name: str) -> bool:
     return token.ranks[name] == 1 and token.logprobs[name] > -math.inf
 

@@ -152,6 +152,7 @@ def as_data(found: Inspection) -> dict[str, Any]:
                 "candidates": {
                     name: [c._asdict() for c in some] for name, some in token.candidates.items()
                 },
+                "spelled": {role: list(pieces) for role, pieces in token.spelled.items()},
             }
             for token, verdict in zip(found.tokens, said, strict=True)
         ],

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message
 from eftlocal.study.inspection import COMBINATION
-from eftlocal.study.verdict import Verdict, named, tally, verdict
+from eftlocal.study.verdict import Verdict, named, pieces_of, tally, verdict
 from eftlocal.terminal_text import one_line
 from eftlocal_tui.dials import Dials, recipe_line
 from eftlocal_tui.engine import Loaded, Moved, Reading
@@ -127,8 +127,8 @@ class InfluenceScreen(BaseScreen[None]):
     def on_token_text_cursor(self, event: TokenText.Cursor) -> None:
         token, said = self._moved.tokens[event.index], self._verdicts[event.index]
         where = f"{event.index + 1}/{len(self._verdicts)}"
-        line = f"{where} {named(shown_text(token))}: {said}"
-        self.query_one("#verdict", Static).update(line, layout=False)
+        line = " · ".join(filter(None, [f"{named(shown_text(token))}: {said}", pieces_of(token)]))
+        self.query_one("#verdict", Static).update(f"{where} {line}", layout=False)
         self.query_one(TokenTable).show(token)
 
     # Keys --------------------------------------------------------------------------------------
