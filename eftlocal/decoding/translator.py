@@ -27,7 +27,7 @@ from eftlocal.translation.spelling import Place, extends
 if TYPE_CHECKING:
     from eftlocal.decoding.ensemble import Ensemble
 
-_LIKELY = 6.0  # nats below the base's best token, from where on one is no candidate
+_LIKELY = 4.0  # nats below the base's best token, from where on one is no candidate
 
 
 class _Candidate(NamedTuple):
