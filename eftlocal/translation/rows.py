@@ -29,7 +29,7 @@ from eftlocal.logits.distribution import Row
 from eftlocal.translation.lattice import NONE, Ids, Lattice
 
 METHODS = ("candidates", "prefix", "text")
-CANDIDATES = 8
+CANDIDATES = 16
 
 
 class Rows:
