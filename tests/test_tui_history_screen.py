@@ -40,6 +40,7 @@ async def test_history_lists_searches_and_resumes(d: Driver) -> None:
         "alpha rivers",
     ]
     await d.press("slash")
+    assert "Esc Back" in d.screen_text().split("\n")[-1]
     d.app.screen.query_one(Input).insert_text_at_cursor("rivers")
     await d.pause()
     assert listed(d) == ["alpha rivers  #1 · in 1 message"]

@@ -47,7 +47,8 @@ class KeyBar(Widget, can_focus=False):
         if places - {outer}:  # a turn or a dial has keys of its own
             places -= {outer}
         ours = [key for key in shown if key.place in places]
-        always = [key for key in ours if key.name.endswith(_BACK)]
+        back = [key for key in shown if key.name.endswith(_BACK)]
+        always = [key for key in back if key in ours] or back  # what the focus has, or the screen
         always += [key for key in shown if key.place == "app"]
         return (
             [(_first(key, active[key.name]), key.what) for key in ours if key not in always],
