@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripted_engine import PATIENCE, Script, ScriptedEngine
+
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
 BEGUN = b"\x1b[?1049h"
 READY = b"nter sends"  # the cursor may stand on the first letter
 
@@ -108,8 +109,6 @@ def chatting(
 
 
 def main() -> None:
-    from scripted_engine import Script, ScriptedEngine
-
     from eftlocal_tui.app import ChatApp
     from eftlocal_tui.history import History
     from eftlocal_tui.screens.base import Services

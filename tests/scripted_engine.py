@@ -42,7 +42,7 @@ def chances(*values: float) -> dict[str, float]:
     return dict(zip((*ROLES, "combination"), values, strict=True))
 
 
-PATIENCE = 240.0  # seconds after which a test that forgot to say `go` fails
+PATIENCE = 120.0  # seconds after which what does not come is an error, on a busy machine too
 SIDES = ("tuned", "base")
 TOKENS = (  # of every inspection: probabilities, whose first choice, distance from either side
     ("Braga", chances(0.6, 0.7, 0.5, 0.85), "btrc", (0.0, 0.0)),

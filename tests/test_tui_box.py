@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted_engine import Script, ScriptedEngine
-from tui_driver import PATIENCE, Driver, asynchronous, driven, driving
+from scripted_engine import PATIENCE, Script, ScriptedEngine
+from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
 from eftlocal_tui.history import Draft, History

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from scripted_engine import Script, ScriptedEngine
+from scripted_engine import PATIENCE, Script, ScriptedEngine
 from textual import events
 from textual.css.stylesheet import Stylesheet
 from textual.keys import _character_to_key
@@ -30,7 +30,6 @@ from eftlocal_tui.settings import Settings
 from eftlocal_tui.widgets.transcript import Note
 from eftlocal_tui.widgets.turn_view import TurnView
 
-PATIENCE = 240.0  # seconds after which what does not come is an error, on a busy machine too
 HOPS = 20  # drawing may give widgets more to do, and that more to draw; what never ends is left
 BLOCKED = 1.0  # seconds after which a thread is taken for one that the test itself holds up
 _CHARACTERS = {"slash": "/", "space": " ", "tab": "\t", "enter": "\r"}
