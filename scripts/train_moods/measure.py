@@ -88,11 +88,16 @@ def main() -> None:
     page.write_text(f"{before}{mark}\n{tables(report)}\n{end}{after}", encoding="utf-8")
 
 
-def lines(held_out: bool, points: Sequence[Point], limit: int | None) -> Iterator[Line]:
-    """The requests, prompt by prompt; the prompts in an order that says nothing of them."""
+def prompts_of(*, held_out: bool) -> list[str]:
+    """In an order that says nothing of them, so that the first ones may stand for all."""
     chosen = [prompt for prompt in all_prompts() if is_held_out(prompt, HELD_OUT) == held_out]
+    return sorted(chosen, key=lambda prompt: sha256(prompt.encode()).digest())
+
+
+def lines(held_out: bool, points: Sequence[Point], limit: int | None) -> Iterator[Line]:
+    """The requests, prompt by prompt."""
     greedy = Sampling(temperature=0.0)
-    for prompt in sorted(chosen, key=lambda p: sha256(p.encode()).digest())[:limit]:
+    for prompt in prompts_of(held_out=held_out)[:limit]:
         for point in points:
             asked = Request((prompt,), recipe=point.recipe(), sampling=greedy, max_tokens=TOKENS)
             yield Line(0, json.dumps([prompt, *point]), asked)
