@@ -31,12 +31,17 @@ class InOrder:
         await self._go_on()
 
     async def _go_on(self) -> None:
-        while self._typed and self._on_its_way is None:
+        while self._typed and self._on_its_way is None and self._runs:
             event = self._typed.popleft()
             await self._obey(event)
-            if event.is_forwarded:
+            if event.is_forwarded and self._runs:
                 self._on_its_way = event
                 self._follow(event, self._app.focused or self._app.screen)
+
+    @property
+    def _runs(self) -> bool:
+        """Whether there is a screen for it: none is left while the program ends."""
+        return bool(self._app.is_running and self._app.screen_stack)
 
     def _follow(self, event: Typed, node: DOMNode) -> None:
         def passed() -> None:
