@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal import Defaults, Emulator, Recipe
+from eftlocal import Emulator, Recipe
 from eftlocal.study.answers import score
 from eftlocal.study.questions import FOLDER, WARM, read
 from eftlocal.study.statistics import gap_recovered, mean
@@ -34,7 +34,7 @@ def measured(folder: Path, method: str, limit: int | None) -> Iterator[tuple[str
     recipes = {f"{alpha:g}": Recipe.proxy(alpha) for alpha in (0.0, *ALPHAS)}
     files = {role: folder / f"{role}.gguf" for role in ("tuned", "reference")}
     with Emulator.from_files(
-        base=FOLDER / "base.gguf", **files, translation=method, n_ctx=256, defaults=Defaults()
+        base=FOLDER / "base.gguf", **files, translation=method, n_ctx=256, threads=1
     ) as em:
         for split in ("validation", "test"):
             asked = read(FOLDER / "questions.json", split)
