@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Recipe, Sampling
+from eftlocal.decoding.sequence import Choice
 from eftlocal.errors import PromptError
 from eftlocal.study.influence import inspect
 from eftlocal.study.verdict import pieces_of
 from eftlocal.study.view import as_data
 from eftlocal.thinking import Marks
+from eftlocal_tui.engine.answering import _live
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = "In which country is Toulouse?"
@@ -98,3 +100,14 @@ def test_a_saved_conversation_goes_on(cross: Emulator, tmp_path: Path) -> None:
     assert again.tokens == first.tokens
     for role, count in again.timing.prompt_tokens.items():
         assert again.timing.reused_tokens[role] == count - 1
+
+
+def test_the_chat_counts_each_context_in_its_own_tokens(cross: Emulator) -> None:
+    said = " occupation" * 8
+    with cross.stream(QUESTION, recipe="base") as stream:
+        ids = cross.text_model.tokenize(said, continues=True)
+        stream.sequence.choices.extend(map(Choice, ids))
+        live, prompts = _live(cross.ensemble, stream), stream.answer().timing.prompt_tokens
+    own = cross.models["tuned"].tokenize(said, continues=True)
+    assert prompts["tuned"] + len(own) > prompts["base"] + len(ids)  # so the pair's is fullest
+    assert live.context_used == prompts["tuned"] + len(own)

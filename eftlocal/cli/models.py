@@ -322,7 +322,7 @@ def check_models(
     *,
     given: Given,
 ) -> None:
-    """Check that models share one vocabulary, fit in memory and load.
+    """Check that models share one vocabulary, or what is translated, fit in memory and load.
 
     New files are first loaded in a child process, where one that crashes llama.cpp does no harm.
     Files that are not downloaded yet are looked up on the hub: whether they exist, and whether

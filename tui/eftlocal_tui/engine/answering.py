@@ -148,7 +148,7 @@ def _reading(ensemble: Ensemble, sequence: RunningSequence, roles: Sequence[str]
 
 def _live(ensemble: Ensemble, stream: AnswerStream) -> Live:
     answer, contexts = stream.answer(), ensemble.contexts
-    used = {role: n + answer.timing.tokens for role, n in answer.timing.prompt_tokens.items()}
+    used = {role: stream.sequence.length(role) for role in contexts}
     fullest = max(used, key=lambda role: used[role] / contexts[role].n_ctx)
     return Live(
         figures=figures_of(answer),
