@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eftlocal import Emulator, Recipe, Sampling
+from eftlocal import Defaults, Emulator, Recipe, Sampling
 from eftlocal.decoding.sequence import Choice
 from eftlocal.errors import PromptError
 from eftlocal.study.influence import inspect
@@ -73,6 +73,18 @@ def test_inspection_shows_the_pieces_of_each_token(cross: Emulator) -> None:
     assert pieces_of(long).startswith("to tuned and reference “")
     told = as_data(found)["tokens"][long.index]["spelled"]
     assert told["tuned"] == list(long.spelled["tuned"])
+
+
+def test_a_translated_role_s_probability_is_that_of_a_text(cross: Emulator) -> None:
+    """A token that is one there, too, has the probability that the small model itself gives it."""
+    text = "!"
+    (token,) = inspect(cross, "Well", text, raw=True, recipe="proxy").tokens
+    scored = cross.logprobs(text, prompt="Well", raw=True, recipe="proxy")
+    small, own = cross.models["tuned"], Defaults(Recipe.single("tuned"))
+    with Emulator.from_files(tuned=small.path, n_ctx=256, defaults=own, threads=1) as alone:
+        itself = alone.logprobs(text, prompt="Well", raw=True, recipe="tuned").logprobs
+    assert token.logprobs["tuned"] == pytest.approx(itself[0], abs=1e-3)
+    assert scored.roles["tuned"][0] == pytest.approx(itself[0], abs=1e-3)
 
 
 def test_inspection_of_one_vocabulary_has_no_pieces(demo: Emulator) -> None:

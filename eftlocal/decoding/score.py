@@ -144,6 +144,9 @@ def score(
         greedy.append(int(row.argmax()) == token)
         told.append(tuple(top_logprobs(row, top, scratch)) if top else ())
         for role, of_role in rows.items():
+            if role in ensemble.translations:  # log-probabilities as they come
+                alone[role].append(float(of_role[token]))
+                continue
             if ensemble.unusable.size:
                 of_role = of_role.copy()
                 of_role[ensemble.unusable] = -np.inf

@@ -6,7 +6,7 @@ is taken from that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,7 @@ def inspect(
             candidates,
             ensemble.unusable,
             tips(chosen, ensemble.combine),
+            ensemble.translations,
         )
 
     columns = emulator.slots.when_free(score)
@@ -156,6 +157,7 @@ def compare(
     candidates: int,
     unusable: Ids,
     tips: Tips | None = None,
+    translated: Collection[str] = (),
 ) -> Columns:
     """What is said of tokens, in the order of distributions and pairs. numpy only.
 
@@ -166,6 +168,8 @@ def compare(
         candidates: how many of the most probable tokens are wanted of each.
         unusable: ids that are never chosen, impossible in every distribution.
         tips: see `tips`; asked when a token's rows are needed no more.
+        translated: distributions whose rows are log-probabilities as they come: tokens that share
+            a first piece share its probability, so that all together may have more than 1.
     """
     at = {name: i for i, name in enumerate(distributions)}
     weights = np.empty((len(at), size), dtype=np.float32)
@@ -179,7 +183,7 @@ def compare(
             for name, i in at.items():
                 row = _usable(rows[name], unusable)
                 best, totals[i] = exp_shifted(row, weights[i])
-                normaliser = best + np.log(totals[i])
+                normaliser = 0.0 if name in translated else best + np.log(totals[i])
                 logprobs[i] = row[token] - normaliser
                 ranks[i] = 1 + np.count_nonzero(row > row[token])
                 top = top_k(row, candidates)
