@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 from scripted_engine import Script, ScriptedEngine
 from textual import events
-from textual.command import CommandPalette
+from textual.command import CommandList, CommandPalette
 from textual.widgets import Input
 from tui_driver import Driver, asynchronous, driven, driving
 
@@ -198,6 +199,18 @@ async def test_the_palette_acts(d: Driver) -> None:
             await d.press("enter")
             await d.until(lambda: d.chat.turns.conversation.title == "a name")
     await d.until(lambda: d.turns == ["Question?", "Again."])
+
+
+@driving()
+async def test_a_palette_whose_parts_are_gone_shows_nothing(d: Driver) -> None:
+    """ "No matches" comes half a second after the search, when the program may be ending."""
+    await d.press("ctrl+p", *"zzzz")
+    palette = d.app.screen
+    assert isinstance(palette, CommandPalette)
+    await d.until(lambda: palette._no_matches_timer is not None)
+    await palette.query_one(CommandList).remove()
+    await asyncio.sleep(palette._NO_MATCHES_COUNTDOWN + 0.1)
+    await d.pause()
 
 
 @driving(Script(["One ", "two ", "three."], wait_at=1))

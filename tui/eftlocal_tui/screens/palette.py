@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from textual.await_complete import AwaitComplete
@@ -10,6 +11,7 @@ from textual.command import CommandList, CommandPalette
 from textual.errors import NoWidget
 from textual.geometry import Region
 from textual.theme import ThemeProvider
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.worker import Worker
 
@@ -36,6 +38,17 @@ class Palette(CommandPalette):
     def run_worker(self, *args: Any, **options: Any) -> Worker[Any]:
         """A search that the palette is gone from under ends alone."""
         return super().run_worker(*args, **{**options, "exit_on_error": False})
+
+    def set_timer(
+        self, delay: float, callback: Callable[[], object] | None = None, **options: Any
+    ) -> Timer:
+        """What a timer was to do is left when the palette's parts are gone meanwhile."""
+
+        def when_there() -> None:
+            if callback is not None and self.query(CommandList):
+                callback()
+
+        return super().set_timer(delay, when_there, **options)
 
     def _action_command_list(self, action: str) -> None:
         if self.query_one(CommandList).size:  # it is laid out
