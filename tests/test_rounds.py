@@ -162,8 +162,9 @@ def test_end_tokens_limits_and_stop_strings_inside_a_draft(
         assert ended == answer(models, 0, stop=stop) and ended[3] in stop
 
 
-def test_a_context_that_fills_inside_a_draft() -> None:
-    emulator = fake_emulator()
+@pytest.mark.parametrize("others", [(), ("tuned", "reference")])
+def test_a_context_that_fills_inside_a_draft(others: tuple[str, ...]) -> None:
+    emulator = fake_emulator(others=others)
     ends = dict.fromkeys(emulator.ensemble.stop_tokens, -np.inf)
     sampling = Sampling(temperature=1.0, top_p=1.0, seed=2, logit_bias=ends)
     emulator.rounds = loop(emulator)

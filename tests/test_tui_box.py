@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from scripted_engine import PATIENCE, Script, ScriptedEngine
+from textual import events
 from tui_driver import Driver, asynchronous, driven, driving
 
 from eftlocal.errors import EngineError
@@ -381,3 +382,17 @@ async def test_up_without_any_message_does_nothing(d: Driver) -> None:
     assert text_of(d) == ""
     await d.type("typed")
     assert text_of(d) == "typed"
+
+
+@driving()
+async def test_undo_of_many_lines(d: Driver) -> None:
+    """The scrollbar goes while the cursor still stands in a line that is gone."""
+    for count in (12, 40):
+        d.app._driver.send_message(events.Paste("\n".join(map(str, range(count)))))  # type: ignore[union-attr]
+        await d.pause()
+        assert d.chat.prompt.document.line_count == count
+        await d.press("ctrl+z")
+        assert d.chat.prompt.text == ""
+        await d.press("ctrl+y")
+        assert d.chat.prompt.document.line_count == count
+        d.chat.prompt.clear()

@@ -258,12 +258,18 @@ class Ensemble:
         return sequence
 
     def room(self, sequence: RunningSequence) -> int:
-        """Tokens that can still be appended before some role's context is full."""
-        return min(self._room(role, sequence) for role in self.contexts)
+        """Tokens that can still be appended before some role's context is full; in another
+        vocabulary they may be fewer, if they are long."""
+        return max(0, min(self._left(role, sequence) for role in self.contexts))
 
-    def _room(self, role: str, sequence: RunningSequence) -> int:
-        left = self.contexts[role].n_ctx - sequence.length(role)
-        return left // self.translations[role].most if role in self.translations else left
+    def safe_room(self, sequence: RunningSequence) -> int:
+        """Tokens that can be appended whatever they are."""
+        most = {role: translation.most for role, translation in self.translations.items()}
+        rooms = (self._left(role, sequence) // most.get(role, 1) for role in self.contexts)
+        return max(0, min(rooms))
+
+    def _left(self, role: str, sequence: RunningSequence) -> int:
+        return self.contexts[role].n_ctx - sequence.length(role)
 
     def decode(self, wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, list[Rows]]:
         """Decodes for each role what its cache lacks of some sequences.

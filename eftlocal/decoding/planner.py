@@ -124,7 +124,7 @@ class Planner:
         if settings.length is None:
             if self.costs is not None:
                 self.ensemble.observer = self.costs.observe
-                turn.plan = self._plan(self.costs, recipe, width, self.ensemble.room(sequence))
+                turn.plan = self._plan(self.costs, recipe, width, self.ensemble.safe_room(sequence))
                 self._choose_source(turn, turn.plan, drafter)
         elif drafter is not None:
             turn.drafter = drafter
@@ -142,7 +142,7 @@ class Planner:
             return 0
         limits = [
             MAX_DRAFT if length is None else length,
-            self.ensemble.room(sequence) - 1,
+            self.ensemble.safe_room(sequence) - 1,
             self.ensemble.n_batch // width - 1,
         ]
         if sequence.max_tokens is not None:

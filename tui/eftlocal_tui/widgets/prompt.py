@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from textual import events
 from textual.css.scalar import Scalar
+from textual.geometry import Offset
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import TextArea
@@ -108,6 +109,12 @@ class PromptArea(TextArea):
             event.prevent_default()
         elif event.key in ("up", "down"):  # a person's keys for earlier messages are others
             self.action_cursor_up() if event.key == "up" else self.action_cursor_down()
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        """Not while an undo has taken lines away and the cursor is still in one (Textual 8.2)."""
+        if self.cursor_location[0] >= self.document.line_count:
+            return Offset()
+        return super().scroll_cursor_visible(center, animate)
 
     def action_send(self) -> None:
         if self._menu.send():
