@@ -1,6 +1,6 @@
 """Times steps of a trio whose pair has another vocabulary against the same trio with one.
 
-Usage: .venv/bin/python scripts/bench_translation.py [--base F --tuned F --reference F] [--tokens N]
+Usage: .venv/bin/python scripts/bench_translation.py [--base F --tuned F --reference F]
 
 The pair of the second trio is the first's with its tokens in another order (`permuted_gguf.py`), so
 both decode as many tokens of the same models and answer the same; what differs is the translation.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -45,19 +46,21 @@ def timed(em: Emulator, tokens: int) -> tuple[float, tuple[int, ...]]:
     return answer.timing.seconds - answer.timing.first_token, answer.tokens
 
 
-def compare(files: dict[str, Path], tokens: int, turns: int) -> None:
+def compare(files: dict[str, Path], tokens: int, turns: int, threads: int | None) -> None:
     """Prints the ratio of a step's seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        other = {"base": files["base"]}
+        one, other = dict(files), dict(files)
         for role in ("tuned", "reference"):
-            of = files[role]
-            other[role] = Path(folder) / of.name
-            if not other[role].is_file():
-                write_permuted(of, other[role])
+            one[role] = Path(folder) / f"one {files[role].name}"
+            other[role] = Path(folder) / f"other {files[role].name}"
+            if not one[role].is_file():  # a copy, so that both hold as many files in memory
+                shutil.copy(files[role], one[role])
+                write_permuted(files[role], other[role])
         began = time.perf_counter()
-        same = Emulator.from_files(**files, n_ctx=512, trust=True)
+        options = {"n_ctx": 512, "threads": threads, "trust": True}
+        same = Emulator.from_files(**one, **options)
         loaded = time.perf_counter()
-        with same, Emulator.from_files(**other, n_ctx=512, trust=True) as two:
+        with same, Emulator.from_files(**other, **options) as two:
             print(
                 f"loading took {loaded - began:.1f} s with one vocabulary, "
                 f"{time.perf_counter() - loaded:.1f} s with two"
@@ -104,12 +107,13 @@ def main() -> None:
         parser.add_argument(f"--{role}", type=Path)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--threads", type=int)
     given = parser.parse_args()
     files = {role: getattr(given, role) for role in TRIO}
     if not all(files.values()):
         file = smollm2_file() or sys.exit(f"bench_translation: {NO_SMOLLM2}")
         files = dict.fromkeys(TRIO, file)
-    compare(files, given.tokens, given.turns)
+    compare(files, given.tokens, given.turns, given.threads)
     with Model(files["tuned"], vocab_only=True) as model:
         build(model, 262_144)
 
