@@ -35,35 +35,50 @@ def test_a_lattice_is_what_its_fields_say(base: list[bytes], small: list[bytes])
     size = len(base) + 2
     lattice = Lattice.of(vocabulary(base), size, vocabulary(small))
     assert sorted(small) == list(lattice.texts) == [small[i] for i in lattice.order]
+    assert sorted(base) == list(lattice.base_texts) == [base[i] for i in lattice.sorted_base]
+    for at, text in enumerate(lattice.texts):
+        begun = [each for each in base if text.startswith(each)]
+        assert lattice.owner[at] == lattice.longest(text)
+        if begun:
+            assert lattice.owner[at] == lattice.base_texts.index(max(begun, key=len))
+        else:
+            assert lattice.owner[at] == NONE
     for token, text in enumerate(base):
-        run = lattice.texts[lattice.begin[token] : lattice.end[token]]
-        assert list(run) == [each for each in lattice.texts if each.startswith(text)]
-        equal = lattice.equal[token]
-        assert all(each == text for each in run[:equal]) and text not in run[equal:]
+        assert lattice.first[token] == lattice.base_texts.index(text)
+        assert lattice.equal[token] == small.count(text)
+        if text in small:
+            assert lattice.begin[token] == lattice.texts.index(text)
         shorter = [each for each in small if text.startswith(each) and each != text]
         if shorter:
             assert lattice.texts[lattice.parent[token]] == max(shorter, key=len)
         else:
             assert lattice.parent[token] == NONE
-        assert [lattice.texts[i] for i in lattice.run(text)] == list(run)
+        run = [lattice.texts[i] for i in lattice.run(text)]
+        assert run == [each for each in lattice.texts if each.startswith(text)]
         begun = [base[lattice.sorted_base[i]] for i in lattice.base_run(text)]
         assert begun == sorted(each for each in base if each.startswith(text))
     for token in range(len(base), size):
-        assert lattice.begin[token] == lattice.end[token] and lattice.parent[token] == NONE
+        assert lattice.first[token] == lattice.parent[token] == NONE and not lattice.equal[token]
+
+
+def longest(beginnings: Iterable[bytes], text: bytes) -> bytes:
+    """The longest of these that is a proper beginning of a text."""
+    begun = [each for each in beginnings if text.startswith(each) and text != each]
+    return max(begun, key=len, default=b"")
 
 
 def by_definition(p: Mapping[bytes, float], text: bytes, base: Sequence[bytes]) -> float:
-    """M of a base token: its twin; else what begins with it, and its part of its first piece."""
+    """M of a base token: what a base begins with it, and its part of its first piece."""
 
     def piece(of: bytes) -> bytes:
-        shorter = [small for small in p if of.startswith(small)]
-        return max(shorter, key=len, default=b"") if of not in p else b""
+        return longest(p, of) if of not in p else b""
 
-    if text in p:
-        return p[text]
-    longer = sum(mass for small, mass in p.items() if small.startswith(text))
+    owned = [
+        mass for s, mass in p.items() if s == text or (s not in base and longest(base, s) == text)
+    ]
     first = piece(text)
-    return longer + (p[first] / sum(piece(other) == first for other in base) if first else 0.0)
+    part = p[first] / sum(piece(other) == first for other in base) if first else 0.0
+    return sum(owned) + part
 
 
 def mass_of(small: Sequence[bytes], row: np.ndarray) -> dict[bytes, float]:
@@ -125,12 +140,6 @@ def test_one_vocabulary_passes_through() -> None:
     assert np.ptp(out - row) < 1e-6 and math.isclose(np.exp(out).sum(), 1.0, rel_tol=1e-5)
 
 
-def longest(beginnings: Iterable[bytes], text: bytes) -> bytes:
-    """The longest of these that is a proper beginning of a text."""
-    begun = [each for each in beginnings if text.startswith(each) and text != each]
-    return max(begun, key=len, default=b"")
-
-
 def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
     """A base that has bytes, a small vocabulary that has whole characters too: after the first
     byte of one, the next is as likely as all small tokens that go on so."""
@@ -146,7 +155,11 @@ def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
     longer = {text[1:]: mass for text, mass in p.items() if text[:1] == fox[:1] and text[1:]}
     whole = sum(longer.values()) + p[fox[:1]]
     for token, text in enumerate(base):
-        joined = sum(mass for beyond, mass in longer.items() if beyond.startswith(text))
+        joined = sum(
+            mass
+            for beyond, mass in longer.items()
+            if beyond == text or (beyond not in base and longest(base, beyond) == text)
+        )
         if first := longest(longer, text):
             sharing = sum(longest(longer, other) == first for other in base)
             joined += longer[first] / sharing

@@ -2,13 +2,14 @@
 
 Write p for the small role's distribution and b for the bytes of a base token. `prefix`:
 
-    M(b) = p(s)                                 where a small token s has exactly b's bytes
-         = sum of p(s), s beginning with b,     else: text that b is a part of
-           + p(s) / n, s the longest proper prefix of b, and of n base tokens without a twin
+    M(b) = sum of p(s), b the longest base token that s begins with
+           + p(s) / n, s the longest proper prefix of b, and of n base tokens; not where b is a
+             small token, too
 
-The last term knows only the first piece of b. Base tokens that begin alike have equal parts of it,
-so M is nearly a distribution over the base's tokens, as filters and a role alone need it. In the
-difference between a tuned role and its reference n cancels: they share what is known of the piece.
+So each small token counts for the base token that a base would say first of its text. The second
+term knows only the first piece of b: base tokens that begin alike have equal parts of it. M is nearly
+a distribution over the base's tokens, as filters and a role alone need it; in the difference
+between a tuned role and its reference n cancels, and they share what is known of the piece.
 
 `text`: equal bytes only (as ThinkLogit maps tokens, Zhang et al. 2025, arXiv 2507.12759); all other
 tokens are left to the base. Either way log-probabilities are translated, never raw logits, whose
@@ -66,44 +67,43 @@ class Rows:
         self._ends = np.array(sorted(ends), np.intp)
         self._base_ends = np.array(sorted(base_ends if len(self._ends) else ()), np.intp)
         size = len(lattice.begin)
-        longer = lattice.end - lattice.begin - lattice.equal
-        twin = lattice.equal == 1
+        twin = lattice.equal > 0
+        owner, parent = lattice.owner, np.where(twin, NONE, lattice.parent)
         if method == "text":
-            known = lattice.equal > 0
-            summed = lattice.equal > 1
-            self._parent = np.full(size, NONE, np.intp)
-            run_end = lattice.begin + lattice.equal
-        else:
-            self._parent = np.where(lattice.equal > 0, NONE, lattice.parent)
-            known = (lattice.equal > 0) | (longer > 0) | (self._parent != NONE)
-            summed = (lattice.equal > 1) | ((lattice.equal == 0) & (longer > 0))
-            run_end = np.where(lattice.equal > 0, lattice.begin + lattice.equal, lattice.end)
+            is_twin = [
+                at != NONE and lattice.base_texts[at] == text
+                for at, text in zip(owner, lattice.texts, strict=True)
+            ]
+            owner, parent = np.where(is_twin, owner, NONE), np.full(size, NONE, np.intp)
+        owned_by = np.bincount(owner[owner != NONE], minlength=len(lattice.base_texts) + 1)
+        owned = owned_by[lattice.first]  # NONE is the last, which owns none
+        sharing = np.bincount(parent[parent != NONE], minlength=len(lattice.order) + 1)
+        parts = np.maximum(sharing[parent], 1)
+        known = (owned > 0) | (parent != NONE)
         # One small token says all: its twin, or the piece that it begins with.
-        self._single = np.flatnonzero(known & ~summed)
-        at = np.where(twin, lattice.begin, self._parent)[self._single]
+        alone = np.where(twin, (owned == 1) & (lattice.equal == 1), owned == 0)
+        self._single = np.flatnonzero(known & alone)
+        at = np.where(twin, lattice.begin, parent)[self._single]
         self._source = lattice.order[at]
-        begun = np.where(known, self._parent, NONE)
-        sharing = np.bincount(begun[begun != NONE], minlength=len(lattice.order) + 1)
-        parts = np.maximum(sharing[self._parent], 1)  # NONE is the last, which none shares
-        self._log_parts = np.log(parts[self._single]).astype(np.float32)
-        self._summed = np.flatnonzero(known & summed)
-        self._summed = self._summed[np.argsort(lattice.begin[self._summed], kind="stable")]
-        begins, ends_ = lattice.begin[self._summed], run_end[self._summed]
+        self._log_parts = np.log(np.where(twin, 1, parts)[self._single]).astype(np.float32)
+        # Else the sum of what it owns, which stands side by side in this order.
+        self._summed = np.flatnonzero(known & ~alone)
+        self._by_owner = np.argsort(owner, kind="stable")[np.count_nonzero(owner == NONE) :]
+        owners = owner[self._by_owner]
+        firsts = lattice.first[self._summed]
+        begins, ends_ = np.searchsorted(owners, firsts), np.searchsorted(owners, firsts, "right")
         self._edges = np.stack([begins, ends_], axis=1).ravel()
-        self._parents = self._parent[self._summed]
+        self._parents = parent[self._summed]
         self._parts = parts[self._summed]
-        self.twins = int((lattice.equal > 0).sum())
-        self.begun = int(known.sum()) - self.twins
+        self.twins = int(twin.sum())
+        self.begun = int((known & ~twin).sum())
         known[self._base_ends] = True
         self.missing: Ids = np.flatnonzero(~known)
-        self.known = ~known | (lattice.equal > 0)
+        self.known = ~known | twin
         self.known[self._base_ends] = True
-        self._ordered = np.empty(len(lattice.order) + 1, np.float64)
-        self._ordered[-1] = 0.0  # reduceat takes no index past the end
+        self._owned = np.zeros(len(self._by_owner) + 1)  # reduceat takes no index past the end
         self._unusable = np.array(sorted(unusable), np.intp)
         self._text_of = dict(zip(lattice.order.tolist(), lattice.texts, strict=True))
-        self._place_of = np.full(size, NONE, np.intp)
-        self._place_of[lattice.sorted_base] = np.arange(len(lattice.sorted_base))
         self._added = lru_cache(maxsize=256)(self._find_added)
         self._beyond = lru_cache(maxsize=4096)(self._find_beyond)
 
@@ -128,10 +128,11 @@ class Rows:
         total = _log_total(last, best)
         out[self._single] = last[self._source]
         out[self._single] -= np.float32(total) + self._log_parts
-        share = self._ordered[:-1]
         if len(self._summed):
-            np.exp(np.subtract(last[self._lattice.order], total, dtype=np.float64), out=share)
-            sums = np.add.reduceat(self._ordered, self._edges)[::2]
+            share = np.exp(np.subtract(last[self._lattice.order], total, dtype=np.float64))
+            self._owned[:-1] = share[self._by_owner]
+            sums = np.add.reduceat(self._owned, self._edges)[::2]
+            sums[self._edges[::2] == self._edges[1::2]] = 0.0  # it owns none
             begun = self._parents != NONE
             sums[begun] += share[self._parents[begun]] / self._parts[begun]
             with np.errstate(divide="ignore"):
@@ -184,18 +185,17 @@ class Rows:
     def _find_beyond(self, rest: bytes, token: int) -> Ids:
         """The small tokens that begin with the rest of a base token, and go beyond it to what is
         no token of the base's."""
-        lattice, text = self._lattice, self._base_text(token)
+        lattice = self._lattice
+        text = lattice.base_texts[int(lattice.first[token])]
         run = lattice.run(rest)
         return lattice.order[
             [
                 at
                 for at in run
-                if (beyond := lattice.texts[at][len(rest) :]) and not self._in_base(text + beyond)
+                if (beyond := lattice.texts[at][len(rest) :])
+                and lattice.longest(text + beyond) == lattice.first[token]
             ]
         ]
-
-    def _base_text(self, token: int) -> bytes:
-        return self._lattice.base_texts[int(self._place_of[token])]
 
     def _usable(self, row: Row) -> Row:
         if len(self._unusable):
@@ -255,11 +255,12 @@ class Rows:
             for base in lattice.base_run(beyond):
                 if lattice.base_texts[base] != beyond:
                     begun[base] = which
-            for length in range(1, len(beyond) + 1):
-                for base in lattice.base_run(beyond[:length]):
-                    if len(lattice.base_texts[base]) != length:
-                        break
-                    pairs.append((which, base, 1))
+            owner = lattice.longest(beyond)
+            while 0 <= owner < len(lattice.base_texts) and beyond.startswith(
+                lattice.base_texts[owner]
+            ):  # and those with the same bytes
+                pairs.append((which, owner, 1))
+                owner += 1
         sharing = Counter(begun.values())
         pairs += [(which, base, sharing[which]) for base, which in begun.items()]
         which, base, parts = np.array(pairs, np.intp).reshape(-1, 3).T
