@@ -7,8 +7,8 @@ Write p for the small role's distribution and b for the bytes of a base token. `
              small token, too
 
 So each small token counts for the base token that a base would say first of its text. The second
-term knows only the first piece of b: base tokens that begin alike have equal parts of it. M is nearly
-a distribution over the base's tokens, as filters and a role alone need it; in the difference
+term knows only the first piece of b: base tokens that begin alike have equal parts of it. M is
+nearly a distribution over the base's tokens, as filters and a role alone need it; in the difference
 between a tuned role and its reference n cancels, and they share what is known of the piece.
 
 `text`: equal bytes only (as ThinkLogit maps tokens, Zhang et al. 2025, arXiv 2507.12759); all other
