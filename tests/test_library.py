@@ -24,6 +24,8 @@ from eftlocal.library.inventory import Inventory, Model, take
 from eftlocal.library.places import Place, places
 from eftlocal.library.trios import _by_identity, _possible
 from eftlocal.loading import loader
+from eftlocal.loading.roles import file_sources
+from eftlocal.logits.recipe import TRIO
 
 TEMPLATE = {"tokenizer.chat_template": "{{ messages[0].content }}"}
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -195,6 +197,13 @@ def test_the_lines_say_what_is_doubtful_and_give_commands_that_run(home: Path) -
         f"--{role} {home / 'models' / name}.gguf"
         for role, name in {"base": "gamma", "tuned": "alpha", "reference": "beta"}.items()
     )
+
+
+def test_the_memory_is_that_of_loading_them(home: Path) -> None:
+    """With the context that these models were trained for, which is a short one."""
+    trio = find_json()["trios"][0]
+    sources = file_sources({role: Path(trio[role]) for role in TRIO})
+    assert trio["needed"] == loader.prepare(sources, trust=True).plan.needed
 
 
 def test_what_does_not_fit_comes_last_with_the_numbers(

@@ -42,6 +42,10 @@ def test_a_command_and_what_follows_it() -> None:
     assert parsed[0].name == "help"
 
 
+def test_quit_is_exit() -> None:
+    assert commands.parse("/quit") == commands.parse("/exit")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

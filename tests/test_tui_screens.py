@@ -139,6 +139,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
         "chat.stop": "ctrl+y",
         "chat.continue": "ctrl+x",
         "chat.panel": "f11",
+        "chat.dials": "f2",
         "chat.edit": "ctrl+k",
         "history.archived": "z",
         "influence.next": "m",
@@ -147,7 +148,7 @@ async def test_texts_name_the_keys_that_are_set(tmp_path: Path) -> None:
     engine = ScriptedEngine(script, "Three.")
     options: dict[str, Any] = {"settings": Settings(keys=keys), "notifications": True}
     async with driven(engine, tmp_path, size=(100, 40), **options) as d:
-        assert "F11 shows the dials" in d.screen_text()
+        assert "F2 goes to the dials" in d.screen_text()
         await d.send("Count")
         await d.until(lambda: "Ctrl+Y stops" in d.static("#status"))
         await d.until(lambda: d.turns[-1:] == ["One"])

@@ -52,8 +52,8 @@ def search(asked: Sequence[str], most: int, json_: bool) -> None:
             add_row(table, kind, row["file"], readable(row["size"]) if row["size"] else "?")
         Screen().print(table)
         say(
-            "\nbase or tuned is told by names; `eftlocal models add NAME --base hf:... --tuned "
-            "hf:... --reference hf:...` checks three of them before it writes a preset"
+            "\nbase or tuned is guessed from names; `eftlocal models add NAME --base hf:... "
+            "--tuned hf:... --reference hf:...` downloads three of them and makes a preset of them"
         )
     else:
         say(f'the hub has no GGUF for "{one_line(text)}"; try fewer words')

@@ -18,6 +18,7 @@ from eftlocal.errors import EftlocalError
 from eftlocal.gguf_file.check import checked_model
 from eftlocal.gguf_file.header import RECURRENT, Header
 from eftlocal.library.guess import BASE, TUNED, Guess, Sure, stem, words
+from eftlocal.loading.context_rules import with_contexts
 from eftlocal.loading.loader import planned
 from eftlocal.loading.roles import file_sources
 from eftlocal.loading.translating import divided
@@ -174,7 +175,7 @@ def _best(trio: Trio, files: Mapping[object, Sequence[Guess]], header_of: _Read)
     for base in files[trio.base.identity]:
         trio = replace(trio, base=base, tuned=tuned, reference=reference)
         headers = {role: header_of(path) for role, path in trio.files.items()}
-        sources = file_sources(trio.files)
+        sources = with_contexts(file_sources(trio.files), headers)
         divided(headers, sources)
         plan = planned(sources, headers, force=True)
         trio = replace(trio, needed=plan.needed, free=plan.host_free, fits=plan.fits)

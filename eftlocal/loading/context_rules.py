@@ -3,11 +3,14 @@ only after the weights were loaded, is refused before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from eftlocal.errors import UsageError
 from eftlocal.gguf_file.header import Header, is_latent
 from eftlocal.gguf_file.parser import block_of
 from eftlocal.kinds import OFF
-from eftlocal.loading.roles import RoleSource
+from eftlocal.loading.roles import DEFAULT_N_CTX, RoleSource
 from eftlocal.settings import misplaced
 
 
@@ -19,6 +22,20 @@ def check_context(role: str, source: RoleSource, header: Header) -> None:
     """
     _check_cache(role, source, header)
     _check_positions(role, source, header)
+
+
+def with_contexts(
+    sources: Mapping[str, RoleSource], headers: Mapping[str, Header]
+) -> dict[str, RoleSource]:
+    """The roles with the number of tokens of a context: what was asked for, or else what the model
+    was trained for, 4096 at most."""
+    return {
+        role: replace(
+            source,
+            n_ctx=source.n_ctx or min(headers[role].n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX),
+        )
+        for role, source in sources.items()
+    }
 
 
 def _check_cache(role: str, source: RoleSource, header: Header) -> None:

@@ -23,7 +23,7 @@ from eftlocal.errors import DoesNotFitError, ModelFileError, UsageError, WorkerE
 from eftlocal.gguf_file.check import check_adapter, checked_model
 from eftlocal.gguf_file.header import Header
 from eftlocal.loading.attention import n_ubatch, with_attention
-from eftlocal.loading.context_rules import check_context
+from eftlocal.loading.context_rules import check_context, with_contexts
 from eftlocal.loading.host import check_threads, host_memory_free
 from eftlocal.loading.identity import Identity, identity
 from eftlocal.loading.placement import (
@@ -145,13 +145,7 @@ def prepare(
     headers, adapters = checked_files(sources)
     for role, source in sources.items():
         check_context(role, source, headers[role])
-    sources = {
-        role: replace(
-            source,
-            n_ctx=source.n_ctx or min(headers[role].n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX),
-        )
-        for role, source in sources.items()
-    }
+    sources = with_contexts(sources, headers)
     vocabulary, others = divided(headers, sources, vocabulary_exceptions)
     reached = _reached(sources)
     sources = {  # two spellings may be one worker

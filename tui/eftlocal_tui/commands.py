@@ -71,6 +71,7 @@ COMMANDS = (
     Command("exit", "", "Quit; everything is saved", "app.quit"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}
+BY_NAME["quit"] = BY_NAME["exit"]  # as other chats have it
 
 
 def parse(text: str) -> tuple[Command, str] | None:

@@ -77,7 +77,7 @@ _AROUND = 4  # turns on each side of one that was far away
 WELCOME = """\
 Three models answer together: a large base, a small tuned model, and the one it was tuned from.
 
-{chat.panel} shows the dials. Turn them at any time, also during an answer.
+{chat.dials} goes to the dials. Turn them at any time, also during an answer.
 {chat.compare} compares the models. {chat.influence} shows which model moved each token.
 {app.help} is help. {app.palette} lists all commands."""
 _TRY = "Questions to try ({prompt.complete} puts one into the empty box):"
