@@ -264,7 +264,7 @@ Logs = Mapping[str, oracle.Floats]
             lambda lp: lp["base"] + 1.3 * (lp["persona"] - lp["tuned"]),
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Recipe) else "",
 )
 def test_named_recipes_are_their_formulas(recipe: Recipe, formula: Callable[[Logs], Any]) -> None:
     rng = np.random.default_rng(9)
