@@ -332,6 +332,7 @@ def test_check_of_two_vocabularies_says_what_is_translated(
     text = run(*two).stdout
     assert "base's, 4096 tokens" in text and "shared" not in text
     assert f"translated by candidates: {own['twins'] / 4096:.1%} of base's tokens" in text
+    assert not any("tuned reference" in line for line in text.splitlines())  # a line for each
     method = ("--translation", "text")
     by_text = run_json("check", *files, *method)["vocabulary"]["translated"]["tuned"]
     assert (by_text["method"], by_text["begun"]) == ("text", 0)

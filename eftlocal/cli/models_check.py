@@ -143,7 +143,7 @@ def _print(
             add_row(sheet, role, _tokens(found.widths[role], ends))
         for own in {str(each): each for each in translated.values()}.values():
             roles = [role for role, each in translated.items() if each == own]
-            add_row(sheet, "\n".join(roles), _translation(own, found.size))
+            add_row(sheet, roles, _translation(own, found.size))
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         for line in lines:
             add_row(sheet, title, one_line(line, 500))
