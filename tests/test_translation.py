@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import EngineError
+from eftlocal.logits.combine import Combiner
+from eftlocal.logits.recipe import Recipe
 from eftlocal.translation.lattice import NONE, Lattice
 from eftlocal.translation.rows import Rows
 from eftlocal.translation.spelling import Speller, Spelling, extends
@@ -140,6 +142,30 @@ def test_one_vocabulary_passes_through() -> None:
     assert np.ptp(out - row) < 1e-6 and math.isclose(np.exp(out).sum(), 1.0, rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_broken_logit_is_what_it_is_in_one_vocabulary(bad: float) -> None:
+    """NaN is impossible and +inf certain; and where nothing is possible, control tokens are not."""
+    words = [bytes([c]) for c in range(97, 123)]
+    rng = np.random.default_rng(3)
+    rows = Rows(Lattice.of(vocabulary(words), len(words) + 1, vocabulary(words)))
+    combine = Combiner(len(words) + 1, missing={"tuned": rows.missing, "reference": rows.missing})
+    base = rng.normal(0, 3, len(words) + 1).astype(np.float32)
+    base[-1] = -50.0  # a control token
+
+    def combined(tuned: np.ndarray) -> np.ndarray:
+        out = {"base": base}
+        for role, row in {"tuned": tuned, "reference": np.zeros(len(words))}.items():
+            out[role] = np.empty_like(base)
+            rows([row.astype(np.float32)], out[role])
+        return combine(out, Recipe.proxy())
+
+    row = rng.normal(0, 3, len(words))
+    row[5] = bad
+    possible = np.flatnonzero(np.isfinite(combined(row))).tolist()
+    assert possible[:-1] == ([5] if bad > 0 else [i for i in range(len(words)) if i != 5])
+    assert np.isneginf(combined(np.full(len(words), -np.inf))).all()
+
+
 def test_open_bytes_are_what_the_sum_over_tokens_says() -> None:
     """A base that has bytes, a small vocabulary that has whole characters too: after the first
     byte of one, the next is as likely as all small tokens that go on so."""
@@ -231,6 +257,15 @@ def test_drafts_leave_no_trace(text: bytes, data: st.DataObject) -> None:
     for one, other in pairwise(places):
         mine, theirs = one.tokens(), other.tokens()
         assert extends(one, other) == (theirs[: len(mine)] == mine)
+
+
+def test_bytes_that_are_no_text_are_settled_too() -> None:
+    spelling = Spelling(greedy(WORDS))
+    for text in (b"\x80" * 600, "東".encode() * 200):
+        spelling.extend(list(text))
+        (place,) = spelling.last(1)
+        assert len(place.text) < 300 and place.text[:1] in (b"\x80", "東".encode()[:1])
+        spelling.extend([256])
 
 
 def test_an_end_is_an_end() -> None:

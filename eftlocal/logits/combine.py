@@ -21,6 +21,7 @@ from eftlocal.logits.distribution import (
     log_sum_exp,
     mean_of_possible,
     nucleus,
+    repair,
 )
 from eftlocal.logits.recipe import Recipe
 
@@ -116,7 +117,8 @@ class Combiner:
 
     def _fill_missing(self, rows: Mapping[str, Row]) -> None:
         """Gives translated rows what they have nothing of, in place: the base's probability."""
-        translated = [role for role in rows if role in self._missing]
+        some = [role for role in rows if role in self._missing]
+        translated = [role for role in some if rows[role].max() > -np.inf]  # else nothing stays
         native = next((role for role in rows if role not in self._missing), None)
         for role in translated:
             ids = self._missing[role]
@@ -179,15 +181,7 @@ class Combiner:
         self._repaired[role][:] = row
         row = self._repaired[role]
         row[self._unusable] = -np.inf
-        best = row.max()
-        if math.isnan(best):
-            row[np.isnan(row)] = -np.inf
-            best = row.max()
-        if best == np.inf:
-            certain = np.isposinf(row)
-            row.fill(-np.inf)
-            row[certain] = best = np.float32(0.0)
-        self._bests[role] = best
+        self._bests[role] = repair(row)
         return row
 
     def _anchor_and_delta(self, rows: Mapping[str, Row], recipe: Recipe) -> None:

@@ -26,6 +26,19 @@ def log_sum_exp(logits: Row, scratch: Row, best: np.float32 | None = None) -> fl
     return maximum + math.log(total)
 
 
+def repair(row: Row) -> np.float32:
+    """Makes NaN impossible and +inf certain, in place; returns the largest logit then."""
+    best: np.float32 = row.max()
+    if math.isnan(best):
+        row[np.isnan(row)] = -np.inf
+        best = row.max()
+    if best == np.inf:
+        certain = np.isposinf(row)
+        row.fill(-np.inf)
+        row[certain] = best = np.float32(0.0)
+    return best
+
+
 def token_logprob(logits: Row, token: int, scratch: Row) -> float:
     """Log-probability in nats of one token; `scratch` (vocab,) is overwritten."""
     return float(logits[token]) - log_sum_exp(logits, scratch)

@@ -26,7 +26,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.logits.distribution import Row
+from eftlocal.logits.distribution import Row, repair
 from eftlocal.translation.lattice import NONE, Ids, Lattice
 
 METHODS = ("candidates", "prefix", "text")
@@ -198,9 +198,10 @@ class Rows:
         ]
 
     def _usable(self, row: Row) -> Row:
-        if len(self._unusable):
+        if len(self._unusable) or not row.max() < np.inf:
             row = row.copy()
             row[self._unusable] = -np.inf
+            repair(row)
         return row
 
     def _add_longer(self, rows: Sequence[Row], out: Row, path: Sequence[int], open_: bytes) -> None:

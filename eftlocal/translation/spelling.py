@@ -244,9 +244,8 @@ def _cut(text: bytes, across: int) -> int:
     if len(text) < _LONG + across:
         return 0
     at = len(text) - _SETTLED - across
-    while at > 0 and text[at] & 0xC0 == 0x80:  # within a character
-        at -= 1
-    return at
+    begins = (i for i in range(at, at - 4, -1) if text[i] & 0xC0 != 0x80)  # not within a character
+    return next(begins, at)
 
 
 def _parts(text: bytes) -> Iterator[str | bytes]:
