@@ -36,7 +36,7 @@ def completed(words: str) -> list[str]:
     ("words", "expected"),
     [
         ("eftlocal run --preset qwen2", ["qwen2.5-7b", "qwen2.5-14b"]),
-        ("eftlocal models show demo-", ["demo-blend", "demo-down"]),
+        ("eftlocal models show demo-", ["demo-blend", "demo-cross", "demo-down"]),
         (
             "eftlocal run --preset demo-blend --show base,",
             ["base,tuned", "base,plain", "base,reference"],

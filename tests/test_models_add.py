@@ -226,7 +226,7 @@ def test_on_a_terminal_it_proposes_what_find_finds(
     result = add(text="9\n2\nmine\n")
     assert result.exit_code == 0, result.output
     assert "1. base steered by plain over reference" in result.stdout
-    assert "give a number up to 2" in result.stderr
+    assert "give a number up to 3" in result.stderr
     assert find("mine").roles["tuned"].file == str(demo_files["tuned"])
 
 
