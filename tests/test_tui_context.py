@@ -347,9 +347,9 @@ async def test_keys_typed_while_it_is_counted_go_to_the_box(d: Driver) -> None:
     await filled(d)
     count, counts = d.engine.fits, threading.Event()
 
-    def slowly(messages):
+    def slowly(messages, dials):
         assert counts.wait(PATIENCE)
-        return count(messages)
+        return count(messages, dials)
 
     d.engine.fits = slowly
     await d.send("Third?")
@@ -373,10 +373,10 @@ async def test_keys_typed_while_it_is_counted_go_to_the_box(d: Driver) -> None:
 async def test_what_is_sent_while_a_message_is_counted_is_shown_as_queued(d: Driver) -> None:
     count = d.engine.fits
 
-    def sends_another(messages):
+    def sends_another(messages, dials):
         d.engine.fits = count
         d.app.call_from_thread(d.chat.prompt.post_message, d.chat.prompt.Sent("Next"))
-        return count(messages)
+        return count(messages, dials)
 
     d.engine.fits = sends_another
     await d.send("Go")
@@ -390,9 +390,9 @@ async def test_what_is_sent_while_a_message_is_counted_is_shown_as_queued(d: Dri
 async def test_escape_while_it_is_counted_takes_the_message_back(d: Driver) -> None:
     count, stop = d.engine.fits, d.chat.action_stop
 
-    def stopped(messages):
+    def stopped(messages, dials):
         d.app.call_from_thread(stop)
-        return count(messages)
+        return count(messages, dials)
 
     d.engine.fits = stopped
     await d.send("Go")
