@@ -121,6 +121,9 @@ _engine = partial(Setting, group="engine", where=(LINE, PRESET, FILE))
 _context = partial(Setting, group="context", where=(LINE, PRESET, FILE))
 _models = partial(Setting, group="models", where=(LINE,))
 
+TRANSLATIONS: Final = ("candidates", "prefix", "text")
+"""How rows of another vocabulary are translated; see `translation.rows`."""
+
 _ALL: Final = (
     _recipe(
         *("recipe", Text("a name, or weights such as base=1,tuned=1,reference=-1")),
@@ -304,7 +307,7 @@ _ALL: Final = (
         default="auto",
     ),
     _context(
-        *("translation", ByRole(Choice(("candidates", "prefix", "text", OFF)))),
+        *("translation", ByRole(Choice((*TRANSLATIONS, OFF)))),
         "Where a role has another vocabulary than the base. candidates: the base's likely tokens "
         "are read as a whole, the others by their first piece; prefix: all by their first piece; "
         "text: only tokens of equal text; off: refuse.",

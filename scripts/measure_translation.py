@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe
+from eftlocal.settings import TRANSLATIONS
 from eftlocal.study.answers import score
 from eftlocal.study.questions import FOLDER, WARM, read
 from eftlocal.study.statistics import gap_recovered, mean
-from eftlocal.translation.rows import METHODS
 
 ALPHAS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5)
 Exact = dict[float, NDArray[np.float64]]
@@ -74,7 +74,7 @@ def main() -> None:
         name, _, folder = each.partition("=")
         if not (Path(folder) / "tuned.gguf").is_file():
             sys.exit(f"measure_translation: --pair {each}: there is no tuned.gguf in {folder}")
-        for method in METHODS:
+        for method in TRANSLATIONS:
             own = dict(measured(Path(folder), method, given.limit))
             print(row(name, method, own, same), flush=True)
 

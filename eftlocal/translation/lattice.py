@@ -25,6 +25,7 @@ class Lattice:
     Attributes:
         texts: the small tokens' bytes, sorted.
         order: (n,) the id of each of them.
+        twin: (n,) bool, whether the base has a token of exactly these bytes.
         owner: (n,) where in the sorted base the longest token stands that begins one of them, or is
             its twin: what a base would say first of this text. NONE where there is none.
         begin: (B,) where in the order the first of a base token's twins stands.
@@ -39,6 +40,7 @@ class Lattice:
 
     texts: Sequence[bytes]
     order: Ids
+    twin: NDArray[np.bool_]
     owner: Ids
     begin: Ids
     equal: Ids
@@ -80,9 +82,9 @@ class Lattice:
                 first[token] = first[sorted_base[bases[-1]]] if again else at
                 parent[token] = smalls[-1] if smalls else NONE
                 bases.append(int(first[token]))
-        twins = np.flatnonzero(
-            [at != NONE and base_texts[at] == text for at, text in zip(owner, texts, strict=True)]
-        )
+        known = {*base_texts}
+        twin = np.array([text in known for text in texts], np.bool_)
+        twins = np.flatnonzero(twin)
         counts = np.bincount(owner[twins], minlength=len(base_texts) + 1)
         starts = np.zeros(len(counts), np.intp)
         starts[owner[twins[::-1]]] = twins[::-1]
@@ -90,7 +92,16 @@ class Lattice:
         begin[sorted_base] = starts[first[sorted_base]] if sorted_base else 0
         ids = np.array(sorted_base, np.intp)
         return cls(
-            texts, np.array(order, np.intp), owner, begin, equal, parent, ids, base_texts, first
+            texts,
+            np.array(order, np.intp),
+            twin,
+            owner,
+            begin,
+            equal,
+            parent,
+            ids,
+            base_texts,
+            first,
         )
 
     def longest(self, text: bytes) -> int:

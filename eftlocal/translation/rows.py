@@ -22,6 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,7 @@ from numpy.typing import NDArray
 from eftlocal.logits.distribution import Row, repair
 from eftlocal.translation.lattice import NONE, Ids, Lattice
 
-METHODS = ("candidates", "prefix", "text")
-CANDIDATES = 16
+CANDIDATES = 16  # of the base's tokens at most; which of them are likely says `Translator`
 
 
 class Rows:
@@ -38,7 +38,7 @@ class Rows:
 
     Args:
         lattice: where the base's tokens stand in it.
-        method: one of METHODS.
+        method: one of settings.TRANSLATIONS; candidates begin as prefix.
         ends: the small tokens that end an answer.
         base_ends: the base's; each takes the probability of all `ends` together.
         unusable: small ids that are padding.
@@ -70,11 +70,7 @@ class Rows:
         twin = lattice.equal > 0
         owner, parent = lattice.owner, np.where(twin, NONE, lattice.parent)
         if method == "text":
-            is_twin = [
-                at != NONE and lattice.base_texts[at] == text
-                for at, text in zip(owner, lattice.texts, strict=True)
-            ]
-            owner, parent = np.where(is_twin, owner, NONE), np.full(size, NONE, np.intp)
+            owner, parent = np.where(lattice.twin, owner, NONE), np.full(size, NONE, np.intp)
         owned_by = np.bincount(owner[owner != NONE], minlength=len(lattice.base_texts) + 1)
         owned = owned_by[lattice.first]  # NONE is the last, which owns none
         sharing = np.bincount(parent[parent != NONE], minlength=len(lattice.order) + 1)
@@ -120,12 +116,9 @@ class Rows:
                 base's, might have taken together with what follows.
         """
         out.fill(-np.inf)
-        rows = [self._usable(row) for row in rows]
-        last = rows[-1]
-        best = float(last.max())
-        if not math.isfinite(best):
+        last, total = self._read(rows[-1])
+        if not math.isfinite(total):
             return
-        total = _log_total(last, best)
         out[self._single] = last[self._source]
         out[self._single] -= np.float32(total) + self._log_parts
         if len(self._summed):
@@ -139,7 +132,7 @@ class Rows:
                 out[self._summed] = np.log(sums)
         if len(self._base_ends):
             end = last[self._ends].astype(np.float64) - total
-            out[self._base_ends] = _log_sum(end)
+            out[self._base_ends] = _log_sum(end, float(end.max()))
         if open_ and len(rows) > 1:
             self._add_longer(rows, out, path, open_)
 
@@ -165,11 +158,9 @@ class Rows:
         spelled, found = 0.0, 0.0
         rest = b"".join(self._text_of[piece] for piece in pieces)
         for row, piece in zip(rows, pieces, strict=True):
-            row = self._usable(row)
-            best = float(row.max())
-            if not math.isfinite(best):
+            row, total = self._read(row)
+            if not math.isfinite(total):
                 return -math.inf
-            total = _log_total(row, best)
             longer = self._beyond(rest, token)
             if len(longer):
                 found += float(np.exp(row[longer].astype(np.float64) - total + spelled).sum())
@@ -197,12 +188,15 @@ class Rows:
             ]
         ]
 
-    def _usable(self, row: Row) -> Row:
-        if len(self._unusable) or not row.max() < np.inf:
+    def _read(self, row: Row) -> tuple[Row, float]:
+        """A row without what cannot be, and its log-sum-exp; -inf where nothing is possible."""
+        best = float(row.max())
+        if len(self._unusable) or not best < np.inf:
             row = row.copy()
             row[self._unusable] = -np.inf
             repair(row)
-        return row
+            best = float(row.max())
+        return row, _log_sum(row, best)
 
     def _add_longer(self, rows: Sequence[Row], out: Row, path: Sequence[int], open_: bytes) -> None:
         """What small tokens say that would have taken the open bytes and more at once."""
@@ -226,11 +220,9 @@ class Rows:
         beyond the open bytes, the probability is added to `masses` (B,)."""
         spelled, whole, rest = 0.0, 0.0, open_
         for row, token in zip(rows, path, strict=False):
-            row = self._usable(row)
-            best = float(row.max())
-            if not math.isfinite(best):
+            row, total = self._read(row)
+            if not math.isfinite(total):
                 return -math.inf, 0.0
-            total = _log_total(row, best)
             if rest:
                 tokens, which, ids, parts = self._added(rest)
                 p = np.exp(row[tokens].astype(np.float64) - total + spelled)
@@ -248,7 +240,7 @@ class Rows:
         beginning of, with the number of base tokens that share it."""
         lattice = self._lattice
         run = [at for at in lattice.run(open_) if len(lattice.texts[at]) > len(open_)]
-        run = [at for at in run if not self._in_base(lattice.texts[at])]
+        run = [at for at in run if not lattice.twin[at]]
         begun: dict[int, int] = {}  # base token -> the small one that begins it, the longest
         pairs: list[tuple[int, int, int]] = []
         for which in sorted(range(len(run)), key=lambda i: len(lattice.texts[run[i]])):
@@ -267,17 +259,9 @@ class Rows:
         which, base, parts = np.array(pairs, np.intp).reshape(-1, 3).T
         return lattice.order[run], which, lattice.sorted_base[base], parts
 
-    def _in_base(self, text: bytes) -> bool:
-        run = self._lattice.base_run(text)
-        return len(run) > 0 and self._lattice.base_texts[run[0]] == text
 
-
-def _log_total(row: Row, best: float) -> float:
-    return best + math.log(float(np.exp(row - np.float32(best)).sum(dtype=np.float64)))
-
-
-def _log_sum(values: NDArray[np.float64]) -> float:
-    best = float(values.max())
+def _log_sum(values: NDArray[np.floating[Any]], best: float) -> float:
+    """log(sum(exp(values))), summed in float64; `best` is the largest of them."""
     if not math.isfinite(best):
         return -math.inf
-    return best + math.log(float(np.exp(values - best).sum()))
+    return best + math.log(float(np.exp(values - values.dtype.type(best)).sum(dtype=np.float64)))

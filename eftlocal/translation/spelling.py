@@ -176,7 +176,7 @@ class Speller:
 class Spelling:
     """One role's places along one answer.
 
-    `after` may be asked for any continuation; `cut` forgets what was taken back.
+    `last` may be asked of any draft; `cut` forgets what was taken back.
     """
 
     def __init__(self, speller: Speller) -> None:
