@@ -280,7 +280,7 @@ def translation(small: FakeModel, base: FakeModel) -> Translation:
     )
     lattice = Lattice.of(texts[base], base.vocab_size, texts[small])
     rows = Rows(lattice, ends=[EOS], base_ends=[EOS])
-    return Translation(speller, rows, small.vocab_size, 3, candidates=8)
+    return Translation(speller, rows, small.vocab_size, 3, candidates=True)
 
 
 def fake_emulator(

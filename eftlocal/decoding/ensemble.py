@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from eftlocal.decoding.passes import passes
 from eftlocal.decoding.sequence import Point, RunningSequence, Told, Wanted, check_length, common
-from eftlocal.decoding.translator import Translator
+from eftlocal.decoding.translator import Translator, likely_tokens
 from eftlocal.decoding.turns import Turns
 from eftlocal.errors import EngineError
 from eftlocal.llama import Check, Context, Span
@@ -286,10 +286,12 @@ class Ensemble:
 
     def refine(self, points: Sequence[Point]) -> None:
         """Improves translated rows that stand beside the base's, in place; see `Translator`."""
+        reading = [role for role, each in self.translations.items() if each.candidates]
+        points = [point for point in points if BASE in point.rows] if reading else []
+        likely = [likely_tokens(point.rows[BASE]) for point in points]
         wanted = {
-            role: [point for point in points if {role, BASE} <= point.rows.keys()]
-            for role, translation in self.translations.items()
-            if translation.candidates
+            role: [(p, ids) for p, ids in zip(points, likely, strict=True) if role in p.rows]
+            for role in reading
         }
         parts = {role: some for role, some in wanted.items() if some}
         self._each_role(lambda role: self._translator.refine(role, parts[role]), parts)

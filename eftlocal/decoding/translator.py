@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from eftlocal.decoding.sequence import Point, RunningSequence, Wanted
 from eftlocal.llama import Span
-from eftlocal.logits.distribution import top_k
-from eftlocal.logits.recipe import BASE
+from eftlocal.logits.distribution import Ids, Row, top_k
 from eftlocal.translation.spelling import Place, extends
 
 if TYPE_CHECKING:
     from eftlocal.decoding.ensemble import Ensemble
 
+CANDIDATES = 16  # of the base's tokens, at most
 _LIKELY = 4.0  # nats below the base's best token, from where on one is no candidate
 
 
@@ -83,10 +83,11 @@ class Translator:
                     done[i] += 1
         return found
 
-    def refine(self, role: str, points: Sequence[Point]) -> None:
-        """Gives candidates their whole probability, in the role's rows of these points."""
+    def refine(self, role: str, points: Sequence[tuple[Point, Ids]]) -> None:
+        """Gives candidates their whole probability, in the role's rows of these points, each with
+        the base's likely tokens there."""
         ensemble, whole = self._ensemble, self._ensemble.translations[role].rows.whole
-        left = [(point, self._candidates(role, point)) for point in points]
+        left = [(point, self._candidates(role, point, likely)) for point, likely in points]
         while left := [(point, some) for point, some in left if some]:
             now: dict[int, tuple[Point, _Candidate]] = {}  # one a slot
             for point, some in left:
@@ -100,17 +101,15 @@ class Translator:
                 pieces = each.place.tokens(each.begin)
                 point.rows[role][each.token] = whole(each.token, rows, pieces, each.path, each.open)
 
-    def _candidates(self, role: str, point: Point) -> list[_Candidate]:
-        """The base's likely tokens that are no single token of the role's, the likeliest last."""
+    def _candidates(self, role: str, point: Point, likely: Ids) -> list[_Candidate]:
+        """The likely tokens that are no single token of the role's, in their order."""
         ensemble, translation = self._ensemble, self._ensemble.translations[role]
-        sequence, base = point.sequence, point.rows[BASE]
+        sequence = point.sequence
         (place, *_) = sequence.places(role, point.back, point.draft)
-        ids = top_k(base, translation.candidates)
-        ids = ids[(base[ids] >= base.max() - _LIKELY) & ~translation.rows.known[ids]]
         context = ensemble.contexts[role]
         room = context.n_ctx - len(sequence.prompts[role])
         found = []
-        for token in ids[np.argsort(base[ids], kind="stable")].tolist():
+        for token in likely[~translation.rows.known[likely]].tolist():
             after = translation.speller.after(place, token)
             goes_on = extends(place, after)
             begin = place.length - max(place.path, 0 if goes_on else 1)
@@ -135,6 +134,14 @@ class Translator:
             return tokens[: len(tokens) - less]
 
         return self._ensemble.reach(role, sequence, given, len(prompt) + begin - 1)
+
+
+def likely_tokens(base: Row) -> Ids:
+    """The ids that a base's row (vocab,) finds likely, the likeliest last."""
+    ids = top_k(base, CANDIDATES)
+    ids = ids[base[ids] >= base.max() - _LIKELY]
+    ascending: Ids = ids[np.argsort(base[ids], kind="stable")]
+    return ascending
 
 
 def _legs(places: Sequence[Place], most: int) -> Iterator[list[Place]]:

@@ -13,7 +13,7 @@ from eftlocal.loading.roles import RoleSource
 from eftlocal.loading.vocabulary import Vocabulary, compare, groups, require
 from eftlocal.logits.recipe import BASE, REFERENCE, TUNED
 from eftlocal.translation.lattice import Lattice
-from eftlocal.translation.rows import CANDIDATES, Rows
+from eftlocal.translation.rows import Rows
 from eftlocal.translation.spelling import Speller
 from eftlocal.translation.translation import Translation
 
@@ -130,6 +130,6 @@ def translations(
             base_ends=stop,
             unusable=own.unusable.tolist(),
         )
-        candidates = CANDIDATES if sources[role].translation == "candidates" else 0
-        found[role] = Translation(speller, rows, own.size, speller.most(), candidates)
+        candidates = sources[role].translation == "candidates"
+        found[role] = Translation(speller, rows, own.size, speller.most, candidates)
     return found

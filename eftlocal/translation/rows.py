@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 from eftlocal.logits.distribution import Row, repair
 from eftlocal.translation.lattice import NONE, Ids, Lattice
 
-CANDIDATES = 16  # of the base's tokens at most; which of them are likely says `Translator`
-
 
 class Rows:
     """Translates rows of one small vocabulary.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -128,6 +128,7 @@ class Speller:
         tail, path, open_ = self._spelled(text)
         return Place(settled, text, tail, path, open_)
 
+    @cached_property
     def most(self) -> int:
         """The most tokens that one of the base's takes."""
         longest = sorted(self._base.values(), key=len)[-1000:]

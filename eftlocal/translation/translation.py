@@ -17,11 +17,11 @@ class Translation:
         rows: translates its rows, in memory of its own.
         width: tokens of its vocabulary; rows are cut to it.
         most: tokens that one of the base's may take.
-        candidates: how many of the base's most probable tokens are looked at as a whole.
+        candidates: whether the base's likely tokens are read as a whole.
     """
 
     speller: Speller
     rows: Rows
     width: int
     most: int
-    candidates: int = 0
+    candidates: bool = False
