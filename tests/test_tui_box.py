@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -208,6 +210,23 @@ async def test_quitting_keeps_what_was_typed(tmp_path: Path) -> None:
         assert text_of(d) == "draft"
     async with driven(ScriptedEngine(), tmp_path) as d:
         assert text_of(d) == ""
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("turns", [0, 3, 7])
+@asynchronous
+async def test_what_is_sent_as_the_chat_is_left_is_kept(tmp_path: Path, turns: int) -> None:
+    """Its turn to be sent does not come any more, wherever it is on its way."""
+    async with driven(ScriptedEngine("One."), tmp_path) as d:
+        await d.type("precious")
+        d.put("enter")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        d.put("ctrl+q")
+        await d.pause()
+    gc.collect()  # a coroutine that nobody awaited says so as it goes
+    async with driven(ScriptedEngine(), tmp_path) as d:
+        assert text_of(d) == "precious"
 
 
 @asynchronous

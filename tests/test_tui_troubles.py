@@ -219,8 +219,13 @@ async def test_a_question_follows_what_is_shown(d: Driver) -> None:
 @driving("Before.", Script(["One"], wait_at=0))
 async def test_a_new_conversation_while_a_question_is_laid_out(d: Driver, new_first: bool) -> None:
     await d.ask("before")
-    both = [d.chat.doing(work) for work in (d.chat.answers.ask("first"), d.chat.action_new())]
+
+    async def ask() -> None:
+        d.chat.answers.ask("first")
+
+    both = [d.chat.doing(work()) for work in (ask, d.chat.action_new)]
     await asyncio.gather(*(reversed(both) if new_first else both))
+    await d.pause()
     d.engine.go()
     await d.idle()
     assert d.turns[-2:] == ["first", "One"]

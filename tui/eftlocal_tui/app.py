@@ -18,6 +18,7 @@ from textual.markup import escape
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, OptionList
+from textual.worker import Worker
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.presets.reading import load_presets
@@ -103,7 +104,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
     def copy(self, text: str, what: str) -> None:
         """Puts a text on the clipboard, and says what became of it where it is given a name."""
         super().copy_to_clipboard(text)  # by the terminal
-        self.run_worker(self._copy(text, what))
+        _: Worker[None] = self.run_worker(partial(self._copy, text, what))
 
     async def _copy(self, text: str, what: str) -> None:
         taken_by = None if self.is_headless else await asyncio.to_thread(clipboard.put, text)
@@ -270,7 +271,7 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
         """A slash command that was chosen, not typed."""
         parsed = parse(text)
         if parsed is not None:
-            chat.start(chat.commands.obey(*parsed))
+            chat.start(partial(chat.commands.obey, *parsed))
 
     async def _act(self, where: Screen[object] | App[None], action: str) -> None:
         await self.run_action(action, where)

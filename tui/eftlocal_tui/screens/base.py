@@ -15,6 +15,7 @@ from textual.css.query import NoMatches
 from textual.geometry import Offset
 from textual.screen import Screen
 from textual.widget import MountError, Widget
+from textual.worker import Worker
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.terminal_text import one_line
@@ -27,6 +28,7 @@ from eftlocal_tui.text import encodable
 
 A = TypeVar("A")
 R = TypeVar("R")
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 ERROR_SECONDS = 8.0  # that a failure stays to be read
 
@@ -103,9 +105,14 @@ class BaseScreen(Screen[R]):
     def trouble(self, error: EftlocalError | str) -> None:
         tell(self, error)
 
-    def start(self, work: Coroutine[Any, Any, None], **options: Any) -> None:
-        """Work that no key waits for; options of `run_worker`."""
-        self.run_worker(self.doing(work), **options)
+    def start(self, work: Work, **options: Any) -> None:
+        """Work that no key waits for; options of `run_worker`. Where the screen is left, or other
+        work takes its place, before its turn comes, none of it is done."""
+
+        async def begun() -> None:
+            await self.doing(work())
+
+        _: Worker[None] = self.run_worker(begun, **options)
 
     async def doing(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that shows something here. A failure is told. Its widgets go before the work does

@@ -365,7 +365,7 @@ class ChatScreen(BaseScreen[None]):
         if command is not None:
             await self.doing(self.commands.obey(*command))
         elif text:
-            self.start(self.answers.ask(text))  # it may have to wait, and the screen must not
+            self.answers.ask(text)
 
     def typed(self, event: events.Key | events.Paste) -> None:
         """What was meant for the message box."""

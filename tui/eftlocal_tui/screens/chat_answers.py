@@ -94,11 +94,15 @@ class ChatAnswers:
 
     # Messages ----------------------------------------------------------------------------------
 
-    async def ask(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         """Sends a message: keeps it, shows it, and has it answered. It waits for what is on its
-        way."""
+        way, and no key waits for it."""
         self.box.hold(text)
-        await self._send_next()
+        models = self.screen.models
+        if self.now is not None or models.loading or models.loaded is None:
+            self.screen.start(self._send_next)
+        else:  # from now on, and not when its turn comes
+            self.screen.start(partial(self._send_first, self._begin()))
 
     async def _send_next(self) -> None:
         screen, box = self.screen, self.box
@@ -117,13 +121,15 @@ class ChatAnswers:
             else:
                 await screen.say(_TAKEN_BACK.format(one_line(loaded.name, 60)))
             return
-        sending = self._begin()
+        await self._send_first(self._begin())
+
+    async def _send_first(self, sending: Sending) -> None:
         with self._on_its_way(sending):
             try:
-                await self._send(box.waiting[0], sending)
+                await self._send(self.box.waiting[0], sending)
             except EftlocalError as error:
-                box.take_back()
-                await screen.say(str(error), error=True)
+                self.box.take_back()
+                await self.screen.say(str(error), error=True)
 
     async def _send(self, outgoing: Outgoing, sending: Sending) -> None:
         turns = self.screen.turns
@@ -162,7 +168,7 @@ class ChatAnswers:
         """Has a question answered; the answer is shown as it comes."""
         running = self.now = RunningAnswer(self.screen, question, before)
         self.box.show_waiting()  # what was sent while this was on its way
-        self.screen.start(self._follow(running))
+        self.screen.start(partial(self._follow, running))
 
     async def _follow(self, running: RunningAnswer) -> None:
         """Shows an answer, and then sends what waits for its end."""
@@ -218,7 +224,7 @@ class ChatAnswers:
             raise UsageError("that message is gone; its conversation was deleted")
         self.screen.set_focus(self.screen.prompt)  # what had it may be gone
         sending = self._begin()
-        self.screen.start(self._answer(sending, shown, upto, before))
+        self.screen.start(partial(self._answer, sending, shown, upto, before))
 
     async def _answer(
         self, sending: Sending, shown: list[Turn], upto: int, before: Turn | None

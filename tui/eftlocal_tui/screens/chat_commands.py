@@ -126,7 +126,7 @@ class ChatCommands:
         await self.screen.say("\n".join(lines))
 
     async def _context(self, rest: str) -> None:
-        self.screen.start(self.screen.answers.ways_on())
+        self.screen.start(self.screen.answers.ways_on)
 
     async def _save(self, rest: str) -> None:
         self.screen.turns.rename(rest)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.prompt.messages import Message
@@ -14,6 +14,7 @@ from eftlocal_tui.engine.tasks import Counted
 from eftlocal_tui.history import Turn
 from eftlocal_tui.history.parts import sent_from
 from eftlocal_tui.history.turns import followed, sent
+from eftlocal_tui.screens.base import Work
 from eftlocal_tui.screens.full_context import ContextScreen, Go, Way, role_lines
 
 if TYPE_CHECKING:
@@ -174,11 +175,11 @@ class ChatContext:
 
         return Way(f"Larger context: {larger.sizes[fit.fullest]:,} tokens", larger.costs, go)
 
-    def _instead(self, do: Callable[[], Coroutine[Any, Any, None]]) -> Go:
+    def _instead(self, do: Work) -> Go:
         """A way on which what was asked is not sent."""
 
         async def go() -> bool:
-            self.screen.start(do())
+            self.screen.start(do)
             return False
 
         return go

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from eftlocal.errors import UsageError
@@ -133,7 +134,7 @@ class ChatDials:
             return
         if models.doing:
             raise UsageError("models are on their way; give the persona when they are there")
-        self.screen.start(self._load_persona(Recipe.persona(text)))
+        self.screen.start(partial(self._load_persona, Recipe.persona(text)))
 
     async def _load_persona(self, recipe: Recipe) -> None:
         screen = self.screen

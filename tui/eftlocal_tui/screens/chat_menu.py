@@ -53,7 +53,7 @@ class ChatMenu:
             self._show([] if self._closed else completion.names(text), first=True)
         elif not self._looking:
             self._looking = True
-            self.screen.start(self._look())
+            self.screen.start(self._look)
 
     def _show(self, choices: list[Choice], *, first: bool) -> None:
         self._of = self.screen.prompt.text

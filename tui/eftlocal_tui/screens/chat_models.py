@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from eftlocal.disk import readable
@@ -14,6 +15,7 @@ from eftlocal_tui.dials import Dials
 from eftlocal_tui.engine import Again, DownloadNeededError, Larger, Load, Loaded, Progress, Report
 from eftlocal_tui.engine.tasks import LoadOutcome
 from eftlocal_tui.engine.thread import R, StoppedError, Task
+from eftlocal_tui.screens.base import Work
 from eftlocal_tui.screens.dialogs import Confirm
 from eftlocal_tui.widgets.loading_bars import LoadingBars
 
@@ -85,17 +87,18 @@ class ChatModels:
 
     def load(self, preset: str | None) -> None:
         """Loads models in the place of those that are loaded, or on their way."""
-        self._begin(self._load(preset), waits=self.loaded is None)
+        self._begin(partial(self._load, preset), waits=self.loaded is None)
 
     async def enlarge(self, larger: Larger) -> bool:
         """Loads the same models with a larger context; whether that came about."""
-        self._begin(self._again(larger, "a larger context", self._exchange), waits=True)
+        again = partial(self._again, larger, "a larger context", self._exchange)
+        self._begin(again, waits=True)
         return await self.settled()
 
     async def load_again(self, again: Again, what: str) -> bool:
         """Loads the same models with something besides, once nothing uses them; whether that came
         about."""
-        self._begin(self._again(again, what, self._exchange_unused), waits=True)
+        self._begin(partial(self._again, again, what, self._exchange_unused), waits=True)
         return await self.settled()
 
     def stop(self) -> bool:
@@ -106,7 +109,7 @@ class ChatModels:
         self._do("Stopping …")
         return True
 
-    def _begin(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
+    def _begin(self, work: Work, *, waits: bool) -> None:
         self.stop()
         if waits:
             self._settled.clear()

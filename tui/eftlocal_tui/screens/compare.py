@@ -81,7 +81,7 @@ class CompareScreen(BaseScreen[None]):
         drawn = secrets.randbits(32) if seed is None else seed
         self._comparison.begin(drawn)
         self.show()
-        self.start(self._answer(), exclusive=True)
+        self.start(self._answer, exclusive=True)
 
     async def _answer(self) -> None:
         comparison, services = self._comparison, self._services

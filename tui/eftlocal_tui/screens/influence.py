@@ -73,7 +73,7 @@ class InfluenceScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self._say("Every model reads the answer again")
-        self.start(self._read())
+        self.start(self._read)
 
     def _about(self) -> str:
         loaded = self._loaded

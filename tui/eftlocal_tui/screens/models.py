@@ -51,7 +51,7 @@ class ModelsScreen(BaseScreen[str | None]):
     def on_mount(self) -> None:
         names = list(self._presets)
         self._list.highlighted = names.index(self._now) if self._now in names else 0
-        self.start(self._look())
+        self.start(self._look)
 
     @property
     def _list(self) -> OptionList:
