@@ -312,6 +312,9 @@ async def main():
         await d.type("typed")
         conversation = d.chat.turns.conversation.id
         await d.until(lambda: "typed" in d.history.drafts.get(conversation).text)
+        await d.press("ctrl+n")
+        await d.type("of a new one")
+        await d.until(lambda: d.history.drafts.get(None).text)
         print("kept", flush=True)
         await asyncio.sleep(1000)
 
@@ -328,11 +331,15 @@ async def test_a_killed_process_leaves_the_draft_and_the_queue(tmp_path: Path) -
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "kept\n"
+        async with driven(ScriptedEngine(), tmp_path) as d:
+            assert text_of(d) == ""  # that one is still being typed
         child.send_signal(signal.SIGKILL)
         child.wait(PATIENCE)
     async with driven(ScriptedEngine(), tmp_path, resume=newest) as d:
         assert d.turns == ["Go", "One.", "More", ""]
         assert text_of(d) == "queued\n\ntyped"
+        await d.press("ctrl+n")
+        assert text_of(d) == "of a new one"
 
 
 # Earlier messages ------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: P
         assert db.rows("SELECT colour, title FROM conversation")[0]["colour"] is None
         assert len(db.rows("SELECT * FROM turn")) == 50
     before = path.read_bytes()
-    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 3, this one knows 2\)"):
+    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 4, this one knows 3\)"):
         History(path)
     assert path.read_bytes() == before
 
@@ -72,8 +72,38 @@ def test_a_file_of_the_first_version_opens_with_all_that_it_has(tmp_path: Path) 
         assert history.turns.get(2).begins_at == 1
         history.conversations.delete(1)
         assert history.db.rows("SELECT * FROM draft") == []
-    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 2, this one knows 1\)"):
+    with pytest.raises(HistoryError, match=r"newer eftlocal \(schema 3, this one knows 1\)"):
         Database(path, MIGRATIONS[:1])
+
+
+def test_a_draft_of_an_earlier_version_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with Database(path, MIGRATIONS[:2]) as db, db.transaction() as connection:
+        database.insert(
+            connection, "draft", conversation=None, text="typed", editing=None, edited=""
+        )
+    with History(path) as history:
+        assert history.drafts.get(None) == Draft("typed")
+
+
+def test_each_process_has_its_own_draft_of_a_new_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with History(path) as one, History(path) as two:
+        one.drafts.put(None, Draft("one"))
+        two.drafts.put(None, Draft("two"))
+        with History(path) as three:  # both are still at work
+            assert three.drafts.get(None) == Draft()
+        assert (one.drafts.get(None), two.drafts.get(None)) == (Draft("one"), Draft("two"))
+        one.drafts.put(None, Draft())
+        assert two.drafts.get(None) == Draft("two")
+        one.drafts.put(None, Draft("one again"))
+    with History(path) as newest, History(path) as older, History(path) as none:
+        assert newest.drafts.get(None) == Draft("one again")
+        assert older.drafts.get(None) == Draft("two")
+        assert none.drafts.get(None) == Draft()
+        newest.drafts.put(None, Draft())
+    with History(path) as history:
+        assert history.drafts.get(None) == Draft("two")
 
 
 def test_drafts_are_kept_as_they_were_typed(tmp_path: Path) -> None:

@@ -34,28 +34,32 @@ STREAMING = "SELECT id, writer FROM turn WHERE writer IS NOT NULL"
 
 
 class Writers(Closing):
-    """This process as a writer of the database, and the look after dead ones."""
+    """This process as a writer of the database, and the look after dead ones.
+
+    Attributes:
+        own: the name of this one.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._name = uuid.uuid4().hex
+        self.own = uuid.uuid4().hex
         self._lock: FileLock | None = None
 
     def name(self) -> str:
-        """This writer's name, for the column; takes the lock. Inside a transaction only: nobody
+        """This writer's own name, for a column; takes the lock. Inside a transaction only: nobody
         else looks at locks then."""
         if self._lock is None:
-            lock = self._lock_of(self._name)
+            lock = self._lock_of(self.own)
             lock.acquire(timeout=0)
             self._lock = lock
-        return self._name
+        return self.own
 
     def recover(self) -> int:
         """Marks the answers that dead processes left streaming as stopped; returns how many."""
         if not self._foreign():
             return 0
         with self._db.transaction() as connection:
-            dead = [name for name in sorted(self._foreign()) if self._is_dead(name)]
+            dead = [name for name in sorted(self._foreign()) if self.is_dead(name)]
             stopped = _stop_all(connection, dead, None)
         for name in dead:
             self._remove(name)
@@ -67,11 +71,11 @@ class Writers(Closing):
             return
         try:
             with self._db.transaction() as connection:
-                _stop_all(connection, [self._name], time.time())
+                _stop_all(connection, [self.own], time.time())
         finally:
             self._lock.release()
             self._lock = None
-            self._remove(self._name)
+            self._remove(self.own)
 
     def _foreign(self) -> set[str]:
         """Writers that answers or files name, this one left out."""
@@ -82,9 +86,10 @@ class Writers(Closing):
                 for path in self._db.path.parent.iterdir()
                 if path.name.startswith(prefix)
             }
-        return (files | {row["writer"] for row in self._db.rows(STREAMING)}) - {self._name}
+        return (files | {row["writer"] for row in self._db.rows(STREAMING)}) - {self.own}
 
-    def _is_dead(self, name: str) -> bool:
+    def is_dead(self, name: str) -> bool:
+        """Whether that writer has ended; inside a transaction only."""
         if not self._path(name).exists():
             return True
         lock = self._lock_of(name)

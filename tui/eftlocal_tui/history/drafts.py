@@ -1,20 +1,29 @@
-"""What was typed and not sent: one draft a conversation, and one for the next new conversation."""
+"""What was typed and not sent: one draft a conversation, and one that is to begin a new one for
+each process. What a process that has ended left of that kind, another one takes over."""
 
 from __future__ import annotations
 
+from eftlocal_tui.history.answers import Writers
 from eftlocal_tui.history.database import Database, insert
 from eftlocal_tui.history.records import Draft, loaded
 
+_NEW = "SELECT rowid, writer FROM draft WHERE conversation IS NULL ORDER BY rowid DESC"
+
 
 class Drafts:
-    """The drafts of a database; None stands for the conversation that has not begun."""
+    """The drafts of a database; None stands for this process's next new conversation."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, writers: Writers) -> None:
         self._db = db
+        self._writers = writers
 
     def get(self, conversation: int | None) -> Draft:
         """An empty one where there is none."""
-        rows = self._db.rows("SELECT * FROM draft WHERE conversation IS ?", conversation)
+        rows = self._db.rows(
+            "SELECT * FROM draft WHERE conversation IS ? AND writer IS ?",
+            conversation,
+            self._writers.own if conversation is None else None,
+        )
         if not rows:
             return Draft()
         return Draft(loaded(rows[0]["text"]), rows[0]["editing"], loaded(rows[0]["edited"]))
@@ -26,7 +35,10 @@ class Drafts:
             HistoryError: the conversation was deleted, or nothing can be written.
         """
         with self._db.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM draft WHERE conversation IS ?", (conversation,))
+            writer = self._writers.name() if conversation is None else None
+            connection.execute(
+                "DELETE FROM draft WHERE conversation IS ? AND writer IS ?", (conversation, writer)
+            )
             if draft != Draft():
                 insert(
                     connection,
@@ -35,4 +47,19 @@ class Drafts:
                     text=draft.text,
                     editing=draft.editing,
                     edited=draft.edited,
+                    writer=writer,
                 )
+
+    def recover(self) -> None:
+        """Takes over the newest draft of a new conversation whose process has ended. One of an
+        earlier version names none."""
+        if not self._db.rows(_NEW):
+            return
+        with self._db.transaction() as connection:
+            for row in connection.execute(_NEW).fetchall():
+                if row["writer"] is None or self._writers.is_dead(row["writer"]):
+                    connection.execute(
+                        "UPDATE draft SET writer = ? WHERE rowid = ?",
+                        (self._writers.name(), row["rowid"]),
+                    )
+                    return

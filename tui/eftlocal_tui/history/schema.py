@@ -76,6 +76,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    # The process whose draft of a new conversation it is.
+    ("ALTER TABLE draft ADD COLUMN writer TEXT",),
 )
 
 _SEARCH = (

@@ -139,7 +139,8 @@ class History(Closing):
     """All conversations of one database file. Safe from any thread; other processes may have
     the same file open.
 
-    Opening marks the answers that dead processes left unfinished as stopped.
+    Opening marks the answers that dead processes left unfinished as stopped, and takes over a
+    draft that one left.
 
     Args:
         path: of the file, made where there is none; None is `chat.db` in the user's data folder.
@@ -161,10 +162,11 @@ class History(Closing):
         try:
             self._writers = Writers(self.db)
             self.turns = Turns(self.db)
-            self.drafts = Drafts(self.db)
+            self.drafts = Drafts(self.db, self._writers)
             self.conversations = Conversations(self.db, self.turns)
             self.search = Search(self.db, self.conversations.get, self.turns.get)
             self.recover()
+            self.drafts.recover()
         except BaseException:
             self.db.close()
             raise
