@@ -26,7 +26,7 @@ from eftlocal.arguments import (
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.decoding.score import TextLogprobs, score
+from eftlocal.decoding.score import TextLogprobs, score_under
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
@@ -291,20 +291,57 @@ class Emulator(Closing):
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
         """
+        chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
+        (found,) = self.logprobs_under(
+            text,
+            [chosen],
+            prompt=prompt,
+            raw=raw,
+            special=special,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return found
+
+    def logprobs_under(
+        self,
+        text: str,
+        recipes: Sequence[Recipe],
+        *,
+        prompt: Prompt | None = None,
+        raw: bool = False,
+        special: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        ending: bool = False,
+    ) -> tuple[TextLogprobs, ...]:
+        """Log-probabilities of a given text under many recipes; each role is decoded once.
+
+        Args:
+            recipes: at least one, of the same persona.
+            ending: also how probable it is that the answer ends after the text.
+            text, prompt, raw, special, chat_template_kwargs: as in `logprobs`.
+
+        Raises:
+            UsageError: no recipe, or their personas differ.
+            PromptError: as in `logprobs`.
+        """
         arguments.text("text", text)
         options = checked_all(raw=raw, special=special, chat_template_kwargs=chat_template_kwargs)
-        chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
-        options["persona"] = persona_of(chosen, self.defaults)
+        chosen = [self.checked(recipe) for recipe in recipes]
+        personas = {persona_of(recipe, self.defaults) for recipe in chosen}
+        if len(personas) != 1:
+            raise UsageError("recipes: give at least one, all of the same persona")
+        options["persona"] = personas.pop()
 
-        def work() -> TextLogprobs:
+        def work() -> tuple[TextLogprobs, ...]:
             ids, tokens, first = self._reader.scored_ids(text, self.text_role, prompt, **options)
-            return score(
+            return score_under(
                 self.ensemble,
                 ids,
                 tokens,
-                recipe=chosen,
+                recipes=chosen,
                 piece=self._opener.piece,
                 unpredicted=first,
+                ending=ending,
             )
 
         return self.slots.when_free(work)

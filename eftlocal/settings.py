@@ -1,7 +1,7 @@
 """Every setting, declared once: its name, its values, what switches it off, its default, its help.
 
 From this table come the options of the command line, the fields of requests and presets, the
-user's settings file and environment variables, a sweep's axes, the chat's dials, the checks of
+user's settings file and environment variables, the axes of a grid, the chat's dials, the checks of
 the Python API, and docs/dials.md.
 """
 
@@ -41,7 +41,7 @@ LONGEST_STOP, MOST_STOPS = 1000, 64  # characters of a stop string, and how many
 
 LINE, BODY, PRESET, FILE, CHAT, AXIS = (
     *("command line", "request", "preset", "settings file"),
-    *("chat", "sweep"),
+    *("chat", "grid"),
 )
 _DIAL: Final = (LINE, BODY, PRESET, FILE, CHAT, AXIS)
 

@@ -29,9 +29,9 @@ from small_models import demo_files
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.errors import UsageError
+from eftlocal.evaluation.questions import FOLDER, read
 from eftlocal.speculation.measurement import measure
 from eftlocal.speculation.settings import Speculation
-from eftlocal.study.questions import FOLDER, read
 
 GOAL_SHARE, GOAL_AT_ZERO, GOAL_OUTSIDE = 0.95, 0.98, 0.03
 

@@ -35,7 +35,7 @@ import psutil
 import eftlocal
 from eftlocal import Emulator
 from eftlocal.decoding.score import text_rows
-from eftlocal.study.questions import FOLDER, SPLITS, read
+from eftlocal.evaluation.questions import FOLDER, SPLITS, read
 
 PARTS = ("kills", "memory")
 RUN = [sys.executable, str(Path(__file__).with_name("run_batch.py"))]

@@ -49,11 +49,11 @@ from small_models import NO_SMOLLM2, demo_files, smollm2_file
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import Choice, Wanted
+from eftlocal.evaluation.questions import FOLDER, read
 from eftlocal.logits.recipe import TRIO
 from eftlocal.speculation.costs import Costs
 from eftlocal.speculation.measurement import measure
 from eftlocal.speculation.rules import RULES
-from eftlocal.study.questions import FOLDER, read
 
 WIDTH = 16  # answers side by side
 LEAST = 1e-4  # p-value below which a part has failed

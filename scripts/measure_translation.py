@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Recipe
+from eftlocal.evaluation.questions import FOLDER
+from eftlocal.evaluation.run import spread
+from eftlocal.evaluation.task import Options
+from eftlocal.evaluation.tasks.demo import Demo
 from eftlocal.settings import TRANSLATIONS
-from eftlocal.study.answers import score
-from eftlocal.study.questions import FOLDER, WARM, read
 from eftlocal.study.statistics import gap_recovered, mean
 
 ALPHAS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5)
@@ -31,16 +33,18 @@ Exact = dict[float, NDArray[np.float64]]
 
 def measured(folder: Path, method: str, limit: int | None) -> Iterator[tuple[str, Exact]]:
     """The exact answers of both splits, (questions,) of 0 and 1 by alpha; alpha 0 is the base."""
-    recipes = {f"{alpha:g}": Recipe.proxy(alpha) for alpha in (0.0, *ALPHAS)}
+    alphas = (0.0, *ALPHAS)
+    recipes = [Recipe.proxy(alpha) for alpha in alphas]
     files = {role: folder / f"{role}.gguf" for role in ("tuned", "reference")}
     with Emulator.from_files(
         base=FOLDER / "base.gguf", **files, translation=method, n_ctx=256, threads=1
     ) as em:
         for split in ("validation", "test"):
-            asked = read(FOLDER / "questions.json", split)
-            asked = asked if limit is None else asked.first(limit)
-            found = score(em, asked, recipes, WARM)
-            yield split, {float(name): scores.exact for name, scores in found.items()}
+            demo, exact = Demo(Options(split=split)), []
+            for item in spread(demo.items(), limit):
+                found = em.logprobs_under(item.texts[0], recipes, prompt=item.prompt, ending=True)
+                exact.append([demo.judge_texts(item, [one])["gold"] for one in found])
+            yield split, dict(zip(alphas, np.array(exact).T, strict=True))
 
 
 def row(name: str, method: str, own: dict[str, Exact], same: dict[str, Exact] | None) -> str:
@@ -63,7 +67,7 @@ def row(name: str, method: str, own: dict[str, Exact], same: dict[str, Exact] | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", action="append", default=[], metavar="NAME=DIR")
-    parser.add_argument("--limit", type=int, help="questions of each family")
+    parser.add_argument("--limit", type=int, help="so many questions of each split")
     given = parser.parse_args()
     print(
         "| pair | method | alpha 1 | best alpha | of the same vocabulary |\n|---|---|---|---|---|"

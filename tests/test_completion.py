@@ -42,10 +42,10 @@ def completed(words: str) -> list[str]:
             ["base,tuned", "base,plain", "base,reference"],
         ),
         ("eftlocal inspect --recipe co", ["contrast"]),
-        ("eftlocal sweep --recipe up", ["upscale"]),
+        ("eftlocal eval --recipe up", ["upscale"]),
         ("eftlocal batch a b --draft-rule ", ["coupled", "rejection"]),
         ("eftlocal chat --chat-template tuned=p", ["tuned=plain"]),
-        ("eftlocal eval ", ["demo"]),
+        ("eftlocal eval d", ["demo"]),
     ],
 )
 def test_what_is_completed(words: str, expected: list[str]) -> None:

@@ -22,15 +22,14 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and links 
 WRITERS = {
     "inspect --html": ["inspect", "hi", "--html", "{}"],
     "inspect --plot": ["inspect", "--prompts", "{prompts}", "--plot", "{}"],
-    "eval --plot": ["eval", "demo", "--plot", "{}"],
     "bench --json": ["bench", "--prompts", "{prompts}", "--json", "{}"],
     "bench --plot": ["bench", "--plot", "{}"],
     "doctor --report": ["doctor", "--report", "{}"],
-    "sweep --html": ["sweep", "--prompts", "{prompts}", "--out", "{out}", "--html", "{}"],
-    "sweep --plot": ["sweep", "--prompts", "{prompts}", "--out", "{out}", "--plot", "{}"],
+    "eval --html": ["eval", "{prompts}", "--out", "{out}", "--html", "{}"],
+    "eval --plot": ["eval", "{prompts}", "--out", "{out}", "--plot", "{}"],
 }
 ROWS = {
-    "sweep --out": ["sweep", "--prompts", "{prompts}", "--out", "{}"],
+    "eval --out": ["eval", "{prompts}", "--out", "{}"],
     "batch": ["batch", "{prompts}", "{}"],
     "batch merge": ["batch", "merge", "{}", "{prompts}"],
 }
@@ -93,9 +92,9 @@ def test_an_input_is_not_written_over_under_another_name(what: str, tmp_path: Pa
     prompts.write_text('{"prompt": "hi"}\n')
     same = tmp_path / "same.png"
     same.hardlink_to(prompts)
-    assert f"--prompts and {what.split()[1]} are the same file" in refused(
-        WRITERS[what], same, tmp_path
-    )
+    own = "the prompts" if what.startswith("eval") else "--prompts"
+    told = f"{own} and {what.split()[1]} are the same file"
+    assert told in refused(WRITERS[what], same, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".manifest.json", ".lock"])

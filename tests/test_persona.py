@@ -234,7 +234,7 @@ def test_it_is_given_on_the_command_line(demo_files: dict[str, Path], tmp_path: 
     assert "You are a monk." in json.dumps(rows["monk"]["response"])
     prompts, swept = tmp_path / "p.txt", tmp_path / "swept.jsonl"
     prompts.write_text("Hello\n", encoding="utf-8")
-    result = run("sweep", "--prompts", str(prompts), *files, *quick, "--persona", PIRATE,
+    result = run("eval", str(prompts), "--compare", "none", *files, *quick, "--persona", PIRATE,
                  "--alpha", "0,1", "--out", str(swept), "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     points = json.loads(result.stdout)["points"]

@@ -273,7 +273,7 @@ EACH = {
     "run": ["run", "Where is Lima?", "--max-tokens", "4", "--json"],
     "inspect": ["inspect", "Where is Lima?", "--answer", " In Peru.", "--json"],
     "bench": ["bench", "--prompts", "p.txt", "--repeat", "1", "--max-tokens", "2", "--json", "-"],
-    "sweep": ["sweep", "--prompts", "p.txt", "--out", "s.jsonl", "--max-tokens", "4", "--json"],
+    "eval": ["eval", "p.txt", "--out", "s.jsonl", "--max-tokens", "4", "--json"],
     "batch": ["batch", "in.jsonl", "-", "--max-tokens", "4", "--quiet"],
 }
 
@@ -336,7 +336,7 @@ def test_files_without_a_template_are_given_one(verb: str, invoke: Any) -> None:
         (["--raw", "--chat-template", "plain"], "--chat-template needs the chat template"),
     ],
 )
-@pytest.mark.parametrize("verb", ["run", "batch", "sweep", "inspect"])
+@pytest.mark.parametrize("verb", ["run", "batch", "eval", "inspect"])
 def test_wrong_options_are_one_line(
     verb: str, arguments: list[str], says: str, invoke: Any
 ) -> None:

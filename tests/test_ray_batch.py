@@ -22,7 +22,7 @@ from ray_batch import parse, plan, share_of_cpus, told
 from eftlocal.batch.shards import shard_path, shard_paths
 from eftlocal.cli.shard_process import KilledError, Outcome, Shard, last_line, run_shard, unfit
 from eftlocal.errors import UsageError
-from eftlocal.study.questions import FOLDER, read
+from eftlocal.evaluation.questions import FOLDER, read
 
 SCRIPT = Path(ray_batch.__file__)
 LINES = 150

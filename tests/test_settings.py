@@ -17,9 +17,10 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation, arguments
 from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
-from eftlocal.cli.sweep import _builder
+from eftlocal.cli.eval import _builder
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.evaluation.grid import cross, parse_dials
 from eftlocal.kinds import OFF, Range
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.request_fields import read_body
@@ -35,7 +36,6 @@ from eftlocal.settings import (
     SETTINGS,
     Setting,
 )
-from eftlocal.study.grid import cross, parse_dials
 from eftlocal.user_settings import RECIPE, Given, from_environment, from_file
 from eftlocal_tui.dials import Dials, recipe_from, recipe_record
 

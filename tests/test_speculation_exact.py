@@ -26,10 +26,10 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.sequence import RunningSequence
+from eftlocal.evaluation.questions import FOLDER, read
 from eftlocal.llama import Span
 from eftlocal.speculation.rules import RULES, Rule
 from eftlocal.speculation.settings import OFF
-from eftlocal.study.questions import FOLDER, read
 
 LENGTHS: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)
 LEAST = 1e-4  # p-value

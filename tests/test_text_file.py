@@ -26,7 +26,7 @@ READERS = {
     "--answer-file": ["inspect", "hi", "--answer-file", "{}"],
     "inspect --prompts": ["inspect", "--prompts", "{}"],
     "bench --prompts": ["bench", "--prompts", "{}"],
-    "sweep --prompts": ["sweep", "--out", "o.jsonl", "--prompts", "{}"],
+    "eval FILE": ["eval", "--out", "o.jsonl", "{}"],
 }
 
 

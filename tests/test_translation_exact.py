@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import eftlocal
 from eftlocal import Emulator, Recipe, Sampling
 from eftlocal.decoding.score import text_rows
+from eftlocal.evaluation.questions import FOLDER, WARM, read
 from eftlocal.llama import Context, Model, Span
-from eftlocal.study.questions import FOLDER, WARM, read
 
 Probabilities = Callable[[tuple[int, ...]], NDArray[np.float64]]
 

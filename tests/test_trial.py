@@ -368,7 +368,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "batch": ("batch", "IN", "OUT", "--max-tokens", "1", "--speculative", "off"),
     "batch --dry-run": ("batch", "IN", "OUT", "--dry-run"),
     "inspect": ("inspect", "hi", "--max-tokens", "1", "--plain"),
-    "sweep": ("sweep", "--prompts", "PROMPTS", "--out", "OUT", "--max-tokens", "1"),
+    "eval": ("eval", "PROMPTS", "--out", "OUT", "--max-tokens", "1"),
     "bench": ("bench", "--prompts", "PROMPTS", "--max-tokens", "2", "--repeat", "1",
               "--prompt-tokens", "4"),
     "models check": ("models", "check"),
@@ -394,15 +394,10 @@ def test_every_verb_goes_through_the_door(
         words += ["--threads", "1"]
     result = CliRunner().invoke(app, [*words, "--n-ctx", "64"])
     assert (result.exit_code, result.stderr) == (3, "eftlocal: it was tried\n")
-    assert not (tmp_path / "out.jsonl").exists() or command == "sweep"
+    assert not (tmp_path / "out.jsonl").exists() or command == "eval"
     trusted = CliRunner().invoke(app, [*words, "--n-ctx", "64", "--trust"])
     assert trusted.exit_code == 0, trusted.output
     assert not trials.folder().exists()
-
-
-def test_the_evaluation_takes_the_option_too() -> None:
-    result = CliRunner().invoke(app, ["eval", "dem", "--trust"])
-    assert result.exit_code == 2 and "'dem' is not one of 'demo'" in result.stderr
 
 
 def test_python_and_the_chat_go_through_the_door(

@@ -277,27 +277,23 @@ def test_a_verb_without_the_option_does_not_ask() -> None:
     write_settings("temperature = 0.3\nbeta = 2\nthreads = 1")
     selection, _, _ = selected(groups=("models", "prompt", "engine", "recipe", "length"))
     assert selection.defaults.sampling.temperature == 0.7
-    for verb in (["eval", "demo", "--questions", "1"], ["models", "check", "demo"]):
+    for verb in (["inspect", "hi", "--max-tokens", "2"], ["models", "check", "demo"]):
         assert CliRunner().invoke(app, verb).exit_code == 0
     write_settings("temperature = 0.3\nmax_tokens = 5")
     own = ["inspect", "Hello", "--answer", "x", "--plain"]
     assert CliRunner().invoke(app, own).exit_code == 0
 
 
-def test_a_sweep_takes_the_users_dials_under_its_axes() -> None:
+def test_a_grid_takes_the_users_dials_under_its_axes() -> None:
     write_settings('beta = 0.5\ntop_k = 3\ndraft_rule = "rejection"\nseed = 9')
-    result = CliRunner().invoke(
-        app, ["sweep", "--questions", "demo", "--dry-run", "--delta-clip", "1,off"]
-    )
+    result = CliRunner().invoke(app, ["eval", "demo", "--dry-run", "--delta-clip", "1,off"])
     assert result.exit_code == 0, result.output
     assert "upscale: +0.5 base, +1 tuned, -0.5 reference, delta clip 1" in result.stdout
-    result = CliRunner().invoke(app, ["sweep", "--questions", "demo", "--dry-run", "--beta", "0,2"])
+    result = CliRunner().invoke(app, ["eval", "demo", "--dry-run", "--beta", "0,2"])
     assert "upscale: +2 base" in result.stdout and "note:" not in result.output
-    result = CliRunner().invoke(
-        app, ["sweep", "--questions", "demo", "--dry-run", "--recipe", "upscale,proxy"]
-    )
+    result = CliRunner().invoke(app, ["eval", "demo", "--dry-run", "--recipe", "upscale,proxy"])
     assert "recipe upscale  (upscale: +1 base" in result.stdout
-    assert "beta does not go with the recipes of this sweep; left out" in result.stderr
+    assert "beta does not go with the recipes of this grid; left out" in result.stderr
 
 
 def test_a_seed_that_is_off_leaves_a_run_its_own(tmp_path: Path) -> None:
@@ -362,7 +358,7 @@ def test_the_python_api_reads_neither(
 def test_a_wrong_file(text: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_settings(text)
     monkeypatch.delenv("EFTLOCAL_MODELS")
-    for verb in (["run", "Hello"], ["models", "list"], ["sweep", "--questions", "demo"]):
+    for verb in (["run", "Hello"], ["models", "list"], ["eval", "demo"]):
         result = CliRunner().invoke(app, verb)
         if verb[0] == "models" and text.startswith(("recipe", "chat_template_kwargs")):
             continue  # they are not read there

@@ -57,13 +57,13 @@ def fitting(given: Given, default: Defaults, roles: Collection[str]) -> tuple[Gi
 
 
 def without_axes(given: Given, axes: Collection[str]) -> Given:
-    """The options of a sweep with the user's own dials where its axes stood."""
+    """The options of a grid with the user's own dials where its axes stood."""
     names = [*axes, "any_sum", "persona"]
     dials, _ = with_user_settings(dict.fromkeys(names), (), names)
     along = [name for name in RECIPE if name in (*axes, "persona") and given[name] is not None]
     if along:  # the points say what the recipe is
         others = [name for name in RECIPE if name in dials.sources and name not in along]
-        tell_left_out((dials.sources[name] for name in others), "the recipes of this sweep")
+        tell_left_out((dials.sources[name] for name in others), "the recipes of this grid")
         dials = dials.changed(**{**dict.fromkeys(RECIPE), "persona": given["persona"]})
     return Given({**given, **dials}, {**given.sources, **dials.sources})
 

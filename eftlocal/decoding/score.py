@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ class TextLogprobs:
         roles: the same as logprobs, under each role of the recipe alone.
         top: (n,) the most probable tokens at each place with their log-probabilities, as many as
             were asked for; None where nothing stands before it.
+        end: the log-probability that the answer ends after the text; nan where it was not asked
+            for.
+        ends: whether an end is then the most probable.
     """
 
     tokens: tuple[int, ...]
@@ -39,6 +43,8 @@ class TextLogprobs:
     greedy: NDArray[np.bool_]
     roles: Mapping[str, NDArray[np.float64]]
     top: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
+    end: float = math.nan
+    ends: bool = False
 
 
 def text_rows(
@@ -124,26 +130,54 @@ def score(
     unpredicted: Sequence[int] = (),
     top: int = 0,
 ) -> TextLogprobs:
-    """Scores tokens that follow the prompts.
+    """Scores tokens that follow the prompts; see `score_under`."""
+    (found,) = score_under(
+        ensemble, prompts, tokens, recipes=[recipe], piece=piece, unpredicted=unpredicted, top=top
+    )
+    return found
+
+
+def score_under(
+    ensemble: Ensemble,
+    prompts: Mapping[str, Sequence[int]],
+    tokens: Sequence[int],
+    *,
+    recipes: Sequence[Recipe],
+    piece: Callable[[int], bytes],
+    unpredicted: Sequence[int] = (),
+    top: int = 0,
+    ending: bool = False,
+) -> tuple[TextLogprobs, ...]:
+    """Scores tokens that follow the prompts under many recipes; each role is decoded once.
 
     Args:
         prompts: token ids for every role.
+        recipes: at least one.
         piece: the bytes of a token.
         unpredicted: the text's first tokens where they are the prompt: nothing predicts them.
         top: how many of the most probable tokens to give at each place.
+        ending: tell whether the answer ends after them, too.
 
     Raises:
         PromptError: see `text_rows`.
     """
-    told: list[tuple[tuple[int, float], ...] | None] = [None] * len(unpredicted)
-    combined, greedy = [np.nan] * len(unpredicted), [False] * len(unpredicted)
-    alone: dict[str, list[float]] = {role: [*combined] for role in recipe.roles}
     scratch = np.empty(ensemble.vocab_size, dtype=np.float32)
-    for token, row, rows in text_rows(ensemble, prompts, tokens, recipe=recipe):
-        combined.append(token_logprob(row, token, scratch))
-        greedy.append(int(row.argmax()) == token)
-        told.append(tuple(top_logprobs(row, top, scratch)) if top else ())
-        for role, of_role in rows.items():
+    scored = (*unpredicted, *tokens)
+    pieces = tuple(piece(token) for token in scored)
+    known = [_Scored.of(recipe, len(unpredicted)) for recipe in recipes]
+    roles = tuple(dict.fromkeys(role for recipe in recipes for role in recipe.roles))
+    alone: dict[str, list[float]] = {role: [math.nan] * len(unpredicted) for role in roles}
+    stop = sorted(ensemble.stop_tokens) if ending else []
+    asked = [*tokens, *stop[:1]]
+    rows_of = text_rows(ensemble, prompts, asked, recipe=recipes[0], roles=roles)
+    for i, (token, row, rows) in enumerate(rows_of):
+        for one in known:
+            z = row if one is known[0] else ensemble.combine(rows, one.recipe.at(i))
+            if i < len(tokens):
+                one.take(z, token, top, scratch)
+            else:
+                one.finish(z, stop, scratch)
+        for role, of_role in rows.items() if i < len(tokens) else ():
             if role in ensemble.translations:  # log-probabilities as they come
                 alone[role].append(float(of_role[token]))
                 continue
@@ -151,15 +185,52 @@ def score(
                 of_role = of_role.copy()
                 of_role[ensemble.unusable] = -np.inf
             alone[role].append(token_logprob(of_role, token, scratch))
-    scored = (*unpredicted, *tokens)
-    return TextLogprobs(
-        tokens=scored,
-        pieces=tuple(piece(token) for token in scored),
-        logprobs=np.array(combined),
-        greedy=np.array(greedy),
-        roles={role: np.array(values) for role, values in alone.items()},
-        top=tuple(told),
-    )
+    by_role = {role: np.array(values) for role, values in alone.items()}
+    return tuple(one.found(scored, pieces, by_role) for one in known)
+
+
+@dataclass
+class _Scored:
+    """What is known of the tokens so far, under one recipe."""
+
+    recipe: Recipe
+    logprobs: list[float]
+    greedy: list[bool]
+    top: list[tuple[tuple[int, float], ...] | None]
+    end: float = math.nan
+    ends: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe, unpredicted: int) -> _Scored:
+        none = unpredicted
+        return cls(recipe, [math.nan] * none, [False] * none, [None] * none)
+
+    def take(self, row: Row, token: int, top: int, scratch: Row) -> None:
+        self.logprobs.append(token_logprob(row, token, scratch))
+        self.greedy.append(int(row.argmax()) == token)
+        self.top.append(tuple(top_logprobs(row, top, scratch)) if top else ())
+
+    def finish(self, row: Row, stop: Sequence[int], scratch: Row) -> None:
+        ends = [token_logprob(row, token, scratch) for token in stop]
+        self.end = float(np.logaddexp.reduce(ends))
+        self.ends = int(row.argmax()) in stop
+
+    def found(
+        self,
+        tokens: tuple[int, ...],
+        pieces: tuple[bytes, ...],
+        by_role: Mapping[str, NDArray[np.float64]],
+    ) -> TextLogprobs:
+        return TextLogprobs(
+            tokens=tokens,
+            pieces=pieces,
+            logprobs=np.array(self.logprobs),
+            greedy=np.array(self.greedy),
+            roles={role: by_role[role] for role in self.recipe.roles},
+            top=tuple(self.top),
+            end=self.end,
+            ends=self.ends,
+        )
 
 
 def score_prompt(

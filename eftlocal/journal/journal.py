@@ -44,8 +44,8 @@ class Kind:
     """What a file's rows are, in the words of its messages.
 
     Attributes:
-        name: of a run: "sweep".
-        row: "a result of a sweep".
+        name: of a run: "evaluation".
+        row: "a result of an evaluation".
         instead: what to do where the file is another's: "give another --out".
     """
 

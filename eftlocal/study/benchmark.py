@@ -17,15 +17,14 @@ from llama_cpp import llama_speculative
 
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
+from eftlocal.evaluation.questions import FOLDER, read
 from eftlocal.loading.loader import Progress
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.prompt.messages import read_records, text_of
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
-from eftlocal.study.answers import GREEDY, Advance, nothing
 from eftlocal.study.machine import Meter, device_used, machine, meters, peak_resident
-from eftlocal.study.questions import FOLDER, read
 from eftlocal.study.speed import BASE, PLAIN, Run, figures
 
 AUTO, LLAMA_CPP = "speculative, auto", "llama.cpp's own drafts"
@@ -47,8 +46,14 @@ BUILT_IN = (
     "Write a short letter to a neighbour about a parcel that was delivered to the wrong house.",
 )
 
+Advance = Callable[[], object]
+GREEDY = Sampling(temperature=0.0)
 _PREFILLED = 512  # tokens of the prompt that prefill is measured on, or half a context
 _WARM_UP = 8  # tokens answered by each mode before anything counts
+
+
+def nothing() -> None:
+    """What to call after a step where nobody counts them."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The held-out questions with their gold answers, as shipped in questions.json.
 
-eftlocal.study.questions reads it. The file holds, per style, a regular expression and the answer
-templates of each family; per question its text and the fields that fill them.
+eftlocal.evaluation.questions reads it. The file holds, per style, a regular expression and the
+answer templates of each family; per question its text and the fields that fill them.
 
 `validation` may be used for choices, `test` for the final numbers only. No subject of either occurs
 in fine-tuning; the family "person" and every second question's phrasing do not either.

@@ -1,4 +1,4 @@
-"""The grid of a sweep: how the values of its dials are written, and every combination of them.
+"""A grid: how the values of its dials are written, and every combination of them.
 
     --beta 0,0.5,1                  numbers, or the word off where a dial has one
     --beta 0:2:0.25                 a range with both ends
@@ -28,7 +28,7 @@ from typing import Any
 from eftlocal.bases import FrozenMapping
 from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF
-from eftlocal.logits.recipe import Recipe
+from eftlocal.logits.recipe import BASE, REFERENCE, TUNED, Recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, RANGES, SAMPLING, SETTINGS
 
@@ -39,6 +39,10 @@ AXES = (
     *(dial for dial in SAMPLING if dial != "seed"),
 )
 """The dials that a grid may have, in the order in which they are shown; the first is slowest."""
+
+SMALL, BASE_ALONE, SMALL_BASE, LARGE = "small tuned", "base", "small base", "large tuned"
+MODELS = {SMALL: TUNED, BASE_ALONE: BASE, SMALL_BASE: REFERENCE, LARGE: TUNED}
+"""What a grid is compared with, and the role that each is; the large one is loaded by itself."""
 
 _FAULTS = 6  # told in one line
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
@@ -176,16 +180,18 @@ def shown(value: Value) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a grid.
+    """One point of a grid, or one model to compare it with.
 
     Attributes:
         dials: the value of each dial that was given.
         recipe, sampling: what they mean; the sampling's seed is set prompt by prompt.
+        model: the name of a model to compare with; empty for a point of the grid.
     """
 
     dials: Mapping[str, Value]
     recipe: Recipe
     sampling: Sampling
+    model: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -200,11 +206,14 @@ class Point:
             for name, value in vars(self.sampling).items()
             if name != "seed" and not (self.sampling.greedy and name in _FILTERS)
         }
-        told = json.dumps([recipe, sampling], sort_keys=True)
+        by_itself = [LARGE] if self.model == LARGE else []  # another file in the same role
+        told = json.dumps([recipe, sampling, *by_itself], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def label(self, dials: Sequence[str] | None = None) -> str:
         """The dials by name and value, or some of them."""
+        if self.model:
+            return self.model
         wanted = self.dials if dials is None else dials
         parts = (f"{dial.replace('_', '-')} {shown(self.dials[dial])}" for dial in wanted)
         return ", ".join(parts) or self.recipe.name
@@ -225,7 +234,7 @@ def cross(dials: Mapping[str, Sequence[Value]], build: Build) -> tuple[Point, ..
     """
     size = prod(len(values) for values in dials.values())
     if size > MOST_POINTS:
-        raise UsageError(f"the grid has {size} points; at most {MOST_POINTS} are swept at once")
+        raise UsageError(f"the grid has {size} points; at most {MOST_POINTS} are run at once")
     points, faults = [], []
     for chosen in product(*dials.values()):
         values = dict(zip(dials, chosen, strict=True))
@@ -237,18 +246,30 @@ def cross(dials: Mapping[str, Sequence[Value]], build: Build) -> tuple[Point, ..
     return tuple(points)
 
 
+def compared(names: Sequence[str], sampling: Sampling) -> tuple[Point, ...]:
+    """The models of these names by themselves."""
+    return tuple(Point({}, Recipe.single(MODELS[name]), sampling, name) for name in names)
+
+
+def of_grid(points: Sequence[Point]) -> list[Point]:
+    """Those that are no model to compare with."""
+    return [point for point in points if not point.model]
+
+
 def varied(points: Sequence[Point]) -> tuple[str, ...]:
     """The dials that take more than one value."""
+    grid = of_grid(points)
     return tuple(
         dial
-        for dial in (points[0].dials if points else ())
-        if any(shown(p.dials[dial]) != shown(points[0].dials[dial]) for p in points)
+        for dial in (grid[0].dials if grid else ())
+        if any(shown(p.dials[dial]) != shown(grid[0].dials[dial]) for p in grid)
     )
 
 
 def settings(point: Point) -> dict[str, Any]:
     """A point as plain data."""
     return {
+        "model": point.model or "emulation",
         "dials": plain_dials(point),
         "recipe": str(point.recipe),
         "sampling": asdict(point.sampling),

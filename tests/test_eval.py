@@ -1,4 +1,4 @@
-"""Sweeps: the grid's notation, results that survive a crash, figures, pictures, pages."""
+"""`eftlocal eval`: results that survive a crash, figures, pictures, pages, and the command."""
 
 from __future__ import annotations
 
@@ -10,46 +10,53 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
+from eftlocal.evaluation.figures import page as page_text
+from eftlocal.evaluation.figures import summarise
+from eftlocal.evaluation.grid import Point, cross, parse_dials
+from eftlocal.evaluation.run import (
+    OF_ANSWERS,
+    Record,
+    Results,
+    digest,
+    lacking,
+    run,
+    seed_of,
+    spread,
+)
+from eftlocal.evaluation.task import Item, Metric, Options, Task
+from eftlocal.evaluation.tasks.demo import Demo
+from eftlocal.evaluation.tasks.prompts import file_items
+from eftlocal.journal.manifest import Manifest
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
-from eftlocal.study.answers import answer, judge, score
-from eftlocal.study.grid import AXES, MOST, Point, cross, parse_dial, parse_dials, shown, varied
-from eftlocal.study.questions import FOLDER, read
-from eftlocal.study.sweep import (
-    Item,
-    Manifest,
-    Record,
-    Results,
-    demo_items,
-    digest,
-    file_items,
-    lacking,
-    run_sweep,
-    seed_of,
-    spread,
-)
-from eftlocal.study.sweep_report import page as page_text
-from eftlocal.study.sweep_report import summarise
 
 PROGRAM = [sys.executable, "-c", "from eftlocal.cli.app import main; main()"]
 MANIFEST: Manifest = {"seed": "0", "prompts": "2"}
+
+
+class Plain(Task):
+    """Nothing but what is measured of every answer."""
+
+    name = "plain"
+    about = "prompts"
+
+
+PLAIN = Plain(Options())
 
 
 def build(dials: Any) -> tuple[Recipe, Sampling]:
@@ -60,150 +67,6 @@ def build(dials: Any) -> tuple[Recipe, Sampling]:
 
 def points(**written: str) -> tuple[Point, ...]:
     return cross(parse_dials(written), build)
-
-
-# The grid's notation -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("0,0.5,1", (0, 0.5, 1)),
-        ("0:2:0.5", (0, 0.5, 1, 1.5, 2)),
-        ("0:1:0.1", (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
-        ("0:1:0.4", (0, 0.4, 0.8)),
-        ("1:-1:-1", (1, 0, -1)),
-        ("0:1:0.5,1,3", (0, 0.5, 1, 3)),
-        (" 1 , -.5 ", (1, -0.5)),
-        ("1e-3", (0.001,)),
-        ("-0", (0,)),
-        ("10000000000000000000000000006", (1e28,)),
-    ],
-)
-def test_values(text: str, values: tuple[float, ...]) -> None:
-    assert parse_dial("beta", text) == values
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "1,", "x", "nan", "inf", "0:1", "0:1:0", "1:0:0.5", "0:1:2:3", "0:1e9:1", "1_0", "١"],
-)
-def test_values_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--beta") as refused:
-        parse_dial("beta", text)
-    assert "\n" not in str(refused.value)
-
-
-@given(st.integers(-99, 99), st.integers(0, 60), st.sampled_from(["0.25", "0.1", "1", "0.01"]))
-def test_a_range_has_both_ends_and_no_rounding(start: int, steps: int, step: str) -> None:
-    stop = f"{start + steps * float(step):.10g}"
-    found = parse_dial("beta", f"{start}:{stop}:{step}")
-    assert found == tuple(float(f"{start + i * float(step):.10g}") for i in range(steps + 1))
-
-
-@given(st.lists(st.floats(-1e9, 1e9).filter(lambda v: not 0 < abs(v) < 1e-90), min_size=1))
-def test_a_list_is_read_back(values: list[float]) -> None:
-    text = ",".join(f"{value:.17g}" for value in values)
-    assert parse_dial("beta", text) == tuple(dict.fromkeys(v + 0.0 for v in values))
-
-
-@given(st.text(alphabet="0123456789.:,;=-+einfratuced _", max_size=30), st.sampled_from([*AXES]))
-def test_any_text_is_read_or_refused(text: str, dial: str) -> None:
-    try:
-        found = parse_dials({dial: text})
-    except UsageError:
-        return
-    assert 1 <= len(found[dial]) <= 31 * MOST
-    assert all(isinstance(shown(value), str) for value in found[dial])
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("0:1:0.5", (0, 0.5, 1)),
-        ("a=0.3,b=0.7", ({"a": 0.3, "b": 0.7},)),
-        ("a=0,b=1;a=0.5,b=0.5", ({"a": 0, "b": 1}, {"a": 0.5, "b": 0.5})),
-        ("a=0:1:0.5,b=rest", ({"a": 0, "b": 1}, {"a": 0.5, "b": 0.5}, {"a": 1, "b": 0})),
-        ("a=0,0.9,b=rest", ({"a": 0, "b": 1}, {"a": 0.9, "b": 0.1})),
-        ("a=0:1:1,b=0:1:1,c=rest", ({"a": 0, "b": 0, "c": 1}, {"a": 0, "b": 1, "c": 0},
-                                    {"a": 1, "b": 0, "c": 0})),
-    ],
-)  # fmt: skip
-def test_lambdas(text: str, values: tuple[Any, ...]) -> None:
-    assert parse_dial("lambda", text) == values
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("a=rest,b=rest", "a and b cannot both take the rest"),
-        ("a=0,a=1", "'a' is given twice"),
-        ("0,a=1", "it must begin with ROLE="),
-        ("a=,b=rest", "neither a number nor a range"),
-        ("=1", "'' is no name of a role"),
-        ("a=2,b=rest", "no combination leaves a rest"),
-        ("a=0:1:0.01,b=0:1:0.01,c=rest", "more than 1000 points"),
-        ("a,b:5", "neither a number"),
-    ],
-)
-def test_lambdas_refused(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        parse_dial("lambda", text)
-
-
-@given(st.integers(1, 40))
-def test_a_line_through_the_simplex_sums_to_one(n: int) -> None:
-    for found in parse_dial("lambda", f"a=0:1:{1 / n:.6f},b=rest"):
-        assert isinstance(found, Mapping) and sum(found.values()) == pytest.approx(1, abs=1e-15)
-        Recipe.interpolate(found)
-
-
-def test_recipes_and_limits() -> None:
-    found = parse_dials({"recipe": "upscale,proxy;base=1,tuned=1,reference=-1",
-                         "delta_top_p": "0.9,off", "first_tokens": "4,off"})  # fmt: skip
-    assert found == {
-        "recipe": ("upscale", "proxy", "base=1,tuned=1,reference=-1"),
-        "delta_top_p": (0.9, 1.0),
-        "first_tokens": (4, None),
-    }
-    with pytest.raises(UsageError, match=r"--top-k 1\.5: 1\.5 is not a whole number") as refused:
-        parse_dials({"top_k": "1.5", "beta": "x", "recipe": "a,,b"})
-    assert str(refused.value).count(" | ") == 2  # all faults at once
-
-
-# The grid ----------------------------------------------------------------------------------------
-
-
-def test_every_combination_the_first_dial_slowest() -> None:
-    grid = points(beta="0,1", temperature="0.5,1")
-    assert [p.label() for p in grid] == [
-        "beta 0, temperature 0.5", "beta 0, temperature 1",
-        "beta 1, temperature 0.5", "beta 1, temperature 1",
-    ]  # fmt: skip
-    assert varied(points(beta="0,1", temperature="1")) == ("beta",)
-    assert len(points()) == 1
-
-
-def test_what_a_recipe_refuses_is_told_together() -> None:
-    with pytest.raises(UsageError) as refused:
-        points(recipe="upscale,proxy,upscal", beta="0,1", top_p="0.5,2")
-    lines = str(refused.value).split(" | ")
-    assert lines == [
-        "top_p is 2.0; it must be a number above 0 and at most 1, or off (2 points)",
-        "recipe proxy has no beta; it takes alpha (4 points)",
-        *[line for line in lines if line.startswith("unknown recipe 'upscal'")],
-    ]
-    assert len(lines) == 3
-    with pytest.raises(UsageError, match="the grid has 1000000 points"):
-        points(beta="1:1000:1", temperature="1:1000:1")
-
-
-def test_points_of_one_meaning_have_one_key() -> None:
-    same = points(beta="1", temperature="0")[0].key
-    assert points(recipe="upscale", temperature="0")[0].key == same
-    assert points(temperature="0", top_p="0.5")[0].key == same  # greedy: nothing to filter
-    assert points(beta="1", temperature="1")[0].key != same
-    assert len({p.key for p in points(temperature="1", top_p="0.5,0.9,1")}) == 3
 
 
 # Prompts -----------------------------------------------------------------------------------------
@@ -268,7 +131,7 @@ def record(prompt: int, text: str = "ä\u2028\n", **values: float) -> Record:
     return Record("p", prompt, {"beta": 1.0}, 5, text, "stop", values or {"tokens": 2.0})
 
 
-def test_results_are_read_back_and_another_sweeps_are_refused(tmp_path: Path) -> None:
+def test_results_are_read_back_and_another_runs_are_refused(tmp_path: Path) -> None:
     """What a crash, a full disk and other processes do to rows is tested of the journal."""
     path = tmp_path / "out.jsonl"
     first, second = record(0), record(1, nll=math.inf, logprob=-0.1)
@@ -278,14 +141,16 @@ def test_results_are_read_back_and_another_sweeps_are_refused(tmp_path: Path) ->
     before = path.read_bytes()
     assert b"Infinity" not in before
     with Results(path, MANIFEST) as results:
-        assert results.records == {("p", 0): first, ("p", 1): second}
-    with pytest.raises(UsageError, match="another sweep: seed was 0 and is 1") as refused:
+        assert results.records == {("p", 0, 0): first, ("p", 1, 0): second}
+    with pytest.raises(UsageError, match="another evaluation: seed was 0 and is 1") as refused:
         Results(path, MANIFEST | {"seed": "1"})
     assert "prompts" not in str(refused.value)
     assert path.read_bytes() == before
     for foreign in (b'{"a": 1}\n{"b": 2}\n', b'{"point":"p","prompt":[],"values":{}}\n'):
         path.write_bytes(foreign)
-        with pytest.raises(UsageError, match="line 1: not a result of a sweep; give another --out"):
+        with pytest.raises(
+            UsageError, match="line 1: not a result of an evaluation; give another --out"
+        ):
             Results(path, MANIFEST)
         assert path.read_bytes() == foreign
 
@@ -296,7 +161,9 @@ def test_results_are_read_back_and_another_sweeps_are_refused(tmp_path: Path) ->
 def test_summaries_leave_out_what_was_not_measured() -> None:
     (point,) = points(beta="1")
     rows = [record(0, tokens=2.0, exact=1.0), record(1, tokens=4.0), record(5, tokens=99.0)]
-    (found,) = summarise([point], 2, {(point.key, r.prompt): r for r in rows})
+    metrics = {"exact": Metric("x"), **OF_ANSWERS}
+    done = {(point.key, r.prompt, 0): r for r in rows}
+    (found,) = summarise(PLAIN, metrics, [point], range(2), done)
     assert found.n == 2 and found.finish_reasons == {"stop": 2}
     assert {m: (of.mean, of.n) for m, of in found.metrics.items()} == {
         "exact": (1.0, 1),
@@ -309,47 +176,29 @@ def test_summaries_leave_out_what_was_not_measured() -> None:
 
 @pytest.fixture(scope="module")
 def questions() -> tuple[Item, ...]:
-    return spread(demo_items(FOLDER / "questions.json", "validation"), 6)
+    return spread(Demo(Options(split="validation")).items(), 6)
 
 
-def sweep(
-    em: Emulator, grid: tuple[Point, ...], items: Any, path: Path, parallel: int = 1, **more: Any
+def answered(
+    em: Emulator,
+    grid: tuple[Point, ...],
+    items: Any,
+    path: Path,
+    parallel: int = 1,
+    task: Task = PLAIN,
+    **more: Any,
 ) -> Results:
     limits = {"max_tokens": 40, "stop": (), "loop_guard": 0, "speculation": OFF} | more
     with pytest.MonkeyPatch.context() as patch, Results(path, MANIFEST) as results:
         patch.setattr(em, "defaults", replace(em.defaults, **limits))
-        for _ in run_sweep(em, grid, items, results, seed=0, parallel=parallel):
+        missing = lacking(grid, items, task.samples, results)
+        for _ in run(em, task, items, missing, results, seed=0, parallel=parallel):
             pass
-        assert not lacking(grid, items, results)
+        assert not lacking(grid, items, task.samples, results)
         return results
 
 
-def test_the_figures_are_those_of_the_evaluation(
-    demo: Emulator, questions: tuple[Item, ...], tmp_path: Path
-) -> None:
-    grid = points(beta="0,0.75,2", temperature="0")
-    done = sweep(demo, grid, questions, tmp_path / "out.jsonl").records
-    path = FOLDER / "questions.json"
-    wanted = [item.text for item in questions]
-    every = read(path, "validation")
-    asked = type(every)(
-        every.split, tuple(q for q in every.questions if q.text in wanted), every.forms
-    )
-    assert [q.text for q in asked.questions] == wanted
-    for point in grid:
-        rows = [done[point.key, i] for i in range(len(questions))]
-        texts = answer(demo, asked, point.recipe)
-        assert [r.text.strip() for r in rows] == [a.text for a in texts]
-        kept = judge(asked, texts, "warm")
-        for name in ("exact", "format", "fact", "stopped"):
-            assert [r.values[name] for r in rows] == list(getattr(kept, name)), name
-        (losses,) = score(demo, asked, {"x": point.recipe}, "warm").values()
-        for name in ("fact_nll", "format_nll"):
-            found = [r.values[name] for r in rows]
-            assert found == pytest.approx(getattr(losses, name), rel=1e-3, abs=1e-4), name
-
-
-def without_speed(done: dict[tuple[str, int], Record]) -> dict[Any, Any]:
+def without_speed(done: dict[tuple[str, int, int], Record]) -> dict[Any, Any]:
     drop = "tokens_per_second"
     return {
         key: (r.text, r.seed, {n: v for n, v in r.values.items() if n != drop})
@@ -361,30 +210,30 @@ def test_resumed_after_any_answer_it_says_the_same(tiny: Emulator, tmp_path: Pat
     items = [Item(t, t, gold=("so it is",)) for t in ("One", "One and two", "Three of them")]
     grid = points(recipe="upscale,tuned", temperature="0,0.8,1.2")
     path = tmp_path / "whole.jsonl"
-    whole = without_speed(sweep(tiny, grid, items, path, max_tokens=6).records)
+    whole = without_speed(answered(tiny, grid, items, path, max_tokens=6).records)
     assert len(whole) == 18
     lines = path.read_bytes().splitlines(keepends=True)
     for done in (1, 4, 6, 11, 17):
         part = tmp_path / f"{done}.jsonl"
-        sweep(tiny, grid, items[:1], part, max_tokens=6)  # other things in the caches
+        answered(tiny, grid, items[:1], part, max_tokens=6)  # other things in the caches
         part.write_bytes(b"".join(lines[:done]))
-        resumed = sweep(tiny, grid, items, part, max_tokens=6).records
+        resumed = answered(tiny, grid, items, part, max_tokens=6).records
         assert without_speed(resumed) == whole
 
 
 def test_points_may_be_added_and_share_seeds(tiny: Emulator, tmp_path: Path) -> None:
     items = [Item("Hello", "Hello"), Item("Hello", "Hello")]
     path = tmp_path / "out.jsonl"
-    first = sweep(tiny, points(beta="0"), items, path, max_tokens=5).records
-    both = sweep(tiny, points(beta="0,1", temperature="1"), items, path, max_tokens=5).records
+    first = answered(tiny, points(beta="0"), items, path, max_tokens=5).records
+    both = answered(tiny, points(beta="0,1", temperature="1"), items, path, max_tokens=5).records
     assert first.items() <= both.items() and len(both) == 6
     assert len({r.seed for r in both.values()}) == 2  # one a prompt, whatever the point
 
 
 def test_drafts_change_no_text_and_are_measured(tiny: Emulator, tmp_path: Path) -> None:
     items, grid = [Item("Hello", "Hello")], points(temperature="0,0.9")
-    plain = sweep(tiny, grid, items, tmp_path / "a.jsonl", max_tokens=12).records
-    drafted = sweep(
+    plain = answered(tiny, grid, items, tmp_path / "a.jsonl", max_tokens=12).records
+    drafted = answered(
         tiny, grid, items, tmp_path / "b.jsonl", max_tokens=12, speculation=Speculation(length=3)
     ).records
     assert [r.text for r in plain.values()] == [r.text for r in drafted.values()]
@@ -398,7 +247,7 @@ def test_a_prompt_that_does_not_fit_is_told_before_any_answer(
     items = [Item("fine", "fine"), Item("word " * 300, "long")]
     out = tmp_path / "out.jsonl"
     with pytest.raises(PromptError, match="prompt 2 has"):
-        sweep(tiny, points(), items, out, max_tokens=4)
+        answered(tiny, points(), items, out, max_tokens=4)
     assert not out.read_bytes()
 
 
@@ -427,14 +276,21 @@ class Tags(HTMLParser):
         self.text += data
 
 
+def paged(grid: Any, items: Any, done: Any) -> tuple[Any, ...]:
+    """The arguments of a page."""
+    metrics = {"exact": Metric("right", is_share=True), "tokens": Metric("length")}
+    summaries = summarise(PLAIN, metrics, grid, range(len(items)), done)
+    return PLAIN, items, summaries, done, metrics
+
+
 def test_hostile_text_stays_text() -> None:
     grid = points(beta="0,1")
     items = [Item(HOSTILE, HOSTILE + "\x00\x1b[31m\u202egpj", gold=(HOSTILE,))]
     done = {
-        (p.key, 0): Record(p.key, 0, {}, 1, HOSTILE, HOSTILE, {"exact": 0.0, "tokens": 3.0})
+        (p.key, 0, 0): Record(p.key, 0, {}, 1, HOSTILE, HOSTILE, {"exact": 0.0, "tokens": 3.0})
         for p in grid
     }
-    source = page_text(summarise(grid, 1, done), items, done, ["exact", "tokens"])
+    source = page_text(*paged(grid, items, done))
     page = Tags(source)
     assert not {"script", "img", "iframe", "object"} & {*page.tags}
     assert page.tags.count("table") == 1 and page.tags.count("td") == 4
@@ -449,8 +305,8 @@ def test_hostile_text_stays_text() -> None:
 def test_what_is_not_answered_yet_is_said() -> None:
     grid = points(beta="0,1")
     items = [Item("a", "first"), Item("b", "second")]
-    done = {(grid[0].key, 0): Record(grid[0].key, 0, {}, 1, "said", "stop", {"tokens": 3.0})}
-    page = Tags(page_text(summarise(grid, 2, done), items, done, ["tokens"]))
+    done = {(grid[0].key, 0, 0): Record(grid[0].key, 0, {}, 1, "said", "stop", {"tokens": 3.0})}
+    page = Tags(page_text(*paged(grid, items, done)))
     assert "said" in page.text and page.text.count("not answered yet") == 1
     assert "second" not in page.text
 
@@ -473,9 +329,9 @@ def asked(tmp_path: Path) -> Path:
 QUICK = ["--threads", "1", "--n-ctx", "256", "--max-tokens", "24", "--beta", "0,1,2"]
 
 
-def run(*arguments: str, width: int = 100) -> Result:
+def evaluate(*arguments: str, width: int = 100) -> Result:
     runner = CliRunner(env={"COLUMNS": str(width)})
-    return runner.invoke(app, ["sweep", *arguments], prog_name="eftlocal")
+    return runner.invoke(app, ["eval", *arguments], prog_name="eftlocal")
 
 
 def figures(text: str) -> Any:
@@ -487,31 +343,31 @@ def figures(text: str) -> Any:
 
 def test_table_json_page_and_plot(files: list[str], asked: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
-    options = ["--prompts", str(asked), "--limit", "2", *files, *QUICK, "--out", str(out)]
-    result = run(*options, "--html", str(page))
+    options = [str(asked), "--compare", "none", "--limit", "2", *files, *QUICK, "--out", str(out)]
+    result = evaluate(*options, "--html", str(page))
     assert result.exit_code == 0, result.output
     assert "3 points, 2 prompts each" in result.stdout
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
     rows = [line.split()[:2] for line in result.stdout.splitlines() if line[:2] in ("0 ", "1 ")]
     assert rows[:2] == [["0", "2"], ["1", "2"]]
     assert Tags(page.read_text("utf-8")).tags.count("td") == 9
-    found = json.loads(run(*options, "--json", "--metrics", "tokens").stdout)
+    found = json.loads(evaluate(*options, "--json", "--metrics", "tokens").stdout)
     assert [p["dials"] for p in found["points"]] == [{"beta": 0}, {"beta": 1}, {"beta": 2}]
     assert all(p["n"] == 2 and set(p["metrics"]) == {"tokens"} for p in found["points"])
     # Each prompt has a seed of its own, whatever --seed says: a point has none.
     assert all(p["sampling"]["seed"] is None for p in found["points"])
 
 
-def test_a_finished_sweep_is_shown_without_loading(
+def test_a_finished_run_is_shown_without_loading(
     files: list[str], asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--prompts", str(asked), "--limit", "1", *files, *QUICK, "--json"]
+    options = [str(asked), "--compare", "none", "--limit", "1", *files, *QUICK, "--json"]
     options += ["--out", str(tmp_path / "out.jsonl")]
-    first = run(*options)
+    first = evaluate(*options)
     monkeypatch.setattr(Sources, "load", None)
-    again = run(*options)
+    again = evaluate(*options)
     assert again.exit_code == 0 and again.stdout == first.stdout
-    changed = run(*options, "--seed", "1")
+    changed = evaluate(*options, "--seed", "1")
     assert changed.exit_code == 2 and "seed was 0 and is 1" in changed.stderr
 
 
@@ -527,22 +383,22 @@ def test_results_that_another_process_takes_away_are_told(
             out.rename(new)
 
     monkeypatch.setattr(Results, "add", attacked)
-    options = ["--prompts", str(asked), "--limit", "1", *files, *QUICK, "--out", str(out)]
-    result = run(*options)
+    options = [str(asked), "--compare", "none", "--limit", "1", *files, *QUICK, "--out", str(out)]
+    result = evaluate(*options)
     assert result.exit_code == 1 and result.stdout == ""
     assert f"2 rows safe in {new}; put it back and run" in result.stderr
     new.rename(out)
     monkeypatch.undo()
-    assert run(*options).exit_code == 0 and len(out.read_bytes().splitlines()) == 3
+    assert evaluate(*options).exit_code == 0 and len(out.read_bytes().splitlines()) == 3
 
 
 @pytest.mark.parametrize("parallel", ["3", "auto"])
 def test_points_of_a_prompt_are_answered_side_by_side(
     parallel: str, files: list[str], asked: Path, tmp_path: Path
 ) -> None:
-    options = ["--prompts", str(asked), "--limit", "2", *files, *QUICK, "--json"]
-    alone = run(*options, "--out", str(tmp_path / "alone.jsonl"))
-    together = run(*options, "--out", str(tmp_path / "out.jsonl"), "--parallel", parallel)
+    options = [str(asked), "--compare", "none", "--limit", "2", *files, *QUICK, "--json"]
+    alone = evaluate(*options, "--out", str(tmp_path / "alone.jsonl"))
+    together = evaluate(*options, "--out", str(tmp_path / "out.jsonl"), "--parallel", parallel)
     assert together.exit_code == 0, together.output
     rows = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
     assert sorted(json.loads(row)["prompt"] for row in rows) == [0, 0, 0, 1, 1, 1]
@@ -553,42 +409,49 @@ def test_points_of_a_prompt_are_answered_side_by_side(
 
 def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sources, "of_preset", None)
-    result = run("--prompts", str(asked), "--beta", "0:1:0.5", "--temperature", "0,1", "--dry-run")
+    result = evaluate(
+        str(asked), "--compare", "none", "--beta", "0:1:0.5", "--temperature", "0,1", "--dry-run"
+    )
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "beta 0, temperature 0  (upscale: +1 tuned)"
-    assert lines[-1] == "6 points x 10 prompts: 60 answers"
+    assert lines[-1] == "prompts: 6 points x 10 items: 60 answers"
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "give either --prompts FILE or --questions demo"),
-        (["--prompts", "P", "--questions", "demo"], "give either --prompts FILE"),
-        (["--prompts", "P"], "--out is missing"),
-        (["--prompts", "P", "--out", "P"], "--prompts and --out are the same file"),
-        (["--prompts", "P", "--out", "no/o.jsonl"], "there is no folder no"),
-        (["--prompts", "P", "--split", "test"], "--split is for --questions"),
-        (["--prompts", "no.txt"], "no.txt: cannot be read"),
-        (["--prompts", "P", "--metrics", "exact"], "'exact' is not measured here; known: stopped"),
-        (["--prompts", "P", "--beta", "a"], "--beta: 'a' is neither a number"),
-        (["--prompts", "P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
-        (["--prompts", "P", "--lambda", "tuned=1,warm=0.5"], "sum to 1, not 1.5"),
-        (["--prompts", "P", "--lambda", "tuned=0.5,warm=rest"], "give --role warm=FILE, or"),
-        (["--prompts", "P", "--raw", "--system", "x"], "--system needs the chat template"),
-        (["--questions", "demo", "--raw"], "--raw is for --prompts"),
-        (["--prompts", "P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
-        (["--prompts", "P", "--recipe", "guidance", "--strength", "1"], "give them with --system"),
+        ([], "Missing argument"),
+        (["nosuch"], "no task is called 'nosuch'; there are demo, "),
+        (["prompts"], "give the file of prompts"),
+        (["P", "--data", "P"], "is a file of prompts; leave out --data"),
+        (["P", "--out", "P"], "the prompts and --out are the same file"),
+        (["P", "--out", "no/o.jsonl"], "there is no folder no"),
+        (["P", "--compare", "large"], "--compare: 'large' is none of tuned, base, reference"),
+        (["P", "--shots", "3"], "--shots means nothing to the task prompts"),
+        (["P", "--samples", "2", "--temperature", "0,1"], "2 greedy answers to one item are one"),
+        (["demo", "--samples", "2"], "2 greedy answers to one item are one"),
+        (["demo", "--system", "x"], "--system means nothing to the task demo"),
+        (["no.txt"], "no.txt: cannot be read"),
+        (["P", "--metrics", "exact"], "'exact' is not measured here; known: stopped"),
+        (["P", "--beta", "a"], "--beta: 'a' is neither a number"),
+        (["P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
+        (["P", "--lambda", "tuned=1,warm=0.5"], "sum to 1, not 1.5"),
+        (["P", "--lambda", "tuned=0.5,warm=rest"], "give --role warm=FILE, or"),
+        (["P", "--raw", "--system", "x"], "--system needs the chat template"),
+        (["demo", "--raw"], "--raw means nothing to the task demo"),
+        (["P", "--draft-rule", "coupled"], "--draft-rule needs drafts"),
+        (["P", "--recipe", "guidance", "--strength", "1"], "give them with --system"),
         (
-            ["--questions", "demo", "--recipe", "guidance", "--strength", "1"],
+            ["demo", "--recipe", "guidance", "--strength", "1"],
             "give them with --sys",
         ),
-        (["--prompts", "P", "--parallel", "0"], "--parallel is 0; it must be a whole number"),
-        (["--prompts", "P", "--speculative", "99"], "a whole number from 1 to 16, auto or off"),
+        (["P", "--parallel", "0"], "--parallel is 0; it must be a whole number"),
+        (["P", "--speculative", "99"], "a whole number from 1 to 16, auto or off"),
     ],
 )
 def test_refused_in_one_line(options: list[str], says: str, asked: Path) -> None:
-    result = run(*(str(asked) if option == "P" else option for option in options))
+    result = evaluate(*(str(asked) if option == "P" else option for option in options))
     assert result.exit_code == 2, result.output
     assert says in result.stderr and result.stderr.count("\n") == 1
     assert result.stderr.startswith("eftlocal: ")
@@ -597,18 +460,20 @@ def test_refused_in_one_line(options: list[str], says: str, asked: Path) -> None
 def test_guidance_brings_its_role(files: list[str], asked: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     quick = ["--n-ctx", "256", "--threads", "1", "--max-tokens", "4", "--limit", "1"]
-    result = run("--prompts", str(asked), *files, *quick, "--recipe", "tuned;guidance",
+    result = evaluate(str(asked), "--compare", "none", *files, *quick, "--recipe", "tuned;guidance",
                  "--strength", "1", "--out", str(out))  # fmt: skip
     assert result.exit_code == 2 and "recipe tuned has no strength" in result.stderr
-    result = run("--prompts", str(asked), *files, *quick, "--recipe", "guidance", "--strength",
-                 "0,1", "--system", "be kind", "--out", str(out))  # fmt: skip
+    result = evaluate(
+        str(asked), "--compare", "none", *files, *quick, "--recipe", "guidance",
+        "--strength", "0,1", "--system", "be kind", "--out", str(out),
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
 
 
 def test_interpolation_of_the_demo(tmp_path: Path) -> None:
-    options = ["--preset", "demo-blend", "--questions", "demo", "--limit", "4", "--json"]
+    options = ["demo", "--preset", "demo-blend", "--compare", "none", "--limit", "4", "--json"]
     line = ["--lambda", "tuned=0,1,plain=rest", "--out", str(tmp_path / "out.jsonl")]
-    result = run(*options, *line)
+    result = evaluate(*options, *line)
     assert result.exit_code == 0, result.output
     plain, warm = (p["metrics"] for p in json.loads(result.stdout)["points"])
     assert plain["plain_format"]["mean"] > warm["plain_format"]["mean"]
@@ -624,8 +489,10 @@ def test_plots(grid: list[str], files: list[str], asked: Path, tmp_path: Path) -
     pytest.importorskip("matplotlib")
     picture = tmp_path / "plot.svg"
     quick = ["--n-ctx", "256", "--threads", "1", "--max-tokens", "3", "--limit", "2"]
-    result = run("--prompts", str(asked), *files, *quick, *grid, "--plot", str(picture),
-                 "--out", str(tmp_path / "out.jsonl"))  # fmt: skip
+    result = evaluate(
+        str(asked), "--compare", "none", *files, *quick, *grid, "--plot", str(picture),
+        "--out", str(tmp_path / "out.jsonl"),
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "<svg" in picture.read_text("utf-8")
 
@@ -635,7 +502,7 @@ def test_plots(grid: list[str], files: list[str], asked: Path, tmp_path: Path) -
 
 def child(options: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*PROGRAM, "sweep", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "eval", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
@@ -648,14 +515,14 @@ def wait_for(process: subprocess.Popen[bytes], path: Path, size: int) -> None:
 
 @pytest.fixture
 def options(files: list[str], asked: Path) -> Iterator[list[str]]:
-    yield ["--prompts", str(asked), *files, *QUICK, "--temperature", "0.8,1.2", "--json"]
+    yield [str(asked), "--compare", "none", *files, *QUICK, "--temperature", "0.8,1.2", "--json"]
 
 
 def test_killed_at_any_moment_and_resumed_the_table_is_the_same(
     options: list[str], tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    expected = figures(run(*options, "--out", str(whole)).stdout)
+    expected = figures(evaluate(*options, "--out", str(whole)).stdout)
     size, killed = whole.stat().st_size, 0
     for share in sorted(random.Random(5).uniform(0.0, 0.9) for _ in range(4)):
         process = child([*options, "--out", str(out)])
@@ -664,7 +531,7 @@ def test_killed_at_any_moment_and_resumed_the_table_is_the_same(
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
     assert killed >= 2
-    resumed = run(*options, "--out", str(out))
+    resumed = evaluate(*options, "--out", str(out))
     assert resumed.exit_code == 0, resumed.output
     assert figures(resumed.stdout) == expected
     assert len(out.read_bytes().splitlines()) == len(whole.read_bytes().splitlines()) == 60

@@ -1,0 +1,1 @@
+"""Tasks whose answers can be measured, and the models and settings that are compared on them."""
