@@ -389,7 +389,10 @@ def test_check_of_files(
     assert sorted(map(str, read)) == sorted(paths[role] for role in ("base", "reference", "tuned"))
     assert found["widths"] == {"base": 512, "tuned": 512, "reference": 512}
     (note,) = (note for note in found["notes"] if "template" in note)
-    assert note.startswith("tuned has no chat template") and "--chat-template tuned=" in note
+    assert (
+        note.startswith("tuned: its model file has no chat template")
+        and "--chat-template tuned=" in note
+    )
     two = ("check", "--base", paths["base"], "--tuned", paths["stranger"])
     wrong = run(*two, "--translation", "off")
     assert isinstance(wrong.exception, VocabularyError)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf_files import edited
 from hub_client import PRESET, preset_hub
 from hub_server import HubServer
 from huggingface_hub import constants
@@ -21,6 +22,7 @@ from eftlocal.errors import (
     EftlocalError,
     EngineError,
     ModelFileError,
+    PromptError,
     UsageError,
 )
 from eftlocal.loading import loader
@@ -157,6 +159,27 @@ def test_what_is_refused_is_refused_before_anything_is_given_up(
     emulator = engine._emulator
     monkeypatch.setattr(loader, "host_memory_free", lambda: -(10**9))
     assert "MiB" in refused("demo", DoesNotFitError)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"), [(None, "has no chat template"), ("chatmll", "only the text 'chatmll'")]
+)
+def test_models_that_nobody_can_chat_with_are_refused_before_they_are_loaded(
+    template: str | None, why: str, demo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = {"tokenizer.chat_template": template}
+    bare = edited(demo_files["tuned"], tmp_path / "tuned.gguf", changes)
+    start = Start({**demo_files, "tuned": bare}, adjust=quick, engine={"threads": 1, "n_ctx": 64})
+    heard: list[Progress] = []
+    with pytest.raises(PromptError, match=rf"^tuned: .*{why}.* --chat-template tuned=plain") as no:
+        load(LocalEngine(start), None, heard.append)
+    assert heard == [] and "raw" not in str(no.value)
+    for given in ("plain", "{{ messages[0].content }}"):
+        prompts = {"prompts": {"tuned": given}}
+        engine = LocalEngine(replace(start, engine={**start.engine, **prompts}))
+        load(engine, None, unheard)
+        assert still_answers(engine, engine._emulator)
+        engine.close()
 
 
 def test_a_download_is_asked_for_and_needs_room(

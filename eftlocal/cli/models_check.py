@@ -20,6 +20,7 @@ from eftlocal.loading.translating import end_tokens, require_rewinding, translat
 from eftlocal.loading.vocabulary import VocabularyReport, compare
 from eftlocal.logits.recipe import BASE
 from eftlocal.presets.schema import Preset
+from eftlocal.prompt.render import template_problem
 from eftlocal.terminal_text import one_line
 
 _SHOWN = 5  # tokens of which nothing is known
@@ -47,9 +48,10 @@ def check_files(
         too_large = error
         prepared = prepare(sources, vocabulary_exceptions=exceptions, force=True, trust=True)
     bare = (
-        f"{role} has no chat template; give one with --chat-template {role}=..."
+        f"{role}: {problem}; give one with --chat-template {role}=..."
         for role, source in sources.items()
-        if source.prompt == "chat" and not prepared.headers[role].chat_template
+        if source.prompt == "chat"
+        and (problem := template_problem(prepared.headers[role].chat_template))
     )
     kinds = dict.fromkeys((prepared.vocabulary, *prepared.others.values()))
     notes = [note for kind in kinds for note in kind.notes]

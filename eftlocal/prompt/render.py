@@ -92,6 +92,16 @@ class RolePrompt:
         return Marks(*self.thinking) if self.thinking else None
 
 
+def template_problem(source: str | None) -> str:
+    """Why the chat template of a model file renders nothing; empty where it does."""
+    source = (source or "").strip()
+    if not source:
+        return "its model file has no chat template"
+    if is_template(source) or source in chat_formats():
+        return ""
+    return f"the chat template in its model file is only the text {one_line(source, 40)!r}"
+
+
 def check_format(format: str) -> None:
     """Raises UsageError for what is neither a prompt format nor a template's source."""
     if is_template(format) or format in FORMATS or format in chat_formats():
@@ -245,9 +255,9 @@ def _renderer(
 ) -> tuple[str, Render]:
     """What to call a role's template in messages, and what renders it."""
     source = role.source
-    if not source:
+    if problem := template_problem(source):
         raise PromptError(
-            f"{name}: its model file has no chat template; give one with --chat-template "
+            f"{name}: {problem}; give one with --chat-template "
             f"{name}=FILE, or {name}=plain, or a name such as {name}=chatml (in Python "
             f"prompts={{{name!r}: 'chatml'}}); or pass the prompt as raw text"
         )
@@ -258,11 +268,6 @@ def _renderer(
         )
         given = {**role.variables, **(variables or {})}
         return whose, lambda messages: template.render(messages, given)
-    if source not in chat_formats():
-        raise PromptError(
-            f"{name}: the chat template in its model file is only the text "
-            f"{one_line(source, 40)!r}; give a real one with --chat-template {name}=FILE"
-        )
     return f"{name}'s chat format {source}", lambda messages: format_chat(source, messages)
 
 

@@ -11,12 +11,14 @@ from eftlocal import hub
 from eftlocal.arguments import split_load_options
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.emulator import Emulator
-from eftlocal.errors import DoesNotFitError
+from eftlocal.errors import DoesNotFitError, PromptError
+from eftlocal.gguf_file.check import checked_model
 from eftlocal.kinds import REST
 from eftlocal.loading.loader import Prepared, UpTo
 from eftlocal.loading.placement import Held
 from eftlocal.presets.reading import find
 from eftlocal.presets.schema import FileRef, Preset
+from eftlocal.prompt.render import template_problem
 from eftlocal.settings import CONTEXT
 from eftlocal.sources import Sources
 from eftlocal_tui.engine import DownloadNeededError, Progress, Report
@@ -125,6 +127,7 @@ class Wanted:
 
         Raises:
             DownloadError, ModelFileError: they cannot be had.
+            PromptError: one cannot be chatted with.
         """
 
         def progress(file: str, done: int, total: int, /) -> None:
@@ -136,6 +139,9 @@ class Wanted:
                 sources = Sources.of_files(self.files, **more)
             else:
                 sources = Sources.of_preset(self.preset, **more)
+        for role, source in sources.roles.items():
+            if source.prompt == "chat":
+                _check_template(role, source.path)
         return replace(sources, defaults=self.defaults, trust=self.loading.get("trust", False))
 
     def planned(self, sources: Sources, freed: Held | None, *, force: bool = False) -> Prepared:
@@ -176,6 +182,14 @@ class Wanted:
             emulator.close()
             raise
         return emulator
+
+
+def _check_template(role: str, path: Path) -> None:
+    if problem := template_problem(checked_model(path).chat_template):
+        raise PromptError(
+            f"{role}: {problem}, which a chat needs; start it with --chat-template {role}=plain, "
+            f"or a template's file ({role}=FILE), or the name of a format ({role}=chatml)"
+        )
 
 
 def shares(stage: Any, report: Report) -> Callable[[str, float], None]:
