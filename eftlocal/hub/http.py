@@ -1,9 +1,10 @@
 """The one place where requests are made and repeated: none can hang, only the hub gets the token.
 
 Requests run in a thread of their own, so that neither a name that does not resolve nor a byte a
-second can hold up a deadline or a Ctrl-C. The client is the one that huggingface_hub uses (httpx,
-later httpx2), with whatever proxy or certificates were set up for it. What may pass (`Retryable`)
-is tried again, with growing waits, while it gets anywhere; what cannot (`Fatal`) is not.
+second can hold up a deadline or a Ctrl-C. The client for the hub is the one that huggingface_hub
+uses (httpx, later httpx2), with whatever proxy or certificates were set up for it. What may pass
+(`Retryable`) is tried again, with growing waits, while it gets anywhere; what cannot (`Fatal`) is
+not.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from queue import Empty, Full, Queue
 from time import sleep
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eftlocal.disk import readable
-from eftlocal.errors import DownloadError
+from eftlocal.errors import DownloadError, EftlocalError
 from eftlocal.hub.local import huggingface_hub
 from eftlocal.hub.waiting import check_wait, watched
 from eftlocal.presets.schema import FileRef
@@ -34,6 +36,7 @@ MOST_REDIRECTS = 10
 LEAST_RATE = 1024  # bytes a second, over _STALL times the timeout; slower is as good as broken
 _STALL = 6
 _PATIENCE = 3  # times the timeout, for an answer to begin however it drips
+_LONGEST_REPLY = 8 << 20  # bytes
 _TICK = 0.1  # seconds; on Windows a wait is not interrupted by Ctrl-C
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _NEVER = (501, 505, 506, 510, 511)  # errors of a server that will not pass
@@ -84,6 +87,43 @@ def ask_for(
                 return
             url = answer.target
     raise Fatal(f"the server redirects more than {MOST_REDIRECTS} times")
+
+
+class Reply(NamedTuple):
+    """A server's whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Reply:
+    """Send a body to a server other than the hub, which gets neither its token nor its client.
+
+    A redirect is an answer like any other: what is sent goes to nobody but whom it is meant for.
+
+    Args:
+        seconds: in which all of the answer has to have come.
+
+    Raises:
+        Retryable, Fatal: as `ask_for`.
+    """
+    client = _own_client()
+    sent = {"Accept-Encoding": "identity", "User-Agent": "eftlocal", **headers}
+    longer = 2 * seconds  # ends the thread, when nobody waits for it any more
+    request = _address(
+        client, url, "the address", method="POST", content=body, headers=sent, timeout=longer
+    )
+    pump = _Pump(lambda: client.send(request, stream=True, auth=None))
+    try:
+        return pump.whole(seconds)
+    finally:
+        pump.leave()
+
+
+@cache
+def _own_client() -> Any:
+    return _client_library().Client()
 
 
 def hub_address() -> str:
@@ -166,6 +206,17 @@ class _Pump:
             if chunk is not None:
                 came += len(chunk)
                 yield chunk
+
+    def whole(self, seconds: float) -> Reply:
+        until, body = time.monotonic() + seconds, bytearray()
+        response = self.response(seconds)
+        while (chunk := self._next()) != b"":
+            body += chunk or b""
+            if len(body) > _LONGEST_REPLY:
+                raise Fatal(f"the answer is longer than {readable(_LONGEST_REPLY)}")
+            if time.monotonic() > until:
+                raise Retryable(f"no whole answer within {seconds:g} s")
+        return Reply(response.status_code, response.headers, bytes(body))
 
     def leave(self) -> None:
         """Nobody waits for the rest: the thread ends when it next hears of the server."""
@@ -357,6 +408,7 @@ def patiently(
     *,
     tries: int,
     gained: Callable[[], int] = lambda: 0,
+    error: type[EftlocalError] = DownloadError,
 ) -> T:
     """Repeat `attempt` while it breaks; give up after `tries` in a row without progress.
 
@@ -365,9 +417,10 @@ def patiently(
 
     Args:
         ref: what an error is about.
+        error: its kind.
 
     Raises:
-        DownloadError: it was given up, or was hopeless.
+        EftlocalError: it was given up, or was hopeless.
     """
     most, failures = gained(), 0
     while True:
@@ -375,13 +428,13 @@ def patiently(
             return attempt()
         except Retryable as broken:
             reason = broken
-        except Fatal as error:
-            raise DownloadError(f"{ref}: {error}{_kept(gained())}") from error
+        except Fatal as hopeless:
+            raise error(f"{ref}: {hopeless}{_kept(gained())}") from hopeless
         progress = gained() - most >= PROGRESS and not reason.in_vain
         failures = 0 if progress else failures + 1
         most = max(most, gained())
         if failures >= tries:
-            raise DownloadError(
+            raise error(
                 f"{ref}: gave up after {tries} tries without progress ({reason}){_kept(gained())}"
             ) from reason
         wait = 2.0 ** max(0, failures - 1) if reason.wait is None else reason.wait

@@ -213,10 +213,13 @@ def check_variables(variables: Mapping[str, Any], given: str = "chat_template_kw
         raise UsageError(f"{given}: a value is not a JSON value: {error}") from None
 
 
-def read_records(path: Path, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+def read_records(path: Path, keys: Sequence[str] | None) -> list[tuple[str, dict[str, Any]]]:
     """Where each prompt stands ("FILE, line 3"), and what its line says; empty lines do not count.
 
     A line of a .jsonl file is an object with some of the keys; any other line is {"prompt": line}.
+
+    Args:
+        keys: None allows any.
 
     Raises:
         UsageError: the file cannot be read.
@@ -244,7 +247,7 @@ def text_of(where: str, record: dict[str, Any]) -> str:
     return prompt
 
 
-def _object(where: str, line: str, keys: Sequence[str]) -> dict[str, Any]:
+def _object(where: str, line: str, keys: Sequence[str] | None) -> dict[str, Any]:
     try:
         record = parse_json(line)
     except TextError as error:
@@ -252,7 +255,7 @@ def _object(where: str, line: str, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise PromptError(f'{where}: not an object; write {{"prompt": "..."}}')
     for key in record:
-        if key not in keys:
+        if keys is not None and key not in keys:
             raise PromptError(
                 f"{where}: key {key[:40]!r} is not supported; known are {', '.join(keys)}"
             )
