@@ -34,7 +34,7 @@ KNOWN = {name: setting for name, setting in SETTINGS.items() if FILE in setting.
 RECIPE = tuple(setting.parameter for setting in named("recipe").values())
 """The options that name a recipe together; each alone may mean nothing."""
 # What the program, its set-up, its scripts and tests read elsewhere.
-_OTHERS = ("CACHE", "CONFIG", "DATA", "WHEELS", "API_KEY", "NEW_PICTURES")
+_OTHERS = ("CACHE", "CONFIG", "DATA", "WHEELS", "API_KEY", "JUDGE_KEY", "NEW_PICTURES")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from eftlocal.terminal_text import one_line
 KEY, OPENAI_KEY = "EFTLOCAL_JUDGE_KEY", "OPENAI_API_KEY"
 _TRIES = 5
 _SECRET = 8  # characters of a key from which on it is one: "none" and "test" are not
-_ABOUT_THE_TEXT = re.compile(r"context|too (long|large)|content_(filter|policy)", re.IGNORECASE)
+_ABOUT_THE_TEXT = re.compile(
+    r"context[ _](length|size|window)|too (long|large)|content_(filter|policy)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
