@@ -65,6 +65,7 @@ class ScriptedJudge:
         handler = type("Handler", (_Handler,), {"judge": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 

@@ -96,3 +96,6 @@ def _conversation(text: str) -> list[Message]:
         raise PromptError('a conversation of this form begins with "Human: ..."')
     turns = zip(parts[::2], parts[1::2], strict=True)
     return validate_messages([{"role": _ROLES[who], "content": said} for who, said in turns])
+
+
+TASK = Open

@@ -10,7 +10,7 @@ import pytest
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.evaluation.task import Item, Options
-from eftlocal.evaluation.tasks.open import Open
+from eftlocal.evaluation.tasks.judge import Open
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
