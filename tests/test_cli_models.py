@@ -232,6 +232,10 @@ def test_rm_asks_first(server: HubServer) -> None:
     result = run("rm", "mine", text="n\n")
     assert result.exit_code == 1
     assert "Remove these files" in result.stderr
+    unasked = run("rm", "mine", text="")
+    assert isinstance(unasked.exception, UsageError)
+    assert "models/base.gguf" in str(unasked.exception)
+    assert "--yes agrees" in str(unasked.exception) and unasked.stderr == ""
     assert stored("base.gguf").exists()
     result = run("rm", "mine", text="y\n")
     assert result.exit_code == 0

@@ -115,6 +115,14 @@ def test_files_of_the_hub_are_asked_about_fetched_and_pinned(server: HubServer) 
     assert no.exit_code == 1
     assert "owner/models/base.gguf: 5.71 MB" in no.stderr
     assert "Download 6.75 MB?" in no.stderr
+    assert "[y/N]: n\n" in no.stderr
+    unasked = add("mine", *files)  # stdin is empty
+    assert unasked.exit_code == UsageError.exit_code
+    assert unasked.stderr == (
+        "eftlocal: Download 6.75 MB (owner/models/base.gguf: 5.71 MB, owner/models/tuned.gguf: "
+        "519 kB, owner/models/reference.gguf: 519 kB)? There is no terminal to ask on; "
+        "--yes agrees\n"
+    )
     assert server.bytes_sent() == 0
     assert not user_path().exists()
     result = add("mine", *files, text="y\n")

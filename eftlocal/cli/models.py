@@ -17,7 +17,7 @@ from eftlocal.cli.models_library import add_models, find_models, search_models
 from eftlocal.cli.option_rules import adapter_roles, adapters, context, prompts, trio_files
 from eftlocal.cli.options import AsJson, takes
 from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
-from eftlocal.cli.streams import print_json, say
+from eftlocal.cli.streams import ask, print_json, say
 from eftlocal.disk import read_text, readable
 from eftlocal.errors import DownloadError, UsageError
 from eftlocal.loading.roles import file_sources, preset_sources, with_adapted, with_settings
@@ -27,7 +27,6 @@ from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.presets.writing import is_written
 from eftlocal.presets.writing import remove_preset as take_out
 from eftlocal.settings import CONTEXT
-from eftlocal.terminal_text import printable
 from eftlocal.user_settings import Given, use_models_folder
 
 models_app = typer.Typer(
@@ -260,9 +259,7 @@ def remove_preset(
     what = ["these files"] if doomed else []
     what += [f"the preset {name}"] if is_ours else []
     if what and not yes:
-        listed = "".join(f"  {ref}\n" for ref in doomed)
-        question = f"{listed}Remove {' and '.join(what)}, {readable(total)}?"
-        typer.confirm(printable(question), abort=True, err=True)
+        ask(f"Remove {' and '.join(what)}, {readable(total)}", of=list(map(str, doomed)))
     if is_ours:
         take_out(name)
     freed = sum(

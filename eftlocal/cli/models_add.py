@@ -13,7 +13,7 @@ from eftlocal import hub
 from eftlocal.cli.models import pull
 from eftlocal.cli.models_check import check_files
 from eftlocal.cli.models_find import look, show_trio
-from eftlocal.cli.streams import command, say
+from eftlocal.cli.streams import ask, command, say
 from eftlocal.disk import readable
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.loading.roles import preset_sources
@@ -23,7 +23,6 @@ from eftlocal.presets.reading import user_path
 from eftlocal.presets.schema import FileRef, Preset
 from eftlocal.presets.writing import add_preset, check_name
 from eftlocal.prompt.template import is_template
-from eftlocal.terminal_text import printable
 
 _COMMENT = "by `eftlocal models add`"
 _ASKED = 3  # trios to choose from
@@ -131,9 +130,8 @@ def fetched(table: dict[str, Any], *, yes: bool) -> Preset:
         total = sum(sizes.values())
         hub.check_room(total)
         if not yes:
-            lines = (f"  {name}: {readable(size)}\n" for name, size in sizes.items())
-            question = f"{''.join(lines)}Download {readable(total)}?"
-            typer.confirm(printable(question), abort=True, err=True)
+            of = [f"{name}: {readable(size)}" for name, size in sizes.items()]
+            ask(f"Download {readable(total)}", of=of)
     preset = Preset.model_validate(table)
     pull(preset.files().values())
     return preset

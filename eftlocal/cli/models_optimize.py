@@ -8,15 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from eftlocal import hub, llama
 from eftlocal.cli.models import states_of
 from eftlocal.cli.option_rules import by_role
 from eftlocal.cli.progress import terminable
 from eftlocal.cli.screen import Screen, add_row, download_bars, new_table
 from eftlocal.cli.selection import loading_bars
-from eftlocal.cli.streams import print_json, say, tell
+from eftlocal.cli.streams import ask, print_json, say, tell
 from eftlocal.defaults import preset_defaults
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, InterruptedRunError, UsageError
@@ -52,7 +50,6 @@ from eftlocal.study.quantization import (
     parts_of,
     role_curve,
 )
-from eftlocal.terminal_text import printable
 
 _ROWS = (1, 4, 8)
 _PRESENT = 0.1  # of a file's weights: a type with fewer is not timed for itself
@@ -159,8 +156,7 @@ def optimize(
         _show_files(copies, there)
     if new and not yes:
         size, seconds = sum(c.size for c in new), sum(seconds_of(c, threads) for c in new)
-        question = f"Write {readable(size)}, in about {_duration(seconds)}?"
-        typer.confirm(printable(question), abort=True, err=True)
+        ask(f"Write {readable(size)}, in about {_duration(seconds)}")
     try:
         with terminable():
             with download_bars() as bars:

@@ -82,6 +82,29 @@ def read_prompt(prompt: str | None) -> str:
     return validate_prompt(utf_8(data, "the prompt", PromptError))
 
 
+def ask(to: str, *, of: Sequence[str] = ()) -> None:
+    """Asks whether to do something, as in "Download 2 GB"; returns where that is agreed to.
+
+    Args:
+        of: lines that say what it is about.
+
+    Raises:
+        typer.Abort: the answer is no.
+        UsageError: there is no terminal, and stdin has no answer either.
+    """
+    question = printable("".join(f"  {line}\n" for line in of) + f"{to}?")
+    if sys.stdin.isatty():
+        typer.confirm(question, abort=True, err=True)
+        return
+    answer = sys.stdin.buffer.readline().decode("utf-8", "replace")
+    if not answer:
+        what = f"{to} ({', '.join(of)})" if of else to
+        raise UsageError(f"{what}? There is no terminal to ask on; --yes agrees")
+    typer.echo(f"{question} [y/N]: {printable(answer.strip())}", err=True)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
+
+
 def tell(message: str, *, dim: bool = False) -> None:
     """One line on stderr, of bounded length. If nobody reads stderr any more, the work goes on."""
     line = one_line(message, _LONGEST)
