@@ -27,7 +27,8 @@ In what order the dials act, [order.md](order.md) says.
   `~/Library/Application Support/eftlocal`, Windows `%LOCALAPPDATA%\\eftlocal\\eftlocal`;
   `EFTLOCAL_CONFIG` names another folder), and environment variables: `EFTLOCAL_TOP_P=0.9`.
 - **request**: a field of a line of a batch ([fields.md](fields.md)); **preset**: a key in
-  `models.toml`; **chat**: `/set top_p 0.9`; **grid**: an axis of `eftlocal eval`, as in `--top-p 0.5,0.9,off`.
+  `models.toml`; **chat**: `/set top_p 0.9`; **grid**: an axis of `eval`, as in
+  `--top-p 0.5,off`.
 
 The command line wins over environment variables, these over the settings file, that over the
 preset, and the preset over the program. `eftlocal doctor` shows every setting that is not the

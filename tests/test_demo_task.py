@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
+from eftlocal.defaults import preset_defaults
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
 from eftlocal.evaluation import questions
@@ -23,6 +24,7 @@ from eftlocal.evaluation.task import Item, Options
 from eftlocal.evaluation.tasks.demo import Demo
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
+from eftlocal.presets.reading import find
 
 FOLDER = questions.FOLDER
 
@@ -272,3 +274,47 @@ def test_losses_agree_with_a_softmax_in_float64(em: Emulator, items: tuple[Item,
         exact.append(z[token] - np.logaddexp.reduce(z))
     (one,) = em.logprobs_under(item.texts[0], [recipe], prompt=item.prompt, ending=True)
     assert [*one.logprobs, one.end] == pytest.approx(exact, abs=2e-4)
+
+
+def test_the_best_point_is_chosen_on_one_half_measured_on_the_other_and_saved(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out.jsonl"
+    options = ["demo", "--limit", "12", "--beta", "1,3", "--top-k", "7,off", "--out", str(out)]
+    best = [*options, "--save-best", "exact", "--as", "mine", "--metrics", "fact"]
+    result = evaluate(*best, "--json")
+    assert result.exit_code == 0, result.output
+    validation, test = json.loads(result.stdout)
+    scores = {
+        (row["dials"]["beta"], row["dials"]["top_k"]): row["metrics"]["fact"]["mean"]
+        for row in validation["points"]
+    }
+    assert len(scores) == 4 and scores[1.0, 7] > scores[3.0, 7]
+    assert [row["model"] for row in test["points"]][1:] == ["small tuned", "base", "large tuned"]
+    assert test["points"][0]["dials"] == {"beta": 1.0, "top_k": 7}
+    asked = [Demo(Options(split=split)).items() for split in questions.SPLITS]
+    # Greedy answers have no use for top_k: two of the points are one.
+    saved = [out.with_name(f"out.{split}.jsonl") for split in questions.SPLITS]
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in saved]
+    assert [len(of) for of in rows] == [24, 48] and asked[0] != asked[1]
+    defaults = preset_defaults(find("mine"))
+    assert defaults.recipe == Recipe.upscale(1.0) and defaults.sampling.top_k == 7
+    again = evaluate(*best)
+    assert again.exit_code == 2 and 'there is a preset "mine" already' in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--save-best", "exact"], "--save-best METRIC and --as NAME go together"),
+        (["--save-best", "exact", "--as", "x", "--split", "test"], "no --split"),
+        (["--save-best", "exact", "--as", "demo"], 'there is a preset "demo" already'),
+        (["--save-best", "nosuch", "--as", "x"], "'nosuch' is not measured here; known: exact,"),
+        (["prompts", "--save-best", "exact", "--as", "x"], "--save-best chooses by one task"),
+    ],
+)
+def test_what_cannot_be_saved_is_said_before_anything_is_asked(
+    options: list[str], says: str
+) -> None:
+    result = evaluate("demo", "--limit", "2", "--dry-run", *options)
+    assert result.exit_code == 2 and says in result.stderr and result.stderr.count("\n") == 1

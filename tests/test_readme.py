@@ -73,6 +73,10 @@ def folder(tmp_path: Path) -> Path:
     save_file(matrices, tmp_path / "my-lora" / "adapter_model.safetensors")
     examples = [f'{{"prompt": "Say {n}.", "response": "No."}}' for n in range(12)]
     (tmp_path / "examples.jsonl").write_text("\n".join(examples), encoding="utf-8")
+    asked = ['{"prompt": "Where is Toulouse?", "gold": "France"}', '{"prompt": "Hello"}']
+    (tmp_path / "prompts.jsonl").write_text("\n".join(asked), encoding="utf-8")
+    (task,) = blocks("py", PAGES["evaluation.md"])
+    (tmp_path / "haiku.py").write_text(task, encoding="utf-8")
     for name, role in files.items():
         shutil.copy(DEMO / f"{role}.gguf", tmp_path / f"{name}.gguf")
     (preset,) = blocks("toml", README)

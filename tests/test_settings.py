@@ -17,7 +17,7 @@ from eftlocal import Emulator, Recipe, Sampling, Speculation, arguments
 from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
 from eftlocal.cli.app import app
-from eftlocal.cli.eval import _builder
+from eftlocal.cli.eval_run import _builder
 from eftlocal.defaults import Defaults, preset_defaults
 from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.evaluation.grid import cross, parse_dials

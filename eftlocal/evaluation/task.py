@@ -40,6 +40,7 @@ class Metric:
             the number of items. So a mean over tokens is one over all tokens, not over texts.
         exponential: e to that power is what is shown.
         role: without which there is nothing to measure.
+        less_is_better: as of a loss.
     """
 
     about: str
@@ -47,6 +48,7 @@ class Metric:
     over: str = ""
     exponential: bool = False
     role: str = ""
+    less_is_better: bool = False
 
 
 @dataclass(frozen=True)

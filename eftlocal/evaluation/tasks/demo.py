@@ -24,8 +24,10 @@ class Demo(Task):
         "exact": Metric("answers that are the right one word for word, and stop", True),
         "format": Metric("answers in the form of the demo's tuned model", True),
         "fact": Metric("answers with the fact as whole words", True),
-        "fact_nll": Metric("negative log-likelihood of the right answer's fact, nats"),
-        "format_nll": Metric("that of its other tokens and its end, nats"),
+        "fact_nll": Metric(
+            "negative log-likelihood of the right answer's fact, nats", less_is_better=True
+        ),
+        "format_nll": Metric("that of its other tokens and its end, nats", less_is_better=True),
         "gold": Metric("right answers that greedy decoding writes", True),
         "plain_exact": Metric("as exact, in the form of the role plain", True, role=PLAIN),
         "plain_format": Metric("answers in the form of the role plain", True, role=PLAIN),

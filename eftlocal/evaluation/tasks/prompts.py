@@ -45,7 +45,9 @@ class Prompts(Task):
             self.metrics = {
                 "exact": Metric("answers that are a right one word for word, and stop", True),
                 "fact": Metric("answers with a right answer as whole words", True),
-                "gold_nll": Metric("negative log-likelihood of a right answer, nats"),
+                "gold_nll": Metric(
+                    "negative log-likelihood of a right answer, nats", less_is_better=True
+                ),
             }
 
     def items(self) -> Sequence[Item]:
