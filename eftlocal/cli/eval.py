@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eftlocal.cli.eval_run import Run
 
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
-_ASKED, _OUTPUT = "What is asked", "Output"
+_ASKED, _JUDGED, _OUTPUT = "What is asked", "A judge", "Output"
 _TASKS = ", ".join(names())
 _FIXED = "any_sum", "persona"  # of the recipe, the same at every point
 Split = Literal["validation", "test"]
@@ -102,6 +102,29 @@ def evaluate(
             "Models",
         ),
     ] = None,
+    judge: Annotated[
+        str | None,
+        _option(
+            "--judge",
+            "URL of an OpenAI-compatible server whose model compares the emulation's answers with "
+            "each model's, in both orders. Its key is read from EFTLOCAL_JUDGE_KEY.",
+            _JUDGED,
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, _option("--judge-model", "The judge, as its server calls it.", _JUDGED)
+    ] = None,
+    criteria: Annotated[
+        str | None,
+        _option(
+            "--criteria",
+            "What it judges: some of overall (default), helpfulness, factuality, harmlessness.",
+            _JUDGED,
+        ),
+    ] = None,
+    judge_parallel: Annotated[
+        int, _option("--judge-parallel", "Questions at once (default: 4).", _JUDGED, min=1)
+    ] = 4,
     out: Annotated[
         Path | None,
         _option(
@@ -178,15 +201,16 @@ def evaluate(
     eftlocal eval demo --limit 100 --beta 0:2:0.5 --out beta.jsonl --plot beta.png
     """
     del speculative, system, raw, shots, run_code, data, split, limit, samples, compare, large
-    del seed, parallel, as_  # all of them are read in `given`
+    del seed, parallel, as_, judge, judge_model, criteria  # all of them are read in `given`
     from eftlocal.cli.eval_best import best, check_save, save
+    from eftlocal.cli.eval_judge import read_judge
     from eftlocal.cli.eval_run import answer, made
     from eftlocal.cli.progress import terminable
     from eftlocal.cli.selection import select
     from eftlocal.study.report import as_json, interval
 
     rules.check_raw(given)
-    chosen_by = check_save(given, tasks)
+    chosen_by, asked = check_save(given, tasks), read_judge(given)
     selected = select(rules.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
     files = {"--out": out, "--plot": picture, "--html": page}
     console = None if json_ else Screen()
@@ -200,7 +224,9 @@ def evaluate(
                     one.out = folder / f"{number}.jsonl"
             identities = answer(runs, selected, opened, given)
             for one, identity in zip(runs, identities, strict=True):
-                found.append(one.report(identity, console=console))
+                found.append(
+                    one.report(identity, console=console, judge=asked, parallel=judge_parallel)
+                )
 
     if chosen_by is None:
         runs = [made(name, selected, given) for name in tasks]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eftlocal import hub
 from eftlocal.cli import option_rules as rules
 from eftlocal.cli import options as opt
+from eftlocal.cli.eval_judge import as_tables, judged
 from eftlocal.cli.progress import Tally, counted, keeping
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.selection import Selection, loading_bars
@@ -20,6 +21,7 @@ from eftlocal.errors import UsageError
 from eftlocal.evaluation import figures
 from eftlocal.evaluation.catalogue import make
 from eftlocal.evaluation.grid import LARGE, MODELS, Build, Point, compared, cross, parse_dials
+from eftlocal.evaluation.judge import Judge
 from eftlocal.evaluation.picture import plot
 from eftlocal.evaluation.run import FIRST, OF_ANSWERS, Missing, Results, manifest, run, spread
 from eftlocal.evaluation.session import Session, check_samples, half, task_defaults
@@ -100,8 +102,15 @@ class Run:
         told = f"{counted(len(points), 'point')} x {counted(count, 'item')}"
         say(f"{task.name}: {told}: {counted(answers, 'answer')}")
 
-    def report(self, identity: Manifest, *, console: Screen | None) -> Any:
-        """Writes the picture and the page; prints the tables, or gives the figures as data."""
+    def report(
+        self, identity: Manifest, *, console: Screen | None, judge: Judge | None, parallel: int
+    ) -> Any:
+        """Has the answers judged, writes the picture and the page; prints the tables, or gives the
+        figures as data.
+
+        Args:
+            parallel: questions to the judge at once.
+        """
 
         task, items = self.session.task, self.session.items
         summaries = self.session.summaries(self.results, self.shown)
@@ -110,11 +119,15 @@ class Run:
         if self.page:
             records = self.results.records
             write_whole(self.page, figures.page(task, items, summaries, records, self.shown))
+        said = judged(self, judge, parallel) if judge else []
         if console is None:
-            return figures.as_data(task, items, summaries, identity, [*self.shown])
+            data = figures.as_data(task, items, summaries, identity, [*self.shown])
+            return {**data, "judged": said} if judge else data
         told = f"{task.name}: {figures.constants(summaries)}"
         console.print(told, style="bold", markup=False, highlight=False)
         for table in figures.as_tables(task, items, summaries, self.shown, console):
+            console.print(table)
+        for table in as_tables(said, judge) if judge else ():
             console.print(table)
         return None
 
