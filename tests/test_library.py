@@ -184,6 +184,20 @@ def test_each_file_is_counted_once_and_what_is_no_model_is_told(home: Path) -> N
         assert part in told
 
 
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_models_name_is_whole(home: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    name = "A-Model-8B-Instruct-abliterated-and-long-enough-for-a-line"
+    model(home / "models" / f"{name}.gguf", name, "odd", more=TEMPLATE)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = find(str(home / "models")).stdout.splitlines()
+    row = next(at for at, line in enumerate(lines) if name in line)
+    is_table = lines[0].startswith("vocabulary")
+    assert is_table is (columns == 200)
+    if not is_table:
+        assert lines[row] == name
+        assert " is tuned" in lines[row + 1]
+
+
 def test_the_lines_say_what_is_doubtful_and_give_commands_that_run(home: Path) -> None:
     result = find(str(home / "models"))
     assert result.exit_code == 0, result.exception

@@ -220,7 +220,7 @@ def pull_preset(name: Name, json_: AsJson = False) -> None:
     table = new_table("file", "size", "SHA-256", "path")
     for state in states:
         add_row(table, state.label, size_text(state.size), state.check, str(state.path))
-    Screen().print(table)
+    Screen().show(table)
 
 
 def pull(files: Iterable[FileRef]) -> None:

@@ -157,7 +157,7 @@ def _print(
         used = [gib(size) for size in (need["host"], *need["devices"].values())]
         add_row(table, role, str(need["n_ctx"]), *used, str(need["gpu_layers"]))
     say("")
-    screen.print(table)
+    screen.show(table)
     free = "unknown" if memory["host_free"] is None else gib(memory["host_free"])
     verdict = "fits" if memory["fits"] else "does not fit"
     say(f"{gib(memory['host_needed'])} needed, {free} free: {verdict}")
@@ -215,7 +215,7 @@ def check_on_the_hub(preset: Preset, json_: bool) -> None:
             here = "yes" if found["downloaded"] else "no"
             size, on_hub = size_text(found["size"]), found.get("hub", "not looked up")
             add_row(table, label, str(found["file"]), size, here, on_hub)
-        Screen().print(table)
+        Screen().show(table)
     if failures:
         raise failures[0]
     missing = sum(not found["downloaded"] for found in report.values())

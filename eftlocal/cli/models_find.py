@@ -102,7 +102,7 @@ def show_models(kinds: Sequence[Guess]) -> None:
             readable(model.nbytes),
             model.program or str(model.path.parent),
         )
-    Screen().print(table)
+    Screen().show(table, by=1)
 
 
 def show_trio(trio: Trio, number: int) -> None:

@@ -276,7 +276,7 @@ def _show(
             mark = " <" if after.types[part.name] == type_ else ""
             cells.append("  ".join(f"{1000 * curve(n):.3g}" for n in _ROWS) + mark)
         add_row(table, type_ or "as it is", *cells)
-    Screen().print(table)
+    Screen().show(table)
     shown_choices = {"now": before} | ({} if after is before else {"chosen": after})
     for what, choice in shown_choices.items():
         kinds = ", ".join(f"{part}: {t or 'as it is'}" for part, t in choice.types.items())
@@ -318,7 +318,7 @@ def _show_files(copies: Mapping[str, Copy], there: Mapping[str, Path]) -> None:
     for role, copy in copies.items():
         made = "is there" if copy.is_there else copy.source.path.name
         add_row(table, role, copy.path.name, readable(copy.size), made)
-    Screen().print(table)
+    Screen().show(table, by=1)
     larger = [role for role, copy in copies.items() if bits(copy.type) > precision(copy.source)]
     if larger:
         tell(

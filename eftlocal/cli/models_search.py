@@ -50,7 +50,7 @@ def search(asked: Sequence[str], most: int, json_: bool) -> None:
         for row in rows:
             kind = f"{row['kind'] or '?'}{' (gated)' * row['gated']}"
             add_row(table, kind, row["file"], readable(row["size"]) if row["size"] else "?")
-        Screen().print(table)
+        Screen().show(table, by=1)
         say(
             "\nbase or tuned is guessed from names; `eftlocal models add NAME --base hf:... "
             "--tuned hf:... --reference hf:...` downloads three of them and makes a preset of them"

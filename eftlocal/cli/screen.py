@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from eftlocal import hub
 
 
+_UNBOUNDED = 10_000  # cells, for which every table has room
+
+
 class Screen(Console):
     """rich's console, in which no text can drive the terminal: tables, titles, bars."""
 
@@ -44,6 +48,21 @@ class Screen(Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+    def show(self, table: Table, *, by: int = 0) -> None:
+        """A table of `new_table`. Where it would break a word, such as a file's name, the cell of
+        the column `by` stands on a line by itself, and the rest of its row below that."""
+        unbounded = self.options.update(max_width=_UNBOUNDED)
+        if self.measure(table, options=unbounded).minimum <= self.width:
+            self.print(table)
+            return
+        heads = [str(column.header) for column in table.columns]
+        for row in zip(*(map(str, column.cells) for column in table.columns), strict=True):
+            rest = [f"{head} {cell}" for head, cell in zip(heads, row, strict=True) if cell]
+            if row[by]:
+                rest.remove(f"{heads[by]} {row[by]}")
+            below = Text(" · ".join(rest).replace("\n", " "), overflow="fold")
+            self.print(Text(row[by], overflow="fold"), Padding(below, (0, 0, 0, 2)))
 
 
 def new_table(*columns: str) -> Table:
