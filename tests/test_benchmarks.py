@@ -52,6 +52,14 @@ def report(script: str, *arguments: str | Path) -> dict[str, Any]:
     return found
 
 
+def test_an_evaluation_beside_a_batch() -> None:
+    done = run("bench_eval.py", "--prompts", "3", "--turns", "2", "--parallel", "1,2")
+    assert done.returncode == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head == "3 prompts, 1 thread(s), 2 turns"
+    assert [line.partition(" at once: evaluation / batch ")[0] for line in lines] == ["1", "2"]
+
+
 def test_combine_on_synthetic_rows_beside_another_checkout() -> None:
     few = ("--settings", "default", "unsure_below 0.9", "mask of 1%", "logprobs, top 5")
     found = report("bench_combine.py", ROOT, "--vocab", "4096", "20000", "--repeats", "2", *few)

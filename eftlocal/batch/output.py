@@ -17,7 +17,7 @@ from eftlocal.batch.completion_body import Piece, completion_body, finite, timin
 from eftlocal.batch.lines import digest_of
 from eftlocal.disk import write_all
 from eftlocal.errors import EftlocalError, UsageError
-from eftlocal.journal.journal import Journal, Kind, Row, as_line
+from eftlocal.journal.journal import SYNC_SECONDS, Journal, Kind, Row, as_line
 from eftlocal.journal.manifest import Manifest
 from eftlocal.logits.recipe import Recipe
 from eftlocal.output_file import STDOUT, check_outputs
@@ -139,7 +139,6 @@ def _asked(line: Line) -> str:
 
 
 _BATCH = Kind("batch", "a row of a batch in this format", "give another output file")
-_SYNC_SECONDS = 1.0
 
 
 def check_output(output: str, source: str) -> None:
@@ -211,7 +210,7 @@ class Output(Closing):
                 kind=_BATCH,
                 take=self._take,
                 keep=self._is_answer if retry_errors else None,
-                sync_seconds=_SYNC_SECONDS,
+                sync_seconds=SYNC_SECONDS,
             )
 
     def __contains__(self, custom_id: str) -> bool:

@@ -21,7 +21,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, PromptError
 from eftlocal.evaluation.grid import Point, plain_dials
 from eftlocal.evaluation.task import Item, Metric, Task
-from eftlocal.journal.journal import Journal, Kind, Row
+from eftlocal.journal.journal import SYNC_SECONDS, Journal, Kind, Row
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
 from eftlocal.loading.roles import RoleSource
 from eftlocal.request import Request
@@ -166,10 +166,10 @@ class Results(Closing):
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.records: dict[tuple[str, int, int], Record] = {}
-        self._rows = Journal(path, manifest, kind=_EVAL, take=self._take)
+        self._rows = Journal(path, manifest, kind=_EVAL, take=self._take, sync_seconds=SYNC_SECONDS)
 
     def add(self, record: Record) -> None:
-        """Appends an answer; once this returns, no crash loses it.
+        """Appends an answer; once this returns, no killed process loses it.
 
         Raises:
             EftlocalError: the disk refuses; what was done before is kept.

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
+SYNC_SECONDS = 1.0
+"""Between two writings to the disk itself where rows come fast; a stopped machine loses them."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

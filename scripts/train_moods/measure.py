@@ -38,7 +38,7 @@ ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 SHARES = (0.25, 0.5, 0.75)
 FILTERS = {"delta_top_p": 0.95, "plausibility": 0.1, "delta_clip": 2.0, "unsure_below": 0.6}
 FILTERED = (-1.0, 2.0)  # alphas, of the calm mood
-TOKENS = 16
+TOKENS = 24
 SIDE_BY_SIDE = 24  # as many as there are points
 
 
