@@ -281,7 +281,7 @@ def test_a_row_is_finished_even_if_the_disk_refuses_next(
         raise OSError(5, "Input/output error")
 
     path = tmp_path / "out.jsonl"
-    monkeypatch.setattr(output_module, "_SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(output_module, "SYNC_SECONDS", 0.0)
     with opened(path) as output, monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fails)
         with pytest.raises(EftlocalError, match="Input/output error; what is done is kept"):
