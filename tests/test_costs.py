@@ -24,7 +24,9 @@ def test_every_role_is_measured_and_its_cache_left_empty(tiny: Emulator) -> None
         assert curve.rows == [n for n in ROWS if n <= 32]
         assert all(seconds > 0 for seconds in curve.seconds)
     assert all(len(context.tokens(0)) == 0 for context in tiny.ensemble.contexts.values())
-    assert [share for role, share in told if role == "base"][-1] == 1.0
+    shares = [share for role, share in told if role == "base"]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len(shares) > 2 * len(costs.curves["base"].rows)  # within each time round, too
 
 
 def test_costs_are_kept_for_the_next_start(

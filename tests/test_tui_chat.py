@@ -128,7 +128,12 @@ async def test_loading_shows_bars_and_keeps_a_question(tmp_path: Path) -> None:
     ]
     async with driven(engine, tmp_path, wait=False) as d:
         bars = d.chat.query_one(LoadingBars)
-        for shown in ("Downloading base.gguf", "1 MB of 4 MB", "Loading base", "Measuring base"):
+        for shown in (
+            "Downloading base.gguf",
+            "1 MB of 4 MB",
+            "Loading base",
+            "Measuring base for drafts",
+        ):
             await d.until(lambda shown=shown: shown in d.screen_text())
             if "1 MB" in shown:
                 engine.prepare_waits.set()

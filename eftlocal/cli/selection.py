@@ -146,5 +146,5 @@ def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[Loadin
             download,
             checking=after_a_moment("checking {} for the first time"),
             weights=after_a_moment("loading {}"),
-            measuring=after_a_moment("measuring {}"),
+            measuring=after_a_moment("measuring {} for drafts"),
         )

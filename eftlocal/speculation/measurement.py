@@ -54,7 +54,9 @@ def measure(
         began = time.perf_counter()
         for again in range(_MOST_TIMES):
             settled = True
-            for n in counts:
+            for at, n in enumerate(counts):
+                if progress is not None:  # the first time round alone may take long
+                    progress(role, _share(again + at / len(counts), time.perf_counter() - began))
                 start = time.perf_counter()
                 context.decode([Span(slot, [0] * n, n)])
                 took = time.perf_counter() - start
@@ -62,15 +64,20 @@ def measure(
                 least[n] = min(took, least.get(n, took))
                 context.rewind(slot, past)
             spent = time.perf_counter() - began
-            if progress is not None:
-                done = min(spent / _SECONDS_EACH, (again + 1) / _LEAST_TIMES)
-                progress(role, min(1.0, max(done, (again + 1) / _MOST_TIMES)))
             enough = _SECONDS_EACH if settled else _SECONDS_MOST
             if again + 1 >= _LEAST_TIMES and spent > enough:
                 break
+        if progress is not None:
+            progress(role, 1.0)
         context.clear(slot)
         curves[role] = Curve(plausible(least))
     return Costs(curves, None if pool is None else _parallel_is_faster(contexts, slot, pool))
+
+
+def _share(times: float, seconds: float) -> float:
+    """What is done of a role that was measured so many times round, in so many seconds."""
+    done = min(seconds / _SECONDS_EACH, times / _LEAST_TIMES)
+    return min(1.0, max(done, times / _MOST_TIMES))
 
 
 def plausible(seconds: Mapping[int, float]) -> dict[int, float]:

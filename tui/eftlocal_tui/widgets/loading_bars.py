@@ -14,12 +14,12 @@ from eftlocal_tui.text import bar
 
 _AGAIN = 0.5  # seconds between two looks at the clock
 _MOMENT = 1.0  # seconds that pass without a word of time
-_VERBS = {
-    "waiting": "Waiting for",
-    "download": "Downloading",
-    "checking": "Checking for the first time:",
-    "weights": "Loading",
-    "measuring": "Measuring",
+_DOING = {
+    "waiting": "Waiting for {}",
+    "download": "Downloading {}",
+    "checking": "Checking for the first time: {}",
+    "weights": "Loading {}",
+    "measuring": "Measuring {} for drafts",
 }
 
 
@@ -52,7 +52,7 @@ class LoadingBars(Static):
 
 
 def _line(stage: str, name: str, pace: Pace) -> str:
-    what = f"{_VERBS[stage]} {one_line(name, 40)}"
+    what = _DOING[stage].format(one_line(name, 40))
     if stage == "waiting":
         return f"{what} · {duration(pace.elapsed)}"
     done = f"{bar(pace.share)} {pace.share:4.0%}"
