@@ -238,9 +238,9 @@ def _compared(
     task: Task, summaries: Sequence[PointSummary], dials: Sequence[str]
 ) -> Iterator[RenderableType]:
     grid = [s for s in summaries if s.against]
-    if not grid or not task.metrics:
+    first = next(iter(task.metrics), "")
+    if not any(first in found for s in grid for found in s.against.values()):
         return
-    first = next(iter(task.metrics))
     others = list(grid[0].against)
     gaps = ["gap recovered"] if any(first in s.gaps for s in grid) else []
     none = Interval(math.nan, math.nan, math.nan)

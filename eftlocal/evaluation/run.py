@@ -254,7 +254,7 @@ def run(
     for one in missing:
         of_item.setdefault(one[0], []).append(one)
     for index in of_item:
-        _check_fits(em, items[index], index)
+        _check_fits(em, task, items[index], index)
     scores = any(items[index].texts for index in of_item)
     whole = [missing] if parallel > 1 and not scores else of_item.values()
     for batch in whole:
@@ -344,16 +344,21 @@ def _of_texts(
     return {key: task.judge_texts(item, scored) for key, scored in found.items()}
 
 
-def _check_fits(em: Emulator, item: Item, index: int) -> None:
-    if item.alone:
-        return  # said of the text itself
-    scored = max(
-        (len(em.text_model.tokenize(t, continues=True)) + 1 for t in item.texts), default=1
-    )
-    for role, ids in em.tokenize(item.prompt, raw=item.raw, special=item.special).items():
-        holds = em.ensemble.contexts[role].n_ctx
-        if len(ids) + scored > holds:
+def _check_fits(em: Emulator, task: Task, item: Item, index: int) -> None:
+    """With room for an answer as long as the task's answers may be: one cut short is no answer."""
+    longest = (em.defaults.max_tokens or 1) if task.generates and task.max_tokens else 1
+    scored = [em.text_model.tokenize(text, continues=not item.alone) for text in item.texts]
+    answer = max([longest, *(len(ids) + 1 for ids in scored)])
+    prompts: Mapping[str, Sequence[int]] = dict.fromkeys(em.ensemble.contexts, ())
+    if not item.alone:
+        prompts = em.tokenize(item.prompt, raw=item.raw, special=item.special)
+    for role, ids in prompts.items():
+        holds, needed = em.ensemble.contexts[role].n_ctx, len(ids) + answer
+        if needed > holds:
+            what = f"{len(ids)} tokens under {role}, its answer up to {answer}"
+            what = f"{answer} tokens" if item.alone else what
+            less = ", or lower --max-tokens" if answer == longest > 1 else ""
             raise PromptError(
-                f"prompt {index + 1} has {len(ids)} tokens under {role}, its answer {scored} or "
-                f"more, and the context holds {holds}; raise --n-ctx or leave it out"
+                f"prompt {index + 1} has {what}, and the context holds {holds}; raise --n-ctx to "
+                f"{needed}{less}, or leave the prompt out"
             )
