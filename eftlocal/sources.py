@@ -99,6 +99,12 @@ class Sources:
             **options,
         )
 
+    def with_roles(self, roles: Mapping[str, RoleSource]) -> Sources:
+        """These roles only; for one without the others, the recipe is that role alone."""
+        only = next(iter(roles)) if len(roles) == 1 else ""
+        recipe = Recipe.single(only) if only else self.defaults.recipe
+        return replace(self, roles=roles, defaults=replace(self.defaults, recipe=recipe))
+
     def prepare(self, freed: Held | None = None, **options: Unpack[LoadOptions]) -> Prepared:
         """All roles, checked and placed; nothing is loaded.
 

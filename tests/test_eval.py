@@ -421,7 +421,7 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "Missing argument"),
+        ([], "name a task: demo, "),
         (["nosuch"], "no task is called 'nosuch'; there are demo, "),
         (["prompts"], "give the file of prompts"),
         (["P", "--data", "P"], "is a file of prompts; leave out --data"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,6 +13,7 @@ from eftlocal.cli.options import takes
 from eftlocal.cli.options import verb_option as _option
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import say, tell
+from eftlocal.errors import UsageError
 from eftlocal.evaluation.tasks import names
 from eftlocal.user_settings import Given
 
@@ -48,14 +47,14 @@ _AXES = opt.axes(
 )
 def evaluate(
     tasks: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help=f"Some of {_TASKS}; or a file of prompts, one a line, or a .jsonl of "
             'objects with "prompt" or "messages", and "gold" (a right answer, or a list of them) '
             "where there is one; or a .py file with a task of your own.",
             autocompletion=names,
         ),
-    ],
+    ] = None,
     data: Annotated[
         Path | None, _option("--data", "The task's file, instead of its own source.", _ASKED)
     ] = None,
@@ -147,6 +146,18 @@ def evaluate(
     page: Annotated[
         Path | None, _option("--html", "A page with the answers side by side.", _OUTPUT)
     ] = None,
+    quick: Annotated[
+        bool,
+        _option(
+            "--quick",
+            "In a few minutes, is this trio worth its cost? A few items of several tasks (those "
+            "named, or those that can be had), speed, memory, and one sentence.",
+            _OUTPUT,
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, _option("--minutes", "Of --quick (default: 5).", _OUTPUT, min=0.01)
+    ] = 5.0,
     save_best: Annotated[
         str | None,
         _option(
@@ -204,12 +215,16 @@ def evaluate(
     del seed, parallel, as_, judge, judge_model, criteria  # all of them are read in `given`
     from eftlocal.cli.eval_best import best, check_save, save
     from eftlocal.cli.eval_judge import read_judge
-    from eftlocal.cli.eval_run import answer, made
+    from eftlocal.cli.eval_quick import memory_of, quick_report, quick_runs
+    from eftlocal.cli.eval_run import answer, kept, made
     from eftlocal.cli.progress import terminable
-    from eftlocal.cli.selection import select
+    from eftlocal.cli.selection import loading_bars, select
     from eftlocal.study.report import as_json, interval
 
     rules.check_raw(given)
+    tasks = tasks or []
+    if not tasks and not quick:
+        raise UsageError(f"name a task: {_TASKS}, or a file of prompts")
     chosen_by, asked = check_save(given, tasks), read_judge(given)
     selected = select(rules.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
     files = {"--out": out, "--plot": picture, "--html": page}
@@ -217,18 +232,23 @@ def evaluate(
     found: list[Any] = []
 
     def run(runs: list[Run]) -> None:
-        with terminable(), ExitStack() as opened:
-            for number, one in enumerate(runs):
-                if one.out is None:
-                    folder = Path(opened.enter_context(TemporaryDirectory()))
-                    one.out = folder / f"{number}.jsonl"
+        with terminable(), kept(runs) as opened:
             identities = answer(runs, selected, opened, given)
             for one, identity in zip(runs, identities, strict=True):
                 found.append(
                     one.report(identity, console=console, judge=asked, parallel=judge_parallel)
                 )
 
-    if chosen_by is None:
+    if quick:
+        runs = quick_runs(tasks, selected, given)
+        with terminable(), loading_bars() as bars:
+            memory = memory_of(selected.sources(bars))
+        for one in runs:
+            one.place(one.session.task.name if len(runs) > 1 else "", metrics, files)
+        with terminable(), kept(runs) as opened:
+            answer(runs, selected, opened, given, seconds=60.0 * minutes / len(runs))
+            found.append(quick_report(runs, memory, console))
+    elif chosen_by is None:
         runs = [made(name, selected, given) for name in tasks]
         for one in runs:
             one.place(one.session.task.name if len(runs) > 1 else "", metrics, files)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from eftlocal import hub
@@ -24,7 +27,7 @@ from eftlocal.evaluation.grid import LARGE, MODELS, Build, Point, compared, cros
 from eftlocal.evaluation.judge import Judge
 from eftlocal.evaluation.picture import plot
 from eftlocal.evaluation.run import FIRST, OF_ANSWERS, Missing, Results, manifest, run, spread
-from eftlocal.evaluation.session import Session, check_samples, half, task_defaults
+from eftlocal.evaluation.session import Session, check_samples, half, shuffle, task_defaults
 from eftlocal.evaluation.task import Metric, Options, Task
 from eftlocal.journal.manifest import Manifest
 from eftlocal.kinds import OFF
@@ -132,6 +135,17 @@ class Run:
         return None
 
 
+@contextmanager
+def kept(runs: Sequence[Run]) -> Iterator[ExitStack]:
+    """What closes the runs' results; those that go nowhere are kept as long as the block lasts."""
+    with ExitStack() as opened:
+        for number, one in enumerate(runs):
+            if one.out is None:
+                folder = Path(opened.enter_context(TemporaryDirectory()))
+                one.out = folder / f"{number}.jsonl"
+        yield opened
+
+
 def made(
     name: str,
     selected: Selection,
@@ -140,13 +154,16 @@ def made(
     split: str | None = None,
     grid: Sequence[Point] | None = None,
     compares: bool = True,
+    large: bool = True,
+    shuffled: bool = False,
 ) -> Run:
     """A task with its items, on the points that the options name.
 
     Args:
         split: instead of the options'.
         grid: instead of the options' grid.
-        compares: with the models to compare with.
+        compares: with the models to compare with; large: the large tuned one, too.
+        shuffled: the items in an order of their own, so that the first few are a fair part.
     """
 
     dials = parse_dials({axis.rstrip("_"): given[axis] for axis in AXES})
@@ -159,17 +176,17 @@ def made(
     items = task.items()
     if split and "split" not in task.takes:
         items = half(items, split)
-    items = spread(items, given["limit"])
+    items = spread(shuffle(items) if shuffled else items, given["limit"])
     if not items:
         raise UsageError(f"{task.name}: there is no item to answer")
     if not all(item.has_system for item in items):
         for point in grid:
             rules.check_guidance(point.recipe, None, selected.roles)
     check_samples(task, grid)
-    large = _large(given, task, selected) if compares else None
-    models = _models(given, selected.roles, large=large is not None) if compares else []
+    file = _large(given, task, selected) if compares and large else None
+    models = _models(given, selected.roles, large=file is not None) if compares else []
     points = (*grid, *compared(models, grid[0].sampling))
-    return Run(Session(task, items, points, defaults, selected.roles), large)
+    return Run(Session(task, items, points, defaults, selected.roles), file)
 
 
 def _models(given: Given, roles: Sequence[str], *, large: bool) -> list[str]:
@@ -196,10 +213,19 @@ def _large(given: Given, task: Task, selected: Selection) -> Path | None:
 
 
 def answer(
-    runs: Sequence[Run], selected: Selection, opened: ExitStack, given: Given
+    runs: Sequence[Run],
+    selected: Selection,
+    opened: ExitStack,
+    given: Given,
+    *,
+    seconds: float = math.inf,
 ) -> list[Manifest]:
     """Answers what is missing of every task; gives the manifest of each. The large model comes
-    first, by itself."""
+    first, by itself.
+
+    Args:
+        seconds: after which a task is left with the items that are answered.
+    """
 
     grid = [point for of in runs for point in of.session.points]
     # Only a default recipe that has it brings a role along that is made of the tuned one.
@@ -250,7 +276,8 @@ def answer(
                 for of, missing in left:
                     _tell_notes(emulator, of.session, missing)
                     emulator.defaults = replace(of.session.defaults, recipe=models.defaults.recipe)
-                    for _ in run(
+                    until = time.monotonic() + seconds
+                    for record in run(
                         emulator,
                         of.session.task,
                         of.session.items,
@@ -261,6 +288,9 @@ def answer(
                         on_tokens=tally.on_tokens,
                     ):
                         tally.on_row(answered=True)
+                        late = time.monotonic() > until
+                        if late and record.prompt not in of.session.begun(of.results):
+                            break
     return identities
 
 

@@ -42,6 +42,13 @@ class Session:
         points = [point for point in self.points if (point.model == LARGE) == large]
         return lacking(points, self.items, self.task.samples, results)
 
+    def begun(self, results: Results) -> set[int]:
+        """The items that have some answers and lack others."""
+        lacks = {
+            index for index, _, _ in lacking(self.points, self.items, self.task.samples, results)
+        }
+        return lacks & {index for _, index, _ in results.records}
+
     def summaries(self, results: Results, metrics: Mapping[str, Metric]) -> list[PointSummary]:
         """Of every point."""
         every = range(len(self.items))
@@ -77,11 +84,20 @@ def check_samples(task: Task, points: Sequence[Point]) -> None:
         )
 
 
+def shuffle(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items in an order by what they ask, the same whatever order they came in."""
+    return tuple(sorted(items, key=_digest))
+
+
 def half(items: Sequence[Item], split: str) -> tuple[Item, ...]:
     """The items of a split: half of them, by what they ask, wherever they stand."""
     return tuple(item for item in items if SPLITS[_side(item)] == split)
 
 
 def _side(item: Item) -> int:
+    return _digest(item)[0] & 1
+
+
+def _digest(item: Item) -> bytes:
     told = json.dumps([item.prompt, item.texts], sort_keys=True, default=dict)
-    return hashlib.sha256(told.encode()).digest()[0] & 1
+    return hashlib.sha256(told.encode()).digest()

@@ -1,0 +1,102 @@
+"""`eftlocal eval --quick`: in a few minutes, is this trio worth its cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eftlocal.cli.eval_run import Run, made
+from eftlocal.cli.screen import Screen
+from eftlocal.cli.streams import tell
+from eftlocal.disk import readable
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.evaluation.grid import BASE_ALONE, SMALL
+from eftlocal.evaluation.worth import Compared, verdict
+from eftlocal.logits.recipe import BASE, TUNED
+from eftlocal.study.report import interval, table, titled
+from eftlocal.study.statistics import median
+
+if TYPE_CHECKING:
+    from eftlocal.cli.selection import Selection
+    from eftlocal.sources import Sources
+    from eftlocal.user_settings import Given
+
+TASKS = ("gsm8k", "gsm_symbolic", "truthfulqa", "ifeval")
+"""What is asked of models that are no demo; each that cannot be had is left out."""
+_INSTEAD = {"gsm_symbolic": "gsm8k"}  # asked only where the other is not there
+_MOST = 200  # items of each task
+
+
+def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[Run]:
+    """The tasks that can be asked here, in an order of their own that is no order of difficulty.
+
+    Raises:
+        UsageError: none can be; why is said before.
+    """
+    is_demo = getattr(selected.models, "name", "").startswith("demo")
+    wanted = list(tasks) or (["demo"] if is_demo else [*TASKS, *["humaneval"] * given["run_code"]])
+    runs: list[Run] = []
+    given = given.changed(limit=given["limit"] or _MOST)
+    for name in wanted:
+        if not tasks and _INSTEAD.get(name) in {run.session.task.name for run in runs}:
+            continue
+        try:
+            runs.append(made(name, selected, given, shuffled=True, large=False))
+        except EftlocalError as error:
+            if tasks:
+                raise
+            tell(f"note: {name} is left out: {error}")
+    if not runs:
+        raise UsageError("--quick: no task can be asked here; name one, with --data FILE")
+    return runs
+
+
+def memory_of(sources: Sources) -> dict[str, int]:
+    """Bytes of the base alone, the small tuned model alone, and all together, as planned."""
+    parts = {
+        BASE_ALONE: {r: s for r, s in sources.roles.items() if r == BASE},
+        SMALL: {r: s for r, s in sources.roles.items() if r == TUNED},
+        "emulation": sources.roles,
+    }
+    found = {}
+    for name, roles in parts.items():
+        placements = sources.with_roles(roles).prepare().plan.roles.values()
+        found[name] = sum(of.host_bytes + sum(of.device_bytes) for of in placements)
+    return found
+
+
+def quick_report(runs: Sequence[Run], memory: dict[str, int], console: Screen | None) -> Any:
+    """Prints a table and the verdict, or gives them as data."""
+    names = ("emulation", SMALL, BASE_ALONE)
+    found, rows, rates = [], [], {name: list[float]() for name in names}
+    for run in runs:
+        task = run.session.task
+        first = next(iter(task.metrics))
+        by_model = {s.point.model or "emulation": s for s in run.summaries}
+        for name, summary in by_model.items():
+            values = summary.values.values()
+            rates[name] += [of["tokens_per_second"] for of in values if "tokens_per_second" in of]
+        emulation = by_model["emulation"]
+        if first not in emulation.metrics:
+            continue
+        less = {model: of[first] for model, of in emulation.against.items() if first in of}
+        metric = task.metrics[first]
+        found.append(Compared(task.name, emulation.n, less, metric.less_is_better))
+        cells = (interval(by_model[name].metrics[first][:3]) for name in names)
+        rows.append([task.name, first.replace("_", " "), str(emulation.n), *cells])
+    if not found:
+        raise EftlocalError("--quick: no item was answered in time; give more --minutes")
+    speed = {name: median(of).value for name, of in rates.items() if of}
+    time = speed[BASE_ALONE] / speed["emulation"] if speed else float("nan")
+    said = verdict(found, time, memory["emulation"] / memory[BASE_ALONE])
+    if console is None:
+        compared = [{**vars(one), "less": dict(one.less)} for one in found]
+        return {"tasks": compared, "tokens_per_second": speed, "memory": memory, "verdict": said}
+    costs = [
+        ["tokens/s", "", "", *(f"{speed[name]:.4g}" for name in names if name in speed)],
+        ["memory", "", "", *(readable(memory[name]) for name in names)],
+    ]
+    heads = ["task", "measured", "n", *names]
+    console.print(titled("A quick look", table(heads, [*rows, *costs], texts=(0, 1))))
+    console.print(said, markup=False, highlight=False)
+    return None
