@@ -458,8 +458,10 @@ def test_every_dial_is_explained(begun: Dials) -> None:
 def test_names_of_models_are_without_their_quantization() -> None:
     files = {"base": "OLMo-7B-Q4_K_M", "tuned": "OLMo-1B-Instruct.q8_0", "reference": "OLMo-1B-F16"}
     assert formula_of(Recipe.proxy(), files) == "OLMo-7B + 1.0 × (OLMo-1B-Instruct − OLMo-1B)"
-    files = {"base": "m-Q8_0", "tuned": "m-Q4_0", "reference": "m-Q4_0"}
-    assert formula_of(Recipe.proxy(), files) == "m-Q8_0 + 1.0 × (m-Q4_0 − m-Q4_0)"
+    files = {"base": "m-Q8_0", "tuned": "m-Q4_0", "reference": "m-F16"}
+    assert formula_of(Recipe.proxy(), files) == "m-Q8_0 + 1.0 × (m-Q4_0 − m-F16)"
+    files |= {"reference": "m-Q4_0"}  # as where tuned is that with an adapter
+    assert formula_of(Recipe.proxy(), files) == "base + 1.0 × (tuned − reference)"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])

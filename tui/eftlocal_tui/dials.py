@@ -213,10 +213,15 @@ class Dials:
 
 
 def formula_of(recipe: Recipe, files: Mapping[str, str]) -> str:
-    """The recipe over the models' names: those of their files, without the quantization."""
+    """The recipe over the models' names: those of their files, without the quantization where that
+    still tells them apart. Roles of one file, as with an adapter, are called by their roles."""
     files = {role: file for role, file in files.items() if role not in MADE}
     names = {role: _QUANTIZED.sub("", file) for role, file in files.items()}
-    return formula(recipe, names if len({*names.values()}) == len({*files.values()}) else files)
+    for called in (names, files):
+        own = [called[role] for role in recipe.weights if role in called]
+        if len({*own}) == len(own):
+            return formula(recipe, called)
+    return formula(recipe)
 
 
 def range_of(recipe: Recipe, dial: str) -> Range:
