@@ -117,6 +117,8 @@ def test_a_command(command: str, folder: Path) -> None:
     elif command.split()[1] == "chat":  # here there is no terminal; tests/test_tui_*.py have one
         assert result.returncode == 2
         assert "needs a terminal" in result.stderr
+    elif "--run-code" in command and result.returncode == 2:  # tests/test_sandbox.py runs code
+        assert "sandbox" in result.stderr
     else:
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip()

@@ -383,12 +383,13 @@ def test_other_systems_are_refused(platform: str, monkeypatch: pytest.MonkeyPatc
         of("def f(): return 42")
 
 
-def test_a_killed_parent_leaves_nothing() -> None:
+def test_a_killed_parent_leaves_nothing_running(tmp_path: Path) -> None:
     source = (
         "from eftlocal.evaluation.sandbox import run\n"
         f"run('while True: pass', 'f', '', seconds=60, memory={MEMORY})"
     )
-    with subprocess.Popen([sys.executable, "-c", source]) as parent:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # where an empty folder stays
+    with subprocess.Popen([sys.executable, "-c", source], env=environment) as parent:
         deadline = time.monotonic() + 20
         while len(left_running(parent.pid)) < 3:  # the keeper, the check and the program
             assert time.monotonic() < deadline
