@@ -14,8 +14,10 @@ from tui_driver import Driver, asynchronous, driven, driving
 from eftlocal.errors import EngineError
 from eftlocal_tui.engine import Fit
 from eftlocal_tui.history import History, import_file, to_json, to_markdown
+from eftlocal_tui.keys import check_keys
 from eftlocal_tui.screens.chat_context import SUMMARY
 from eftlocal_tui.screens.full_context import ContextScreen, role_lines
+from eftlocal_tui.settings import Settings
 
 SIZE = 116
 TWENTY = "word " * 19 + "end"
@@ -67,6 +69,20 @@ async def test_a_message_that_does_not_fit_is_not_stored(d: Driver) -> None:
     assert d.chat.prompt.text == "Third?"
     assert d.turns == [TWENTY] * 4
     assert len(d.engine.heard) == 2
+
+
+@driving(size=(80, 24), settings=Settings(keys=check_keys({"context.choose": "f2"})))
+async def test_its_keys_are_named_as_they_are_set(d: Driver) -> None:
+    await filled(d)
+    await d.send("/context")
+    await dialog(d)
+    line = d.screen_text().splitlines()[-1]
+    assert line == " F2 Choose Esc Cancel F1 Help ^P Commands ^Q Quit"
+    await d.press("f1")
+    assert "F2 goes the one that is highlighted" in " ".join(d.screen_text().split())
+    await d.press("escape", "f2")
+    await d.idle()
+    assert d.app.screen is d.chat and "2 messages" in d.screen_text()
 
 
 @driving("Then.", "More.", "Otherwise.", size=(100, 40))
@@ -294,7 +310,9 @@ async def test_the_command_shows_what_is_taken_and_takes_it_back(d: Driver) -> N
 async def test_the_command_in_an_empty_conversation(d: Driver) -> None:
     await d.send("/context")
     assert await dialog(d) == []
-    assert "base, tuned, reference: 0 of 4,096 tokens" in d.screen_text()
+    shown = d.screen_text()
+    assert "base, tuned, reference: 0 of 4,096 tokens" in shown
+    assert shown.endswith("\n Esc Cancel F1 Help ^P Commands ^Q Quit")
     await d.press("escape")
 
 

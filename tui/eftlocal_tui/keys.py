@@ -156,6 +156,8 @@ KEYS = (
     Key("influence.last", "p,shift+tab", "far(-1)", "Previous moved", "The one before it", FOOTER),
     Key("influence.color", "s", "color", "Color", "Color by the other model's distance", FOOTER),
     Key("influence.back", "escape", "back", "Back", "Stop reading; back", FOOTER),
+    Key("context.choose", "enter", "choose", "Choose", "Go on in the highlighted way", FOOTER),
+    Key("context.cancel", "escape", "cancel", "Cancel", "Back; nothing changes", FOOTER),
     Key("dialog.cancel", "escape", "cancel", "Cancel", "Cancel", FOOTER),
     Key("dialog.accept", "ctrl+s", "accept", "Accept", "Accept", FOOTER),
     Key("help.back", "escape,q", "back", "Back", "Back", FOOTER),

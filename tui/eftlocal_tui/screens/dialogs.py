@@ -151,6 +151,12 @@ _ABOUT = {  # by place: a title, what the screen is, and the places whose keys w
         "said instead. All of this is before temperature and the other sampling dials.",
         ("influence", "app"),
     ),
+    "context": (
+        "Context",
+        "What each model's context holds of the conversation, and the ways on where it is full. "
+        "{context.choose} goes the one that is highlighted.",
+        ("context", "app"),
+    ),
     "dialog": ("Dialog", "{dialog.cancel} cancels.", ("dialog", "app")),
 }
 _PLACES = {

@@ -36,8 +36,8 @@ class Way(NamedTuple):
 class ContextScreen(ModalScreen[Way | None], Unasked[Way | None]):
     """Gives the way that was chosen; None where nothing is to change."""
 
-    BINDINGS = bindings("dialog.cancel")
-    PLACE = "dialog"
+    BINDINGS = bindings("context")
+    PLACE = "context"
     USES_MODELS = True
 
     def __init__(
@@ -64,6 +64,12 @@ class ContextScreen(ModalScreen[Way | None], Unasked[Way | None]):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.leave(self._ways[event.option_index])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        return bool(self._ways) or action != "choose"
+
+    def action_choose(self) -> None:
+        self.query_one(OptionList).action_select()
 
     def action_cancel(self) -> None:
         self.leave(None)

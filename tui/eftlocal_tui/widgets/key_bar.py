@@ -41,6 +41,9 @@ class KeyBar(Widget, can_focus=False):
         for key, (_, binding, enabled, _) in self.screen.active_bindings.items():
             if binding.id is not None and enabled and key != NO_KEY:
                 active.setdefault(binding.id, []).append(key)
+        for key, binding in self.screen._binding_chain[-1][1]:  # the program's work in dialogs, too
+            if binding.id is not None and key not in (NO_KEY, *active.get(binding.id, ())):
+                active.setdefault(binding.id, []).append(key)
         shown = [key for key in KEYS if key.shown and key.name in active]
         places = {key.place for key in shown} - {"app"}
         outer = getattr(self.screen, "PLACE", "")
