@@ -358,6 +358,17 @@ def test_table_json_page_and_plot(files: list[str], asked: Path, tmp_path: Path)
     assert all(p["sampling"]["seed"] is None for p in found["points"])
 
 
+def test_only_the_roles_of_the_grids_recipes_are_needed(files: list[str], asked: Path) -> None:
+    base = files[files.index("--base") : files.index("--base") + 2]
+    options = [str(asked), *base, "--dry-run"]
+    alone = evaluate(*options, "--recipe", "base")
+    assert alone.exit_code == 0 and "recipe base  (base: +1 base)" in alone.stdout
+    lacks = evaluate(*options, "--recipe", "base,proxy")
+    assert lacks.exit_code == 2 and "recipe proxy needs the roles tuned" in lacks.stderr
+    large = evaluate(*options, "--recipe", "base", "--large", base[1])
+    assert large.exit_code == 2 and "give that with --tuned" in large.stderr
+
+
 def test_a_finished_run_is_shown_without_loading(
     files: list[str], asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

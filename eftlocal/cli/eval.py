@@ -226,7 +226,8 @@ def evaluate(
     if not tasks and not quick:
         raise UsageError(f"name a task: {_TASKS}, or a file of prompts")
     chosen_by, asked = check_save(given, tasks), read_judge(given)
-    selected = select(rules.without_axes(given, _AXES).changed(seed=None))  # --seed is the run's
+    own = rules.without_axes(given, _AXES).changed(seed=None)  # --seed is the run's
+    selected = select(own, has_grid=True)
     files = {"--out": out, "--plot": picture, "--html": page}
     console = None if json_ else Screen()
     found: list[Any] = []

@@ -206,6 +206,8 @@ def _models(given: Given, roles: Sequence[str], *, large: bool) -> list[str]:
 
 def _large(given: Given, task: Task, selected: Selection) -> Path | None:
     """The large tuned model's file: the option's, or that which a task has for its preset."""
+    if given["large"] is not None and TUNED not in selected.roles:
+        raise UsageError("--large is compared with a small tuned model; give that with --tuned")
     if given["large"] is not None or given["compare"] == "none":
         return given["large"]  # type: ignore[no-any-return]
     name = getattr(selected.models, "name", "")

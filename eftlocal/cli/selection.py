@@ -63,10 +63,11 @@ class Selection:
         )
 
 
-def select(given: Given) -> Selection:
+def select(given: Given, *, has_grid: bool = False) -> Selection:
     """The meaning of a verb's options, before anything is loaded.
 
     Args:
+        has_grid: the recipes are those of a grid, which looks for their roles itself.
         given: the verb's parameters by their names; those of models, recipe, stop and engine are
             needed, those of sampling, speculation and length may be.
 
@@ -88,7 +89,8 @@ def select(given: Given) -> Selection:
     tell_left_out(lost, "these models")
     TextStream(given["stop"] or ())  # refuses what cannot be a stop string
     defaults = rules.chosen_defaults(default, given)
-    rules.check_roles(defaults.recipe, None, roles)
+    if not has_grid:
+        rules.check_roles(defaults.recipe, None, roles)
     return Selection(models, roles, given, defaults, rules.engine(given, roles), given["offline"])
 
 
