@@ -44,7 +44,8 @@ def make(name: str, options: Options, *, split: str | None = None, is_grid: bool
     if "split" in found.takes:
         options = replace(options, split=split or SPLITS[not is_grid])
     for option in fields(options):
-        if getattr(options, option.name) != option.default and option.name not in found.takes:
+        told = getattr(options, option.name) != option.default
+        if told and option.name not in (*found.takes, "offline"):
             raise UsageError(f"{flag_of(option.name)} means nothing to the task {found.name}")
     task: Task = found(options)
     return task

@@ -94,7 +94,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Options:
-    """What a task may be told on the command line; None leaves it to the task."""
+    """What a task may be told on the command line; None leaves it to the task.
+
+    Attributes:
+        offline: nothing may be downloaded; every task is told.
+    """
 
     data: Path | None = None
     split: str | None = None
@@ -104,6 +108,7 @@ class Options:
     special: bool = False
     run_code: bool = False
     samples: int | None = None
+    offline: bool = False
 
 
 class Task:
