@@ -270,17 +270,18 @@ def fake_ensemble(
     )
 
 
-def translation(small: FakeModel, base: FakeModel) -> Translation:
-    """Of a model whose pieces are its own."""
+def translation(small: FakeModel, base: FakeModel, needed: str = _LETTERS) -> Translation:
+    """Of a model whose pieces are its own, `needed` among them."""
     texts = {
         model: {t: p.encode() for t, p in enumerate(model.pieces) if p} for model in (small, base)
     }
     speller = Speller(
-        small.longest, texts[small], texts[base], base_ends=[EOS], end=EOS, needed=_LETTERS
+        small.longest, texts[small], texts[base], base_ends=[EOS], end=EOS, needed=needed
     )
+    back = Speller(base.longest, texts[base], texts[small], base_ends=[EOS], end=EOS, needed="")
     lattice = Lattice.of(texts[base], base.vocab_size, texts[small])
     rows = Rows(lattice, ends=[EOS], base_ends=[EOS])
-    return Translation(speller, rows, small.vocab_size, 3, candidates=True)
+    return Translation(speller, back, rows, small.vocab_size, 3, candidates=True)
 
 
 def fake_emulator(

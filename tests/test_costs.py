@@ -150,6 +150,18 @@ def test_a_call_is_planned_with_the_least_cost_of_any_width_that_fits() -> None:
     assert costs.padded("base", 1, 3, Room(rows=3)) == BLOCKS(3)
 
 
+def test_a_role_that_writes_drafts_in_its_own_tokens_is_planned_with_all_of_them() -> None:
+    """Two a token: each is a call of its own, and all are decoded again beside the base."""
+    curve = Curve({n: float(n) for n in range(1, 40)})
+    costs, pieces = Costs({"base": BLOCKS, "tuned": curve}), {"tuned": 2}
+    plan = Plan.of(costs, ("tuned",), ("base", "tuned"), 1, pieces=pieces)
+    assert plan.draft == 2.0 and plan.bonus == 0.0
+    padded = [BLOCKS(BLOCKS.padded(1, n, Room())[1]) for n in range(1, 18)]
+    assert plan.verify == plan.together == [each + 2 * n for n, each in enumerate(padded, 1)]
+    beside = Plan.of(costs, ("tuned",), ("base", "tuned"), 1, pieces=pieces, side_by_side=True)
+    assert beside.draft == 2.0 and beside.verify[4] == max(padded[4], 10.0)
+
+
 def test_what_rounds_take_decides_the_padding_in_the_end() -> None:
     curve = Curve({n: BLOCKS(n) for n in range(1, 18)})
     assert curve.padded(1, 3, Room()) == (1, 4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ import pytest
 from exactness.chi_square import goodness_of_fit
 from exactness.rules import RecoversFromTheTarget
 from exactness.texts import GREEDY, SETTINGS, FixedCosts, Job, answers, other_bits
-from fake_models import EOS, TRIO, FakeModel, fake_emulator, fake_ensemble, native
+from fake_models import EOS, TRIO, FakeModel, fake_emulator, fake_ensemble, native, translation
 
 from eftlocal import Emulator, Recipe, Sampling, Speculation
 from eftlocal.decoding.ensemble import Ensemble
 from eftlocal.decoding.rounds import Rounds
+from eftlocal.decoding.score import text_rows
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.evaluation.questions import FOLDER, read
 from eftlocal.llama import Span
+from eftlocal.logits.step import Step
 from eftlocal.speculation.rules import RULES, Rule
 from eftlocal.speculation.settings import OFF
 
@@ -39,6 +41,13 @@ NUMBER = 1_000
 
 SIZE, LENGTH = 6, 4
 MODELS = {role: FakeModel(role, vocab_size=SIZE, sharp=0.7) for role in TRIO}
+CROSSED = {  # the pair's tokens are others
+    role: FakeModel(role, vocab_size=len(pieces), sharp=0.7, pieces=pieces)
+    for role, pieces in {
+        "base": ("", "", "a", "b", "ab", "bba"),
+        **dict.fromkeys(TRIO[1:], ("", "", *"ab", "aa", "ba", "bb", "aab", "abb", "bab", "bbaa")),
+    }.items()
+}
 PROMPTS = {"base": [2, 3, 4, 2, 3], "tuned": [0, 2, 3, 4, 2, 3], "reference": [0, 0, 2, 3]}
 WARM = {
     "warm": (Recipe.upscale(), Sampling(temperature=1.0, top_p=1.0)),
@@ -50,13 +59,35 @@ WARM = {
 
 
 @cache
-def ensemble() -> Ensemble:
-    return fake_ensemble(MODELS, n_ctx=64, n_seq_max=16)
+def ensemble(crossed: bool = False) -> Ensemble:
+    """Of one vocabulary, or of two."""
+    models, of_another = (CROSSED, TRIO[1:]) if crossed else (MODELS, ())
+    others = {role: translation(models[role], models["base"], "ab") for role in of_another}
+    return fake_ensemble(models, n_ctx=64, n_seq_max=16, translations=others)
+
+
+def probabilities(
+    answer: tuple[int, ...], recipe: Recipe, sampling: Sampling, crossed: bool
+) -> Iterable[float]:
+    """Of the token after an answer: by the oracle, or from the translated rows of a plain pass."""
+    if crossed:
+        found = np.zeros(SIZE)
+        passed = text_rows(ensemble(crossed), PROMPTS, [*answer, EOS], recipe=recipe)
+        for _, _, rows in passed:
+            last = {role: row.copy() for role, row in rows.items()}
+        _, choice = Step(ensemble(crossed).combine)(last, recipe, sampling, Counter(answer))
+        ids, p = choice.probabilities()
+        found[ids] = p
+        return found.tolist()
+    rows = {role: MODELS[role].row((*PROMPTS[role], *answer)) for role in recipe.roles}
+    combined = oracle.combine(rows, recipe, SIZE, stop_tokens=[EOS])
+    kept = oracle.step(combined, recipe, sampling, Counter(answer))[0]
+    return kept.probabilities(kept.kept)
 
 
 @cache
-def exact(setting: str) -> dict[tuple[int, ...], float]:
-    """The probability of every answer, in float64, by the oracle."""
+def exact(setting: str, crossed: bool = False) -> dict[tuple[int, ...], float]:
+    """The probability of every answer, in float64."""
     recipe, sampling = WARM[setting]
     found: dict[tuple[int, ...], float] = {}
 
@@ -65,10 +96,7 @@ def exact(setting: str) -> dict[tuple[int, ...], float]:
             found[answer] = probability
             return
         at = recipe.at(len(answer))
-        rows = {role: MODELS[role].row((*PROMPTS[role], *answer)) for role in at.roles}
-        combined = oracle.combine(rows, at, SIZE, stop_tokens=[EOS])
-        choice = oracle.step(combined, at, sampling, Counter(answer))[0]
-        for token, p in enumerate(choice.probabilities(choice.kept)):
+        for token, p in enumerate(probabilities(answer, at, sampling, crossed)):
             if p > 0.0:
                 grow((*answer, token), probability * float(p))
 
@@ -77,17 +105,26 @@ def exact(setting: str) -> dict[tuple[int, ...], float]:
 
 
 def p_value(
-    setting: str, speculation: Speculation, rule: Rule | None = None, number: int = NUMBER
+    setting: str,
+    speculation: Speculation,
+    rule: Rule | None = None,
+    number: int = NUMBER,
+    *,
+    crossed: bool = False,
 ) -> float:
     recipe, sampling = WARM[setting]
     rules = {**RULES, rule.name: rule} if rule else RULES
-    rounds = Rounds(ensemble(), costs=FixedCosts(TRIO), rules=rules)
+    rounds = Rounds(ensemble(crossed), costs=FixedCosts(TRIO), rules=rules)
     jobs = (
         Job(PROMPTS, sampling, 1_000_003 * i + 17, speculation, recipe, LENGTH)
         for i in range(number)
     )
-    counts = Counter(text.tokens for text in answers(rounds, jobs))
-    expected = exact(setting)
+    texts = answers(rounds, jobs)
+    accepted = sum(sum(text.totals.accepted) for text in texts)
+    tried = sum(sum(text.totals.tried) for text in texts)
+    assert speculation.off or not crossed or 0 < accepted < tried
+    counts = Counter(text.tokens for text in texts)
+    expected = exact(setting, crossed)
     assert counts.keys() <= expected.keys()
     return goodness_of_fit([counts[answer] for answer in expected], expected.values())
 
@@ -110,8 +147,15 @@ def test_answers_have_the_distribution_of_the_formulas(setting: str, drafts: str
     assert p_value(setting, DRAFTS[drafts]) > LEAST
 
 
-def test_a_wrong_rule_is_seen() -> None:
-    assert p_value("warm", DRAFTS["rejection 3"], RecoversFromTheTarget(), 2_500) < LEAST
+@pytest.mark.parametrize("drafts", [name for name in DRAFTS if "looked up" not in name])
+def test_a_text_in_another_vocabulary_is_a_proposal(drafts: str) -> None:
+    assert p_value("warm", DRAFTS[drafts], crossed=True) > LEAST
+
+
+@pytest.mark.parametrize(("crossed", "number"), [(False, 2_500), (True, 500)])
+def test_a_wrong_rule_is_seen(crossed: bool, number: int) -> None:
+    wrong = RecoversFromTheTarget()
+    assert p_value("warm", DRAFTS["rejection 3"], wrong, number, crossed=crossed) < LEAST
 
 
 # Texts: many seeds, lengths and neighbours --------------------------------------------------------

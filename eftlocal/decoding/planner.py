@@ -124,14 +124,23 @@ class Planner:
         if settings.length is None:
             if self.costs is not None:
                 self.ensemble.observer = self.costs.observe
-                turn.plan = self._plan(self.costs, recipe, width, self.ensemble.safe_room(sequence))
+                turn.plan = self._plan(self.costs, turn, width)
                 self._choose_source(turn, turn.plan, drafter)
         elif drafter is not None:
-            turn.drafter = drafter
+            self._use(turn, drafter)
         elif settings.source != "model":
             _look_up(turn)
-            turn.use_found(len(turn.found))
+            turn.propose(turn.found)
         return turn
+
+    def writer(self, drafter: Recipe) -> str | None:
+        """The role whose own text is drafted: the drafter's heaviest, in another vocabulary."""
+        role = max(drafter.roles, key=lambda role: drafter.weights[role])
+        return role if role in self.ensemble.translations else None
+
+    def _use(self, turn: Turn, drafter: Recipe) -> None:
+        turn.writer = self.writer(drafter)
+        turn.drafter = drafter if turn.writer is None else None
 
     def _longest(self, sequence: RunningSequence, width: int) -> int:
         """Tokens of the longest draft that is allowed here."""
@@ -153,30 +162,47 @@ class Planner:
         """Nothing, a model's draft, or what the conversation said before: the best rate."""
         state = turn.sequence.drafting
         best = plan.plain
-        if drafter is not None and not state.watching:
+        writes = drafter is not None and self.writer(drafter) is not None
+        if drafter is not None and (writes or not state.watching):
             overall = state.acceptance.overall.mean
             _, rate = plan.longest(turn.most, overall, overall)
             if worth(rate, plan.plain):
-                turn.drafter, best = drafter, rate
+                self._use(turn, drafter)
+                best = rate
         if turn.sequence.speculation.source != "model":
             _look_up(turn)
             chance = state.acceptance.of_match(turn.agreed).mean
             length, rate = plan.lookup(len(turn.found), chance)
             if worth(rate, plan.plain) and rate > best:
-                turn.drafter = None
-                turn.use_found(length)
+                turn.drafter = turn.writer = None
+                turn.propose(turn.found[:length])
+        if drafter is not None and writes and best == plan.plain and state.due():
+            # What it would have written is not at hand, as a row would be: a trial of one token.
+            turn.most, turn.plan = 1, None
+            self._use(turn, drafter)
 
-    def _plan(self, costs: Costs, recipe: Recipe, width: int, tokens: int) -> Plan:
+    def _plan(self, costs: Costs, turn: Turn, width: int) -> Plan:
+        sequence, recipe = turn.sequence, turn.recipe
         drafting = recipe.drafter.roles if recipe.drafter else ()
+        verifying = [role for role in recipe.roles if role not in drafting]
+        if recipe.drafter and (writer := self.writer(recipe.drafter)):
+            drafting, verifying = (writer,), list(recipe.roles)
+        tokens = self.ensemble.safe_room(sequence)
         room = Room(self.ensemble.n_seq_max, min(tokens, LONGEST), self.ensemble.n_rows)
-        key = (drafting, recipe.roles, width, room)
+        pieces = sequence.pieces()
+        key = (drafting, recipe.roles, width, room, *pieces.values())
         self._planned += 1
         if self._planned % _PLANNED_FOR == 0:
             self._plans.clear()
         if key not in self._plans:
-            verifying = [role for role in recipe.roles if role not in drafting]
             self._plans[key] = Plan.of(
-                costs, drafting, verifying, width, room, side_by_side=self.ensemble.side_by_side
+                costs,
+                drafting,
+                verifying,
+                width,
+                room,
+                side_by_side=self.ensemble.side_by_side,
+                pieces=pieces,
             )
         return self._plans[key]
 

@@ -4,7 +4,8 @@ A round advances every sequence it is given by at least one token:
 
 1. draft    the recipe's drafter (the tuned model, as a rule) decodes what it lacks, then draft
             tokens drawn from its own distribution under the same sampling. Its rows are kept:
-            the combination needs them anyway. A draft may be looked up instead, or be empty.
+            the combination needs them anyway. A role of another vocabulary writes on in its own
+            tokens instead (`Writer`). Or a draft is looked up, or empty.
 2. verify   the other roles decode the whole draft in one call each.
 3. combine  one row of the roles' rows per position; from the left, a rule accepts the drafted
             token or recovers another, and the draft ends there. After a draft that was accepted
@@ -25,6 +26,7 @@ import numpy as np
 from eftlocal.decoding.ensemble import Ensemble, Rows
 from eftlocal.decoding.planner import Planner
 from eftlocal.decoding.sequence import Choice, Point, RunningSequence, Source, Turn, Wanted
+from eftlocal.decoding.writer import Writer
 from eftlocal.errors import EngineError, NoTokenError
 from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
@@ -59,6 +61,7 @@ class Rounds:
     ) -> None:
         self.ensemble = ensemble
         self.planner = Planner(ensemble, costs=costs, fingerprint=fingerprint)
+        self._write = Writer(ensemble)
         self._rules = rules
         self._target_step = Step(ensemble.combine)
         self._draft_step = Step(ensemble.combine)
@@ -83,9 +86,8 @@ class Rounds:
         self._draft(turns)
         drafted = time.perf_counter()
         self._verify(turns)
-        self._refine(turns)
         verified = time.perf_counter()
-        whole = [turn for turn in turns if self._accept(turn)]
+        whole, refining = self._accept(turns)
         feeding = self._bonus(whole)
         ended = time.perf_counter()
         for turn in turns:
@@ -93,12 +95,12 @@ class Rounds:
             totals.rounds += 1
             if turn.sequence.choices:
                 totals.draft_seconds += drafted - began + feeding
-                totals.verify_seconds += verified - drafted
+                totals.verify_seconds += verified - drafted + refining
             else:
-                totals.prompt_seconds += verified - began + feeding
-            totals.combine_seconds += ended - verified - feeding
+                totals.prompt_seconds += verified - began + refining + feeding
+            totals.combine_seconds += ended - verified - refining - feeding
             if turn.drafts:
-                totals.judged(turn.accepted, len(turn.drafts), looked_up=turn.drafter is None)
+                totals.judged(turn.accepted, len(turn.drafts), looked_up=not turn.confidences)
         for turn in turns:
             turn.sequence.choices.extend(turn.choices)
         return [turn.choices for turn in turns]
@@ -107,6 +109,7 @@ class Rounds:
 
     def _draft(self, turns: Sequence[Turn]) -> None:
         """Drafts token by token, all sequences together, until each has enough."""
+        self._write(turns)
         active = [turn for turn in turns if turn.drafter is not None]
         while active:
             self._feed_drafters(active)
@@ -189,44 +192,50 @@ class Rounds:
                 turn.add_rows(role, rows_, len(turn.drafts) + 1 - len(rows_))
 
     def _refine(self, turns: Sequence[Turn]) -> None:
-        """Improves translated rows, once all roles' rows of a position are at hand."""
+        """Improves the translated rows that the next token of each turn is chosen by."""
         points = []
         for turn in turns:
-            needed = set(turn.recipe.roles)
-            for position in range(turn.refined, len(turn.rows)):
-                if needed <= turn.rows[position].keys():
-                    back = len(turn.drafts) + 1 - position
-                    points.append(Point(turn.sequence, turn.tokens, back, turn.rows[position]))
-                    turn.refined = position + 1
+            position = len(turn.choices)
+            if turn.complete(position):
+                back = len(turn.drafts) + 1 - position
+                points.append(Point(turn.sequence, turn.tokens, back, turn.rows[position]))
         self.ensemble.refine(points)
 
     # Combining and accepting ------------------------------------------------------------------
 
-    def _accept(self, turn: Turn) -> bool:
+    def _accept(self, turns: Sequence[Turn]) -> tuple[list[Turn], float]:
         """Accepts drafts from the left; at the first refusal the rule recovers a token.
 
-        Returns True where all were accepted and the row of the next token is still to come.
+        Returns the turns of which all were accepted and the row of the next token is still to come,
+        and the seconds that translated rows took to improve.
         """
-        sequence = turn.sequence
-        rule = self._rules[sequence.speculation.rule]
-        for position, draft in enumerate(turn.drafts):
-            at = len(sequence.choices) + position
-            recipe = sequence.recipe.at(at)
-            row, target = self._distribution(self._target_step, turn, recipe, position)
-            token, accepted = rule.choose(target, draft, sequence.seed, at)
-            source: Source = "accepted" if accepted else "recovered"
-            turn.choices.append(self._choice(turn, token, source, row))
-            self._learn(turn, position, accepted)
-            if not accepted or token in sequence.ends:
-                return False
-        last = turn.rows[len(turn.drafts)]
-        if set(last) >= set(turn.recipe.roles):
+        judging, whole, refining = list(turns), [], 0.0
+        while judging:
+            began = time.perf_counter()
+            self._refine(judging)
+            refining += time.perf_counter() - began
+            whole += [turn for turn in judging if not turn.complete(len(turn.choices))]
+            judging = [turn for turn in judging if turn not in whole and self._judge(turn)]
+        for turn in whole:
+            # Drafters of other sequences may verify in this one, and are about to decode.
+            for role, row in turn.rows[len(turn.drafts)].items():
+                self._hold(turn, role, row)
+        return whole, refining
+
+    def _judge(self, turn: Turn) -> bool:
+        """Chooses one more token of a turn; whether its round goes on."""
+        sequence, position = turn.sequence, len(turn.choices)
+        if position == len(turn.drafts):
             self._last(turn)
             return False
-        # Drafters of other sequences may verify in this one, and are about to decode.
-        for role, row in last.items():
-            self._hold(turn, role, row)
-        return True
+        rule, at = self._rules[sequence.speculation.rule], len(sequence.choices) + position
+        recipe = sequence.recipe.at(at)
+        row, target = self._distribution(self._target_step, turn, recipe, position)
+        token, accepted = rule.choose(target, turn.drafts[position], sequence.seed, at)
+        source: Source = "accepted" if accepted else "recovered"
+        turn.choices.append(self._choice(turn, token, source, row))
+        self._learn(turn, position, accepted)
+        return accepted and token not in sequence.ends
 
     def _bonus(self, turns: Sequence[Turn]) -> float:
         """Feeds drafters the last token of a draft that was accepted whole, and draws one more.
@@ -307,7 +316,9 @@ class Rounds:
         if turn.found:
             hit = turn.choices[0].token == turn.found[0]
             state.acceptance.of_match(turn.agreed).add(float(hit))
-        if drafter is not None and state.due() and (source := self._drafts(turn, drafter, 0)):
+        if drafter is None or self.planner.writer(drafter) is not None:
+            return
+        if state.due() and (source := self._drafts(turn, drafter, 0)):
             rule = self._rules[sequence.speculation.rule]
             likely = rule.likelihood(target, source, sequence.seed, at)
             state.acceptance.add(source.confidence, likely)

@@ -103,6 +103,12 @@ class RunningSequence:
             return len(self.prompts[role]) + self.places(role, 1)[0].length
         return len(self.prompts[role]) + len(self.choices)
 
+    def pieces(self) -> dict[str, int]:
+        """By role of another vocabulary, about how many of its tokens one of the answer takes."""
+        count = max(1, len(self.choices))
+        lengths = {role: self.places(role, 1)[0].length for role in self.spellings}
+        return {role: max(1, round(length / count)) for role, length in lengths.items()}
+
     def places(self, role: str, count: int, draft: Sequence[int] = ()) -> list[Place]:
         """Where a role of another vocabulary stands after the answer and a draft: the last
         `count` places."""
@@ -147,15 +153,15 @@ class Turn:
         recipe: of the first token to come; a schedule may change it for the later ones.
         most: longest draft that fits, in tokens.
         plan: costs that decide the length; None where it is given.
-        drafter: the recipe whose roles draft; None where nothing or a lookup does.
+        drafter: the recipe whose rows drafts are drawn from; None where there are none.
+        writer: the role of another vocabulary whose own text is drafted; see `Writer`.
         drafts: (k,) drafted tokens, in order, each with what it was drawn from.
         tokens: (k,) their ids.
-        confidences: (k,) the largest probabilities of what a model's drafts were drawn from.
+        confidences: (k,) how sure the drafting model was of each, 0 to 1; none of what was found.
         chances: expected chance that all drafts so far are accepted.
         expected: tokens that the round is expected to bring.
         found: token ids that a lookup proposes, used or not.
         agreed: tokens that agreed before it.
-        refined: positions whose translated rows know whole tokens; see `Translator`.
         rows: (<= k + 1,) positions from the first token to come on; at each, the rows at hand by
             role, (vocab,) float32. Row i stands before draft i, row k before the bonus.
         choices: what was chosen, 1 to k + 1 tokens.
@@ -166,6 +172,7 @@ class Turn:
     most: int = 0
     plan: Plan | None = None
     drafter: Recipe | None = None
+    writer: str | None = None
     drafts: list[Draft] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
@@ -173,7 +180,6 @@ class Turn:
     expected: float = 1.0
     found: list[int] = field(default_factory=list)
     agreed: int = 0
-    refined: int = 0
     rows: list[dict[str, Row]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
@@ -187,14 +193,18 @@ class Turn:
         """How many drafts were accepted."""
         return sum(choice.source == "accepted" for choice in self.choices)
 
+    def complete(self, position: int) -> bool:
+        """Whether all rows of a position are at hand that the recipe needs."""
+        return set(self.recipe.roles) <= self.rows[position].keys()
+
     def draft(self, token: int, candidates: Candidates | None) -> None:
         """Appends a draft; see `Draft`."""
         self.drafts.append(Draft(token, candidates))
         self.tokens.append(token)
 
-    def use_found(self, length: int) -> None:
-        """Drafts what was looked up, up to a length or to what would end the answer."""
-        for token in self.found[:length]:
+    def propose(self, tokens: Iterable[int]) -> None:
+        """Drafts given tokens, up to what would end the answer."""
+        for token in tokens:
             self.draft(token, None)
             if token in self.sequence.ends:
                 break

@@ -102,7 +102,7 @@ def translations(
         return model.text_pieces(size)
 
     @cache
-    def parts(role: str) -> tuple[Lattice, Speller]:
+    def parts(role: str) -> tuple[Lattice, Speller, Speller]:
         model, own = models[role], others[role]
         padding = set(own.unusable.tolist())
         small = {t: p for t, p in pieces(model, own.size).items() if t not in padding}
@@ -113,14 +113,22 @@ def translations(
             base_ends=stop,
             end=min(ends[role], default=None),
         )
-        return Lattice.of(base, vocabulary.size, small), speller
+        back = Speller(
+            lambda text: models[BASE].tokenize(text, continues=True),
+            base,
+            small,
+            base_ends=ends[role],
+            end=min(stop, default=None),
+            needed="",
+        )
+        return Lattice.of(base, vocabulary.size, small), speller, back
 
     found = {}
     for role, own in others.items():
         model = models[role]
         first = next(r for r in others if others[r] is own and models[r].path == model.path)
         try:
-            lattice, speller = parts(first)
+            lattice, speller, back = parts(first)
         except EngineError as error:
             raise VocabularyError(f"{role} has another vocabulary than the base: {error}") from None
         rows = Rows(
@@ -131,5 +139,5 @@ def translations(
             unusable=own.unusable.tolist(),
         )
         candidates = sources[role].translation == "candidates"
-        found[role] = Translation(speller, rows, own.size, speller.most, candidates)
+        found[role] = Translation(speller, back, rows, own.size, speller.most, candidates)
     return found

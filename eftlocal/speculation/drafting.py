@@ -16,7 +16,7 @@ quoting, editing and code repeat whole passages.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eftlocal.settings import MAX_DRAFT
@@ -141,24 +141,31 @@ class Plan:
         room: Room | None = None,
         *,
         side_by_side: bool = False,
+        pieces: Mapping[str, int] | None = None,
     ) -> Plan:
         """Side by side, the slowest role counts, and the last draft is decoded beside it.
 
+        drafting: roles that verify, too, write a draft in their own tokens, one by one.
         room: to which calls can be padded; None is what one sequence alone can have.
+        pieces: tokens that one of the answer's takes in roles of another vocabulary.
         """
-        room = room or Room()
+        room, of = room or Room(), pieces or {}
 
-        def seconds(roles: Sequence[str], rows: int) -> float:
-            each = [costs.padded(role, width, rows, room) / width for role in roles]
+        def seconds(roles: Collection[str], rows: int) -> float:
+            each = [costs.padded(r, width, rows * of.get(r, 1), room) / width for r in roles]
             return max(each, default=0.0) if side_by_side else sum(each)
 
         lengths = range(1, MAX_DRAFT + 2)
-        draft = seconds(drafting, 1)
+        draft, bonus = seconds(drafting, 1), 0.0 if side_by_side else seconds(drafting, 1)
+        if set(drafting) <= set(verifying):
+            draft = sum(of.get(r, 1) * costs.padded(r, width, 1, room) / width for r in drafting)
+            bonus = 0.0
+        together = {*drafting, *verifying}
         return cls(
             draft=draft,
-            bonus=0.0 if side_by_side else draft,
+            bonus=bonus,
             verify=[seconds(verifying, n) for n in lengths],
-            together=[seconds([*drafting, *verifying], n) for n in lengths],
+            together=[seconds(together, n) for n in lengths],
         )
 
     @property

@@ -171,6 +171,12 @@ class Rows:
         # Other pieces than the tokenizer's may have spelled what is given; they are not summed.
         return min(0.0, math.log(found) - math.log(given))
 
+    def likeliest(self, row: Row) -> tuple[int, float]:
+        """The small token that a raw row (S,) float32 finds most probable, and its probability."""
+        row, total = self._read(row)
+        token = int(row.argmax())
+        return token, math.exp(float(row[token]) - total) if math.isfinite(total) else 0.0
+
     def _find_beyond(self, rest: bytes, token: int) -> Ids:
         """The small tokens that begin with the rest of a base token, and go beyond it to what is
         no token of the base's."""

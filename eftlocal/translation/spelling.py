@@ -99,7 +99,7 @@ class Speller:
         needed: str = PRINTABLE,
     ) -> None:
         self._tokenize, self._pieces = tokenize, pieces
-        self._base, self._base_ends, self._end = base, frozenset(base_ends), end
+        self._base, self.base_ends, self._end = base, frozenset(base_ends), end
         self._longer = sorted({*pieces.values()} - {*base.values()})
         self._by_text: dict[bytes, int] = {}
         for token, text in pieces.items():
@@ -114,7 +114,7 @@ class Speller:
 
     def after(self, place: Place, token: int) -> Place:
         """Where the role stands after one more base token."""
-        if token in self._base_ends and self._end is not None:
+        if token in self.base_ends and self._end is not None:
             ended = Settled(place.settled, (*place.tail, self._end), place.length + 1)
             return Place(ended, b"", (), 0, b"")
         piece = self._base.get(token, b"")

@@ -14,6 +14,7 @@ class Translation:
 
     Attributes:
         speller: of the answer in the role's tokens.
+        back: of what the role writes in the base's tokens.
         rows: translates its rows, in memory of its own.
         width: tokens of its vocabulary; rows are cut to it.
         most: tokens that one of the base's may take.
@@ -21,6 +22,7 @@ class Translation:
     """
 
     speller: Speller
+    back: Speller
     rows: Rows
     width: int
     most: int
