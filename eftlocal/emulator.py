@@ -7,6 +7,7 @@ tokens of their streams alternate, and who finds no free sequence waits for one.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
@@ -50,6 +51,9 @@ from eftlocal.speculation.costs import Costs
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from eftlocal.async_stream import AsyncAnswerStream
+    from eftlocal.dispatcher import Dispatcher
+
 
 class Emulator(Closing):
     """Emulated fine-tuning over loaded models. Close it, or use it in a `with` block.
@@ -82,6 +86,8 @@ class Emulator(Closing):
         )
         self.defaults = defaults
         self.name = name
+        self._starting = threading.Lock()
+        self._dispatcher: Dispatcher | None = None
         self.identity = loaded.identity
         self._latest: RunningSequence | None = None  # of the stream that was opened last
         self.held = loaded.held
@@ -261,6 +267,33 @@ class Emulator(Closing):
         finally:
             stream.close()
         return stream.answer()
+
+    def astream(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> AsyncAnswerStream:
+        """The answer to a prompt, for asyncio: `async for step in em.astream("Hello"): ...`.
+
+        Answers run side by side, as many as the emulator was loaded for (`n_seq_max`), in a thread
+        of their own; the others wait. Leaving the loop ends the answer. The arguments are those of
+        `stream`; what is wrong with them is raised by the first step.
+        """
+        from eftlocal.async_stream import AsyncAnswerStream
+
+        return AsyncAnswerStream(self.dispatcher(), prompt, options)
+
+    async def agenerate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
+        """The whole answer at once, for asyncio; the same arguments as `stream`."""
+        async with self.astream(prompt, **options) as stream:
+            async for _ in stream:
+                continue
+            return stream.answer()
+
+    def dispatcher(self) -> Dispatcher:
+        """What advances the answers of `astream`; it begins with the first."""
+        from eftlocal.dispatcher import Dispatcher
+
+        with self._starting:
+            if self._dispatcher is None:
+                self._dispatcher = Dispatcher(self)
+            return self._dispatcher
 
     def chat(self, messages: Sequence[Message], **options: Unpack[AnswerOptions]) -> Answer:
         """The answer to a conversation; the same arguments as `stream`."""
@@ -461,6 +494,8 @@ class Emulator(Closing):
 
         An answer in the making, in whatever thread, ends with an EngineError.
         """
+        if self._dispatcher is not None:
+            self._dispatcher.close()
         self.ensemble.end(self._resources.close)
 
     def checked(self, recipe: Recipe | str) -> Recipe:
