@@ -123,6 +123,8 @@ def test_judging(data: Path) -> None:
         ('{"question": "a"}', r'"question" \(str\) and "answer" \(str\) is needed'),
         ("[]", r'"question" \(str\) and "answer" \(str\) is needed'),
         ("12", "is needed"),
+        ('{"question": " ", "answer": "1"}', "the prompt is empty"),
+        ('{"question": "\\ud800", "answer": "1"}', "an unpaired surrogate"),
         ("x", "not JSON"),
     ],
 )

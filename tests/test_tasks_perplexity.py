@@ -64,6 +64,7 @@ def test_what_is_read(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": " "}', "a.jsonl holds no text"),
         ("a.jsonl", '{"text": "a"}\n{"text": 1}', r'line 2: an object with "text" \(str\)'),
         ("a.jsonl", '{"text": "a"}\nb', "line 2: not JSON"),
+        ("a.jsonl", '{"text": ""}\n{"text": "\\ud800"}', "line 2: .*an unpaired surrogate"),
     ],
 )
 def test_a_file_of_something_else(name: str, content: str, says: str, tmp_path: Path) -> None:

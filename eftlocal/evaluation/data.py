@@ -18,6 +18,7 @@ from eftlocal.errors import DownloadError, PromptError, UsageError
 from eftlocal.hub import is_offline
 from eftlocal.hub.local import huggingface_hub
 from eftlocal.json_text import TextError, parse_json
+from eftlocal.prompt.messages import validate_prompt
 from eftlocal.terminal_text import one_line
 
 
@@ -47,6 +48,18 @@ def read_lines(path: Path, **keys: type) -> list[tuple[str, dict[str, Any]]]:
     if not found:
         raise PromptError(f"{path} holds nothing; objects with {told} are needed, one a line")
     return found
+
+
+def prompt_at(where: str, text: str) -> str:
+    """A prompt that came from there, as it is.
+
+    Raises:
+        PromptError: it is empty, or UTF-8 cannot hold it.
+    """
+    try:
+        return validate_prompt(text)
+    except PromptError as error:
+        raise PromptError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from eftlocal.answer import Answer
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.evaluation.data import OnHub, filled, of_harness, read_lines, read_parquet
+from eftlocal.evaluation.data import OnHub, filled, of_harness, prompt_at, read_lines, read_parquet
 from eftlocal.evaluation.final_number import final_number, marked_number
 from eftlocal.evaluation.task import Item, Metric, Options, Task
-from eftlocal.prompt.messages import validate_prompt
 
 TEST = OnHub(
     "openai/gsm8k",
@@ -105,7 +104,7 @@ def _harness() -> Mapping[str, Any]:
 def _problem(where: str, row: Mapping[str, Any]) -> tuple[str, str]:
     if final_number(row["answer"].rpartition("####")[2]) is None:
         raise PromptError(f'{where}: "answer" ends with no number, as in "#### 18"')
-    return validate_prompt(row["question"]), row["answer"]
+    return prompt_at(where, row["question"]), row["answer"]
 
 
 TASK = Gsm8k

@@ -11,7 +11,7 @@ import numpy as np
 from eftlocal.decoding.score import TextLogprobs
 from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
-from eftlocal.evaluation.data import read_lines
+from eftlocal.evaluation.data import prompt_at, read_lines
 from eftlocal.evaluation.task import Item, Metric, Options, Task
 
 LONGEST = 2_000  # characters of a part
@@ -53,7 +53,8 @@ class Perplexity(Task):
 
     def items(self) -> Sequence[Item]:
         if self._path.suffix.lower() == ".jsonl":
-            texts = [record["text"] for _, record in read_lines(self._path, text=str)]
+            lines = read_lines(self._path, text=str)
+            texts = [prompt_at(at, line["text"]) for at, line in lines if line["text"].strip()]
         else:
             texts = list(parts(read_text(self._path, not_text=PromptError)))
         found = tuple(
