@@ -57,18 +57,26 @@ def _shown(value: Any) -> str:
     return "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def table(experiment: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
-    """Published and measured, row by row; without a result that column is empty."""
-    published = experiment.get("published", {})
+def table(
+    experiment: Mapping[str, Any], result: Mapping[str, Any] | None, *, beside: bool = True
+) -> str:
+    """Published and measured, row by row; without a result the latter is empty.
+
+    Args:
+        beside: with the published figures.
+    """
+    published = experiment.get("published", {}) if beside else {}
     rows = result["rows"] if result else {}
     metrics = list(dict.fromkeys(name for of in rows.values() for name in of)) or [""]
+    columns = [("published", experiment.get("measure"))] * beside
+    measured = "stand-in" if result and result.get("stand_in") else "measured"
+    columns += [(measured, metric) for metric in metrics]
+    head = ["", *(f"{what}: {of}" if of else what for what, of in columns)]
     body = []
     for row in dict.fromkeys([*published, *rows]):
         own = rows.get(row, {})
-        said = f"{published[row] / 100:.3f}" if row in published else ""
-        body.append([row, said, *(_cell(own[m]) if m in own else "" for m in metrics)])
-    columns = [("published", experiment.get("measure")), *(("measured", m) for m in metrics)]
-    head = ["", *(f"{what}: {of}" if of else what for what, of in columns)]
+        said = [f"{published[row] / 100:.3f}" if row in published else ""] * beside
+        body.append([row, *said, *(_cell(own[m]) if m in own else "" for m in metrics)])
     told = f"\n{result['items']} items.\n" if result else ""
     return markdown(head, body) + told if body else ""
 

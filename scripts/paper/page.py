@@ -35,8 +35,8 @@ def page() -> str:
     for (name, stand_in), result in there.items():
         if stand_in:
             said = f"`{name}`, stand-in `{stand_in}`"
-            without = {**EXPERIMENTS[name], "published": {}}
-            parts.append(f"### {said}\n\n{table(without, result)}")
+            own = table(EXPERIMENTS[name], result, beside=False)
+            parts.append(f"### {said}\n\n{own}")
     return "\n".join(parts)
 
 
@@ -47,8 +47,9 @@ def _section(experiment: Mapping[str, Any], result: Mapping[str, Any] | None) ->
     lines = [f"### {name}\n", f"{experiment['where'][0].upper()}{experiment['where'][1:]}.\n"]
     lines += [f"- Models: {'; '.join(told)}", f"- Task and dials: `eftlocal eval {asked}`"]
     lines += [f"- Data: `--data`, {experiment['data']}"] if "data" in experiment else []
-    if "source" in experiment:
-        lines.append(f"- Published: {TOLD['sources'][experiment['source']]}")
+    source = TOLD["sources"].get(experiment.get("source"), "no figures could be read")
+    lines += [f"- Published: {source}"] if name != REVERSE else []
+    lines += [] if result else ["- Measured: not yet"]
     lines += [f"- {experiment['note']}"] if "note" in experiment else []
     typed = f"python scripts/paper/run.py {name} --out DIR"
     typed += " --data FILE" if "data" in experiment else ""
@@ -56,6 +57,7 @@ def _section(experiment: Mapping[str, Any], result: Mapping[str, Any] | None) ->
     lines += ["", f"```text\n{typed}\n```", ""]
     shown = table(experiment, result)
     picture = "\n![The forms of the answers over alpha](reverse.svg)\n"
+    shown = f"\n{shown}" if shown else ""
     return "\n".join(lines) + shown + (picture if result and name == REVERSE else "")
 
 

@@ -90,8 +90,8 @@ def words(
         if role != "templates":
             file = TOLD["stand_in"][stand_in][model["place"]] if stand_in else model["file"]
             found += _role(role, (models or {}).get(role, file))
-    tiny = HERE / "tiny" / f"{task}.jsonl"
-    if data is None and stand_in and tiny.is_file():
+    tiny = next((HERE / "tiny").glob(f"{task}.*"), None)
+    if data is None and stand_in and tiny:
         data = str(tiny)
     if data is None and "data" in experiment:
         raise ValueError(f"{experiment['name']}: give --data FILE: {experiment['data']}")
