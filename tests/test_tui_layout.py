@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripted_engine import Script, ScriptedEngine
+from textual.command import CommandList
 from textual.widgets import OptionList
 from tui_driver import Driver, asynchronous, driven, driving
 
@@ -150,3 +151,24 @@ async def test_that_the_terminal_is_too_small_is_said_after_a_batch(d: Driver) -
         assert d.app._told is None
     d.chat.refresh()
     await d.until(lambda: d.app._told == (30, 8))
+
+
+@driving()
+async def test_the_palette_takes_the_theme_that_is_chosen_under_it(d: Driver) -> None:
+    await d.press("ctrl+p", "f10")
+    await d.until(lambda: d.app.theme == "textual-light")
+    await d.pause()
+    turned = d.app.screen.query_one(CommandList).background_colors[1]
+    await d.press("escape", "ctrl+p")
+    assert turned == d.app.screen.query_one(CommandList).background_colors[1]
+    assert turned.brightness > 0.5
+
+
+@asynchronous
+async def test_the_panel_explains_nothing_before_the_models_are_there(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    engine.load_waits.clear()
+    async with driven(engine, tmp_path, size=(120, 40), wait=False) as d:
+        await d.pause()
+        assert not d.chat.side.query_one("#explained").display
+        engine.load_waits.set()

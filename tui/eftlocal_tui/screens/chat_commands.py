@@ -29,7 +29,7 @@ from eftlocal_tui.text import totals_line
 if TYPE_CHECKING:
     from eftlocal_tui.screens.chat import ChatScreen
 
-_HOW_TO_SET = "/set temperature? explains one; /set temperature 0.5 turns it"
+_HOW_TO_SET = "/set temperature explains one; /set temperature 0.5 turns it"
 _LONGEST_ID = 19  # digits; longer ones are no conversation's
 
 

@@ -1,4 +1,4 @@
-"""The command palette: Textual's, mended where fast keys and clicks end the program (8.2)."""
+"""The command palette: Textual's, mended where keys and clicks find it unready (8.2)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from eftlocal_tui.screens.base import Place, attached
 
 class Palette(CommandPalette):
     BINDINGS: ClassVar = [Binding("escape", "escape", show=False, priority=True)]
+
+    def on_mount(self) -> None:
+        """A theme that is changed under it holds for itself, too; Textual leaves it out."""
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.app.stylesheet.update(self))
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
         """Once, and only itself: Textual takes away whatever is in front."""

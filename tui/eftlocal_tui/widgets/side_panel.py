@@ -110,6 +110,7 @@ class SidePanel(VerticalScroll, can_focus=False):
         yield Static("", id="plots", markup=False)
 
     def on_mount(self) -> None:
+        self._explain()
         self._show_figures()
         self.set_interval(2.0, self._show_figures)
 
