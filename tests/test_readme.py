@@ -109,6 +109,9 @@ def test_a_command(command: str, folder: Path) -> None:
         assert (result.returncode, result.stdout) == (0, ""), result.stderr
         assert "9 examples to train on, 3 held out" in result.stderr
         return
+    if command.startswith("eftlocal serve "):  # which ends when it is stopped
+        assert_serves(command, folder)
+        return
     result = run(command, folder)
     if DOWNLOADED.search(command) and " show " not in command:
         # Needs the hub: here it must get as far as saying that it is offline.
@@ -122,6 +125,19 @@ def test_a_command(command: str, folder: Path) -> None:
     else:
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip()
+
+
+def assert_serves(command: str, folder: Path) -> None:
+    words = [*command.split()[1:], "--port", "0", "--threads", "1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "eftlocal", *words], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        assert server.stdout.readline().startswith("serving demo")
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def test_the_preset_of_an_adapter_is_one(tmp_path: Path) -> None:

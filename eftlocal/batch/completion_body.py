@@ -16,7 +16,7 @@ from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.request import Prompt, Request
 
 # An answer that goes round in a circle did not come to its end: it was cut, as by a limit.
-_FINISHED = {"stop": "stop", "length": "length", "context": "length", "repetition": "length"}
+FINISHED = {"stop": "stop", "length": "length", "context": "length", "repetition": "length"}
 _LEAST = -9999.0  # what OpenAI writes for a log-probability of minus infinity
 Top = Sequence[tuple[int, float]]
 
@@ -76,7 +76,7 @@ def _choice(
     else:
         choice["logprobs"] = _chat_logprobs(answer, piece)
     return choice | {
-        "finish_reason": _FINISHED.get(answer.finish_reason or ""),
+        "finish_reason": FINISHED.get(answer.finish_reason or ""),
         "eftlocal": {
             "finish_reason": answer.finish_reason,
             "stop": answer.stop,
@@ -167,7 +167,7 @@ def _text_logprobs(answer: Answer, piece: Piece, before: _Echo | None) -> dict[s
     as the tokens that `usage` counts.
     """
     texts = _whole_characters([piece(token) for token in answer.tokens])
-    count = len(texts) if before else _shown(answer, texts)
+    count = len(texts) if before else shown_tokens(answer, texts)
     tokens, texts = answer.tokens[:count], texts[:count]
     nats: list[float | None] = [*finite((answer.logprobs or ())[:count])]
     tops: list[Top | None] = [*(answer.top_logprobs or ((),) * count)[:count]]
@@ -180,7 +180,7 @@ def _text_logprobs(answer: Answer, piece: Piece, before: _Echo | None) -> dict[s
         "tokens": texts,
         "token_logprobs": nats,
         "top_logprobs": [
-            _by_text(*place, piece) for place in zip(tokens, texts, nats, tops, strict=True)
+            by_text(*place, piece) for place in zip(tokens, texts, nats, tops, strict=True)
         ]
         if asked
         else None,
@@ -188,7 +188,7 @@ def _text_logprobs(answer: Answer, piece: Piece, before: _Echo | None) -> dict[s
     }
 
 
-def _by_text(
+def by_text(
     token: int, text: str, nats: float | None, top: Top | None, piece: Piece
 ) -> dict[str, float] | None:
     """The most probable tokens by their texts, and the one that stands there."""
@@ -206,12 +206,12 @@ def _by_text(
 def _chat_logprobs(answer: Answer, piece: Piece) -> dict[str, Any]:
     """Each token of the text. A character of several tokens is in none of them: `bytes` has it."""
     pieces = [piece(token) for token in answer.tokens]
-    count = _shown(answer, _whole_characters(pieces))
+    count = shown_tokens(answer, _whole_characters(pieces))
     tops = answer.top_logprobs or ((),) * count
     content = [
         {
-            **_token(data, nats),
-            "top_logprobs": [_token(piece(t, special=True), *finite([v])) for t, v in top],
+            **token_entry(data, nats),
+            "top_logprobs": [token_entry(piece(t, special=True), *finite([v])) for t, v in top],
         }
         for data, nats, top in zip(
             pieces[:count], finite((answer.logprobs or ())[:count]), tops[:count], strict=True
@@ -220,11 +220,11 @@ def _chat_logprobs(answer: Answer, piece: Piece) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _token(data: bytes, logprob: float) -> dict[str, Any]:
+def token_entry(data: bytes, logprob: float) -> dict[str, Any]:
     return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
 
 
-def _shown(answer: Answer, texts: Sequence[str]) -> int:
+def shown_tokens(answer: Answer, texts: Sequence[str]) -> int:
     """Tokens of the text: no end token, and none of a stop string, unless it begins with text that
     was kept."""
     if answer.stop is not None:

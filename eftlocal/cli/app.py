@@ -28,6 +28,7 @@ VERBS = {
     "inspect": ("inspect:inspect", "Show which model moved which token."),
     "tune": ("tune:tune", "Train a behaviour from examples, for a small model."),
     "eval": ("eval:evaluate", "Measure the emulation on tasks, at one setting or a grid of them."),
+    "serve": ("serve:serve", "Serve models to OpenAI's clients, and as a web page."),
     "bench": ("bench:bench", "Measure speed, memory and energy on this machine."),
     "worker": ("worker:worker", "Offer this machine's devices to eftlocal on another one."),
     "doctor": ("doctor:doctor", "Check this installation; write a file for a bug report."),

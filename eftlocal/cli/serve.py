@@ -1,0 +1,118 @@
+"""`eftlocal serve`: presets as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eftlocal.cli.options import takes
+from eftlocal.cli.options import verb_option as _option
+from eftlocal.cli.streams import say
+from eftlocal.errors import UsageError
+from eftlocal.user_settings import Given
+
+if TYPE_CHECKING:
+    from eftlocal.server.engine import Setup
+
+_SERVER = "Server"
+KEY = "EFTLOCAL_API_KEY"
+
+
+@takes("models", "recipe", "sampling", "length", "drafts", "prompt", "engine")
+def serve(
+    presets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Further presets, loaded when they are asked for by name."),
+    ] = None,
+    host: Annotated[
+        str, _option("--host", "Address to listen on (default: 127.0.0.1).", _SERVER)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, _option("--port", "Port (default: 8080).", _SERVER, min=0, max=65535)
+    ] = 8080,
+    parallel: Annotated[
+        int,
+        _option(
+            "--parallel", "Answers at once, of each model (default: 4).", _SERVER, min=1, max=256
+        ),
+    ] = 4,
+    queue: Annotated[
+        int,
+        _option(
+            "--queue",
+            "Requests that may wait for a model beside those (default: 64).",
+            _SERVER,
+            min=0,
+        ),
+    ] = 64,
+    loaded: Annotated[
+        int,
+        _option(
+            "--loaded",
+            "Presets in memory at once (default: 1); the one asked least recently makes room.",
+            _SERVER,
+            min=1,
+        ),
+    ] = 1,
+    allow_host: Annotated[
+        list[str] | None,
+        _option(
+            "--allow-host",
+            "A further name that clients may call this machine. Repeatable.",
+            _SERVER,
+        ),
+    ] = None,
+    *,
+    given: Given,
+) -> None:
+    """Serve presets to OpenAI's clients, on this machine alone unless there is a key.
+
+    The key is read from EFTLOCAL_API_KEY. Example:
+
+    \b
+    eftlocal serve --preset demo --port 8080
+    """  # fmt: skip
+    try:
+        import uvicorn
+
+        from eftlocal.server.app import Limits, make_app
+    except ImportError:
+        raise UsageError(
+            "eftlocal serve needs the extra `server`: pip install 'eftlocal[server]'"
+        ) from None
+    from eftlocal.server.access import Access, is_loopback
+    from eftlocal.server.presets import Presets
+
+    key = os.environ.get(KEY, "")
+    if not key and not is_loopback(host):
+        raise UsageError(f"--host {host} can be reached from elsewhere: set {KEY} to a key, which "
+                         "clients then have to send")  # fmt: skip
+    setups = _setups(presets or [], given, parallel)
+    app = Access(make_app(Presets(setups, most=loaded), Limits(queue)), host, key, allow_host or ())
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", access_log=False, lifespan="on",
+        timeout_graceful_shutdown=10,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    say(f"serving {', '.join(setups)} on http://{host}:{port}/v1; Ctrl-C stops")
+    server.run()
+
+
+def _setups(others: list[str], given: Given, parallel: int) -> dict[str, Setup]:
+    """The presets by their names; the options are those of the first."""
+    from dataclasses import replace
+
+    from eftlocal.cli.selection import loading_bars, select
+    from eftlocal.server.engine import Setup
+    from eftlocal.sources import Sources
+
+    selected = select(given)
+    with loading_bars() as bars:
+        own = replace(selected.sources(bars), defaults=selected.defaults)
+        setups = {own.name or "eftlocal": Setup(own, parallel, force=given["force"])}
+        for name in others:
+            more: Any = {"offline": selected.offline, "progress": bars.download}
+            setups.setdefault(name, Setup(Sources.of_preset(name, **more), parallel))
+    return setups

@@ -1,0 +1,86 @@
+"""Who may ask: the Host and the key of a request, checked before anything else is looked at."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+OPEN = ("/", "/health")
+"""Paths without a key; and what is under /static/."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class Access:
+    """An ASGI application that passes on what may be asked.
+
+    Args:
+        app: what it is passed on to.
+        host: that is listened on.
+        key: that a request has to bring; empty is none.
+        hosts: further names by which the machine is asked.
+
+    A page of another site could be made to resolve to this machine; its requests still say that
+    site's name as Host, so an unknown one is refused (DNS rebinding).
+    """
+
+    app: Any
+    host: str
+    key: str = ""
+    hosts: Collection[str] = ()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        refused = self._refused(scope["path"], headers)
+        if refused is None:
+            await self.app(scope, receive, send)
+            return
+        status, message = refused
+        body = json.dumps(error_body(status, message)).encode()
+        more = [(b"www-authenticate", b"Bearer")] if status == 401 else []
+        start = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": start + more})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refused(self, path: str, headers: dict[bytes, str]) -> tuple[int, str] | None:
+        asked = _name_of(headers.get(b"host", ""))
+        if is_loopback(self.host) and asked not in {*_LOOPBACK, self.host, *self.hosts}:
+            return 403, f"this server is not {asked[:80] or 'without a Host'}; see --allow-host"
+        if not self.key or path in OPEN or path.startswith("/static/"):
+            return None
+        kind, _, given = headers.get(b"authorization", "").partition(" ")
+        wanted = self.key.encode()
+        if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted):
+            return None
+        return 401, "the key is missing or wrong; send it as Authorization: Bearer KEY"
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kinds = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+             404: "not_found_error", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+
+
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

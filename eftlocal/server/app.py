@@ -1,0 +1,370 @@
+"""The routes: what OpenAI's clients, lm-evaluation-harness and monitors ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.sse import EventSourceResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+import eftlocal
+from eftlocal.errors import EftlocalError
+from eftlocal.json_text import TextError, parse_json
+from eftlocal.server.access import error_body
+from eftlocal.server.bodies import ChatBody, TextBody
+from eftlocal.server.engine_process import EngineDiedError
+from eftlocal.server.metrics import Metrics
+from eftlocal.server.presets import Named, Presets, UnavailableError, listed
+
+MAX_BODY = 16 << 20  # bytes
+_PING = 15.0  # seconds without a token, after which a stream says that it lives
+_FIRST = 5.0  # seconds to learn whether a request is refused, before a stream begins
+_LEFT = 499  # the status of a request whose client left, as nginx has it
+
+Said = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is taken on.
+
+    Attributes:
+        waiting: requests to one model that wait beside those that are being answered.
+    """
+
+    waiting: int = 64
+
+
+class FailedError(Exception):
+    """A request that ends in an error."""
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+def make_app(presets: Presets, limits: Limits) -> FastAPI:
+    """The application; it loads the first preset as it starts, and ends the engines at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        first = next(iter(presets.served.values()))
+
+        async def load() -> None:
+            with suppress(UnavailableError):  # who asks is told
+                await presets.engine(first)
+
+        task = asyncio.create_task(load())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await presets.close()
+
+    app = FastAPI(title="eftlocal", version=eftlocal.__version__, lifespan=lifespan,
+                  docs_url=None, redoc_url=None)  # fmt: skip
+    server = _Server(presets, limits)
+
+    @app.exception_handler(FailedError)
+    async def failed(_: Request, error: FailedError) -> Response:
+        return _error(error.status, str(error), error.retry_after)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [listed(of) for of in presets.names().values()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        return listed(server.named(name, 404))
+
+    @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
+    async def chat(request: Request) -> Response:
+        return await server.complete(request, ChatBody, raw=False)
+
+    @app.post("/v1/completions", openapi_extra=_takes(TextBody))
+    async def complete(request: Request) -> Response:
+        return await server.complete(request, TextBody, raw=True)
+
+    @app.get("/health")
+    async def health() -> Response:
+        first = next(iter(presets.served.values()))
+        if first.ready:
+            return JSONResponse({"status": "ok"})
+        progress = first.engine.progress if first.engine is not None else ""
+        message = f"loading model {progress}".strip() if first.loading else "no model is loaded"
+        return _error(503, message, retry_after=2)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        for name, served in presets.served.items():
+            active = served.engine.active if served.engine is not None else 0
+            server.metrics.processing.labels(name).set(active)
+        return PlainTextResponse(
+            server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        given = await _json(request)
+        named = server.named(given.get("model"))
+        text = given.get("prompt", given.get("content"))
+        if not isinstance(text, str):
+            raise FailedError(400, "prompt: give a string")
+        special = bool(given.get("add_special_tokens", True))
+        found = await server.told(named, op="tokens", text=text, bos=special, special=True)
+        facts = await server.facts(named)
+        return {
+            "tokens": found["tokens"],
+            "count": len(found["tokens"]),
+            "max_model_len": facts["n_ctx"],
+        }
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> dict[str, Any]:
+        given = await _json(request)
+        tokens = given.get("tokens")
+        if not isinstance(tokens, list) or any(type(token) is not int for token in tokens):
+            raise FailedError(400, "tokens: give a list of token ids")
+        found = await server.told(server.named(given.get("model")), op="text", tokens=tokens)
+        return {"prompt": found["text"]}
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info(model: str | None = None) -> dict[str, Any]:
+        facts = await server.facts(server.named(model))
+        names = ("bos_token", "eos_token", "chat_template")
+        known = {name: facts[name] for name in names if facts[name]}
+        return {**known, "model_max_length": facts["n_ctx"], "vocab_size": facts["vocab_size"]}
+
+    @app.get("/props")
+    async def props(model: str | None = None) -> dict[str, Any]:
+        named = server.named(model)
+        facts = await server.facts(named)
+        return {
+            "model": named.name,
+            "roles": facts["roles"],
+            "recipe": facts["recipe"],
+            "n_ctx": facts["n_ctx"],
+            "total_slots": named.served.setup.parallel,
+            "build_info": f"eftlocal {eftlocal.__version__}",
+        }
+
+    return app
+
+
+class _Server:
+    """Requests to the engines, and what became of them."""
+
+    def __init__(self, presets: Presets, limits: Limits) -> None:
+        self._presets, self._limits = presets, limits
+        self.metrics = Metrics()
+
+    def named(self, name: object, status: int = 404) -> Named:
+        """The model of a name."""
+        if name is not None and not isinstance(name, str):
+            raise FailedError(400, "model: give a string")
+        try:
+            return self._presets.named(name)
+        except EftlocalError as error:
+            raise FailedError(status, str(error)) from None
+
+    async def facts(self, named: Named) -> Said:
+        """What the engine said of its models."""
+        try:
+            return (await self._presets.engine(named.served)).facts
+        except UnavailableError as error:
+            raise FailedError(503, str(error), error.retry_after) from None
+
+    async def told(self, named: Named, **said: Any) -> Said:
+        """The one reply to a question."""
+        async with AsyncExitStack() as stack:
+            lines = await self._ask(stack, named, said)
+            async for reply in lines:
+                return self._body(reply)
+        raise FailedError(503, "the engine ended")
+
+    async def complete(self, request: Request, kind: Any, *, raw: bool) -> Response:
+        """The answer to a request, whole or as it comes."""
+        name = "unknown"
+        try:
+            body = _read(kind, await _json(request))
+            named = self.named(body.model)
+            name = named.name
+            response = await self._complete(request, body, named, raw=raw)
+        except FailedError as error:
+            self.metrics.requests.labels(name, str(error.status)).inc()
+            raise
+        self.metrics.requests.labels(name, str(response.status_code)).inc()
+        return response
+
+    async def _complete(self, request: Request, body: Any, named: Named, *, raw: bool) -> Response:
+        engine = named.served.engine
+        most = named.served.setup.parallel + self._limits.waiting
+        if engine is not None and engine.active >= most:
+            raise FailedError(429, f"{engine.active} requests are on their way; ask again", 2)
+        said = {
+            "op": "answer",
+            "body": body.asked(),
+            "raw": raw,
+            "role": named.role,
+            "stream": bool(body.stream),
+            "model": named.name,
+            "name": secrets.token_hex(12),
+        }
+        stack = AsyncExitStack()
+        try:
+            lines = await self._ask(stack, named, said)
+            if not body.stream:
+                reply = await _unless_left(request, anext(lines))
+                if reply is None:
+                    return Response(status_code=_LEFT)
+                found = self._body(reply)
+                self.metrics.count(named.name, found)
+                return JSONResponse(found)
+            wants_usage = bool((body.stream_options or {}).get("include_usage"))
+            first = asyncio.ensure_future(anext(lines))
+            await _unless_left(request, asyncio.wait([first], timeout=_FIRST))
+            if first.done() and "error" in first.result():
+                self._body(first.result())
+            events = self._events(lines, first, named, wants_usage=wants_usage)
+            return _Stream(events, stack.pop_all())
+        except EngineDiedError as error:
+            self.metrics.deaths.labels(named.name).inc()
+            raise FailedError(503, f"{error}; ask again", 1) from None
+        finally:
+            await stack.aclose()
+
+    async def _ask(self, stack: AsyncExitStack, named: Named, said: Said) -> AsyncIterator[Any]:
+        try:
+            engine = await self._presets.engine(named.served)
+        except UnavailableError as error:
+            raise FailedError(503, str(error), error.retry_after) from None
+        return await stack.enter_async_context(engine.asking(**said))
+
+    def _body(self, reply: Said) -> dict[str, Any]:
+        if "error" in reply:
+            raise FailedError(reply["error"]["status"], reply["error"]["message"])
+        body: dict[str, Any] = reply["body"]
+        return body
+
+    async def _events(
+        self, lines: AsyncIterator[Any], first: asyncio.Future[Any], named: Named, *,
+        wants_usage: bool,
+    ) -> AsyncIterator[bytes]:  # fmt: skip
+        """The events of a stream: chunks, a sign of life where none come, and the end."""
+        coming = first
+        try:
+            while True:
+                await asyncio.wait([coming], timeout=_PING)
+                if not coming.done():
+                    yield b": still working\n\n"
+                    continue
+                reply = coming.result()
+                if "error" in reply:
+                    yield _event(error_body(reply["error"]["status"], reply["error"]["message"]))
+                    return
+                if "body" in reply:
+                    self.metrics.count(named.name, reply["body"])
+                    if wants_usage:
+                        yield _event(reply["usage"])
+                    yield b"data: [DONE]\n\n"
+                    return
+                yield _event(reply["chunk"])
+                coming = asyncio.ensure_future(anext(lines))
+        except EngineDiedError as error:
+            self.metrics.deaths.labels(named.name).inc()
+            yield _event(error_body(503, f"{error}; ask again"))
+        finally:
+            coming.cancel()
+
+
+class _Stream(EventSourceResponse):
+    """A stream that ends its request however it ends."""
+
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._stack = stack
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stack.aclose()
+
+
+def _event(data: Said) -> bytes:
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _unless_left(request: Request, work: Any) -> Any:
+    """What the work gives; None where the client left before."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        FailedError: it is no JSON object, or too large.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        # Which a page of another site cannot send without asking this server first.
+        raise FailedError(415, "send the body as Content-Type: application/json")
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MAX_BODY:
+            raise FailedError(413, f"the body has more than {MAX_BODY >> 20} MiB; send less")
+    try:
+        found = parse_json(bytes(data))
+    except TextError as error:
+        raise FailedError(400, f"the body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise FailedError(400, "the body must be a JSON object")
+    return found
+
+
+def _read(kind: Any, data: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise FailedError(400, f"{where}: {message}" if where else message) from None
+
+
+def _error(
+    status: int, message: str, retry_after: int | None = None, headers: Any = None
+) -> Response:
+    more = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+    return JSONResponse(error_body(status, message), status, {**(headers or {}), **more})
+
+
+def _takes(kind: Any) -> dict[str, Any]:
+    schema = kind.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,80 @@
+"""The bodies of requests, as pydantic models made of the table of fields.
+
+What is refused is told by `request_fields`, in the words that batches use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
+
+from eftlocal.errors import EftlocalError
+from eftlocal.kinds import Choice, Flag, Kind, Range, Text
+from eftlocal.request_fields import FIELDS, IGNORED, read_body
+
+_OWN = {"stream", "stream_options", "model"}
+"""Fields that the server itself obeys."""
+_OF_CHAT = FIELDS.keys() - {"prompt", "echo", "raw", "special", "best_of", "model"}
+_OF_TEXT = FIELDS.keys() - {"messages", "raw", "chat_template_kwargs", "model"}
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str | None = Field(None, description="Of /v1/models; left out, the first of them.")
+    stream: bool | None = Field(None, description="Send the answer as it comes.")
+    stream_options: dict[str, bool] | None = Field(
+        None, description="include_usage: true sends the tokens' count as a last chunk."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            try:
+                read_body({name: value for name, value in data.items() if name not in _OWN})
+            except EftlocalError as error:
+                raise ValueError(str(error)) from None
+        return data
+
+    def asked(self) -> dict[str, Any]:
+        """What the engine is to read."""
+        return {n: v for n, v in self.model_dump(exclude_unset=True).items() if n not in _OWN}
+
+
+def _schema(kind: Kind) -> dict[str, Any]:
+    """A field for people and their tools; what it must be is checked by the kind itself."""
+    if isinstance(kind, Flag):
+        return {"type": "boolean", "nullable": True}
+    if isinstance(kind, Range):
+        number: dict[str, Any] = {"type": "integer" if kind.whole else "number"}
+        number |= {"exclusiveMinimum" if kind.above else "minimum": kind.least}
+        number |= {"exclusiveMaximum" if kind.below else "maximum": kind.most}
+        words = [{"enum": [*kind.words]}] if kind.words else []
+        return {"anyOf": [number, *words, {"type": "null"}]}
+    if isinstance(kind, Choice):
+        return {"enum": [*kind.choices, None]}
+    return {"description": kind.rule, **({"type": "string"} if isinstance(kind, Text) else {})}
+
+
+def _model(name: str, fields: Any, *needed: str) -> type[_Asked]:
+    made = {
+        field: (
+            Annotated[Any, WithJsonSchema(_schema(FIELDS[field]))],
+            ... if field in needed else None,
+        )
+        for field in FIELDS
+        if field in fields
+    }
+    others = {
+        field: (Annotated[Any, WithJsonSchema({"description": f"Ignored: {why}."})], None)
+        for field, why in IGNORED.items()
+        if field not in _OWN
+    }
+    return create_model(name, __base__=_Asked, **made, **others)  # type: ignore[call-overload, no-any-return]
+
+
+ChatBody = _model("ChatBody", _OF_CHAT, "messages")
+TextBody = _model("TextBody", _OF_TEXT, "prompt")
