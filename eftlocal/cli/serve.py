@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,12 +94,29 @@ def serve(
     setups = _setups(presets or [], given, parallel)
     app = Access(make_app(Presets(setups, most=loaded), Limits(queue)), host, key, allow_host or ())
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, lifespan="on",
-        timeout_graceful_shutdown=10,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    say(f"serving {', '.join(setups)} on http://{host}:{port}/v1; Ctrl-C stops")
-    server.run()
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=10
+    )
+    with _listening(host, port) as listener:
+        place = f"[{host}]" if ":" in host else host
+        address = f"http://{place}:{listener.getsockname()[1]}"
+        say(f"serving {', '.join(setups)} on {address}/v1; Ctrl-C stops")
+        sys.stdout.flush()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """The socket that is listened on.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; give another --port"
+        ) from None
 
 
 def _setups(others: list[str], given: Given, parallel: int) -> dict[str, Setup]:
