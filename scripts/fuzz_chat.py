@@ -4,9 +4,10 @@ Usage: .venv/bin/python scripts/fuzz_chat.py [--sequences N] [--events N] [--see
        [--engine scripted|demo] [--shrink]
 
 Each sequence is a chat of its own, without a terminal: bytes go through the program's own reading
-of keys, and pauses between them are drawn too. A fault is an exception, or a chat that no longer
-answers to Esc. Its seed is printed, and `--seed SEED --sequences 1` does the same again (as far as
-threads let it). The exit code is 1 if there was a fault.
+of keys, and pauses between them are drawn too. A fault is an exception, work that was begun and
+dropped (a coroutine that nobody awaited), or a chat that no longer answers to Esc. Its seed is
+printed, and `--seed SEED --sequences 1` does the same again (as far as threads let it). The exit
+code is 1 if there was a fault.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,11 +141,18 @@ def run(seed: str, inputs: Sequence[Input], engine: str) -> BaseException | None
         asyncio.get_running_loop().set_exception_handler(keep)
         await Fuzzed(folder, engine, seed).play(inputs)
 
-    with tempfile.TemporaryDirectory() as folder, _at_home_in(Path(folder)):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _at_home_in(Path(folder)),
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
         try:
             asyncio.run(play(Path(folder)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault
             return error
+        gc.collect()
+    stray += [RuntimeError(each.message) for each in warned if "awaited" in str(each.message)]
     return stray[0] if stray else None
 
 
