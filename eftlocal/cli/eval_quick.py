@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eftlocal.cli.eval_run import Run, made
 from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import tell
 from eftlocal.disk import readable
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.evaluation.grid import BASE_ALONE, SMALL
 from eftlocal.evaluation.worth import Compared, verdict
 from eftlocal.logits.recipe import BASE, TUNED
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TASKS = ("gsm8k", "gsm_symbolic", "truthfulqa", "ifeval")
 """What is asked of models that are no demo; each that cannot be had is left out."""
+_OF_HUB = {"gsm8k", "truthfulqa", "ifeval"}
 _INSTEAD = {"gsm_symbolic": "gsm8k"}  # asked only where the other is not there
 _MOST = 200  # items of each task
 
@@ -36,8 +37,11 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
     is_demo = getattr(selected.models, "name", "").startswith("demo")
     wanted = list(tasks) or (["demo"] if is_demo else [*TASKS, *["humaneval"] * given["run_code"]])
     runs: list[Run] = []
+    out_of_reach: Collection[str] = ()
     given = given.changed(limit=given["limit"] or _MOST)
     for name in wanted:
+        if name in out_of_reach:
+            continue
         if not tasks and _INSTEAD.get(name) in {run.session.task.name for run in runs}:
             continue
         try:
@@ -46,6 +50,8 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
             if tasks:
                 raise
             tell(f"note: {name} is left out: {error}")
+            if isinstance(error, DownloadError):  # each would be waited for as long
+                out_of_reach = _OF_HUB
     if not runs:
         raise UsageError("--quick: no task can be asked here; name one, with --data FILE")
     return runs
