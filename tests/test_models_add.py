@@ -109,6 +109,15 @@ def test_what_does_not_go_together_writes_nothing(
     assert not user_path().exists()
 
 
+def test_a_download_is_told_where_nobody_sees_its_bar(server: HubServer) -> None:
+    command = ["run", *options(HUB), QUESTION, "--max-tokens", "2", "--threads", "1", "--quiet"]
+    first, again = run(*command), run(*command)
+    assert (first.exit_code, again.exit_code) == (0, 0), first.output
+    assert "downloading base.gguf, 5.71 MB\n" in first.stderr
+    assert first.stderr.count("downloading") == 3
+    assert "downloading" not in again.stderr and first.stdout == again.stdout
+
+
 def test_files_of_the_hub_are_asked_about_fetched_and_pinned(server: HubServer) -> None:
     files = options(HUB)
     no = add("mine", *files, text="n\n")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from eftlocal.cli import option_rules as rules
 from eftlocal.cli.options import tell_left_out
+from eftlocal.cli.streams import tell
+from eftlocal.disk import readable
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
@@ -104,14 +106,26 @@ class LoadingProgress:
     measuring: Callable[[str, float], None] | None = None
 
 
+def _told_once() -> hub.Progress:
+    told: set[tuple[str, int]] = set()
+
+    def download(file: str, done: int, total: int, /) -> None:
+        if (file, total) not in told:
+            told.add((file, total))
+            tell(f"downloading {file}, {readable(total)}")
+
+    return download
+
+
 @contextmanager
 def loading_bars(clock: Callable[[], float] = time.monotonic) -> Iterator[LoadingProgress]:
     """Bars for downloads, and for loading and measuring that take more than a moment.
 
-    They are gone when the block ends. Only where stderr is a terminal.
+    They are gone when the block ends. Where stderr is no terminal there is a line for each
+    download, as it begins.
     """
     if not sys.stderr.isatty():
-        yield LoadingProgress()
+        yield LoadingProgress(_told_once())
         return
     with ExitStack() as screen:
         bars: LoadingBars | None = None
