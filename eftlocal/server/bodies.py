@@ -44,7 +44,7 @@ class _Asked(BaseModel):
         return {n: v for n, v in self.model_dump(exclude_unset=True).items() if n not in _OWN}
 
 
-def _schema(kind: Kind) -> dict[str, Any]:
+def field_schema(kind: Kind) -> dict[str, Any]:
     """A field for people and their tools; what it must be is checked by the kind itself."""
     if isinstance(kind, Flag):
         return {"type": "boolean", "nullable": True}
@@ -62,7 +62,7 @@ def _schema(kind: Kind) -> dict[str, Any]:
 def _model(name: str, fields: Any, *needed: str) -> type[_Asked]:
     made = {
         field: (
-            Annotated[Any, WithJsonSchema(_schema(FIELDS[field]))],
+            Annotated[Any, WithJsonSchema(field_schema(FIELDS[field]))],
             ... if field in needed else None,
         )
         for field in FIELDS
