@@ -45,6 +45,7 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "audio": ((), "only text is supported"),
     "images": ((), "only text is supported"),
     "stream": ((), "the answer comes whole"),
+    "influence": ((), "the server tells it, and `eftlocal inspect`"),
     "suffix": ((), "text is only gone on with; write the model's own marks into a raw prompt"),
     "prediction": ((), "say draft_source lookup, which drafts from the prompt"),
     "web_search_options": ((), "nothing is searched"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from eftlocal.logits.meaning import MEANINGS, dial_text
 from eftlocal.prompt import messages
 from eftlocal.request_fields import FIELDS, IGNORED, OURS, REFUSED
+from eftlocal.server.bodies import OWN
 from eftlocal.settings import BODY, SETTINGS, named
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -80,9 +81,10 @@ _GROUPS = {
 _HEAD = """\
 # Fields of a request
 
-What a line of a batch may say (beside `custom_id`), in OpenAI's form and in the short ones. `null`
-is as good as absent. A field that is not here is refused by name, with the nearest that there is.
-This page is written by `scripts/write_fields.py` from the code that reads requests.
+What a line of a batch may say (beside `custom_id`), in OpenAI's form and in the short ones, and
+a request to the server, in OpenAI's form. `null` is as good as absent. A field that is not here is
+refused by name, with the nearest that there is. This page is written by `scripts/write_fields.py`
+from the code that reads requests.
 
 A `prompt` is a string, a list of strings, a list of token ids, or a list of such lists; `messages`
 are a conversation. Several prompts, or `n`, give several `choices`, prompt by prompt. `echo` puts a
@@ -143,6 +145,7 @@ def fields_page() -> str:
         + '`seed: -1` or `"off"` is no seed, `top_k: -1` no top_k.\n'
         + _table("Of this program", ("field", "takes"), ours)
         + "\nAnd every setting that [dials.md](dials.md) says may be given in a request.\n"
+        + _table("Of the server", ("field", "what it does"), dict(OWN))
         + _table("Accepted, and nothing is changed by them", ("field", "because"), dict(IGNORED))
         + _table(
             "Refused, but for what is null, false or empty, and the values named here",

@@ -554,7 +554,7 @@ PART = "prompt_cache_breakpoint text type"
 def test_every_field_of_openais_has_one_fate() -> None:
     assert set(PARAMETERS.split()) <= KNOWN
     assert len(KNOWN) == len(FIELDS) + len(IGNORED) + len(REFUSED)
-    assert KNOWN - set(PARAMETERS.split()) == OURS | {"cache_control", "images"}
+    assert KNOWN - set(PARAMETERS.split()) == OURS | {"cache_control", "images", "influence"}
     assert set(MESSAGE.split()) - {"role", "content"} <= {*messages.IGNORED, *messages.REFUSED}
     assert not messages.IGNORED.keys() & messages.REFUSED.keys()
     part: dict[str, Any] = {"type": "text", "text": "x"} | dict.fromkeys(PART.split(), "text")

@@ -220,6 +220,7 @@ class _Server:
             "raw": raw,
             "role": named.role,
             "stream": bool(body.stream),
+            "influence": bool(body.influence),
             "model": named.name,
             "name": secrets.token_hex(12),
         }

@@ -14,8 +14,6 @@ from eftlocal.errors import EftlocalError
 from eftlocal.kinds import Choice, Flag, Kind, Range, Text
 from eftlocal.request_fields import FIELDS, IGNORED, read_body
 
-_OWN = {"stream", "stream_options", "model"}
-"""Fields that the server itself obeys."""
 _OF_CHAT = FIELDS.keys() - {"prompt", "echo", "raw", "special", "best_of", "model"}
 _OF_TEXT = FIELDS.keys() - {"messages", "raw", "chat_template_kwargs", "model"}
 
@@ -28,20 +26,31 @@ class _Asked(BaseModel):
     stream_options: dict[str, bool] | None = Field(
         None, description="include_usage: true sends the tokens' count as a last chunk."
     )
+    influence: bool | None = Field(
+        None,
+        description="Tell how probable each token of the answer is under each model: "
+        "`choices[].eftlocal.influence`; of a stream, in the last chunk of an answer.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _in_our_words(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
             try:
-                read_body({name: value for name, value in data.items() if name not in _OWN})
+                read_body({name: value for name, value in data.items() if name not in OWN})
             except EftlocalError as error:
                 raise ValueError(str(error)) from None
         return data
 
     def asked(self) -> dict[str, Any]:
         """What the engine is to read."""
-        return {n: v for n, v in self.model_dump(exclude_unset=True).items() if n not in _OWN}
+        return {n: v for n, v in self.model_dump(exclude_unset=True).items() if n not in OWN}
+
+
+OWN: Mapping[str, str] = {
+    name: field.description or "" for name, field in _Asked.model_fields.items()
+}
+"""Fields that the server itself obeys, and what each does."""
 
 
 def field_schema(kind: Kind) -> dict[str, Any]:
@@ -71,7 +80,7 @@ def _model(name: str, fields: Any, *needed: str) -> type[_Asked]:
     others = {
         field: (Annotated[Any, WithJsonSchema({"description": f"Ignored: {why}."})], None)
         for field, why in IGNORED.items()
-        if field not in _OWN
+        if field not in OWN
     }
     return create_model(name, __base__=_Asked, **made, **others)  # type: ignore[call-overload, no-any-return]
 

@@ -1,7 +1,8 @@
 """The models of one preset in a process of their own: requests come as JSON lines, answers go as
 lines.
 
-    {"op": "answer", "id": 1, "body": {...}, "raw": false, "role": "", "stream": true}
+    {"op": "answer", "id": 1, "body": {...}, "raw": false, "role": "", "stream": true,
+     "influence": false}
     {"op": "cancel", "id": 1}
     {"op": "tokens", "id": 2, "text": "..."}        {"op": "text", "id": 3, "tokens": [1, 2]}
 
@@ -30,8 +31,10 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import EftlocalError, EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.logits.recipe import UNGUIDED, Recipe
+from eftlocal.prompt.messages import Prompt
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.server.chunks import ChoiceChunks
+from eftlocal.server.influence import influence_of
 from eftlocal.sources import Sources
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
@@ -83,7 +86,12 @@ class Answering:
     request: Request
     tickets: list[Ticket] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
+    influence: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     failed: bool = False
+
+    def told(self, index: int) -> dict[str, Any]:
+        """What is told of an answer beside what was made with it."""
+        return {"influence": self.influence[index]} if index in self.influence else {}
 
 
 class Engine:
@@ -150,12 +158,22 @@ class Engine:
                 error: EftlocalError | None,
                 index: int = index,
                 chunks: ChoiceChunks = chunks,
+                prompt: Prompt = prompt,
+                options: Mapping[str, Any] = options,
             ) -> None:
                 if answer is None:
                     self._fail(number, error or EngineError("the answer was lost"))
                     return
+                if said["influence"]:  # between two rounds, in the place that the answer left
+                    try:
+                        told = influence_of(self._emulator, prompt, options, answer)
+                    except EftlocalError as wrong:
+                        self._fail(number, wrong)
+                        return
+                    one.influence[index] = told
                 if said["stream"]:
                     choice = chunks.end(answer)
+                    choice["eftlocal"] |= one.told(index)
                     self._say({"id": number, "chunk": {**head, "choices": [choice]}})
                 self._ended(number, index, answer, head)
 
@@ -197,6 +215,8 @@ class Engine:
             piece=self._emulator.piece,
             recipe=one.request.recipe or self._emulator.defaults.recipe,
         )
+        for choice in body["choices"]:
+            choice["eftlocal"] |= one.told(choice["index"])
         usage = {**head, "choices": [], "usage": usage_of(answers, one.request.n)}
         self._say({"id": number, "body": body, "usage": usage})
 
