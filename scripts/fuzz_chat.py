@@ -149,7 +149,7 @@ def run(seed: str, inputs: Sequence[Input], engine: str) -> BaseException | None
         warnings.simplefilter("always")
         try:
             asyncio.run(play(Path(folder)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is a fault
             return error
         gc.collect()
     stray += [RuntimeError(each.message) for each in warned if "awaited" in str(each.message)]
