@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +31,17 @@ class Ticket:
     Attributes:
         prompt, options: what `Emulator.stream` takes.
         on_step: told each token, in the dispatcher's thread; it must not block, and an exception of
-            its own cancels the call.
+            its own ends the call with an error.
         on_end: told once how it ended, unless it was cancelled: with the answer, or why there is
-            none.
+            none. What it raises of an answer it is told as an error, which it must not raise.
+        owners: as `Call` has them.
     """
 
     prompt: Prompt
     options: Mapping[str, Any]
     on_step: Callable[[Step], object]
     on_end: Callable[[Answer | None, EftlocalError | None], object]
+    owners: tuple[Hashable, ...] = ()
     call: Call | None = field(default=None, repr=False)
 
 
@@ -83,7 +85,7 @@ class Dispatcher(Closing):
         """
 
         def add() -> None:
-            ticket.call = self._scheduler.add(ticket.prompt, **ticket.options)
+            ticket.call = self._scheduler.add(ticket.prompt, owners=ticket.owners, **ticket.options)
             self._tickets[ticket.call] = ticket
 
         if not self._post(add):
@@ -122,6 +124,9 @@ class Dispatcher(Closing):
             except EftlocalError as error:
                 self._end_all(error)
                 continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                self._end_all(_broken(error))
+                continue
             for call, step in came:
                 if step is not None:
                     self._tell_step(call, step)
@@ -153,14 +158,22 @@ class Dispatcher(Closing):
         if (ticket := self._tickets.get(call)) is not None:
             try:
                 ticket.on_step(step)
-            except Exception:  # noqa: BLE001 - whatever it is, nobody listens any more
+            except Exception as error:  # noqa: BLE001 - it concerns this call alone
                 del self._tickets[call]
                 self._scheduler.cancel(call)
+                ticket.on_end(None, _broken(error))
 
     def _tell_end(self, call: Call) -> None:
         if (ticket := self._tickets.pop(call, None)) is None:
             return
         if call.error is not None:
             ticket.on_end(None, call.error)
-        else:
+            return
+        try:
             ticket.on_end(call.answer(), None)
+        except Exception as error:  # noqa: BLE001 - it concerns this call alone
+            ticket.on_end(None, _broken(error))
+
+
+def _broken(error: Exception) -> EngineError:
+    return EngineError(f"the program itself failed: {type(error).__name__}: {error}")

@@ -73,7 +73,11 @@ class EngineError(EftlocalError):
     exit_code = 8
 
 
-class NoTokenError(EngineError):
+class AnswerError(EngineError):
+    """One answer cannot go on; others beside it can."""
+
+
+class NoTokenError(AnswerError):
     """No token is possible: a mask, a ban or the models themselves leave none."""
 
 

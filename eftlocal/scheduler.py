@@ -12,8 +12,8 @@ call is added at once, the other methods wait for the step that is being done.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from eftlocal.bases import Closing
 from eftlocal.decoding.ensemble import WORTH_COPYING
 from eftlocal.decoding.sequence import RunningSequence, common
 from eftlocal.emulator import Emulator
-from eftlocal.errors import EngineError, PromptError, UsageError
+from eftlocal.errors import AnswerError, EftlocalError, EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Prompt
 from eftlocal.speculation.measurement import rows_for
@@ -39,13 +39,16 @@ class Call:
         prompt, options: what `Emulator.stream` takes.
         stream: the answer in the making, once it has a place; it may be read and closed at any
             time, and its dials turned, but only the scheduler advances it.
+        owners: whose it is, from the widest on (a client, its request): who holds the fewest
+            places gets the next.
         error: why there is no answer; the other calls go on.
     """
 
     prompt: Prompt
     options: Mapping[str, Any] = field(default_factory=dict)
+    owners: tuple[Hashable, ...] = ()
     stream: AnswerStream | None = None
-    error: PromptError | UsageError | None = None
+    error: EftlocalError | None = None
     ended: bool = False
 
     def answer(self) -> Answer:
@@ -53,6 +56,7 @@ class Call:
 
         Raises:
             PromptError, UsageError: the call was refused.
+            AnswerError: its answer could not go on.
             UsageError: it has not begun.
         """
         if self.error is not None:
@@ -118,9 +122,9 @@ class Scheduler(Closing):
         """Whether anything is left to do."""
         return bool(self._waiting) or self.active > 0
 
-    def add(self, prompt: Prompt, **options: Any) -> Call:
-        """Asks for an answer; the arguments are those of `Emulator.stream`."""
-        call = Call(prompt, options)
+    def add(self, prompt: Prompt, *, owners: tuple[Hashable, ...] = (), **options: Any) -> Call:
+        """Asks for an answer; the other arguments are those of `Emulator.stream`."""
+        call = Call(prompt, options, owners)
         self._waiting.append(call)
         return call
 
@@ -143,8 +147,8 @@ class Scheduler(Closing):
 
         Returns:
             what came, in the order of the answers' admission; an answer's last step has a
-            finish_reason. A call that is refused, or is for its prompt's log-probabilities
-            alone, comes once, without a step.
+            finish_reason. A call that is refused, cannot go on, or is for its prompt's
+            log-probabilities alone, ends without a step.
 
         Raises:
             EngineError: llama.cpp failed. All calls are kept.
@@ -157,12 +161,29 @@ class Scheduler(Closing):
         self._close_gaps()
         self._read_prompts()
         if self._running:
-            self.emulator.rounds([_sequence(call) for call in self._running])
+            came += self._advance()
             # Taken one answer at a time: an interrupt here leaves the others' tokens pending.
             for call in self._running:
                 came += [CallStep(call, step) for step in _stream(call).ready()]
         self._drop_ended()
         return came
+
+    def _advance(self) -> list[CallStep]:
+        """One round; gives the calls that it ended because their answers cannot go on."""
+        try:
+            self.emulator.rounds([_sequence(call) for call in self._running])
+            return []
+        except AnswerError:  # whose it is shows when each goes by itself
+            return [CallStep(call, None) for call in self._running if not self._goes_on(call)]
+
+    def _goes_on(self, call: Call) -> bool:
+        try:
+            self.emulator.rounds([_sequence(call)])
+            return True
+        except AnswerError as error:
+            call.error, call.ended = error, True
+            _stream(call).close()
+            return False
 
     def close(self) -> None:
         """Ends all calls here."""
@@ -172,7 +193,7 @@ class Scheduler(Closing):
     def _admit(self) -> list[CallStep]:
         refused = []
         while self._waiting and self.active < self.parallel:
-            call = self._waiting[0]  # it waits until it was admitted: an interrupt loses none
+            call = self._next()  # it waits until it was admitted: an interrupt loses none
             try:
                 if call.stream is None:
                     if not self.emulator.slots.make_free():
@@ -190,8 +211,14 @@ class Scheduler(Closing):
             except (PromptError, UsageError) as error:
                 call.error, call.ended = error, True
                 refused.append(CallStep(call, None))
-            self._waiting.popleft()
+            self._waiting.remove(call)
         return refused
+
+    def _next(self) -> Call:
+        """The waiting call whose owners hold the fewest places; of such, the oldest."""
+        active = (*self._reading, *self._running)
+        held = Counter(share for call in active for share in _shares(call))
+        return min(self._waiting, key=lambda call: [held[share] for share in _shares(call)])
 
     def _close_gaps(self) -> None:
         """Moves the last answers into free slots before them: neighbours are decoded together."""
@@ -203,11 +230,14 @@ class Scheduler(Closing):
                 ensemble.move(sequence, slot)
 
     def _read_prompts(self) -> None:
-        """Decodes the oldest prompts, up to a number of tokens."""
+        """Decodes prompts, up to a number of tokens."""
         ensemble = self.emulator.ensemble
         left = self._prefill or ensemble.n_batch
         before: list[RunningSequence] = []
-        for call in list(self._reading):
+        reading = list(self._reading)
+        if self._prefill:  # a short one does not wait for a long one
+            reading.sort(key=lambda call: ensemble.lacks(_sequence(call)))
+        for call in reading:
             sequence = _sequence(call)
             if left > 0 and not self._prefix_is_being_read(sequence, before):
                 ensemble.share(sequence)
@@ -254,6 +284,10 @@ def best_parallel(emulator: Emulator) -> int:
     counts = sorted({places, *(n for n in rows_for(places) if n <= places)})
     rates = {n: n / sum(costs(role, n) for role in roles) for n in counts}
     return min(n for n in counts if rates[n] >= _NEARLY * max(rates.values()))
+
+
+def _shares(call: Call) -> list[tuple[Hashable, ...]]:
+    return [call.owners[: i + 1] for i in range(len(call.owners))]
 
 
 def _stream(call: Call) -> AnswerStream:

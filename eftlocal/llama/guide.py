@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint, compiled, constraint_grammar, refusal
-from eftlocal.errors import EngineError, UsageError
+from eftlocal.errors import AnswerError, EngineError, UsageError
 from eftlocal.llama.model import Model
 
 _LONGEST_NUMBER = 32  # digits in a row; floats and 64-bit integers have 20
@@ -177,10 +177,10 @@ class Guide(Closing):
     def _check(self) -> None:
         """Raises EngineError where llguidance has given up: it counts its steps and states."""
         if self._matcher and (fault := self._matcher.get_error()):
-            raise EngineError(refusal(self._constraint.kind, fault))
+            raise AnswerError(refusal(self._constraint.kind, fault))
 
     def _refusal(self, path: Sequence[int], index: int) -> EngineError:
-        return EngineError(
+        return AnswerError(
             f"the constraint does not accept token {path[index]} at index {index} of the answer"
         )
 

@@ -21,13 +21,14 @@ from eftlocal.errors import EftlocalError
 from eftlocal.json_text import TextError, parse_json
 from eftlocal.server.access import error_body
 from eftlocal.server.bodies import ChatBody, TextBody
-from eftlocal.server.engine_process import EngineDiedError
+from eftlocal.server.engine_process import EngineProcess, Reply
 from eftlocal.server.metrics import Metrics
 from eftlocal.server.presets import Named, Presets, UnavailableError, listed
 
 MAX_BODY = 16 << 20  # bytes
 _PING = 15.0  # seconds without a token, after which a stream says that it lives
 _FIRST = 5.0  # seconds to learn whether a request is refused, before a stream begins
+_STALLED = 60.0  # seconds without reading, after which a stream's client counts as gone
 _LEFT = 499  # the status of a request whose client left, as nginx has it
 
 Said = Mapping[str, Any]
@@ -78,6 +79,10 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
     async def failed(_: Request, error: FailedError) -> Response:
         return _error(error.status, str(error), error.retry_after)
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return _error(500, f"the server itself failed: {type(error).__name__}")
+
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
         return _error(error.status_code, str(error.detail), headers=error.headers)
@@ -88,7 +93,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return listed(server.named(name, 404))
+        return listed(server.named(name))
 
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat(request: Request) -> Response:
@@ -110,8 +115,8 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         for name, served in presets.served.items():
-            active = served.engine.active if served.engine is not None else 0
-            server.metrics.processing.labels(name).set(active)
+            server.metrics.processing.labels(name).set(served.active)
+            server.metrics.deaths.labels(name).set(len(served.deaths))
         return PlainTextResponse(
             server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -125,7 +130,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
             raise FailedError(400, "prompt: give a string")
         special = bool(given.get("add_special_tokens", True))
         found = await server.told(named, op="tokens", text=text, bos=special, special=True)
-        facts = await server.facts(named)
+        facts = (await server.engine(named)).facts
         return {
             "tokens": found["tokens"],
             "count": len(found["tokens"]),
@@ -143,7 +148,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.get("/tokenizer_info")
     async def tokenizer_info(model: str | None = None) -> dict[str, Any]:
-        facts = await server.facts(server.named(model))
+        facts = (await server.engine(server.named(model))).facts
         names = ("bos_token", "eos_token", "chat_template")
         known = {name: facts[name] for name in names if facts[name]}
         return {**known, "model_max_length": facts["n_ctx"], "vocab_size": facts["vocab_size"]}
@@ -151,7 +156,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
     @app.get("/props")
     async def props(model: str | None = None) -> dict[str, Any]:
         named = server.named(model)
-        facts = await server.facts(named)
+        facts = (await server.engine(named)).facts
         return {
             "model": named.name,
             "roles": facts["roles"],
@@ -171,29 +176,30 @@ class _Server:
         self._presets, self._limits = presets, limits
         self.metrics = Metrics()
 
-    def named(self, name: object, status: int = 404) -> Named:
+    def named(self, name: object) -> Named:
         """The model of a name."""
         if name is not None and not isinstance(name, str):
             raise FailedError(400, "model: give a string")
         try:
             return self._presets.named(name)
         except EftlocalError as error:
-            raise FailedError(status, str(error)) from None
+            raise FailedError(404, str(error)) from None
 
-    async def facts(self, named: Named) -> Said:
-        """What the engine said of its models."""
+    async def engine(self, named: Named) -> EngineProcess:
+        """The engine of a model, loaded, with room for one more request."""
+        most = named.served.setup.parallel + self._limits.waiting
+        if (active := named.served.active) >= most:
+            raise FailedError(429, f"{active} requests are on their way; ask again", 2)
         try:
-            return (await self._presets.engine(named.served)).facts
+            return await self._presets.engine(named.served)
         except UnavailableError as error:
             raise FailedError(503, str(error), error.retry_after) from None
 
     async def told(self, named: Named, **said: Any) -> Said:
         """The one reply to a question."""
-        async with AsyncExitStack() as stack:
-            lines = await self._ask(stack, named, said)
-            async for reply in lines:
-                return self._body(reply)
-        raise FailedError(503, "the engine ended")
+        async with (await self.engine(named)).asking(**said) as replies:
+            found: Said = json.loads(_done(await anext(replies)))
+            return found
 
     async def complete(self, request: Request, kind: Any, *, raw: bool) -> Response:
         """The answer to a request, whole or as it comes."""
@@ -210,10 +216,7 @@ class _Server:
         return response
 
     async def _complete(self, request: Request, body: Any, named: Named, *, raw: bool) -> Response:
-        engine = named.served.engine
-        most = named.served.setup.parallel + self._limits.waiting
-        if engine is not None and engine.active >= most:
-            raise FailedError(429, f"{engine.active} requests are on their way; ask again", 2)
+        engine = await self.engine(named)
         said = {
             "op": "answer",
             "body": body.asked(),
@@ -223,45 +226,28 @@ class _Server:
             "influence": bool(body.influence),
             "model": named.name,
             "name": secrets.token_hex(12),
+            "client": [request.client.host if request.client else "", str(body.user)[:200]],
         }
-        stack = AsyncExitStack()
-        try:
-            lines = await self._ask(stack, named, said)
+        async with AsyncExitStack() as stack:
+            replies = await stack.enter_async_context(engine.asking(**said))
+            first = asyncio.ensure_future(anext(replies))
+            stack.callback(first.cancel)
+            patience = _FIRST if body.stream else None
+            if await _left(request, first, patience):
+                return Response(status_code=_LEFT)
             if not body.stream:
-                reply = await _unless_left(request, anext(lines))
-                if reply is None:
-                    return Response(status_code=_LEFT)
-                found = self._body(reply)
-                self.metrics.count(named.name, found)
-                return JSONResponse(found)
+                reply = first.result()
+                data = _done(reply)
+                self.metrics.count(named.name, reply.counts)
+                return Response(data, media_type="application/json")
+            if first.done() and first.result().kind == "error":
+                _done(first.result())
             wants_usage = bool((body.stream_options or {}).get("include_usage"))
-            first = asyncio.ensure_future(anext(lines))
-            await _unless_left(request, asyncio.wait([first], timeout=_FIRST))
-            if first.done() and "error" in first.result():
-                self._body(first.result())
-            events = self._events(lines, first, named, wants_usage=wants_usage)
+            events = self._events(replies, first, named, wants_usage=wants_usage)
             return _Stream(events, stack.pop_all())
-        except EngineDiedError as error:
-            self.metrics.deaths.labels(named.name).inc()
-            raise FailedError(503, f"{error}; ask again", 1) from None
-        finally:
-            await stack.aclose()
-
-    async def _ask(self, stack: AsyncExitStack, named: Named, said: Said) -> AsyncIterator[Any]:
-        try:
-            engine = await self._presets.engine(named.served)
-        except UnavailableError as error:
-            raise FailedError(503, str(error), error.retry_after) from None
-        return await stack.enter_async_context(engine.asking(**said))
-
-    def _body(self, reply: Said) -> dict[str, Any]:
-        if "error" in reply:
-            raise FailedError(reply["error"]["status"], reply["error"]["message"])
-        body: dict[str, Any] = reply["body"]
-        return body
 
     async def _events(
-        self, lines: AsyncIterator[Any], first: asyncio.Future[Any], named: Named, *,
+        self, replies: AsyncIterator[Reply], first: asyncio.Future[Reply], named: Named, *,
         wants_usage: bool,
     ) -> AsyncIterator[bytes]:  # fmt: skip
         """The events of a stream: chunks, a sign of life where none come, and the end."""
@@ -273,51 +259,63 @@ class _Server:
                     yield b": still working\n\n"
                     continue
                 reply = coming.result()
-                if "error" in reply:
-                    yield _event(error_body(reply["error"]["status"], reply["error"]["message"]))
+                if reply.kind == "chunk":
+                    yield _event(reply.data)
+                    coming = asyncio.ensure_future(anext(replies))
+                    continue
+                if reply.kind == "error":
+                    said = json.loads(reply.data)
+                    yield _event(json.dumps(error_body(said["status"], said["message"])).encode())
                     return
-                if "body" in reply:
-                    self.metrics.count(named.name, reply["body"])
-                    if wants_usage:
-                        yield _event(reply["usage"])
-                    yield b"data: [DONE]\n\n"
-                    return
-                yield _event(reply["chunk"])
-                coming = asyncio.ensure_future(anext(lines))
-        except EngineDiedError as error:
-            self.metrics.deaths.labels(named.name).inc()
-            yield _event(error_body(503, f"{error}; ask again"))
+                self.metrics.count(named.name, reply.counts)
+                if wants_usage:
+                    yield _event(reply.data)
+                yield _event(b"[DONE]")
+                return
         finally:
             coming.cancel()
 
 
 class _Stream(EventSourceResponse):
-    """A stream that ends its request however it ends."""
+    """A stream that ends its request however it ends, and whose client reads on."""
 
     def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._stack = stack
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def patiently(message: Any) -> None:
+            await asyncio.wait_for(send(message), _STALLED)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, patiently)
         finally:
             await self._stack.aclose()
 
 
-def _event(data: Said) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
 
 
-async def _unless_left(request: Request, work: Any) -> Any:
-    """What the work gives; None where the client left before."""
-    working = asyncio.ensure_future(work)
+def _done(reply: Reply) -> bytes:
+    """What an engine has told.
+
+    Raises:
+        FailedError: it is an error.
+    """
+    if reply.kind == "error":
+        said = json.loads(reply.data)
+        raise FailedError(said["status"], said["message"], 1 if said["status"] == 503 else None)
+    return reply.data
+
+
+async def _left(request: Request, work: asyncio.Future[Any], seconds: float | None) -> bool:
+    """Waits for some work, or for so long; whether the client left before."""
     leaving = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
+        await asyncio.wait([work, leaving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return leaving.done() and not work.done()
     finally:
-        working.cancel()
         leaving.cancel()
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model,
 
 from eftlocal.errors import EftlocalError
 from eftlocal.kinds import Choice, Flag, Kind, Range, Text
-from eftlocal.request_fields import FIELDS, IGNORED, read_body
+from eftlocal.request_fields import FIELDS, IGNORED, read_body, unknown
 
+_STREAM = frozenset(("include_usage", "include_obfuscation"))
 _OF_CHAT = FIELDS.keys() - {"prompt", "echo", "raw", "special", "best_of", "model"}
 _OF_TEXT = FIELDS.keys() - {"messages", "raw", "chat_template_kwargs", "model"}
 
@@ -36,6 +37,11 @@ class _Asked(BaseModel):
     @classmethod
     def _in_our_words(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
+            if data.get("stream") and data.get("echo"):
+                raise ValueError("echo: a stream does not repeat its prompt; leave one of them out")
+            for name in data.get("stream_options") or ():
+                if name not in _STREAM:
+                    raise ValueError(unknown(name, _STREAM))
             try:
                 read_body({name: value for name, value in data.items() if name not in OWN})
             except EftlocalError as error:

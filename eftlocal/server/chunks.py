@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from eftlocal.answer import Answer
@@ -16,26 +16,23 @@ from eftlocal.batch.completion_body import (
     token_entry,
 )
 from eftlocal.generation import Step
+from eftlocal.request import Request
 
 
-@dataclass
 class ChoiceChunks:
     """One answer in chunks.
 
     Args:
         index: among the answers to a request.
-        raw: it goes on with a text, and is no message.
-        logprobs: they were asked for; tops: also those of the most probable tokens.
         piece: the bytes of a token.
+        send: told each choice of a chunk. The first comes with the first token, when nothing can
+            be refused any more.
     """
 
-    index: int
-    raw: bool
-    logprobs: bool
-    tops: bool
-    piece: Piece
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, index: int, request: Request, piece: Piece, send: Callable[[dict[str, Any]], object]
+    ) -> None:
+        self._index, self._request, self._piece, self._send = index, request, piece, send
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._steps: list[Step] = []
         self._texts: list[str] = []
@@ -43,53 +40,56 @@ class ChoiceChunks:
         self._sent = 0  # characters
         self._told = 0  # tokens
 
-    def begin(self) -> dict[str, Any]:
-        """The first chunk of a message, which says whose it is."""
-        return self._choice({"role": "assistant", "content": ""}, 0, None)
-
-    def add(self, step: Step) -> dict[str, Any] | None:
-        """What a token adds; None where nothing can be shown yet."""
+    def add(self, step: Step) -> None:
+        """Sends what a token adds, where something can be shown."""
+        self._begin()
         self._steps.append(step)
-        self._texts.append(self._decoder.decode(self.piece(step.token)))
+        self._texts.append(self._decoder.decode(self._piece(step.token)))
         self._starts.append(self._starts[-1] + len(self._texts[-1]))
         if step.finish_reason is not None or not step.text:
-            return None
+            return
         self._sent += len(step.text)
         settled = self._told
         while settled < len(self._steps) and self._starts[settled + 1] <= self._sent:
             settled += 1
-        return self._choice(self._delta(step.text), settled, None)
+        self._send(self._choice(self._delta(step.text), settled, None))
 
-    def end(self, answer: Answer) -> dict[str, Any]:
-        """The last chunk: what was held back, and why it ended."""
+    def end(self, answer: Answer, told: Mapping[str, Any]) -> None:
+        """Sends what was held back, why it ended, and what else is told of it."""
+        self._begin()
         text, count = answer.text[self._sent :], shown_tokens(answer, self._texts)
         found = self._choice(self._delta(text) if text else self._delta(None), count, answer)
         own = {"finish_reason": answer.finish_reason, "stop": answer.stop, "seed": answer.seed}
-        return {**found, "eftlocal": own}
+        self._send({**found, "eftlocal": {**own, **told}})
+
+    def _begin(self) -> None:
+        """The first chunk of a message says whose it is."""
+        if not self._steps and not self._request.raw:
+            self._send(self._choice({"role": "assistant", "content": ""}, 0, None))
 
     def _delta(self, text: str | None) -> Any:
-        if self.raw:
+        if self._request.raw:
             return text or ""
         return {} if text is None else {"content": text}
 
     def _choice(self, delta: Any, settled: int, answer: Answer | None) -> dict[str, Any]:
         told, self._told = self._told, max(self._told, settled)
         return {
-            "index": self.index,
-            "text" if self.raw else "delta": delta,
-            "logprobs": self._logprobs(told, self._told) if self.logprobs else None,
+            "index": self._index,
+            "text" if self._request.raw else "delta": delta,
+            "logprobs": self._logprobs(told, self._told) if self._request.logprobs else None,
             "finish_reason": FINISHED.get(answer.finish_reason or "") if answer else None,
         }
 
     def _logprobs(self, first: int, end: int) -> dict[str, Any]:
         steps, texts = self._steps[first:end], self._texts[first:end]
         nats = finite([0.0 if step.logprob is None else step.logprob for step in steps])
-        if not self.raw:
+        if not self._request.raw:
             content = [
                 {
-                    **token_entry(self.piece(step.token), value),
+                    **token_entry(self._piece(step.token), value),
                     "top_logprobs": [
-                        token_entry(self.piece(t, special=True), *finite([v])) for t, v in step.top
+                        token_entry(self._piece(t, special=True), *finite([v])) for t, v in step.top
                     ],
                 }
                 for step, value in zip(steps, nats, strict=True)
@@ -99,10 +99,10 @@ class ChoiceChunks:
             "tokens": texts,
             "token_logprobs": nats,
             "top_logprobs": [
-                by_text(step.token, text, value, step.top, self.piece)
+                by_text(step.token, text, value, step.top, self._piece)
                 for step, text, value in zip(steps, texts, nats, strict=True)
             ]
-            if self.tops
+            if self._request.top_logprobs
             else None,
             "text_offset": self._starts[first:end],
         }

@@ -2,12 +2,16 @@
 lines.
 
     {"op": "answer", "id": 1, "body": {...}, "raw": false, "role": "", "stream": true,
-     "influence": false}
+     "influence": false, "client": ["address", "user"]}
     {"op": "cancel", "id": 1}
     {"op": "tokens", "id": 2, "text": "..."}        {"op": "text", "id": 3, "tokens": [1, 2]}
 
-Each gets lines with its id: {"chunk": {...}}, and last {"body": {...}} or {"error": {...}}. What
-crashes here takes nothing with it but the answers that were being made.
+Each gets lines with its id, `[id, kind, counts]`, a tab, and JSON that the parent passes on unread:
+chunks of a stream, and last what is done or an error. What crashes here takes nothing with it but
+the answers that were being made.
+
+Three kinds of threads: the one of the dispatcher decodes; a few read requests and write whole
+answers, since a constraint may take seconds to compile; and the main one only hands on and cancels.
 """
 
 from __future__ import annotations
@@ -16,28 +20,33 @@ import base64
 import json
 import os
 import pickle
+import queue
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 from eftlocal.answer import Answer
-from eftlocal.batch.completion_body import completion_body, usage_of
+from eftlocal.batch.completion_body import completion_body, speculation_of, usage_of
 from eftlocal.dispatcher import Dispatcher, Ticket
 from eftlocal.emulator import Emulator
-from eftlocal.errors import EftlocalError, EngineError, PromptError, UsageError
+from eftlocal.errors import AnswerError, EftlocalError, EngineError, PromptError, UsageError
 from eftlocal.generation import Step
+from eftlocal.llama.guide import Guide
 from eftlocal.logits.recipe import UNGUIDED, Recipe
-from eftlocal.prompt.messages import Prompt
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.server.chunks import ChoiceChunks
 from eftlocal.server.influence import influence_of
 from eftlocal.sources import Sources
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
+_READERS = 4  # threads
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,11 @@ class Setup:
     Attributes:
         parallel: answers at once.
         force: load even where the memory seems too small.
-        max_tokens: of an answer that says no limit, and the most that one may ask for; None is as
-            many as fit.
     """
 
     sources: Sources
     parallel: int
     force: bool = False
-    max_tokens: int | None = None
 
     def line(self) -> bytes:
         """For the engine's process, which trusts its parent."""
@@ -73,21 +79,40 @@ class Lines:
         self._out, self._lock = out, threading.Lock()
 
     def __call__(self, said: Mapping[str, Any]) -> None:
-        data = json.dumps(said, separators=(",", ":")).encode("ascii") + b"\n"
-        with self._lock:
-            self._out.write(data)
-            self._out.flush()
+        """A line while the models are loaded."""
+        self._write(_json(said) + b"\n")
+
+    def reply(self, number: int, kind: str, data: Mapping[str, Any], **counts: Any) -> None:
+        """A line of the answer to a request."""
+        self._write(_json([number, kind, counts]) + b"\t" + _json(data) + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                self._out.write(line)
+                self._out.flush()
+        except BrokenPipeError:  # nobody is there any more
+            os._exit(0)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 @dataclass(eq=False)
 class Answering:
-    """One request: its answers in the making."""
+    """One request: its answers in the making.
 
-    request: Request
+    Attributes:
+        head: what all its chunks begin with, and its whole answer.
+    """
+
+    said: Mapping[str, Any]
+    request: Request | None = None
+    head: dict[str, Any] = field(default_factory=dict)
     tickets: list[Ticket] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
     influence: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    failed: bool = False
 
     def told(self, index: int) -> dict[str, Any]:
         """What is told of an answer beside what was made with it."""
@@ -103,8 +128,8 @@ class Engine:
         say: sends a line.
     """
 
-    def __init__(self, emulator: Emulator, sources: Sources, setup: Setup, say: Lines) -> None:
-        self._emulator, self._say, self._setup = emulator, say, setup
+    def __init__(self, emulator: Emulator, sources: Sources, say: Lines) -> None:
+        self._emulator, self._say = emulator, say
         self._dispatcher = Dispatcher(emulator, prefill=PREFILL)
         self._defaults = RequestDefaults(
             emulator.defaults,
@@ -112,81 +137,76 @@ class Engine:
             vocab_size=emulator.ensemble.vocab_size,
             unguided_by_system=UNGUIDED in emulator.roles and UNGUIDED not in sources.roles,
         )
+        self._lock = threading.Lock()  # of what is being answered
         self._answering: dict[int, Answering] = {}
+        self._readers = ThreadPoolExecutor(_READERS, "requests")
 
-    def close(self) -> None:
-        """Ends what is running."""
-        self._dispatcher.close()
-
-    def obey(self, said: Mapping[str, Any]) -> None:
-        """Does what a line asks for; an error is told."""
+    def hear(self, said: Mapping[str, Any]) -> None:
+        """Does what a line asks for, in another thread if it may take time."""
         number = int(said["id"])
+        if said["op"] == "cancel":
+            self._end(number)
+            return
+        with self._lock:
+            self._answering[number] = Answering(said)
+        self._readers.submit(self._obey, number, said)
+
+    def _obey(self, number: int, said: Mapping[str, Any]) -> None:
         try:
             if said["op"] == "answer":
-                self._answer(number, said)
-            elif said["op"] == "cancel":
-                self._cancel(number)
-            elif said["op"] == "tokens":
-                self._say({"id": number, "body": self._tokens(said)})
-            else:
-                self._say({"id": number, "body": self._text(said)})
+                self._answer(number)
+            elif self._end(number) is not None:
+                work = self._tokens if said["op"] == "tokens" else self._text
+                self._say.reply(number, "done", work(said))
         except EftlocalError as error:
             self._fail(number, error)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and nobody waits
+            self._fail(number, _broken(error))
 
-    def _answer(self, number: int, said: Mapping[str, Any]) -> None:
-        request = read_request(said["body"], defaults=self._defaults, raw=said["raw"])
-        if said["role"]:
-            if request.recipe is not None:
-                raise _about_a_model(said["role"])
-            request = replace(request, recipe=Recipe.single(said["role"]))
-        request = self._limited(request)
-        one = self._answering[number] = Answering(request)
-        head = self._head(request, said)
-        calls = request.calls(secrets.randbelow(2**32))
-        for index, (prompt, options) in enumerate(calls):
-            tops = request.top_logprobs > 0
-            chunks = ChoiceChunks(index, request.raw, request.logprobs, tops, self._emulator.piece)
-            if said["stream"] and not request.raw:
-                self._say({"id": number, "chunk": {**head, "choices": [chunks.begin()]}})
+    def _answer(self, number: int) -> None:
+        if (one := self._answering.get(number)) is None:
+            return  # it was cancelled
+        said = one.said
+        one.request = request = self._read(said)
+        one.head = self._head(request, said)
+        for index, (prompt, options) in enumerate(request.calls(secrets.randbelow(2**32))):
+            tell = self._stream(number, one, index) if said["stream"] else None
+            on_end = partial(self._ended, number, index, tell)
+            on_step = tell.add if tell else _unheard
+            one.tickets.append(Ticket(prompt, options, on_step, on_end, (*said["client"], number)))
+        if request.constraint is not None:  # compiled here, and then known
+            Guide(self._emulator.text_model, request.constraint).close()
+        with self._lock:
+            if self._answering.get(number) is one:
+                for ticket in one.tickets:
+                    self._dispatcher.submit(ticket)
 
-            def on_step(step: Step, chunks: ChoiceChunks = chunks) -> None:
-                if said["stream"] and (choice := chunks.add(step)) is not None:
-                    self._say({"id": number, "chunk": {**head, "choices": [choice]}})
+    def _read(self, said: Mapping[str, Any]) -> Request:
+        """The request of a body.
 
-            def on_end(
-                answer: Answer | None,
-                error: EftlocalError | None,
-                index: int = index,
-                chunks: ChoiceChunks = chunks,
-                prompt: Prompt = prompt,
-                options: Mapping[str, Any] = options,
-            ) -> None:
-                if answer is None:
-                    self._fail(number, error or EngineError("the answer was lost"))
-                    return
-                if said["influence"]:  # between two rounds, in the place that the answer left
-                    try:
-                        told = influence_of(self._emulator, prompt, options, answer)
-                    except EftlocalError as wrong:
-                        self._fail(number, wrong)
-                        return
-                    one.influence[index] = told
-                if said["stream"]:
-                    choice = chunks.end(answer)
-                    choice["eftlocal"] |= one.told(index)
-                    self._say({"id": number, "chunk": {**head, "choices": [choice]}})
-                self._ended(number, index, answer, head)
+        Raises:
+            UsageError, PromptError: one line that names the field.
+        """
+        role, defaults = said["role"], self._defaults
+        if not role:
+            return read_request(said["body"], defaults=defaults, raw=said["raw"])
+        alone = Recipe.single(role)
+        defaults = replace(defaults, answer=replace(defaults.answer, recipe=alone))
+        request = read_request(said["body"], defaults=defaults, raw=said["raw"])
+        if request.recipe is not None:
+            raise UsageError(
+                f"model :{role} is one model by itself and has no dials of a recipe; leave them "
+                "out, or ask the emulation"
+            )
+        return replace(request, recipe=alone)
 
-            one.tickets.append(Ticket(prompt, options, on_step, on_end))
-        for ticket in one.tickets:
-            self._dispatcher.submit(ticket)
+    def _stream(self, number: int, one: Answering, index: int) -> ChoiceChunks:
+        assert one.request is not None
 
-    def _limited(self, request: Request) -> Request:
-        most = self._setup.max_tokens
-        asked = request.max_tokens
-        if most is None or (asked is not None and asked <= most):
-            return request
-        return replace(request, max_tokens=most)
+        def send(choice: Mapping[str, Any]) -> None:
+            self._say.reply(number, "chunk", {**one.head, "choices": [choice]})
+
+        return ChoiceChunks(index, one.request, self._emulator.piece, send)
 
     def _head(self, request: Request, said: Mapping[str, Any]) -> dict[str, Any]:
         kind = "text_completion" if request.raw else "chat.completion.chunk"
@@ -197,39 +217,74 @@ class Engine:
             "model": said["model"],
         }
 
-    def _ended(self, number: int, index: int, answer: Answer, head: Mapping[str, Any]) -> None:
-        one = self._answering.get(number)
-        if one is None or one.failed:
+    def _ended(
+        self,
+        number: int,
+        index: int,
+        chunks: ChoiceChunks | None,
+        answer: Answer | None,
+        error: EftlocalError | None,
+    ) -> None:
+        """Called by the dispatcher; what takes time is done elsewhere."""
+        if answer is None:
+            self._fail(number, error or EngineError("the answer was lost"))
             return
+        if (one := self._answering.get(number)) is None:
+            return
+        if one.said["influence"]:  # between two rounds, in the place that the answer left
+            ticket = one.tickets[index]
+            try:
+                told = influence_of(self._emulator, ticket.prompt, ticket.options, answer)
+            except EftlocalError as wrong:
+                self._fail(number, wrong)
+                return
+            one.influence[index] = told
+        if chunks is not None:
+            chunks.end(answer, one.told(index))
         one.answers[index] = answer
-        if len(one.answers) < len(one.tickets):
-            return
-        del self._answering[number]
-        answers = [one.answers[i] for i in range(len(one.tickets))]
-        body = completion_body(
-            one.request,
-            answers,
-            id=str(head["id"]).partition("-")[2],
-            created=head["created"],
-            model=head["model"],
-            piece=self._emulator.piece,
-            recipe=one.request.recipe or self._emulator.defaults.recipe,
-        )
-        for choice in body["choices"]:
-            choice["eftlocal"] |= one.told(choice["index"])
-        usage = {**head, "choices": [], "usage": usage_of(answers, one.request.n)}
-        self._say({"id": number, "body": body, "usage": usage})
+        if len(one.answers) == len(one.tickets):
+            self._readers.submit(self._whole, number)
 
-    def _cancel(self, number: int) -> None:
-        one = self._answering.pop(number, None)
-        for ticket in one.tickets if one else ():
-            self._dispatcher.cancel(ticket)
+    def _whole(self, number: int) -> None:
+        """Tells the whole of an answer; of one that was streamed its usage alone."""
+        if (one := self._end(number)) is None or one.request is None:
+            return
+        try:
+            answers = [one.answers[i] for i in range(len(one.tickets))]
+            usage = usage_of(answers, one.request.n)
+            body: dict[str, Any] = {**one.head, "choices": [], "usage": usage}
+            if not one.said["stream"]:
+                body = completion_body(
+                    one.request,
+                    answers,
+                    id=one.said["name"],
+                    created=one.head["created"],
+                    model=one.head["model"],
+                    piece=self._emulator.piece,
+                    recipe=one.request.recipe or self._emulator.defaults.recipe,
+                )
+            for choice in body["choices"]:
+                choice["eftlocal"] |= one.told(choice["index"])
+            self._say.reply(number, "done", body, **_counts(answers, usage))
+        except Exception as error:  # noqa: BLE001 - as in _obey
+            self._tell(number, _broken(error))
+
+    def _end(self, number: int) -> Answering | None:
+        """Ends a request here; None where it has ended."""
+        with self._lock:
+            one = self._answering.pop(number, None)
+            for ticket in one.tickets if one else ():
+                self._dispatcher.cancel(ticket)
+            return one
 
     def _fail(self, number: int, error: EftlocalError) -> None:
         """Tells why a request has no answer, once; its other answers end."""
-        self._cancel(number)
-        status = 500 if isinstance(error, EngineError) else 400
-        self._say({"id": number, "error": {"status": status, "message": str(error)}})
+        if self._end(number) is not None:
+            self._tell(number, error)
+
+    def _tell(self, number: int, error: EftlocalError) -> None:
+        status = 400 if isinstance(error, (UsageError, PromptError, AnswerError)) else 500
+        self._say.reply(number, "error", {"status": status, "message": str(error)})
 
     def _tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
         model = self._emulator.text_model
@@ -240,29 +295,49 @@ class Engine:
     def _text(self, said: Mapping[str, Any]) -> dict[str, Any]:
         size = self._emulator.ensemble.vocab_size
         tokens = [int(token) for token in said["tokens"]]
-        if outside := next((t for t in tokens if not 0 <= t < size), None):
-            raise _no_token(outside, size)
+        outside = next((t for t in tokens if not 0 <= t < size), None)
+        if outside is not None:
+            raise PromptError(f"tokens: {outside} is no token; they are 0 to {size - 1}")
         data = b"".join(self._emulator.piece(token, special=True) for token in tokens)
         return {"text": data.decode("utf-8", "replace")}
 
 
-def _about_a_model(role: str) -> UsageError:
-    return UsageError(
-        f"model :{role} is one model by itself and has no dials of a recipe; leave them out, or "
-        "ask the emulation"
-    )
+def _unheard(step: Step) -> None:
+    """Of an answer that comes whole."""
 
 
-def _no_token(token: int, size: int) -> PromptError:
-    return PromptError(f"tokens: {token} is no token; they are 0 to {size - 1}")
+def _broken(error: Exception) -> EngineError:
+    traceback.print_exception(error)
+    return EngineError(f"the server itself failed: {type(error).__name__}: {error}")
+
+
+def _counts(answers: Sequence[Answer], usage: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metrics count of a request."""
+    drafts = [speculation_of(answer) for answer in answers]
+    return {
+        "prompt": usage["prompt_tokens"],
+        "reused": usage["prompt_tokens_details"]["cached_tokens"],
+        "predicted": usage["completion_tokens"],
+        "first": [answer.timing.first_token for answer in answers],
+        **{name: sum(one[name] for one in drafts) for name in ("drafted", "accepted", "rounds")},
+    }
 
 
 def main() -> None:
-    """Loads, says so, and answers until stdin ends."""
+    """Loads, says so, and answers until stdin ends: then at once, in the midst of native code too,
+    since the parent has stopped or died."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever native code prints is no line of ours
     say = Lines(out)
     setup = Setup.of_line(sys.stdin.buffer.readline())
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
     try:
         emulator = setup.sources.load(
             n_seq_max=setup.parallel,
@@ -275,11 +350,10 @@ def main() -> None:
         say({"failed": str(error)})
         return
     with emulator:
-        engine = Engine(emulator, setup.sources, setup, say)
+        engine = Engine(emulator, setup.sources, say)
         say({"ready": _facts(emulator)})
-        for line in sys.stdin.buffer:
-            engine.obey(json.loads(line))
-        engine.close()
+        while True:
+            engine.hear(json.loads(lines.get()))
 
 
 def _facts(emulator: Emulator) -> dict[str, Any]:

@@ -26,9 +26,11 @@ class Metrics:
         self.drafted = counter("drafted_tokens", "Draft tokens.", "model")
         self.accepted = counter("accepted_tokens", "Of them, accepted.", "model")
         self.rounds = counter("rounds", "Rounds of decoding.", "model")
-        self.deaths = counter("engine_deaths", "Engines that ended by themselves.", "model")
         self.processing = Gauge(
             "eftlocal_requests_processing", "On their way.", ["model"], registry=registry
+        )
+        self.deaths = Gauge(
+            "eftlocal_engine_deaths", "Engines that died.", ["model"], registry=registry
         )
         self.first = Histogram(
             "eftlocal_time_to_first_token_seconds",
@@ -38,21 +40,12 @@ class Metrics:
             registry=registry,
         )
 
-    def count(self, model: str, body: Mapping[str, Any]) -> None:
-        """Counts the answers to one request, from their whole object."""
-        usage = body["usage"]
-        self.prompt.labels(model).inc(usage["prompt_tokens"])
-        self.reused.labels(model).inc(usage["prompt_tokens_details"]["cached_tokens"])
-        self.predicted.labels(model).inc(usage["completion_tokens"])
-        for choice in body["choices"]:
-            own = choice["eftlocal"]
-            self.first.labels(model).observe(own["timings"]["first_token"])
-            for counter, name in (
-                (self.drafted, "drafted"),
-                (self.accepted, "accepted"),
-                (self.rounds, "rounds"),
-            ):
-                counter.labels(model).inc(own["speculation"][name])
+    def count(self, model: str, counts: Mapping[str, Any]) -> None:
+        """Counts the answers to one request, as their engine has counted them."""
+        for name in ("prompt", "reused", "predicted", "drafted", "accepted", "rounds"):
+            getattr(self, name).labels(model).inc(counts[name])
+        for seconds in counts["first"]:
+            self.first.labels(model).observe(seconds)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' form."""

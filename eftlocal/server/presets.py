@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from eftlocal.logits.recipe import BASE, TUNED
 from eftlocal.server.engine import Setup
 from eftlocal.server.engine_process import EngineDiedError, EngineProcess
 
-_RESTARTS, _WITHIN = 5, 600.0  # of one engine, in so many seconds
+_DEATHS, _WITHIN = 5, 600.0  # of one preset's engines in so many seconds; then it rests
 _ALONE = (TUNED, BASE)
 
 
@@ -31,21 +30,40 @@ class Served:
     """One preset.
 
     Attributes:
-        engine: None while it is not loaded.
+        engine: None while it is not loaded; it may be loading, or dead.
         used: when it was asked last, by time.monotonic().
+        deaths: when engines of it ended by themselves, or could not be loaded; likewise.
+        waiting: requests that wait until it is loaded.
     """
 
     setup: Setup
     created: int = field(default_factory=lambda: int(time.time()))
     engine: EngineProcess | None = None
     used: float = 0.0
-    starts: deque[float] = field(default_factory=deque)
+    deaths: list[float] = field(default_factory=list)
+    waiting: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     loading: bool = False
 
     @property
     def ready(self) -> bool:
+        """Whether it can answer now."""
         return self.engine is not None and self.engine.alive and not self.loading
+
+    @property
+    def active(self) -> int:
+        """Requests that are on their way."""
+        return self.waiting + (self.engine.active if self.engine is not None else 0)
+
+    def rest(self) -> int:
+        """Seconds until an engine may be started again."""
+        now = time.monotonic()
+        recent = [then for then in self.deaths if now - then < _WITHIN]
+        return int(_WITHIN - (now - recent[0])) + 1 if len(recent) > _DEATHS else 0
+
+    def died(self) -> None:
+        """To be called when an engine has died."""
+        self.deaths.append(time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Presets:
     def __init__(self, setups: Mapping[str, Setup], *, most: int) -> None:
         self.served = {name: Served(setup) for name, setup in setups.items()}
         self._most = most
+        self._closed = False
         self._room = asyncio.Lock()
 
     def names(self) -> dict[str, Named]:
@@ -105,57 +124,55 @@ class Presets:
             UnavailableError: it cannot be loaded, or keeps dying.
         """
         served.used = time.monotonic()
-        async with served.lock:
-            if served.engine is not None and served.engine.alive:
+        served.waiting += 1
+        try:
+            async with served.lock:
+                if self._closed:
+                    raise UnavailableError("the server is stopping")
+                if served.engine is None or not served.engine.alive:
+                    await self._load(served)
+                assert served.engine is not None
                 return served.engine
-            await self._make_room(served)
-            now = time.monotonic()
-            while served.starts and now - served.starts[0] > _WITHIN:
-                served.starts.popleft()
-            if len(served.starts) > _RESTARTS:
-                wait = int(_WITHIN - (now - served.starts[0])) + 1
-                raise UnavailableError("the engine died too often; it rests", wait)
-            served.starts.append(now)
-            served.loading, served.engine = True, EngineProcess()
-            try:
-                await served.engine.load(served.setup)
-            except EngineDiedError as error:
-                served.engine = None
-                raise UnavailableError(f"the model cannot be loaded: {error}") from None
-            except BaseException:
-                await served.engine.close()
-                served.engine = None
+        finally:
+            served.waiting -= 1
+
+    async def _load(self, served: Served) -> None:
+        if wait := served.rest():
+            raise UnavailableError("the engine died too often; it rests", wait)
+        await self._make_room(served)
+        served.loading, served.engine = True, EngineProcess(served.died)
+        try:
+            await served.engine.load(served.setup)
+        except BaseException as error:
+            await served.engine.close()
+            served.engine = None
+            if not isinstance(error, EngineDiedError):
                 raise
-            finally:
-                served.loading = False
-            return served.engine
+            served.died()
+            raise UnavailableError(f"the model cannot be loaded: {error}") from None
+        finally:
+            served.loading = False
 
     async def close(self) -> None:
-        """Ends all engines."""
+        """Ends all engines, and starts none any more. What is being answered ends with an error."""
+        self._closed = True
         engines = [served.engine for served in self.served.values() if served.engine is not None]
         await asyncio.gather(*(engine.close() for engine in engines))
 
     async def _make_room(self, served: Served) -> None:
         async with self._room:
             while True:
-                others = [
-                    (other.used, other)
-                    for other in self.served.values()
-                    if other is not served and other.engine is not None
-                ]
-                if len(others) < self._most:
+                others = [other for other in self.served.values() if other is not served]
+                held = [other for other in others if other.loading or other.ready]
+                if len(held) < self._most:
                     return
-                idle = [pair for pair in others if pair[1].ready and not _active(pair[1])]
+                idle = [other for other in held if other.ready and not other.active]
                 if not idle:
                     raise UnavailableError("all models that fit are answering; ask again", 5)
-                _, oldest = min(idle, key=lambda pair: pair[0])
+                oldest = min(idle, key=lambda other: other.used)
                 engine, oldest.engine = oldest.engine, None
                 if engine is not None:
                     await engine.close()
-
-
-def _active(served: Served) -> int:
-    return served.engine.active if served.engine is not None else 0
 
 
 def listed(named: Named) -> dict[str, Any]:
