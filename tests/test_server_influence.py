@@ -15,7 +15,7 @@ from eftlocal import Emulator
 from eftlocal.errors import EftlocalError
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.server.bodies import ChatBody
-from eftlocal.server.engine import Engine, Lines, Setup
+from eftlocal.server.engine import Engine, Lines
 from eftlocal.sources import Sources
 
 QUESTION = [{"role": "user", "content": "In which country is Toulouse?"}]
@@ -31,9 +31,10 @@ class Heard(BytesIO):
         self._came = threading.Condition()
 
     def write(self, data: Any) -> int:
-        said = json.loads(bytes(data))
+        head, _, line = bytes(data).partition(b"\t")
+        number, kind, _ = json.loads(head)
         with self._came:
-            self.lines.setdefault(said.pop("id"), []).append(said)
+            self.lines.setdefault(number, []).append({kind: json.loads(line)})
             self._came.notify_all()
         return len(data)
 
@@ -41,7 +42,7 @@ class Heard(BytesIO):
         """The last line of an answer."""
 
         def ended() -> bool:
-            return any("body" in line or "error" in line for line in self.lines.get(number, ()))
+            return any("done" in line or "error" in line for line in self.lines.get(number, ()))
 
         with self._came:
             assert self._came.wait_for(ended, timeout=120)
@@ -56,7 +57,7 @@ def heard() -> Heard:
 @pytest.fixture
 def engine(demo: Emulator, heard: Heard) -> Iterator[Engine]:
     sources = Sources.of_preset("demo", offline=True)
-    engine = Engine(demo, sources, Setup(sources, 2), Lines(heard))
+    engine = Engine(demo, sources, Lines(heard))
     yield engine
     engine.close()
 
@@ -66,16 +67,16 @@ def ask(engine: Engine, number: int, *, role: str = "", stream: bool = False, ra
     body = {"messages": QUESTION, "temperature": 0, "max_tokens": 40, **body}
     if raw:
         del body["messages"]
-    engine.obey({"op": "answer", "id": number, "body": body, "raw": raw, "role": role,
+    engine.hear({"op": "answer", "id": number, "body": body, "raw": raw, "role": role,
                  "stream": stream, "influence": influence, "model": "demo",
-                 "name": "x"})  # fmt: skip
+                 "name": "x", "client": ["", ""]})  # fmt: skip
 
 
 def test_the_numbers_are_those_of_each_model_alone(
     engine: Engine, heard: Heard, demo: Emulator
 ) -> None:
     ask(engine, 1, logprobs=True, beta=1.5)
-    (choice,) = heard.answered(1)["body"]["choices"]
+    (choice,) = heard.answered(1)["done"]["choices"]
     text, told = choice["message"]["content"], choice["eftlocal"]["influence"]
     assert "".join(token["token"] for token in told) == text
     drawn = [token["logprob"] for token in choice["logprobs"]["content"]]
@@ -98,27 +99,26 @@ def test_the_numbers_are_those_of_each_model_alone(
 
 def test_it_is_in_the_last_chunk_of_a_stream(engine: Engine, heard: Heard) -> None:
     ask(engine, 1, stream=True, n=2, seed=3, temperature=0.9)
-    body = heard.answered(1)["body"]
+    heard.answered(1)
     chunks = [line["chunk"]["choices"][0] for line in heard.lines[1] if "chunk" in line]
     last = {chunk["index"]: chunk["eftlocal"] for chunk in chunks if "eftlocal" in chunk}
     assert last.keys() == {0, 1}
-    for choice in body["choices"]:
-        told = last[choice["index"]]["influence"]
-        assert told == choice["eftlocal"]["influence"]
-        assert "".join(token["token"] for token in told) == choice["message"]["content"]
+    for index, own in last.items():
+        said = [c["delta"].get("content", "") for c in chunks if c["index"] == index]
+        assert "".join(token["token"] for token in own["influence"]) == "".join(said)
     assert sum("eftlocal" in chunk for chunk in chunks) == 2  # and nothing comes twice
 
 
 def test_it_disturbs_no_answer_beside_it(engine: Engine, heard: Heard, demo: Emulator) -> None:
     ask(engine, 1, influence=False, messages=OTHER)
-    alone = heard.answered(1)["body"]["choices"][0]
+    alone = heard.answered(1)["done"]["choices"][0]
     assert "influence" not in alone["eftlocal"]
     for number in range(2, 10):  # more than there are places
         ask(engine, number, influence=number % 2 == 0,
             messages=OTHER if number % 2 else QUESTION)  # fmt: skip
     texts: dict[int, set[str]] = {0: set(), 1: set()}
     for number in range(2, 10):
-        (choice,) = heard.answered(number)["body"]["choices"]
+        (choice,) = heard.answered(number)["done"]["choices"]
         texts[number % 2].add(choice["message"]["content"])
         assert ("influence" in choice["eftlocal"]) == (number % 2 == 0)
     assert texts[1] == {alone["message"]["content"]} and len(texts[0]) == 1
@@ -127,14 +127,14 @@ def test_it_disturbs_no_answer_beside_it(engine: Engine, heard: Heard, demo: Emu
 
 def test_a_model_by_itself_and_raw_text_have_it_too(engine: Engine, heard: Heard) -> None:
     ask(engine, 1, role="tuned")
-    told = heard.answered(1)["body"]["choices"][0]["eftlocal"]["influence"]
+    told = heard.answered(1)["done"]["choices"][0]["eftlocal"]["influence"]
     assert all(token["probability"]["together"] == token["probability"]["tuned"] for token in told)
     ask(engine, 2, raw=True, prompt="The capital of France is", stop=" ", max_tokens=8)
-    (choice,) = heard.answered(2)["body"]["choices"]
+    (choice,) = heard.answered(2)["done"]["choices"]
     told = choice["eftlocal"]["influence"]
     assert "".join(token["token"] for token in told).startswith(choice["text"])
     ask(engine, 3, raw=True, prompt="The capital of France is", echo=True, max_tokens=0)
-    assert heard.answered(3)["body"]["choices"][0]["eftlocal"]["influence"] == []
+    assert heard.answered(3)["done"]["choices"][0]["eftlocal"]["influence"] == []
 
 
 def test_what_cannot_be_scored_is_an_error_of_this_request(
@@ -148,7 +148,7 @@ def test_what_cannot_be_scored_is_an_error_of_this_request(
         ask(engine, 1)
         assert heard.answered(1)["error"]["message"] == "out of luck"
     ask(engine, 2)
-    assert heard.answered(2)["body"]["choices"][0]["eftlocal"]["influence"]
+    assert heard.answered(2)["done"]["choices"][0]["eftlocal"]["influence"]
 
 
 def test_batches_refuse_it_by_name_and_the_server_takes_it() -> None:

@@ -141,6 +141,11 @@ class Engine:
         self._answering: dict[int, Answering] = {}
         self._readers = ThreadPoolExecutor(_READERS, "requests")
 
+    def close(self) -> None:
+        """Ends what is running."""
+        self._dispatcher.close()
+        self._readers.shutdown()
+
     def hear(self, said: Mapping[str, Any]) -> None:
         """Does what a line asks for, in another thread if it may take time."""
         number = int(said["id"])
