@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _SERVER = "Server"
 KEY = "EFTLOCAL_API_KEY"
+_PATIENCE = 5.0  # seconds for answers that are being made when the server is to stop
 
 
 @takes("models", "recipe", "sampling", "length", "drafts", "prompt", "engine")
@@ -92,16 +95,31 @@ def serve(
         raise UsageError(f"--host {host} can be reached from elsewhere: set {KEY} to a key, which "
                          "clients then have to send")  # fmt: skip
     setups = _setups(presets or [], given, parallel)
-    app = Access(make_app(Presets(setups, most=loaded), Limits(queue)), host, key, allow_host or ())
+    served = Presets(setups, most=loaded)
+    app = Access(make_app(served, Limits(queue)), host, key, allow_host or ())
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=10
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=8
     )
+
+    class Server(uvicorn.Server):
+        """Whose answers have a few seconds to end once it is told to stop."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            ending = asyncio.create_task(_later(_PATIENCE, served.close))
+            await super().shutdown(sockets)
+            ending.cancel()
+
     with _listening(host, port) as listener:
         place = f"[{host}]" if ":" in host else host
         address = f"http://{place}:{listener.getsockname()[1]}"
         say(f"serving {', '.join(setups)} on {address}/v1; Ctrl-C stops")
         sys.stdout.flush()
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
+
+
+async def _later(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.sleep(seconds)
+    await work()
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -46,8 +46,7 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refused(scope["path"], headers)
+        refused = self._refused(scope["path"], dict(scope["headers"]))
         if refused is None:
             await self.app(scope, receive, send)
             return
@@ -58,15 +57,14 @@ class Access:
         await send({"type": "http.response.start", "status": status, "headers": start + more})
         await send({"type": "http.response.body", "body": body})
 
-    def _refused(self, path: str, headers: dict[bytes, str]) -> tuple[int, str] | None:
-        asked = _name_of(headers.get(b"host", ""))
+    def _refused(self, path: str, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        asked = _name_of(headers.get(b"host", b"").decode("latin-1"))
         if is_loopback(self.host) and asked not in {*_LOOPBACK, self.host, *self.hosts}:
             return 403, f"this server is not {asked[:80] or 'without a Host'}; see --allow-host"
         if not self.key or path in OPEN or path.startswith("/static/"):
             return None
-        kind, _, given = headers.get(b"authorization", "").partition(" ")
-        wanted = self.key.encode()
-        if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted):
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key.encode()):
             return None
         return 401, "the key is missing or wrong; send it as Authorization: Bearer KEY"
 

@@ -26,6 +26,7 @@ from eftlocal.server.metrics import Metrics
 from eftlocal.server.presets import Named, Presets, UnavailableError, listed
 
 MAX_BODY = 16 << 20  # bytes
+MAX_TEXT = 1 << 20  # characters to tokenize: some texts of a few megabytes take minutes
 _PING = 15.0  # seconds without a token, after which a stream says that it lives
 _FIRST = 5.0  # seconds to learn whether a request is refused, before a stream begins
 _STALLED = 60.0  # seconds without reading, after which a stream's client counts as gone
@@ -115,8 +116,10 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         for name, served in presets.served.items():
-            server.metrics.processing.labels(name).set(served.active)
             server.metrics.deaths.labels(name).set(len(served.deaths))
+            state = await served.engine.state() if served.engine and served.ready else {}
+            for gauge in ("processing", "deferred", "open"):
+                server.metrics.requests_now[gauge].labels(name).set(state.get(gauge, 0))
         return PlainTextResponse(
             server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -126,9 +129,11 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
         given = await _json(request)
         named = server.named(given.get("model"))
         text = given.get("prompt", given.get("content"))
-        if not isinstance(text, str):
-            raise FailedError(400, "prompt: give a string")
-        special = bool(given.get("add_special_tokens", True))
+        if not isinstance(text, str) or len(text) > MAX_TEXT:
+            raise FailedError(400, f"prompt: give a string of at most {MAX_TEXT} characters")
+        special = given.get("add_special_tokens", True)
+        if not isinstance(special, bool):
+            raise FailedError(400, "add_special_tokens: give true or false")
         found = await server.told(named, op="tokens", text=text, bos=special, special=True)
         facts = (await server.engine(named)).facts
         return {

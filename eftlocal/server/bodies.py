@@ -39,9 +39,10 @@ class _Asked(BaseModel):
         if isinstance(data, Mapping):
             if data.get("stream") and data.get("echo"):
                 raise ValueError("echo: a stream does not repeat its prompt; leave one of them out")
-            for name in data.get("stream_options") or ():
+            options = data.get("stream_options")
+            for name in options if isinstance(options, Mapping) else ():
                 if name not in _STREAM:
-                    raise ValueError(unknown(name, _STREAM))
+                    raise ValueError(f"stream_options: {unknown(name, _STREAM)}")
             try:
                 read_body({name: value for name, value in data.items() if name not in OWN})
             except EftlocalError as error:

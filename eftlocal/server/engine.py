@@ -3,7 +3,7 @@ lines.
 
     {"op": "answer", "id": 1, "body": {...}, "raw": false, "role": "", "stream": true,
      "influence": false, "client": ["address", "user"]}
-    {"op": "cancel", "id": 1}
+    {"op": "cancel", "id": 1}                       {"op": "state", "id": 4}
     {"op": "tokens", "id": 2, "text": "..."}        {"op": "text", "id": 3, "tokens": [1, 2]}
 
 Each gets lines with its id, `[id, kind, counts]`, a tab, and JSON that the parent passes on unread:
@@ -152,6 +152,11 @@ class Engine:
         if said["op"] == "cancel":
             self._end(number)
             return
+        if said["op"] == "state":
+            found = self._dispatcher.active, self._dispatcher.waiting, len(self._answering)
+            state = dict(zip(("processing", "deferred", "open"), found, strict=True))
+            self._say.reply(number, "done", state)
+            return
         with self._lock:
             self._answering[number] = Answering(said)
         self._readers.submit(self._obey, number, said)
@@ -160,9 +165,10 @@ class Engine:
         try:
             if said["op"] == "answer":
                 self._answer(number)
-            elif self._end(number) is not None:
-                work = self._tokens if said["op"] == "tokens" else self._text
-                self._say.reply(number, "done", work(said))
+            else:
+                found = self._tokens(said) if said["op"] == "tokens" else self._text(said)
+                if self._end(number) is not None:
+                    self._say.reply(number, "done", found)
         except EftlocalError as error:
             self._fail(number, error)
         except Exception as error:  # noqa: BLE001 - whoever asked is told, and nobody waits

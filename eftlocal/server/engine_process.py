@@ -163,21 +163,33 @@ class EngineProcess:
         finally:
             self._leave(number)
 
+    async def state(self) -> dict[str, int]:
+        """How many answers are in the making, and waiting, and of how many requests; empty where
+        the engine is dead."""
+        async with self.asking(op="state") as replies:
+            reply = await anext(replies)
+            found: dict[str, int] = json.loads(reply.data) if reply.kind == "done" else {}
+            return found
+
     async def close(self) -> None:
         """Ends the process, by force where it takes its time; its requests end with an error."""
         self._closing = True
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
-        assert process.stdin is not None
-        process.stdin.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._end()
+        await asyncio.gather(*self._tasks)
+
+    async def _end(self) -> None:
+        """Waits until the process has ended, and ends it where it takes its time."""
+        assert self._process is not None
         try:
-            await asyncio.wait_for(process.wait(), _GRACE)
+            await asyncio.wait_for(self._process.wait(), _GRACE)
         except asyncio.TimeoutError:
             with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-        await asyncio.gather(*self._tasks)
+                self._process.kill()
+            await self._process.wait()
 
     def _died(self) -> Reply:
         return Reply.error(503, f"{self.last_words()}; ask again")
@@ -192,15 +204,12 @@ class EngineProcess:
         self._process.stdin.write(data)
 
     async def _read(self, stdout: asyncio.StreamReader) -> None:
-        assert self._process is not None
         try:
             while (line := await stdout.readline()).endswith(b"\n"):
                 self._take(line)
         except ValueError as error:  # too long a line, or none that it should have written
             self._words += f"\nits line cannot be read: {error}".encode()
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        await self._end()
         await asyncio.wait(self._tasks[:1], timeout=1.0)  # its last words
         if not self._closing:
             self._on_death()

@@ -19,6 +19,9 @@ class Metrics:
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(f"eftlocal_{name}", about, labels, registry=registry)
 
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"eftlocal_{name}", about, ["model"], registry=registry)
+
         self.requests = counter("requests", "Requests by model and status.", "model", "status")
         self.prompt = counter("prompt_tokens", "Tokens of prompts.", "model")
         self.reused = counter("prompt_tokens_reused", "Of them, held by a cache.", "model")
@@ -26,12 +29,12 @@ class Metrics:
         self.drafted = counter("drafted_tokens", "Draft tokens.", "model")
         self.accepted = counter("accepted_tokens", "Of them, accepted.", "model")
         self.rounds = counter("rounds", "Rounds of decoding.", "model")
-        self.processing = Gauge(
-            "eftlocal_requests_processing", "On their way.", ["model"], registry=registry
-        )
-        self.deaths = Gauge(
-            "eftlocal_engine_deaths", "Engines that died.", ["model"], registry=registry
-        )
+        self.deaths = gauge("engine_deaths", "Engines that died.")
+        self.requests_now = {
+            "processing": gauge("requests_processing", "Answers in the making."),
+            "deferred": gauge("requests_deferred", "Answers that wait for a place."),
+            "open": gauge("requests_open", "Requests that an engine holds."),
+        }
         self.first = Histogram(
             "eftlocal_time_to_first_token_seconds",
             "From the request to the first token.",
