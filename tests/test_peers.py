@@ -104,8 +104,8 @@ def test_a_run_measures_every_way_in_its_process(
     monkeypatch.setattr(measuring, "WAYS", few)
     files = [part for role, file in demo_files.items() for part in (f"--{role}", str(file))]
     out, drawn = tmp_path / "peers.json", tmp_path / "peers.svg"
-    given = "--prompts 2 --tokens 4 --turns 2 --threads 1 --cpu-time --no-transformers".split()
-    written = ["--json", str(out), "--plot", str(drawn)]
+    given = ["--prompts", "2", "--tokens", "4", "--turns", "2", "--threads", "1"]
+    written = ["--cpu-time", "--no-transformers", "--json", str(out), "--plot", str(drawn)]
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", *files, *given, *written])
     assert bench_peers.main() == 0
     report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))

@@ -112,7 +112,7 @@ def tables(report: Mapping[str, Any]) -> Iterator[str]:
     """One answer at a time; all prompts."""
     ways: Mapping[str, dict[str, Any]] = report["ways"]
     count = report["settings"]["prompts"]
-    one = [("one answer", "tokens/s", "over no drafts [95%]", "first token, ms", "peak memory",
+    one = [("one answer", "tokens/s", f"over {PLAIN} [95%]", "first token, ms", "peak memory",
             "tokens as ours; nats between the best two where answers part")]  # fmt: skip
     one += [
         (
@@ -153,8 +153,8 @@ def facts(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{asked['models']}; base + {asked['alpha']:g} (tuned - reference), greedy; "
         f"{asked['prompts']} prompts, answers of up to {asked['tokens']} tokens, {asked['turns']} "
-        f"turns; contexts of {asked['n_ctx']} tokens, empty before each answer; threads: {asked['threads']} for all"
-        + ("; seconds are CPU time" if asked["clock"] == "process_time" else "")
+        f"turns; contexts of {asked['n_ctx']} tokens, empty before each answer; threads for each: "
+        f"{asked['threads']}{'; seconds are CPU time' if asked['clock'] == 'process_time' else ''}"
     )
     for name, of in report["ways"].items():
         more = f"; {of['dtype']}" if "dtype" in of else ""

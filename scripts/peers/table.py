@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 PLAIN, DRAFTS = "this program, no drafts", "this program"
-TOGETHER = "this program, 16 places"
-TORCH = "transformers, three models"
-TORCH_TOGETHER = "transformers, a batch"
-PROCESSOR = "llama-cpp-python, LogitsProcessor"
-ALONE = "llama-cpp-python, the base alone"
-LOOKUP = "the same with prompt lookup"
+TOGETHER = "this program, side by side"
+TORCH = "transformers"
+TORCH_TOGETHER = "transformers, side by side"
+PROCESSOR = "llama-cpp-python, three models"
+ALONE = "llama-cpp-python, base alone"
+LOOKUP = "base alone, prompt lookup"
 
 
 class Way(NamedTuple):
@@ -63,8 +63,8 @@ WAYS: dict[str, Way] = {
         "`draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2)`, as its README advises for "
         "CPUs: drafts are copied from what was said. llama-cpp-python has no drafting by a model",
     ),
-    TOGETHER: Way("ours", "together", True, True, "a `Scheduler`, no drafts"),
-    TORCH_TOGETHER: Way("torch_way", "together", True, True, "as one by one, padded on the left"),
+    TOGETHER: Way("ours", "together", True, True, "a `Scheduler`, a place each, no drafts"),
+    TORCH_TOGETHER: Way("torch_way", "together", True, True, "one batch, padded on the left"),
 }  # fmt: skip
 
 
