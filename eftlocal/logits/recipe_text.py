@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -110,6 +110,18 @@ NAMED: dict[str, tuple[Callable[..., Recipe], dict[str, str], tuple[str, ...]]] 
     TUNED: (lambda: Recipe.single(TUNED), {}, ()),
     REFERENCE: (lambda: Recipe.single(REFERENCE), {}, ()),
 }
+
+
+def recipes_of(roles: Collection[str]) -> tuple[str, ...]:
+    """The recipes that these roles allow. Which tuned models are mixed is a preset's to say, and a
+    persona a person's: recipes that need that are not among them."""
+    found = []
+    for name, (constructor, takes, _) in NAMED.items():
+        if name not in (*MIXTURES, PERSONA):
+            between = dict.fromkeys(takes.values(), 0.75)  # no role has weight 0 there
+            if set(constructor(**between).roles) <= set(roles):
+                found.append(name)
+    return tuple(found)
 
 
 def parse_lambda(text: str) -> Lambda:

@@ -23,6 +23,7 @@ from eftlocal.server.access import error_body
 from eftlocal.server.bodies import ChatBody, TextBody
 from eftlocal.server.engine_process import EngineProcess, Reply
 from eftlocal.server.metrics import Metrics
+from eftlocal.server.page import add_page
 from eftlocal.server.presets import Named, Presets, UnavailableError, listed
 
 MAX_BODY = 16 << 20  # bytes
@@ -171,6 +172,13 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
             "build_info": f"eftlocal {eftlocal.__version__}",
         }
 
+    @app.get("/v1/eftlocal/dials")
+    async def dials(model: str | None = None) -> dict[str, Any]:
+        named = server.named(model)
+        found: dict[str, Any] = (await server.engine(named)).facts["dials"]
+        return {**found, "recipe": "", "recipes": []} if named.role else found
+
+    add_page(app)
     return app
 
 

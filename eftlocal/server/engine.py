@@ -42,6 +42,7 @@ from eftlocal.llama.guide import Guide
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.server.chunks import ChoiceChunks
+from eftlocal.server.dials import dials_of
 from eftlocal.server.influence import influence_of
 from eftlocal.sources import Sources
 
@@ -375,6 +376,7 @@ def _facts(emulator: Emulator) -> dict[str, Any]:
         "vocab_size": emulator.ensemble.vocab_size,
         "roles": list(emulator.roles),
         "recipe": str(emulator.defaults.recipe),
+        "dials": dials_of(emulator.defaults.recipe, emulator.defaults.sampling, emulator.roles),
         "bos_token": prompt.bos_token,
         "eos_token": prompt.eos_token,
         "chat_template": prompt.template,

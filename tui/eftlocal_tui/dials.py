@@ -16,7 +16,7 @@ from eftlocal.errors import UsageError
 from eftlocal.kinds import OFF, Range, RefusedError, number
 from eftlocal.logits.meaning import RECIPE_DIALS, dial_text, formula, meaning, recipe_values
 from eftlocal.logits.recipe import BASE, MADE, PERSONA, Recipe
-from eftlocal.logits.recipe_text import MIXTURES, NAMED, parse_recipe
+from eftlocal.logits.recipe_text import MIXTURES, NAMED, parse_recipe, recipes_of
 from eftlocal.logits.sampling import Sampling
 from eftlocal.settings import LIMITS, MAX_DRAFT, RANGES, SAMPLING, SETTINGS, nearest
 from eftlocal.speculation.settings import Speculation
@@ -249,13 +249,9 @@ def recipe_names(now: Recipe, roles: Collection[str], begun: Recipe) -> tuple[st
     """The recipes that the loaded roles allow, with the present one and that of the preset."""
     ours = [recipe_name(begun), recipe_name(now)]
     written_out = [name for name in ours if name not in NAMED]
-    named = [name for name in NAMED if name in ours or _allowed(name, roles)]
+    allowed = recipes_of(roles)
+    named = [name for name in NAMED if name in ours or name in allowed]
     return tuple(dict.fromkeys([*written_out, *named]))
-
-
-def _allowed(name: str, roles: Collection[str]) -> bool:
-    # Which tuned models are mixed is the preset's to say, and a persona the person's.
-    return name not in (*MIXTURES, PERSONA) and set(_begin(name).roles) <= set(roles)
 
 
 def _began(name: str, now: Dials, begun: Dials) -> float:
