@@ -151,6 +151,16 @@ def test_what_cannot_be_scored_is_an_error_of_this_request(
     assert heard.answered(2)["done"]["choices"][0]["eftlocal"]["influence"]
 
 
+def test_too_much_at_once(engine: Engine, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eftlocal.server.engine.MAX_TOLD", 40 * 6)
+    ask(engine, 1, logprobs=True, top_logprobs=5)
+    assert heard.answered(1)["done"]
+    ask(engine, 2, logprobs=True, top_logprobs=5, n=2)
+    assert "up to 480 tokens would be told" in heard.answered(2)["error"]["message"]
+    ask(engine, 3, raw=True, prompt="Lima is", echo=True, logprobs=5, max_tokens=40)
+    assert "ask for fewer answers" in heard.answered(3)["error"]["message"]
+
+
 def test_batches_refuse_it_by_name_and_the_server_takes_it() -> None:
     with pytest.raises(EftlocalError, match=r"influence: the server tells it"):
         read_request({"prompt": "Hi", "influence": True}, defaults=RequestDefaults())

@@ -138,3 +138,30 @@ def test_one_client_does_not_take_all_places(server: Serving, many: str) -> None
         connection.close()
     until(server.quiet, 10)
     assert left >= (16 if many == "requests" else 1)
+
+
+def test_an_answer_that_cannot_go_on_ends_alone(server: Serving) -> None:
+    """Here no token is allowed; those beside it are answered."""
+    facts = server.get("/tokenizer_info").json()
+    none = {str(token): False for token in range(facts["vocab_size"])}
+    beside = raw(server, {**LONG, "max_tokens": 100, "stream": True})
+    first_chunk(beside)
+    waiting = [raw(server, SHORT) for _ in range(3)]
+    found = server.post("/v1/chat/completions", {**SHORT, "logit_bias": none})
+    assert found.status_code == 400 and "no token is possible" in found.text
+    for connection in (beside, *waiting):
+        data = b""
+        while b'"total_tokens"' not in data and b"[DONE]" not in data:
+            data += connection.recv(1 << 16)
+            assert b"error" not in data
+        connection.close()
+
+
+def test_a_large_body_stalls_nobody(server: Serving) -> None:
+    usual = answered_at_once(server)
+    body: Json = {"prompt": [1] * 2_000_000, "max_tokens": 1}
+    large = raw(server, body, "/v1/completions")
+    while server.presets.served["demo"].active == 0:
+        assert answered_at_once(server) < 5 * usual + 2
+    assert large.recv(1 << 16).startswith(b"HTTP/1.1 400")
+    large.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -26,14 +27,16 @@ from eftlocal.server.metrics import Metrics
 from eftlocal.server.page import add_page
 from eftlocal.server.presets import Named, Presets, UnavailableError, listed
 
-MAX_BODY = 16 << 20  # bytes
+MAX_BODY = 8 << 20  # bytes
 MAX_TEXT = 1 << 20  # characters to tokenize: some texts of a few megabytes take minutes
+_LARGE = 1 << 16  # bytes of a body that takes a while to read
 _PING = 15.0  # seconds without a token, after which a stream says that it lives
 _FIRST = 5.0  # seconds to learn whether a request is refused, before a stream begins
 _STALLED = 60.0  # seconds without reading, after which a stream's client counts as gone
 _LEFT = 499  # the status of a request whose client left, as nginx has it
 
 Said = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
-        given = await _json(request)
+        given = await _given(request, dict)
         named = server.named(given.get("model"))
         text = given.get("prompt", given.get("content"))
         if not isinstance(text, str) or len(text) > MAX_TEXT:
@@ -145,7 +148,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> dict[str, Any]:
-        given = await _json(request)
+        given = await _given(request, dict)
         tokens = given.get("tokens")
         if not isinstance(tokens, list) or any(type(token) is not int for token in tokens):
             raise FailedError(400, "tokens: give a list of token ids")
@@ -218,7 +221,7 @@ class _Server:
         """The answer to a request, whole or as it comes."""
         name = "unknown"
         try:
-            body = _read(kind, await _json(request))
+            body = await _given(request, kind.model_validate)
             named = self.named(body.model)
             name = named.name
             response = await self._complete(request, body, named, raw=raw)
@@ -337,13 +340,14 @@ async def _gone(request: Request) -> None:
         continue
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    """The body of a request.
+async def _given(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
+    """What a body is read as; a large one in a thread, beside which others are answered.
 
     Raises:
-        FailedError: it is no JSON object, or too large.
+        FailedError: it is no JSON object, too large, or not what it must be.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
         # Which a page of another site cannot send without asking this server first.
         raise FailedError(415, "send the body as Content-Type: application/json")
     data = bytearray()
@@ -351,18 +355,18 @@ async def _json(request: Request) -> dict[str, Any]:
         data += piece
         if len(data) > MAX_BODY:
             raise FailedError(413, f"the body has more than {MAX_BODY >> 20} MiB; send less")
+    work = partial(_parsed, bytes(data), read)
+    return await asyncio.to_thread(work) if len(data) > _LARGE else work()
+
+
+def _parsed(data: bytes, read: Callable[[dict[str, Any]], T]) -> T:
     try:
-        found = parse_json(bytes(data))
+        found = parse_json(data)
+        if not isinstance(found, dict):
+            raise FailedError(400, "the body must be a JSON object")
+        return read(found)
     except TextError as error:
         raise FailedError(400, f"the body is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise FailedError(400, "the body must be a JSON object")
-    return found
-
-
-def _read(kind: Any, data: dict[str, Any]) -> Any:
-    try:
-        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -47,6 +47,7 @@ from eftlocal.server.influence import influence_of
 from eftlocal.sources import Sources
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
+MAX_TOLD = 1 << 22  # tokens in one reply, those of top_logprobs among them
 _READERS = 4  # threads
 
 
@@ -138,6 +139,7 @@ class Engine:
             vocab_size=emulator.ensemble.vocab_size,
             unguided_by_system=UNGUIDED in emulator.roles and UNGUIDED not in sources.roles,
         )
+        self._fit = min(context.n_ctx for context in emulator.ensemble.contexts.values())
         self._lock = threading.Lock()  # of what is being answered
         self._answering: dict[int, Answering] = {}
         self._readers = ThreadPoolExecutor(_READERS, "requests")
@@ -180,6 +182,7 @@ class Engine:
             return  # it was cancelled
         said = one.said
         one.request = request = self._read(said)
+        self._check_size(request)
         one.head = self._head(request, said)
         for index, (prompt, options) in enumerate(request.calls(secrets.randbelow(2**32))):
             tell = self._stream(number, one, index) if said["stream"] else None
@@ -211,6 +214,21 @@ class Engine:
                 "out, or ask the emulation"
             )
         return replace(request, recipe=alone)
+
+    def _check_size(self, request: Request) -> None:
+        """Refuses more log-probabilities than memory should be taken for; without them a token of
+        an answer counts as one."""
+        fit = self._fit
+        asked = request.max_tokens
+        most = self._emulator.defaults.max_tokens if asked is None else asked
+        count = len(request.prompts) * request.n * min(fit, fit if most is None else most)
+        if request.echo:
+            count += sum(min(fit, len(prompt)) for prompt in request.prompts)
+        if (count := count * (1 + request.top_logprobs)) > MAX_TOLD:
+            raise UsageError(
+                f"up to {count} tokens would be told, those of top_logprobs among them, and "
+                f"{MAX_TOLD} are the most; ask for fewer answers, max_tokens or top_logprobs"
+            )
 
     def _stream(self, number: int, one: Answering, index: int) -> ChoiceChunks:
         assert one.request is not None
