@@ -50,6 +50,8 @@ def check_outputs(
         if path is None or (is_stdout(path) and option in stdout):
             continue
         try:
+            if is_stdout(path):
+                raise UsageError(f"{path} is standard output; name a file, as in ./name")
             if option in growing:
                 check_place(path)
             else:
@@ -66,8 +68,6 @@ def check_outputs(
 
 
 def _check_whole(path: Path) -> None:
-    if is_stdout(path):
-        raise UsageError(f"{path} is standard output; name a file, as in ./name")
     if path.is_symlink():
         raise UsageError(f"{path} is a link to {path.readlink()}; name that file itself")
     real = check_place(path)

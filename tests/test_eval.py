@@ -24,7 +24,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.evaluation.figures import page as page_text
 from eftlocal.evaluation.figures import summarise
-from eftlocal.evaluation.grid import Point, cross, parse_dials
+from eftlocal.evaluation.grid import Point, compared, cross, parse_dials
 from eftlocal.evaluation.run import (
     OF_ANSWERS,
     Record,
@@ -311,6 +311,42 @@ def test_what_is_not_answered_yet_is_said() -> None:
     assert "second" not in page.text
 
 
+def test_figures_of_sums_are_compared_as_they_are_shown() -> None:
+    """Perplexities: exp of sums of losses over sums of tokens, which are not the same in number."""
+
+    class Text(Plain):
+        metrics = {  # noqa: RUF012 - as `Task` has it
+            "ppl": Metric("x", over="n", exponential=True, less_is_better=True)
+        }
+
+    grid = points(beta="1")
+    models = compared(["small tuned", "large tuned"], grid[0].sampling)
+    every = [*grid, *models]
+    losses = (4.0, 6.0, 5.0), (8.0, 9.0, 7.0), (2.0, 3.0, 3.0)
+    sizes = (4.0, 2.0, 3.0), (5.0, 2.0, 3.0), (4.0, 2.0, 3.0)
+    done = {
+        (p.key, i, 0): Record(p.key, i, {}, 1, "", "scored", {"ppl": of[i], "n": n[i]})
+        for p, of, n in zip(every, losses, sizes, strict=True)
+        for i in range(3)
+    }
+    task = Text(Options())
+    found = summarise(task, task.metrics, every, range(3), done)
+    ours, small, large = (math.exp(sum(of) / sum(n)) for of, n in zip(losses, sizes, strict=True))
+    assert [s.metrics["ppl"].mean for s in found] == pytest.approx([ours, small, large])
+    less, gap = found[0].against["small tuned"]["ppl"], found[0].gaps["ppl"]
+    assert less.value == pytest.approx(ours - small) and less.low < less.value < less.high
+    assert gap.value == pytest.approx((ours - small) / (large - small))
+
+
+def test_one_item_has_no_interval() -> None:
+    (point,) = points(beta="1")
+    metrics = {"exact": Metric("x")}
+    done = {(point.key, 0, 0): record(0, exact=1.0)}
+    (found,) = summarise(PLAIN, metrics, [point], range(2), done)
+    mean = found.metrics["exact"]
+    assert (mean.mean, mean.n) == (1.0, 1) and math.isnan(mean.low) and math.isnan(mean.high)
+
+
 # The command -------------------------------------------------------------------------------------
 
 
@@ -438,12 +474,17 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["P", "--data", "P"], "is a file of prompts; leave out --data"),
         (["P", "--out", "P"], "the prompts and --out are the same file"),
         (["P", "--out", "no/o.jsonl"], "there is no folder no"),
-        (["P", "--compare", "large"], "--compare: 'large' is none of tuned, base, reference"),
+        (["P", "--compare", "large"], "--compare: 'large'; give some of tuned, base, reference"),
         (["P", "--shots", "3"], "--shots means nothing to the task prompts"),
         (["P", "--samples", "2", "--temperature", "0,1"], "2 greedy answers to one item are one"),
         (["demo", "--samples", "2"], "2 greedy answers to one item are one"),
         (["demo", "--system", "x"], "--system means nothing to the task demo"),
         (["no.txt"], "no.txt: cannot be read"),
+        (["P", "demo", "--metrics", "nonsense"], "'nonsense' is not measured here; known: stopped"),
+        (["demo", "demo"], "the task demo is given twice"),
+        (["P", "demo", "--out", "."], "--out: . is a folder"),
+        (["P", "--out", "-"], "--out: - is standard output; name a file, as in ./name"),
+        (["P", "--compare", "plain"], "--compare: 'plain'; give some of tuned, base, reference"),
         (["P", "--metrics", "exact"], "'exact' is not measured here; known: stopped"),
         (["P", "--beta", "a"], "--beta: 'a' is neither a number"),
         (["P", "--recipe", "proxy", "--beta", "1"], "recipe proxy has no beta"),
@@ -565,3 +606,29 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert 0 < done < 60
     with out.open("rb") as file:
         assert all(json.loads(line) for line in file)
+
+
+def test_models_are_added_to_a_run_and_another_large_ones_answers_are_not_its_own(
+    files: list[str], asked: Path, tiny_files: dict[str, Path], tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out.jsonl", tmp_path / "other.gguf"
+    options = [str(asked), *files, "--limit", "2", "--max-tokens", "3", "--threads", "1"]
+    options += ["--n-ctx", "256", "--temperature", "0", "--out", str(out)]
+    first = evaluate(*options, "--compare", "none")
+    assert first.exit_code == 0, first.output
+    counts = [len(out.read_text("utf-8").splitlines())]
+    for large in (str(tiny_files["base"]), str(tiny_files["base"]), str(other)):
+        other.write_bytes(tiny_files["tuned"].read_bytes())
+        again = evaluate(*options, "--large", large)
+        assert again.exit_code == 0 and "large tuned" in again.stdout, again.output
+        counts.append(len(out.read_text("utf-8").splitlines()))
+    assert counts == [2, 8, 8, 10]
+
+
+def test_saving_the_best_is_refused_before_anything_is_answered(asked: Path) -> None:
+    asked.write_text("only one", "utf-8")
+    for grid, says in (("0,1", "half is empty; it has too few items"),):
+        result = evaluate(
+            str(asked), "--beta", grid, "--save-best", "tokens", "--as", "never-written"
+        )
+        assert result.exit_code == 2 and says in result.stderr

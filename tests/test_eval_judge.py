@@ -67,6 +67,11 @@ def test_verdicts_stand_beside_the_answers_and_are_asked_once(prompts: Path) -> 
             ["--judge", "http://127.0.0.1:1", "--judge-model", "x", "--criteria", "taste"],
             "no criterion 'taste'; there are overall, helpfulness",
         ),
+        (["--judge", "http://127.0.0.1:1", "--judge-model", "x"], "--judge needs --out FILE"),
+        (
+            ["--judge=http://127.0.0.1:1", "--judge-model=x", "--out=x.jsonl", "--compare=none"],
+            "--judge compares with models that answer alone; there is none",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_asked(

@@ -29,6 +29,11 @@ def beside(small: Interval, base: Interval, task: str = "demo", less: bool = Fal
         ([beside(UP, UP), beside(DOWN, UP, "x")], "Worth it for some things", "on x it is"),
         ([beside(DOWN, DOWN, less=True)], "Worth it", "better than the small tuned model (-0.20)"),
         ([beside(EVEN, EVEN)], "Not shown to be worth it", "by 24 items"),
+        (
+            [Compared("demo", 5, {"base": UP})],
+            "Not shown to be worth it",
+            "base (+0.20) by 5 items",
+        ),
     ],
 )
 def test_the_verdict_claims_what_the_intervals_show(
@@ -72,3 +77,34 @@ def test_tasks_that_cannot_be_asked_are_left_out_and_said(tmp_path: Path) -> Non
         assert line.startswith(("note: ", "eftlocal: "))
     named = evaluate("prompts", *files)
     assert named.exit_code == 2 and "give the file of prompts" in named.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--compare", "none"], "--compare does not go with --quick"),
+        (["--large", "x.gguf"], "--large does not go with --quick"),
+        (["--save-best", "exact", "--as", "x"], "--save-best does not go with --quick"),
+        (["--beta", "0,1"], "--quick looks at one point"),
+        (["--base", str(FOLDER / "base.gguf"), "--recipe", "base=1"], "give --tuned"),
+    ],
+)
+def test_what_it_does_not_heed_is_refused(options: list[str], says: str) -> None:
+    result = evaluate("demo", *options)
+    assert result.exit_code == 2 and says in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_prompts_without_right_answers_measure_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("Where is Toulouse?", "utf-8")
+    result = evaluate(str(path))
+    assert result.exit_code == 2 and "prompts measures nothing" in result.stderr
+
+
+def test_a_page_and_a_dry_run_of_a_quick_look(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    dry = evaluate("demo", "--limit", "2", "--html", str(page), "--dry-run")
+    assert dry.exit_code == 0 and not page.exists()
+    assert dry.stdout.splitlines()[-1] == "demo: 3 points x 2 items: 6 answers"
+    result = evaluate("demo", "--limit", "2", "--minutes", "0.05", "--html", str(page))
+    assert result.exit_code == 0 and "answers side by side" in page.read_text("utf-8")

@@ -74,7 +74,9 @@ def _with_facts(text: str) -> str:
     if found is None or found[1] == "required":
         return text[: found.start()] if found else text
     facts = found[1].replace("; required", "")
-    facts = re.sub(r"(\d+)<=x<=(\d+)", r"\1 to \2", re.sub(r"\bx>=(\d+)", r"\1 or more", facts))
+    facts = re.sub(
+        r"(\d+)<=x<=(\d+)", r"\1 to \2", re.sub(r"\bx>=([\d.]*\d)", r"\1 or more", facts)
+    )
     words = text[: found.start()].rstrip(".")
     return f"{words[:-1]}; {facts})." if words.endswith(")") else f"{words} ({facts})."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -213,10 +214,10 @@ def evaluate(
     """
     del speculative, system, raw, shots, run_code, data, split, limit, samples, compare, large
     del seed, parallel, as_, judge, judge_model, criteria  # all of them are read in `given`
-    from eftlocal.cli.eval_best import best, check_save, save
-    from eftlocal.cli.eval_judge import read_judge
+    from eftlocal.cli.eval_best import best, check_points, check_save, save
+    from eftlocal.cli.eval_judge import check_pairs, read_judge
     from eftlocal.cli.eval_quick import memory_of, quick_report, quick_runs
-    from eftlocal.cli.eval_run import answer, kept, made
+    from eftlocal.cli.eval_run import answer, kept, made, place
     from eftlocal.cli.progress import terminable
     from eftlocal.cli.selection import loading_bars, select
     from eftlocal.study.report import as_json, interval
@@ -240,37 +241,45 @@ def evaluate(
                     one.report(identity, console=console, judge=asked, parallel=judge_parallel)
                 )
 
+    def dry(runs: Sequence[Run]) -> bool:
+        for one in runs if dry_run else ():
+            one.tell()
+        return dry_run
+
     if quick:
         runs = quick_runs(tasks, selected, given)
+        place(runs, metrics, files)
+        if dry(runs):
+            return
         with terminable(), loading_bars() as bars:
             memory = memory_of(selected.sources(bars))
-        for one in runs:
-            one.place(one.session.task.name if len(runs) > 1 else "", metrics, files)
         with terminable(), kept(runs) as opened:
             answer(runs, selected, opened, given, seconds=60.0 * minutes / len(runs))
             found.append(quick_report(runs, memory, console))
     elif chosen_by is None:
         runs = [made(name, selected, given) for name in tasks]
-        for one in runs:
-            one.place(one.session.task.name if len(runs) > 1 else "", metrics, files)
-        if dry_run:
-            for one in runs:
-                one.tell()
+        for one in runs if asked else ():
+            check_pairs(one)
+        place(runs, metrics, files)
+        if dry(runs):
             return
         run(runs)
     else:
         first = made(tasks[0], selected, given, split="validation", compares=False)
+        second = made(tasks[0], selected, given, split="test")
         first.place("validation", metrics, files)
+        second.place("test", metrics, files)
+        if asked:
+            check_pairs(second)
         metric = first.metric(chosen_by)
-        if dry_run:
-            first.tell()
+        check_points(selected, given, first.session.points)
+        if dry([first]):
             return
         run([first])
         point = best(first.summaries, chosen_by, metric).point
         told = say if console else tell
         told(f"best {chosen_by} on the validation half: {point.label()}")
-        second = made(tasks[0], selected, given, split="test", grid=[point])
-        second.place("test", metrics, files)
+        second = second.at(point)
         run([second])
         mean = second.summaries[0].metrics[chosen_by]
         save(selected, given, point, f"{chosen_by} {interval(mean[:3], '.3f')} of {mean.n} items")

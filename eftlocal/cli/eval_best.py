@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from eftlocal.defaults import preset_defaults
-from eftlocal.errors import UsageError
+from eftlocal.errors import EftlocalError, UsageError
 from eftlocal.kinds import OFF
 from eftlocal.logits.recipe_text import NAMED, parse_recipe
 from eftlocal.presets.schema import Preset
@@ -43,18 +44,35 @@ def check_save(given: Given, tasks: Sequence[str]) -> str | None:
 
 
 def best(summaries: Sequence[PointSummary], name: str, metric: Metric) -> PointSummary:
-    """The point of the grid with the best mean; of equal ones the first."""
-    grid = [s for s in summaries if not s.point.model]
+    """The point with the best mean; of equal ones the first.
+
+    Raises:
+        EftlocalError: none has one.
+    """
+    grid = [s for s in summaries if name in s.metrics and not isnan(s.metrics[name].mean)]
+    if not grid:
+        raise EftlocalError(f"--save-best: {name} was measured at no point")
     sign = -1.0 if metric.less_is_better else 1.0
     return max(grid, key=lambda s: sign * s.metrics[name].mean)
 
 
 def save(selected: Selection, given: Given, point: Point, comment: str) -> None:
-    """Writes the preset that was evaluated, with the point's recipe and sampling.
+    """Writes the preset that was evaluated, with the point's recipe and sampling."""
+    add_preset(_at(selected, given, point), comment)
+
+
+def check_points(selected: Selection, given: Given, points: Sequence[Point]) -> None:
+    """Refuses, before any is answered, points that cannot be saved.
 
     Raises:
-        UsageError: a preset cannot say this recipe; nothing was written.
+        UsageError: a preset cannot say the recipe of one.
     """
+    for point in points:
+        _at(selected, given, point)
+
+
+def _at(selected: Selection, given: Given, point: Point) -> dict[str, Any]:
+    """The preset of a point."""
     table = _table(selected, given)
     dials = {name: value for name, value in point.dials.items() if name in _RECIPE}
     if dials:
@@ -65,7 +83,7 @@ def save(selected: Selection, given: Given, point: Point, comment: str) -> None:
         table["sampling"] = {**table.get("sampling", {}), **drawn}
     if preset_defaults(Preset.model_validate(table)).recipe != point.recipe:
         raise UsageError(f"--save-best: a preset cannot hold the recipe {point.recipe}")
-    add_preset(table, comment)
+    return table
 
 
 def _table(selected: Selection, given: Given) -> dict[str, Any]:

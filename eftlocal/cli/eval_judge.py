@@ -34,7 +34,23 @@ def read_judge(given: Given) -> Judge | None:
     if model is None:
         raise UsageError("--judge needs --judge-model NAME, as its server calls it")
     asked = tuple(name.strip() for name in (criteria or "overall").split(","))
-    return Judge(ChatServer(url, model), asked)
+    judge = Judge(ChatServer(url, model), asked)
+    if given["out"] is None:
+        raise UsageError("--judge needs --out FILE: what the judge says is kept beside it")
+    return judge
+
+
+def check_pairs(run: Run) -> None:
+    """Refuses a task of which a judge would see no pair of answers.
+
+    Raises:
+        UsageError: nothing is generated, or no model answers alone.
+    """
+    task = run.session.task
+    if not task.generates:
+        raise UsageError(f"--judge compares answers, and {task.name} has the models write none")
+    if not any(point.model for point in run.session.points):
+        raise UsageError("--judge compares with models that answer alone; there is none")
 
 
 def judged(run: Run, judge: Judge, parallel: int) -> list[dict[str, Any]]:

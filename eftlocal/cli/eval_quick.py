@@ -10,9 +10,10 @@ from eftlocal.cli.screen import Screen
 from eftlocal.cli.streams import tell
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
-from eftlocal.evaluation.grid import BASE_ALONE, SMALL
+from eftlocal.evaluation.grid import BASE_ALONE, SMALL, of_grid
 from eftlocal.evaluation.worth import Compared, verdict
 from eftlocal.logits.recipe import BASE, TUNED
+from eftlocal.settings import flag_of
 from eftlocal.study.report import interval, table, titled
 from eftlocal.study.statistics import median
 
@@ -34,6 +35,12 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
     Raises:
         UsageError: none can be; why is said before.
     """
+    for name in ("compare", "large", "judge", "save_best"):
+        if given[name] is not None:
+            raise UsageError(f"{flag_of(name)} does not go with --quick")
+    for role in (TUNED, BASE):
+        if role not in selected.roles:
+            raise UsageError(f"--quick compares with the {role} model alone; give --{role}")
     is_demo = getattr(selected.models, "name", "").startswith("demo")
     wanted = list(tasks) or (["demo"] if is_demo else [*TASKS, *["humaneval"] * given["run_code"]])
     runs: list[Run] = []
@@ -45,13 +52,19 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
         if not tasks and _INSTEAD.get(name) in {run.session.task.name for run in runs}:
             continue
         try:
-            runs.append(made(name, selected, given, shuffled=True, large=False))
+            one = made(name, selected, given, shuffled=True, large=False)
         except EftlocalError as error:
             if tasks:
                 raise
             tell(f"note: {name} is left out: {error}")
             if isinstance(error, DownloadError):  # each would be waited for as long
                 out_of_reach = _OF_HUB
+            continue
+        if len(of_grid(one.session.points)) > 1:
+            raise UsageError("--quick looks at one point; give each dial one value")
+        if not one.session.task.metrics:
+            raise UsageError(f"{one.session.task.name} measures nothing that could be compared")
+        runs.append(one)
     if not runs:
         raise UsageError("--quick: no task can be asked here; name one, with --data FILE")
     return runs
@@ -76,6 +89,7 @@ def quick_report(runs: Sequence[Run], memory: dict[str, int], console: Screen | 
     names = ("emulation", SMALL, BASE_ALONE)
     found, rows, rates = [], [], {name: list[float]() for name in names}
     for run in runs:
+        run.drawn()
         task = run.session.task
         first = next(iter(task.metrics))
         by_model = {s.point.model or "emulation": s for s in run.summaries}
@@ -83,7 +97,7 @@ def quick_report(runs: Sequence[Run], memory: dict[str, int], console: Screen | 
             values = summary.values.values()
             rates[name] += [of["tokens_per_second"] for of in values if "tokens_per_second" in of]
         emulation = by_model["emulation"]
-        if first not in emulation.metrics:
+        if not all(first in summary.metrics for summary in by_model.values()):
             continue
         less = {model: of[first] for model, of in emulation.against.items() if first in of}
         metric = task.metrics[first]

@@ -29,7 +29,7 @@ from eftlocal.evaluation.picture import plot
 from eftlocal.evaluation.run import FIRST, OF_ANSWERS, Missing, Results, manifest, run, spread
 from eftlocal.evaluation.session import Session, check_samples, half, shuffle, task_defaults
 from eftlocal.evaluation.task import Metric, Options, Task
-from eftlocal.journal.manifest import Manifest
+from eftlocal.journal.manifest import Manifest, of_roles
 from eftlocal.kinds import OFF
 from eftlocal.loading.loader import UpTo
 from eftlocal.logits.recipe import MADE, TUNED, Recipe
@@ -72,7 +72,13 @@ class Run:
 
     def metric(self, name: str) -> Metric:
         """A metric that is measured."""
-        return _metrics(name, self.session.metrics, all_known=True)[name]
+        check_metrics("--save-best", [name], self.session.metrics)
+        return self.session.metrics[name]
+
+    def at(self, point: Point) -> Run:
+        """With this point as its grid."""
+        models = [one for one in self.session.points if one.model]
+        return replace(self, session=replace(self.session, points=[point, *models]))
 
     def place(self, part: str, metrics: str | None, files: Mapping[str, Path | None]) -> None:
         """Checks where the answers, the picture and the page go, and which metrics are shown.
@@ -84,15 +90,16 @@ class Run:
         Raises:
             UsageError: one cannot be written, or a metric is not measured.
         """
-        own = {
-            flag: path and path.with_name(f"{path.stem}.{part}{path.suffix}") if part else path
-            for flag, path in files.items()
-        }
-        self.out, self.picture, self.page = own.values()
-        rows = {"--out": own.pop("--out")}
-        check_outputs(own, {"the prompts": self.session.task.options.data}, rows=rows)
+        for name in ("", f".{part}") if part else ("",):  # what is no file's name gets no ending
+            own = {
+                flag: path.with_name(f"{path.stem}{name}{path.suffix}") if path and name else path
+                for flag, path in files.items()
+            }
+            self.out, self.picture, self.page = own.values()
+            rows = {"--out": own.pop("--out")}
+            check_outputs(own, {"the prompts": self.session.task.options.data}, rows=rows)
         check_plot(self.picture)
-        self.shown = _metrics(metrics, self.session.metrics, all_known=not part)
+        self.shown = _metrics(metrics, self.session.metrics)
 
     def tell(self) -> None:
         """The grid, and how much there is to do."""
@@ -105,6 +112,16 @@ class Run:
         told = f"{counted(len(points), 'point')} x {counted(count, 'item')}"
         say(f"{task.name}: {told}: {counted(answers, 'answer')}")
 
+    def drawn(self) -> list[figures.PointSummary]:
+        """Writes the picture and the page of what is shown, and gives that."""
+        task, items, records = self.session.task, self.session.items, self.results.records
+        summaries = self.session.summaries(self.results, self.shown)
+        if self.picture:
+            plot(summaries, self.shown, self.picture)
+        if self.page:
+            write_whole(self.page, figures.page(task, items, summaries, records, self.shown))
+        return summaries
+
     def report(
         self, identity: Manifest, *, console: Screen | None, judge: Judge | None, parallel: int
     ) -> Any:
@@ -116,12 +133,7 @@ class Run:
         """
 
         task, items = self.session.task, self.session.items
-        summaries = self.session.summaries(self.results, self.shown)
-        if self.picture:
-            plot(summaries, self.shown, self.picture)
-        if self.page:
-            records = self.results.records
-            write_whole(self.page, figures.page(task, items, summaries, records, self.shown))
+        summaries = self.drawn()
         said = judged(self, judge, parallel) if judge else []
         if console is None:
             data = figures.as_data(task, items, summaries, identity, [*self.shown])
@@ -133,6 +145,22 @@ class Run:
         for table in as_tables(said, judge) if judge else ():
             console.print(table)
         return None
+
+
+class _All:
+    """The results of several tasks, as one file of rows."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._all = [of.results for of in runs]
+        self.path = ", ".join(str(of.path) for of in self._all)
+
+    @property
+    def rows(self) -> int:
+        return sum(of.rows for of in self._all)
+
+    def close(self) -> None:
+        for of in self._all:
+            of.close()
 
 
 @contextmanager
@@ -152,7 +180,6 @@ def made(
     given: Given,
     *,
     split: str | None = None,
-    grid: Sequence[Point] | None = None,
     compares: bool = True,
     large: bool = True,
     shuffled: bool = False,
@@ -161,7 +188,6 @@ def made(
 
     Args:
         split: instead of the options'.
-        grid: instead of the options' grid.
         compares: with the models to compare with; large: the large tuned one, too.
         shuffled: the items in an order of their own, so that the first few are a fair part.
     """
@@ -172,10 +198,12 @@ def made(
     is_grid = any(len(values) > 1 for values in dials.values())
     task = make(name, Options(**told), split=split, is_grid=is_grid)
     defaults = task_defaults(task, selected.defaults, given["max_tokens"])
-    grid = grid or cross(dials, _builder(defaults, selected.roles, given))
+    grid = cross(dials, _builder(defaults, selected.roles, given))
     items = task.items()
     if split and "split" not in task.takes:
         items = half(items, split)
+        if not items:
+            raise UsageError(f"{task.name}: its {split} half is empty; it has too few items")
     items = spread(shuffle(items) if shuffled else items, given["limit"])
     if not items:
         raise UsageError(f"{task.name}: there is no item to answer")
@@ -196,11 +224,11 @@ def _models(given: Given, roles: Sequence[str], *, large: bool) -> list[str]:
     asked = given["compare"]
     wanted = [role for role in ("tuned", "base") if role in roles]
     if asked is not None:
-        wanted = [] if asked == "none" else [role.strip() for role in asked.split(",")]
+        wanted = [] if asked == "none" else _names(asked)
     for role in wanted:
         if role not in by_role or role not in roles:
             there = [known for known in by_role if known in roles]
-            raise UsageError(f"--compare: {role!r} is none of {', '.join(there)}, and not none")
+            raise UsageError(f"--compare: {role!r}; give some of {', '.join(there)}, or none")
     return [by_role[role] for role in dict.fromkeys(wanted)] + [LARGE] * large
 
 
@@ -244,26 +272,25 @@ def answer(
             sources,
             roles={TUNED: replace(sources.roles[TUNED], path=found, lora=None)},
             defaults=replace(sources.defaults, recipe=Recipe.single(TUNED)),
-            name="large tuned",
+            name=LARGE,
         )
     )
+    large = of_roles({LARGE: alone.roles[TUNED]}) if alone else {}
     identities = []
     for of in runs:
         limits = replace(trio, defaults=replace(of.session.defaults, recipe=first.recipe))
-        more = {"large tuned": alone.roles[TUNED]} if alone else {}
-        identity = manifest(limits, of.session.task, of.session.items, given["seed"], more)
+        identity = manifest(limits, of.session.task, of.session.items, given["seed"])
         assert of.out is not None
         of.opened = opened.enter_context(Results(of.out, identity))
-        identities.append(identity)
+        of.session = of.session.with_large(large)
+        identities.append({**identity, **large} if of.large else identity)
     parallel = given["parallel"]
     for models in [*([alone] if alone else []), trio]:
         left = [(of, of.session.missing(of.results, large=models is alone)) for of in runs]
         count = sum(len(missing) for _, missing in left)
         if not count:
             continue
-        with ExitStack() as kept:
-            for of, missing in left:
-                kept.enter_context(keeping(of.results, len(missing)))
+        with keeping(_All(runs), count):
             with loading_bars() as bars:
                 emulator = models.load(
                     force=given["force"],
@@ -318,15 +345,36 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], given: Given) -> Build:
     return build
 
 
-def _metrics(
-    asked: str | None, there: Mapping[str, Metric], *, all_known: bool
-) -> dict[str, Metric]:
+def place(runs: Sequence[Run], metrics: str | None, files: Mapping[str, Path | None]) -> None:
+    """`Run.place` of each, the files of several named after their tasks.
+
+    Raises:
+        UsageError: as that; two tasks have one name, or no task measures a metric.
+    """
+    names = [of.session.task.name for of in runs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UsageError(f"the task {twice[0]} is given twice; run each by itself")
+    if metrics not in (None, "all"):
+        known = {name: of for run in runs for name, of in run.session.metrics.items()}
+        check_metrics("--metrics", _names(metrics), known)
+    for of, name in zip(runs, names, strict=True):
+        of.place(name if len(runs) > 1 else "", metrics, files)
+
+
+def check_metrics(option: str, wanted: Sequence[str], known: Mapping[str, Metric]) -> None:
+    """Refuses what is not measured."""
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"{option}: {name!r} is not measured here; known: {', '.join(known)}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _metrics(asked: str | None, there: Mapping[str, Metric]) -> dict[str, Metric]:
     if asked is None:
         return {name: of for name, of in there.items() if name in FIRST or name not in OF_ANSWERS}
     if asked == "all":
         return dict(there)
-    wanted = dict.fromkeys(name.strip() for name in asked.split(","))
-    for name in wanted:
-        if name not in there and all_known:
-            raise UsageError(f"--metrics: {name!r} is not measured here; known: {', '.join(there)}")
-    return {name: there[name] for name in wanted if name in there}
+    return {name: there[name] for name in _names(asked) if name in there}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eftlocal.errors import UsageError
 from eftlocal.evaluation import tasks
+from eftlocal.evaluation.own_task import OwnTask
 from eftlocal.evaluation.questions import SPLITS
 from eftlocal.evaluation.task import Options, Task
 from eftlocal.evaluation.tasks import names
@@ -47,7 +48,7 @@ def make(name: str, options: Options, *, split: str | None = None, is_grid: bool
         told = getattr(options, option.name) != option.default
         if told and option.name not in (*found.takes, "offline"):
             raise UsageError(f"{flag_of(option.name)} means nothing to the task {found.name}")
-    task: Task = found(options)
+    task: Task = OwnTask(path, found, options) if path.suffix == ".py" else found(options)
     return task
 
 

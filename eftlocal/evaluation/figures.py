@@ -19,7 +19,14 @@ from eftlocal.generation import ENDINGS
 from eftlocal.journal.manifest import Manifest
 from eftlocal.study.page import render
 from eftlocal.study.report import interval, table, titled
-from eftlocal.study.statistics import Interval, gap_recovered, mean, ratios_of_sums
+from eftlocal.study.statistics import (
+    Array,
+    Interval,
+    gap_recovered,
+    mean,
+    of_ratios,
+    ratios_of_sums,
+)
 
 _WIDEST = 10_000  # columns, to measure a table that nothing squeezes
 
@@ -119,10 +126,39 @@ def means(metrics: Mapping[str, Metric], values: Mapping[int, Values]) -> dict[s
     return found
 
 
-def _paired(name: str, *of: Mapping[int, Values]) -> list[list[float]]:
-    """The values of a metric by model, over the items where all have one."""
-    both = [i for i in of[0] if all(name in one.get(i, {}) for one in of)]
-    return [[one[i][name] for i in both] for one in of]
+def _paired(name: str, metric: Metric, *of: Mapping[int, Values]) -> tuple[Array, Array]:
+    """Of a metric, over the items where all models have it: what its sum over these is divided by,
+    and what is summed up, each (items, models)."""
+    needed = {name, metric.over or name}
+    both = [i for i in of[0] if all(needed <= one.get(i, {}).keys() for one in of)]
+    above = np.array([[one[i][name] for one in of] for i in both])
+    below = np.array([[one[i].get(metric.over, 1.0) for one in of] for i in both])
+    return below, above
+
+
+def _difference(metric: Metric, below: Array, above: Array) -> Interval:
+    """The first model's figure less the second's."""
+    if not (metric.over or metric.exponential):
+        return mean(above[:, 0] - above[:, 1])
+    return of_ratios(below, above, lambda r: np.subtract(*_shown(metric, r).T))
+
+
+def _gap(metric: Metric, below: Array, above: Array) -> Interval:
+    """How much of the way from the first model's figure to the third's the second goes."""
+    if not (metric.over or metric.exponential):
+        return gap_recovered(*above.T)
+
+    def figure(ratios: Array) -> Array:
+        small, emulated, large = _shown(metric, ratios).T
+        gap: Array = (emulated - small) / (large - small)
+        return gap
+
+    found = of_ratios(below, above, figure, resamples=10_000)
+    return found if math.isfinite(found.value) else Interval(math.nan, math.nan, math.nan)
+
+
+def _shown(metric: Metric, ratios: Array) -> Array:
+    return np.exp(ratios) if metric.exponential else ratios
 
 
 def _gaps(
@@ -130,8 +166,12 @@ def _gaps(
 ) -> dict[str, Interval]:
     if SMALL not in by_model or LARGE not in by_model:
         return {}
-    of_all = {n: _paired(n, by_model[SMALL], own, by_model[LARGE]) for n in task.metrics}
-    return {name: gap_recovered(*of) for name, of in of_all.items() if of[0]}
+    found = {}
+    for name, metric in task.metrics.items():
+        below, above = _paired(name, metric, by_model[SMALL], own, by_model[LARGE])
+        if len(above):
+            found[name] = _gap(metric, below, above)
+    return found
 
 
 def _differences(
@@ -139,9 +179,9 @@ def _differences(
 ) -> dict[str, Interval]:
     found = {}
     for name, metric in task.metrics.items():
-        here, there = _paired(name, own, other)
-        if here and not metric.over:
-            found[name] = mean(np.subtract(here, there))
+        below, above = _paired(name, metric, own, other)
+        if len(above):
+            found[name] = _difference(metric, below, above)
     return found
 
 
@@ -196,7 +236,9 @@ def as_tables(
         found = [s.metrics.get(metric) for s in summaries]
         if any(found):
             digits = min(_digits(mean) for mean in found if mean)
-            columns[words_of(metric)] = [cell(mean, digits) for mean in found]
+            columns[words_of(metric)] = [
+                cell(mean, s.n, digits) for mean, s in zip(found, summaries, strict=True)
+            ]
 
     def shown_with(titles: Sequence[str]) -> Table:
         rows = ([*row, *(columns[title][i] for title in titles)] for i, row in enumerate(left))
@@ -294,22 +336,34 @@ def constants(summaries: Sequence[PointSummary]) -> str:
     points = [s.point for s in summaries]
     dials, grid = varied(points), of_grid(points)
     counts = [s.n for s in summaries]
-    answered = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    told = [f"{len(summaries)} {'models' if grid != points else 'points'}, {answered} prompts each"]
-    if len(grid) > 1 and grid != points:
-        told = [f"{len(grid)} points and {len(points) - len(grid)} models, {answered} prompts each"]
+    least, most = min(counts), max(counts)
+    answered = _counted(most, "prompt") if least == most else f"{least} to {most} prompts"
+    models = [_counted(len(points) - len(grid), "model")] if grid != points else []
+    what = [_counted(len(grid), "point") if len(grid) > 1 or not models else "the emulation"]
+    told = [f"{' and '.join(what + models)}, {answered} each"]
     fixed = [dial for dial in grid[0].dials if dial not in dials] if grid else []
     return "; ".join(told + ([grid[0].label(fixed)] if fixed else []))
 
 
-def cell(found: Mean | None, digits: int | None = None) -> str:
-    """`0.48`, and under it `[0.44, 0.52]`; so many decimals, or three digits in all."""
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def cell(found: Mean | None, n: int, digits: int | None = None) -> str:
+    """`0.48`, under it `[0.44, 0.52]`, and where it is not of all n items, `of 3`.
+
+    Args:
+        digits: decimals; without, three digits in all.
+    """
     if found is None:
         return ""
-    if math.isnan(found.low):
-        return f"{found.mean:.3g}"
     digits = _digits(found) if digits is None else digits
-    return f"{found.mean:.{digits}f}\n[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    lines = [f"{found.mean:.{digits}f}"]
+    if not math.isnan(found.low):
+        lines.append(f"[{found.low:.{digits}f}, {found.high:.{digits}f}]")
+    if found.n != n:
+        lines.append(f"of {found.n}")
+    return "\n".join(lines)
 
 
 def _digits(found: Mean) -> int:

@@ -186,12 +186,14 @@ class Point:
         dials: the value of each dial that was given.
         recipe, sampling: what they mean; the sampling's seed is set prompt by prompt.
         model: the name of a model to compare with; empty for a point of the grid.
+        by_itself: what the answers of a model that is loaded by itself depend on.
     """
 
     dials: Mapping[str, Value]
     recipe: Recipe
     sampling: Sampling
     model: str = ""
+    by_itself: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -206,8 +208,8 @@ class Point:
             for name, value in vars(self.sampling).items()
             if name != "seed" and not (self.sampling.greedy and name in _FILTERS)
         }
-        by_itself = [LARGE] if self.model == LARGE else []  # another file in the same role
-        told = json.dumps([recipe, sampling, *by_itself], sort_keys=True)
+        alone = [self.model, self.by_itself] if self.model == LARGE else []
+        told = json.dumps([recipe, sampling, *alone], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def label(self, dials: Sequence[str] | None = None) -> str:

@@ -23,7 +23,6 @@ from eftlocal.evaluation.grid import Point, plain_dials
 from eftlocal.evaluation.task import Item, Metric, Task
 from eftlocal.journal.journal import SYNC_SECONDS, Journal, Kind, Row
 from eftlocal.journal.manifest import Manifest, of_roles, of_versions
-from eftlocal.loading.roles import RoleSource
 from eftlocal.request import Request
 from eftlocal.sources import Sources
 
@@ -99,13 +98,11 @@ def manifest(
     task: Task,
     items: Sequence[Item],
     seed: int,
-    others: Mapping[str, RoleSource] | None = None,
 ) -> Manifest:
     """What the answers depend on. The points are no part of it: some may be added, or left out.
 
     Args:
         sources: the models; of their defaults the limits and the drafts.
-        others: models that are compared with.
 
     Raises:
         ModelFileError: a model file cannot be read.
@@ -122,7 +119,7 @@ def manifest(
         "stop": repr(list(limits.stop)),
         "loop-guard": str(limits.loop_guard or "off"),
         "speculative": "off" if limits.speculation.off else str(limits.speculation),
-        **of_roles({**sources.roles, **(others or {})}),
+        **of_roles(sources.roles),
     }
 
 

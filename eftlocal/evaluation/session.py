@@ -37,6 +37,12 @@ class Session:
         """What can be measured."""
         return metrics_of(self.task, roles=self.roles, drafts=not self.defaults.speculation.off)
 
+    def with_large(self, identity: Mapping[str, str]) -> Session:
+        """With what the large model's answers depend on: those of another file are not its own."""
+        told = json.dumps(identity, sort_keys=True)
+        points = [replace(p, by_itself=told) if p.model == LARGE else p for p in self.points]
+        return replace(self, points=points)
+
     def missing(self, results: Results, *, large: bool) -> Missing:
         """The answers of the large model, or of the others, that are not there."""
         points = [point for point in self.points if (point.model == LARGE) == large]

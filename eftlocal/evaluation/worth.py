@@ -9,6 +9,8 @@ from typing import Literal
 from eftlocal.evaluation.grid import BASE_ALONE, SMALL
 from eftlocal.study.statistics import Interval
 
+FEWEST = 6
+"""Items: with fewer, even if all agree, chance is no less likely than 5% (sign test, two-sided)."""
 Standing = Literal["better", "worse", "unclear"]
 _CALLED = {SMALL: "the small tuned model", BASE_ALONE: "the base"}
 
@@ -31,6 +33,8 @@ class Compared:
     def standing(self, model: str) -> Standing:
         """Of the emulation beside a model: better or worse where the interval leaves out 0."""
         _, low, high = self.less[model]
+        if self.items < FEWEST:
+            return "unclear"
         if self.less_is_better:
             low, high = -high, -low
         return "better" if low > 0 else "worse" if high < 0 else "unclear"

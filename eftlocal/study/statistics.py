@@ -42,7 +42,8 @@ def bootstrap(
             in ascending order, to (m, figures).
 
     Returns:
-        One interval for each figure; its ends are NaN where the figure itself is not finite.
+        One interval for each figure; its ends are NaN where the figure itself is not finite, and
+        where there is only one item.
     """
     items = np.asarray(sample, dtype=np.float64)
     n = len(items)
@@ -59,6 +60,7 @@ def bootstrap(
                 for start in range(0, resamples, size)
             ]
         )
+    drawn = drawn if n > 1 else drawn[:0]
     return [_interval(float(value), drawn[:, i]) for i, value in enumerate(values)]
 
 
@@ -87,6 +89,28 @@ def ratios_of_sums(below: ArrayLike, above: ArrayLike) -> list[Interval]:
     if np.count_nonzero(below) > 1:
         return found
     return [Interval(of.value, math.nan, math.nan) for of in found]
+
+
+def of_ratios(
+    below: ArrayLike,
+    above: ArrayLike,
+    figure: Callable[[Array], Array],
+    *,
+    resamples: int = _RESAMPLES,
+) -> Interval:
+    """One figure of several ratios of sums over the same items, such as their difference.
+
+    Args:
+        below, above: (n, k) what is divided by, and what is divided.
+        figure: from the ratios, (m, k), to the figure, (m,).
+    """
+    k = np.shape(below)[1]
+
+    def statistic(counts: Counts, rows: Array) -> Array:
+        sums = counts @ rows
+        return figure(sums[:, k:] / sums[:, :k])[:, None]
+
+    return bootstrap(np.column_stack([below, above]), statistic, resamples=resamples)[0]
 
 
 def gap_recovered(
