@@ -161,6 +161,7 @@ def test_help_says_a_default_and_a_range() -> None:
     assert "Also measure this draft length. Repeatable (1 to 16)." in told
     told = " ".join(CliRunner().invoke(app, ["eval", "--help"]).stdout.split())
     assert "derived from it (default: 0; 0 or more)." in told
+    assert "Of --quick (default: 5; 0.01 or more)." in told
     told = CliRunner().invoke(app, ["eval", "--help"]).stdout
     assert "  TASKS  Some of demo, " in told
 

@@ -218,8 +218,22 @@ def test_four_models_and_the_gap(tmp_path: Path) -> None:
     assert len(saved) == 48
     again = evaluate(*options, "--html", str(page))
     assert again.exit_code == 0 and "gap recovered" in page.read_text("utf-8")
-    for expected in ("demo: 4 models, 12 prompts each", "less", "By group: exact", "large tuned"):
+    for expected in (
+        "demo: the emulation and 3 models, 12 prompts each",
+        "less",
+        "By group: exact",
+        "large tuned",
+    ):
         assert expected in again.stdout
+
+
+def test_a_narrow_terminal_cuts_no_figure(tmp_path: Path) -> None:
+    options = ["eval", "demo", "--limit", "2", "--metrics", "exact", "--threads", "1"]
+    result = CliRunner(env={"COLUMNS": "40"}).invoke(app, options, prog_name="eftlocal")
+    assert result.exit_code == 0, result.output
+    assert "\N{HORIZONTAL ELLIPSIS}" not in result.stdout
+    assert all(len(line) <= 40 for line in result.stdout.splitlines())
+    assert "known phrasing" in " ".join(result.stdout.split())
 
 
 def test_the_large_model_is_the_demos_own_only_beside_the_demo(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_the_verdict_claims_what_the_intervals_show(
 ) -> None:
     said = verdict(found, 1.6, 1.25)
     assert said.startswith(f"{word}: on demo it is ") and says in said
-    assert said.endswith("A token takes 1.6 times the base's time, and all models 1.2 times its "
-                         "memory.")  # fmt: skip
+    assert said.endswith("A token takes 1.6 times the base's time, and all models take 1.2 times "
+                         "its memory.")  # fmt: skip
 
 
 def evaluate(*words: str) -> Result:
@@ -108,3 +108,13 @@ def test_a_page_and_a_dry_run_of_a_quick_look(tmp_path: Path) -> None:
     assert dry.stdout.splitlines()[-1] == "demo: 3 points x 2 items: 6 answers"
     result = evaluate("demo", "--limit", "2", "--minutes", "0.05", "--html", str(page))
     assert result.exit_code == 0 and "answers side by side" in page.read_text("utf-8")
+
+
+def test_a_task_that_generates_nothing_has_no_speed(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    lines = [json.dumps({"text": f"{name} lies in France."}) for name in ("Lyon", "Nice")]
+    text.write_text("\n".join(lines), "utf-8")
+    result = evaluate("perplexity", "--data", str(text), "--limit", "2")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "by 2 items. All models take" in told and "nan" not in told and "tokens/s" not in told

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from eftlocal.cli.progress import Bar
-from eftlocal.errors import UsageError
+from eftlocal.errors import InterruptedRunError, UsageError
 from eftlocal.evaluation.chat_server import ChatServer
 from eftlocal.evaluation.judge import Judge, judge_pairs
 from eftlocal.evaluation.verdicts import Pair, Verdicts
@@ -74,10 +74,15 @@ def judged(run: Run, judge: Judge, parallel: int) -> list[dict[str, Any]]:
             def show(done: int, _all: int, bar: Bar = bar) -> None:
                 bar.show(done, "")
 
-            with bar.shown():
-                verdicts = judge_pairs(
-                    pairs, judge, run.out.with_name(name), parallel=parallel, on_verdict=show
-                )
+            path = run.out.with_name(name)
+            try:
+                with bar.shown():
+                    verdicts = judge_pairs(pairs, judge, path, parallel=parallel, on_verdict=show)
+            except KeyboardInterrupt:
+                raise InterruptedRunError(
+                    f"stopped while judging; what was judged is kept in {path}; run the same "
+                    "command again to resume"
+                ) from None
             found.append(
                 {"point": point.label(), "against": other.model, **_tallies(verdicts, judge)}
             )

@@ -107,13 +107,13 @@ def quick_report(runs: Sequence[Run], memory: dict[str, int], console: Screen | 
     if not found:
         raise EftlocalError("--quick: no item was answered in time; give more --minutes")
     speed = {name: median(of).value for name, of in rates.items() if of}
-    time = speed[BASE_ALONE] / speed["emulation"] if speed else float("nan")
+    time = speed[BASE_ALONE] / speed["emulation"] if speed else None
     said = verdict(found, time, memory["emulation"] / memory[BASE_ALONE])
     if console is None:
         compared = [{**vars(one), "less": dict(one.less)} for one in found]
         return {"tasks": compared, "tokens_per_second": speed, "memory": memory, "verdict": said}
     costs = [
-        ["tokens/s", "", "", *(f"{speed[name]:.4g}" for name in names if name in speed)],
+        *([["tokens/s", "", "", *(f"{speed[name]:.4g}" for name in names)]] if speed else []),
         ["memory", "", "", *(readable(memory[name]) for name in names)],
     ]
     heads = ["task", "measured", "n", *names]

@@ -18,7 +18,7 @@ from eftlocal.evaluation.task import Item, Metric, Task
 from eftlocal.generation import ENDINGS
 from eftlocal.journal.manifest import Manifest
 from eftlocal.study.page import render
-from eftlocal.study.report import interval, table, titled
+from eftlocal.study.report import interval, number, table, titled
 from eftlocal.study.statistics import (
     Array,
     Interval,
@@ -240,9 +240,38 @@ def as_tables(
                 cell(mean, s.n, digits) for mean, s in zip(found, summaries, strict=True)
             ]
 
+    yield from _fitted([*heads, "n"], left, columns, console)
+    yield from _compared(task, summaries, dials, console)
+    parts = list(_groups(task, items, summaries))
+    if parts and len(of_grid([s.point for s in summaries])) == 1:
+        names = [s.point.label() if s.point.model else "emulation" for s in summaries]
+        first = next(iter(task.metrics))
+        columns = {
+            name: [number(of[i].mean, ".3f") for _, _, of, _ in parts]
+            for i, name in enumerate(names)
+        }
+        if any(not math.isnan(gap.value) for *_, gap in parts):
+            columns["gap recovered"] = [interval(gap) for *_, gap in parts]
+        left = [[name, str(n)] for name, n, *_ in parts]
+        tables = _fitted(["group", "n"], left, columns, console)
+        yield titled(f"By group: {words_of(first)}", *tables)
+
+
+def _fitted(
+    heads: Sequence[str],
+    left: Sequence[Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
+    console: Console,
+) -> Iterator[Table]:
+    """In as many tables as the columns need in the console's width, what stands left in each.
+
+    Args:
+        heads: of what stands left, where only n is a number.
+    """
+
     def shown_with(titles: Sequence[str]) -> Table:
         rows = ([*row, *(columns[title][i] for title in titles)] for i, row in enumerate(left))
-        return table([*heads, "n", *titles], rows, texts=range(len(heads)))
+        return table([*heads, *titles], rows, texts=range(len(heads) - ("n" in heads)))
 
     group: list[str] = []
     unlimited = console.options.update(width=_WIDEST)
@@ -253,21 +282,6 @@ def as_tables(
             group = []
         group.append(title)
     yield shown_with(group)
-    yield from _compared(task, summaries, dials)
-    parts = list(_groups(task, items, summaries))
-    if parts and len(of_grid([s.point for s in summaries])) == 1:
-        names = [s.point.label() if s.point.model else "emulation" for s in summaries]
-        first = next(iter(task.metrics))
-        yield titled(
-            f"By group: {words_of(first)}",
-            table(
-                ["group", "n", *names, "gap recovered"],
-                (
-                    [name, str(n), *(f"{of.mean:.3f}" for of in found), interval(gap)]
-                    for name, n, found, gap in parts
-                ),
-            ),
-        )
 
 
 def _names(point: Point, dials: Sequence[str], compares: bool) -> list[str]:
@@ -277,7 +291,7 @@ def _names(point: Point, dials: Sequence[str], compares: bool) -> list[str]:
 
 
 def _compared(
-    task: Task, summaries: Sequence[PointSummary], dials: Sequence[str]
+    task: Task, summaries: Sequence[PointSummary], dials: Sequence[str], console: Console
 ) -> Iterator[RenderableType]:
     grid = [s for s in summaries if s.against]
     first = next(iter(task.metrics), "")
@@ -286,20 +300,17 @@ def _compared(
     others = list(grid[0].against)
     gaps = ["gap recovered"] if any(first in s.gaps for s in grid) else []
     none = Interval(math.nan, math.nan, math.nan)
-    yield titled(
-        f"{words_of(first).capitalize()}: the emulation less each other model, with 95% intervals",
-        table(
-            ["emulation", *(f"less {name}" for name in others), *gaps],
-            (
-                [
-                    s.point.label(dials) if dials else "as set",
-                    *(interval(s.against[name].get(first, none), "+.3f") for name in others),
-                    *(interval(s.gaps.get(first, none)) for _ in gaps),
-                ]
-                for s in grid
-            ),
-        ),
+    title = (
+        f"{words_of(first).capitalize()}: the emulation less each other model, with 95% intervals"
     )
+    columns = {
+        f"less {name}": [interval(s.against[name].get(first, none), "+.3f") for s in grid]
+        for name in others
+    }
+    for name in gaps:
+        columns[name] = [interval(s.gaps.get(first, none)) for s in grid]
+    left = [[s.point.label(dials) if dials else "as set"] for s in grid]
+    yield titled(title, *_fitted(["emulation"], left, columns, console))
 
 
 def _groups(

@@ -40,12 +40,12 @@ class Compared:
         return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
-def verdict(found: Sequence[Compared], time: float, memory: float) -> str:
+def verdict(found: Sequence[Compared], time: float | None, memory: float) -> str:
     """One sentence.
 
     Args:
         found: one for each task, at least one, all beside the same models.
-        time: of a token, by the base's.
+        time: of a token, by the base's; None where none was generated.
         memory: of all models, by the base's.
     """
     beaten = [one for one in found if "worse" in _standings(one)]
@@ -55,10 +55,10 @@ def verdict(found: Sequence[Compared], time: float, memory: float) -> str:
     else:
         word = "Worth it" if better else "Not shown to be worth it"
     told = "; ".join(map(_of_task, found))
-    return (
-        f"{word}: {told}. A token takes {time:.1f} times the base's time, and all models "
-        f"{memory:.1f} times its memory."
-    )
+    costs = [] if time is None else [f"a token takes {time:.1f} times the base's time"]
+    costs.append(f"all models take {memory:.1f} times its memory")
+    cost = ", and ".join(costs)
+    return f"{word}: {told}. {cost[0].upper()}{cost[1:]}."
 
 
 def _standings(one: Compared) -> list[Standing]:
@@ -73,7 +73,7 @@ def _of_task(one: Compared) -> str:
     words = {
         "better": "better than {}",
         "worse": "worse than {}",
-        "unclear": f"not told apart from {{}} by {one.items} items",
+        "unclear": f"not told apart from {{}} by {one.items} item{'' if one.items == 1 else 's'}",
     }
     parts = [words[how].format(" and ".join(models)) for how, models in by.items()]
     return f"on {one.task} it is {', '.join(parts)}"

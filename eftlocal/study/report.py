@@ -34,9 +34,9 @@ def table(
     return made
 
 
-def titled(title: str, shown: Table) -> Group:
-    """A table under its title, with an empty line after it."""
-    return Group(Text(title, style="bold"), shown, "")
+def titled(title: str, *shown: Table) -> Group:
+    """Tables under their title, with an empty line after it."""
+    return Group(Text(title, style="bold"), *shown, "")
 
 
 def number(value: float, form: str = ".2f") -> str:
