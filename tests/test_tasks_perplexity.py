@@ -112,7 +112,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(point["metrics"]["perplexity"]["mean"] > 1 for point in points)
     assert points[0]["finish_reasons"] == {"scored": 1}
     table = asked("--data", data)
-    assert "perplexity" in table.stdout and "less each other" not in table.stdout
+    means = [point["metrics"]["perplexity"]["mean"] for point in points]
+    less = points[0]["against"]["small tuned"]["perplexity"]["value"]
+    assert less == pytest.approx(means[0] - means[1])
+    assert "Perplexity: the emulation less each other model" in table.stdout
 
 
 def test_a_text_that_is_too_long_is_told_with_what_helps(tmp_path: Path) -> None:
