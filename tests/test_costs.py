@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from eftlocal import Emulator, Sampling, Speculation
+from eftlocal.llama import Context, devices
 from eftlocal.loading.roles import RoleSource
 from eftlocal.speculation.costs import Costs, Curve, Room
 from eftlocal.speculation.drafting import Plan
@@ -27,6 +33,30 @@ def test_every_role_is_measured_and_its_cache_left_empty(tiny: Emulator) -> None
     shares = [share for role, share in told if role == "base"]
     assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
     assert len(shares) > 2 * len(costs.curves["base"].rows)  # within each time round, too
+
+
+def test_waiting_for_other_programs_is_no_cost(
+    tiny: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny.ensemble.contexts["base"]
+    counts = sys.platform != "win32" and all(device.kind == "cpu" for device in devices())
+    assert base.clock is (time.thread_time if counts else time.perf_counter)
+    with Context(tiny.models["base"], n_ctx=64, n_threads=2) as two:
+        assert two.clock is time.perf_counter  # they wait for each other
+
+    decode, told = base.decode, []
+
+    def held_up(*call: Any) -> NDArray[np.float32]:
+        time.sleep(0.02)
+        return decode(*call)
+
+    monkeypatch.setattr(base, "decode", held_up)
+    monkeypatch.setattr(tiny.ensemble, "observer", lambda *seen: told.append(seen))
+    costs = measure({"base": base}, 0, rows=(1, 4))
+    tiny.generate("Any text", recipe="base", max_tokens=4, speculation=0, ignore_end=True)
+    seconds = [*costs.curves["base"].seconds, *(of for role, _, of in told if role == "base")]
+    assert len(seconds) > 4
+    assert (max(seconds) < 0.02) == counts
 
 
 def test_costs_are_kept_for_the_next_start(

@@ -11,7 +11,6 @@ closed. There is no list of free slots to keep in step, so no interrupt can lose
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -367,11 +366,12 @@ class Ensemble:
 
     def _call(self, role: str, call: Sequence[Span]) -> Iterator[tuple[int, Rows]]:
         """The slots of a call that have rows, and these (rows, vocab) float32."""
-        began = time.perf_counter()
-        rows = self.contexts[role].decode(call, self._check)[:, : self._width(role)]
+        context = self.contexts[role]
+        began = context.clock()
+        rows = context.decode(call, self._check)[:, : self._width(role)]
         if self.observer is not None:
             count = sum(len(span.tokens) + span.padding for span in call)
-            self.observer(role, count, time.perf_counter() - began)
+            self.observer(role, count, context.clock() - began)
         at = 0
         for span in call:
             if span.rows:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -24,7 +25,14 @@ from numpy.typing import NDArray
 from eftlocal.bases import Closing
 from eftlocal.errors import EngineError, UsageError
 from eftlocal.gguf_file.parser import constants
-from eftlocal.llama.engine import default_threads, last_words, llama_cpp, raise_pending, recent
+from eftlocal.llama.engine import (
+    decode_clock,
+    default_threads,
+    last_words,
+    llama_cpp,
+    raise_pending,
+    recent,
+)
 from eftlocal.llama.model import Model
 from eftlocal.native import SignalsLater
 from eftlocal.settings import CACHE_TYPES
@@ -76,6 +84,9 @@ class Context(Closing):
         rope: how positions are encoded, by the names of settings.ROPE; the rest is the model's.
         adapters: LoRA files and their scales, applied in this context only.
 
+    Attributes:
+        clock: to time decodes by, in the thread that decodes.
+
     Raises:
         EngineError: llama.cpp cannot make it, most often for want of memory.
         UsageError: an unknown cache type or flash attention setting, a cache of more tokens than
@@ -115,6 +126,7 @@ class Context(Closing):
         params.n_seq_max = n_seq_max
         params.n_outputs_max = max(n_rows or params.n_batch, n_seq_max)
         params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        self.clock = time.perf_counter if model.workers else decode_clock(params.n_threads)
         params.type_k = _choice("KV cache type", cache_type_k, _CACHE_TYPES)
         params.type_v = _choice("KV cache type", cache_type_v, _CACHE_TYPES)
         params.flash_attn_type = _choice("flash attention", flash_attention, _FLASH)

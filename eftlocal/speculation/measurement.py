@@ -23,7 +23,7 @@ _STEP = 1.25  # times what more rows take is the most that rows really take, by 
 _PAST = 32  # tokens that stand before the timed ones
 _PARALLEL_ROWS = 5
 _PARALLEL_GAIN = 0.95  # of the time in turn: parallel decodes must take less
-_FORMAT = 3
+_FORMAT = 4  # by CPU time where that tells it
 
 
 def measure(
@@ -38,7 +38,8 @@ def measure(
 
     Every number of rows is timed in turn, and that again until 1.5 s are over and the figures
     have settled (6 s at most), twice at least and 7 times at most; the least of each counts, since
-    other programs only ever add time. What is left of that shows where more rows take less.
+    other programs only ever add time (and none to CPU time, see `Context.clock`). What is left of
+    that shows where more rows take less.
 
     Args:
         contexts: of an ensemble, none of them in use, and `measurable`.
@@ -57,9 +58,9 @@ def measure(
             for at, n in enumerate(counts):
                 if progress is not None:  # the first time round alone may take long
                     progress(role, _share(again + at / len(counts), time.perf_counter() - began))
-                start = time.perf_counter()
+                start = context.clock()
                 context.decode([Span(slot, [0] * n, n)])
-                took = time.perf_counter() - start
+                took = context.clock() - start
                 settled = settled and took >= _SETTLED * least.get(n, took)
                 least[n] = min(took, least.get(n, took))
                 context.rewind(slot, past)
