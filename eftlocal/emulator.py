@@ -324,21 +324,14 @@ class Emulator(Closing):
         Raises:
             PromptError: there is nothing to score, or it does not fit a context.
         """
-        chosen = self.checked(self.defaults.recipe if recipe is None else recipe)
-        (found,) = self.logprobs_under(
-            text,
-            [chosen],
-            prompt=prompt,
-            raw=raw,
-            special=special,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        return found
+        more: Any = {"raw": raw, "special": special, "chat_template_kwargs": chat_template_kwargs}
+        recipes = [self.defaults.recipe if recipe is None else recipe]
+        return self.logprobs_under(text, recipes, prompt=prompt, **more)[0]
 
     def logprobs_under(
         self,
         text: str,
-        recipes: Sequence[Recipe],
+        recipes: Sequence[Recipe | str],
         *,
         prompt: Prompt | None = None,
         raw: bool = False,
