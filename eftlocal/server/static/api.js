@@ -39,18 +39,18 @@ export async function* streamed(body, signal) {
   const options = { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal };
   const response = await request("/v1/chat/completions", options);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let left = "", done = false;
-  while (!done) {
-    const read = await reached(reader.read()), events = (left + (read.value ?? "")).split("\n\n");
+  for (let left = "", read = {}; !read.done;) {
+    read = await reached(reader.read());
+    const events = (left + (read.value ?? "")).split("\n\n");
     left = events.pop();
     for (const event of events) {
       if (!event.startsWith("data: ")) continue; // a sign of life
       if (event === "data: [DONE]") return;
       const chunk = JSON.parse(event.slice(6));
-      if (chunk.error) throw new RefusedError(503, visible(chunk.error.message));
+      const { type, message } = chunk.error ?? {};
+      if (type) throw new RefusedError(type === "invalid_request_error" ? 400 : 503, visible(message));
       yield chunk;
     }
-    done = read.done;
   }
   throw new RefusedError(0, "the answer broke off");
 }
