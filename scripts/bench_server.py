@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def load(server: Serving, asked: Sequence[Asked], clients: int, seconds: float) 
     near = [gap for gap in parted if gap <= 2 * disagreement]
     seen.faults += [f"a text parts where the two best are {gap:.2g} apart"
                     for gap in parted if gap > 2 * disagreement]  # fmt: skip
-    first = [told.first for _, told in seen.told if told.first == told.first]
+    first = [told.first for _, told in seen.told]
     return {
         "clients": clients,
         "seconds": seconds,
@@ -271,41 +272,55 @@ def peers(python: Path, model: Path) -> Iterator[dict[str, Serving]]:
 
 
 def beside(python: Path, model: Path, clients: int, turns: int) -> dict[str, Any]:
-    """Requests a second and times to the first token of both, of one client and of several."""
+    """Of both, with one client and with several: requests a second, times to the first token, and
+    seconds of a processor for a request."""
     every = questions.read(questions.FOLDER / "questions.json", "validation").questions
-    asked = [
-        Asked(TEXT, {"prompt": f"A quiz. {one.text * 3}\nAnswer:", "max_tokens": 16, **GREEDY})
-        for one in every[: 2 * clients]
-    ]
+    numbers = count(1)
     found: dict[str, Any] = {}
     with peers(python, model) as servers:
-        for count in sorted({1, clients}):
+        for many in sorted({1, clients}):
             of: dict[str, Any] = {
-                name: {"requests_per_second": [], "first": []} for name in servers
+                name: {"requests_per_second": [], "processor_seconds": [], "first_token": []}
+                for name in servers
             }
             for turn in range(turns):
+                asked = [_quiz(next(numbers), every) for _ in range(2 * many)]
                 for name, server in servers.items():
-                    some = asked[: 2 * count]
-                    began = time.perf_counter()
-                    told = at_once(server.url, some, count)
+                    before, began = sum(server.worked().values()), time.perf_counter()
+                    told = at_once(server.url, asked, many)
                     seconds = time.perf_counter() - began
                     if bad := [one for one in told if one.status != 200]:
                         raise UsageError(f"{name} answered {bad[0].status}: {bad[0].text[:200]}")
-                    of[name]["requests_per_second"].append(len(some) / seconds)
-                    of[name]["first"] += [one.first for one in told]
-                say(f"{count} clients, turn {turn + 1} of {turns}")
-            rates = [of[name]["requests_per_second"] for name in servers]
-            found[str(count)] = {
-                **{name: {**of[name], "first": percentiles(of[name]["first"])} for name in servers},
-                "ratio": [a / b for a, b in zip(*rates, strict=True)],
+                    worked = sum(server.worked().values()) - before
+                    of[name]["requests_per_second"].append(len(asked) / seconds)
+                    of[name]["processor_seconds"].append(worked / len(asked))
+                    of[name]["first_token"] += [one.first for one in told]
+                say(f"{many} clients, turn {turn + 1} of {turns}")
+            found[str(many)] = {
+                name: {**one, "first_token": percentiles(one["first_token"])}
+                for name, one in of.items()
             }
+            for key in ("requests_per_second", "processor_seconds"):
+                ours, theirs = (of[name][key] for name in servers)
+                found[str(many)][f"{key}_ratio"] = [
+                    a / b for a, b in zip(ours, theirs, strict=True)
+                ]
     return found
+
+
+def _quiz(number: int, every: Sequence[questions.Question]) -> Asked:
+    """A text that no cache holds."""
+    first, then = (every[(number * k) % len(every)].text for k in (1, 7))
+    prompt = f"Quiz {number}.\nQuestion: {first}\nAnswer: I do not know.\nQuestion: {then}\nAnswer:"
+    return Asked(TEXT, {"prompt": prompt, "max_tokens": 16, **GREEDY})
 
 
 # What is told -------------------------------------------------------------------------------------
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Of the times to a first token, but of answers that had none."""
+    values = [value for value in values if value == value]
     if not values:
         return {}
     return {f"p{q}": float(np.percentile(values, q)) for q in (50, 99)}
@@ -337,15 +352,16 @@ def show(report: Mapping[str, Any]) -> None:
         for name, seconds in found["processor_seconds"].items():
             print(f"{name:>22}{_middle(seconds):>24} s of a processor for 1,000 tokens")
         print(f"{'batch over engine':>22}{_middle(found['processor_ratio']):>24}")
-    for count, found in report.get("peer", {}).items():
-        print(f"\n{count} clients")
+    for many, found in report.get("peer", {}).items():
+        print(f"\n{many} clients")
         for name, of in found.items():
-            if name == "ratio":
-                print(f"{'ours over theirs':>22}{_middle(of):>24}")
-            else:
-                first = ", ".join(f"{q} {value:.3f} s" for q, value in of["first"].items())
-                rates = _middle(of["requests_per_second"])
-                print(f"{name:>22}{rates:>24} requests/s; first token {first}")
+            if name.endswith("_ratio"):
+                print(f"{name:>32}{_middle(of):>24}  ours over theirs")
+                continue
+            first = ", ".join(f"{q} {value:.3f} s" for q, value in of["first_token"].items())
+            rates, worked = (_middle(of[k]) for k in ("requests_per_second", "processor_seconds"))
+            print(f"{name:>32}{rates:>24} requests/s; {worked} s of a processor for one; first "
+                  f"token {first}")  # fmt: skip
 
 
 def main() -> int:

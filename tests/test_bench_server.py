@@ -44,11 +44,7 @@ def test_a_wrong_answer_is_seen(server: Serving) -> None:
 
 
 def test_the_gap_where_a_text_parts() -> None:
-    reference = [
-        (" a", -0.1, [-0.1, -3.0]),
-        (" b", -0.5, [-0.5, -0.75]),
-        (" c", -1.0, [-1.0, -9.0]),
-    ]
+    reference = [(" a", [-0.1, -3.0]), (" b", [-0.5, -0.75]), (" c", [-1.0, -9.0])]
     assert bench_server.gap_at(" a x", reference) == pytest.approx(0.25)
     assert bench_server.gap_at(" ", reference) == pytest.approx(2.9)
 
