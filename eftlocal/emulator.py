@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from eftlocal.arguments import (
 from eftlocal.bases import Closing
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
-from eftlocal.decoding.score import TextLogprobs, score_under
+from eftlocal.decoding.score import TextLogprobs, finished, score_under
 from eftlocal.decoding.sequence import RunningSequence
 from eftlocal.defaults import Defaults
 from eftlocal.errors import UsageError
@@ -238,22 +238,35 @@ class Emulator(Closing):
             UsageError: an option is not known, of a wrong type or out of its range, or the recipe
                 names a missing role.
         """
+        opening = self.opening(prompt, **options)
+        return self.slots.when_free(lambda: finished(opening))
+
+    def opening(
+        self, prompt: Prompt, **options: Unpack[AnswerOptions]
+    ) -> Generator[int, None, AnswerStream]:
+        """What `stream` does, in parts: a scheduler advances other answers between them.
+
+        To be run inside `Ensemble.alone`, with a sequence free. It yields how many tokens of a
+        prompt were scored since the last time, and returns the stream.
+
+        Raises:
+            PromptError, UsageError: as `stream`, the first by the generator.
+        """
         refuse_unknown(options, tuple(AnswerOptions.__annotations__))
-        started = time.perf_counter()
+        return self._opening(prompt, options, time.perf_counter())
+
+    def _opening(
+        self, prompt: Prompt, options: AnswerOptions, started: float
+    ) -> Generator[int, None, AnswerStream]:
         most = options.get("max_tokens")
         only_prompt = options.get("prompt_logprobs") is True and type(most) is int and most == 0
         if only_prompt:
             options["max_tokens"] = 1
         asked = {name: v for name, v in checked_all(**options).items() if v is not None}
         constraint = Constraint.of(asked)
-
-        def work() -> AnswerStream:
-            stream = self._opener.open(prompt, asked, constraint, started, self.defaults)
-            self._latest = stream.sequence
-            self.slots.streams.add(stream)
-            return stream
-
-        stream = self.slots.when_free(work)
+        stream = yield from self._opener.open(prompt, asked, constraint, started, self.defaults)
+        self._latest = stream.sequence
+        self.slots.streams.add(stream)
         if only_prompt:
             stream.end_with_prompt()
         return stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -56,13 +56,16 @@ class Opener:
         constraint: Constraint | None,
         started: float,
         defaults: Defaults,
-    ) -> AnswerStream:
+    ) -> Generator[int, None, AnswerStream]:
         """A stream on a sequence of its own.
 
         Args:
             asked: the options that were given, checked each by itself; see `Emulator.stream`.
             started: time.perf_counter() of the call that asked for it.
             defaults: for those that were not.
+
+        Yields:
+            how many tokens of its prompt were scored: other sequences may be decoded now.
 
         Raises:
             PromptError, UsageError: as `Emulator.stream`.
@@ -82,7 +85,7 @@ class Opener:
         if asked.get("prompt_logprobs"):
             if not raw and not is_ids(prompt):
                 raise UsageError("prompt_logprobs are for raw text or token ids; add raw=True")
-            scored = score_prompt(
+            scored = yield from score_prompt(
                 self._ensemble,
                 ids,
                 self._text_role,

@@ -12,8 +12,9 @@ call is added at once, the other methods wait for the step that is being done.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Call:
 
     Attributes:
         prompt, options: what `Emulator.stream` takes.
+        opening: what its place is taken by, until its prompt was scored where that is asked for.
         stream: the answer in the making, once it has a place; it may be read and closed at any
             time, and its dials turned, but only the scheduler advances it.
         owners: whose it is, from the widest on (a client, its request): who holds the fewest
@@ -47,6 +49,7 @@ class Call:
     prompt: Prompt
     options: Mapping[str, Any] = field(default_factory=dict)
     owners: tuple[Hashable, ...] = ()
+    opening: Generator[int, None, AnswerStream] | None = None
     stream: AnswerStream | None = None
     error: EftlocalError | None = None
     ended: bool = False
@@ -100,6 +103,7 @@ class Scheduler(Closing):
         self.parallel: int = parallel or places
         self._prefill: int | None = checked("prefill", prefill)
         self._waiting: deque[Call] = deque()
+        self._opening: list[Call] = []
         self._reading: list[Call] = []
         self._running: list[Call] = []
 
@@ -116,7 +120,7 @@ class Scheduler(Closing):
     @property
     def active(self) -> int:
         """Calls that have one."""
-        return len(self._reading) + len(self._running)
+        return len(self._opening) + len(self._reading) + len(self._running)
 
     def __bool__(self) -> bool:
         """Whether anything is left to do."""
@@ -135,6 +139,10 @@ class Scheduler(Closing):
     def _cancel(self, call: Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
+        if call in self._opening:
+            self._opening.remove(call)
+            if call.opening is not None:
+                call.opening.close()
         if call.stream is not None:
             call.stream.close()
         call.ended = True
@@ -187,38 +195,63 @@ class Scheduler(Closing):
 
     def close(self) -> None:
         """Ends all calls here."""
-        for call in [*self._waiting, *self._reading, *self._running]:
+        for call in [*self._waiting, *self._opening, *self._reading, *self._running]:
             self.cancel(call)
 
     def _admit(self) -> list[CallStep]:
-        refused = []
+        ended = []
+        left = self._prefill or math.inf  # tokens of prompts to be scored
+        for call in list(self._opening):
+            left, found = self._open(call, left)
+            ended += found
         while self._waiting and self.active < self.parallel:
-            call = self._next()  # it waits until it was admitted: an interrupt loses none
-            try:
-                if call.stream is None:
-                    if not self.emulator.slots.make_free():
-                        raise EngineError("other threads' answers use all sequences; close one")
-                    stream = self.emulator.stream(call.prompt, **call.options)
-                    stream.reader = None
-                    call.stream = stream
-                if call.ended:
-                    pass  # an interrupt left it here, and it came to its end
-                elif not call.stream.open:  # its prompt was all that was asked for
-                    call.ended = True
-                    refused.append(CallStep(call, None))
-                elif call not in (*self._reading, *self._running):
-                    self._reading.append(call)
-            except (PromptError, UsageError) as error:
-                call.error, call.ended = error, True
-                refused.append(CallStep(call, None))
+            call = self._next()
+            self._opening.append(call)  # and then the other: an interrupt between loses none
             self._waiting.remove(call)
-        return refused
+            left, found = self._open(call, left)
+            ended += found
+        return ended
 
     def _next(self) -> Call:
         """The waiting call whose owners hold the fewest places; of such, the oldest."""
-        active = (*self._reading, *self._running)
+        active = (*self._opening, *self._reading, *self._running)
         held = Counter(share for call in active for share in _shares(call))
         return min(self._waiting, key=lambda call: [held[share] for share in _shares(call)])
+
+    def _open(self, call: Call, left: float) -> tuple[float, list[CallStep]]:
+        """Opens a call, which may score about so many tokens of its prompt; gives what is left of
+        them, and the call where it has ended already."""
+        try:
+            while call.stream is None:
+                left -= self._advance_opening(call)
+                if left <= 0 and call.stream is None:
+                    return left, []
+        except (PromptError, UsageError) as error:
+            call.error = error
+        goes_on = call.error is None and _stream(call).open
+        if goes_on and call not in (*self._reading, *self._running):
+            self._reading.append(call)
+        self._opening = [other for other in self._opening if other is not call]
+        if goes_on or call.ended:
+            return left, []
+        call.ended = True
+        return left, [CallStep(call, None)]
+
+    def _advance_opening(self, call: Call) -> int:
+        """One part of what is to be done first; how many tokens it scored."""
+        if call.opening is None:
+            if not self.emulator.slots.make_free():
+                raise EngineError("other threads' answers use all sequences; close one")
+            call.opening = self.emulator.opening(call.prompt, **call.options)
+        opening, call.opening = call.opening, None  # an interrupt ends it: it begins anew
+        try:
+            count = next(opening)
+        except StopIteration as end:
+            call.stream = end.value
+            call.stream.reader = None
+            return 0
+        call.opening = opening
+        return count
 
     def _close_gaps(self) -> None:
         """Moves the last answers into free slots before them: neighbours are decoded together."""

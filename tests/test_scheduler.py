@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_models import fake_emulator
 from hypothesis import HealthCheck, given, settings
@@ -137,6 +138,54 @@ def test_a_long_prompt_holds_nobody_up(cold: Emulator, monkeypatch: pytest.Monke
         len(came) > max(len(ids) for ids in cold.tokenize(question("Rome", SYSTEM)).values()) / 16
     )
     scheduler.close()
+
+
+def test_a_prompt_that_is_scored_holds_nobody_up(cold: Emulator) -> None:
+    text = " ".join(PLACES) * 3
+    options: dict[str, Any] = {"raw": True, "max_tokens": 2, "logprobs": True}
+    options |= {"prompt_logprobs": True, "sampling": Sampling(temperature=0.0)}
+    wanted = cold.generate(text, **options)
+    assert wanted.prompt is not None and len(wanted.prompt.tokens) > 100
+    scheduler = Scheduler(cold, parallel=3, prefill=32)
+    running = scheduler.add("Hello", speculation=OFF, max_tokens=200, ignore_end=True)
+    scheduler.step()
+    scored = scheduler.add(text, **options)
+    left = scheduler.add(text, **options)
+    short = scheduler.add("Hi", max_tokens=1)
+    steps = 0
+    while scored.stream is None:
+        came = [call for call, _ in scheduler.step()]
+        assert came.count(running) == 1
+        steps += 1
+        if steps == 2:
+            scheduler.cancel(left)
+    assert steps > 3 and short.ended  # it did not wait for the scores
+    while not scored.ended:
+        scheduler.step()
+    assert str(scored.answer()) == str(wanted)
+    found = scored.answer().prompt
+    assert found is not None and found.tokens == wanted.prompt.tokens
+    np.testing.assert_allclose(found.logprobs, wanted.prompt.logprobs, atol=1e-5)
+    scheduler.close()
+    assert not cold.ensemble.running
+
+
+def test_places_go_round(cold: Emulator) -> None:
+    """Who has the fewest places gets the next: by client, then by request, then by age."""
+    scheduler = Scheduler(cold, parallel=2)
+
+    def ask(owner: str, request: int) -> Call:
+        return scheduler.add("Hello", owners=(owner, request), max_tokens=3, speculation=OFF)
+
+    def order() -> list[Call]:
+        return [call for _ in range(999) for call, _ in scheduler.step() if call.ended]
+
+    much, other = [ask("a", i // 4) for i in range(12)], [ask("b", 0) for _ in range(2)]
+    found = order()
+    assert {*found[:2]} == {much[0], other[0]} and other[1] in found[2:4]
+    assert len(found) == 14 and {*found[-3:]} <= {*much}
+    much, single = [ask("a", 0) for _ in range(6)], ask("a", 1)
+    assert {*order()[:2]} == {much[0], single}
 
 
 def test_a_call_that_is_refused_ends_alone(cold: Emulator) -> None:

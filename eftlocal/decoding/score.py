@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from eftlocal.logits.distribution import Row, token_logprob, top_logprobs
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
 
+T = TypeVar("T")
 _SCORED = 32  # rows of each role held at once while a given text is scored
 
 
@@ -87,7 +89,7 @@ def text_rows(
                 f"the {what} has {len(tokens)} tokens and {fit} fit after its prompt; "
                 "shorten it or raise n_ctx"
             )
-        count = min(_SCORED, ensemble.n_rows)
+        count = _at_once(ensemble)
         for start in range(0, len(tokens), count):
             chunk = tokens[start : start + count]
             sequence.choices.extend(Choice(token) for token in chunk[:-1])
@@ -107,6 +109,11 @@ def text_rows(
         ensemble.close(sequence)
 
 
+def _at_once(ensemble: Ensemble) -> int:
+    """Tokens of a text that are decoded in one call."""
+    return min(_SCORED, ensemble.n_rows)
+
+
 def _fitting(ensemble: Ensemble, sequence: RunningSequence, tokens: Sequence[int]) -> int:
     """How many of these tokens fit every context; in another vocabulary, as they are spelled."""
     fit = len(tokens)
@@ -120,24 +127,12 @@ def _fitting(ensemble: Ensemble, sequence: RunningSequence, tokens: Sequence[int
     return fit
 
 
-def score(
-    ensemble: Ensemble,
-    prompts: Mapping[str, Sequence[int]],
-    tokens: Sequence[int],
-    *,
-    recipe: Recipe,
-    piece: Callable[[int], bytes],
-    unpredicted: Sequence[int] = (),
-    top: int = 0,
-) -> TextLogprobs:
-    """Scores tokens that follow the prompts; see `score_under`."""
-    (found,) = score_under(
-        ensemble, prompts, tokens, recipes=[recipe], piece=piece, unpredicted=unpredicted, top=top
-    )
-    return found
+def score_under(ensemble: Ensemble, *what: Any, **options: Any) -> tuple[TextLogprobs, ...]:
+    """Scores tokens that follow the prompts at once; the arguments are those of `scoring`."""
+    return finished(scoring(ensemble, *what, **options))
 
 
-def score_under(
+def scoring(
     ensemble: Ensemble,
     prompts: Mapping[str, Sequence[int]],
     tokens: Sequence[int],
@@ -147,7 +142,7 @@ def score_under(
     unpredicted: Sequence[int] = (),
     top: int = 0,
     ending: bool = False,
-) -> tuple[TextLogprobs, ...]:
+) -> Generator[int, None, tuple[TextLogprobs, ...]]:
     """Scores tokens that follow the prompts under many recipes; each role is decoded once.
 
     Args:
@@ -157,6 +152,9 @@ def score_under(
         unpredicted: the text's first tokens where they are the prompt: nothing predicts them.
         top: how many of the most probable tokens to give at each place.
         ending: tell whether the answer ends after them, too.
+
+    Yields:
+        how many tokens were decoded since the last time: other sequences may be decoded now.
 
     Raises:
         PromptError: see `text_rows`.
@@ -170,6 +168,7 @@ def score_under(
     stop = sorted(ensemble.stop_tokens) if ending else []
     asked = [*tokens, *stop[:1]]
     rows_of = text_rows(ensemble, prompts, asked, recipe=recipes[0], roles=roles)
+    at_once = _at_once(ensemble)
     for i, (token, row, rows) in enumerate(rows_of):
         for one in known:
             z = row if one is known[0] else ensemble.combine(rows, one.recipe.at(i))
@@ -185,6 +184,8 @@ def score_under(
                 of_role = of_role.copy()
                 of_role[ensemble.unusable] = -np.inf
             alone[role].append(token_logprob(of_role, token, scratch))
+        if (i + 1) % at_once == 0:
+            yield at_once
     by_role = {role: np.array(values) for role, values in alone.items()}
     return tuple(one.found(scored, pieces, by_role) for one in known)
 
@@ -242,15 +243,18 @@ def score_prompt(
     piece: Callable[[int], bytes],
     spelled: Callable[[Sequence[int]], Mapping[str, list[int]]],
     top: int = 0,
-) -> TextLogprobs:
+) -> Generator[int, None, TextLogprobs]:
     """A raw prompt under the combination. BOS, and a first token that no role has BOS before,
     stand at the beginning without a probability.
 
     Args:
         prompts: token ids for every role, which end alike.
         role: whose tokens are the text.
-        piece, top: see `score`.
+        piece, top: see `scoring`.
         spelled: the role's tokens as those of each role.
+
+    Yields:
+        as `scoring`.
     """
     whole, others = prompts[role], ensemble.translations
     same = common_end({name: ids for name, ids in prompts.items() if name not in others})
@@ -258,15 +262,26 @@ def score_prompt(
     if others:
         own = spelled(whole[: len(whole) - same])
         heads |= {name: own[name] for name in others}
-    return score(
+    (found,) = yield from scoring(
         ensemble,
         heads,
         whole[len(whole) - same :],
-        recipe=recipe,
+        recipes=[recipe],
         piece=piece,
         unpredicted=whole[: len(whole) - same],
         top=top,
     )
+    return found
+
+
+def finished(work: Generator[object, None, T]) -> T:
+    """What work gives that can be interrupted between its parts, done at once."""
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        found: T = end.value
+        return found
 
 
 def common_end(prompts: Mapping[str, Sequence[int]]) -> int:
