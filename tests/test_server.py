@@ -78,6 +78,7 @@ def test_a_second_preset_takes_the_place_of_the_first(server: Serving) -> None:
     first = server.pid()
     assert chat(server, model="demo-blend").model == "demo-blend"
     assert server.presets.served["demo"].engine is None
+    assert server.get("/health").status_code == 200
     for _ in range(4):  # to and fro, which is no dying
         assert chat(server).model == "demo"
         assert chat(server, model="demo-blend", max_tokens=1).model == "demo-blend"

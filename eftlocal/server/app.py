@@ -61,19 +61,20 @@ class FailedError(Exception):
 def make_app(presets: Presets, limits: Limits) -> FastAPI:
     """The application; it loads the first preset as it starts, and ends the engines at its end."""
 
+    first = next(iter(presets.served.values()))
+    loads: list[asyncio.Task[None]] = []
+
+    async def load() -> None:
+        with suppress(UnavailableError):  # who asks is told
+            await presets.engine(first)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        first = next(iter(presets.served.values()))
-
-        async def load() -> None:
-            with suppress(UnavailableError):  # who asks is told
-                await presets.engine(first)
-
-        task = asyncio.create_task(load())
+        loads.append(asyncio.create_task(load()))
         yield
-        task.cancel()
+        loads[-1].cancel()
         with suppress(asyncio.CancelledError):
-            await task
+            await loads[-1]
         await presets.close()
 
     app = FastAPI(title="eftlocal", version=eftlocal.__version__, lifespan=lifespan,
@@ -110,9 +111,10 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        first = next(iter(presets.served.values()))
-        if first.ready:
+        if any(served.ready for served in presets.served.values()):
             return JSONResponse({"status": "ok"})
+        if loads[-1].done():  # it died: who waits for its health waits for another
+            loads[:] = [asyncio.create_task(load())]
         progress = first.engine.progress if first.engine is not None else ""
         message = f"loading model {progress}".strip() if first.loading else "no model is loaded"
         return _error(503, message, retry_after=2)

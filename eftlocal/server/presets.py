@@ -146,7 +146,7 @@ class Presets:
         except BaseException as error:
             await served.engine.close()
             served.engine = None
-            if not isinstance(error, EngineDiedError):
+            if not isinstance(error, (EngineDiedError, ValueError)):  # or it said nonsense
                 raise
             served.died()
             raise UnavailableError(f"the model cannot be loaded: {error}") from None
