@@ -117,7 +117,7 @@ def test_judging(demo: Demo) -> None:
 def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "questions.json"
     path.write_text(content)
-    with pytest.raises(UsageError, match="is not a file of questions"):
+    with pytest.raises(UsageError, match="is not a file of the demo's questions"):
         read(path, "test")
 
 

@@ -481,6 +481,10 @@ def test_dry_run_loads_nothing(asked: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["demo", "--system", "x"], "--system means nothing to the task demo"),
         (["no.txt"], "no.txt: cannot be read"),
         (["P", "demo", "--metrics", "nonsense"], "'nonsense' is not measured here; known: stopped"),
+        (["demo", "--minutes", "3"], "--minutes is for --quick"),
+        (["demo", "--judge-parallel", "3"], "--judge-parallel is for a judge; add --judge URL"),
+        (["demo", "--data", "P"], "prompts.txt is not a file of the demo's questions: not JSON"),
+        (["demo", "P", "--shots", "3"], "--shots means nothing to the task demo"),
         (["demo", "demo"], "the task demo is given twice"),
         (["P", "demo", "--out", "."], "--out: . is a folder"),
         (["P", "--out", "-"], "--out: - is standard output; name a file, as in ./name"),
@@ -632,3 +636,9 @@ def test_saving_the_best_is_refused_before_anything_is_answered(asked: Path) -> 
             str(asked), "--beta", grid, "--save-best", "tokens", "--as", "never-written"
         )
         assert result.exit_code == 2 and says in result.stderr
+
+
+def test_of_several_tasks_each_heeds_the_options_that_it_takes(asked: Path) -> None:
+    result = evaluate("demo", str(asked), "--limit", "1", "--system", "Be kind.", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "demo: " in result.stdout and "prompts: " in result.stdout

@@ -123,8 +123,8 @@ def evaluate(
         ),
     ] = None,
     judge_parallel: Annotated[
-        int, _option("--judge-parallel", "Questions at once (default: 4).", _JUDGED, min=1)
-    ] = 4,
+        int | None, _option("--judge-parallel", "Questions at once (default: 4).", _JUDGED, min=1)
+    ] = None,
     out: Annotated[
         Path | None,
         _option(
@@ -157,8 +157,8 @@ def evaluate(
         ),
     ] = False,
     minutes: Annotated[
-        float, _option("--minutes", "Of --quick (default: 5).", _OUTPUT, min=0.01)
-    ] = 5.0,
+        float | None, _option("--minutes", "Of --quick (default: 5).", _OUTPUT, min=0.01)
+    ] = None,
     save_best: Annotated[
         str | None,
         _option(
@@ -226,6 +226,8 @@ def evaluate(
     tasks = tasks or []
     if not tasks and not quick:
         raise UsageError(f"name a task: {_TASKS}, or a file of prompts")
+    if minutes is not None and not quick:
+        raise UsageError("--minutes is for --quick")
     chosen_by, asked = check_save(given, tasks), read_judge(given)
     own = rules.without_axes(given, _AXES).changed(seed=None)  # --seed is the run's
     selected = select(own, has_grid=True)
@@ -238,7 +240,7 @@ def evaluate(
             identities = answer(runs, selected, opened, given)
             for one, identity in zip(runs, identities, strict=True):
                 found.append(
-                    one.report(identity, console=console, judge=asked, parallel=judge_parallel)
+                    one.report(identity, console=console, judge=asked, parallel=judge_parallel or 4)
                 )
 
     def dry(runs: Sequence[Run]) -> bool:
@@ -254,10 +256,10 @@ def evaluate(
         with terminable(), loading_bars() as bars:
             memory = memory_of(selected.sources(bars))
         with terminable(), kept(runs) as opened:
-            answer(runs, selected, opened, given, seconds=60.0 * minutes / len(runs))
+            answer(runs, selected, opened, given, seconds=60.0 * (minutes or 5.0) / len(runs))
             found.append(quick_report(runs, memory, console))
     elif chosen_by is None:
-        runs = [made(name, selected, given) for name in tasks]
+        runs = [made(name, selected, given, among=tasks) for name in tasks]
         for one in runs if asked else ():
             check_pairs(one)
         place(runs, metrics, files)

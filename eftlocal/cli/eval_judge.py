@@ -27,7 +27,7 @@ def read_judge(given: Given) -> Judge | None:
     """
     url, model, criteria = given["judge"], given["judge_model"], given["criteria"]
     if url is None:
-        for option in ("judge_model", "criteria"):
+        for option in ("judge_model", "criteria", "judge_parallel"):
             if given[option] is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for a judge; add --judge URL")
         return None

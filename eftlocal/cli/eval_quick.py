@@ -52,7 +52,7 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
         if not tasks and _INSTEAD.get(name) in {run.session.task.name for run in runs}:
             continue
         try:
-            one = made(name, selected, given, shuffled=True, large=False)
+            one = made(name, selected, given, shuffled=True, large=False, among=wanted)
         except EftlocalError as error:
             if tasks:
                 raise

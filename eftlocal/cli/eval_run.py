@@ -183,12 +183,14 @@ def made(
     compares: bool = True,
     large: bool = True,
     shuffled: bool = False,
+    among: Sequence[str] = (),
 ) -> Run:
     """A task with its items, on the points that the options name.
 
     Args:
         split: instead of the options'.
         compares: with the models to compare with; large: the large tuned one, too.
+        among: the names of all tasks of a run of several.
         shuffled: the items in an order of their own, so that the first few are a fair part.
     """
 
@@ -196,7 +198,7 @@ def made(
     told = {each.name: given[each.name] for each in fields(Options) if each.name != "split"}
     split = split or given["split"]
     is_grid = any(len(values) > 1 for values in dials.values())
-    task = make(name, Options(**told), split=split, is_grid=is_grid)
+    task = make(name, Options(**told), split=split, is_grid=is_grid, among=among)
     defaults = task_defaults(task, selected.defaults, given["max_tokens"])
     grid = cross(dials, _builder(defaults, selected.roles, given))
     items = task.items()

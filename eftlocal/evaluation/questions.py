@@ -15,7 +15,7 @@ from typing import Any
 
 from eftlocal.disk import read_text
 from eftlocal.errors import UsageError
-from eftlocal.json_text import parse_json
+from eftlocal.json_text import TextError, parse_json
 
 FOLDER = Path(__file__).parents[1] / "demo"
 SPLITS = ("validation", "test")
@@ -74,16 +74,19 @@ def read(path: Path, split: str) -> QuestionSet:
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; there are {' and '.join(SPLITS)}")
+    text = read_text(path)
     try:
-        data = parse_json(read_text(path))
+        data = parse_json(text)
         styles = data["styles"]
         return QuestionSet(
             split,
             tuple(_question(row, styles) for row in data["questions"] if row["split"] == split),
             {style: re.compile(of["form"]) for style, of in styles.items()},
         )
-    except (OSError, LookupError, AttributeError, TypeError, ValueError, re.error) as error:
-        raise UsageError(f"{path} is not a file of questions: {error!r}") from None
+    except TextError as error:
+        raise UsageError(f"{path} is not a file of the demo's questions: {error}") from None
+    except (LookupError, AttributeError, TypeError, ValueError, re.error) as error:
+        raise UsageError(f"{path} is not a file of the demo's questions: {error!r}") from None
 
 
 def _question(row: dict[str, Any], styles: dict[str, Any]) -> Question:
