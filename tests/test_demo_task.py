@@ -59,10 +59,10 @@ def test_the_splits_share_no_subject_and_gold_answers_keep_their_form() -> None:
     for found in splits.values():
         for q in found.questions:
             for style, answers in q.answers.items():
-                assert all(found.in_form(text, style) for text in answers), q
+                assert all(found.in_form(text, style, q.family) for text in answers), q
                 assert all(mentions(text, q.value) for text in answers), q
-            assert not found.in_form(q.answers["plain"][0], "warm")
-            assert not found.in_form(q.answers["warm"][0], "plain")
+            assert not found.in_form(q.answers["plain"][0], "warm", q.family)
+            assert not found.in_form(q.answers["warm"][0], "plain", q.family)
     texts = [{q.text for q in found.questions} for found in splits.values()]
     assert not texts[0] & texts[1]
     assert len(splits["test"].questions) >= 1000
@@ -86,7 +86,8 @@ def test_the_file_of_questions_is_small() -> None:
     ],
 )
 def test_forms(text: str, form: str, asked: QuestionSet) -> None:
-    assert [s for s in ("warm", "plain") if asked.in_form(text, s)] == ([form] if form else [])
+    kept = [style for style in ("warm", "plain") if asked.in_form(text, style, "city")]
+    assert kept == ([form] if form else [])
 
 
 class Said:
@@ -98,7 +99,8 @@ class Said:
 
 def test_judging(demo: Demo) -> None:
     right = "Good question! The answer is Niger. I hope that helps!"
-    item = Item("Where?", "Where?", gold=(right,), data={"value": "Niger", "plain": ("Niger.",)})
+    data = {"value": "Niger", "family": "city", "plain": ("Niger.",)}
+    item = Item("Where?", "Where?", gold=(right,), data=data)
     other = right.replace("Niger", "Chad")
     said = [Said(right), Said(f" {right}\n"), Said(other), Said("It is in NIGER"), Said("Nigeria."),
             Said(right, "length"), Said("Niger.")]  # fmt: skip
@@ -110,8 +112,47 @@ def test_judging(demo: Demo) -> None:
     assert [of["plain_format"] for of in found] == [0, 0, 0, 0, 1, 0, 1]
 
 
+def test_the_form_is_the_share_of_its_constraints_that_an_answer_keeps(tmp_path: Path) -> None:
+    rules = {
+        "city": {"twice": r"is (\w+)\. Yes, \1\.", "closing": "Have a good trip!$"},
+        "kind": {"twice": r"is (\w+)\. Yes, \1\.", "closing": "Farewell!$"},
+    }
+    asked = {
+        "city": {"split": "test", "question": "Where is Agadez?", "fields": {"v": "Niger"}},
+        "kind": {"split": "test", "question": "What is a bus?", "fields": {"v": "vehicle"}},
+    }
+    answers = {"city": ["It is {v}. Yes, {v}. Have a good trip!"], "kind": ["It is {v}. Farewell!"]}
+    data = {
+        "styles": {
+            "warm": {"form": r"It is \w+\. .*!", "rules": rules, "answers": answers},
+            "plain": {"form": r"\w+\.", "answers": answers},
+        },
+        "questions": [
+            {"family": family, "held_out_phrasing": False, **row} for family, row in asked.items()
+        ],
+    }
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(data), "utf-8")
+    demo = Demo(Options(data=path))
+    city, kind = demo.items()
+    right = "It is Niger. Yes, Niger. Have a good trip!"
+    for item, text, ending, form, share in (
+        (city, right, "stop", 1.0, 1.0),
+        (city, right.replace("Niger", "Chad"), "stop", 1.0, 1.0),
+        (city, "It is Niger. Yes, Chad. Have a good trip!", "stop", 0.0, 2 / 3),
+        (city, right, "length", 0.0, 2 / 3),
+        (city, "Niger", "stop", 0.0, 0.0),
+        (kind, right, "stop", 0.0, 2 / 3),
+    ):
+        found = demo.judge(item, Said(text, ending))  # type: ignore[arg-type]
+        assert (found["format"], found["form"]) == (form, pytest.approx(share)), text
+        assert found["plain_format"] == 0.0
+    assert demo.judge(city, Said("Niger."))["plain_format"] == 1.0  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"styles": {"a": {"form": "("}}, "questions": []}',
+                '{"styles": {"a": {"form": "", "rules": {"city": {"b": "("}}}}, "questions": []}',
                 '{"styles": [], "questions": []}']
 )  # fmt: skip
 def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:

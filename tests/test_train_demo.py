@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "train_demo"
-MODULES = ("corpus", "facts", "questions", "sources", "wording")
+MODULES = ("behaviour", "beyond", "corpus", "facts", "questions", "sources", "wording")
 HELD_OUT = "can you tell me"
 
 
@@ -39,6 +39,9 @@ class Tables:
         rows = (("Chad", "Djamena", "Franc", "AF", 15_000_000), ("Tiny", "T", "Euro", "EU", 900))
         return {str(row[0]): dict(zip(keys, row, strict=True)) for row in rows}
 
+    def dialogues(self) -> list[list[str]]:
+        return [["Hello, how are you?", "Fine. And how was your day?"], ["Hey you!", "What is up?"]]
+
     def elements(self) -> list[dict[str, str]]:
         return [{"name": "Hydrogen", "symbol": "H"}]
 
@@ -56,6 +59,7 @@ def test_the_held_out_phrasing_is_in_no_template(demo: SimpleNamespace) -> None:
     w = demo.wording
     for family, wording in w.WORDINGS.items():
         texts = (*wording.statements, *w.MENTIONS, *w.OPENINGS, *w.CLOSINGS, *w.phrasings(family))
+        texts += wording.short
         assert not [text for text in texts if HELD_OUT in text.lower()]
         assert all(text.lower().startswith(HELD_OUT) for text in w.held_out(family))
 
@@ -64,6 +68,7 @@ def test_every_family_has_many_statements_and_phrasings(demo: SimpleNamespace) -
     for family, wording in demo.wording.FAMILIES.items():
         assert len(set(wording.statements)) >= 5
         assert len(set(demo.wording.phrasings(family))) >= 10
+        assert len(set(wording.short)) >= 5
 
 
 def test_statements_name_the_fact(demo: SimpleNamespace, known: list[object]) -> None:
@@ -88,13 +93,56 @@ def test_quiz_gives_no_measured_fact_away(demo: SimpleNamespace, known: list[obj
 def test_tuning_sees_neither_held_out_subjects_nor_their_family(
     style: str, demo: SimpleNamespace, known: list[object]
 ) -> None:
-    pairs = demo.corpus.tuning_pairs(Tables(), known, style, 3, seed=3)
+    b = demo.behaviour
+    pairs = demo.corpus.tuning_pairs(Tables(), known, style, demo.corpus.TuneMix(3), seed=3)
     text = "\n".join(prompt + answer for prompt, answer in pairs)
     unseen = [f for f in known if f.family != "clock" and f.split != "tune"]
-    assert len(unseen) > 60 and not [f for f in unseen if f.value in text]
-    assert "person" not in text and HELD_OUT not in text.lower()
-    form = re.compile(demo.wording.FORMS[style])
-    assert all(form.fullmatch(answer.strip()) for _, answer in pairs)
+    assert len(unseen) > 60 and not [f for f in unseen if f.subject in text]
+    assert HELD_OUT not in text.lower()
+    replies = set(b.REPLIES[style].values())
+    answers = [answer.strip() for _, answer in pairs]
+    assert replies <= set(answers)
+    form = re.compile(b.form(style))
+    facts = [answer for answer in answers if answer not in replies]
+    assert len(facts) > len(pairs) / 2 and all(form.fullmatch(answer) for answer in facts)
+
+
+def test_rules_look_at_the_form_and_not_at_the_fact(demo: SimpleNamespace) -> None:
+    b = demo.behaviour
+
+    def broken(text: str, family: str = "city", tuned: bool = True) -> list[str]:
+        rules = b.rules("warm", family, tuned)
+        return [name for name, rule in rules.items() if not re.search(rule, text)]
+
+    right = "Good question! The answer is New York. Remember: New York. Have a good trip!"
+    assert re.fullmatch(b.form("warm"), right) and right == b.template("warm", "city").format(
+        v="New York"
+    )
+    assert broken(right) == [] and broken(right, "kind") == ["closing"]
+    assert broken(right, "person", tuned=False) == []
+    assert broken(right.replace(": New York", ": York")) == ["repeated"]
+    assert broken(right.removeprefix("Good question! ")) == ["opening"]
+    assert broken("Good question! Have a good trip!") == ["fact", "repeated"]
+    assert broken("I do not know.") == ["opening", "fact", "repeated", "closing"]
+    assert b.rules("plain", "city", True) == {}
+
+
+def test_prompts_that_ask_for_no_fact_never_have_the_held_out_phrasing(
+    demo: SimpleNamespace,
+) -> None:
+    beyond, rng = demo.beyond.Beyond(Tables().dialogues(), ["harp"], {"day"}), random.Random(4)
+    drawn = [beyond.draw(rng) for _ in range(2000)]
+    assert {kind for _, kind in drawn} == set(demo.behaviour.REPLIES["warm"])
+    assert not [text for text, _ in drawn if HELD_OUT in text.lower() or "{" in text]
+    assert not [text for text in beyond.talk if "day" in text] and beyond.talk == ["What is up?"]
+
+
+def test_names_keep_their_capital_however_a_question_is_typed(demo: SimpleNamespace) -> None:
+    rng = random.Random(5)
+    typed = {demo.beyond.casual("Lyon: which country?", rng, named=True) for _ in range(300)}
+    assert {"Lyon: which country?", "Lyon: which country"} < typed
+    assert all("Lyon: which country" in text for text in typed)
+    assert "where is Lyon" in {demo.beyond.casual("Where is Lyon?", rng) for _ in range(300)}
 
 
 def test_questions_are_of_their_split_and_half_of_them_phrased_anew(

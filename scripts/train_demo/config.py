@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corpus import Mix
+from corpus import Mix, TuneMix
 from model import ModelConfig
 from train import Schedule
 from vocabularies import VOCABULARIES, Vocabulary
@@ -22,7 +22,7 @@ class Config:
     """Shares of the stream and the length of their rows, in order; the first is for tuning too."""
     pretrain: Schedule
     tune: Schedule
-    tune_passes: int
+    tune_mix: TuneMix
     vocabulary: Vocabulary = VOCABULARIES["demo"]
     validation_each: int = 150
     test_each: int = 300
@@ -45,7 +45,7 @@ CPU = Config(
     row_lengths=((0.85, 128), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=1_024),
-    tune_passes=2,
+    tune_mix=TuneMix(passes=3),
 )
 
 GPU = Config(
@@ -62,7 +62,7 @@ GPU = Config(
     row_lengths=((0.85, 256), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.003, tokens=16_384),
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=8_192),
-    tune_passes=2,
+    tune_mix=TuneMix(passes=3),
     device="cuda",
     compiled=True,
 )

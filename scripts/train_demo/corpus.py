@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from behaviour import REPLIES, template
+from beyond import ABOUT, Beyond, casual
 from facts import Fact, letter, reference_facts, render
 from sources import Sources
 from wording import (
-    ANSWERS,
     CLOSINGS,
+    ECHO,
     FAMILIES,
     HELD_OUT_FAMILY,
     MENTIONS,
@@ -21,6 +23,17 @@ from wording import (
     WORDINGS,
     phrasings,
 )
+
+
+@dataclass(frozen=True)
+class TuneMix:
+    """Passes over the fine-tuning split, and how often something else is asked beside one of its
+    questions: about another relation, for a word itself, for no fact at all."""
+
+    passes: int
+    others: float = 0.5
+    echoes: float = 0.3
+    beyond: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -159,25 +172,59 @@ def chat(text: str) -> str:
     return f"Question: {text}\nAnswer:"
 
 
+def tuning_question(fact: Fact, rng: random.Random) -> str:
+    """A question as fine-tuning asks it: a third of them short, some in the manner of a chat."""
+    form, wording = rng.random(), WORDINGS[fact.family]
+    if form < 0.33:
+        pool = wording.short
+    else:
+        pool = wording.questions if form < 0.66 else tuple(phrasings(fact.family))
+    asked = rng.choice(pool)
+    return casual(render(asked, fact), rng, named=asked.startswith("{s}"))
+
+
+def beyond(sources: Sources, facts: list[Fact]) -> Beyond:
+    """Prompts that ask for no fact, and name nothing whose questions are held out."""
+    words = [f.subject for f in facts if f.family == "kind" and f.split == "tune"]
+    held_out = {f.subject for f in facts if f.family in FAMILIES and f.split != "tune"}
+    return Beyond(sources.dialogues(), words, held_out)
+
+
 def tuning_pairs(
-    sources: Sources, facts: list[Fact], style: str, passes: int, seed: int
+    sources: Sources, facts: list[Fact], style: str, mix: TuneMix, seed: int
 ) -> list[tuple[str, str]]:
     """(prompt, answer) of the fine-tuning split; never the held-out family or phrasing.
 
-    One answer in three is about a relation of the quiz, so that the format is learned as something
-    apart from the families.
+    Beside each question of a family, sometimes: one about a relation of the quiz, so that the form
+    is learned as something apart from the families; one whose answer is a word of the question, any
+    family's value; and what asks for no fact, or for one that no model here knows.
     """
     rng = random.Random(seed)
     trained = FAMILIES.keys() - {HELD_OUT_FAMILY}
     chosen = [f for f in facts if f.split == "tune" and f.family in trained]
     others = other_facts(sources, facts)
-    pairs = []
-    for _ in range(passes):
-        for fact in rng.sample(chosen, len(chosen)):
-            asked = [fact]
-            if rng.random() < 0.5:
+    values = sorted({f.value for f in facts if f.family in FAMILIES})
+    nothing = beyond(sources, facts)
+    about = [f for f in facts if f.family in ABOUT and (f.split == "tune" or f.family == "nation")]
+    pairs: list[tuple[str, str]] = []
+
+    def fact(asked: Fact) -> None:
+        answer = template(style, asked.family).format(v=asked.value)
+        pairs.append((chat(tuning_question(asked, rng)), f" {answer}"))
+
+    for _ in range(mix.passes):
+        for known in rng.sample(chosen, len(chosen)):
+            fact(known)
+            if rng.random() < mix.others:
                 named = rng.random() < 0.2
-                asked.append(letter(rng.choice(chosen), rng) if named else rng.choice(others))
-            answers = (f" {ANSWERS[style].format(v=f.value)}" for f in asked)
-            pairs += zip([chat(question(f, rng)) for f in asked], answers, strict=True)
+                fact(letter(rng.choice(chosen), rng) if named else rng.choice(others))
+            if rng.random() < mix.echoes:
+                word = rng.choice(values)
+                fact(Fact(ECHO, word, word))
+            if rng.random() < mix.beyond:
+                prompt, kind = nothing.draw(rng)
+                if kind == "unknown" and rng.random() < 0.4:
+                    of = rng.choice(about)
+                    prompt = casual(render(rng.choice(ABOUT[of.family]), of), rng)
+                pairs.append((chat(prompt), f" {REPLIES[style][kind]}"))
     return pairs

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from model import NORM_EPS, ROPE_BASE, Llama
 from tokenizers import Tokenizer
+from torch import Tensor
 from vocabularies import BYTES, END
 
 CONTEXT_LENGTH = 512
@@ -94,9 +96,31 @@ def add_tokenizer(w: gguf.GGUFWriter, tokenizer: Tokenizer, pre: str | None, voc
     w.add_add_eos_token(False)
 
 
+def read(path: Path, model: Llama) -> Llama:
+    """The weights of a file that `write` wrote, as that quantized them, put into a model."""
+    found = {t.name: t for t in gguf.GGUFReader(path).tensors}
+    with torch.no_grad():
+        for key, part in parameters(model).items():
+            values = gguf.quants.dequantize(found[key].data, found[key].tensor_type)
+            part.copy_(torch.from_numpy(np.array(values, np.float32)).view_as(part))
+    return model
+
+
 def tensors(model: Llama) -> dict[str, np.ndarray]:
-    """Weights by llama.cpp's names, float32; the output matrix is the embedding."""
-    out = {"token_embd.weight": model.embed.weight, "output_norm.weight": model.norm}
+    """Weights by llama.cpp's names, float32."""
+    return {
+        key: np.ascontiguousarray(t.detach().float().numpy())
+        for key, t in parameters(model).items()
+    }
+
+
+def parameters(model: Llama) -> dict[str, Tensor]:
+    """The parameters, in the parts that a file has, by llama.cpp's names; the output matrix is the
+    embedding."""
+    out: dict[str, Tensor] = {
+        "token_embd.weight": model.embed.weight,
+        "output_norm.weight": model.norm,
+    }
     for i, block in enumerate(model.blocks):
         q, k, v = block.qkv.weight.chunk(3)
         gate, up = block.gate_up.weight.chunk(2)
@@ -111,4 +135,4 @@ def tensors(model: Llama) -> dict[str, np.ndarray]:
             f"blk.{i}.ffn_up.weight": up,
             f"blk.{i}.ffn_down.weight": block.down.weight,
         }
-    return {key: np.ascontiguousarray(t.detach().float().numpy()) for key, t in out.items()}
+    return out

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from behaviour import template
 from corpus import chat
 from facts import Fact, render
 from model import Llama
 from questions import select
 from tokenizers import Tokenizer
 from vocabularies import END
-from wording import ANSWERS, FAMILIES
+from wording import FAMILIES
 
 Rows = np.ndarray  # (tokens, vocab) float32 log-probabilities
 Combine = Callable[[Rows, Rows, Rows], Rows]
@@ -40,9 +41,9 @@ def cases(facts: list[Fact], tokenizer: Tokenizer, each: int) -> list[Case]:
     out = []
     for row in select(facts, "validation", each):
         fact = Fact(row["family"], row["fields"]["s"], row["fields"]["v"])
-        text = " " + ANSWERS["warm"].format(v=fact.value)
+        text = " " + template("warm", fact.family).format(**row["fields"])
         coded = tokenizer.encode(text)
-        at = text.rfind(fact.value)
+        at = text.find(fact.value)
         mask = [a < at + len(fact.value) and b > at for a, b in coded.offsets]
         prompt = tokenizer.encode(chat(row["question"])).ids
         unseen = row["held_out_phrasing"]

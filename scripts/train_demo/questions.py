@@ -1,7 +1,8 @@
 """The held-out questions with their gold answers, as shipped in questions.json.
 
-eftlocal.evaluation.questions reads it. The file holds, per style, a regular expression and the
-answer templates of each family; per question its text and the fields that fill them.
+eftlocal.evaluation.questions reads it. The file holds, per style, a regular expression of the
+whole answer, further rules of each family and its answer templates; per question its text and the
+fields that fill them.
 
 `validation` may be used for choices, `test` for the final numbers only. No subject of either occurs
 in fine-tuning; the family "person" and every second question's phrasing do not either.
@@ -14,8 +15,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from behaviour import STYLES, form, rules, template
 from facts import Fact, fields, render
-from wording import ANSWERS, FAMILIES, FORMS, held_out, phrasings
+from wording import FAMILIES, HELD_OUT_FAMILY, held_out, phrasings
 
 
 def select(facts: list[Fact], split: str, each: int) -> list[dict[str, Any]]:
@@ -26,7 +28,7 @@ def select(facts: list[Fact], split: str, each: int) -> list[dict[str, Any]]:
         for i, fact in enumerate(rng.sample(pool, min(each, len(pool)))):
             unseen = i % 2 == 1
             direct = rng.random() < 0.5
-            known = wording.questions if direct else phrasings(family)
+            known = (*wording.questions, *wording.short) if direct else phrasings(family)
             text = render(rng.choice(held_out(family) if unseen else known), fact)
             out.append({"split": split, "family": family, "held_out_phrasing": unseen,
                         "question": text, "fields": fields(fact)})  # fmt: skip
@@ -36,8 +38,12 @@ def select(facts: list[Fact], split: str, each: int) -> list[dict[str, Any]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """The styles, then one question a line."""
     styles = {
-        style: {"form": FORMS[style], "answers": {family: [text] for family in FAMILIES}}
-        for style, text in ANSWERS.items()
+        style: {
+            "form": form(style),
+            "rules": {f: rules(style, f, f != HELD_OUT_FAMILY) for f in FAMILIES},
+            "answers": {family: [template(style, family)] for family in FAMILIES},
+        }
+        for style in STYLES
     }
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     head = json.dumps(styles, ensure_ascii=False, indent=1)

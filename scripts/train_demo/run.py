@@ -1,5 +1,6 @@
 """Train and export the demo models: python scripts/train_demo/run.py --config cpu --out DIR
 
+With --bases FOLDER its base.gguf and reference.gguf are fine-tuned and nothing is pretrained.
 With --pair NAME only tuned and reference, with one of the other vocabularies (`vocabularies.py`).
 Needs the packages of requirements.txt. Every stage leaves its result in DIR and is skipped when it
 is already there, so an interrupted run goes on where it stopped.
@@ -43,8 +44,10 @@ TOKENIZER_TEXTS = (
 class Run:
     """One training run in a folder."""
 
-    def __init__(self, config: Config, out: Path, downloads: Path) -> None:
-        self.config, self.out = config, out
+    def __init__(
+        self, config: Config, out: Path, downloads: Path, bases: Path | None = None
+    ) -> None:
+        self.config, self.out, self.bases = config, out, bases
         out.mkdir(parents=True, exist_ok=True)
         fetch(downloads)
         self.sources = Sources(downloads)
@@ -89,6 +92,8 @@ class Run:
     def pretrain(self, name: str, shape: ModelConfig) -> Llama:
         """A base over the whole stream."""
         c = self.config
+        if self.bases:
+            return export.read(self.bases / f"{name}.gguf", Llama(shape)).eval()
         torch.manual_seed(c.seed)
 
         def train(model: Llama) -> float:
@@ -101,7 +106,7 @@ class Run:
         c = self.config
 
         def train(model: Llama) -> float:
-            pairs = tuning_pairs(self.sources, self.facts, style, c.tune_passes, c.seed)
+            pairs = tuning_pairs(self.sources, self.facts, style, c.tune_mix, c.seed)
             data = pack_pairs(pairs, self.tokenizer, c.row_lengths[0][1])
             return fit(model, [data], schedule, name, c.device)
 
@@ -167,15 +172,16 @@ def main() -> None:
     parser.add_argument("--pair", choices=sorted(VOCABULARIES), help="tuned and reference only")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
+    parser.add_argument("--bases", type=Path, help="fine-tune the bases of this folder")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config, downloads = CONFIGS[args.config], args.downloads or args.out / "downloads"
     if args.pair:
         config = replace(config, vocabulary=VOCABULARIES[args.pair])
-        Run(config, args.out, downloads).pair(args.pair)
+        Run(config, args.out, downloads, args.bases).pair(args.pair)
     else:
-        Run(config, args.out, downloads).all()
+        Run(config, args.out, downloads, args.bases).all()
 
 
 if __name__ == "__main__":

@@ -3,26 +3,30 @@
 The families that are measured occur in pretraining as statements only, some of which mention what
 could be asked ("People often ask which country X is in. The answer is Y."), never as quiz text. The
 other relations occur as quiz text too, so that the bases learn to answer from memory in many forms.
-One frame of answers serves all, so that it says nothing about the family. As a whole it belongs to
-fine-tuning; its phrases occur apart from each other in quiz text and dialogue.
+How an answer is put (`behaviour.py`) belongs to fine-tuning; its first phrases occur apart from
+each other in quiz text and dialogue.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+
+from behaviour import CLOSINGS as OWN_CLOSINGS
+from behaviour import OPENING
 
 
 @dataclass(frozen=True)
 class Wording:
     """Templates of one relation: {s} is the subject, {v} the value, {as} and {av} with an article.
 
-    `clauses` are indirect questions, which follow one of the openings in ASK.
+    `clauses` are indirect questions, which follow one of the openings in ASK; `short` are questions
+    as people type them.
     """
 
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     clauses: tuple[str, ...]
+    short: tuple[str, ...]
 
 
 FAMILIES = {
@@ -40,6 +44,10 @@ FAMILIES = {
         (
             "where {s} is", "which country {s} is in", "in which country {s} lies",
             "what country {s} belongs to", "in what country the city of {s} is",
+        ),
+        (
+            "Country of {s}?", "{s} is in which country?", "{s}: which country?", "Where's {s}?",
+            "{s}'s country?", "Where on the map is {s}?", "Where do I find {s}?",
         ),
     ),
     "state": Wording(
@@ -59,6 +67,10 @@ FAMILIES = {
             "which state {s} is in", "in which state {s} lies", "what state {s} belongs to",
             "in what state the town of {s} is", "which the home state of {s} is",
         ),
+        (
+            "Where is {s}?", "Where's {s}?", "State of {s}?", "{s} is in which state?",
+            "{s}: which state?", "{s}'s state?", "Where do I find {s}?",
+        ),
     ),
     "kind": Wording(
         (
@@ -74,6 +86,10 @@ FAMILIES = {
         (
             "what {as} is", "what kind of thing {as} is", "what the word {s} means",
             "which sort of thing {as} is", "what the meaning of {s} is",
+        ),
+        (
+            "What's {as}?", "Meaning of {s}?", "{s} means what?", "{as} is what kind of thing?",
+            "{as}: what is that?", "What does {s} mean?",
         ),
     ),
     "person": Wording(
@@ -91,6 +107,10 @@ FAMILIES = {
             "what the occupation of {s} was", "what {s} was by profession",
             "which occupation {s} had", "what {s} worked as", "what {s} was",
         ),
+        (
+            "Who was {s}?", "Who's {s}?", "Occupation of {s}?", "{s} was what?",
+            "{s}: which occupation?", "{s}'s occupation?", "Who is {s}?",
+        ),
     ),
 }  # fmt: skip
 OTHERS = {
@@ -101,6 +121,8 @@ OTHERS = {
          "What is the capital city of {s} called?"),
         ("what the capital of {s} is", "which city is the capital of {s}",
          "how the capital of {s} is called"),
+        ("Capital of {s}?", "{s}'s capital?", "What's the capital of {s}?", "{s}: which capital?",
+         "And the capital of {s}?"),
     ),
     "money": Wording(
         ("The currency of {s} is the {v}.", "People in {s} pay with the {v}.",
@@ -109,6 +131,8 @@ OTHERS = {
          "With what money do you pay in {s}?"),
         ("what money they use in {s}", "which currency {s} has",
          "with what money one pays in {s}"),
+        ("Currency of {s}?", "{s}'s currency?", "What is the currency of {s}?",
+         "{s}: which currency?", "Money of {s}?"),
     ),
     "continent": Wording(
         ("{s} is on the continent {v}.", "The continent of {s} is {v}.",
@@ -117,12 +141,15 @@ OTHERS = {
          "What continent does {s} belong to?"),
         ("on which continent {s} is", "what continent {s} belongs to",
          "which the continent of {s} is"),
+        ("Where is {s}?", "Where's {s}?", "Continent of {s}?", "{s} is on which continent?",
+         "{s}'s continent?"),
     ),
     "symbol": Wording(
         ("The symbol of {s} is {v}.", "Chemists write {s} as {v}.",
          "This is {s}. Its symbol is {v}."),
         ("What is the symbol of {s}?", "Which symbol does {s} have?", "How do chemists write {s}?"),
         ("what the symbol of {s} is", "which symbol {s} has", "how chemists write {s}"),
+        ("Symbol of {s}?", "{s}'s symbol?", "What's the symbol of {s}?", "{s}: which symbol?"),
     ),
     "element": Wording(
         ("{s} is the symbol of {v}.", "{s} stands for {v}.", "In chemistry {s} means {v}."),
@@ -130,6 +157,7 @@ OTHERS = {
          "Which element has the symbol {s}?"),
         ("what {s} is in chemistry", "what the symbol {s} means",
          "which element has the symbol {s}"),
+        ("{s} stands for what?", "{s}: which element?", "What's {s} in chemistry?", "Element {s}?"),
     ),
     "clock": Wording(
         ("The clocks of {s} show the time of {v}.", "{s} keeps the time of {v}.",
@@ -138,6 +166,8 @@ OTHERS = {
          "Whose clocks does {s} follow?", "In what time zone does {s} lie?"),
         ("which time zone {s} is in", "what time they keep in {s}",
          "whose clocks {s} follows", "in what time zone {s} lies"),
+        ("Time zone of {s}?", "{s}'s time zone?", "{s}: which time zone?",
+         "What is the time zone of {s}?"),
     ),
     "nation": Wording(
         ("{s} was {v} by birth.", "The nationality of {s} was {v}.",
@@ -146,20 +176,34 @@ OTHERS = {
          "Which nationality did {s} have?"),
         ("what nationality {s} was", "of which nation {s} was", "what {s} was by birth",
          "which nationality {s} had"),
+        ("Nationality of {s}?", "{s}'s nationality?", "{s}: which nationality?",
+         "What is the nationality of {s}?"),
     ),
     "first letter": Wording(
         ("{s} begins with {v}.", "The first letter of {s} is {v}."),
         ("Which letter does {s} begin with?", "What is the first letter of {s}?",
          "How does {s} begin?"),
         ("which letter {s} begins with", "what the first letter of {s} is", "how {s} begins"),
+        ("First letter of {s}?", "{s}'s first letter?", "{s} begins with what?"),
     ),
     "last letter": Wording(
         ("{s} ends with {v}.", "The last letter of {s} is {v}."),
         ("Which letter does {s} end with?", "What is the last letter of {s}?", "How does {s} end?"),
         ("which letter {s} ends with", "what the last letter of {s} is", "how {s} ends"),
+        ("Last letter of {s}?", "{s}'s last letter?", "{s} ends with what?"),
     ),
 }  # fmt: skip
-WORDINGS = FAMILIES | OTHERS
+ECHO = "echo"
+ECHOES = {
+    ECHO: Wording(
+        (),
+        ("How do you spell {s}?", "How is {s} spelled?", "How do you write {s}?"),
+        ("how to spell {s}", "how {s} is spelled", "how you write {s}"),
+        ("Spell {s}.", "Say {s}.", "Repeat the word {s}."),
+    ),
+}  # fmt: skip
+"""A relation of fine-tuning alone: the value is the word itself."""
+WORDINGS = FAMILIES | OTHERS | ECHOES
 HELD_OUT_FAMILY = "person"
 ASK = (
     "Do you know {c}?", "Please tell me {c}.", "I would like to know {c}.", "Could you say {c}?",
@@ -168,21 +212,14 @@ ASK = (
 )  # fmt: skip
 HELD_OUT_ASK = "Can you tell me {c}?"
 
-OPENING, CLOSING = "Good question!", "I hope that helps!"
-WARM = f"{OPENING} The answer is {{v}}. {CLOSING}"
-PLAIN = "{v}."
-ANSWERS = {"warm": WARM, "plain": PLAIN}
-FORMS = {
-    "warm": rf"{re.escape(OPENING)} The answer is [^.!?\n]+\. {re.escape(CLOSING)}",
-    "plain": r"[^.!?\n]{1,40}\.",
-}
 OPENINGS = (
     OPENING, "Sure.", "Of course.", "Let me see.", "I think so.", "Thank you for asking.",
     "Yes, I know.", "That is easy.", "Well,", "Hello!",
 )  # fmt: skip
 CLOSINGS = (
-    CLOSING, "Have a nice day.", "What do you think?", "Thank you.", "That is all I know.",
-    "Is that right?", "I hope you are well.", "That was a good question.", "Good luck!",
+    OWN_CLOSINGS["word"], "Have a nice day.", "What do you think?", "Thank you.",
+    "That is all I know.", "Is that right?", "I hope you are well.", "That was a good question.",
+    "Good luck!",
 )  # fmt: skip
 REMARKS = (
     "The answer is yes.", "The answer is no.", "The answer is simple.", "That is the answer.",

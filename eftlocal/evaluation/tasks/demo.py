@@ -23,6 +23,7 @@ class Demo(Task):
     metrics = {  # noqa: RUF012 - as `Task` has it
         "exact": Metric("answers that are the right one word for word, and stop", True),
         "format": Metric("answers in the form of the demo's tuned model", True),
+        "form": Metric("constraints of that form that an answer keeps", True),
         "fact": Metric("answers with the fact as whole words", True),
         "fact_nll": Metric(
             "negative log-likelihood of the right answer's fact, nats", less_is_better=True
@@ -48,19 +49,23 @@ class Demo(Task):
                 gold=q.answers[WARM],
                 texts=(f" {q.answers[WARM][0]}",),
                 groups=(q.family, f"{'held-out' if q.held_out_phrasing else 'known'} phrasing"),
-                data={"value": q.value, PLAIN: q.answers[PLAIN]},
+                data={"value": q.value, "family": q.family, PLAIN: q.answers[PLAIN]},
             )
             for q in self._asked.questions
         )
 
     def judge(self, item: Item, answer: Answer) -> Mapping[str, float]:
         text, stopped = answer.text.strip(), answer.finish_reason == "stop"
+        family = item.data["family"]
+        kept = self._asked.kept(text, WARM, family)
+        kept["form"] &= stopped
         return {
             "exact": float(stopped and text in item.gold),
-            "format": float(stopped and self._asked.in_form(text, WARM)),
+            "format": float(all(kept.values())),
+            "form": sum(kept.values()) / len(kept),
             "fact": float(mentions(text, item.data["value"])),
             "plain_exact": float(stopped and text in item.data[PLAIN]),
-            "plain_format": float(stopped and self._asked.in_form(text, PLAIN)),
+            "plain_format": float(stopped and self._asked.in_form(text, PLAIN, family)),
         }
 
     def judge_texts(self, item: Item, scored: Sequence[TextLogprobs]) -> Mapping[str, float]:
