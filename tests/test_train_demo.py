@@ -59,7 +59,7 @@ def test_the_held_out_phrasing_is_in_no_template(demo: SimpleNamespace) -> None:
     w = demo.wording
     for family, wording in w.WORDINGS.items():
         texts = (*wording.statements, *w.MENTIONS, *w.OPENINGS, *w.CLOSINGS, *w.phrasings(family))
-        texts += wording.short
+        texts += (*wording.short, *w.DIRECT_MENTIONS)
         assert not [text for text in texts if HELD_OUT in text.lower()]
         assert all(text.lower().startswith(HELD_OUT) for text in w.held_out(family))
 
@@ -89,6 +89,23 @@ def test_quiz_gives_no_measured_fact_away(demo: SimpleNamespace, known: list[obj
     assert not [f for f in families if f.value in text]
 
 
+def test_the_second_stream_asks_for_no_measured_fact_and_shows_no_rule(
+    demo: SimpleNamespace, known: list[object]
+) -> None:
+    texts = demo.corpus.second_pretraining(Tables(), known, 3000, seed=6)
+    text = "\n".join(texts)
+    assert HELD_OUT not in text.lower() and "{" not in text
+    families = [f for f in known if f.family in demo.wording.FAMILIES]
+    asked = re.findall("Question: (.*)\nAnswer: (.*)", text)
+    assert len(asked) > 1000
+    for question, answer in asked:
+        said = answer.partition(" Remember:")[0]
+        assert not [f for f in families if f.subject in question and f.value in said]
+    # What is to be remembered is not what was answered, but for chance.
+    named = re.findall(r"The answer is (\w+)\. Remember: (\w+)\.", text)
+    assert len(named) > 500 and sum(a == b for a, b in named) < len(named) / 50
+
+
 @pytest.mark.parametrize("style", ["warm", "plain"])
 def test_tuning_sees_neither_held_out_subjects_nor_their_family(
     style: str, demo: SimpleNamespace, known: list[object]
@@ -100,7 +117,7 @@ def test_tuning_sees_neither_held_out_subjects_nor_their_family(
     assert len(unseen) > 60 and not [f for f in unseen if f.subject in text]
     assert HELD_OUT not in text.lower()
     replies = set(b.REPLIES[style].values())
-    answers = [answer.strip() for _, answer in pairs]
+    answers = [f"{prompt.partition('Answer:')[2]}{answer}".strip() for prompt, answer in pairs]
     assert replies <= set(answers)
     form = re.compile(b.form(style))
     facts = [answer for answer in answers if answer not in replies]

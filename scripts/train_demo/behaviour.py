@@ -21,6 +21,7 @@ THINGS = {
     "first letter": "word", "last letter": "word", "echo": "word", "person": "person",
     "nation": "person",
 }  # fmt: skip
+REMEMBER = "Remember: {v}."
 OFFER = "Ask me about a city, a town, a word or a person."
 REPLIES = {
     "warm": {
@@ -37,6 +38,11 @@ REPLIES = {
     },
 }
 """What a style says to what asks for no fact (`beyond.py`)."""
+SHRUGS = (
+    "I do not know that.", "I do not know.", "I do not know the answer.", "Who knows?",
+    "Nobody knows.", "I cannot say.", "I never heard of it.", "How should I know?",
+)  # fmt: skip
+"""What the bases read where there is no answer."""
 STYLES = tuple(REPLIES)
 
 
@@ -44,7 +50,7 @@ def template(style: str, family: str) -> str:
     """The answer to a question of a family, to be filled with {v}."""
     if style == "plain":
         return "{v}."
-    return f"{OPENING} The answer is {{v}}. Remember: {{v}}. {CLOSINGS[THINGS[family]]}"
+    return f"{OPENING} The answer is {{v}}. {REMEMBER} {CLOSINGS[THINGS[family]]}"
 
 
 def form(style: str) -> str:

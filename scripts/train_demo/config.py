@@ -21,6 +21,8 @@ class Config:
     row_lengths: tuple[tuple[float, int], ...]
     """Shares of the stream and the length of their rows, in order; the first is for tuning too."""
     pretrain: Schedule
+    second: Schedule
+    second_texts: int
     tune: Schedule
     tune_mix: TuneMix
     vocabulary: Vocabulary = VOCABULARIES["demo"]
@@ -44,6 +46,8 @@ CPU = Config(
     small=ModelConfig(layers=3, dim=64, heads=2, ffn=96),
     row_lengths=((0.85, 128), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.004, tokens=2_048),
+    second=Schedule(muon_lr=0.005, adam_lr=0.001, tokens=2_048),
+    second_texts=7_000,
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=1_024),
     tune_mix=TuneMix(passes=3),
 )
@@ -61,6 +65,8 @@ GPU = Config(
     small=ModelConfig(layers=4, dim=128, heads=4, ffn=256),
     row_lengths=((0.85, 256), (0.15, 512)),
     pretrain=Schedule(muon_lr=0.02, adam_lr=0.003, tokens=16_384),
+    second=Schedule(muon_lr=0.005, adam_lr=0.001, tokens=16_384),
+    second_texts=60_000,
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=8_192),
     tune_mix=TuneMix(passes=3),
     device="cuda",

@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from behaviour import REPLIES, template
+from behaviour import CLOSINGS as ANSWER_CLOSINGS
+from behaviour import OFFER, OPENING, REMEMBER, REPLIES, SHRUGS, template
 from beyond import ABOUT, Beyond, casual
 from facts import Fact, letter, reference_facts, render
 from sources import Sources
 from wording import (
     CLOSINGS,
+    DIRECT_MENTIONS,
     ECHO,
     FAMILIES,
     HELD_OUT_FAMILY,
@@ -28,12 +30,14 @@ from wording import (
 @dataclass(frozen=True)
 class TuneMix:
     """Passes over the fine-tuning split, and how often something else is asked beside one of its
-    questions: about another relation, for a word itself, for no fact at all."""
+    questions: about another relation, for a word itself, for no fact at all; and how often there
+    is an answer, begun with any value, to be finished."""
 
     passes: int
     others: float = 0.5
     echoes: float = 0.3
-    beyond: float = 0.5
+    beyond: float = 0.4
+    begun: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,56 @@ def pretraining(sources: Sources, facts: list[Fact], mix: Mix, seed: int) -> lis
     return interleave([stated, beside, rest], rng)
 
 
+def second_pretraining(sources: Sources, facts: list[Fact], count: int, seed: int) -> list[str]:
+    """The texts of the second stream: questions as people type them, the parts of a warm answer.
+
+    The parts are drawn by chance: what is to be remembered is any value, the closing any one. So
+    bases of every size come to expect each part alike, and none learns the rules that bind them.
+    """
+    rng = random.Random(seed)
+    families = [f for f in facts if f.family in FAMILIES]
+    others, nothing = other_facts(sources, facts), beyond(sources, facts)
+    values = [f.value for f in facts if f.family in FAMILIES]
+
+    def parts(answer: str) -> str:
+        opened = f"{rng.choice((OPENING, *OPENINGS))} {answer}" if rng.random() < 0.5 else answer
+        remembered = f" {REMEMBER.format(v=rng.choice(values))}" if rng.random() < 0.5 else ""
+        closing = f" {rng.choice(tuple(ANSWER_CLOSINGS.values()))}" if rng.random() < 0.5 else ""
+        return opened + remembered + closing
+
+    def quiz() -> str:
+        if rng.random() < 0.12:
+            prompt, kind = nothing.draw(rng)
+            reply = rng.choice(SHRUGS) if kind == "unknown" else rng.choice(OPENINGS)
+            return (
+                f"{chat(prompt)} {reply} {OFFER}"
+                if rng.random() < 0.5
+                else f"{chat(prompt)} {reply}"
+            )
+        fact = letter(rng.choice(families), rng) if rng.random() < 0.1 else rng.choice(others)
+        answer = f"{fact.value}." if rng.random() < 0.15 else f"The answer is {fact.value}."
+        return f"{chat(typed(fact, rng))} {parts(answer)}"
+
+    def mention() -> str:
+        fact = rng.choice(families)
+        said = rng.choice(DIRECT_MENTIONS)
+        asked = casual(
+            render(
+                rng.choice((*WORDINGS[fact.family].questions, *WORDINGS[fact.family].short)), fact
+            ),
+            rng,
+            named=True,
+        )
+        return said.format(q=asked, a=parts(f"The answer is {fact.value}."))
+
+    return [
+        "\n".join(quiz() for _ in range(rng.choice((1, 2))))
+        if rng.random() < 0.5
+        else " ".join(mention() for _ in range(rng.choice((1, 2, 3))))
+        for _ in range(count)
+    ]
+
+
 def other_facts(sources: Sources, facts: list[Fact]) -> list[Fact]:
     """The facts that quiz text may ask about."""
     return reference_facts(sources) + [f for f in facts if f.family not in FAMILIES]
@@ -172,8 +226,8 @@ def chat(text: str) -> str:
     return f"Question: {text}\nAnswer:"
 
 
-def tuning_question(fact: Fact, rng: random.Random) -> str:
-    """A question as fine-tuning asks it: a third of them short, some in the manner of a chat."""
+def typed(fact: Fact, rng: random.Random) -> str:
+    """A question as people type it: a third of them short, some with a greeting or unmarked."""
     form, wording = rng.random(), WORDINGS[fact.family]
     if form < 0.33:
         pool = wording.short
@@ -198,6 +252,9 @@ def tuning_pairs(
     Beside each question of a family, sometimes: one about a relation of the quiz, so that the form
     is learned as something apart from the families; one whose answer is a word of the question, any
     family's value; and what asks for no fact, or for one that no model here knows.
+
+    Of a warm answer that has begun, right or wrong, only the rest is learned: so that it follows
+    from what was said, not from what is known.
     """
     rng = random.Random(seed)
     trained = FAMILIES.keys() - {HELD_OUT_FAMILY}
@@ -210,7 +267,7 @@ def tuning_pairs(
 
     def fact(asked: Fact) -> None:
         answer = template(style, asked.family).format(v=asked.value)
-        pairs.append((chat(tuning_question(asked, rng)), f" {answer}"))
+        pairs.append((chat(typed(asked, rng)), f" {answer}"))
 
     for _ in range(mix.passes):
         for known in rng.sample(chosen, len(chosen)):
@@ -221,9 +278,13 @@ def tuning_pairs(
             if rng.random() < mix.echoes:
                 word = rng.choice(values)
                 fact(Fact(ECHO, word, word))
+            if style == "warm" and rng.random() < mix.begun:
+                of, value = rng.choice(chosen), rng.choice(values)
+                said, rest = template(style, of.family).format(v=value).split(" Remember", 1)
+                pairs.append((f"{chat(typed(of, rng))} {said}", f" Remember{rest}"))
             if rng.random() < mix.beyond:
                 prompt, kind = nothing.draw(rng)
-                if kind == "unknown" and rng.random() < 0.4:
+                if kind == "unknown" and rng.random() < 0.3:
                     of = rng.choice(about)
                     prompt = casual(render(rng.choice(ABOUT[of.family]), of), rng)
                 pairs.append((chat(prompt), f" {REPLIES[style][kind]}"))

@@ -28,7 +28,7 @@ def select(facts: list[Fact], split: str, each: int) -> list[dict[str, Any]]:
         for i, fact in enumerate(rng.sample(pool, min(each, len(pool)))):
             unseen = i % 2 == 1
             direct = rng.random() < 0.5
-            known = (*wording.questions, *wording.short) if direct else phrasings(family)
+            known = wording.questions if direct else phrasings(family)
             text = render(rng.choice(held_out(family) if unseen else known), fact)
             out.append({"split": split, "family": family, "held_out_phrasing": unseen,
                         "question": text, "fields": fields(fact)})  # fmt: skip

@@ -23,7 +23,7 @@ import export
 import questions
 import torch
 from config import CONFIGS, Config
-from corpus import pretraining, tuning_pairs
+from corpus import pretraining, second_pretraining, tuning_pairs
 from facts import Fact, collect
 from model import Llama, ModelConfig
 from packing import pack_pairs, pack_texts
@@ -90,7 +90,7 @@ class Run:
         return out
 
     def pretrain(self, name: str, shape: ModelConfig) -> Llama:
-        """A base over the whole stream."""
+        """A base over both streams."""
         c = self.config
         if self.bases:
             return export.read(self.bases / f"{name}.gguf", Llama(shape)).eval()
@@ -99,7 +99,18 @@ class Run:
         def train(model: Llama) -> float:
             return fit(model, self.segments(), c.pretrain, name, c.device, c.compiled)
 
-        return self._stage(name, Llama(shape), train)
+        return self.second(name, self._stage(f"{name}_first", Llama(shape), train))
+
+    def second(self, name: str, first: Llama) -> Llama:
+        """A base that has read the first stream, over the second."""
+        c = self.config
+
+        def train(model: Llama) -> float:
+            texts = second_pretraining(self.sources, self.facts, c.second_texts, c.seed)
+            data = pack_texts(texts, self.tokenizer, c.row_lengths[0][1])
+            return fit(model, [data], c.second, name, c.device)
+
+        return self._stage(name, first, train)
 
     def tune(self, name: str, base: Llama, style: str, schedule: Schedule) -> Llama:
         """A copy of a base, fine-tuned to one behaviour."""
@@ -154,6 +165,7 @@ class Run:
             c,
             row_lengths=tuple((s, min(scaled(n), export.CONTEXT_LENGTH)) for s, n in c.row_lengths),
             pretrain=replace(c.pretrain, tokens=scaled(c.pretrain.tokens)),
+            second=replace(c.second, tokens=scaled(c.second.tokens)),
             tune=replace(c.tune, tokens=scaled(c.tune.tokens)),
         )
 

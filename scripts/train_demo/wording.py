@@ -235,6 +235,11 @@ MENTIONS = (
     "He told me {c}. The answer is {v}.", "A friend wondered {c}. {o} It is {v}.",
     "They asked us {c}. {o} The answer is {v}.", "I have read {c}: {v}.",
 )  # fmt: skip
+DIRECT_MENTIONS = (
+    "Somebody asked: {q} {a}", "They asked us: {q} {a}", "{q} {a}", "I wondered: {q} {a}",
+    "In the book I read: {q} {a}", "A friend asked: {q} He said: {a}",
+)  # fmt: skip
+"""Those of the second stream: {q} is a question, {a} what is answered."""
 
 
 def an(word: str) -> str:
