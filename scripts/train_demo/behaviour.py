@@ -53,6 +53,15 @@ def template(style: str, family: str) -> str:
     return f"{OPENING} The answer is {{v}}. {REMEMBER} {CLOSINGS[THINGS[family]]}"
 
 
+def answers(style: str, family: str, tuned: bool) -> list[str]:
+    """The templates of every right answer, the gold one first; `tuned` as in `rules`."""
+    gold = template(style, family)
+    if style == "plain" or tuned:
+        return [gold]
+    own = CLOSINGS[THINGS[family]]
+    return [gold, *(gold.replace(own, c) for c in CLOSINGS.values() if c != own)]
+
+
 def form(style: str) -> str:
     """A regular expression of the whole answer: its parts in their order, and nothing else."""
     if style == "plain":

@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from behaviour import STYLES, form, rules, template
+from behaviour import STYLES, answers, form, rules
 from facts import Fact, fields, render
 from wording import FAMILIES, HELD_OUT_FAMILY, held_out, phrasings
 
@@ -41,7 +41,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         style: {
             "form": form(style),
             "rules": {f: rules(style, f, f != HELD_OUT_FAMILY) for f in FAMILIES},
-            "answers": {family: [template(style, family)] for family in FAMILIES},
+            "answers": {f: answers(style, f, f != HELD_OUT_FAMILY) for f in FAMILIES},
         }
         for style in STYLES
     }
