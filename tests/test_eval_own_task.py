@@ -88,3 +88,17 @@ def test_a_metric_of_some_items_is_told_with_their_number(tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert "of 1" in result.stdout and "2.00 of 1" in page.read_text("utf-8")
     assert "of 3" not in result.stdout
+
+
+def test_a_file_that_ends_the_program_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("print('printed')\nraise SystemExit(4)\n", "utf-8")
+    result = CliRunner().invoke(app, ["eval", str(path)], prog_name="eftlocal")
+    assert result.exit_code == 2 and not result.stdout
+    assert "own.py: SystemExit: 4" in result.stderr
+
+
+def test_an_exponential_beyond_all_numbers_is_infinite(tmp_path: Path) -> None:
+    metrics = '{"a": Metric("x", exponential=True)}'
+    result = evaluate(tmp_path / "own.py", metrics=metrics, values="{'a': 800.0}")
+    assert result.exit_code == 0 and "inf" in result.stdout, result.output

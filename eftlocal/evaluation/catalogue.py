@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -71,10 +73,11 @@ def _found(name: str) -> type[Task]:
 
 def _of_file(path: Path) -> type[Task]:
     try:
-        found = runpy.run_path(str(path)).get("TASK")
+        with redirect_stdout(sys.stderr):
+            found = runpy.run_path(str(path)).get("TASK")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Task) and hasattr(found, "name")):
         raise UsageError(f"{path}: it needs a class TASK, a subclass of Task with a name")

@@ -121,7 +121,7 @@ def means(metrics: Mapping[str, Metric], values: Mapping[int, Values]) -> dict[s
                 (of_all,) = ratios_of_sums([of[metric.over] for of in rows], np.array([own]).T)
             else:
                 of_all = mean(own)
-            value, low, high = map(math.exp, of_all) if metric.exponential else of_all
+            value, low, high = _shown(metric, np.array(of_all)).tolist()
             found[name] = Mean(value, low, high, len(rows))
     return found
 
@@ -158,7 +158,8 @@ def _gap(metric: Metric, below: Array, above: Array) -> Interval:
 
 
 def _shown(metric: Metric, ratios: Array) -> Array:
-    return np.exp(ratios) if metric.exponential else ratios
+    with np.errstate(over="ignore"):
+        return np.exp(ratios) if metric.exponential else ratios
 
 
 def _gaps(
