@@ -92,3 +92,9 @@ def test_its_doctor_says_how_to_build_llama_cpp_for_the_machine(
     assert found["selftest"]["ok"] and found["build"] is None
     assert found["environment"] == str(installed.parents[1])
     assert "CMAKE_ARGS=" in found["rebuild"] and "--no-binary" in found["rebuild"]
+
+
+def test_llm_finds_its_models(installed: Path, tmp_path: Path) -> None:
+    code = "import llm; print(llm.get_model('eftlocal/demo'))"
+    program = installed.with_name(Path(sys.executable).name)
+    assert python("-c", code, cwd=tmp_path, program=program) == "Eftlocal: eftlocal/demo\n"
