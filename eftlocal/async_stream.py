@@ -69,6 +69,13 @@ class AsyncAnswerStream(AsyncIterator[Step]):
             raise item
         raise StopAsyncIteration
 
+    async def whole(self) -> Answer:
+        """Reads it to its end; the answer."""
+        async with self:
+            async for _ in self:
+                continue
+            return self.answer()
+
     def answer(self) -> Answer:
         """The whole answer, once it has come to its end.
 

@@ -25,7 +25,6 @@ from eftlocal.arguments import (
     refuse_unknown,
 )
 from eftlocal.bases import Closing
-from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import TextLogprobs, finished, score_under
 from eftlocal.decoding.sequence import RunningSequence
@@ -247,28 +246,20 @@ class Emulator(Closing):
         """What `stream` does, in parts: a scheduler advances other answers between them.
 
         To be run inside `Ensemble.alone`, with a sequence free. It yields how many tokens of a
-        prompt were scored since the last time, and returns the stream.
+        prompt were scored meanwhile, and returns the stream.
 
         Raises:
             PromptError, UsageError: as `stream`, the first by the generator.
         """
         refuse_unknown(options, tuple(AnswerOptions.__annotations__))
-        return self._opening(prompt, options, time.perf_counter())
+        return self._opening(self._opener.open(prompt, options, time.perf_counter(), self.defaults))
 
     def _opening(
-        self, prompt: Prompt, options: AnswerOptions, started: float
+        self, opened: Generator[int, None, AnswerStream]
     ) -> Generator[int, None, AnswerStream]:
-        most = options.get("max_tokens")
-        only_prompt = options.get("prompt_logprobs") is True and type(most) is int and most == 0
-        if only_prompt:
-            options["max_tokens"] = 1
-        asked = {name: v for name, v in checked_all(**options).items() if v is not None}
-        constraint = Constraint.of(asked)
-        stream = yield from self._opener.open(prompt, asked, constraint, started, self.defaults)
+        stream = yield from opened
         self._latest = stream.sequence
         self.slots.streams.add(stream)
-        if only_prompt:
-            stream.end_with_prompt()
         return stream
 
     def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
@@ -284,9 +275,8 @@ class Emulator(Closing):
     def astream(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> AsyncAnswerStream:
         """The answer to a prompt, for asyncio: `async for step in em.astream("Hello"): ...`.
 
-        Answers run side by side, as many as the emulator was loaded for (`n_seq_max`), in a thread
-        of their own; the others wait. Leaving the loop ends the answer. The arguments are those of
-        `stream`; what is wrong with them is raised by the first step.
+        Up to `n_seq_max` answers run side by side, in a thread of their own. Leaving the loop ends
+        the answer. Arguments are those of `stream`; what is wrong with them the first step raises.
         """
         from eftlocal.async_stream import AsyncAnswerStream
 
@@ -294,10 +284,7 @@ class Emulator(Closing):
 
     async def agenerate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer at once, for asyncio; the same arguments as `stream`."""
-        async with self.astream(prompt, **options) as stream:
-            async for _ in stream:
-                continue
-            return stream.answer()
+        return await self.astream(prompt, **options).whole()
 
     def dispatcher(self) -> Dispatcher:
         """What advances the answers of `astream`; it begins with the first."""
@@ -338,8 +325,8 @@ class Emulator(Closing):
             PromptError: there is nothing to score, or it does not fit a context.
         """
         more: Any = {"raw": raw, "special": special, "chat_template_kwargs": chat_template_kwargs}
-        recipes = [self.defaults.recipe if recipe is None else recipe]
-        return self.logprobs_under(text, recipes, prompt=prompt, **more)[0]
+        chosen = self.defaults.recipe if recipe is None else recipe
+        return self.logprobs_under(text, [chosen], prompt=prompt, **more)[0]
 
     def logprobs_under(
         self,

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from eftlocal.answer import AnswerStream
-from eftlocal.arguments import PromptOptions, needed
+from eftlocal.arguments import PromptOptions, checked_all, needed
 from eftlocal.constraint import Constraint
 from eftlocal.decoding.rounds import Rounds
 from eftlocal.decoding.score import score_prompt
@@ -52,15 +52,14 @@ class Opener:
     def open(
         self,
         prompt: Prompt,
-        asked: Mapping[str, Any],
-        constraint: Constraint | None,
+        options: Mapping[str, Any],
         started: float,
         defaults: Defaults,
     ) -> Generator[int, None, AnswerStream]:
         """A stream on a sequence of its own.
 
         Args:
-            asked: the options that were given, checked each by itself; see `Emulator.stream`.
+            options: as `Emulator.stream` takes them.
             started: time.perf_counter() of the call that asked for it.
             defaults: for those that were not.
 
@@ -70,6 +69,11 @@ class Opener:
         Raises:
             PromptError, UsageError: as `Emulator.stream`.
         """
+        most = options.get("max_tokens")
+        only_prompt = options.get("prompt_logprobs") is True and type(most) is int and most == 0
+        given = checked_all(**{**options, **({"max_tokens": 1} if only_prompt else {})})
+        asked = {name: value for name, value in given.items() if value is not None}
+        constraint = Constraint.of(asked)
         planner = self._rounds.planner
         recipe = self.checked(asked.get("recipe", defaults.recipe))
         sampling = asked.get("sampling", defaults.sampling)
@@ -133,6 +137,8 @@ class Opener:
                 marks=self._marks.of(ids),
             )
             undone.pop_all()
+            if only_prompt:
+                stream.end_with_prompt()
             return stream
 
 
