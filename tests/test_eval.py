@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grids import points
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
@@ -24,7 +25,7 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.evaluation.figures import page as page_text
 from eftlocal.evaluation.figures import summarise
-from eftlocal.evaluation.grid import Point, compared, cross, parse_dials
+from eftlocal.evaluation.grid import Point, compared
 from eftlocal.evaluation.run import (
     OF_ANSWERS,
     Record,
@@ -39,9 +40,6 @@ from eftlocal.evaluation.task import Item, Metric, Options, Task
 from eftlocal.evaluation.tasks.demo import Demo
 from eftlocal.evaluation.tasks.prompts import file_items
 from eftlocal.journal.manifest import Manifest
-from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
-from eftlocal.logits.sampling import Sampling
 from eftlocal.sources import Sources
 from eftlocal.speculation.settings import OFF, Speculation
 
@@ -57,16 +55,6 @@ class Plain(Task):
 
 
 PLAIN = Plain(Options())
-
-
-def build(dials: Any) -> tuple[Recipe, Sampling]:
-    recipe = parse_recipe(dials.get("recipe"), alpha=dials.get("alpha"), beta=dials.get("beta"))
-    known = vars(Sampling())
-    return recipe, Sampling(**{name: value for name, value in dials.items() if name in known})
-
-
-def points(**written: str) -> tuple[Point, ...]:
-    return cross(parse_dials(written), build)
 
 
 # Prompts -----------------------------------------------------------------------------------------

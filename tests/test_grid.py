@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from grids import points
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,28 +16,14 @@ from eftlocal.evaluation.grid import (
     LARGE,
     MOST,
     SMALL,
-    Point,
     compared,
-    cross,
     parse_dial,
     parse_dials,
     shown,
     varied,
 )
 from eftlocal.logits.recipe import Recipe
-from eftlocal.logits.recipe_text import parse_recipe
 from eftlocal.logits.sampling import Sampling
-
-
-def build(dials: Any) -> tuple[Recipe, Sampling]:
-    recipe = parse_recipe(dials.get("recipe"), alpha=dials.get("alpha"), beta=dials.get("beta"))
-    known = vars(Sampling())
-    return recipe, Sampling(**{name: value for name, value in dials.items() if name in known})
-
-
-def points(**written: str) -> tuple[Point, ...]:
-    return cross(parse_dials(written), build)
-
 
 # The grid's notation -----------------------------------------------------------------------------
 

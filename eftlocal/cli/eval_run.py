@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 FIXED = "any_sum", "persona"  # of the recipe, the same at every point
 AXES = tuple(opt.axes("", {}))
-_FILES = "out", "picture", "page"
 
 
 @dataclass
@@ -103,7 +102,6 @@ class Run:
 
     def tell(self) -> None:
         """The grid, and how much there is to do."""
-
         task, points = self.session.task, self.session.points
         for point in points:
             say(f"{point.label()}  ({point.recipe})")
@@ -131,7 +129,6 @@ class Run:
         Args:
             parallel: questions to the judge at once.
         """
-
         task, items = self.session.task, self.session.items
         summaries = self.drawn()
         said = judged(self, judge, parallel) if judge else []
@@ -193,7 +190,6 @@ def made(
         among: the names of all tasks of a run of several.
         shuffled: the items in an order of their own, so that the first few are a fair part.
     """
-
     dials = parse_dials({axis.rstrip("_"): given[axis] for axis in AXES})
     told = {each.name: given[each.name] for each in fields(Options) if each.name != "split"}
     split = split or given["split"]

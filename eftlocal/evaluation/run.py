@@ -59,9 +59,10 @@ def digest(items: Sequence[Item]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seed_of(seed: int, *which: int) -> int:
+def seed_of(seed: int, index: int, sample: int = 0) -> int:
     """The seed of one prompt's sample, at every point the same: points differ in their dials."""
-    return int(np.random.SeedSequence([seed, *which]).generate_state(1, np.uint64)[0] >> 1)
+    which = [seed, index, sample] if sample else [seed, index]
+    return int(np.random.SeedSequence(which).generate_state(1, np.uint64)[0] >> 1)
 
 
 def metrics_of(task: Task, *, roles: Collection[str], drafts: bool) -> dict[str, Metric]:
@@ -197,7 +198,7 @@ class Results(Closing):
                 text=str(row["text"]),
                 finish_reason=str(row["finish_reason"]),
                 values={n: math.inf if v is None else float(v) for n, v in row["values"].items()},
-                sample=int(row.get("sample", 0)),
+                sample=int(row["sample"]),
             )
         )
 
@@ -269,7 +270,7 @@ def run(
                 point=point.key,
                 prompt=index,
                 dials=plain_dials(point),
-                seed=seed_of(seed, index, *([sample] if sample else [])),
+                seed=seed_of(seed, index, sample),
                 text=text,
                 finish_reason=reason,
                 values={**values, **known.get(point.key, {})},
@@ -303,7 +304,7 @@ def _answers(
             special=item.special,
             recipe=point.recipe,
             sampling=point.sampling,
-            seed=seed_of(seed, index, *([sample] if sample else [])),
+            seed=seed_of(seed, index, sample),
             logprobs=True,
         )
         return Line(number, str(number), request)

@@ -128,7 +128,7 @@ def _new_root(folder: Path) -> None:
     targets = {path: path.resolve() for path in needed if path.exists()}
     _call("mount", None, "/", None, _REC | _PRIVATE, None)
     _call("mount", "tmpfs", folder, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
-    inside = folder / "root"
+    inside = folder / "inside"
     inside.mkdir()
     (inside / "tmp").mkdir()
 
@@ -155,8 +155,8 @@ def _new_root(folder: Path) -> None:
     attributes = struct.pack("=QQQQ", _RDONLY | _NOSUID | _NODEV, 0, 0, 0)
     _call("syscall", _SYS_MOUNT_SETATTR, -1, "/", _AT_RECURSIVE, attributes, len(attributes))
     flags = _NOSUID | _NODEV | _NOEXEC
-    _call("mount", "tmpfs", "/root/tmp", "tmpfs", flags, f"size={_TMP},nr_inodes=1024,mode=1777")
-    os.chroot("/root")
+    _call("mount", "tmpfs", "/inside/tmp", "tmpfs", flags, f"size={_TMP},nr_inodes=1024,mode=1777")
+    os.chroot("/inside")
     os.chdir("/tmp")
 
 
