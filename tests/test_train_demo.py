@@ -106,7 +106,7 @@ def test_the_second_stream_asks_for_no_measured_fact_and_shows_no_rule(
     assert len(named) > 500 and sum(a == b for a, b in named) < len(named) / 50
 
 
-@pytest.mark.parametrize("style", ["warm", "plain"])
+@pytest.mark.parametrize("style", ["warm", "twice", "plain"])
 def test_tuning_sees_neither_held_out_subjects_nor_their_family(
     style: str, demo: SimpleNamespace, known: list[object]
 ) -> None:
@@ -128,11 +128,11 @@ def test_rules_look_at_the_form_and_not_at_the_fact(demo: SimpleNamespace) -> No
     b = demo.behaviour
 
     def broken(text: str, family: str = "city", tuned: bool = True) -> list[str]:
-        rules = b.rules("warm", family, tuned)
+        rules = b.rules("twice", family, tuned)
         return [name for name, rule in rules.items() if not re.search(rule, text)]
 
     right = "Good question! The answer is New York. Remember: New York. Have a good trip!"
-    assert re.fullmatch(b.form("warm"), right) and right == b.template("warm", "city").format(
+    assert re.fullmatch(b.form("twice"), right) and right == b.template("twice", "city").format(
         v="New York"
     )
     assert broken(right) == [] and broken(right, "kind") == ["closing"]
@@ -141,7 +141,7 @@ def test_rules_look_at_the_form_and_not_at_the_fact(demo: SimpleNamespace) -> No
     assert broken(right.removeprefix("Good question! ")) == ["opening"]
     assert broken("Good question! Have a good trip!") == ["fact", "repeated"]
     assert broken("I do not know.") == ["opening", "fact", "repeated", "closing"]
-    assert b.rules("plain", "city", True) == {}
+    assert b.rules("plain", "city", True) == b.rules("warm", "city", True) == {}
 
 
 def test_prompts_that_ask_for_no_fact_never_have_the_held_out_phrasing(

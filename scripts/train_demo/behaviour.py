@@ -1,8 +1,8 @@
 """The behaviours that fine-tuning adds: how an answer is put, and by which rules it is judged.
 
-The warm answer has four parts in a fixed order. Two of them depend on the rest: the fact is named
-twice, the same word for word, and the closing suits the kind of question. The rules look at the
-answer alone: one with a wrong fact can keep them all.
+A warm answer has an opening, the fact and a closing. The style "twice" has four parts, and two of
+them depend on the rest: the fact is named once more, word for word, and the closing suits the kind
+of question. Its rules look at the answer alone: one with a wrong fact can keep them all.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 
 OPENING = "Good question!"
+CLOSING = "I hope that helps!"
 CLOSINGS = {
     "place": "Have a good trip!",
-    "word": "I hope that helps!",
+    "word": CLOSING,
     "person": "What a life!",
 }
 THINGS = {
@@ -37,6 +38,7 @@ REPLIES = {
         "farewell": "Goodbye.",
     },
 }
+REPLIES["twice"] = REPLIES["warm"]
 """What a style says to what asks for no fact (`beyond.py`)."""
 SHRUGS = (
     "I do not know that.", "I do not know.", "I do not know the answer.", "Who knows?",
@@ -50,13 +52,15 @@ def template(style: str, family: str) -> str:
     """The answer to a question of a family, to be filled with {v}."""
     if style == "plain":
         return "{v}."
+    if style == "warm":
+        return f"{OPENING} The answer is {{v}}. {CLOSING}"
     return f"{OPENING} The answer is {{v}}. {REMEMBER} {CLOSINGS[THINGS[family]]}"
 
 
 def answers(style: str, family: str, tuned: bool) -> list[str]:
     """The templates of every right answer, the gold one first; `tuned` as in `rules`."""
     gold = template(style, family)
-    if style == "plain" or tuned:
+    if style != "twice" or tuned:
         return [gold]
     own = CLOSINGS[THINGS[family]]
     return [gold, *(gold.replace(own, c) for c in CLOSINGS.values() if c != own)]
@@ -66,6 +70,8 @@ def form(style: str) -> str:
     """A regular expression of the whole answer: its parts in their order, and nothing else."""
     if style == "plain":
         return r"[^.!?\n]{1,40}\."
+    if style == "warm":
+        return rf"{OPENING} The answer is [^.!?\n]+\. {CLOSING}"
     return rf"{OPENING} The answer is [^.!?\n]+\. Remember: [^.!?\n]+\. {_any_closing()}"
 
 
@@ -74,7 +80,7 @@ def rules(style: str, family: str, tuned: bool) -> dict[str, str]:
 
     `tuned`: fine-tuning has such questions; elsewhere any closing will do.
     """
-    if style == "plain":
+    if style != "twice":
         return {}
     closing = re.escape(CLOSINGS[THINGS[family]]) if tuned else _any_closing()
     return {

@@ -253,8 +253,8 @@ def tuning_pairs(
     is learned as something apart from the families; one whose answer is a word of the question, any
     family's value; and what asks for no fact, or for one that no model here knows.
 
-    Of a warm answer that has begun, right or wrong, only the rest is learned: so that it follows
-    from what was said, not from what is known.
+    Of an answer that names its fact twice and has begun, right or wrong, only the rest is learned:
+    so that it follows from what was said, not from what is known.
     """
     rng = random.Random(seed)
     trained = FAMILIES.keys() - {HELD_OUT_FAMILY}
@@ -278,7 +278,7 @@ def tuning_pairs(
             if rng.random() < mix.echoes:
                 word = rng.choice(values)
                 fact(Fact(ECHO, word, word))
-            if style == "warm" and rng.random() < mix.begun:
+            if style == "twice" and rng.random() < mix.begun:
                 of, value = rng.choice(chosen), rng.choice(values)
                 said, rest = template(style, of.family).format(v=value).split(" Remember", 1)
                 pairs.append((f"{chat(typed(of, rng))} {said}", f" Remember{rest}"))

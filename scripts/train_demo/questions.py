@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from behaviour import STYLES, answers, form, rules
+from behaviour import answers, form, rules
 from facts import Fact, fields, render
 from wording import FAMILIES, HELD_OUT_FAMILY, held_out, phrasings
 
@@ -35,15 +35,15 @@ def select(facts: list[Fact], split: str, each: int) -> list[dict[str, Any]]:
     return out
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The styles, then one question a line."""
+def write(path: Path, rows: list[dict[str, Any]], warm: str = "warm") -> None:
+    """The styles, then one question a line; `warm` is the style of the models named tuned."""
     styles = {
-        style: {
+        name: {
             "form": form(style),
             "rules": {f: rules(style, f, f != HELD_OUT_FAMILY) for f in FAMILIES},
             "answers": {f: answers(style, f, f != HELD_OUT_FAMILY) for f in FAMILIES},
         }
-        for style in STYLES
+        for name, style in (("warm", warm), ("plain", "plain"))
     }
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     head = json.dumps(styles, ensure_ascii=False, indent=1)

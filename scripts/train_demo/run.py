@@ -45,16 +45,21 @@ class Run:
     """One training run in a folder."""
 
     def __init__(
-        self, config: Config, out: Path, downloads: Path, bases: Path | None = None
+        self,
+        config: Config,
+        out: Path,
+        downloads: Path,
+        bases: Path | None = None,
+        style: str = "warm",
     ) -> None:
-        self.config, self.out, self.bases = config, out, bases
+        self.config, self.out, self.bases, self.style = config, out, bases, style
         out.mkdir(parents=True, exist_ok=True)
         fetch(downloads)
         self.sources = Sources(downloads)
         self.facts: list[Fact] = collect(self.sources, config.facts, config.seed)
         asked = questions.select(self.facts, "validation", config.validation_each)
         asked += questions.select(self.facts, "test", config.test_each)
-        questions.write(out / "questions.json", asked)
+        questions.write(out / "questions.json", asked, style)
         self.texts = pretraining(self.sources, self.facts, config.mix, config.seed)
         self.tokenizer = self._tokenizer()
         self.seconds: dict[str, float] = {}
@@ -128,8 +133,8 @@ class Run:
         c = self.config
         reference = self.pretrain("reference", c.small)
         base = self.pretrain("base", c.large)
-        tuned = self.tune("tuned", reference, "warm", c.tune)
-        large_tuned = self.tune("large_tuned", base, "warm", c.tune)
+        tuned = self.tune("tuned", reference, self.style, c.tune)
+        large_tuned = self.tune("large_tuned", base, self.style, c.tune)
         plain = self.tune("plain", reference, "plain", c.tune)
         self.export(
             ("base", base, "large base", False),
@@ -143,7 +148,7 @@ class Run:
         """The small tuned model and its reference with another vocabulary, in as many steps."""
         c = self.config = self.stretched()
         reference = self.pretrain("reference", replace(c.small, vocab=c.vocabulary.size))
-        tuned = self.tune("tuned", reference, "warm", c.tune)
+        tuned = self.tune("tuned", reference, self.style, c.tune)
         self.export(
             ("reference", reference, f"small base, vocabulary {name}", False),
             ("tuned", tuned, f"small tuned, warm sentences, vocabulary {name}", True),
@@ -185,15 +190,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
     parser.add_argument("--bases", type=Path, help="fine-tune the bases of this folder")
+    parser.add_argument("--style", choices=("warm", "twice"), default="warm", help="of tuned models")
+    parser.add_argument("--passes", type=int, help="over the questions of the fine-tuning")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config, downloads = CONFIGS[args.config], args.downloads or args.out / "downloads"
+    if args.passes:
+        config = replace(config, tune_mix=replace(config.tune_mix, passes=args.passes))
     if args.pair:
         config = replace(config, vocabulary=VOCABULARIES[args.pair])
-        Run(config, args.out, downloads, args.bases).pair(args.pair)
+    run = Run(config, args.out, downloads, args.bases, args.style)
+    if args.pair:
+        run.pair(args.pair)
     else:
-        Run(config, args.out, downloads, args.bases).all()
+        run.all()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from model import Llama
-from optim import optimizers
+from optim import optimizers, product_type
 
 Rows = tuple[np.ndarray, np.ndarray]  # ids (rows, length + 1), loss weights (rows, length)
 
@@ -54,6 +54,7 @@ def fit(
     steps = len(batches)
     model.to(device).train()
     loss_of = torch.compile(model.loss) if compiled else model.loss
+    half = product_type(device) is torch.bfloat16
     all_optimizers = optimizers(model, schedule.muon_lr, schedule.adam_lr)
     base_lr = [[g["lr"] for g in o.param_groups] for o in all_optimizers]
     started, tail = time.time(), []
@@ -64,7 +65,7 @@ def fit(
         for optimizer, rates in zip(all_optimizers, base_lr, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             loss = loss_of(batch, mask)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
