@@ -24,7 +24,7 @@ from eftlocal.evaluation.task import Item, Options
 from eftlocal.evaluation.tasks.demo import Demo
 from eftlocal.logits.recipe import Recipe
 from eftlocal.logits.sampling import Sampling
-from eftlocal.presets.reading import find
+from eftlocal.presets.reading import find, user_path
 
 FOLDER = questions.FOLDER
 
@@ -283,6 +283,17 @@ def test_the_large_model_is_the_demos_own_only_beside_the_demo(tmp_path: Path) -
     files = {role: FOLDER / f"{role}.gguf" for role in ("base", "tuned", "reference")}
     own = [part for role, path in files.items() for part in (f"--{role}", str(path))]
     assert "large tuned" not in evaluate("demo", "--limit", "2", *own, "--dry-run").stdout
+    tables = [f'[preset.roles.{role}]\nfile = "{path}"\n' for role, path in files.items()]
+    named = (f'[[preset]]\nname = "{name}"\ntitle = "x"\n' for name in ("demonstrated", "mine"))
+    (tmp_path / "tuned.gguf").write_bytes((FOLDER / "plain.gguf").read_bytes())
+    own_tuned = f'[preset.roles.tuned]\nfile = "{tmp_path / "tuned.gguf"}"\n'
+    other = [tables[0], own_tuned, tables[2]]
+    user_path().parent.mkdir(parents=True, exist_ok=True)
+    user_path().write_text("".join([next(named), *other, next(named), *tables]), "utf-8")
+    for name, has_large in (("demonstrated", False), ("mine", True)):
+        shown = evaluate("demo", "--limit", "2", "--preset", name, "--dry-run")
+        assert shown.exit_code == 0, shown.output
+        assert ("large tuned" in shown.stdout) == has_large
     given = evaluate("demo", *own, "--large", str(FOLDER / "large_tuned.gguf"), "--dry-run")
     assert "large tuned" in given.stdout
 
@@ -354,6 +365,7 @@ def test_the_best_point_is_chosen_on_one_half_measured_on_the_other_and_saved(
     assert [len(of) for of in rows] == [24, 48] and asked[0] != asked[1]
     defaults = preset_defaults(find("mine"))
     assert defaults.recipe == Recipe.upscale(1.0) and defaults.sampling.top_k == 7
+    assert "it was measured greedy; the preset keeps its temperature" in result.stderr
     again = evaluate(*best)
     assert again.exit_code == 2 and 'there is a preset "mine" already' in again.stderr
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _GRID = "Grid: 0,0.5,1, off or a range 0:2:0.25; every combination is run"
 _ASKED, _JUDGED, _OUTPUT = "What is asked", "A judge", "Output"
 _TASKS = ", ".join(names())
-_FIXED = "any_sum", "persona"  # of the recipe, the same at every point
 Split = Literal["validation", "test"]
 
 _AXES = opt.axes(
@@ -43,7 +42,7 @@ _AXES = opt.axes(
 @takes(
     *("models", "length", "drafts", "prompt", "raw", "engine"),
     first=_AXES,
-    also=_FIXED,
+    also=opt.FIXED,
     shared=["seed", "speculative"],
 )
 def evaluate(
@@ -229,7 +228,7 @@ def evaluate(
     if minutes is not None and not quick:
         raise UsageError("--minutes is for --quick")
     chosen_by, asked = check_save(given, tasks), read_judge(given)
-    own = rules.without_axes(given, _AXES).changed(seed=None)  # --seed is the run's
+    own = rules.without_axes(given, opt.GRID).changed(seed=None)  # --seed is the run's
     selected = select(own, has_grid=True)
     files = {"--out": out, "--plot": picture, "--html": page}
     console = None if json_ else Screen()
@@ -285,6 +284,9 @@ def evaluate(
         run([second])
         mean = second.summaries[0].metrics[chosen_by]
         save(selected, given, point, f"{chosen_by} {interval(mean[:3], '.3f')} of {mean.n} items")
+        if point.sampling.greedy and not selected.defaults.sampling.greedy:
+            hot = selected.defaults.sampling.temperature
+            told(f"note: it was measured greedy; the preset keeps its temperature {hot:g}")
         told(f"written: eftlocal chat --preset {given['as_']}")
     if json_:
         typer.echo(as_json(found[0] if len(found) == 1 else found))

@@ -11,6 +11,7 @@ from eftlocal.cli.streams import tell
 from eftlocal.disk import readable
 from eftlocal.errors import DownloadError, EftlocalError, UsageError
 from eftlocal.evaluation.grid import BASE_ALONE, SMALL, of_grid
+from eftlocal.evaluation.questions import FOLDER
 from eftlocal.evaluation.worth import Compared, verdict
 from eftlocal.logits.recipe import BASE, TUNED
 from eftlocal.settings import flag_of
@@ -41,8 +42,8 @@ def quick_runs(tasks: Sequence[str], selected: Selection, given: Given) -> list[
     for role in (TUNED, BASE):
         if role not in selected.roles:
             raise UsageError(f"--quick compares with the {role} model alone; give --{role}")
-    is_demo = getattr(selected.models, "name", "").startswith("demo")
-    wanted = list(tasks) or (["demo"] if is_demo else [*TASKS, *["humaneval"] * given["run_code"]])
+    others = [*TASKS, *["humaneval"] * given["run_code"]]
+    wanted = list(tasks) or (["demo"] if selected.lies_in(FOLDER) else others)
     runs: list[Run] = []
     out_of_reach: Collection[str] = ()
     given = given.changed(limit=given["limit"] or _MOST)

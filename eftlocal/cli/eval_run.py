@@ -42,9 +42,6 @@ from eftlocal.user_settings import Given
 if TYPE_CHECKING:
     from eftlocal.emulator import Emulator
 
-FIXED = "any_sum", "persona"  # of the recipe, the same at every point
-AXES = tuple(opt.axes("", {}))
-
 
 @dataclass
 class Run:
@@ -190,7 +187,7 @@ def made(
         among: the names of all tasks of a run of several.
         shuffled: the items in an order of their own, so that the first few are a fair part.
     """
-    dials = parse_dials({axis.rstrip("_"): given[axis] for axis in AXES})
+    dials = parse_dials({axis.rstrip("_"): given[axis] for axis in opt.GRID})
     told = {each.name: given[each.name] for each in fields(Options) if each.name != "split"}
     split = split or given["split"]
     is_grid = any(len(values) > 1 for values in dials.values())
@@ -231,13 +228,12 @@ def _models(given: Given, roles: Sequence[str], *, large: bool) -> list[str]:
 
 
 def _large(given: Given, task: Task, selected: Selection) -> Path | None:
-    """The large tuned model's file: the option's, or that which a task has for its preset."""
+    """The large tuned model's file: the option's, or that which a task has beside its preset's."""
     if given["large"] is not None and TUNED not in selected.roles:
         raise UsageError("--large is compared with a small tuned model; give that with --tuned")
     if given["large"] is not None or given["compare"] == "none":
         return given["large"]  # type: ignore[no-any-return]
-    name = getattr(selected.models, "name", "")
-    return task.large if name.startswith(task.name) else None
+    return task.large if task.large and selected.lies_in(task.large.parent) else None
 
 
 def answer(
@@ -333,7 +329,8 @@ def _builder(defaults: Defaults, roles: tuple[str, ...], given: Given) -> Build:
     """What a combination of dials means; the others are the preset's."""
 
     def build(dials: Mapping[str, Any]) -> tuple[Recipe, Sampling]:
-        here = {name: given.get(name) if name in FIXED else None for name in opt.GROUPS["recipe"]}
+        fixed = {name: given.get(name) for name in opt.FIXED}
+        here = dict.fromkeys(opt.GROUPS["recipe"]) | fixed
         for dial, value in dials.items():  # no limit at all is None in a grid
             here["lambda_" if dial == "lambda" else dial] = OFF if value is None else value
         made = rules.chosen_defaults(defaults, here)

@@ -123,6 +123,11 @@ GROUPS["recipe"] |= GROUPS.pop("limits")
 GROUPS["engine"] |= GROUPS["context"]
 
 
+GRID = tuple(s.parameter for s in SETTINGS.values() if AXIS in s.where)
+"""Parameters of the settings that are axes of a grid."""
+FIXED = "any_sum", "persona"  # of the recipe, the same at every point of a grid
+
+
 def axes(heading: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """The options that are axes of a grid, by their parameters: each is text.
 
@@ -140,7 +145,7 @@ def axes(heading: str, texts: Mapping[str, str]) -> dict[str, Any]:
             ),
         ]
         for setting in SETTINGS.values()
-        if AXIS in setting.where
+        if setting.parameter in GRID
     }
 
 

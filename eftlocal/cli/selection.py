@@ -14,6 +14,7 @@ from eftlocal.cli import option_rules as rules
 from eftlocal.cli.options import tell_left_out
 from eftlocal.cli.streams import tell
 from eftlocal.disk import readable
+from eftlocal.logits.recipe import BASE, TUNED
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ class Selection:
     defaults: Defaults
     engine: dict[str, Any]
     offline: bool
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether this is a preset whose base and tuned model lie in a folder."""
+        if isinstance(self.models, Mapping):
+            return False
+        files = [self.models.roles[role] for role in (BASE, TUNED) if role in self.roles]
+        return all(not file.repo and Path(file.file).parent == folder for file in files)
 
     def sources(self, progress: LoadingProgress) -> Sources:
         """The files, with their own defaults; those of the hub are downloaded."""

@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
     parser.add_argument("--bases", type=Path, help="fine-tune the bases of this folder")
-    parser.add_argument("--style", choices=("warm", "twice"), default="warm", help="of tuned models")
+    parser.add_argument("--style", choices=("warm", "twice"), default="warm", help="of the tuned")
     parser.add_argument("--passes", type=int, help="over the questions of the fine-tuning")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
