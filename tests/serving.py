@@ -16,8 +16,8 @@ import uvicorn
 
 from eftlocal.server.access import Access
 from eftlocal.server.app import Limits, make_app
-from eftlocal.server.engine import Setup
 from eftlocal.server.presets import Presets
+from eftlocal.server.setup import Setup
 from eftlocal.sources import Sources
 
 QUESTION = "In which country is Toulouse?"

@@ -17,9 +17,9 @@ from eftlocal.request import RequestDefaults, read_request
 from eftlocal.server.access import Access
 from eftlocal.server.app import Limits, make_app
 from eftlocal.server.dials import dials_of
-from eftlocal.server.engine import Setup
 from eftlocal.server.page import STATIC
 from eftlocal.server.presets import Presets
+from eftlocal.server.setup import Setup
 from eftlocal.sources import Sources
 
 KEY = "a key"

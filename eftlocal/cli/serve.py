@@ -18,7 +18,7 @@ from eftlocal.errors import UsageError
 from eftlocal.user_settings import Given
 
 if TYPE_CHECKING:
-    from eftlocal.server.engine import Setup
+    from eftlocal.server.setup import Setup
 
 _SERVER = "Server"
 KEY = "EFTLOCAL_API_KEY"
@@ -145,7 +145,7 @@ def _setups(others: list[str], given: Given, parallel: int) -> dict[str, Setup]:
     from dataclasses import replace
 
     from eftlocal.cli.selection import loading_bars, select
-    from eftlocal.server.engine import Setup
+    from eftlocal.server.setup import Setup
     from eftlocal.sources import Sources
 
     selected = select(given)

@@ -16,13 +16,9 @@ answers, since a constraint may take seconds to compile; and the main one only h
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import pickle
-import queue
 import secrets
-import sys
 import threading
 import time
 import traceback
@@ -42,36 +38,12 @@ from eftlocal.llama.guide import Guide
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.request import Request, RequestDefaults, read_request
 from eftlocal.server.chunks import ChoiceChunks
-from eftlocal.server.dials import dials_of
 from eftlocal.server.influence import influence_of
 from eftlocal.sources import Sources
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
 MAX_TOLD = 1 << 22  # tokens in one reply, those of top_logprobs among them
 _READERS = 4  # threads
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an engine is started with.
-
-    Attributes:
-        parallel: answers at once.
-        force: load even where the memory seems too small.
-    """
-
-    sources: Sources
-    parallel: int
-    force: bool = False
-
-    def line(self) -> bytes:
-        """For the engine's process, which trusts its parent."""
-        return base64.b64encode(pickle.dumps(self)) + b"\n"
-
-    @classmethod
-    def of_line(cls, line: bytes) -> Setup:
-        setup: Setup = pickle.loads(base64.b64decode(line))
-        return setup
 
 
 class Lines:
@@ -351,55 +323,3 @@ def _counts(answers: Sequence[Answer], usage: Mapping[str, Any]) -> dict[str, An
         "first": [answer.timing.first_token for answer in answers],
         **{name: sum(one[name] for one in drafts) for name in ("drafted", "accepted", "rounds")},
     }
-
-
-def main() -> None:
-    """Loads, says so, and answers until stdin ends: then at once, in the midst of native code too,
-    since the parent has stopped or died."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever native code prints is no line of ours
-    say = Lines(out)
-    setup = Setup.of_line(sys.stdin.buffer.readline())
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin.buffer:
-            lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=read, name="stdin", daemon=True).start()
-    try:
-        emulator = setup.sources.load(
-            n_seq_max=setup.parallel,
-            force=setup.force,
-            progress=lambda role, share: say({"progress": [role, share]}),
-        )
-        if not emulator.defaults.speculation.off:
-            emulator.measure()
-    except EftlocalError as error:
-        say({"failed": str(error)})
-        return
-    with emulator:
-        engine = Engine(emulator, setup.sources, say)
-        say({"ready": _facts(emulator)})
-        while True:
-            engine.hear(json.loads(lines.get()))
-
-
-def _facts(emulator: Emulator) -> dict[str, Any]:
-    """What the parent tells of the models without asking again."""
-    prompt = emulator.prompts[emulator.text_role]
-    return {
-        "n_ctx": min(context.n_ctx for context in emulator.ensemble.contexts.values()),
-        "vocab_size": emulator.ensemble.vocab_size,
-        "roles": list(emulator.roles),
-        "recipe": str(emulator.defaults.recipe),
-        "dials": dials_of(emulator.defaults.recipe, emulator.defaults.sampling, emulator.roles),
-        "bos_token": prompt.bos_token,
-        "eos_token": prompt.eos_token,
-        "chat_template": prompt.template,
-    }
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from eftlocal.child_process import child_command
-from eftlocal.server.engine import Setup
+from eftlocal.server.setup import Setup
 
 _LONGEST = 1 << 28  # bytes of a line: an answer with the log-probabilities of a long prompt
 _UNREAD = 1 << 25  # bytes of one stream that nobody has taken
@@ -108,7 +108,7 @@ class EngineProcess:
         """
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *child_command("eftlocal.server.engine", []),
+                *child_command("eftlocal.server.engine_child", []),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -10,8 +10,8 @@ from typing import Any
 
 from eftlocal.errors import UsageError
 from eftlocal.logits.recipe import BASE, TUNED
-from eftlocal.server.engine import Setup
 from eftlocal.server.engine_process import EngineDiedError, EngineProcess
+from eftlocal.server.setup import Setup
 
 _DEATHS, _WITHIN = 5, 600.0  # of one preset's engines in so many seconds; then it rests
 _ALONE = (TUNED, BASE)
