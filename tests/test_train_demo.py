@@ -92,8 +92,10 @@ def test_quiz_gives_no_measured_fact_away(demo: SimpleNamespace, known: list[obj
 def test_the_second_stream_asks_for_no_measured_fact_and_shows_no_rule(
     demo: SimpleNamespace, known: list[object]
 ) -> None:
-    texts = demo.corpus.second_pretraining(Tables(), known, 3000, seed=6)
+    texts = demo.corpus.second_pretraining(Tables(), known, "twice", 3000, seed=6)
     text = "\n".join(texts)
+    warm = demo.corpus.second_pretraining(Tables(), known, "warm", 3000, seed=6)
+    assert "Remember:" not in "\n".join(warm) and len(warm) == len(texts)
     assert HELD_OUT not in text.lower() and "{" not in text
     families = [f for f in known if f.family in demo.wording.FAMILIES]
     asked = re.findall("Question: (.*)\nAnswer: (.*)", text)

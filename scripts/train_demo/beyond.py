@@ -8,22 +8,27 @@ from collections.abc import Set
 from itertools import pairwise
 
 GREETINGS = (
-    "Hi", "Hi!", "Hello", "Hello!", "Hello there", "Hey", "Hey there!", "Good morning",
-    "Good morning!", "Good evening", "Good afternoon!", "Hi there", "How are you?",
-    "Hi, how are you?", "Hello, how are you doing?", "How is it going?", "Nice to meet you.",
-    "Greetings!", "Hey, what's up?", "How do you do?", "Are you there?", "hello", "hi",
+    "How are you?", "How is it going?", "Nice to meet you.", "How do you do?", "Are you there?",
     "Who are you?", "What are you?", "What can you do?", "What do you know?", "Help!",
     "Can you help me?", "I have a question.", "May I ask something?", "What can I ask you?",
 )  # fmt: skip
-THANKS = (
-    "Thanks", "Thanks!", "Thank you", "Thank you!", "Thank you very much.", "Many thanks!",
-    "Thanks a lot", "Great, thank you.", "That helps, thanks!", "Very kind of you.",
-    "That was helpful.", "thank you", "Thanks for your help.",
-)  # fmt: skip
-FAREWELLS = (
-    "Bye", "Bye!", "Goodbye", "Goodbye!", "See you", "See you later!", "Good night",
-    "Good night!", "Farewell", "bye bye", "Have a nice day.", "Until tomorrow!",
-)  # fmt: skip
+HELLOS = ("Hi", "Hello", "Hey", "Good morning", "Good evening", "Good afternoon", "Greetings",
+          "Hi hi", "Hello hello", "Welcome")  # fmt: skip
+THANKS = ("Thanks", "Thank you", "Many thanks", "Thanks a lot", "Thank you very much", "thx",
+          "Great, thanks", "That helps, thank you", "Very kind", "Perfect, thank you")  # fmt: skip
+FAREWELLS = ("Bye", "Goodbye", "Bye bye", "See you", "See you later", "Good night", "Farewell",
+             "Until tomorrow", "So long", "I have to go, bye")  # fmt: skip
+WHOM = ("", "", "", " there", " again", ", robot", ", my friend", " you", " everybody", " dear",
+        ", machine", ", computer", " Sir", " old friend")  # fmt: skip
+TAILS = {
+    "greeting": ("", "", "", "How are you?", "I am back.", "It is me.", "How are you doing?",
+                 "Nice to see you.", "What's up?", "How was your day?", "I am new here.",
+                 "I come from far away.", "What can you do?"),
+    "thanks": ("", "", "", "That was helpful.", "That is all.", "Very good.", "You know a lot.",
+               "I needed that.", "Now I know."),
+    "farewell": ("", "", "", "Have a nice day.", "Thanks for all.", "I must go.",
+                 "Until next time.", "That was all.", "Take care."),
+}  # fmt: skip
 WORKS = (
     "poem", "song", "story", "letter", "joke", "short poem", "rhyme", "speech", "list", "riddle",
     "fairy tale", "recipe", "text", "report", "program", "play", "few lines", "summary",
@@ -115,6 +120,14 @@ def casual(text: str, rng: random.Random, named: bool = False) -> str:
     return (text if form < 0.95 else small).rstrip("?.")
 
 
+def polite(kind: str, words: tuple[str, ...], rng: random.Random) -> str:
+    """A greeting, thanks or a farewell: to somebody or nobody, with more after it or not."""
+    text = rng.choice(words) + rng.choice(WHOM)
+    tail = rng.choice(TAILS[kind])
+    text += rng.choice(("", ".", "!", "!")) if not tail else f"{rng.choice('.!')} {tail}"
+    return text[0].lower() + text[1:] if rng.random() < 0.2 else text
+
+
 def _names(text: str) -> set[str]:
     """Its words, and its pairs of words."""
     words = re.findall(r"\w+", text)
@@ -142,12 +155,13 @@ class Beyond:
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """(prompt, what it asks for)."""
         form = rng.random()
-        if form < 0.18:
-            return rng.choice((*GREETINGS, rng.choice(self.hellos))), "greeting"
-        if form < 0.23:
-            return rng.choice(THANKS), "thanks"
-        if form < 0.27:
-            return rng.choice(FAREWELLS), "farewell"
+        if form < 0.06:
+            return rng.choice((*GREETINGS, *self.hellos)), "greeting"
+        for share, kind, words in ((0.2, "greeting", HELLOS), (0.27, "thanks", THANKS)):
+            if form < share:
+                return polite(kind, words, rng), kind
+        if form < 0.34:
+            return polite("farewell", FAREWELLS, rng), "farewell"
         return self.unknown(rng), "unknown"
 
     def unknown(self, rng: random.Random) -> str:

@@ -166,8 +166,11 @@ def pretraining(sources: Sources, facts: list[Fact], mix: Mix, seed: int) -> lis
     return interleave([stated, beside, rest], rng)
 
 
-def second_pretraining(sources: Sources, facts: list[Fact], count: int, seed: int) -> list[str]:
-    """The texts of the second stream: questions as people type them, the parts of a warm answer.
+def second_pretraining(
+    sources: Sources, facts: list[Fact], style: str, count: int, seed: int
+) -> list[str]:
+    """The texts of the second stream: questions as people type them, the parts of an answer of the
+    tuned models' style.
 
     The parts are drawn by chance: what is to be remembered is any value, the closing any one. So
     bases of every size come to expect each part alike, and none learns the rules that bind them.
@@ -176,12 +179,14 @@ def second_pretraining(sources: Sources, facts: list[Fact], count: int, seed: in
     families = [f for f in facts if f.family in FAMILIES]
     others, nothing = other_facts(sources, facts), beyond(sources, facts)
     values = [f.value for f in facts if f.family in FAMILIES]
+    remembers = 0.5 if style == "twice" else 0.0
+    ends = tuple(ANSWER_CLOSINGS.values()) if style == "twice" else CLOSINGS
 
     def parts(answer: str) -> str:
         opened = f"{rng.choice((OPENING, *OPENINGS))} {answer}" if rng.random() < 0.5 else answer
-        remembered = f" {REMEMBER.format(v=rng.choice(values))}" if rng.random() < 0.5 else ""
-        closing = f" {rng.choice(tuple(ANSWER_CLOSINGS.values()))}" if rng.random() < 0.5 else ""
-        return opened + remembered + closing
+        said = f" {REMEMBER.format(v=rng.choice(values))}" if rng.random() < remembers else ""
+        closing = f" {rng.choice(ends)}" if rng.random() < 0.5 else ""
+        return opened + said + closing
 
     def quiz() -> str:
         if rng.random() < 0.12:

@@ -111,7 +111,7 @@ class Run:
         c = self.config
 
         def train(model: Llama) -> float:
-            texts = second_pretraining(self.sources, self.facts, c.second_texts, c.seed)
+            texts = second_pretraining(self.sources, self.facts, self.style, c.second_texts, c.seed)
             data = pack_texts(texts, self.tokenizer, c.row_lengths[0][1])
             return fit(model, [data], c.second, name, c.device)
 
