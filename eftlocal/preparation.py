@@ -20,6 +20,7 @@ def prepare_roles(
     recipe: Recipe,
     vocabulary_exceptions: Collection[int] = (),
     freed: Held | None = None,
+    host_free: int | None = None,
     **options: Unpack[LoadOptions],
 ) -> Prepared:
     """What `Emulator.from_sources` loads.
@@ -27,6 +28,7 @@ def prepare_roles(
     Args:
         recipe: that answers have by default.
         freed: memory of models that are closed before these are loaded.
+        host_free: bytes of the host's memory that are free; None looks.
         options: as there, without `progress`.
 
     Raises:
@@ -35,4 +37,10 @@ def prepare_roles(
     of_roles, loading = split_load_options(options)
     sources = with_made(with_settings(sources, **of_roles), recipe)
     require_roles(recipe, sources)
-    return prepare(sources, vocabulary_exceptions=vocabulary_exceptions, freed=freed, **loading)
+    return prepare(
+        sources,
+        vocabulary_exceptions=vocabulary_exceptions,
+        freed=freed,
+        host_free=host_free,
+        **loading,
+    )

@@ -105,16 +105,22 @@ class Sources:
         recipe = Recipe.single(only) if only else self.defaults.recipe
         return replace(self, roles=roles, defaults=replace(self.defaults, recipe=recipe))
 
-    def prepare(self, freed: Held | None = None, **options: Unpack[LoadOptions]) -> Prepared:
+    def prepare(
+        self,
+        freed: Held | None = None,
+        *,
+        host_free: int | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Prepared:
         """All roles, checked and placed; nothing is loaded.
 
         Args:
             freed: memory of models that are closed before these are loaded.
+            host_free: bytes of the host's memory that are free; None looks.
         """
         options.setdefault("trust", self.trust)
-        return prepare_roles(
-            self.roles, self.defaults.recipe, self.vocabulary_exceptions, freed, **options
-        )
+        recipe, exceptions = self.defaults.recipe, self.vocabulary_exceptions
+        return prepare_roles(self.roles, recipe, exceptions, freed, host_free, **options)
 
     def load_base(self, **options: Unpack[LoadOptions]) -> Emulator:
         """The base by itself, as if the program knew no other model."""

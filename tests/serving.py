@@ -80,10 +80,10 @@ def setup(name: str = "demo", *, parallel: int = 4, **engine: Any) -> Setup:
 
 @contextmanager
 def serving(
-    setups: Mapping[str, Setup], *, key: str = "", waiting: int = 64, most: int = 1
+    setups: Mapping[str, Setup], *, key: str = "", waiting: int = 64, **room: Any
 ) -> Iterator[Serving]:
-    """Serves until the block ends; the first preset is loaded."""
-    presets = Presets(setups, most=most)
+    """Serves until the block ends; the first preset is loaded. `room` is what Presets takes."""
+    presets = Presets(setups, **room)
     app = Access(make_app(presets, Limits(waiting)), "127.0.0.1", key)
     config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

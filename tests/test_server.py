@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
-    with serving({"demo": setup(), "demo-blend": setup("demo-blend")}) as served:
+    with serving({"demo": setup(), "demo-blend": setup("demo-blend")}, most=1) as served:
         yield served
 
 

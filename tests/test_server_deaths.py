@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     good = setup()
     roles = {role: replace(source, path=broken) for role, source in good.sources.roles.items()}
     bad = replace(good, sources=replace(good.sources, roles=roles, name="bad"))
-    with serving({"demo": good, "bad": bad}, most=2) as server:
+    with serving({"demo": good, "bad": bad}) as server:
         for _ in range(2):
             found = server.post("/v1/chat/completions", {**SHORT, "model": "bad"})
             assert found.status_code == 503

@@ -37,7 +37,7 @@ TYPES = {
 def client() -> TestClient:
     """Of a server whose models are not loaded."""
     setup = Setup(Sources.of_preset("demo", offline=True), 1)
-    app = make_app(Presets({"demo": setup}, most=1), Limits())
+    app = make_app(Presets({"demo": setup}), Limits())
     return TestClient(Access(app, "127.0.0.1", KEY), base_url="http://localhost:8080")
 
 
@@ -182,7 +182,7 @@ def test_recipes_of_roles() -> None:
 
 def test_the_dials_of_a_server_that_runs() -> None:
     setup = Setup(Sources.of_preset("demo", offline=True), 1)
-    with TestClient(make_app(Presets({"demo": setup}, most=1), Limits())) as client:
+    with TestClient(make_app(Presets({"demo": setup}), Limits())) as client:
         whole = client.get("/v1/eftlocal/dials").json()
         assert whole["recipe"] == "upscale" and len(whole["recipes"]) > 5
         alone = client.get("/v1/eftlocal/dials?model=demo:tuned").json()

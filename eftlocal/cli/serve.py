@@ -53,14 +53,15 @@ def serve(
         ),
     ] = 64,
     loaded: Annotated[
-        int,
+        int | None,
         _option(
             "--loaded",
-            "Presets in memory at once (default: 1); the one asked least recently makes room.",
+            "Presets in memory at once (default: as many as fit); the one asked least recently "
+            "makes room.",
             _SERVER,
             min=1,
         ),
-    ] = 1,
+    ] = None,
     allow_host: Annotated[
         list[str] | None,
         _option(
@@ -154,5 +155,6 @@ def _setups(others: list[str], given: Given, parallel: int) -> dict[str, Setup]:
         setups = {own.name or "eftlocal": Setup(own, parallel, force=given["force"])}
         for name in others:
             more: Any = {"offline": selected.offline, "progress": bars.download}
-            setups.setdefault(name, Setup(Sources.of_preset(name, **more), parallel))
+            found = Setup(Sources.of_preset(name, **more), parallel, force=given["force"])
+            setups.setdefault(name, found)
     return setups

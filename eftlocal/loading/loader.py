@@ -120,6 +120,7 @@ def prepare(
     trust: bool = False,
     checking: Progress | None = None,
     freed: Held | None = None,
+    host_free: int | None = None,
 ) -> Prepared:
     """Checks every file, plans the memory, and tries files that are new; loads nothing here.
 
@@ -128,6 +129,7 @@ def prepare(
         trust: new files are not tried in a child process.
         checking: called while one is tried, with its name and the share that is done.
         freed: of models that are closed before these are loaded.
+        host_free: bytes of the host's memory that are free; None looks.
 
     Raises:
         ModelFileError: a file is missing, torn, hostile, or not a language model.
@@ -153,7 +155,7 @@ def prepare(
         for role, source in sources.items()
     }
     workers = tuple(dict.fromkeys(reached.values()))
-    planned_for = partial(planned, sources, headers, adapters, workers, freed)
+    planned_for = partial(planned, sources, headers, adapters, workers, freed, host_free)
     if isinstance(n_seq_max, UpTo):
         most, placed = _most_sequences(planned_for, most, force=force)
     else:
@@ -252,6 +254,7 @@ def planned(
     adapters: Mapping[str, Header] = MappingProxyType({}),
     workers: Sequence[llama.Worker] = (),
     freed: Held | None = None,
+    host_free: int | None = None,
     n_seq_max: int = 1,
     *,
     force: bool,
@@ -273,13 +276,15 @@ def planned(
         )
         for role, source in sources.items()
     ]
-    host_free = host_memory_free()
+    host_free = host_memory_free() if host_free is None else host_free
     if host_free is not None:
         host_free += freed.host
     devices = [
         replace(device, free=device.free + freed.devices.get(device.name, 0))
         for device in (*of_workers(workers), *accelerators(llama.devices(), host_free))
     ]
+    if host_free is not None:
+        host_free += sum(freed.devices.get(device.name, 0) for device in devices if device.unified)
     return plan(needs, devices, host_free, force=force)
 
 
@@ -395,14 +400,14 @@ def _is_mapped(prepared: Prepared, role: str) -> bool:
 
 def _held(prepared: Prepared) -> Held:
     plan = prepared.plan
-    mapped = {
-        header.path.resolve(): header.weight_bytes
-        for role, header in prepared.headers.items()
-        if _is_mapped(prepared, role)
-    }
+    mapped: dict[str, int] = {}
+    for role, placement in plan.roles.items():
+        if _is_mapped(prepared, role) and placement.host_weights:
+            mapped[str(prepared.headers[role].path.resolve())] = placement.host_weights
     return Held(
-        max(0, plan.host_bytes - sum(mapped.values())),
+        plan.host_bytes - sum(mapped.values()),
         {device.name: plan.device_bytes(i) for i, device in enumerate(plan.devices)},
+        mapped,
     )
 
 

@@ -147,11 +147,12 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that loaded models hold of the host's memory, files mapped into it aside, and of
-    devices by their names."""
+    """Bytes that loaded models hold of the host's memory, of devices by their names, and of files
+    that are mapped into the host's memory, by their paths; host is without these."""
 
     host: int = 0
     devices: Mapping[str, int] = field(default_factory=dict)
+    mapped: Mapping[str, int] = field(default_factory=dict)
 
 
 def of_workers(workers: Iterable[Worker]) -> list[DeviceMemory]:
@@ -206,14 +207,15 @@ class Placement:
 
     n_gpu_layers as llama.cpp counts (output included); split: how many of those each device
     takes, in the order of the devices given to plan (llama.cpp's tensor_split);
-    device_bytes: on each device; host_bytes: in the host's memory. Shared weights are
-    counted at the first of the roles that share them.
+    device_bytes: on each device; host_bytes: in the host's memory, host_weights of them in the
+    file. Shared weights are counted at the first of the roles that share them.
     """
 
     n_gpu_layers: int
     split: tuple[int, ...]
     device_bytes: tuple[int, ...]
     host_bytes: int
+    host_weights: int = 0
 
     @property
     def on_cpu(self) -> bool:
@@ -410,11 +412,13 @@ def _bytes(need: RoleNeeds, split: tuple[int, ...], *, with_weights: bool) -> Pl
         on_devices.append(_on_device(need, start, start + part, with_weights=with_weights))
         start += part
     compute = need.on_cpu if count <= 1 else need.compute if first else need.staging
-    host = sum(need.cache[:first]) + compute + need.constraints
+    host = sum(need.cache[:first]) + compute + need.constraints + (0 if count else need.adapter)
+    weights = 0
     if with_weights:
-        host += sum(need.layers[:first]) + need.rest + need.vocabulary
-        host += 0 if count or need.tied else need.output
-    return Placement(count, split, tuple(on_devices), host + (0 if count else need.adapter))
+        host += need.vocabulary
+        weights = sum(need.layers[:first]) + need.rest
+        weights += 0 if count or need.tied else need.output
+    return Placement(count, split, tuple(on_devices), host + weights, weights)
 
 
 def _refuse_if_too_large(result: Plan) -> None:

@@ -7,13 +7,15 @@ import os
 import queue
 import sys
 import threading
+from dataclasses import asdict
 from typing import Any
 
 from eftlocal.emulator import Emulator
-from eftlocal.errors import EftlocalError
+from eftlocal.errors import DoesNotFitError, EftlocalError
 from eftlocal.server.dials import dials_of
 from eftlocal.server.engine import Engine, Lines
-from eftlocal.server.setup import Setup
+from eftlocal.server.room import NoRoomError, leaving
+from eftlocal.server.setup import Setup, unpacked
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever native code prints is no line of ours
     say = Lines(out)
-    setup = Setup.of_line(sys.stdin.buffer.readline())
+    setup: Setup = unpacked(sys.stdin.buffer.readline())
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
@@ -32,6 +34,8 @@ def main() -> None:
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     try:
+        while names := leaving(setup, unpacked(lines.get())):
+            say({"leaving": names})  # and looks again when they have
         emulator = setup.sources.load(
             n_seq_max=setup.parallel,
             force=setup.force,
@@ -39,6 +43,12 @@ def main() -> None:
         )
         if not emulator.defaults.speculation.off:
             emulator.measure()
+    except NoRoomError as error:
+        say({"no_room": str(error), "busy": error.busy})
+        return
+    except DoesNotFitError as error:  # meanwhile there is less
+        say({"no_room": str(error), "busy": False})
+        return
     except EftlocalError as error:
         say({"failed": str(error)})
         return
@@ -61,6 +71,7 @@ def _facts(emulator: Emulator) -> dict[str, Any]:
         "bos_token": prompt.bos_token,
         "eos_token": prompt.eos_token,
         "chat_template": prompt.template,
+        "held": asdict(emulator.held),
     }
 
 

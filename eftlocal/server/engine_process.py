@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
 from eftlocal.child_process import child_command
-from eftlocal.server.setup import Setup
+from eftlocal.server.room import Around, NoRoomError
+from eftlocal.server.setup import Setup, packed
 
 _LONGEST = 1 << 28  # bytes of a line: an answer with the log-probabilities of a long prompt
 _UNREAD = 1 << 25  # bytes of one stream that nobody has taken
@@ -100,11 +101,21 @@ class EngineProcess:
         """Of the process; None where there is none."""
         return self._process.pid if self._process is not None and self.alive else None
 
-    async def load(self, setup: Setup) -> None:
+    async def load(
+        self,
+        setup: Setup,
+        around: Callable[[], Around],
+        put_away: Callable[[Sequence[str]], Awaitable[None]],
+    ) -> None:
         """Starts the process and waits until its models are loaded.
 
+        Args:
+            around: what is loaded beside it.
+            put_away: takes away what it names, as far as that is idle.
+
         Raises:
-            EngineDiedError: they cannot be; why, in one line.
+            NoRoomError: there is no room for them.
+            EngineDiedError: they cannot be loaded; why, in one line.
         """
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -121,7 +132,7 @@ class EngineProcess:
         assert stdout is not None and stderr is not None
         hearing = asyncio.create_task(self._hear(stderr))
         self._tasks.append(hearing)
-        self._write(setup.line())
+        self._write(packed(setup) + packed(around()))
         if self._closing and self._process.stdin is not None:  # meanwhile
             self._process.stdin.close()
         while (line := await stdout.readline()).endswith(b"\n"):
@@ -130,8 +141,13 @@ class EngineProcess:
                 self.facts = said["ready"]
                 self._tasks.append(asyncio.create_task(self._read(stdout)))
                 return
+            if "leaving" in said:
+                await put_away(said["leaving"])
+                self._write(packed(around()))
+                continue
+            if "no_room" in said:
+                raise NoRoomError(said["no_room"], busy=said["busy"])
             if "failed" in said:
-                await self.close()
                 raise EngineDiedError(said["failed"])
             role, share = said["progress"]
             self.progress = f"{role} {share:.0%}"

@@ -1,18 +1,24 @@
-"""The presets that are served: each loaded when it is asked for, and put away for another."""
+"""The presets that are served: each loaded when it is asked for, and put away for another where
+the memory has no room for both."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from eftlocal.errors import UsageError
+from eftlocal.loading.host import host_memory_free
+from eftlocal.loading.placement import Held
 from eftlocal.logits.recipe import BASE, TUNED
 from eftlocal.server.engine_process import EngineDiedError, EngineProcess
+from eftlocal.server.room import Around, Neighbour, NoRoomError
 from eftlocal.server.setup import Setup
 
+_AGAIN = 5  # seconds until a preset that found no room looks for it again
 _DEATHS, _WITHIN = 5, 600.0  # of one preset's engines in so many seconds; then it rests
 _ALONE = (TUNED, BASE)
 
@@ -34,6 +40,8 @@ class Served:
         used: when it was asked last, by time.monotonic().
         deaths: when engines of it ended by themselves, or could not be loaded; likewise.
         waiting: requests that wait until it is loaded.
+        refused: why there was no room for it, and until when, by time.monotonic(), nobody looks
+            again.
     """
 
     setup: Setup
@@ -42,6 +50,7 @@ class Served:
     used: float = 0.0
     deaths: list[float] = field(default_factory=list)
     waiting: int = 0
+    refused: tuple[float, NoRoomError] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     loading: bool = False
 
@@ -85,14 +94,22 @@ class Presets:
 
     Args:
         setups: by their names; the first is what a request without a model means.
-        most: loaded at once; the one that was not asked for the longest time makes room.
+        most: loaded at once; None is as many as fit. The one that was not asked for the longest
+            time makes room.
+        free: tells the bytes of the host's memory that are free; None where that is not known.
     """
 
-    def __init__(self, setups: Mapping[str, Setup], *, most: int) -> None:
+    def __init__(
+        self,
+        setups: Mapping[str, Setup],
+        *,
+        most: int | None = None,
+        free: Callable[[], int | None] = host_memory_free,
+    ) -> None:
         self.served = {name: Served(setup) for name, setup in setups.items()}
-        self._most = most
+        self._most, self._free = most, free
         self._closed = False
-        self._room = asyncio.Lock()
+        self._loading = asyncio.Lock()  # one after the other: each sees what is left
 
     def names(self) -> dict[str, Named]:
         """Every model: the emulations, and the models that they are made of by themselves."""
@@ -121,14 +138,12 @@ class Presets:
         """The engine of a preset, loaded.
 
         Raises:
-            UnavailableError: it cannot be loaded, or keeps dying.
+            UnavailableError: it cannot be loaded, or not now, or keeps dying.
         """
         served.used = time.monotonic()
         served.waiting += 1
         try:
             async with served.lock:
-                if self._closed:
-                    raise UnavailableError("the server is stopping")
                 if served.engine is None or not served.engine.alive:
                     await self._load(served)
                 assert served.engine is not None
@@ -139,19 +154,27 @@ class Presets:
     async def _load(self, served: Served) -> None:
         if wait := served.rest():
             raise UnavailableError("the engine died too often; it rests", wait)
-        await self._make_room(served)
-        served.loading, served.engine = True, EngineProcess(served.died)
-        try:
-            await served.engine.load(served.setup)
-        except BaseException as error:
-            await served.engine.close()
-            served.engine = None
-            if not isinstance(error, (EngineDiedError, ValueError)):  # or it said nonsense
-                raise
-            served.died()
-            raise UnavailableError(f"the model cannot be loaded: {error}") from None
-        finally:
-            served.loading = False
+        async with self._loading:
+            if self._closed:
+                raise UnavailableError("the server is stopping")
+            if served.refused is not None and time.monotonic() < served.refused[0]:
+                raise _unavailable(served.refused[1])
+            served.loading, served.engine = True, EngineProcess(served.died)
+            try:
+                around = partial(self._around, served)
+                await served.engine.load(served.setup, around, self._put_away)
+            except BaseException as error:
+                await served.engine.close()
+                served.engine = None
+                if isinstance(error, NoRoomError):
+                    served.refused = time.monotonic() + _AGAIN, error
+                    raise _unavailable(error) from None
+                if not isinstance(error, (EngineDiedError, ValueError)):  # or it said nonsense
+                    raise
+                served.died()
+                raise UnavailableError(f"the model cannot be loaded: {error}") from None
+            finally:
+                served.loading = False
 
     async def close(self) -> None:
         """Ends all engines, and starts none any more. What is being answered ends with an error."""
@@ -159,20 +182,30 @@ class Presets:
         engines = [served.engine for served in self.served.values() if served.engine is not None]
         await asyncio.gather(*(engine.close() for engine in engines))
 
-    async def _make_room(self, served: Served) -> None:
-        async with self._room:
-            while True:
-                others = [other for other in self.served.values() if other is not served]
-                held = [other for other in others if other.loading or other.ready]
-                if len(held) < self._most:
-                    return
-                idle = [other for other in held if other.ready and not other.active]
-                if not idle:
-                    raise UnavailableError("all models that fit are answering; ask again", 5)
-                oldest = min(idle, key=lambda other: other.used)
-                engine, oldest.engine = oldest.engine, None
-                if engine is not None:
-                    await engine.close()
+    def _around(self, served: Served) -> Around:
+        """What is loaded beside a preset."""
+        others = [(n, one) for n, one in self.served.items() if one is not served and one.ready]
+        others.sort(key=lambda other: other[1].used)
+        neighbours = [
+            Neighbour(name, not one.active, Held(**one.engine.facts["held"]))
+            for name, one in others
+            if one.engine is not None
+        ]
+        return Around(self._free(), neighbours, self._most)
+
+    async def _put_away(self, names: Sequence[str]) -> None:
+        """Ends the engines of these presets, unless they have been asked meanwhile."""
+        for name in names:
+            served = self.served[name]
+            if served.engine is not None and served.ready and not served.active:
+                engine, served.engine = served.engine, None
+                await engine.close()
+
+
+def _unavailable(error: NoRoomError) -> UnavailableError:
+    if error.busy:
+        return UnavailableError(str(error), _AGAIN)
+    return UnavailableError(f"the model cannot be loaded: {error}")
 
 
 def listed(named: Named) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 from eftlocal.sources import Sources
 
@@ -22,11 +23,12 @@ class Setup:
     parallel: int
     force: bool = False
 
-    def line(self) -> bytes:
-        """For the engine's process, which trusts its parent."""
-        return base64.b64encode(pickle.dumps(self)) + b"\n"
 
-    @classmethod
-    def of_line(cls, line: bytes) -> Setup:
-        setup: Setup = pickle.loads(base64.b64decode(line))
-        return setup
+def packed(value: Any) -> bytes:
+    """A line for the engine's process, which trusts its parent."""
+    return base64.b64encode(pickle.dumps(value)) + b"\n"
+
+
+def unpacked(line: bytes) -> Any:
+    """What the parent has packed."""
+    return pickle.loads(base64.b64decode(line))
