@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from eftlocal.bases import Closing
 from eftlocal.errors import EftlocalError, EngineError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Prompt
-from eftlocal.scheduler import Call, Scheduler
+from eftlocal.prompt.reader import ReadPrompt
+from eftlocal.scheduler import Call, Scheduler, Work
 
 if TYPE_CHECKING:
     from eftlocal.emulator import Emulator
@@ -29,7 +30,7 @@ class Ticket:
     """A call that was submitted.
 
     Attributes:
-        prompt, options: what `Emulator.stream` takes.
+        prompt, options: what `Emulator.stream` takes; the prompt may have been read already.
         on_step: told each token, in the dispatcher's thread; it must not block, and an exception of
             its own ends the call with an error.
         on_end: told once how it ended, unless it was cancelled: with the answer, or why there is
@@ -37,12 +38,49 @@ class Ticket:
         owners: as `Call` has them.
     """
 
-    prompt: Prompt
+    prompt: Prompt | ReadPrompt
     options: Mapping[str, Any]
     on_step: Callable[[Step], object]
     on_end: Callable[[Answer | None, EftlocalError | None], object]
     owners: tuple[Hashable, ...] = ()
     call: Call | None = field(default=None, repr=False)
+
+    def added(self, scheduler: Scheduler) -> Call:
+        self.call = scheduler.add(self.prompt, owners=self.owners, **self.options)
+        return self.call
+
+    def tell_end(self, call: Call) -> None:
+        self.on_end(call.answer(), None)
+
+
+@dataclass(eq=False)
+class Errand:
+    """Work that was submitted, for a place that an answer has left or will leave.
+
+    Attributes:
+        work: as `Scheduler.add_work` takes it. What it raises ends nothing else.
+        on_end, owners: as a ticket's; told what the work returned.
+    """
+
+    work: Work
+    on_end: Callable[[Any, EftlocalError | None], object]
+    owners: tuple[Hashable, ...] = ()
+    call: Call | None = field(default=None, repr=False)
+
+    def added(self, scheduler: Scheduler) -> Call:
+        self.call = scheduler.add_work(self._alone, owners=self.owners)
+        return self.call
+
+    def _alone(self) -> Generator[int, None, tuple[Any, EftlocalError | None]]:
+        try:
+            return (yield from self.work()), None
+        except EftlocalError as error:
+            return None, error
+        except Exception as error:  # noqa: BLE001 - it concerns this work alone
+            return None, _broken(error)
+
+    def tell_end(self, call: Call) -> None:
+        self.on_end(*call.found)
 
 
 class Dispatcher(Closing):
@@ -59,7 +97,7 @@ class Dispatcher(Closing):
         self, emulator: Emulator, *, parallel: int | None = None, prefill: int | None = None
     ) -> None:
         self._scheduler = Scheduler(emulator, parallel=parallel, prefill=prefill)
-        self._tickets: dict[Call, Ticket] = {}
+        self._tickets: dict[Call, Ticket | Errand] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -77,21 +115,20 @@ class Dispatcher(Closing):
         """Calls that have one."""
         return self._scheduler.active
 
-    def submit(self, ticket: Ticket) -> None:
-        """Asks for an answer.
+    def submit(self, ticket: Ticket | Errand) -> None:
+        """Asks for an answer, or for work.
 
         Raises:
             EngineError: the dispatcher is closed.
         """
 
         def add() -> None:
-            ticket.call = self._scheduler.add(ticket.prompt, owners=ticket.owners, **ticket.options)
-            self._tickets[ticket.call] = ticket
+            self._tickets[ticket.added(self._scheduler)] = ticket
 
         if not self._post(add):
             raise EngineError("the models are closed")
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket | Errand) -> None:
         """Ends a call before the next round; nothing more is told of it. An ended one stays so."""
 
         def end() -> None:
@@ -155,7 +192,8 @@ class Dispatcher(Closing):
             ticket.on_end(None, error)
 
     def _tell_step(self, call: Call, step: Step) -> None:
-        if (ticket := self._tickets.get(call)) is not None:
+        ticket = self._tickets.get(call)
+        if isinstance(ticket, Ticket):
             try:
                 ticket.on_step(step)
             except Exception as error:  # noqa: BLE001 - it concerns this call alone
@@ -170,7 +208,7 @@ class Dispatcher(Closing):
             ticket.on_end(None, call.error)
             return
         try:
-            ticket.on_end(call.answer(), None)
+            ticket.tell_end(call)
         except Exception as error:  # noqa: BLE001 - it concerns this call alone
             ticket.on_end(None, _broken(error))
 

@@ -40,7 +40,7 @@ from eftlocal.output_file import check_outputs
 from eftlocal.preparation import prepare_roles
 from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Message, Prompt
-from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.reader import PromptReader, ReadPrompt
 from eftlocal.prompt.render import special_note
 from eftlocal.saved_state import SavedState, load, read, save
 from eftlocal.settings import CONTEXT
@@ -75,7 +75,7 @@ class Emulator(Closing):
         others = self.ensemble.translations
         self.text_role = text_role(self.models, others)
         self.text_model = self.models[self.text_role]
-        self._reader = PromptReader(
+        self.reader = PromptReader(
             self.models,
             self.prompts,
             n_ctx,
@@ -94,7 +94,7 @@ class Emulator(Closing):
         self._resources = loaded.resources
         told = text_role(self.models)
         marks = AnswerMarks(self.text_model, told, self.prompts[told], self.models[told])
-        self._opener = Opener(self.rounds, self._reader, self.text_role, self.text_model, marks)
+        self._opener = Opener(self.rounds, self.reader, self.text_role, self.text_model, marks)
 
     @classmethod
     def from_files(
@@ -241,7 +241,7 @@ class Emulator(Closing):
         return self.slots.when_free(lambda: finished(opening))
 
     def opening(
-        self, prompt: Prompt, **options: Unpack[AnswerOptions]
+        self, prompt: Prompt | ReadPrompt, **options: Unpack[AnswerOptions]
     ) -> Generator[int, None, AnswerStream]:
         """What `stream` does, in parts: a scheduler advances other answers between them.
 
@@ -359,7 +359,7 @@ class Emulator(Closing):
         options["persona"] = personas.pop()
 
         def work() -> tuple[TextLogprobs, ...]:
-            ids, tokens, first = self._reader.scored_ids(text, self.text_role, prompt, **options)
+            ids, tokens, first = self.reader.scored_ids(text, self.text_role, prompt, **options)
             return score_under(
                 self.ensemble,
                 ids,
@@ -389,7 +389,7 @@ class Emulator(Closing):
         refuse_unknown(options, tuple(PromptOptions.__annotations__))
         asked = checked_all(**options)
         persona = persona_of(arguments.checked("recipe", recipe), self.defaults)
-        return self.ensemble.alone(lambda: self._reader.ids(prompt, persona=persona, **asked))
+        return self.ensemble.alone(lambda: self.reader.ids(prompt, persona=persona, **asked))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token in an answer.

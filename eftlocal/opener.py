@@ -20,7 +20,7 @@ from eftlocal.loading.roles import require_roles
 from eftlocal.logits.recipe import PERSONA, Recipe
 from eftlocal.prompt.answer_marks import AnswerMarks
 from eftlocal.prompt.messages import Prompt, is_ids
-from eftlocal.prompt.reader import PromptReader
+from eftlocal.prompt.reader import PromptReader, ReadPrompt
 from eftlocal.speculation.drafting import SequenceDrafts
 from eftlocal.speculation.settings import read_speculation
 
@@ -51,7 +51,7 @@ class Opener:
 
     def open(
         self,
-        prompt: Prompt,
+        prompt: Prompt | ReadPrompt,
         options: Mapping[str, Any],
         started: float,
         defaults: Defaults,
@@ -59,6 +59,7 @@ class Opener:
         """A stream on a sequence of its own.
 
         Args:
+            prompt: as `Emulator.stream` takes it, or read already, with these options.
             options: as `Emulator.stream` takes them.
             started: time.perf_counter() of the call that asked for it.
             defaults: for those that were not.
@@ -80,11 +81,14 @@ class Opener:
         drafts = planner.allowed(read_speculation(asked.get("speculation"), defaults.speculation))
         raw, top_logprobs = asked.get("raw", False), asked.get("top_logprobs", 0)
         ignore_end = asked.get("ignore_end", False)
-        reading = asked.keys() & PromptOptions.__annotations__.keys()
         persona = persona_of(recipe, defaults)
         if raw and persona and PERSONA in recipe.roles:
             raise UsageError("raw text has no system prompt, so no persona; give another recipe")
-        ids = self._reader.ids(prompt, persona=persona, **{name: asked[name] for name in reading})
+        if isinstance(prompt, ReadPrompt):
+            ids, prompt = prompt.ids, prompt.prompt
+        else:
+            read = {name: asked[name] for name in PromptOptions.__annotations__ if name in asked}
+            ids = self._reader.ids(prompt, persona=persona, **read)
         scored = None
         if asked.get("prompt_logprobs"):
             if not raw and not is_ids(prompt):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from eftlocal.answer import Answer, AnswerStream
@@ -27,17 +28,24 @@ from eftlocal.emulator import Emulator
 from eftlocal.errors import AnswerError, EftlocalError, EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.prompt.messages import Prompt
+from eftlocal.prompt.reader import ReadPrompt
 from eftlocal.speculation.measurement import rows_for
+
+Work = Callable[[], Generator[int, None, Any]]
+"""Begins something that decodes in a sequence of its own, in parts that end where it yields."""
 
 _NEARLY = 0.95  # of the best rate: more sequences would take memory and time for little
 
 
 @dataclass(eq=False)
 class Call:
-    """One answer that is asked for.
+    """One answer that is asked for, or work in the place of one.
 
     Attributes:
-        prompt, options: what `Emulator.stream` takes.
+        prompt, options: what `Emulator.stream` takes; the prompt may have been read already.
+        work: what is done instead of an answer. It gets the next place that is free, and one part
+            of it is done in each step.
+        found: what the work returned.
         opening: what its place is taken by, until its prompt was scored where that is asked for.
         stream: the answer in the making, once it has a place; it may be read and closed at any
             time, and its dials turned, but only the scheduler advances it.
@@ -46,10 +54,12 @@ class Call:
         error: why there is no answer; the other calls go on.
     """
 
-    prompt: Prompt
+    prompt: Prompt | ReadPrompt
     options: Mapping[str, Any] = field(default_factory=dict)
     owners: tuple[Hashable, ...] = ()
-    opening: Generator[int, None, AnswerStream] | None = None
+    work: Work | None = None
+    found: Any = None
+    opening: Generator[int, None, Any] | None = None
     stream: AnswerStream | None = None
     error: EftlocalError | None = None
     ended: bool = False
@@ -126,9 +136,17 @@ class Scheduler(Closing):
         """Whether anything is left to do."""
         return bool(self._waiting) or self.active > 0
 
-    def add(self, prompt: Prompt, *, owners: tuple[Hashable, ...] = (), **options: Any) -> Call:
+    def add(
+        self, prompt: Prompt | ReadPrompt, *, owners: tuple[Hashable, ...] = (), **options: Any
+    ) -> Call:
         """Asks for an answer; the other arguments are those of `Emulator.stream`."""
-        call = Call(prompt, options, owners)
+        return self._added(Call(prompt, options, owners))
+
+    def add_work(self, work: Work, *, owners: tuple[Hashable, ...] = ()) -> Call:
+        """Asks for some work between the rounds; the call's last step comes when it is done."""
+        return self._added(Call("", owners=owners, work=work))
+
+    def _added(self, call: Call) -> Call:
         self._waiting.append(call)
         return call
 
@@ -202,8 +220,9 @@ class Scheduler(Closing):
         ended = []
         left = self._prefill or math.inf  # tokens of prompts to be scored
         for call in list(self._opening):
-            left, found = self._open(call, left)
-            ended += found
+            if left > 0:
+                left, found = self._open(call, left)
+                ended += found
         while self._waiting and self.active < self.parallel:
             call = self._next()
             self._opening.append(call)  # and then the other: an interrupt between loses none
@@ -213,22 +232,30 @@ class Scheduler(Closing):
         return ended
 
     def _next(self) -> Call:
-        """The waiting call whose owners hold the fewest places; of such, the oldest."""
+        """Work, or the waiting call whose owners hold the fewest places; of such, the oldest."""
         active = (*self._opening, *self._reading, *self._running)
         held = Counter(share for call in active for share in _shares(call))
-        return min(self._waiting, key=lambda call: [held[share] for share in _shares(call)])
+        return min(
+            self._waiting,
+            key=lambda call: (call.work is None, [held[share] for share in _shares(call)]),
+        )
 
     def _open(self, call: Call, left: float) -> tuple[float, list[CallStep]]:
         """Opens a call, which may score about so many tokens of its prompt; gives what is left of
         them, and the call where it has ended already."""
         try:
             while call.stream is None:
-                left -= self._advance_opening(call)
-                if left <= 0 and call.stream is None:
+                done, count = self._advance_opening(call)
+                left -= count
+                if done:
+                    break
+                if call.work is not None:
+                    return 0, []  # one part is enough for a step
+                if left <= 0:
                     return left, []
         except (PromptError, UsageError) as error:
             call.error = error
-        goes_on = call.error is None and _stream(call).open
+        goes_on = call.error is None and call.work is None and _stream(call).open
         if goes_on and call not in (*self._reading, *self._running):
             self._reading.append(call)
         self._opening = [other for other in self._opening if other is not call]
@@ -237,21 +264,26 @@ class Scheduler(Closing):
         call.ended = True
         return left, [CallStep(call, None)]
 
-    def _advance_opening(self, call: Call) -> int:
-        """One part of what is to be done first; how many tokens it scored."""
+    def _advance_opening(self, call: Call) -> tuple[bool, int]:
+        """One part of what is to be done first, or of work: whether that was the last one, and how
+        many tokens it scored."""
         if call.opening is None:
             if not self.emulator.slots.make_free():
                 raise EngineError("other threads' answers use all sequences; close one")
-            call.opening = self.emulator.opening(call.prompt, **call.options)
+            begin = call.work or partial(self.emulator.opening, call.prompt, **call.options)
+            call.opening = begin()
         opening, call.opening = call.opening, None  # an interrupt ends it: it begins anew
         try:
             count = next(opening)
         except StopIteration as end:
-            call.stream = end.value
-            call.stream.reader = None
-            return 0
+            if call.work is not None:
+                call.found = end.value
+            else:
+                call.stream = end.value
+                call.stream.reader = None
+            return True, 0
         call.opening = opening
-        return count
+        return False, count
 
     def _close_gaps(self) -> None:
         """Moves the last answers into free slots before them: neighbours are decoded together."""

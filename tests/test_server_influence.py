@@ -13,6 +13,7 @@ import pytest
 
 from eftlocal import Emulator
 from eftlocal.errors import EftlocalError
+from eftlocal.llama import Model
 from eftlocal.request import RequestDefaults, read_request
 from eftlocal.server.bodies import ChatBody
 from eftlocal.server.engine import Engine, Lines
@@ -28,6 +29,7 @@ class Heard(BytesIO):
     def __init__(self) -> None:
         super().__init__()
         self.lines: dict[int, list[dict[str, Any]]] = {}
+        self.order: list[tuple[int, str]] = []  # numbers, and the kinds of their lines
         self._came = threading.Condition()
 
     def write(self, data: Any) -> int:
@@ -35,6 +37,7 @@ class Heard(BytesIO):
         number, kind, _ = json.loads(head)
         with self._came:
             self.lines.setdefault(number, []).append({kind: json.loads(line)})
+            self.order.append((number, kind))
             self._came.notify_all()
         return len(data)
 
@@ -125,6 +128,89 @@ def test_it_disturbs_no_answer_beside_it(engine: Engine, heard: Heard, demo: Emu
     assert demo.ensemble.free == [0, 1]
 
 
+def test_others_go_on_while_it_is_scored(
+    engine: Engine, heard: Heard, demo: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of theirs follows each of its parts, and nothing is read between two of them."""
+    monkeypatch.setattr("eftlocal.decoding.score._SCORED", 4)
+    endless = {"regex": "(?s:.{2000})", "max_tokens": 400, "speculative": "off"}
+    ask(engine, 1, influence=False, stream=True, messages=OTHER, **endless)
+    ask(engine, 2, stream=True, regex="(?s:.{2000})", speculative="off", max_tokens=80)
+    told = heard.answered(2)
+    engine.hear({"op": "cancel", "id": 1})
+    count = told["done"]["usage"]["completion_tokens"]
+    lines = heard.order[: heard.order.index((2, "done"))]
+    mine = [i for i, (number, _) in enumerate(lines) if number == 2]
+    between = lines[mine[-2] : mine[-1]].count((1, "chunk"))
+    assert count == 80
+    assert between >= count / 4 - 2
+    assert lines[: mine[-2]].count((1, "chunk")) > 10  # and it had gone on before
+
+
+def test_a_place_that_is_left_is_scored_before_those_who_wait_get_it(
+    engine: Engine, heard: Heard, demo: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache holds the prompt then, which is not read again."""
+    lacks: list[int] = []
+    inner = demo.ensemble.open
+
+    def opened(*what: Any, **options: Any) -> Any:
+        sequence = inner(*what, **options)
+        if options.get("scored"):
+            lacks.append(demo.ensemble.lacks(sequence))
+        return sequence
+
+    monkeypatch.setattr(demo.ensemble, "open", opened)
+    places = ("Toulouse", "Turin", "Oslo", "Lima", "Cairo", "Bergen")
+    for number, place in enumerate(places):  # three to a place
+        asked = [{"role": "user", "content": f"{place} is a city, but in which country is it?"}]
+        ask(engine, number, messages=asked, max_tokens=8 + number)
+    for number in range(len(places)):
+        assert heard.answered(number)["done"]["choices"][0]["eftlocal"]["influence"]
+    assert len(lacks) == len(places) and max(lacks) <= 1
+
+
+def test_nothing_is_read_or_told_between_rounds(
+    engine: Engine, heard: Heard, demo: Emulator
+) -> None:
+    """While a round is on its way, prompts are tokenized and answers are put together."""
+    begun, end = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        assert end.wait(60)
+
+    decoding = threading.Thread(target=demo.ensemble.alone, args=(busy,))
+    decoding.start()
+    try:
+        assert begun.wait(60)
+        ask(engine, 1, messages=[{"role": "user", "content": "a b " * 25_000}])
+        assert "context holds" in heard.answered(1)["error"]["message"]
+        engine.hear({"op": "text", "id": 2, "tokens": [5, 6, 7]})
+        assert "text" in heard.answered(2)["done"]
+    finally:
+        end.set()
+        decoding.join()
+
+
+def test_prompts_are_tokenized_where_requests_are_read(
+    engine: Engine, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    inner = Model.tokenize
+
+    def tokenize(model: Model, text: str, **options: Any) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return inner(model, text, **options)
+
+    monkeypatch.setattr(Model, "tokenize", tokenize)
+    ask(engine, 1, n=3, seed=1)
+    ask(engine, 2, raw=True, prompt=["Lima is", "Oslo is"], n=2, echo=True, logprobs=1)
+    for number in (1, 2):
+        assert heard.answered(number)["done"]
+    assert threads and all(name.startswith("requests") for name in threads)
+
+
 def test_a_model_by_itself_and_raw_text_have_it_too(engine: Engine, heard: Heard) -> None:
     ask(engine, 1, role="tuned")
     told = heard.answered(1)["done"]["choices"][0]["eftlocal"]["influence"]
@@ -144,7 +230,7 @@ def test_what_cannot_be_scored_is_an_error_of_this_request(
         raise EftlocalError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("eftlocal.server.engine.influence_of", fail)
+        patch.setattr("eftlocal.server.engine.scored", fail)
         ask(engine, 1)
         assert heard.answered(1)["error"]["message"] == "out of luck"
     ask(engine, 2)
@@ -152,7 +238,7 @@ def test_what_cannot_be_scored_is_an_error_of_this_request(
 
 
 def test_too_much_at_once(engine: Engine, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eftlocal.server.engine.MAX_TOLD", 40 * 6)
+    monkeypatch.setattr("eftlocal.server.reading.MAX_TOLD", 40 * 6)
     ask(engine, 1, logprobs=True, top_logprobs=5)
     assert heard.answered(1)["done"]
     ask(engine, 2, logprobs=True, top_logprobs=5, n=2)

@@ -89,7 +89,7 @@ def text_rows(
                 f"the {what} has {len(tokens)} tokens and {fit} fit after its prompt; "
                 "shorten it or raise n_ctx"
             )
-        count = _at_once(ensemble)
+        count = at_once(ensemble)
         for start in range(0, len(tokens), count):
             chunk = tokens[start : start + count]
             sequence.choices.extend(Choice(token) for token in chunk[:-1])
@@ -109,7 +109,7 @@ def text_rows(
         ensemble.close(sequence)
 
 
-def _at_once(ensemble: Ensemble) -> int:
+def at_once(ensemble: Ensemble) -> int:
     """Tokens of a text that are decoded in one call."""
     return min(_SCORED, ensemble.n_rows)
 
@@ -168,7 +168,7 @@ def scoring(
     stop = sorted(ensemble.stop_tokens) if ending else []
     asked = [*tokens, *stop[:1]]
     rows_of = text_rows(ensemble, prompts, asked, recipe=recipes[0], roles=roles)
-    at_once = _at_once(ensemble)
+    together = at_once(ensemble)
     for i, (token, row, rows) in enumerate(rows_of):
         for one in known:
             z = row if one is known[0] else ensemble.combine(rows, one.recipe.at(i))
@@ -184,8 +184,8 @@ def scoring(
                 of_role = of_role.copy()
                 of_role[ensemble.unusable] = -np.inf
             alone[role].append(token_logprob(of_role, token, scratch))
-        if (i + 1) % at_once == 0:
-            yield at_once
+        if (i + 1) % together == 0:
+            yield together
     by_role = {role: np.array(values) for role, values in alone.items()}
     return tuple(one.found(scored, pieces, by_role) for one in known)
 

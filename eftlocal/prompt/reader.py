@@ -17,6 +17,14 @@ _BYTES = 8  # of a token: a text with fewer for each token of a context may well
 
 
 @dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt, and the token ids of it that each role is given."""
+
+    prompt: Prompt
+    ids: Mapping[str, list[int]]
+
+
+@dataclass(frozen=True)
 class PromptReader:
     """Prompts as each role sees them.
 

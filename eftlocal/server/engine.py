@@ -11,7 +11,8 @@ chunks of a stream, and last what is done or an error. What crashes here takes n
 the answers that were being made.
 
 Three kinds of threads: the one of the dispatcher decodes; a few read requests and write whole
-answers, since a constraint may take seconds to compile; and the main one only hands on and cancels.
+answers, since a constraint may take seconds to compile and a long prompt some time to tokenize; and
+the main one only hands on and cancels.
 """
 
 from __future__ import annotations
@@ -24,26 +25,28 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
 from eftlocal.answer import Answer
 from eftlocal.batch.completion_body import completion_body, speculation_of, usage_of
-from eftlocal.dispatcher import Dispatcher, Ticket
+from eftlocal.dispatcher import Dispatcher, Errand, Ticket
 from eftlocal.emulator import Emulator
 from eftlocal.errors import AnswerError, EftlocalError, EngineError, PromptError, UsageError
 from eftlocal.generation import Step
 from eftlocal.llama.guide import Guide
-from eftlocal.logits.recipe import UNGUIDED, Recipe
-from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.prompt.reader import ReadPrompt
+from eftlocal.request import Request
 from eftlocal.server.chunks import ChoiceChunks
-from eftlocal.server.influence import influence_of
+from eftlocal.server.influence import influence_of, scored
+from eftlocal.server.reading import Reading
 from eftlocal.sources import Sources
+from eftlocal.study.inspection import Inspection
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
-MAX_TOLD = 1 << 22  # tokens in one reply, those of top_logprobs among them
-_READERS = 4  # threads
+_READERS = 4  # threads that read requests
+_TELLERS = 2  # that tell answers: no end waits for a request that takes long to read
 
 
 class Lines:
@@ -85,6 +88,7 @@ class Answering:
     request: Request | None = None
     head: dict[str, Any] = field(default_factory=dict)
     tickets: list[Ticket] = field(default_factory=list)
+    errands: list[Errand] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
     influence: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -105,21 +109,17 @@ class Engine:
     def __init__(self, emulator: Emulator, sources: Sources, say: Lines) -> None:
         self._emulator, self._say = emulator, say
         self._dispatcher = Dispatcher(emulator, prefill=PREFILL)
-        self._defaults = RequestDefaults(
-            emulator.defaults,
-            roles=emulator.roles,
-            vocab_size=emulator.ensemble.vocab_size,
-            unguided_by_system=UNGUIDED in emulator.roles and UNGUIDED not in sources.roles,
-        )
-        self._fit = min(context.n_ctx for context in emulator.ensemble.contexts.values())
+        self._reading = Reading(emulator, sources)
         self._lock = threading.Lock()  # of what is being answered
         self._answering: dict[int, Answering] = {}
         self._readers = ThreadPoolExecutor(_READERS, "requests")
+        self._tellers = ThreadPoolExecutor(_TELLERS, "tellers")
 
     def close(self) -> None:
         """Ends what is running."""
         self._dispatcher.close()
         self._readers.shutdown()
+        self._tellers.shutdown()
 
     def hear(self, said: Mapping[str, Any]) -> None:
         """Does what a line asks for, in another thread if it may take time."""
@@ -153,14 +153,15 @@ class Engine:
         if (one := self._answering.get(number)) is None:
             return  # it was cancelled
         said = one.said
-        one.request = request = self._read(said)
-        self._check_size(request)
+        one.request = request = self._reading.request(said)
         one.head = self._head(request, said)
+        prompts = {id(prompt): self._reading.prompt(prompt, request) for prompt in request.prompts}
         for index, (prompt, options) in enumerate(request.calls(secrets.randbelow(2**32))):
             tell = self._stream(number, one, index) if said["stream"] else None
             on_end = partial(self._ended, number, index, tell)
             on_step = tell.add if tell else _unheard
-            one.tickets.append(Ticket(prompt, options, on_step, on_end, (*said["client"], number)))
+            owners = (*said["client"], number)
+            one.tickets.append(Ticket(prompts[id(prompt)], options, on_step, on_end, owners))
         if request.constraint is not None:  # compiled here, and then known
             Guide(self._emulator.text_model, request.constraint).close()
         with self._lock:
@@ -168,47 +169,13 @@ class Engine:
                 for ticket in one.tickets:
                     self._dispatcher.submit(ticket)
 
-    def _read(self, said: Mapping[str, Any]) -> Request:
-        """The request of a body.
-
-        Raises:
-            UsageError, PromptError: one line that names the field.
-        """
-        role, defaults = said["role"], self._defaults
-        if not role:
-            return read_request(said["body"], defaults=defaults, raw=said["raw"])
-        alone = Recipe.single(role)
-        defaults = replace(defaults, answer=replace(defaults.answer, recipe=alone))
-        request = read_request(said["body"], defaults=defaults, raw=said["raw"])
-        if request.recipe is not None:
-            raise UsageError(
-                f"model :{role} is one model by itself and has no dials of a recipe; leave them "
-                "out, or ask the emulation"
-            )
-        return replace(request, recipe=alone)
-
-    def _check_size(self, request: Request) -> None:
-        """Refuses more log-probabilities than memory should be taken for; without them a token of
-        an answer counts as one."""
-        fit = self._fit
-        asked = request.max_tokens
-        most = self._emulator.defaults.max_tokens if asked is None else asked
-        count = len(request.prompts) * request.n * min(fit, fit if most is None else most)
-        if request.echo:
-            count += sum(min(fit, len(prompt)) for prompt in request.prompts)
-        if (count := count * (1 + request.top_logprobs)) > MAX_TOLD:
-            raise UsageError(
-                f"up to {count} tokens would be told, those of top_logprobs among them, and "
-                f"{MAX_TOLD} are the most; ask for fewer answers, max_tokens or top_logprobs"
-            )
-
     def _stream(self, number: int, one: Answering, index: int) -> ChoiceChunks:
         assert one.request is not None
 
         def send(choice: Mapping[str, Any]) -> None:
             self._say.reply(number, "chunk", {**one.head, "choices": [choice]})
 
-        return ChoiceChunks(index, one.request, self._emulator.piece, send)
+        return ChoiceChunks(index, one.request, self._emulator.text_model.piece, send)
 
     def _head(self, request: Request, said: Mapping[str, Any]) -> dict[str, Any]:
         kind = "text_completion" if request.raw else "chat.completion.chunk"
@@ -233,19 +200,48 @@ class Engine:
             return
         if (one := self._answering.get(number)) is None:
             return
-        if one.said["influence"]:  # between two rounds, in the place that the answer left
-            ticket = one.tickets[index]
-            try:
-                told = influence_of(self._emulator, ticket.prompt, ticket.options, answer)
-            except EftlocalError as wrong:
-                self._fail(number, wrong)
-                return
-            one.influence[index] = told
-        if chunks is not None:
-            chunks.end(answer, one.told(index))
-        one.answers[index] = answer
-        if len(one.answers) == len(one.tickets):
-            self._readers.submit(self._whole, number)
+        tell = partial(self._tell_answer, number, one, index, chunks, answer)
+        if not (one.said["influence"] and answer.tokens):
+            self._tellers.submit(tell, None)
+            return
+
+        def on_end(found: Inspection | None, wrong: EftlocalError | None) -> None:
+            if found is None:
+                self._fail(number, wrong or EngineError("the influence was lost"))
+            else:
+                self._tellers.submit(tell, found)
+
+        ticket = one.tickets[index]
+        assert isinstance(ticket.prompt, ReadPrompt)
+        work = partial(scored, self._emulator, ticket.prompt, ticket.options["recipe"], answer)
+        errand = Errand(work, on_end, ticket.owners)
+        with self._lock:
+            if self._answering.get(number) is one:
+                one.errands.append(errand)
+                self._dispatcher.submit(errand)
+
+    def _tell_answer(
+        self,
+        number: int,
+        one: Answering,
+        index: int,
+        chunks: ChoiceChunks | None,
+        answer: Answer,
+        found: Inspection | None,
+    ) -> None:
+        """Tells the end of one answer, and of its request where that was the last one."""
+        try:
+            if one.said["influence"]:
+                one.influence[index] = influence_of(found, answer) if found else []
+            if chunks is not None:
+                chunks.end(answer, one.told(index))
+            with self._lock:
+                one.answers[index] = answer
+                all_here = len(one.answers) == len(one.tickets)
+            if all_here:
+                self._whole(number)
+        except Exception as error:  # noqa: BLE001 - as in _obey
+            self._fail(number, _broken(error))
 
     def _whole(self, number: int) -> None:
         """Tells the whole of an answer; of one that was streamed its usage alone."""
@@ -262,7 +258,7 @@ class Engine:
                     id=one.said["name"],
                     created=one.head["created"],
                     model=one.head["model"],
-                    piece=self._emulator.piece,
+                    piece=self._emulator.text_model.piece,
                     recipe=one.request.recipe or self._emulator.defaults.recipe,
                 )
             for choice in body["choices"]:
@@ -277,6 +273,8 @@ class Engine:
             one = self._answering.pop(number, None)
             for ticket in one.tickets if one else ():
                 self._dispatcher.cancel(ticket)
+            for errand in one.errands if one else ():
+                self._dispatcher.cancel(errand)
             return one
 
     def _fail(self, number: int, error: EftlocalError) -> None:
@@ -300,7 +298,7 @@ class Engine:
         outside = next((t for t in tokens if not 0 <= t < size), None)
         if outside is not None:
             raise PromptError(f"tokens: {outside} is no token; they are 0 to {size - 1}")
-        data = b"".join(self._emulator.piece(token, special=True) for token in tokens)
+        data = b"".join(self._emulator.text_model.piece(token, special=True) for token in tokens)
         return {"text": data.decode("utf-8", "replace")}
 
 

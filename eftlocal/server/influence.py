@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator
 from typing import Any
 
 from eftlocal.answer import Answer
-from eftlocal.arguments import PromptOptions
 from eftlocal.batch.completion_body import shown_tokens
 from eftlocal.emulator import Emulator
-from eftlocal.prompt.messages import Prompt
-from eftlocal.study.influence import inspect
-from eftlocal.study.inspection import COMBINATION
+from eftlocal.logits.recipe import Recipe
+from eftlocal.prompt.reader import ReadPrompt
+from eftlocal.study.influence import inspecting
+from eftlocal.study.inspection import COMBINATION, Inspection
 from eftlocal.study.verdict import verdicts
 
 CANDIDATES = 5
@@ -19,26 +19,23 @@ _DIGITS = 6  # of a probability
 _TOGETHER = "together"
 
 
-def influence_of(
-    emulator: Emulator, prompt: Prompt, options: Mapping[str, Any], answer: Answer
-) -> list[dict[str, Any]]:
-    """The tokens of an answer's text, in their order; their texts add up to it.
-
-    Its very tokens are scored once, at temperature 1 and before penalties, filters and masks. Only
-    they are decoded where a cache holds the prompt, as it does when the answer has just ended.
+def scored(
+    emulator: Emulator, prompt: ReadPrompt, recipe: Recipe | None, answer: Answer
+) -> Generator[int, None, Inspection]:
+    """Scores an answer's very tokens, at temperature 1 and before penalties, filters and masks.
+    Only they are decoded where a cache holds the prompt, as it does when the answer has just ended.
 
     Args:
-        prompt, options: what `Emulator.stream` was asked.
+        prompt, recipe: what `Emulator.opening` was asked.
 
-    Raises:
-        PromptError, EngineError: see `inspect`.
+    Yields, Raises: see `inspecting`.
     """
-    if not answer.tokens:
-        return []
-    read = {name: options[name] for name in PromptOptions.__annotations__ if name in options}
-    found = inspect(
-        emulator, prompt, answer.tokens, candidates=CANDIDATES, recipe=options["recipe"], **read
-    )
+    recipe = emulator.defaults.recipe if recipe is None else recipe
+    return inspecting(emulator, prompt, answer.tokens, recipe, candidates=CANDIDATES)
+
+
+def influence_of(found: Inspection, answer: Answer) -> list[dict[str, Any]]:
+    """The tokens of an answer's text, in their order; their texts add up to it."""
     shown = shown_tokens(answer, [token.text for token in found.tokens])
     return [
         {

@@ -6,14 +6,15 @@ is taken from that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eftlocal import arguments
 from eftlocal.arguments import AnswerOptions, PromptOptions, refuse_unknown
-from eftlocal.decoding.score import text_rows
+from eftlocal.decoding.score import at_once, finished, text_rows
 from eftlocal.emulator import Emulator
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.generation import FinishReason
@@ -21,6 +22,7 @@ from eftlocal.llama import Model
 from eftlocal.logits.distribution import Ids, Row, exp_shifted, top_k
 from eftlocal.logits.recipe import Recipe
 from eftlocal.prompt.messages import Prompt, transcript
+from eftlocal.prompt.reader import ReadPrompt
 from eftlocal.study.inspection import COMBINATION, Columns, Inspection, pairs, sides
 from eftlocal.study.verdict import speakers, subtracted, unsubtracted
 from eftlocal.translation.spelling import START
@@ -82,34 +84,53 @@ def inspect(
                 "leave it out"
             )
         tokens = _tokens(answer, model, special)
-    distributions = (*emulator.roles, COMBINATION)
-    compared = pairs(emulator.roles, chosen)
+    asked = ReadPrompt(prompt, emulator.tokenize(prompt, recipe=chosen, **read))
+    found = emulator.slots.when_free(
+        lambda: finished(inspecting(emulator, asked, tokens, chosen, candidates=candidates))
+    )
+    return replace(found, seed=seed, finish_reason=finish_reason)
 
-    def score() -> Columns:
-        ensemble, prompts = emulator.ensemble, emulator.tokenize(prompt, recipe=chosen, **read)
-        scored = text_rows(
-            ensemble, prompts, tokens, recipe=chosen, roles=emulator.roles, what="answer"
-        )
-        rows = ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored)
-        return compare(
-            rows,
-            ensemble.vocab_size,
-            distributions,
-            compared,
-            candidates,
-            ensemble.unusable,
-            tips(chosen, ensemble.combine),
-            ensemble.translations,
-        )
 
-    columns = emulator.slots.when_free(score)
+def inspecting(
+    emulator: Emulator,
+    prompt: ReadPrompt,
+    tokens: Sequence[int],
+    recipe: Recipe,
+    *,
+    candidates: int,
+) -> Generator[int, None, Inspection]:
+    """What `inspect` tells of given tokens, in parts. To be run inside `Ensemble.alone`, with a
+    sequence free.
+
+    Yields:
+        how many tokens were decoded since the last time: other sequences may be decoded now.
+
+    Raises:
+        PromptError: they do not fit a context.
+    """
+    ensemble, model = emulator.ensemble, emulator.text_model
+    distributions, compared = (*emulator.roles, COMBINATION), pairs(emulator.roles, recipe)
+    scored = text_rows(
+        ensemble, prompt.ids, tokens, recipe=recipe, roles=emulator.roles, what="answer"
+    )
+    columns = yield from comparing(
+        ((token, {**of_roles, COMBINATION: row}) for token, row, of_roles in scored),
+        ensemble.vocab_size,
+        distributions,
+        compared,
+        candidates,
+        ensemble.unusable,
+        tips(recipe, ensemble.combine),
+        ensemble.translations,
+        together=at_once(ensemble),
+    )
     occurring = {*tokens, *np.unique(columns.ids[columns.ids >= 0]).tolist()}
     pieces = {token: model.piece(token) for token in occurring}
     return Inspection(
-        prompt=transcript(prompt),
-        recipe=chosen,
+        prompt=transcript(prompt.prompt),
+        recipe=recipe,
         distributions=distributions,
-        sides=sides(emulator.roles, chosen),
+        sides=sides(emulator.roles, recipe),
         pairs=compared,
         ids=tuple(tokens),
         columns=columns,
@@ -120,8 +141,6 @@ def inspect(
             if not piece
         },
         preset=emulator.name,
-        seed=seed,
-        finish_reason=finish_reason,
         spelled=_spelled(emulator, tokens),
     )
 
@@ -149,7 +168,12 @@ def _tokens(answer: str | Sequence[int], model: Model, special: bool) -> list[in
     return tokens
 
 
-def compare(
+def compare(*what: Any) -> Columns:
+    """What is said of tokens at once; the arguments are those of `comparing`."""
+    return finished(comparing(*what))
+
+
+def comparing(
     scored: Iterable[tuple[int, Mapping[str, Row]]],
     size: int,
     distributions: Sequence[str],
@@ -158,7 +182,9 @@ def compare(
     unusable: Ids,
     tips: Tips | None = None,
     translated: Collection[str] = (),
-) -> Columns:
+    *,
+    together: int = 1,
+) -> Generator[int, None, Columns]:
     """What is said of tokens, in the order of distributions and pairs. numpy only.
 
     Args:
@@ -170,6 +196,10 @@ def compare(
         tips: see `tips`; asked when a token's rows are needed no more.
         translated: distributions whose rows are log-probabilities as they come: tokens that share
             a first piece share its probability, so that all together may have more than 1.
+        together: how many tokens' rows come at a time.
+
+    Yields:
+        this number, when so many were looked at.
     """
     at = {name: i for i, name in enumerate(distributions)}
     weights = np.empty((len(at), size), dtype=np.float32)
@@ -197,6 +227,8 @@ def compare(
         first = {name: bool(ranks[i] == 1) for name, i in at.items()}
         tipped.append(tips is not None and tips(index, token, rows, first))
         found.append((logprobs, ranks, np.array(distances), ids, id_logprobs))
+        if (index + 1) % together == 0:
+            yield together
     columns = [np.stack(column, axis=1) for column in zip(*found, strict=True)]
     return Columns._make([*columns, np.array(tipped, dtype=bool)])
 
