@@ -18,6 +18,7 @@ from eftlocal.server.app import MAX_BODY
 
 Json = dict[str, Any]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+LONG = "context_length_exceeded"
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,51 @@ def test_no_such_thing(server: Serving) -> None:
     refused(server.get("/props?model=none", headers=headers), 404)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "code"),
+    [
+        (CHAT, {"messages": ASKED, "temperature": -1}, "temperature", None),
+        (CHAT, {"messages": ASKED, "stop": [1]}, "stop", None),
+        (CHAT, {"messages": ASKED, "regex": "("}, "regex", None),
+        (CHAT, {"messages": ASKED, "top_logprobs": 2}, "top_logprobs", None),
+        (CHAT, {"messages": ASKED, "temperatur": 1}, "temperatur", None),
+        (CHAT, {"messages": ASKED, "stream": "yes"}, "stream", None),
+        (CHAT, {}, "messages", None),
+        (CHAT, {"messages": ASKED, "recipe": "none such"}, None, None),
+        (CHAT, {"messages": "x"}, "messages", None),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 100_000}]}, "messages", LONG),
+        (CHAT, {"messages": [{"role": "user", "content": "a b " * 900}]}, "messages", LONG),
+        (TEXT, {"prompt": [1] * 5000}, "prompt", LONG),
+        (TEXT, {"prompt": [-1]}, "prompt", None),
+        ("/tokenize", {"prompt": 3}, "prompt", None),
+        ("/detokenize", {"tokens": 3}, "tokens", None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_name_the_field(
+    server: Serving, path: str, body: Json, param: str | None, code: str | None, stream: bool
+) -> None:
+    if path in (CHAT, TEXT):
+        body = {"stream": stream, **body}
+    reply = send(server, path, body)
+    refused(reply, 400)
+    error = reply.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+
+
+def test_a_model_that_is_not_served_for_openais_client(server: Serving) -> None:
+    client = server.client(api_key=KEY)
+    with pytest.raises(openai.NotFoundError) as found:
+        client.chat.completions.create(model="gpt-4o", messages=ASKED)
+    assert (found.value.code, found.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model="demo", messages=ASKED, temperature=-1)
+    assert (wrong.value.code, wrong.value.param) == (None, "temperature")
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        server.client().models.list()
+    assert unknown.value.code == "invalid_api_key"
+
+
 def test_bodies(server: Serving) -> None:
     large = b'{"messages": "' + b"x" * MAX_BODY + b'"}'
     assert "MiB" in refused(send(server, CHAT, large), 413)
@@ -175,6 +221,22 @@ def test_who_may_ask(server: Serving) -> None:
         assert send(server, CHAT, body, Host=host).status_code == 200
 
 
+def test_pages_of_other_sites_may_not_ask(server: Serving) -> None:
+    """Browsers say where a request comes from, of a form, an image or a script, too."""
+    key = {"Authorization": f"Bearer {KEY}"}
+    body = {"messages": ASKED, "max_tokens": 1}
+    paths = ("/v1/models", "/props", "/metrics", "/health", "/tokenizer_info")
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {**key, "Sec-Fetch-Site": site}
+        for path in paths:
+            assert server.get(path, headers=headers).status_code == status
+        assert send(server, CHAT, body, Sec_Fetch_Site=site).status_code == status
+        for path in ("/", "/static/chat.js"):  # which say nothing of the models
+            assert server.get(path, headers={"Sec-Fetch-Site": site}).status_code == 200
+    message = refused(server.get("/none", headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    assert message == "pages of other sites may not ask this server"
+
+
 def test_a_full_queue(server: Serving) -> None:
     async def work() -> list[Any]:
         async with server.later(api_key=KEY) as client:
@@ -188,6 +250,7 @@ def test_a_full_queue(server: Serving) -> None:
     full = [one for one in found if isinstance(one, openai.RateLimitError)]
     assert len(full) >= 5  # one is answered, two wait
     assert int(full[0].response.headers["retry-after"]) > 0
+    assert full[0].code == "rate_limit_exceeded"
     assert sum(hasattr(one, "choices") for one in found) == 12 - len(full) >= 3
 
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.errors import PromptError
+from eftlocal.errors import PromptError, TooLongError
 from eftlocal.logits.candidates import Candidates
 from eftlocal.logits.distribution import Row
 from eftlocal.logits.recipe import Recipe
@@ -259,7 +259,9 @@ def check_length(role: str, prompt: Sequence[int], n_ctx: int) -> None:
     if not prompt:
         raise PromptError(f"the prompt of {role} is empty; give at least one token")
     if len(prompt) >= n_ctx:
-        raise PromptError(
+        raise TooLongError(
             f"the prompt of {role} has {len(prompt)} tokens and its context holds {n_ctx}, answer "
-            "included; shorten the prompt or raise n_ctx"
+            "included; shorten the prompt or raise n_ctx",
+            role,
+            len(prompt),
         )

@@ -10,8 +10,10 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-OPEN = ("/", "/health")
-"""Paths without a key; and what is under /static/."""
+from eftlocal.server.errors import error_body
+
+OPEN = ("/health",)
+"""Paths without a key, beside the chat's page and its files."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -34,7 +36,9 @@ class Access:
         hosts: further names by which the machine is asked.
 
     A page of another site could be made to resolve to this machine; its requests still say that
-    site's name as Host, so an unknown one is refused (DNS rebinding).
+    site's name as Host, so an unknown one is refused (DNS rebinding). A page of another site can
+    also ask without reading the answer, and browsers say so (Sec-Fetch-Site): it gets the chat's
+    page and nothing else.
     """
 
     app: Any
@@ -61,20 +65,15 @@ class Access:
         asked = _name_of(headers.get(b"host", b"").decode("latin-1"))
         if is_loopback(self.host) and asked not in {*_LOOPBACK, self.host, *self.hosts}:
             return 403, f"this server is not {asked[:80] or 'without a Host'}; see --allow-host"
-        if not self.key or path in OPEN or path.startswith("/static/"):
+        is_page = path == "/" or path.startswith("/static/")
+        if headers.get(b"sec-fetch-site") == b"cross-site" and not is_page:
+            return 403, "pages of other sites may not ask this server"
+        if not self.key or is_page or path in OPEN:
             return None
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key.encode()):
             return None
         return 401, "the key is missing or wrong; send it as Authorization: Bearer KEY"
-
-
-def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
-    kinds = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-             404: "not_found_error", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
-    kind = kinds.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
 def _name_of(host: str) -> str:

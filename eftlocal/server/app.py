@@ -20,9 +20,9 @@ from starlette.exceptions import HTTPException
 import eftlocal
 from eftlocal.errors import EftlocalError
 from eftlocal.json_text import TextError, parse_json
-from eftlocal.server.access import error_body
 from eftlocal.server.bodies import ChatBody, TextBody
 from eftlocal.server.engine_process import EngineProcess, Reply
+from eftlocal.server.errors import MODEL_NOT_FOUND, FailedError, error_body
 from eftlocal.server.metrics import Metrics
 from eftlocal.server.page import add_page
 from eftlocal.server.presets import Named, Presets, UnavailableError, listed
@@ -50,14 +50,6 @@ class Limits:
     waiting: int = 64
 
 
-class FailedError(Exception):
-    """A request that ends in an error."""
-
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.retry_after = status, retry_after
-
-
 def make_app(presets: Presets, limits: Limits) -> FastAPI:
     """The application; it loads the first preset as it starts, and ends the engines at its end."""
 
@@ -83,15 +75,17 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
 
     @app.exception_handler(FailedError)
     async def failed(_: Request, error: FailedError) -> Response:
-        return _error(error.status, str(error), error.retry_after)
+        return _error(error.status, error.body, error.retry_after)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
-        return _error(500, f"the server itself failed: {type(error).__name__}")
+        message = f"the server itself failed: {type(error).__name__}"
+        return _error(500, error_body(500, message))
 
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail), headers=error.headers)
+        body = error_body(error.status_code, str(error.detail))
+        return _error(error.status_code, body, headers=error.headers)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -117,7 +111,7 @@ def make_app(presets: Presets, limits: Limits) -> FastAPI:
             loads[:] = [asyncio.create_task(load())]
         progress = first.engine.progress if first.engine is not None else ""
         message = f"loading model {progress}".strip() if first.loading else "no model is loaded"
-        return _error(503, message, retry_after=2)
+        return _error(503, error_body(503, message), retry_after=2)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -201,7 +195,7 @@ class _Server:
         try:
             return self._presets.named(name)
         except EftlocalError as error:
-            raise FailedError(404, str(error)) from None
+            raise FailedError(404, str(error), param="model", code=MODEL_NOT_FOUND) from None
 
     async def engine(self, named: Named) -> EngineProcess:
         """The engine of a model, loaded, with room for one more request."""
@@ -282,8 +276,7 @@ class _Server:
                     coming = asyncio.ensure_future(anext(replies))
                     continue
                 if reply.kind == "error":
-                    said = json.loads(reply.data)
-                    yield _event(json.dumps(error_body(said["status"], said["message"])).encode())
+                    yield _event(json.dumps(error_body(**json.loads(reply.data))).encode())
                     return
                 self.metrics.count(named.name, reply.counts)
                 if wants_usage:
@@ -323,7 +316,7 @@ def _done(reply: Reply) -> bytes:
     """
     if reply.kind == "error":
         said = json.loads(reply.data)
-        raise FailedError(said["status"], said["message"], 1 if said["status"] == 503 else None)
+        raise FailedError(retry_after=1 if said["status"] == 503 else None, **said)
     return reply.data
 
 
@@ -376,11 +369,9 @@ def _parsed(data: bytes, read: Callable[[dict[str, Any]], T]) -> T:
         raise FailedError(400, f"{where}: {message}" if where else message) from None
 
 
-def _error(
-    status: int, message: str, retry_after: int | None = None, headers: Any = None
-) -> Response:
-    more = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-    return JSONResponse(error_body(status, message), status, {**(headers or {}), **more})
+def _error(status: int, body: Any, retry_after: int | None = None, headers: Any = None) -> Response:
+    after = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+    return JSONResponse(body, status, {**(headers or {}), **after})
 
 
 def _takes(kind: Any) -> dict[str, Any]:

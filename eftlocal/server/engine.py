@@ -33,12 +33,20 @@ from eftlocal.answer import Answer
 from eftlocal.batch.completion_body import completion_body, speculation_of, usage_of
 from eftlocal.dispatcher import Dispatcher, Errand, Ticket
 from eftlocal.emulator import Emulator
-from eftlocal.errors import AnswerError, EftlocalError, EngineError, PromptError, UsageError
+from eftlocal.errors import (
+    AnswerError,
+    EftlocalError,
+    EngineError,
+    PromptError,
+    TooLongError,
+    UsageError,
+)
 from eftlocal.generation import Step
 from eftlocal.llama.guide import Guide
 from eftlocal.prompt.reader import ReadPrompt
 from eftlocal.request import Request
 from eftlocal.server.chunks import ChoiceChunks
+from eftlocal.server.errors import CONTEXT_LENGTH
 from eftlocal.server.influence import influence_of, scored
 from eftlocal.server.reading import Reading
 from eftlocal.sources import Sources
@@ -265,7 +273,7 @@ class Engine:
                 choice["eftlocal"] |= one.told(choice["index"])
             self._say.reply(number, "done", body, **_counts(answers, usage))
         except Exception as error:  # noqa: BLE001 - as in _obey
-            self._tell(number, _broken(error))
+            self._tell(number, one, _broken(error))
 
     def _end(self, number: int) -> Answering | None:
         """Ends a request here; None where it has ended."""
@@ -279,12 +287,15 @@ class Engine:
 
     def _fail(self, number: int, error: EftlocalError) -> None:
         """Tells why a request has no answer, once; its other answers end."""
-        if self._end(number) is not None:
-            self._tell(number, error)
+        if (one := self._end(number)) is not None:
+            self._tell(number, one, error)
 
-    def _tell(self, number: int, error: EftlocalError) -> None:
+    def _tell(self, number: int, one: Answering, error: EftlocalError) -> None:
         status = 400 if isinstance(error, (UsageError, PromptError, AnswerError)) else 500
-        self._say.reply(number, "error", {"status": status, "message": str(error)})
+        said = {"status": status, "message": str(error)}
+        if isinstance(error, TooLongError):
+            said |= {"code": CONTEXT_LENGTH, "param": "prompt" if one.said["raw"] else "messages"}
+        self._say.reply(number, "error", said)
 
     def _tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
         model = self._emulator.text_model
