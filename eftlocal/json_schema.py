@@ -22,11 +22,9 @@ from typing import Any
 from eftlocal.errors import UsageError
 from eftlocal.json_text import TextError, parse_json
 
-_OPTIONS = {
-    "whitespace_pattern": r"( |\n[ \t]{0,20})?",
-    "coerce_one_of": True,
-    "json_allow_general_unicode_escapes": True,
-}
+_OPTIONS = {"coerce_one_of": True, "json_allow_general_unicode_escapes": True}
+_FREE = {"whitespace_pattern": r"( |\n[ \t]{0,20})?"}
+_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("prefixItems", "anyOf", "oneOf")
 _SINGLE = ("items", "additionalProperties")
@@ -56,14 +54,18 @@ _LARGEST = 4 * 10**18
 _BOUNDS = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
 
 
-def closed_schema(schema: str) -> str:
+def closed_schema(schema: str, *, one_line: bool = False) -> str:
     """A schema's JSON text as llguidance takes it: objects closed, white space bounded.
+
+    Args:
+        one_line: answers have the white space that Python's json writes, and no other.
 
     Raises:
         UsageError: not JSON, no schema, or it uses what cannot be kept; the line names it.
     """
     parsed = _parsed(schema)
-    return json.dumps({**_Closer(parsed).closed(parsed), _OWN: _OPTIONS})
+    options = {**(_ONE_LINE if one_line else _FREE), **_OPTIONS}
+    return json.dumps({**_Closer(parsed).closed(parsed), _OWN: options})
 
 
 def _parsed(schema: str) -> Mapping[str, Any]:

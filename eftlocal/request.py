@@ -24,7 +24,8 @@ from eftlocal.prompt.messages import (
     validate_messages,
     validate_prompt,
 )
-from eftlocal.request_fields import MAX_CHOICES, Body, read_body, shown, unknown
+from eftlocal.request_fields import MAX_CHOICES, Body, only, read_body, shown
+from eftlocal.request_tools import FormatOf, Tools, check_conversation, no_tools, read_tools
 from eftlocal.settings import RANGES, SAMPLING, named
 from eftlocal.speculation.settings import Speculation
 from eftlocal.terminal_text import one_line
@@ -52,7 +53,9 @@ class Request:
         n: answers to each prompt.
         constraint: what the answer must match.
         special: in raw text, special tokens' texts are those tokens.
-        chat_template_kwargs: variables for chat templates, on top of those of the run.
+        chat_template_kwargs: variables for chat templates, on top of those of the run; the tools
+            are one of them.
+        tools: what the answer may call; None where nothing is read as a call.
     """
 
     prompts: tuple[Prompt, ...]
@@ -71,6 +74,7 @@ class Request:
     top_logprobs: int = 0
     echo: bool = False
     n: int = 1
+    tools: Tools | None = None
 
     def calls(self, seed: int) -> list[tuple[Prompt, dict[str, Any]]]:
         """Of each answer, in their order, the prompt and the options of `Emulator.stream`.
@@ -116,6 +120,7 @@ class RequestDefaults:
         unguided_by_system: the role "unguided" is the tuned model without the system message, so
             that a recipe with it needs one.
         constraint: of requests that give none; a response_format of type "text" lifts it.
+        call_format: how the model that answers writes calls of tools.
     """
 
     answer: Defaults = field(default_factory=Defaults)
@@ -127,6 +132,7 @@ class RequestDefaults:
     vocab_size: int | None = None
     unguided_by_system: bool = False
     constraint: Constraint | None = None
+    call_format: FormatOf = no_tools
 
 
 _RECIPE = tuple(setting.parameter for setting in named("recipe", "limits").values())
@@ -169,6 +175,9 @@ def read_request(
         if given["logit_bias"] is not None:
             given["logit_bias"] = _logit_bias(given["logit_bias"], defaults.vocab_size)
         drafts, guard = _given(given, _DRAFTS), given["loop_guard"]
+        tools = read_tools(given, defaults.call_format, raw=is_raw)
+        for prompt in prompts:
+            check_conversation(prompt, defaults.call_format)
         return Request(
             prompts,
             is_raw,
@@ -180,12 +189,13 @@ def read_request(
             loop_guard=None if guard is None else RANGES["loop_guard"].read(guard),
             logprobs=logprobs,
             speculation=chosen_speculation(default.speculation, dict(drafts)) if drafts else None,
-            constraint=_constraint(given, defaults),
+            constraint=_constraint(given, defaults, tools),
             special=_special(given, defaults, is_raw),
-            chat_template_kwargs=_template_variables(given, is_raw),
+            chat_template_kwargs=_template_variables(given, is_raw, tools),
             top_logprobs=top_logprobs,
             echo=_echo(given, is_raw),
             n=_n(given, len(prompts)),
+            tools=tools,
         )
     except (UsageError, PromptError) as error:
         raise type(error)(one_line(str(error), _LONGEST)) from None
@@ -288,13 +298,15 @@ def _special(given: Body, defaults: RequestDefaults, raw: bool) -> bool:
     return raw and (defaults.special if given["special"] is None else given["special"])
 
 
-def _template_variables(given: Body, raw: bool) -> Mapping[str, Any] | None:
+def _template_variables(given: Body, raw: bool, tools: Tools | None) -> Mapping[str, Any] | None:
     variables = given["chat_template_kwargs"]
     if variables:
         if raw:
             raise UsageError("chat_template_kwargs are for a chat template, and raw text has none")
         check_variables(variables)
-    return variables or None
+        if tools and "tools" in variables:
+            raise UsageError("tools are given twice; leave them out of chat_template_kwargs")
+    return {**(variables or {}), "tools": tools.shown()} if tools else variables or None
 
 
 def _has_system(prompt: Prompt) -> bool:
@@ -359,7 +371,7 @@ def _max_tokens(given: Body) -> int | None:
     return RANGES["max_tokens"].off if most == OFF else most  # type: ignore[comparison-overlap]
 
 
-def _constraint(given: Body, defaults: RequestDefaults) -> Constraint | None:
+def _constraint(given: Body, defaults: RequestDefaults, tools: Tools | None) -> Constraint | None:
     """What an answer must match; `response_format` of type text asks for nothing."""
     schemas = {
         "json_schema": given["json_schema"],
@@ -373,8 +385,19 @@ def _constraint(given: Body, defaults: RequestDefaults) -> Constraint | None:
             "lark": given["lark"],
         }
     )
+    default = defaults.constraint if given["response_format"] is None else None
+    if tools is not None:
+        if found or default:
+            name = found[0] if found else "the run's constraint"
+            raise UsageError(
+                f"tools and {name} exclude each other: an answer that must match it is no call; "
+                "leave one out, or say tool_choice none"
+            )
+        if made := tools.constraint():
+            made.check()
+        return made
     if found is None:
-        return defaults.constraint if given["response_format"] is None else None
+        return default
     name, text = found
     constraint = Constraint("json_schema" if name == "response_format" else cast(Kind, name), text)
     constraint.check()
@@ -397,18 +420,12 @@ def _response_schema(given: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
             f"response_format: type: text, json_object or json_schema is needed, not {shown(kind)}"
             + _INSTEAD.get(str(kind), "")
         )
-    _only(given, known[kind], "response_format")
+    only(given, known[kind], "response_format")
     if kind == "json_object":
         return {"type": "object"}
     named = given.get("json_schema")
     schema = named.get("schema") if isinstance(named, Mapping) else None
     if not isinstance(named, Mapping) or not isinstance(schema, Mapping):
         raise UsageError('response_format: json_schema: an object with "schema" is needed')
-    _only(named, ("name", "description", "schema", "strict"), "response_format: json_schema")
+    only(named, ("name", "description", "schema", "strict"), "response_format: json_schema")
     return schema
-
-
-def _only(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{where}: {unknown(name, frozenset(known))}")

@@ -6,7 +6,7 @@ A fault is one line that names the field, what is needed there and what was give
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -32,15 +32,12 @@ IGNORED: Mapping[str, str] = {
     "prompt_cache_retention": "shared prefixes are always cached",
     "cache_control": "shared prefixes are always cached",
     "service_tier": "there is one tier",
-    "parallel_tool_calls": "there are no tools",
     "stream_options": "there is no stream",
 }
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "tools": ((), "tools are not supported"),
-    "tool_choice": (("none", "auto"), "tools are not supported"),
-    "functions": ((), "tools are not supported"),
-    "function_call": (("none", "auto"), "tools are not supported"),
+    "functions": ((), "give tools"),
+    "function_call": (("none", "auto"), "give tool_choice"),
     "modalities": ((["text"],), "only text is supported"),
     "audio": ((), "only text is supported"),
     "images": ((), "only text is supported"),
@@ -117,6 +114,9 @@ _THEIRS: dict[str, Kind] = {
     "frequency_penalty": RANGES["frequency_penalty"],
     "logit_bias": _Shape('token ids with numbers (false or "-inf" bans a token)', (Mapping,)),
     "response_format": _OBJECT,
+    "tools": _Shape("a list of functions", (list,)),
+    "tool_choice": _Shape("auto, none, required, or an object with a function", (str, Mapping)),
+    "parallel_tool_calls": _FLAG,
 }
 _OURS: dict[str, Kind] = {
     "raw": _FLAG,
@@ -212,6 +212,13 @@ def unknown(name: str, known: frozenset[str]) -> str:
     hint = f"did you mean {near[0]}?" if near else "leave it out"
     hint = _ELSEWHERE.get(name, hint)
     return f"field {one_line(name, 40)!r} is not known; {hint}"
+
+
+def only(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuses what else is in an object."""
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{where}: {unknown(name, frozenset(known))}")
 
 
 def shown(value: object) -> str:

@@ -91,7 +91,7 @@ def parts(text: str, marks: Marks | None = None, *, ended: bool = True) -> Parts
         return Parts(None, _unwrapped(text, 0, known, ended))
     closed = text.find(found.closes, inside)
     if closed < 0:
-        end = len(text) if ended else _held_back(text, inside, found.closes)
+        end = len(text) if ended else held_back(text, inside, found.closes)
         return Parts(_trimmed(text, inside, end), slice(len(text), len(text)), open=True)
     after = _trimmed(text, closed + len(found.closes), len(text)).start
     return Parts(_trimmed(text, inside, closed), _unwrapped(text, after, (found,), ended))
@@ -102,7 +102,7 @@ def _begins(text: str, marks: Sequence[str]) -> bool:
     return any(mark.startswith(text) for mark in marks)
 
 
-def _held_back(text: str, begin: int, mark: str) -> int:
+def held_back(text: str, begin: int, mark: str) -> int:
     """Where the end of the text begins that may become the mark; the text's end if none does."""
     first = max(begin, len(text) - len(mark) + 1)
     return next((at for at in range(first, len(text)) if mark.startswith(text[at:])), len(text))
@@ -126,7 +126,7 @@ def _unwrapped(text: str, begin: int, kinds: Sequence[Marks], ended: bool) -> sl
         elif text.endswith(mark, first):
             end -= len(mark)
         elif not ended:
-            end = min(end, _held_back(text, first, mark))
+            end = min(end, held_back(text, first, mark))
     return slice(min(begin, end), end)
 
 

@@ -152,8 +152,12 @@ def fields_page() -> str:
             ("field", "accepted; why not others"),
             refused,
         )
-        + "\n# Fields of a message\n\n`role` is system, developer (the same), user or assistant. "
-        "`content` is a string, or a list of parts\nof type `text`, which become lines.\n\n"
+        + "\n# Fields of a message\n\n`role` is system, developer (the same), user, assistant or "
+        "tool. `content` is a string, or a list\nof parts of type `text`, which become lines; "
+        "beside `tool_calls` it may be null.\n\n"
+        "An assistant's `tool_calls` are in OpenAI's form, and a message of the role tool with\n"
+        "the call's `tool_call_id` answers each. Templates are given the arguments as an object,\n"
+        "and the function's name with what it gave. [server.md](server.md) has more on tools.\n\n"
         "An assistant's `reasoning_content` is its thinking. A template that takes it is given\n"
         "it; one that knows the marks of thinking gets the answer as it was written, and others\n"
         "what came after.\n"

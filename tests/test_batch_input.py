@@ -170,8 +170,8 @@ DEEP = b'{"prompt": "x", "metadata": {"a": %s%s}}' % (b"[" * 200_000, b"]" * 200
          "field 'temprature' is not known; did you mean temperature?", None),
         (b'{"instrution": "x"}', "field 'instrution' is not known; did you mean instruction?",
          None),
-        (b'{"instruction": "x", "tools": [1]}', "tools: tools are not supported; leave it out",
-         None),
+        (b'{"instruction": "x", "tools": [1]}',
+         'tools[0]: an object with "type": "function" and "function" is needed', None),
         (b'{"prompt": "x", "system": "y"}',
          "field 'system' is not known; give a message of the role system, or --system", None),
         (b'{"prompt": "x", "chat_template": "y"}',
@@ -513,7 +513,7 @@ def test_all_faults_are_told_together(tmp_path: Path) -> None:
     assert [str(fault) for fault in found.faults] == [
         "line 2: it is empty; remove it",
         "line 3: not JSON: Expecting value (character 1)",
-        "line 5: field 'tool' is not known; leave it out",
+        "line 5: field 'tool' is not known; did you mean tools?",
     ]
 
 

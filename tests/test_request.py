@@ -218,8 +218,8 @@ def test_what_is_text_to_go_on_with() -> None:
         ({"messages": "x"}, 'messages is "x"; it must be a list of messages'),
         ({"messages": []}, "messages: the list is empty, so there is nothing to answer"),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "message 0: role 'tool' is not known: use system, user, assistant",
+            {"messages": [{"role": "judge", "content": "x"}]},
+            "message 0: role 'judge' is not known: use system, user, assistant, tool",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -255,7 +255,7 @@ def test_a_body_that_is_refused(body: Any, message: str) -> None:
     [
         ({"temprature": 1}, "field 'temprature' is not known; did you mean temperature?"),
         ({"zzz\n": 1}, "field 'zzz' is not known; leave it out"),
-        ({"tools": [{}]}, "tools: tools are not supported; leave it out"),
+        ({"tools": [{}]}, 'tools[0]: an object with "type": "function" and "function" is needed'),
         ({"stream": True}, "stream: the answer comes whole; leave it out"),
         ({"echo": 0}, "echo is 0; it must be true or false"),
         ({"model": "gpt-4o"}, 'model "gpt-4o" is not loaded; say "demo" or leave it out'),
@@ -398,9 +398,8 @@ def test_what_would_be_lost_is_refused_by_name() -> None:
         with pytest.raises(UsageError) as refused:
             asked(**{name: ["x"]})
         assert str(refused.value) == f"{name}: {why}; leave it out"
-    for name in ("tool_choice", "function_call"):
-        with pytest.raises(UsageError, match=f"^{name}: tools are not supported"):
-            asked(**{name: {"type": "function"}})
+    with pytest.raises(UsageError, match="function_call: give tool_choice"):
+        asked(function_call={"name": "f"})
 
 
 def test_prompts_in_each_form() -> None:
@@ -555,7 +554,8 @@ def test_every_field_of_openais_has_one_fate() -> None:
     assert set(PARAMETERS.split()) <= KNOWN
     assert len(KNOWN) == len(FIELDS) + len(IGNORED) + len(REFUSED)
     assert KNOWN - set(PARAMETERS.split()) == OURS | {"cache_control", "images", "influence"}
-    assert set(MESSAGE.split()) - {"role", "content"} <= {*messages.IGNORED, *messages.REFUSED}
+    fates = {*messages.IGNORED, *messages.REFUSED, *messages.OF_TOOLS}
+    assert set(MESSAGE.split()) - {"role", "content"} <= fates
     assert not messages.IGNORED.keys() & messages.REFUSED.keys()
     part: dict[str, Any] = {"type": "text", "text": "x"} | dict.fromkeys(PART.split(), "text")
     assert messages.validate_messages([{"role": "user", "content": [part]}])

@@ -76,7 +76,7 @@ def refused(reply: httpx.Response, status: int) -> str:
         ({"messages": ASKED, "regex": "("}, "regex"),
         ({"messages": ASKED, "grammar": "x"}, "grammar"),
         ({"messages": ASKED, "grammar": "x" * 200_000}, "grammar"),
-        ({"messages": ASKED, "tools": [{"type": "function"}]}, "tools are not supported"),
+        ({"messages": ASKED, "tools": [{"type": "function"}]}, "tools[0]: an object with"),
         ({"messages": ASKED, "prompt": "x"}, "prompt"),
         ({"messages": ASKED, "echo": True, "stream": True}, "echo"),
         ({"messages": ASKED, "model": 3}, "model"),

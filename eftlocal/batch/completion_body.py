@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from eftlocal.answer import Answer
 from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.request import Prompt, Request
+from eftlocal.tool_calls import call_id
 
 # An answer that goes round in a circle did not come to its end: it was cut, as by a limit.
 FINISHED = {"stop": "stop", "length": "length", "context": "length", "repetition": "length"}
@@ -46,7 +47,7 @@ def completion_body(
         recipe: that the answers were drawn under.
     """
     choices = [
-        _choice(i, answer, request, request.prompts[i // request.n], piece)
+        _choice(i, answer, request, request.prompts[i // request.n], piece, id)
         for i, answer in enumerate(answers)
     ]
     return {
@@ -61,14 +62,16 @@ def completion_body(
 
 
 def _choice(
-    index: int, answer: Answer, request: Request, prompt: Prompt, piece: Piece
+    index: int, answer: Answer, request: Request, prompt: Prompt, piece: Piece, id: str
 ) -> dict[str, Any]:
     before = _Echo(answer, prompt, piece) if request.echo else None
     choice: dict[str, Any] = {"index": index}
+    called = False
     if request.raw:
         choice["text"] = (before.text if before else "") + answer.text
     else:
-        choice["message"] = {"role": "assistant", "content": answer.text, "refusal": None}
+        choice["message"] = message = _message(answer, request, f"{id} {index}")
+        called = "tool_calls" in message
     if answer.logprobs is None:
         choice["logprobs"] = None
     elif request.raw:
@@ -76,7 +79,7 @@ def _choice(
     else:
         choice["logprobs"] = _chat_logprobs(answer, piece)
     return choice | {
-        "finish_reason": FINISHED.get(answer.finish_reason or ""),
+        "finish_reason": finish_of(answer, called),
         "eftlocal": {
             "finish_reason": answer.finish_reason,
             "stop": answer.stop,
@@ -85,6 +88,25 @@ def _choice(
             "speculation": speculation_of(answer),
         },
     }
+
+
+def _message(answer: Answer, request: Request, id: str) -> dict[str, Any]:
+    """An answer's text, and the calls in it where they are read."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if request.tools is not None:
+        reader = request.tools.reader(answer.marks)
+        said, last = reader.push(answer.text), reader.finish()
+        message["content"] = said.text + last.text
+        if calls := [*said.calls, *last.calls]:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [call.told(call_id(id, i)) for i, call in enumerate(calls)]
+    return message
+
+
+def finish_of(answer: Answer, called: bool) -> str | None:
+    """Why an answer ended, in OpenAI's words; one that was cut says so, whatever it calls."""
+    finished = FINISHED.get(answer.finish_reason or "")
+    return "tool_calls" if called and finished == "stop" else finished
 
 
 def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:

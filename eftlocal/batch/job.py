@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eftlocal.bases import Closing
 from eftlocal.batch.lines import BadLine, Checked, Line, check, read_line, shard_of
@@ -150,6 +150,7 @@ class Batch(Closing):
                 unguided_by_system=UNGUIDED in roles and UNGUIDED not in job.sources.roles,
             )
             with prompt_bound(prepared, job.sources.defaults.recipe) as bound:
+                self._defaults = replace(self._defaults, call_format=bound.call_format)
                 bound.check_constraint(job.constraint)
                 self.checked = check(
                     self._source,
@@ -264,6 +265,7 @@ def _beyond(line: Line, format: Format) -> str | None:
         "n": request.n > 1,
         "echo": request.echo,
         "top_logprobs": request.top_logprobs > 0,
+        "tools": request.tools is not None,
     }
     if format == "openai" or not any(asked.values()):
         return None

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from eftlocal.batch.lines import Line
@@ -25,7 +25,8 @@ from eftlocal.loading.tokenizers import tokenizers
 from eftlocal.logits.recipe import TUNED, Recipe
 from eftlocal.prompt.messages import Message
 from eftlocal.prompt.reader import PromptReader
-from eftlocal.prompt.render import RolePrompt, render_roles
+from eftlocal.prompt.render import RolePrompt, calls_of, render_roles
+from eftlocal.prompt.tool_messages import has_tools
 from eftlocal.request import Prompt, Request
 
 _AROUND = 4  # tokens beside those of the text: BOS, a space put before it
@@ -68,6 +69,9 @@ class PromptBound:
         self.special_text = ""  # that a raw prompt held as ordinary text, the first one found
         self._added = lru_cache(maxsize=4096)(self._measure)
         self.check_constraint = lru_cache(maxsize=64)(self._check_constraint)
+        self.call_format = lru_cache(maxsize=1)(
+            partial(calls_of, text_role(models), prompts, self._text_model)
+        )
 
     def __call__(self, line: Line) -> str | None:
         """What is wrong with a line's prompt or constraint; None where nothing is."""
@@ -118,6 +122,8 @@ class PromptBound:
         messages = cast(Sequence[Message], prompt)
         if isinstance(prompt, str):
             messages = [Message(role="user", content=prompt)]
+        if has_tools(messages) or "tools" in (variables or {}):
+            return float("inf")
         order = tuple(message["role"] for message in messages)
         told = json.dumps(variables, sort_keys=True) if variables else "{}"
         added = self._added(order, told, persona)

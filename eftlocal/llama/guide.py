@@ -65,6 +65,7 @@ class Guide(Closing):
         self._end_bits = self._vocabulary.bits(self._ends)
         self._constraint = constraint
         self._regular = constraint.kind == "grammar"
+        self._has_numbers = constraint.kind == "json_schema" or "%json" in constraint.text
         self._matcher: LLMatcher | None = self._vocabulary.matcher(constraint).deep_copy()
         self._consumed = 0  # tokens of the path that the matcher stands behind
         self._path: list[int] = []  # the longest answer of text seen
@@ -169,7 +170,7 @@ class Guide(Closing):
         bits = self._vocabulary.mask(self._matcher)
         self._check()
         bits &= ~self._end_bits
-        if self._constraint.kind == "json_schema" and self._long_number(path):
+        if self._has_numbers and self._long_number(path):
             others = bits & ~self._vocabulary.digits
             bits = others if complete or others.any() else bits
         return (bits | self._end_bits if complete else bits), complete

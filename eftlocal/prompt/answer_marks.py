@@ -1,4 +1,4 @@
-"""The marks of thinking in one model's answers: which tokens write them, who writes the first."""
+"""The marks in one model's answers: which tokens write them; of thinking, who writes the first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from eftlocal.llama.model import Model
 from eftlocal.prompt.render import RolePrompt
 from eftlocal.prompt.template import is_template
 from eftlocal.thinking import Marks, kinds_in, opened_by
+from eftlocal.tool_calls import call_marks_in
 
 _TAIL = 32  # tokens of a prompt's end in which a mark has room
 
@@ -31,7 +32,8 @@ class AnswerMarks:
         self._reader = reader or model
 
     def piece(self, token: int) -> bytes:
-        """A token's bytes in an answer: of control tokens those that mark thinking have a text."""
+        """A token's bytes in an answer: of control tokens those that mark thinking and calls of
+        tools have a text."""
         return self._model.piece(token, special=token in self._written)
 
     def of(self, prompts: Mapping[str, Sequence[int]]) -> Marks | None:
@@ -43,12 +45,12 @@ class AnswerMarks:
 
     @cached_property
     def _written(self) -> frozenset[int]:
-        source = self._prompt.source
-        kinds = kinds_in(source if is_template(source) else "", self._prompt.marks)
+        source = self._prompt.source if is_template(self._prompt.source) else ""
+        kinds = kinds_in(source, self._prompt.marks)
+        of_thinking = (text for kind in kinds for text in (kind.opens, kind.closes, *kind.wraps))
         ids = {
             token
-            for kind in kinds
-            for text in (kind.opens, kind.closes, *kind.wraps)
+            for text in (*of_thinking, *call_marks_in(source))
             for token in self._model.tokenize(text, parse_special=True, continues=True)
         }
         return frozenset(ids.intersection(self._model.special_tokens())) if ids else frozenset()

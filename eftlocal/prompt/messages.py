@@ -7,15 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeGuard, cast
+from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
 
 from eftlocal.disk import read_text
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.json_text import TextError, parse_json
+from eftlocal.prompt.tool_messages import checked_calls, checked_id, link_results
 from eftlocal.terminal_text import one_line
 
-Role = Literal["system", "user", "assistant"]
-ROLES = ("system", "user", "assistant")
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES = get_args(Role)
 
 # What clients send beside role and content, and what becomes of it. docs/fields.md is made of it.
 IGNORED = {
@@ -25,14 +26,17 @@ IGNORED = {
     "prompt_cache_breakpoint": "shared prefixes are always cached",
 }
 REFUSED = {
-    "tool_calls": "tools are not supported",
-    "tool_call_id": "tools are not supported",
-    "function_call": "tools are not supported",
+    "function_call": "give tool_calls",
     "refusal": "put its text in content",
     "audio": "only text is supported",
 }
 _THINKING = "reasoning_content"
-_TAKEN = ("role", "content", _THINKING)
+OF_TOOLS = {
+    "tool_calls": "assistant",
+    "tool_call_id": "tool",
+}
+"""Fields about tools, and the role whose messages may have them."""
+_TAKEN = ("role", "content", _THINKING, *OF_TOOLS)
 _IGNORED_IN_PART = ("cache_control", "prompt_cache_breakpoint")
 
 
@@ -45,9 +49,14 @@ class Message(_Message, total=False):
     """One turn of a conversation. `content` may be empty; it must be text that UTF-8 can hold.
 
     An answer may have its thinking apart, without marks: `reasoning.told` says what becomes of it.
+    Calls are in OpenAI's form, with arguments that are objects; a result has the call's id, and
+    the name of its function.
     """
 
     reasoning_content: str
+    tool_calls: list[dict[str, Any]]
+    tool_call_id: str
+    name: str
 
 
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -58,8 +67,9 @@ def validate_messages(messages: object) -> list[Message]:
     """A checked copy of a conversation that came from outside.
 
     As in OpenAI's form, the role may be `developer` (it becomes `system`) and the content a list
-    of parts of type "text" (they become lines). A key that is null or empty is as good as absent;
-    An assistant's may have `reasoning_content`. IGNORED and REFUSED say what becomes of the others.
+    of parts of type "text" (they become lines). A key that is null or empty is as good as absent.
+    An assistant's may have `reasoning_content`, and `tool_calls`, of which each is answered by a
+    message of the role `tool`. IGNORED and REFUSED say what becomes of the others.
 
     Raises:
         PromptError: names the message (from 0) and what is wrong with it.
@@ -68,13 +78,16 @@ def validate_messages(messages: object) -> list[Message]:
         raise PromptError(f"messages: a list is needed, not {type(messages).__name__}")
     if not messages:
         raise PromptError("messages: the list is empty, so there is nothing to answer")
-    return [_message(f"message {i}", message) for i, message in enumerate(messages)]
+    checked = [_message(f"message {i}", message) for i, message in enumerate(messages)]
+    link_results(cast(list[dict[str, Any]], checked))
+    return checked
 
 
 def _message(where: str, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise PromptError(f"{where}: an object is needed, not {type(message).__name__}")
-    for key in ("role", "content"):
+    calls = message.get("tool_calls")
+    for key in ("role",) if calls else ("role", "content"):
         if key not in message:
             raise PromptError(f"{where}: {key!r} is missing")
     for key, value in message.items():
@@ -82,12 +95,17 @@ def _message(where: str, message: object) -> Message:
             continue
         why = REFUSED.get(key, "not supported; leave it out")
         raise PromptError(f"{where}: {one_line(str(key), 40)!r}: {why}")
-    role, content = message["role"], message["content"]
+    role, content = message["role"], message.get("content")
     role = "system" if role == "developer" else role
     if role not in ROLES:
         raise PromptError(
             f"{where}: role {one_line(str(role), 40)!r} is not known: use {', '.join(ROLES)}"
         )
+    for key, whose in OF_TOOLS.items():
+        if message.get(key) and role != whose:
+            raise PromptError(f"{where}: {key!r} is for messages of the role {whose}")
+    if content is None and calls:
+        content = ""
     if isinstance(content, (list, tuple)):
         content = "\n".join(_text(f"{where}: part {i}", part) for i, part in enumerate(content))
     if not isinstance(content, str):
@@ -99,6 +117,10 @@ def _message(where: str, message: object) -> Message:
             raise PromptError(f"{where}: {_THINKING} is the text of an assistant's thinking")
         _check_text(f"{where}: {_THINKING}", thinking)
         checked["reasoning_content"] = thinking
+    if calls:
+        checked["tool_calls"] = checked_calls(f"{where}: tool_calls", calls)
+    if role == "tool":
+        checked["tool_call_id"] = checked_id(f"{where}: tool_call_id", message.get("tool_call_id"))
     return checked
 
 

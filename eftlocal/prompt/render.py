@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from eftlocal.errors import PromptError, UsageError
 from eftlocal.llama.engine import chat_formats, format_chat
-from eftlocal.llama.model import parted
+from eftlocal.llama.model import Model, parted
 from eftlocal.logits.recipe import PERSONA
 from eftlocal.prompt.messages import (
     Message,
@@ -23,8 +23,11 @@ from eftlocal.prompt.messages import (
 )
 from eftlocal.prompt.reasoning import told
 from eftlocal.prompt.template import ChatTemplate, is_template
+from eftlocal.prompt.tool_messages import as_text, has_tools
+from eftlocal.prompt.tools import call_format, for_model
 from eftlocal.terminal_text import one_line
 from eftlocal.thinking import Marks
+from eftlocal.tool_calls import CallFormat
 
 FORMATS = ("chat", "same", "plain")
 
@@ -91,6 +94,29 @@ class RolePrompt:
         """Those of `thinking`."""
         return Marks(*self.thinking) if self.thinking else None
 
+    @property
+    def calls(self) -> CallFormat | str:
+        """How its template writes calls of tools, or in words why none can be read."""
+        return call_format(self.rendered_by("the chat template"), self.variables)
+
+    def rendered_by(self, name: str) -> ChatTemplate:
+        """Its template, by this name in messages."""
+        return ChatTemplate(self.source, self.bos_token, self.eos_token, name)
+
+
+def calls_of(name: str, roles: Mapping[str, RolePrompt], model: Model) -> CallFormat:
+    """How a role's template writes calls of tools, over the tokens of a model.
+
+    Raises:
+        UsageError: it writes none that can be read.
+    """
+    role = roles[name]
+    if role.format == "same":
+        role = roles["tuned" if "tuned" in roles else next(iter(roles))]
+    if isinstance(found := role.calls, str):
+        raise UsageError(f"tools: the chat template of {name} {found}; leave out what is of tools")
+    return for_model(found, model)
+
 
 def template_problem(source: str | None) -> str:
     """Why the chat template of a model file renders nothing; empty where it does."""
@@ -141,6 +167,8 @@ def render_roles(
             raise PromptError(
                 "continue_last: the last message must be the assistant's, and follow another"
             )
+        if checked[-1].get("tool_calls"):
+            raise PromptError("continue_last: the last message has calls, which are whole")
         partial = checked.pop()["content"]
     given = bool(variables) or any(role.variables for role in roles.values())
     if given and not any(is_template(role.source) for role in roles.values()):
@@ -218,6 +246,8 @@ def _render_one(
         messages = [message for message in messages if message["role"] != "system"]
     if persona:
         messages = _with_persona(messages, persona)
+    if has_tools(messages) and isinstance(role.calls, str):
+        messages = cast(list[Message], as_text(messages))
     template = role.source if is_template(role.source) else ""
     messages = cast(list[Message], told(messages, template, role.special_texts))
     if role.format == "plain":
@@ -232,20 +262,36 @@ def _render_one(
     # A mark that no file can know stands in the middle of each special token's text that a user
     # wrote. The text is parted there, so everywhere else it is tokenized as it always is.
     mark = secrets.token_hex(16)
-    marked = [
-        cast(Message, {**m, "content": mark.join(parted(m["content"], role.special_texts))})
-        for m in messages
-    ]
-    changed = [i for i, (a, b) in enumerate(zip(messages, marked, strict=True)) if a != b]
+    special, tools = role.special_texts, (variables or {}).get("tools")
+    marked = [{**_marked(m, mark, special), "role": m["role"]} for m in messages]
+    marked_tools = _marked(tools, mark, special)
+    changed = [f"message {i}" for i, m in enumerate(messages) if m != marked[i]]
+    changed += ["tools"] if marked_tools != tools else []
     if not changed:
         return [Segment(text, special=True)]
-    pieces = render(marked).split(mark)
+    if tools:
+        _, render = _renderer(name, role, {**(variables or {}), "tools": marked_tools})
+    pieces = render(cast(list[Message], marked)).split(mark)
     if "".join(pieces) != text:  # the template looks into the content, or changes it
         raise PromptError(
-            f"message {changed[0]}: it contains the text of a special token, which {whose} "
-            "would not keep apart from its own: remove it from the message"
+            f"{changed[0]}: it contains the text of a special token, which {whose} "
+            "would not keep apart from its own: remove it"
         )
     return [Segment(piece, special=True) for piece in pieces if piece]
+
+
+def _marked(value: Any, mark: str, special_texts: Collection[str]) -> Any:
+    """A JSON value with the mark in the middle of each special token's text."""
+    if isinstance(value, str):
+        return mark.join(parted(value, special_texts))
+    if isinstance(value, Mapping):
+        return {
+            _marked(key, mark, special_texts): _marked(one, mark, special_texts)
+            for key, one in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_marked(one, mark, special_texts) for one in value]
+    return value
 
 
 def _renderer(
@@ -263,9 +309,7 @@ def _renderer(
         )
     if is_template(source):
         whose = f"{name}'s chat template"
-        template = ChatTemplate(
-            source, bos_token=role.bos_token, eos_token=role.eos_token, name=whose
-        )
+        template = role.rendered_by(whose)
         given = {**role.variables, **(variables or {})}
         return whose, lambda messages: template.render(messages, given)
     return f"{name}'s chat format {source}", lambda messages: format_chat(source, messages)

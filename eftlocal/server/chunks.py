@@ -8,15 +8,17 @@ from typing import Any
 
 from eftlocal.answer import Answer
 from eftlocal.batch.completion_body import (
-    FINISHED,
     Piece,
     by_text,
+    finish_of,
     finite,
     shown_tokens,
     token_entry,
 )
 from eftlocal.generation import Step
 from eftlocal.request import Request
+from eftlocal.thinking import Marks
+from eftlocal.tool_calls import CallReader, Said, call_id
 
 
 class ChoiceChunks:
@@ -27,17 +29,28 @@ class ChoiceChunks:
         piece: the bytes of a token.
         send: told each choice of a chunk. The first comes with the first token, when nothing can
             be refused any more.
+        name: of the completion.
+        marks: of the answer's thinking, where they are known; asked once a token came.
     """
 
     def __init__(
-        self, index: int, request: Request, piece: Piece, send: Callable[[dict[str, Any]], object]
+        self,
+        index: int,
+        request: Request,
+        piece: Piece,
+        send: Callable[[dict[str, Any]], object],
+        name: str = "",
+        marks: Callable[[], Marks | None] = lambda: None,
     ) -> None:
         self._index, self._request, self._piece, self._send = index, request, piece, send
+        self._name, self._marks = f"{name} {index}", marks
+        self._reader: CallReader | None = None
+        self._calls = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._steps: list[Step] = []
         self._texts: list[str] = []
         self._starts = [0]  # where each token's text begins, and where the next will
-        self._sent = 0  # characters
+        self._sent = 0  # characters that were taken on; a reader may hold some of them back
         self._told = 0  # tokens
 
     def add(self, step: Step) -> None:
@@ -49,28 +62,54 @@ class ChoiceChunks:
         if step.finish_reason is not None or not step.text:
             return
         self._sent += len(step.text)
+        delta = self._delta(self._read(step.text))
+        if not delta:
+            return
+        shown = self._sent if self._reader is None else self._reader.settled
         settled = self._told
-        while settled < len(self._steps) and self._starts[settled + 1] <= self._sent:
+        while settled < len(self._steps) and self._starts[settled + 1] <= shown:
             settled += 1
-        self._send(self._choice(self._delta(step.text), settled, None))
+        self._send(self._choice(delta, settled, None))
 
     def end(self, answer: Answer, told: Mapping[str, Any]) -> None:
         """Sends what was held back, why it ended, and what else is told of it."""
         self._begin()
-        text, count = answer.text[self._sent :], shown_tokens(answer, self._texts)
-        found = self._choice(self._delta(text) if text else self._delta(None), count, answer)
+        said = self._read(answer.text[self._sent :])
+        if self._reader is not None:
+            last = self._reader.finish()
+            said = Said(said.text + last.text, [*said.calls, *last.calls])
+        if said.calls:  # some clients look no further where they see why it ended
+            self._send(self._choice(self._delta(said), 0, None))
+            said = Said("", [])
+        count = shown_tokens(answer, self._texts)
+        found = self._choice(self._delta(said), count, answer)
         own = {"finish_reason": answer.finish_reason, "stop": answer.stop, "seed": answer.seed}
         self._send({**found, "eftlocal": {**own, **told}})
 
     def _begin(self) -> None:
         """The first chunk of a message says whose it is."""
-        if not self._steps and not self._request.raw:
-            self._send(self._choice({"role": "assistant", "content": ""}, 0, None))
+        if self._steps or self._request.raw:
+            return
+        tools = self._request.tools
+        self._reader = tools.reader(self._marks()) if tools else None
+        first = {"role": "assistant", "content": None if tools else ""}
+        self._send(self._choice(first, 0, None))
 
-    def _delta(self, text: str | None) -> Any:
+    def _read(self, text: str) -> Said:
+        return Said(text, []) if self._reader is None else self._reader.push(text)
+
+    def _delta(self, said: Said) -> Any:
         if self._request.raw:
-            return text or ""
-        return {} if text is None else {"content": text}
+            return said.text
+        delta: dict[str, Any] = {"content": said.text} if said.text else {}
+        if said.calls:
+            indices = range(self._calls, self._calls + len(said.calls))
+            delta["tool_calls"] = [
+                {"index": i, **call.told(call_id(self._name, i))}
+                for i, call in zip(indices, said.calls, strict=True)
+            ]
+            self._calls += len(said.calls)
+        return delta
 
     def _choice(self, delta: Any, settled: int, answer: Answer | None) -> dict[str, Any]:
         told, self._told = self._told, max(self._told, settled)
@@ -78,7 +117,7 @@ class ChoiceChunks:
             "index": self._index,
             "text" if self._request.raw else "delta": delta,
             "logprobs": self._logprobs(told, self._told) if self._request.logprobs else None,
-            "finish_reason": FINISHED.get(answer.finish_reason or "") if answer else None,
+            "finish_reason": finish_of(answer, self._calls > 0) if answer else None,
         }
 
     def _logprobs(self, first: int, end: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from eftlocal.server.influence import influence_of, scored
 from eftlocal.server.reading import Reading
 from eftlocal.sources import Sources
 from eftlocal.study.inspection import Inspection
+from eftlocal.thinking import Marks
 
 PREFILL = 256  # tokens of prompts between two rounds: a long one holds up nobody for long
 _READERS = 4  # threads that read requests
@@ -183,7 +184,12 @@ class Engine:
         def send(choice: Mapping[str, Any]) -> None:
             self._say.reply(number, "chunk", {**one.head, "choices": [choice]})
 
-        return ChoiceChunks(index, one.request, self._emulator.text_model.piece, send)
+        def marks() -> Marks | None:
+            call = one.tickets[index].call
+            return call.stream.marks if call and call.stream else None
+
+        name = one.said["name"]
+        return ChoiceChunks(index, one.request, self._emulator.text_model.piece, send, name, marks)
 
     def _head(self, request: Request, said: Mapping[str, Any]) -> dict[str, Any]:
         kind = "text_completion" if request.raw else "chat.completion.chunk"

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from eftlocal.emulator import Emulator
 from eftlocal.errors import UsageError
+from eftlocal.loading.roles import text_role
 from eftlocal.logits.recipe import UNGUIDED, Recipe
 from eftlocal.opener import persona_of
 from eftlocal.prompt.messages import Prompt
 from eftlocal.prompt.reader import ReadPrompt
+from eftlocal.prompt.render import calls_of
 from eftlocal.request import Request, RequestDefaults, read_request
+from eftlocal.request_tools import FormatOf
 from eftlocal.sources import Sources
 
 MAX_TOLD = 1 << 22  # tokens in one reply, those of top_logprobs among them
@@ -28,11 +32,13 @@ class Reading:
 
     def __init__(self, emulator: Emulator, sources: Sources) -> None:
         self._emulator = emulator
+        told = text_role(emulator.models)  # whose template the answer follows
         self._defaults = RequestDefaults(
             emulator.defaults,
             roles=emulator.roles,
             vocab_size=emulator.ensemble.vocab_size,
             unguided_by_system=UNGUIDED in emulator.roles and UNGUIDED not in sources.roles,
+            call_format=self._calls_of(told),
         )
         self._fit = min(context.n_ctx for context in emulator.ensemble.contexts.values())
 
@@ -48,7 +54,8 @@ class Reading:
             self._check_size(request)
             return request
         alone = Recipe.single(role)
-        defaults = replace(defaults, answer=replace(defaults.answer, recipe=alone))
+        answer, calls = replace(defaults.answer, recipe=alone), self._calls_of(role)
+        defaults = replace(defaults, answer=answer, call_format=calls)
         request = read_request(said["body"], defaults=defaults, raw=said["raw"])
         if request.recipe is not None:
             raise UsageError(
@@ -73,6 +80,9 @@ class Reading:
             persona=persona,
         )
         return ReadPrompt(prompt, ids)
+
+    def _calls_of(self, role: str) -> FormatOf:
+        return partial(calls_of, role, self._emulator.prompts, self._emulator.text_model)
 
     def _check_size(self, request: Request) -> None:
         """Refuses more log-probabilities than memory should be taken for; without them a token of
