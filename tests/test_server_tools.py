@@ -17,7 +17,7 @@ from scripted_model import scripted_model
 from serving import ASKED, Serving, serving, setup
 from tool_templates import HERMES, LLAMA, MISTRAL, XML
 
-from eftlocal import Defaults, Recipe
+from eftlocal import Defaults, Recipe, Speculation
 from eftlocal.server.setup import Setup
 from eftlocal.sources import Sources
 
@@ -53,6 +53,7 @@ SCRIPTS = {
     "mistral": (MISTRAL, f"[TOOL_CALLS] [{CALL}]"),
 }
 DONE = "It is warm in Málaga."
+PLAIN = Defaults(Recipe.single("tuned"), speculation=Speculation(length=0))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
         prompts = {"tuned": template, "base": "plain"}
         files = dict.fromkeys(("base", "tuned", "reference"), smollm2)
         sources = Sources.of_files(files, threads=1, n_ctx=512, prompts=prompts)
-        setups[name] = Setup(replace(sources, defaults=Defaults(Recipe.single("tuned"))), 2)
+        setups[name] = Setup(replace(sources, defaults=PLAIN), 2)
     setups["demo"] = setup(parallel=2)
     with serving(setups) as served:
         yield served
@@ -239,7 +240,7 @@ FORCED: list[Any] = ["required", {"type": "function", "function": {"name": "weat
 @pytest.mark.parametrize("model", ["smol", "smol-list", "smol-bare"])
 @pytest.mark.parametrize("choice", FORCED)
 def test_a_forced_call(server: Serving, model: str, choice: Any) -> None:
-    more: Json = {"tool_choice": choice, "parallel_tool_calls": False, "speculative": "off"}
+    more: Json = {"tool_choice": choice, "parallel_tool_calls": False}
     greedy = ask(server, model, **more)
     for found in (greedy, ask(server, model, **more, temperature=1.0, seed=1)):
         assert (found.message.content, found.finish_reason) == (None, "tool_calls")
