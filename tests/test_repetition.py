@@ -148,6 +148,6 @@ def test_on_the_command_line() -> None:
     assert "--loop-guard is 'often'" in refused.stderr and refused.stderr.count("\n") == 1
     looping = ("--recipe", "base", "--temperature", "0", "--raw", "--threads", "1")
     ended = eftlocal(
-        "run", "Once upon a time", *looping, "--loop-guard", "24", "--max-tokens", "900"
+        "run", "1 1 1 1 1 1 1 1 1", *looping, "--loop-guard", "24", "--max-tokens", "900"
     )
     assert ended.returncode == 0 and ", stopped: repeating" in ended.stderr

@@ -18,6 +18,7 @@ THANKS = ("Thanks", "Thank you", "Many thanks", "Thanks a lot", "Thank you very 
           "Great, thanks", "That helps, thank you", "Very kind", "Perfect, thank you")  # fmt: skip
 FAREWELLS = ("Bye", "Goodbye", "Bye bye", "See you", "See you later", "Good night", "Farewell",
              "Until tomorrow", "So long", "I have to go, bye")  # fmt: skip
+POLITE = (("greeting", HELLOS), ("thanks", THANKS), ("farewell", FAREWELLS))
 WHOM = ("", "", "", " there", " again", ", robot", ", my friend", " you", " everybody", " dear",
         ", machine", ", computer", " Sir", " old friend")  # fmt: skip
 TAILS = {
@@ -157,11 +158,9 @@ class Beyond:
         form = rng.random()
         if form < 0.06:
             return rng.choice((*GREETINGS, *self.hellos)), "greeting"
-        for share, kind, words in ((0.2, "greeting", HELLOS), (0.27, "thanks", THANKS)):
-            if form < share:
-                return polite(kind, words, rng), kind
-        if form < 0.34:
-            return polite("farewell", FAREWELLS, rng), "farewell"
+        if form < 0.6:
+            kind, words = rng.choice(POLITE)
+            return polite(kind, words, rng), kind
         return self.unknown(rng), "unknown"
 
     def unknown(self, rng: random.Random) -> str:

@@ -49,7 +49,7 @@ CPU = Config(
     second=Schedule(muon_lr=0.005, adam_lr=0.001, tokens=2_048),
     second_texts=7_000,
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=1_024),
-    tune_mix=TuneMix(passes=2),
+    tune_mix=TuneMix(passes=3),
 )
 
 GPU = Config(
@@ -68,7 +68,7 @@ GPU = Config(
     second=Schedule(muon_lr=0.005, adam_lr=0.001, tokens=16_384),
     second_texts=60_000,
     tune=Schedule(muon_lr=0.002, adam_lr=0.0006, tokens=8_192),
-    tune_mix=TuneMix(passes=2),
+    tune_mix=TuneMix(passes=3),
     device="cuda",
     compiled=True,
 )

@@ -36,7 +36,7 @@ class TuneMix:
     passes: int
     others: float = 0.5
     echoes: float = 0.3
-    beyond: float = 0.4
+    beyond: float = 0.7
     begun: float = 0.6
 
 

@@ -28,8 +28,15 @@ DIALS = (
     ("plausibility", "0.1,0.01,0.001"),
     ("delta-clip", "2,4,8"),
 )
-BLEND = ("--preset", "demo-blend", "--lambda", "tuned=0:1:0.25,plain=rest", "--compare", "none")
 BASES = "base", "reference"
+LIMIT = "--limit", "300"  # questions of a grid
+CURVES = {
+    "beta": ("--split", "test", *LIMIT, "--beta", "0:3:0.5", "--compare", "none"),
+    "lambda": (
+        *("--split", "test", *LIMIT, "--preset", "demo-blend", "--compare", "none"),
+        *("--lambda", "tuned=0:1:0.25,plain=rest"),
+    ),
+}
 Rows = Iterable[Sequence[str]]
 
 
@@ -75,10 +82,11 @@ def points(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def groups(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Groups by name, their models named as the points are."""
+    """Groups by name, their models named as the points are: there the emulation is its recipe."""
     return {
-        of["group"]: {**of, "models": {**of["models"], "emulation": of["models"]["upscale"]}}
+        of["group"]: {**of, "models": {m if m in MODELS else "emulation": v for m, v in each}}
         for of in data["groups"]
+        if (each := of["models"].items())
     }
 
 
@@ -117,7 +125,9 @@ def recipes(run: Measured) -> str:
         for dial, values in DIALS:
             options, told = (f"--{dial}", values), dial.replace("-", " ")
             found = [
-                run(f"{dial}-{s}", "demo", *options, "--split", s, metrics="exact")["points"]
+                run(f"{dial}-{s}", "demo", *options, "--split", s, *LIMIT, metrics="exact")[
+                    "points"
+                ]
                 for s in ("validation", "test")
             ]
             for both in zip(*found, strict=True):
@@ -134,7 +144,7 @@ def _recovered(point: Mapping[str, Any]) -> str:
 
 
 def interpolation(run: Measured) -> str:
-    data = run("lambda", "demo", "--split", "test", *BLEND)
+    data = run("lambda", "demo", *CURVES["lambda"])
     names = ("format", "plain_format", "tokens", "fact")
     rows = [
         [
@@ -148,8 +158,7 @@ def interpolation(run: Measured) -> str:
 
 
 def upscaling(run: Measured) -> str:
-    options = ("--split", "test", "--beta", "0:3:0.5", "--compare", "none")
-    data = run("beta", "demo", *options)
+    data = run("beta", "demo", *CURVES["beta"])
     rows = [
         [
             f"{point['dials']['beta']:g}",
@@ -224,10 +233,7 @@ def write(out: Path) -> None:
         text = replaced(page.read_text("utf-8"), table.__name__, table(run))
         page.write_text(text, "utf-8")
         print(f"{page.name}: {table.__name__}", flush=True)
-    for name, options in (
-        ("beta", ("--split", "test", "--beta", "0:3:0.5", "--compare", "none")),
-        ("lambda", ("--split", "test", *BLEND)),
-    ):
+    for name, options in CURVES.items():
         again = [sys.executable, "-m", "eftlocal", "eval", "demo", *options]
         again += ["--out", str(run.folder / f"{name}.jsonl"), "--threads", "1"]
         subprocess.run([*again, "--plot", str(ROOT / "docs" / f"{name}.svg")], check=True, cwd=ROOT)

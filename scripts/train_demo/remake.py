@@ -30,7 +30,7 @@ def trained(out: Path, *, pairs: bool) -> Iterator[list[str]]:
     (out / "twice").mkdir(exist_ok=True)
     for name in ("base_first.pt", "reference_first.pt"):  # the first stream is the same
         shutil.copyfile(out / "demo" / name, out / "twice" / name)
-    yield ["--style", "twice", "--passes", "3", "--out", str(out / "twice")]
+    yield ["--style", "twice", "--out", str(out / "twice")]
     for name in VOCABULARIES if pairs else (CROSS,):
         if name != "demo":
             yield ["--pair", name, "--out", str(out / name)]

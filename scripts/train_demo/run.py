@@ -191,13 +191,10 @@ def main() -> None:
     parser.add_argument("--downloads", type=Path, default=None, help="default: OUT/downloads")
     parser.add_argument("--bases", type=Path, help="fine-tune the bases of this folder")
     parser.add_argument("--style", choices=("warm", "twice"), default="warm", help="of the tuned")
-    parser.add_argument("--passes", type=int, help="over the questions of the fine-tuning")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config, downloads = CONFIGS[args.config], args.downloads or args.out / "downloads"
-    if args.passes:
-        config = replace(config, tune_mix=replace(config.tune_mix, passes=args.passes))
     if args.pair:
         config = replace(config, vocabulary=VOCABULARIES[args.pair])
     run = Run(config, args.out, downloads, args.bases, args.style)
