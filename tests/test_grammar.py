@@ -704,6 +704,10 @@ def test_numbers_and_blanks_come_to_an_end(model: Model) -> None:
             answer.append(three)
         assert len(answer) == 32
         assert guide.allowed(answer)[model.eos]
+    written = Constraint("lark", 'start: "n=" %json {"type": "number"}')
+    with Guide(model, written) as guide:
+        answer = [*model.tokenize("n=", continues=True), *[three] * 31]
+        assert guide.allowed(answer)[three] and not guide.allowed([*answer, three])[three]
     blanks = {"type": "array", "items": {"type": "null"}}
     assert accepted(model, blanks, "[\n" + " " * 20 + "null]")
     assert not accepted(model, blanks, "[\n" + " " * 21 + "null]")
