@@ -78,13 +78,16 @@ def bars(axes: Any, labels: Sequence[str], found: Sequence[Interval]) -> None:
 
 
 def save(picture: Any, path: Path) -> None:
-    """Writes the picture in the format that the file's ending names.
+    """Writes the picture in the format that the file's ending names, the same for the same figures.
 
     Raises:
         UsageError: the file cannot be written; what was there is as it was.
     """
-    data = io.BytesIO()
-    picture.savefig(data, format=path.suffix[1:].lower())
+    from matplotlib import rc_context
+
+    data, kind = io.BytesIO(), path.suffix[1:].lower()
+    with rc_context({"svg.hashsalt": "eftlocal"}):
+        picture.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)
     write_whole(path, data.getvalue())
 
 
