@@ -122,6 +122,7 @@ _NAMES = {
 }
 
 
+_TEMPERATURE = re.compile(r"^\s*[\w?!.-]+\s*\[[^\]]*\btemperature\s*=", re.M)  # of a rule
 _LARK_OPTION = re.compile(r'^\s*%llguidance\s*\{\s*"(\w+)"', re.M)
 _LARK_OPTIONS = {"allow_initial_skip", "allow_invalid_utf8", "no_forcing"}
 
@@ -157,7 +158,7 @@ def constraint_grammar(
         text = f"start: %json {closed_schema(text)}"
     elif kind == "regex":
         text = _regex(text)
-    elif re.search(r"\[[^\]\"/]*\btemperature\s*=", text):
+    elif _TEMPERATURE.search(text):
         raise UsageError("Lark grammar: temperature is not supported; set it for the whole answer")
     elif unknown := set(_LARK_OPTION.findall(text)) - _LARK_OPTIONS:
         raise UsageError(

@@ -119,10 +119,11 @@ def read_tools(given: Body, format_of: FormatOf, *, raw: bool) -> Tools | None:
         return None
     if raw:
         raise UsageError("tools are for a conversation, and raw text has none; leave them out")
-    if len(listed) > MAX_TOOLS or len(schema_text({"tools": listed})) > MAX_SIZE:
+    size = len(schema_text({"tools": listed}))
+    if len(listed) > MAX_TOOLS or size > MAX_SIZE:
         raise UsageError(
-            f"tools: {len(listed)} of them, and at most {MAX_TOOLS} with {MAX_SIZE} characters of "
-            "JSON are taken; give fewer"
+            f"tools: {len(listed)} of them with {size} characters of JSON, and at most {MAX_TOOLS} "
+            f"with {MAX_SIZE} are taken; give fewer"
         )
     functions = tuple(_function(f"tools[{i}]", tool) for i, tool in enumerate(listed))
     names = [function["name"] for function in functions]

@@ -165,6 +165,7 @@ def test_an_answer_without_a_longest_form_ends_at_its_maximum_length(demo: Emula
         ({"lark": 'start: "\x1b[31m" x'}, "Lark grammar: line 1, column 9: lexer error"),
         ({"lark": "start: <|nothing|>"}, "Lark grammar: llguidance itself failed"),
         ({"lark": "start: a\na[temperature=0.5]: /x/"}, "temperature is not supported"),
+        ({"lark": 'start: a\na[capture="x", temperature=0.5]: /x/'}, "temperature is not"),
         ({"lark": "start: start"}, "Lark grammar: no text can follow"),
         ({"regex": "a", "json_schema": {}}, "json_schema and regex exclude each other"),
     ],

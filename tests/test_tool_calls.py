@@ -360,6 +360,9 @@ def test_a_forced_call_is_a_constraint() -> None:
     for choice in ("required", {"type": "function", "function": {"name": "f"}}):
         constraint = asked(tool_choice=choice).constraint
         assert constraint is not None and constraint.kind == "lark"
+    described = {"a": {"type": "string", "description": "as in [temperature=0.5]"}}
+    tools = _function(parameters={"properties": described})
+    assert asked(**tools, tool_choice="required").constraint
     assert asked(tool_choice="required").tools.parallel  # type: ignore[union-attr]
     assert not asked(tool_choice=choice).tools.parallel  # type: ignore[union-attr]
 
@@ -382,7 +385,7 @@ def _function(**fields: Any) -> dict[str, Any]:
         (_function(parameters=[]), r"tools\[0\]: parameters must be a JSON schema"),
         (_function(parameters={"type": "string"}), r"tools\[0\]: parameters must be a JSON schema"),
         (_function(colour=1), r"tools\[0\]: function: field 'colour' is not known"),
-        (_function(description="x" * 70_000), "tools: 1 of them, and at most 128 with 65536"),
+        (_function(description="x" * 70_000), "tools: 1 of them with 70079 char.*128 with 65536"),
         ({"tool_choice": 3}, "tool_choice is 3"),
         ({"tool_choice": {"type": "function"}}, "tool_choice is an object; it must be auto"),
         ({"tool_choice": {"type": "function", "function": {"name": "g"}}}, 'function "g" is not'),

@@ -82,7 +82,10 @@ class ChoiceChunks:
             self._send(self._choice(self._delta(said), 0, None))
             said = Said("", [])
         count = shown_tokens(answer, self._texts)
-        found = self._choice(self._delta(said), count, answer)
+        delta = self._delta(said)
+        if self._reader is not None and not answer.text:
+            delta["content"] = ""  # null is of calls alone
+        found = self._choice(delta, count, answer)
         own = {"finish_reason": answer.finish_reason, "stop": answer.stop, "seed": answer.seed}
         self._send({**found, "eftlocal": {**own, **told}})
 

@@ -20,7 +20,8 @@ _KINDS = {
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _FIELDS = KNOWN | {"tokens", "add_special_tokens"}
 _UNKNOWN = re.compile(r"field '(\w+)' is not known")
-_NAMED = re.compile(r"(\w+)(?=[\[.:]| is | needs | and )")
+_NAMED = re.compile(r"(?:the )?(\w+)(?=[\[.:]| is | are | needs | and )")
+_MESSAGE = re.compile(r"message \d+: ")
 
 
 class FailedError(Exception):
@@ -64,5 +65,7 @@ def error_body(
 def _field_of(message: str) -> str | None:
     if unknown := _UNKNOWN.match(message):
         return unknown[1]
+    if _MESSAGE.match(message):
+        return "messages"
     named = _NAMED.match(message)
     return named[1] if named and named[1] in _FIELDS else None
