@@ -37,8 +37,8 @@ class Access:
 
     A page of another site could be made to resolve to this machine; its requests still say that
     site's name as Host, so an unknown one is refused (DNS rebinding). A page of another site can
-    also ask without reading the answer, and browsers say so (Sec-Fetch-Site): it gets the chat's
-    page and nothing else.
+    also ask without reading the answer, and browsers say so (Sec-Fetch-Site; another port of this
+    machine is "same-site"): it gets the chat's page and nothing else.
     """
 
     app: Any
@@ -66,7 +66,7 @@ class Access:
         if is_loopback(self.host) and asked not in {*_LOOPBACK, self.host, *self.hosts}:
             return 403, f"this server is not {asked[:80] or 'without a Host'}; see --allow-host"
         is_page = path == "/" or path.startswith("/static/")
-        if headers.get(b"sec-fetch-site") == b"cross-site" and not is_page:
+        if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not is_page:
             return 403, "pages of other sites may not ask this server"
         if not self.key or is_page or path in OPEN:
             return None
