@@ -14,6 +14,7 @@ import httpx2 as httpx
 import openai
 import uvicorn
 
+from eftlocal import Emulator
 from eftlocal.server.access import Access
 from eftlocal.server.app import Limits, make_app
 from eftlocal.server.presets import Presets
@@ -23,6 +24,8 @@ from eftlocal.sources import Sources
 QUESTION = "In which country is Toulouse?"
 ASKED: list[Any] = [{"role": "user", "content": QUESTION}]
 KEY = "a key"
+Json = dict[str, Any]
+SHORT: Json = {"model": "demo", "messages": ASKED, "temperature": 0, "max_tokens": 20}
 
 
 @dataclass
@@ -76,6 +79,13 @@ def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 def setup(name: str = "demo", *, parallel: int = 4, **engine: Any) -> Setup:
     engine = {"threads": 1, **engine}
     return Setup(Sources.of_preset(name, offline=True, **engine), parallel)
+
+
+@contextmanager
+def as_served() -> Iterator[Emulator]:
+    """The demo in this process as a server has it, to compare with."""
+    with setup().sources.load(n_seq_max=2) as emulator:
+        yield emulator
 
 
 @contextmanager

@@ -9,14 +9,12 @@ from typing import Any
 
 import openai
 import pytest
-from serving import ASKED, QUESTION, Serving, serving, setup
+from serving import ASKED, QUESTION, SHORT, Json, Serving, as_served, serving, setup
 
 from eftlocal import Emulator, Recipe, Sampling
-from eftlocal.settings import BODY, SETTINGS
 
 GREEDY = Sampling(temperature=0.0)
 TEXT = "Toulouse is a city in"
-Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +25,12 @@ def server() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def em() -> Iterator[Emulator]:
-    """The demo as the server has it."""
-    with setup().sources.load(n_seq_max=2) as emulator:
+    with as_served() as emulator:
         yield emulator
 
 
 def chat(server: Serving, **options: Any) -> Any:
-    options = {"model": "demo", "messages": ASKED, "temperature": 0, "max_tokens": 30, **options}
+    options = {**SHORT, "max_tokens": 30, **options}
     return server.client().chat.completions.create(**options)
 
 
@@ -216,23 +213,6 @@ def test_usage_and_the_cache(server: Serving) -> None:
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     assert usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
     assert 'eftlocal_prompt_tokens_reused_total{model="demo"}' in server.get("/metrics").text
-
-
-def test_every_dial_is_taken(server: Serving) -> None:
-    """A dial that goes with the preset's recipe works; another is refused in its own words."""
-    for setting in SETTINGS.values():
-        if BODY not in setting.where:
-            continue
-        value = 1.0 if setting.name in ("temperature", "top_p") else 0
-        body = {"messages": ASKED, "max_tokens": 2, setting.name: value}
-        reply = server.post("/v1/chat/completions", body)
-        assert reply.status_code in (200, 400)
-        assert "is not known" not in reply.text, setting.name
-    for dials in ({"alpha": 0.5}, {"beta": 1.5}, {"recipe": "proxy"}, {"delta_top_p": 0.9}):
-        reply = server.post("/v1/chat/completions", {"messages": ASKED, "max_tokens": 2, **dials})
-        assert reply.status_code == 200, reply.text
-        recipe = reply.json()["eftlocal"]["recipe"]
-        assert str(*dials.values()) in recipe, recipe
 
 
 def test_template_variables(server: Serving) -> None:

@@ -17,14 +17,12 @@ from typing import Any
 import openai
 import psutil
 import pytest
-from serving import ASKED, Serving, serving, setup, until
+from serving import ASKED, SHORT, Serving, serving, setup, until
 
 import eftlocal
-from eftlocal.server import presets
+from eftlocal.server import engine_process, presets
 
-Json = dict[str, Any]
 ROUNDS = int(os.environ.get("EFTLOCAL_KILLS", "3"))
-SHORT: Json = {"model": "demo", "messages": ASKED, "temperature": 0, "max_tokens": 20}
 
 
 async def _asked(client: openai.AsyncOpenAI, stream: bool) -> str:
@@ -37,11 +35,13 @@ async def _asked(client: openai.AsyncOpenAI, stream: bool) -> str:
     return said
 
 
-async def _twenty(server: Serving, after: float) -> list[Any]:
-    """Answers or errors of twenty requests, of which the engine is killed after so many seconds."""
+async def _twenty(server: Serving, many: int) -> list[Any]:
+    """Answers or errors of twenty requests, whose engine is killed once so many are answered."""
+    served = server.presets.served["demo"]
     async with server.later() as client:
         asking = [asyncio.ensure_future(_asked(client, i % 2 == 0)) for i in range(20)]
-        await asyncio.sleep(after)
+        while sum(one.done() for one in asking) < many or not served.active:
+            await asyncio.sleep(0.001)
         os.kill(server.pid(), signal.SIGKILL)
         return await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 60)
 
@@ -53,7 +53,7 @@ def test_an_engine_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
         text = wanted["choices"][0]["message"]["content"]
         answers = errors = 0
         for i in range(ROUNDS):
-            for one in asyncio.run(_twenty(server, 0.02 + 0.3 * i / ROUNDS)):
+            for one in asyncio.run(_twenty(server, 5 * i % 15)):
                 if isinstance(one, str):
                     assert one == text
                     answers += 1
@@ -99,6 +99,28 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
             assert found.status_code == 503
             assert "the model cannot be loaded" in found.json()["error"]["message"]
         assert server.post("/v1/chat/completions", SHORT).status_code == 200
+
+
+def test_an_engine_that_ends_as_it_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody but asyncio's own thread waits for the process."""
+
+    async def close(grace: float) -> None:
+        monkeypatch.setattr(engine_process, "_GRACE", grace)
+        engine = engine_process.EngineProcess(lambda: None)
+        engine._process = process = await asyncio.create_subprocess_exec(
+            "cat", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        await engine.close()
+        assert process.returncode in (0, -signal.SIGKILL)
+
+    async def closes() -> None:
+        for number in range(200):
+            await close(0.003 * (number % 20) / 20)
+
+    asyncio.run(closes())
+    assert not caplog.records
 
 
 # The command -------------------------------------------------------------------------------------

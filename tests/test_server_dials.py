@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from serving import QUESTION, Serving, serving, setup
+from serving import QUESTION, Serving, as_served, serving, setup
 
 from eftlocal import Answer, Emulator, Recipe, Sampling
 from eftlocal.server.setup import Setup
@@ -16,6 +16,7 @@ from eftlocal.settings import BODY, named
 PIRATE, KIND = "You are a pirate.", "You are kind."
 DRAWN: dict[str, Any] = {"temperature": 3.0, "top_p": 1.0, "seed": 5}
 LENGTH = 24
+LONG = "[a-e ]{80}"  # as an answer: it goes on, and repeats itself
 
 RECIPES: dict[str, tuple[dict[str, Any], Recipe]] = {
     "recipe": ({"recipe": "base"}, Recipe.single("base")),
@@ -44,7 +45,7 @@ SAMPLING: dict[str, Any] = {
     "presence_penalty": 4.0,
     "frequency_penalty": 4.0,
     "seed": 6,
-    "logit_bias": {"300": 30.0, "310": -100.0},
+    "logit_bias": {"e": 9.0, "a": -100.0},
 }
 
 
@@ -63,7 +64,7 @@ def server() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def em() -> Iterator[Emulator]:
-    with setup().sources.load(n_seq_max=2) as emulator:
+    with as_served() as emulator:
         yield emulator
 
 
@@ -85,7 +86,14 @@ def test_no_dial_is_left_out() -> None:
 def chat(server: Serving, **body: Any) -> Any:
     """The text of an answer, and the log-probabilities of its tokens."""
     options = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], **DRAWN}
-    body = {**options, "max_tokens": LENGTH, "logprobs": True, "top_logprobs": 2, **body}
+    body = {
+        **options,
+        "regex": LONG,
+        "max_tokens": LENGTH,
+        "logprobs": True,
+        "top_logprobs": 2,
+        **body,
+    }
     reply = server.post("/v1/chat/completions", body)
     assert reply.status_code == 200, reply.text
     (choice,) = reply.json()["choices"]
@@ -112,7 +120,7 @@ def same(found: Any, wanted: Any) -> None:
 
 
 def api(em: Emulator, recipe: Recipe | None = None, **sampling: Any) -> Any:
-    given: Any = {"max_tokens": LENGTH, "logprobs": True, "top_logprobs": 2}
+    given: Any = {"regex": LONG, "max_tokens": LENGTH, "logprobs": True, "top_logprobs": 2}
     return told(
         em.generate(QUESTION, recipe=recipe, sampling=Sampling(**DRAWN | sampling), **given)
     )
@@ -139,9 +147,11 @@ def test_dials_of_the_recipe(server: Serving, em: Emulator, dial: str, text: str
 
 @pytest.mark.parametrize("dial", SAMPLING)
 def test_dials_of_sampling(server: Serving, em: Emulator, dial: str) -> None:
-    value = SAMPLING[dial]
-    found = chat(server, **{dial: value})
-    value = {int(token): bias for token, bias in value.items()} if dial == "logit_bias" else value
+    value = given = SAMPLING[dial]
+    if dial == "logit_bias":
+        value = {em.text_model.tokenize(text)[-1]: bias for text, bias in given.items()}
+        given = {str(token): bias for token, bias in value.items()}
+    found = chat(server, **{dial: given})
     same(found, api(em, **{dial: value}))
     assert found[0] != chat(server)[0]
 

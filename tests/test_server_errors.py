@@ -10,13 +10,12 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
-from serving import ASKED, KEY, Serving, serving, setup
+from serving import ASKED, KEY, Json, Serving, serving, setup
 from typer.testing import CliRunner
 
 from eftlocal.cli.app import app
 from eftlocal.server.app import MAX_BODY
 
-Json = dict[str, Any]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = "context_length_exceeded"
 

@@ -6,15 +6,12 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import psutil
 import pytest
-from serving import ASKED, Serving, serving, setup, until
+from serving import ASKED, SHORT, Json, Serving, serving, setup, until
 
-Json = dict[str, Any]
 LONG: Json = {"messages": ASKED, "temperature": 1.5, "max_tokens": 400, "logit_bias": {}}
-SHORT: Json = {"messages": ASKED, "temperature": 0, "max_tokens": 20}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import ASKED, Serving, serving, setup, until
+from serving import ASKED, SHORT, Serving, serving, setup, until
 
 from eftlocal.loading import loader
 from eftlocal.loading.placement import DEVICE_MARGIN, DeviceMemory, Held
@@ -19,7 +19,6 @@ from eftlocal.server.room import Around, Neighbour, NoRoomError, leaving
 from eftlocal.server.setup import Setup
 
 DEMO = setup().sources.prepare(n_seq_max=4, trust=True).plan.needed  # bytes
-SHORT: dict[str, Any] = {"messages": ASKED, "temperature": 0, "max_tokens": 2}
 
 
 @contextmanager

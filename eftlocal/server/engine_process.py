@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -204,7 +207,10 @@ class EngineProcess:
             await asyncio.wait_for(self._process.wait(), _GRACE)
         except asyncio.TimeoutError:
             with suppress(ProcessLookupError):
-                self._process.kill()
+                if sys.platform == "win32":
+                    self._process.kill()
+                else:  # Python's own first waits for it behind asyncio's back, which then warns
+                    os.kill(self._process.pid, signal.SIGKILL)
             await self._process.wait()
 
     def _died(self) -> Reply:
