@@ -81,6 +81,7 @@ def test_what_is_wrong_with_toml_is_one_line(text: str, says: str) -> None:
 def test_nothing_else_reads_text_from_outside() -> None:
     """Other calls of `json` read what this program wrote to itself a moment ago."""
     own = {"selftest.py", "json_text.py", "batch/lines.py", "batch/prompt_bound.py"}
+    own |= {"prompt/tools.py"}
     own |= {"child_process.py", "child_service.py"}
     own |= {"server/app.py", "server/engine_child.py", "server/engine_process.py"}
     own |= {"evaluation/sandbox.py", "evaluation/sandbox_child.py"}
