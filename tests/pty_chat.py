@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,11 @@ from scripted_engine import PATIENCE, Script, ScriptedEngine
 ROOT = Path(__file__).resolve().parents[1]
 BEGUN = b"\x1b[?1049h"
 READY = b"nter sends"  # the cursor may stand on the first letter
+
+
+def _heed_hangups() -> None:
+    """In the child: whoever runs the tests may ignore them, under nohup, and it would too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Terminal:
@@ -43,6 +49,7 @@ class Terminal:
                 **environment,
             },
             start_new_session=True,
+            preexec_fn=_heed_hangups,
         )
         self.shown = b""
 

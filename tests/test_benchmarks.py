@@ -294,7 +294,7 @@ def check_trio(shapes: dict[str, Any], demo: dict[str, Any]) -> None:
     for curves in (demo["costs_ms"], shapes["costs_ms"]):
         assert list(curves) == ["base", "tuned", "reference"] and curves["base"]["17"] > 0
     assert list(shapes["rates"]) == ["0", "0.8"] and shapes["cold_start_at_0"]["tokens"] >= 8
-    assert shapes["rates"]["0"]["ceiling"] == 1.0 and "fixed" not in shapes["rates"]["0"]
+    assert shapes["rates"]["0"]["ceiling"] >= 1.0 and "fixed" not in shapes["rates"]["0"]
     of = shapes["rates"]["0.8"]
     for mode in ("auto", "fixed"):
         assert of[mode]["share_of_ceiling"] == pytest.approx(

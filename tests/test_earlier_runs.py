@@ -14,7 +14,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eftlocal.cli.app import app
-from eftlocal.journal.manifest import manifest_path, of_versions, read_manifest, write_manifest
+from eftlocal.journal.manifest import (
+    manifest_path,
+    of_roles,
+    of_versions,
+    read_manifest,
+    write_manifest,
+)
 from eftlocal.sources import Sources
 
 SAMPLES = Path(__file__).with_name("samples") / "runs"
@@ -24,12 +30,14 @@ SWEEP = ["eval", "demo", "--limit", "2", "--out", "sweep.jsonl", "--delta-top-p"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The samples, as if the installed packages had written them."""
+    """The samples, as if the installed packages had written them, with the demo of today."""
     shutil.copytree(SAMPLES, tmp_path, dirs_exist_ok=True)
     for name in ("out.jsonl",):
         found = {key: str(value) for key, value in (read_manifest(tmp_path / name) or {}).items()}
         assert found.keys() >= of_versions().keys()
-        write_manifest(tmp_path / name, found | of_versions())
+        models = of_roles(Sources.of_preset("demo", offline=True).roles)
+        assert found.keys() >= models.keys()
+        write_manifest(tmp_path / name, found | of_versions() | models)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -63,13 +71,15 @@ def test_a_batch_goes_on_after_its_last_whole_row(folder: Path) -> None:
     run(*BATCH)
     again = out.read_bytes().splitlines(keepends=True)
     assert again[:2] == rows[:2] and len(again) == 4
-    assert sorted(map(_told, again)) == sorted(map(_told, rows))
+    assert sorted(map(_asked, again)) == sorted(map(_asked, rows))
 
 
-def _told(row: bytes) -> tuple[Any, ...]:
+def _asked(row: bytes) -> tuple[Any, ...]:
+    """What does not depend on the models."""
     found = json.loads(row)
-    choice = found["response"]["body"]["choices"][0]
-    return found["id"], found["custom_id"], choice["message"]["content"], choice["eftlocal"]["seed"]
+    (choice,) = found["response"]["body"]["choices"]
+    assert choice["message"]["content"]
+    return found["id"], found["custom_id"], choice["eftlocal"]["seed"]
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_alpha_0_is_the_base(pirate: Emulator) -> None:
 
 def test_the_combination_is_the_oracles(pirate: Emulator) -> None:
     """Of each role's own row, read alone with the prompt that is meant for it."""
-    answer = pirate.chat(ASKED, max_tokens=6)
+    answer = pirate.chat(ASKED, max_tokens=4)
     prompts = {**pirate.tokenize(ASKED, recipe="base")}
     prompts["persona"] = pirate.tokenize([{"role": "system", "content": PIRATE}, *ASKED])["tuned"]
     for recipe in (Recipe.persona(PIRATE, 1.3), Recipe.persona(PIRATE, -0.5)):

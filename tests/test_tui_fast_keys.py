@@ -147,3 +147,14 @@ async def test_a_click_on_a_row_that_is_gone(d: Driver) -> None:
     await d.pause()
     assert d.app.failure is None
     assert d.app.screen.query_one(OptionList) is rows
+
+
+@driving()
+async def test_a_terminal_that_loses_the_focus_when_no_screen_is_left(d: Driver) -> None:
+    stack = d.app._screen_stack
+    screens = stack.copy()
+    stack.clear()  # as Textual does on leaving, before the last events are through
+    for event in (events.AppBlur(), events.AppFocus()):
+        await d.app.on_event(event)
+    stack += screens
+    assert d.app.failure is None

@@ -136,14 +136,14 @@ class ChatApp(RoomyApp[None], inherit_bindings=False):
             await self._obey(event)
 
     async def _obey(self, event: events.Event) -> None:
-        if isinstance(event, events.InputEvent):
-            if not (self.screen_stack and self.is_running):
-                return  # it was typed before the program was left
-            if not event.is_forwarded:
-                await self.screen._mounted_event.wait()  # what the last key opened
-                front: Screen[Any] = self.screen
-                if isinstance(front, Unasked) and front.passes_on(event):
-                    return
+        outside = (events.InputEvent, events.AppFocus, events.AppBlur)
+        if isinstance(event, outside) and not (self.screen_stack and self.is_running):
+            return  # it came before the program was left
+        if isinstance(event, events.InputEvent) and not event.is_forwarded:
+            await self.screen._mounted_event.wait()  # what the last key opened
+            front: Screen[Any] = self.screen
+            if isinstance(front, Unasked) and front.passes_on(event):
+                return
         if isinstance(event, events.Paste):  # into whatever box has the focus
             event.text = pasted(event.text)
             if isinstance(box := self.focused, Input) and len(event.text) > (most := _room(box)):
