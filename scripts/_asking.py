@@ -60,11 +60,18 @@ class Client:
         """Waits for an answer; a stream may be left after so many chunks."""
         data = asked.body if isinstance(asked.body, bytes) else json.dumps(asked.body).encode()
         began = time.perf_counter()
-        self._connection.request("POST", asked.path, data, {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
+        try:
+            response = self._sent(asked.path, data)
+        except (http.client.RemoteDisconnected, BrokenPipeError):  # closed after the last answer
+            self.close()
+            response = self._sent(asked.path, data)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             return self._whole(response, began)
         return self._stream(response, began, leave_after)
+
+    def _sent(self, path: str, data: bytes) -> http.client.HTTPResponse:
+        self._connection.request("POST", path, data, {"Content-Type": "application/json"})
+        return self._connection.getresponse()
 
     def _whole(self, response: http.client.HTTPResponse, began: float) -> Told:
         text = response.read().decode()
