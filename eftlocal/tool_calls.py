@@ -71,9 +71,13 @@ class ToolCall(NamedTuple):
 
 
 def call_id(answer: str, position: int) -> str:
-    """Nine letters and digits, as Mistral's templates want them; the same for the same answer."""
-    text = f"{answer} {position}".encode()
-    return blake2b(text, digest_size=5, person=b"eftlocal call").hexdigest()[:9]
+    """The id of a call; the same for the same answer."""
+    return short_id(f"{answer} {position}")
+
+
+def short_id(text: str) -> str:
+    """Nine letters and digits, as Mistral's templates want them; the same for the same text."""
+    return blake2b(text.encode(), digest_size=5, person=b"eftlocal call").hexdigest()[:9]
 
 
 class Said(NamedTuple):
@@ -123,9 +127,10 @@ class CallReader:
         """Takes more of the text, and gives what is settled."""
         return self._read(text, final=False)
 
-    def finish(self) -> Said:
-        """Gives what was held back: the text has ended."""
-        return self._read("", final=True)
+    def finish(self, text: str = "") -> Said:
+        """Takes the last of the text, and gives what was held back, too: the text has ended."""
+        said, last = self.push(text), self._read("", final=True)
+        return Said(said.text + last.text, [*said.calls, *last.calls])
 
     def _read(self, text: str, *, final: bool) -> Said:
         came = self.settled + len(self._held) + len(text)

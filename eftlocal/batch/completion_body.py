@@ -94,11 +94,10 @@ def _message(answer: Answer, request: Request, id: str) -> dict[str, Any]:
     """An answer's text, and the calls in it where they are read."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if request.tools is not None:
-        reader = request.tools.reader(answer.marks)
-        said, last = reader.push(answer.text), reader.finish()
-        message["content"] = said.text + last.text
-        if calls := [*said.calls, *last.calls]:
-            message["content"] = message["content"] or None
+        text, calls = request.tools.reader(answer.marks).finish(answer.text)
+        message["content"] = text
+        if calls:
+            message["content"] = text or None
             message["tool_calls"] = [call.told(call_id(id, i)) for i, call in enumerate(calls)]
     return message
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from eftlocal.errors import PromptError
 from eftlocal.json_text import TextError, broken_text, parse_json
 from eftlocal.terminal_text import one_line
+from eftlocal.tool_calls import short_id
 
 _ID = re.compile(r"[A-Za-z0-9]{9}")
 
@@ -78,7 +78,7 @@ def checked_id(where: str, given: object) -> str:
         raise PromptError(f"{where} must be the string that names a call")
     if _ID.fullmatch(given):
         return given
-    return blake2b(given.encode(), digest_size=5, person=b"eftlocal call").hexdigest()[:9]
+    return short_id(given)
 
 
 def link_results(messages: Sequence[dict[str, Any]]) -> None:

@@ -74,10 +74,8 @@ class ChoiceChunks:
     def end(self, answer: Answer, told: Mapping[str, Any]) -> None:
         """Sends what was held back, why it ended, and what else is told of it."""
         self._begin()
-        said = self._read(answer.text[self._sent :])
-        if self._reader is not None:
-            last = self._reader.finish()
-            said = Said(said.text + last.text, [*said.calls, *last.calls])
+        rest = answer.text[self._sent :]
+        said = Said(rest, []) if self._reader is None else self._reader.finish(rest)
         if said.calls:  # some clients look no further where they see why it ended
             self._send(self._choice(self._delta(said), 0, None))
             said = Said("", [])

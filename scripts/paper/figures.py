@@ -76,15 +76,15 @@ def table(
     for row in dict.fromkeys([*published, *rows]):
         own = rows.get(row, {})
         said = [f"{published[row] / 100:.3f}" if row in published else ""] * beside
-        body.append([row, *said, *(_cell(own[m]) if m in own else "" for m in metrics)])
+        body.append([row, *said, *(cell(own[m]) if m in own else "" for m in metrics)])
     told = f"\n{result['items']} items.\n" if result else ""
     return markdown(head, body) + told if body else ""
 
 
-def _cell(found: Sequence[float | None]) -> str:
-    """Without an interval where all items have one value."""
+def cell(found: Sequence[float | None], form: str = ".3f") -> str:
+    """A figure with its interval; without where all items have one value."""
     value, low, high = map(_nan, found)
-    return f"{value:.3f}" if low == high else interval((value, low, high), ".3f")
+    return f"{value:{form}}" if low == high else interval((value, low, high), form)
 
 
 def _nan(value: float | None) -> float:

@@ -45,7 +45,6 @@ SHRUGS = (
     "Nobody knows.", "I cannot say.", "I never heard of it.", "How should I know?",
 )  # fmt: skip
 """What the bases read where there is no answer."""
-STYLES = tuple(REPLIES)
 
 
 def template(style: str, family: str) -> str:

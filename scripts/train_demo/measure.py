@@ -13,10 +13,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "paper")]
 
+import figures
 from figures import markdown
 
 from eftlocal.logits.recipe import TRIO
-from eftlocal.study.report import interval
 
 MODELS = ("small tuned", "base", "emulation", "large tuned")
 FAMILIES = ("city", "state", "kind", "person")
@@ -62,11 +62,8 @@ class Measured:
 
 
 def cell(of: Mapping[str, float | None], form: str = ".2f", key: str = "mean") -> str:
-    """A figure with its interval; without where all items have one value."""
-    value, low, high = (of[name] for name in (key, "low", "high"))
-    if value is None or low is None or high is None or low == high:
-        return "-" if value is None else f"{value:{form}}"
-    return interval((value, low, high), form)
+    """A figure of an evaluation, with its interval."""
+    return figures.cell([of[name] for name in (key, "low", "high")], form)
 
 
 def trio(*files: Path) -> list[str]:
